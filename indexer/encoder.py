@@ -1,0 +1,29 @@
+"""The seam between the index and the model: whoever can embed. In process it is the batcher, across processes an HTTP client."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Protocol
+
+from model.errors import RetrievalError
+from model.inputs import Embedding, Input, ModelInfo, Role
+
+
+class Lane(StrEnum):
+    """Which queue an input waits in. Searches go before bulk work; bulk never starves (promise 6)."""
+
+    SEARCH = "search"
+    BULK = "bulk"
+
+
+class Encoder(Protocol):
+    """Safe to call from many tasks at once. One result or one error per input, in order (promise 2)."""
+
+    async def encode(self, inputs: Sequence[Input], *, role: Role, lane: Lane) -> list[Embedding | RetrievalError]:
+        """Raises `Overloaded` (whole call, nothing encoded) or `DependencyUnavailable`; anything else is per input."""
+        ...
+
+    async def info(self) -> ModelInfo:
+        """Raises `DependencyUnavailable` when no encoder answers."""
+        ...

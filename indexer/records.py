@@ -1,0 +1,135 @@
+"""The words of the index as plain data: documents, collections, jobs, failures, hits. What crosses a package border is here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from model.inputs import Float32
+
+Metadata = Mapping[str, Any]
+
+# Point ids derive from document ids, so that writing a document twice has the effect of writing it once (promise 3).
+_POINT_NAMESPACE = uuid.UUID("6e0a4b54-2f5b-5d0e-9c53-0d6b5b3f7a11")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """Where a document's image is: a blob already stored (by its SHA-256, hex) or a URL still to be fetched."""
+
+    digest: str | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One accepted document. `id` is the caller's, or `content_id(...)` when the caller gave none."""
+
+    id: str
+    text: str | None = None
+    image: ImageRef | None = None
+    metadata: Metadata = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A collection and the model that fills it; vectors of another fingerprint are refused (promise 9)."""
+
+    name: str
+    fingerprint: str
+    model: str
+    dimensions: int
+    created_at: float
+    instruction: str | None = None
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    SUCCEEDED = "succeeded"
+    SUCCEEDED_WITH_FAILURES = "succeeded_with_failures"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def finished(self) -> bool:
+        return self not in (JobState.QUEUED, JobState.RUNNING, JobState.WAITING)
+
+
+class JobKind(StrEnum):
+    DOCUMENTS = "documents"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """accepted = indexed + skipped + failed + what is still to do. Times are Unix seconds."""
+
+    id: str
+    collection: str
+    kind: JobKind
+    state: JobState
+    accepted: int
+    indexed: int
+    skipped: int
+    failed: int
+    created_at: float
+    updated_at: float
+    waiting_on: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One document that could not be indexed; `position` counts from 0 in what was posted."""
+
+    job_id: str
+    position: int
+    document_id: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One document as it stands in the store."""
+
+    document_id: str
+    vector: Float32  # (D,)
+    text: str | None
+    image_digest: str | None
+    metadata: Metadata
+    content_hash: str  # of text, image and metadata with the model's fingerprint: unchanged means skip
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One search result; `score` is the cosine of query and document embedding. `vector` only when asked for."""
+
+    document_id: str
+    score: float
+    text: str | None
+    image_digest: str | None
+    metadata: Metadata
+    vector: Float32 | None = None
+
+
+def point_id(document_id: str) -> str:
+    """The store's id of a document: a UUID version 5 of the document id."""
+    return str(uuid.uuid5(_POINT_NAMESPACE, document_id))
+
+
+def content_id(text: str | None, image: str | None, metadata: Metadata) -> str:
+    """An id for a document that came without one: a hash of its content, so that posting it twice changes nothing."""
+    return content_hash(text, image, metadata)[:32]
+
+
+def content_hash(text: str | None, image: str | None, metadata: Metadata, fingerprint: str = "") -> str:
+    """SHA-256 (hex) over a canonical form. `image` is the blob's digest."""
+    canonical = json.dumps([text, image, metadata, fingerprint], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,25 @@
+"""Bounds of ingestion as plain data; `service.settings` fills them from the environment (promise 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class IndexerSettings:
+    batch_documents: int = 64  # documents of one ledger batch, one encoder call and one upsert
+    max_attempts: int = 8  # of a batch, before its documents are failures; counted only where a document may be at fault
+    lease_s: float = 60.0
+    retry_base_s: float = 0.5
+    retry_max_s: float = 60.0
+    concurrency: int = 2  # batches in flight in one worker
+
+
+@dataclass(frozen=True, slots=True)
+class FetchSettings:
+    """Bounds on fetching a URL (promise 11)."""
+
+    max_bytes: int = 20 * 2**20
+    timeout_s: float = 10.0  # whole fetch, redirects included
+    max_redirects: int = 3
+    allow_private: bool = False

@@ -1,0 +1,53 @@
+"""Where vectors live: the two seams `Store` and `Points`, and the Qdrant engines behind them in the modules beside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from indexer.filters import Filter
+from indexer.records import Hit, Point
+from model.inputs import Float32
+
+
+class Points(Protocol):
+    """The points of one collection. Every method may raise `DependencyUnavailable`; writes return when they are durable."""
+
+    async def upsert(self, points: Sequence[Point]) -> None: ...
+
+    async def delete(self, document_ids: Sequence[str]) -> None: ...
+
+    async def fetch(self, document_ids: Sequence[str]) -> list[Point | None]:
+        """In the order asked, None where there is none. Vectors included."""
+        ...
+
+    async def search(
+        self,
+        vector: Float32,  # (D,)
+        *,
+        limit: int,
+        offset: int = 0,
+        condition: Filter | None = None,
+        score_threshold: float | None = None,
+        with_vector: bool = False,
+    ) -> list[Hit]:
+        """Best first; equal scores in a stable order."""
+        ...
+
+    async def count(self) -> int: ...
+
+
+class Store(Protocol):
+    """The collections of one engine. `close()` flushes; a store is opened once per process."""
+
+    async def create(self, name: str, dimensions: int) -> None: ...
+
+    async def drop(self, name: str) -> None: ...
+
+    def points(self, name: str) -> Points: ...
+
+    async def ping(self) -> None:
+        """Raises `DependencyUnavailable` when the engine does not answer."""
+        ...
+
+    async def close(self) -> None: ...

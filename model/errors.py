@@ -1,0 +1,112 @@
+"""Every error this project raises on purpose, in one tree. The HTTP layer turns each into problem+json by its class.
+
+    RetrievalError                 status, code, retryable; the docstring's first line is the default message
+    ├─ InvalidInput          400   the caller must change it (422 stays FastAPI's for schema errors)
+    │  └─ TooLarge           413
+    ├─ Unauthorized          401
+    ├─ Forbidden             403
+    ├─ NotFound              404
+    ├─ Conflict              409
+    ├─ Overloaded            429   try again; carries retry_after_s
+    ├─ EncodeFailed          500   the forward raised; this input only
+    └─ DependencyUnavailable 503   Qdrant, encoder, database or object store unreachable
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class RetrievalError(Exception):
+    """Something went wrong."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str = "", *, field: str | None = None, value: Any = None, limit: Any = None) -> None:
+        self.detail = detail or (type(self).__doc__ or "").partition("\n")[0]
+        self.field = field
+        self.value = value
+        self.limit = limit
+        super().__init__(self.detail)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions with keyword arguments lose them in pickling; these cross process borders (Edge's child process).
+        return (_rebuild, (type(self), self.__dict__.copy()))
+
+
+def _rebuild(cls: type[RetrievalError], state: dict[str, Any]) -> RetrievalError:
+    error = cls.__new__(cls)
+    error.__dict__.update(state)
+    error.args = (state["detail"],)
+    return error
+
+
+class InvalidInput(RetrievalError):
+    """The input cannot be used as it is."""
+
+    status = 400
+    code = "invalid_input"
+
+
+class TooLarge(InvalidInput):
+    """The input is over a size limit."""
+
+    status = 413
+    code = "too_large"
+
+
+class Unauthorized(RetrievalError):
+    """The request carries no valid API key."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class Forbidden(RetrievalError):
+    """The request is not allowed."""
+
+    status = 403
+    code = "forbidden"
+
+
+class NotFound(RetrievalError):
+    """There is nothing of that name."""
+
+    status = 404
+    code = "not_found"
+
+
+class Conflict(RetrievalError):
+    """The request does not fit the present state."""
+
+    status = 409
+    code = "conflict"
+
+
+class Overloaded(RetrievalError):
+    """The service is at its limit; try again later."""
+
+    status = 429
+    code = "overloaded"
+    retryable = True
+
+    def __init__(self, detail: str = "", *, retry_after_s: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(detail, **kwargs)
+        self.retry_after_s = retry_after_s
+
+
+class EncodeFailed(RetrievalError):
+    """The model could not encode this input."""
+
+    status = 500
+    code = "encode_failed"
+
+
+class DependencyUnavailable(RetrievalError):
+    """A service this one needs does not answer."""
+
+    status = 503
+    code = "dependency_unavailable"
+    retryable = True

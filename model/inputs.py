@@ -1,0 +1,73 @@
+"""What goes into the model and what comes out, as plain data that every process can hold. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+
+
+class Role(StrEnum):
+    """Which side of retrieval an input is on. ReT-2 shares one encoder for both; ReT v1 has one for each."""
+
+    QUERY = "query"
+    DOCUMENT = "document"
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One query or document: text, an encoded image (the file's bytes), or both. At least one is present."""
+
+    text: str | None = None
+    image: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on one input, checked before any decoding work is done.
+
+    `max_text_chars` bounds memory and tokeniser time; text over the model's token limit but under this one is truncated,
+    and the truncation is reported in `Embedding.dropped_tokens`.
+    """
+
+    max_text_chars: int = 100_000
+    max_image_bytes: int = 20 * 2**20
+    max_image_px: int = 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """One input's vector, (D,) float32 of unit length, and how many text tokens were over the model's limit and dropped."""
+
+    vector: Float32
+    dropped_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a client may need to know of the model behind an encoder."""
+
+    name: str
+    fingerprint: str
+    dimensions: int
+    max_text_tokens: int
+    image_size_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One input ready for the forward: token ids and pixels, either absent when the modality is.
+
+    `cost` is the number of tower positions that the forward will work on: image patches plus text tokens. It is what
+    batches and queues are bounded by (promise 5).
+    """
+
+    role: Role
+    tokens: NDArray[np.int64] | None  # (T,)
+    pixels: Float32 | None  # (3, S, S)
+    cost: int
+    dropped_tokens: int = 0

@@ -1,0 +1,1 @@
+"""HTTP and the command line: the encoder app, the api app, settings, telemetry, the client."""

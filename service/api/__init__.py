@@ -1,0 +1,1 @@
+"""The api role: search, collections, documents and jobs over HTTP. No torch."""

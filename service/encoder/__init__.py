@@ -1,0 +1,1 @@
+"""The encoder role: batching around one model, and the routes that speak to it."""
