@@ -1,0 +1,119 @@
+"""Text and images as arrays for the towers: token ids and normalised pixels. Pure functions of the input; no torch."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from model.config import ImageConfig
+from model.errors import InvalidInput, TooLarge
+from model.images import decode_image
+from model.inputs import Float32, Input, Limits, Prepared, Role
+
+# Part of a model's fingerprint: raise it when a change here changes what a tower sees.
+VERSION = 1
+
+_SPACE = re.compile(r"\s+")
+
+
+class Encoding(Protocol):
+    """What one call of a tokeniser returns: ids, and 1 where an id is a special token."""
+
+    ids: list[int]
+    special_tokens_mask: list[int]
+
+
+class Tokenizer(Protocol):
+    """The part of `tokenizers.Tokenizer` in use; thread-safe while its truncation and padding stay off."""
+
+    def encode(self, sequence: str) -> Encoding: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessor:
+    """Input to `Prepared`. Thread-safe; the slow half of encoding that needs no model."""
+
+    tokenizer: Tokenizer
+    max_text_tokens: int
+    image: ImageConfig
+    patches: int  # what one image costs: the tower's positions
+
+    def prepare(self, item: Input, role: Role, limits: Limits) -> Prepared:
+        """Raises `InvalidInput` or `TooLarge`, naming what, which value and the limit."""
+        text = normalise_text(item.text or "", limits)
+        if not text and item.image is None:
+            raise InvalidInput("neither text nor image: text is empty and there is no image", field="text")
+        tokens, dropped = self._tokens(text) if text else (None, 0)
+        pixels = image_pixels(decode_image(item.image, limits), self.image) if item.image is not None else None
+        cost = (0 if tokens is None else len(tokens)) + (0 if pixels is None else self.patches)
+        return Prepared(role, tokens, pixels, cost, dropped)
+
+    def _tokens(self, text: str) -> tuple[NDArray[np.int64], int]:
+        """Ids cut to the model's limit, special tokens at the end kept, and how many were cut."""
+        encoding = self.tokenizer.encode(text)
+        ids, over = encoding.ids, max(0, len(encoding.ids) - self.max_text_tokens)
+        if over:
+            closing = 0
+            while closing < len(ids) and encoding.special_tokens_mask[-1 - closing]:
+                closing += 1
+            ids = ids[: self.max_text_tokens - closing] + ids[len(ids) - closing :]
+        return np.asarray(ids, dtype=np.int64), over
+
+
+def normalise_text(text: str, limits: Limits) -> str:
+    """NFC, control characters and runs of white space to one space, trimmed. Raises `TooLarge` over `max_text_chars`."""
+    if len(text) > limits.max_text_chars:
+        raise TooLarge(
+            f"text has {len(text)} characters, limit is {limits.max_text_chars}",
+            field="text",
+            value=len(text),
+            limit=limits.max_text_chars,
+        )
+    text = "".join(" " if unicodedata.category(char) in ("Cc", "Cs") else char for char in text)
+    return _SPACE.sub(" ", unicodedata.normalize("NFC", text)).strip()
+
+
+def image_pixels(image: Image.Image, config: ImageConfig) -> Float32:
+    """RGB to (3, S, S), normalised."""
+    size = config.size_px
+    if config.resize == "squash":
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    elif config.resize == "crop":
+        image = _crop(image, size)
+    else:
+        image = _pad(image, size)
+    values = np.asarray(image, dtype=np.float32) / 255.0  # (S, S, 3)
+    normalised = (values - np.asarray(config.mean, np.float32)) / np.asarray(config.std, np.float32)
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1))
+
+
+def _crop(image: Image.Image, size: int) -> Image.Image:
+    """Shortest side to `size`, then the centre. Sizes as transformers' CLIP processor rounds them."""
+    short, long = sorted(image.size)
+    scaled = int(size * long / short)
+    # Of an extreme strip only the part that survives the crop is resized: 1 x 50,000,000 must not become 224 x 11,200,000,000.
+    if scaled > 4 * size:
+        keep = max(1, round(4 * short))
+        left, top = (image.width - min(keep, image.width)) // 2, (image.height - min(keep, image.height)) // 2
+        image = image.crop((left, top, left + min(keep, image.width), top + min(keep, image.height)))
+        short, long = sorted(image.size)
+        scaled = int(size * long / short)
+    target = (size, scaled) if image.width <= image.height else (scaled, size)
+    image = image.resize(target, Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def _pad(image: Image.Image, size: int) -> Image.Image:
+    """Longest side to `size`, the rest white."""
+    scale = size / max(image.size)
+    target = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    canvas = Image.new("RGB", (size, size), "white")
+    canvas.paste(image.resize(target, Image.Resampling.BICUBIC), ((size - target[0]) // 2, (size - target[1]) // 2))
+    return canvas

@@ -1,0 +1,91 @@
+"""Ret2: adapters, the recurrent cell, pooling and projection over the tapped states of two towers. The towers are not in here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.cell import RecurrentCell
+from model.config import Ret2Config
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """What the towers say of a batch: per tapped layer (B, T, Wt) and (B, P, Wv). A modality no row has is None.
+
+    `text_present` and `image_present` (B,) mask rows of a mixed batch; None means every row has it.
+    """
+
+    text: Sequence[Tensor] | None = None
+    text_mask: Tensor | None = None  # (B, T) True where there is a token
+    vision: Sequence[Tensor] | None = None
+    text_present: Tensor | None = None
+    image_present: Tensor | None = None
+
+    @property
+    def batch(self) -> int:
+        return (self.text or self.vision or ())[0].shape[0]
+
+
+class Ret2(nn.Module):
+    """States of both towers to latents (B, K, E), or (B, 1, E) when pooled; each of unit length. E = config.dimensions."""
+
+    def __init__(self, config: Ret2Config, text_widths: Sequence[int], vision_widths: Sequence[int]) -> None:
+        super().__init__()
+        self.pooled = config.pooling == "mean"
+        self.text_adapters = nn.ModuleList(nn.Linear(width, config.hidden_size) for width in text_widths)
+        self.vision_adapters = nn.ModuleList(nn.Linear(width, config.hidden_size) for width in vision_widths)
+        self.cell = RecurrentCell(config)
+        self.projection = nn.Linear(config.hidden_size, config.output_size, bias=False) if config.output_size else nn.Identity()
+
+    def forward(self, states: States) -> Tensor:
+        latents = self.cell.initial(states.batch)  # (B, K, D)
+        for step in range(len(self.text_adapters)):
+            latents = self.cell(
+                latents,
+                self.text_adapters[step](states.text[step]) if states.text is not None else None,
+                self.vision_adapters[step](states.vision[step]) if states.vision is not None else None,
+                states.text_mask,
+                states.text_present,
+                states.image_present,
+            )
+        if self.pooled:
+            latents = latents.mean(dim=1, keepdim=True)  # (B, 1, D)
+        return F.normalize(self.projection(latents), dim=-1)  # (B, K, E)
+
+
+class SumFusion(nn.Module):
+    """The baseline: mean of each tower's last tapped layer, projected separately and added. Same interface as `Ret2`."""
+
+    def __init__(self, config: Ret2Config, text_widths: Sequence[int], vision_widths: Sequence[int]) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.text = nn.Sequential(nn.LayerNorm(text_widths[-1]), _projector(text_widths[-1], size, config.dimensions))
+        self.vision = nn.Sequential(nn.LayerNorm(vision_widths[-1]), _projector(vision_widths[-1], size, config.dimensions))
+
+    def forward(self, states: States) -> Tensor:
+        total = torch.zeros(())
+        if states.text is not None:
+            last = states.text[-1]
+            weight = torch.ones(last.shape[:2]) if states.text_mask is None else states.text_mask.to(last.dtype)
+            mean = (last * weight[..., None]).sum(1) / weight.sum(1, keepdim=True).clamp(min=1)  # (B, Wt)
+            total = total + F.normalize(self.text(mean), dim=-1) * _rows(states.text_present)
+        if states.vision is not None:
+            total = total + F.normalize(self.vision(states.vision[-1].mean(1)), dim=-1) * _rows(states.image_present)
+        return F.normalize(total, dim=-1)[:, None]  # (B, 1, E)
+
+
+def build_fusion(config: Ret2Config, text_widths: Sequence[int], vision_widths: Sequence[int]) -> nn.Module:
+    return (SumFusion if config.fusion == "sum" else Ret2)(config, text_widths, vision_widths)
+
+
+def _projector(width: int, hidden: int, output: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(width, 4 * hidden), nn.GELU(), nn.Linear(4 * hidden, output))
+
+
+def _rows(present: Tensor | None) -> Tensor | float:
+    return 1.0 if present is None else present[:, None]
