@@ -1,4 +1,4 @@
-"""The recurrent cell: one gated step that folds a text layer and a vision layer into the latents. Shapes: B K D, T text tokens, P patches."""
+"""Recurrent cell: one gated step that folds a text layer and a vision layer into the latents. Shapes: B K D, T text tokens, P patches."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ class Attention(nn.Module):
 
     def forward(self, query: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         """query (B, K, D), context (B, T, D), mask (B, T) True where attended -> (B, K, D)."""
-        size = query.shape[-1]
-        weights = self.in_proj_weight.split(size)
-        biases: tuple[Tensor | None, ...] = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.split(size)
+        weights = self.in_proj_weight.chunk(3)
+        biases: tuple[Tensor | None, ...] = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         q, k, v = (
-            F.linear(x, w, b).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, ., D/H)
+            F.linear(x, w, b).view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, H, ., D/H)
             for x, w, b in zip((query, context, context), weights, biases, strict=True)
         )
         attended = F.scaled_dot_product_attention(
@@ -51,11 +50,15 @@ class RecurrentCell(nn.Module):
     neither its input gate nor its part of the forget gate.
     """
 
+    positions: Tensor
+
     def __init__(self, config: Ret2Config) -> None:
         super().__init__()
         size = config.hidden_size
         self.latents = nn.Parameter(torch.randn(1, config.num_latents, size) * 0.2)
-        positions = sinusoids(config.num_latents, size) if config.latent_positions else torch.zeros(config.num_latents, size)
+        positions = (
+            sinusoids(config.num_latents, size) if config.latent_positions else torch.zeros(config.num_latents, size)
+        )
         self.register_buffer("positions", positions[None], persistent=False)
         self.norm, self.text_norm, self.vision_norm, self.mlp_norm = (nn.LayerNorm(size) for _ in range(4))
         heads, dropout = config.num_heads, config.attention_dropout
@@ -95,12 +98,16 @@ class RecurrentCell(nn.Module):
             read = self.text_attention(normed, self.text_norm(text), text_mask)
             present = 1.0 if text_present is None else text_present[:, None, None]
             forget = forget + self.text_forget_gate(read) * present
-            total = total + self._squash(read) * (torch.sigmoid(self.text_input_gate(read) + self.input_gate_prior) * present)
+            total = total + self._squash(read) * (
+                torch.sigmoid(self.text_input_gate(read) + self.input_gate_prior) * present
+            )
         if vision is not None:
             read = self.vision_attention(normed, self.vision_norm(vision))
             present = 1.0 if image_present is None else image_present[:, None, None]
             forget = forget + self.vision_forget_gate(read) * present
-            total = total + self._squash(read) * (torch.sigmoid(self.vision_input_gate(read) + self.input_gate_prior) * present)
+            total = total + self._squash(read) * (
+                torch.sigmoid(self.vision_input_gate(read) + self.input_gate_prior) * present
+            )
         state = self._squash(residual) * torch.sigmoid(torch.as_tensor(forget, dtype=residual.dtype)) + total
         return state + self.mlp(self.mlp_norm(state))  # type: ignore[no-any-return]
 

@@ -93,13 +93,14 @@ class Ret2Config:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Ret2Config:
         """Raises `InvalidInput` for an unknown key, a missing one or a value of another type."""
-        return _read(cls, {key: item for key, item in value.items() if key != "model_type"}, "config")
+        config: Ret2Config = _read(cls, {key: item for key, item in value.items() if key != "model_type"}, "config")
+        return config
 
 
 def _read(cls: Any, value: Any, where: str) -> Any:
     """A value of JSON as the annotated type `cls`; small on purpose: dataclasses, tuples, literals, optionals and plain types."""
     origin, arguments = get_origin(cls), get_args(cls)
-    if dataclasses.is_dataclass(cls) and isinstance(value, Mapping):
+    if isinstance(cls, type) and dataclasses.is_dataclass(cls) and isinstance(value, Mapping):
         hints = typing.get_type_hints(cls)
         if unknown := set(value) - set(hints):
             raise InvalidInput(f"{where} has unknown keys: {', '.join(sorted(unknown))}", field=where)

@@ -5,9 +5,12 @@ Source: Tan & Le 2019 (arXiv 1905.11946) and the Lite variants' published settin
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 # expansion, channels, repeats, stride of the first repeat, kernel
 STAGES = (
@@ -24,14 +27,17 @@ BLOCK_CHANNELS = tuple(channels for _, channels, repeats, _, _ in STAGES for _ i
 
 
 class SameConv(nn.Conv2d):
-    """A convolution padded so that its output has ceil(input / stride) rows; the odd row of padding is at the end, as TensorFlow does."""
+    """A convolution whose output has ceil(input / stride) rows; an odd row of padding is at the end, as TensorFlow puts it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        pads: list[int] = []
-        for side, kernel, stride in zip(reversed(x.shape[-2:]), reversed(self.kernel_size), reversed(self.stride), strict=True):
-            total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
-            pads += [total // 2, total - total // 2]
-        return super().forward(F.pad(x, pads) if any(pads) else x)
+        rows, columns = (
+            max((-(-side // stride) - 1) * stride + kernel - side, 0)
+            for side, kernel, stride in zip(x.shape[-2:], self.kernel_size, self.stride, strict=True)
+        )
+        if rows % 2 or columns % 2:  # only then does it cost a copy of the input
+            x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+            rows = columns = 0
+        return F.conv2d(x, self.weight, self.bias, self.stride, (rows // 2, columns // 2), self.dilation, self.groups)
 
 
 class Block(nn.Module):
@@ -41,20 +47,24 @@ class Block(nn.Module):
         super().__init__()
         inner = inputs * expansion
         self.shortcut = stride == 1 and inputs == outputs
-        self._expand_conv = SameConv(inputs, inner, 1, bias=False) if expansion != 1 else None
-        self._bn0 = _norm(inner) if expansion != 1 else None
-        self._depthwise_conv = SameConv(inner, inner, kernel, stride, groups=inner, bias=False)
-        self._bn1 = _norm(inner)
-        self._project_conv = SameConv(inner, outputs, 1, bias=False)
-        self._bn2 = _norm(outputs)
+        self.expands = expansion != 1
+        if self.expands:
+            self._expand_conv, self._bn0 = SameConv(inputs, inner, 1, bias=False), _norm(inner)
+        self._depthwise_conv, self._bn1 = SameConv(inner, inner, kernel, stride, groups=inner, bias=False), _norm(inner)
+        self._project_conv, self._bn2 = SameConv(inner, outputs, 1, bias=False), _norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = x
-        if self._expand_conv is not None and self._bn0 is not None:
-            inner = F.relu6(self._bn0(self._expand_conv(inner)))
-        inner = F.relu6(self._bn1(self._depthwise_conv(inner)))
+        inner = F.relu6(self._bn0(self._expand_conv(x)), inplace=True) if self.expands else x
+        inner = F.relu6(self._bn1(self._depthwise_conv(inner)), inplace=True)
         inner = self._bn2(self._project_conv(inner))
-        return inner + x if self.shortcut else inner
+        result: Tensor = inner + x if self.shortcut else inner
+        return result
+
+    def fold_norms(self) -> None:
+        if self.expands:
+            self._bn0 = _fold(self._expand_conv, self._bn0)
+        self._bn1 = _fold(self._depthwise_conv, self._bn1)
+        self._bn2 = _fold(self._project_conv, self._bn2)
 
 
 class EfficientNetLite0(nn.Module):
@@ -71,9 +81,16 @@ class EfficientNetLite0(nn.Module):
                 inputs = channels
         self._blocks = nn.ModuleList(blocks[:depth])
 
+    @torch.no_grad()
+    def fold_norms(self) -> None:
+        """Folds every batch norm into the convolution before it: the same function for inference, in about a third fewer passes."""
+        self._bn0 = _fold(self._conv_stem, self._bn0)
+        for block in self._blocks:
+            cast(Block, block).fold_norms()
+
     def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
         """pixels (B, 3, S, S) -> the feature map (B, C, h, w) of each block in `layers`, in that order."""
-        x = F.relu6(self._bn0(self._conv_stem(pixels)))
+        x = F.relu6(self._bn0(self._conv_stem(pixels)), inplace=True)
         maps = {}
         for index, block in enumerate(self._blocks):
             x = block(x)
@@ -82,8 +99,17 @@ class EfficientNetLite0(nn.Module):
         return [maps[index] for index in layers]
 
 
-def _norm(channels: int) -> nn.BatchNorm2d:
+def _norm(channels: int) -> nn.Module:
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+def _fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Module:
+    if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.running_var is None:
+        return norm
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    return nn.Identity()
 
 
 def grid_positions(side: int, frequencies: int = 2) -> Tensor:

@@ -1,15 +1,15 @@
 """Every error this project raises on purpose, in one tree. The HTTP layer turns each into problem+json by its class.
 
-    RetrievalError                 status, code, retryable; the docstring's first line is the default message
-    ├─ InvalidInput          400   the caller must change it (422 stays FastAPI's for schema errors)
-    │  └─ TooLarge           413
-    ├─ Unauthorized          401
-    ├─ Forbidden             403
-    ├─ NotFound              404
-    ├─ Conflict              409
-    ├─ Overloaded            429   try again; carries retry_after_s
-    ├─ EncodeFailed          500   the forward raised; this input only
-    └─ DependencyUnavailable 503   Qdrant, encoder, database or object store unreachable
+RetrievalError                 status, code, retryable; the docstring's first line is the default message
+├─ InvalidInput          400   the caller must change it (422 stays FastAPI's for schema errors)
+│  └─ TooLarge           413
+├─ Unauthorized          401
+├─ Forbidden             403
+├─ NotFound              404
+├─ Conflict              409
+├─ Overloaded            429   try again; carries retry_after_s
+├─ EncodeFailed          500   the forward raised; this input only
+└─ DependencyUnavailable 503   Qdrant, encoder, database or object store unreachable
 """
 
 from __future__ import annotations

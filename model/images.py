@@ -13,7 +13,18 @@ from model.errors import InvalidInput, TooLarge
 from model.inputs import Limits
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error, OverflowError)
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    struct.error,
+    zlib.error,
+    OverflowError,
+)
 
 
 def decode_image(data: bytes, limits: Limits) -> Image.Image:
@@ -57,7 +68,9 @@ def _open(data: bytes) -> Image.Image:
     except UnidentifiedImageError as error:
         start = data[:64].lstrip().lower()
         what = "an HTML or XML page" if start.startswith(b"<") else f"it starts with {data[:8]!r}"
-        raise InvalidInput(f"not an image of a supported format ({', '.join(FORMATS)}): {what}", field="image") from error
+        raise InvalidInput(
+            f"not an image of a supported format ({', '.join(FORMATS)}): {what}", field="image"
+        ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLarge(f"image is too large: {error}", field="image") from error
     except _BROKEN as error:
@@ -77,5 +90,9 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     """16-bit grey to 8 bits; 32-bit integers and floats are clipped to the range their largest value suggests."""
     values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     largest = values.max(initial=0.0)
-    scale = 255 / 65535 if image.mode.startswith("I;16") or largest > 255 else (255.0 if 0 < largest <= 1 and image.mode == "F" else 1.0)
+    scale = (
+        255 / 65535
+        if image.mode.startswith("I;16") or largest > 255
+        else (255.0 if 0 < largest <= 1 and image.mode == "F" else 1.0)
+    )
     return Image.fromarray(np.clip(values * scale, 0, 255).round().astype(np.uint8))

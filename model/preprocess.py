@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +26,17 @@ _SPACE = re.compile(r"\s+")
 class Encoding(Protocol):
     """What one call of a tokeniser returns: ids, and 1 where an id is a special token."""
 
-    ids: list[int]
-    special_tokens_mask: list[int]
+    @property
+    def ids(self) -> Sequence[int]: ...
+
+    @property
+    def special_tokens_mask(self) -> Sequence[int]: ...
 
 
 class Tokenizer(Protocol):
     """The part of `tokenizers.Tokenizer` in use; thread-safe while its truncation and padding stay off."""
 
-    def encode(self, sequence: str) -> Encoding: ...
+    def encode(self, sequence: Any, /) -> Encoding: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +53,12 @@ class Preprocessor:
         text = normalise_text(item.text or "", limits)
         if not text and item.image is None:
             raise InvalidInput("neither text nor image: text is empty and there is no image", field="text")
-        tokens, dropped = self._tokens(text) if text else (None, 0)
+        tokens, dropped = self.tokens(text) if text else (None, 0)
         pixels = image_pixels(decode_image(item.image, limits), self.image) if item.image is not None else None
         cost = (0 if tokens is None else len(tokens)) + (0 if pixels is None else self.patches)
         return Prepared(role, tokens, pixels, cost, dropped)
 
-    def _tokens(self, text: str) -> tuple[NDArray[np.int64], int]:
+    def tokens(self, text: str) -> tuple[NDArray[np.int64], int]:
         """Ids cut to the model's limit, special tokens at the end kept, and how many were cut."""
         encoding = self.tokenizer.encode(text)
         ids, over = encoding.ids, max(0, len(encoding.ids) - self.max_text_tokens)
@@ -62,7 +66,7 @@ class Preprocessor:
             closing = 0
             while closing < len(ids) and encoding.special_tokens_mask[-1 - closing]:
                 closing += 1
-            ids = ids[: self.max_text_tokens - closing] + ids[len(ids) - closing :]
+            ids = [*ids[: self.max_text_tokens - closing], *ids[len(ids) - closing :]]
         return np.asarray(ids, dtype=np.int64), over
 
 

