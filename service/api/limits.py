@@ -1,0 +1,87 @@
+"""Bounds on a request before anything reads it: how many at once, how long a body; and paths whose segments hold slashes."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from model.errors import Overloaded, RetrievalError, TooLarge
+from service.auth import OPEN_PATHS
+from service.errors import problem_of
+
+NDJSON = "application/x-ndjson"
+
+# Stands for an encoded slash inside a path segment until the id is read; no id may hold a control character.
+SLASH = "\x1f"
+
+
+class RequestLimits:
+    """Refuses a request over the number in flight (429) and a body over its bytes (413), the latter while it streams in."""
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_stream_bytes: int, max_in_flight: int) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+        self._max_stream_bytes = max_stream_bytes
+        self._max_in_flight = max_in_flight
+        self._in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        limit = self._max_stream_bytes if _is_stream(scope) else self._max_body_bytes
+        if error := self._refusal(scope, limit):
+            await problem_of(error, scope["state"]["request_id"])(scope, receive, send)
+            return
+        self._in_flight += 1
+        try:
+            await self._app(scope, _Counted(receive, limit), send)
+        finally:
+            self._in_flight -= 1
+
+    def _refusal(self, scope: Scope, limit: int) -> RetrievalError | None:
+        if self._in_flight >= self._max_in_flight:
+            return Overloaded(f"{self._in_flight} requests are being answered, which is the limit")
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared) > limit:
+            return too_large(int(declared), limit)
+        return None
+
+
+class _Counted:
+    """`receive` that stops at the limit, for bodies that do not say how long they are."""
+
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._seen = 0
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._seen += len(message.get("body", b""))
+        if self._seen > self._limit:
+            raise too_large(self._seen, self._limit)
+        return message
+
+
+class EncodedPaths:
+    """Keeps `%2F` inside its path segment: a document id may hold slashes, and `a/image` is not the image of `a`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw: bytes = scope.get("raw_path") or b""
+        if b"%2f" in raw.lower():
+            scope["path"] = "/".join(unquote(part).replace("/", SLASH) for part in raw.decode("latin-1").split("/"))
+        await self._app(scope, receive, send)
+
+
+def too_large(size_bytes: int, limit: int) -> TooLarge:
+    return TooLarge(f"the body has at least {size_bytes} bytes, limit is {limit}", field="body", value=size_bytes, limit=limit)
+
+
+def _is_stream(scope: Scope) -> bool:
+    return Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower() == NDJSON

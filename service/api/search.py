@@ -1,0 +1,54 @@
+"""POST /search and /search/batch."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from model.errors import Overloaded, RetrievalError, TooLarge
+from service.api.searcher import Searcher
+from service.errors import error_wire
+from service.parts import PartsOf
+from service.schemas import SearchBatchIn, SearchBatchOut, SearchIn, SearchOut, checked
+from service.wire import Json, StrictRoute, answer_within
+
+router = APIRouter(route_class=StrictRoute, tags=["search"])
+
+
+def searcher_of(parts: PartsOf) -> Searcher:
+    return Searcher(parts.catalog, parts.store, parts.encoder, parts.fetcher, parts.settings.limits, parts.metrics)
+
+
+SearcherOf = Annotated[Searcher, Depends(searcher_of)]
+
+
+@router.post("/search", response_model=SearchOut)
+async def search(body: SearchIn, request: Request, searcher: SearcherOf, parts: PartsOf) -> Response:
+    """Documents nearest to a query of text, an image or both, best first."""
+    return Json(await answer_within(request, searcher.search(body), parts.settings.request_timeout_s))
+
+
+@router.post("/search/batch", response_model=SearchBatchOut)
+async def search_batch(body: SearchBatchIn, request: Request, searcher: SearcherOf, parts: PartsOf) -> Response:
+    """Many searches, one result or error for each, in order. 429 only when there was room for none of them."""
+    limit = parts.settings.max_searches_per_call
+    if len(body.searches) > limit:
+        raise TooLarge(f"{len(body.searches)} searches in one call, limit is {limit}", field="searches", value=len(body.searches), limit=limit)
+    work = asyncio.gather(*(_one(searcher, checked(item)) for item in body.searches))
+    outcomes = await answer_within(request, work, parts.settings.request_timeout_s)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, Overloaded)]
+    if len(refused) == len(outcomes):
+        raise refused[0]
+    return Json({"results": [error_wire(outcome) if isinstance(outcome, RetrievalError) else outcome for outcome in outcomes]})
+
+
+async def _one(searcher: Searcher, wanted: SearchIn | RetrievalError) -> dict[str, Any] | RetrievalError:
+    if isinstance(wanted, RetrievalError):
+        return wanted
+    try:
+        return await searcher.search(wanted)
+    except RetrievalError as error:
+        return error

@@ -1,0 +1,164 @@
+"""The one place where a process is put together: settings to parts to a running server. torch is imported only when it is built."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+import uvicorn
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from indexer.blobs import Blobs
+from indexer.catalog import Catalog
+from indexer.intake import Intake
+from indexer.ledger import Ledger
+from indexer.sources import Fetcher
+from indexer.store.edge import EdgeStore
+from indexer.worker import Worker
+from model.errors import Conflict
+from service.api.app import create_app
+from service.auth import read_keys
+from service.encoder.batcher import Batcher, Runtime
+from service.parts import Parts
+from service.settings import Settings
+from service.telemetry import Metrics, configure_logs
+
+log = structlog.get_logger(__name__)
+
+_WATCH_S = 0.5  # how soon a dead model thread or worker is noticed
+_LEDGER_THREADS = 4  # SQLite has one writer; more would only wait
+
+
+def serve(settings: Settings) -> None:
+    """Runs until SIGTERM or Ctrl-C, then drains. Exit status 1 when something inside died, so that a supervisor restarts it."""
+    configure_logs(settings.log_level)
+    data_dir = settings.data_dir.expanduser()
+    with only_server_of(data_dir):
+        parts = build(settings)
+        if not asyncio.run(_run(parts)):
+            raise SystemExit(1)
+
+
+def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
+    """The embedded mode: model, Qdrant Edge, SQLite and image files in one process, everything under `data_dir`."""
+    if runtime is None:
+        # Here, so that whatever imports this module without building anything starts without torch.
+        from service.encoder.runtime import TorchRuntime
+
+        runtime = TorchRuntime.load(settings.model, device=settings.device, threads=settings.threads, limits=settings.limits)
+    data_dir = settings.data_dir.expanduser()
+    data_dir.mkdir(parents=True, exist_ok=True)
+    metrics = Metrics(_registry())
+    encoder = Batcher(
+        runtime, settings.queue, metrics, prepare_threads=settings.prepares, stuck_after_s=settings.stuck_after_s
+    )
+    ledger = Ledger(f"sqlite:///{data_dir / 'ledger.sqlite'}")
+    store = EdgeStore(data_dir / "index")
+    blobs = Blobs(f"file://{data_dir / 'blobs'}")
+    fetcher = Fetcher(settings.fetch)
+    catalog = Catalog(ledger, store, encoder)
+    return Parts(
+        settings=settings,
+        metrics=metrics,
+        encoder=encoder,
+        store=store,
+        ledger=ledger,
+        blobs=blobs,
+        fetcher=fetcher,
+        catalog=catalog,
+        intake=Intake(ledger, blobs, settings.indexer),
+        worker=Worker(ledger, store, encoder, blobs, fetcher, settings.indexer),
+        ledger_threads=ThreadPoolExecutor(_LEDGER_THREADS, thread_name_prefix="ledger"),
+        api_keys=read_keys(settings.api_keys_file) if settings.api_keys_file else (),
+    )
+
+
+@contextmanager
+def only_server_of(data_dir: Path) -> Iterator[None]:
+    """Holds the lock of a data folder. Raises `Conflict` when another server has it; the lock ends with its process."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise Conflict(f"data folder {data_dir} is in use by another ret2 server (process {owner})") from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers, which would end the process by the signal instead of with status 0."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _run(parts: Parts) -> bool:
+    """Whether the server ended because it was asked to."""
+    settings = parts.settings
+    config = uvicorn.Config(
+        create_app(parts),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=max(1, int(settings.grace_s / 2)),  # the other half is for the worker and the batcher
+        server_header=False,
+    )
+    server = _Server(config)
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, _stop, server, parts)
+    watch = asyncio.create_task(_watch(server, parts))
+    try:
+        await server.serve()
+    finally:
+        died = watch.done()
+        watch.cancel()
+    return server.started and not died
+
+
+def _stop(server: uvicorn.Server, parts: Parts) -> None:
+    """Readiness off, then drain. Whatever hangs is left behind when the grace time is over; a second signal does not wait."""
+    log.info("stopping", grace_s=parts.settings.grace_s)
+    server.force_exit = server.should_exit
+    server.should_exit = True
+    parts.draining.set()
+    deadline = threading.Timer(parts.settings.grace_s, _give_up)
+    deadline.daemon = True
+    deadline.start()
+
+
+def _give_up() -> None:
+    log.critical("grace time is over, leaving without an end")
+    os._exit(1)
+
+
+async def _watch(server: uvicorn.Server, parts: Parts) -> None:
+    """Ends when the model thread or the worker died, and takes the process down with it (promise 1)."""
+    while not server.started or (parts.encoder.alive and parts.worker.alive) or server.should_exit:
+        await asyncio.sleep(_WATCH_S)
+    log.critical("a part of the service died", encoder=parts.encoder.alive, worker=parts.worker.alive)
+    parts.draining.set()
+    server.should_exit = True
+
+
+def _registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry

@@ -1,0 +1,238 @@
+"""The `ret2` command. Errors are one line on stderr and exit status 1; torch is imported by the commands that run a model."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterator
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, TaskID
+from typer.core import TyperGroup
+
+from indexer import readers
+from model.errors import InvalidInput, RetrievalError
+from service import demo as demonstration
+from service.client import DEFAULT_URL, Client, Loaded
+from service.flags import with_settings
+from service.model_commands import eval_app, model_app, train
+from service.settings import Settings
+from service.tables import (
+    Failed,
+    collections_table,
+    failures_table,
+    hits_table,
+    jobs_table,
+    progress_bar,
+    timings_line,
+)
+
+_LOAD_PATIENCE_S = 600.0  # a load outlives a restart of the service and waits while the queue is full
+
+Url = Annotated[str, typer.Option(envvar="RET2_URL", help="address of the service")]
+ApiKey = Annotated[str | None, typer.Option(envvar="RET2_API_KEY", help="better given as variable than as flag")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+
+
+class _OneLineErrors(TyperGroup):
+    """Our own errors are for the user; anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RetrievalError as error:
+            typer.echo(f"ret2: {error.detail}", err=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=_OneLineErrors,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Multimodal retrieval as a service: documents and queries of text, an image, or both.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ret2 {version('ret2')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@with_settings
+def serve(settings: Settings) -> None:
+    """Serve HTTP: encoder, index and worker in one process. Every flag is also a variable: --port is RET2_PORT."""
+    from service.assembly import serve as run  # here, so that the other commands start without torch
+
+    run(settings)
+
+
+@app.command()
+def search(
+    collection: Annotated[str, typer.Option("--collection", "-c", help="where to search")],
+    question: Annotated[str | None, typer.Argument(help="the text of the query")] = None,
+    image: Annotated[str | None, typer.Option("--image", "-i", help="an image file or URL of the query")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1)] = 10,
+    filter: Annotated[  # noqa: A002 - the flag's name
+        str | None, typer.Option(help='condition on metadata: {"field": "region", "equals": "Europe"}')
+    ] = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search with a question, a picture, or a picture and a question about it."""
+    if question is None and image is None:
+        raise InvalidInput("nothing to search with: give a question, --image, or both")
+    remote = image is not None and image.startswith(("http://", "https://", "data:"))
+    picture = image if remote or image is None else Path(image)
+    with Client(url, api_key=api_key) as client:
+        result = client.search(collection, question, picture, limit=limit, filter=_json_object(filter))
+    if as_json:
+        _print_json(
+            [{"id": hit.id, "score": hit.score, "text": hit.text, "metadata": hit.metadata} for hit in result.hits]
+        )
+        return
+    console = Console()
+    console.print(hits_table(result))
+    console.print(timings_line(result), style="dim")
+
+
+@app.command()
+def load(
+    files: Annotated[list[Path], typer.Argument(help="JSONL or Parquet files of documents")],
+    collection: Annotated[str, typer.Option("--collection", "-c", help="made if it is not there yet")],
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Index the documents of files. Documents that are there unchanged are skipped, so a broken-off load is repeated."""
+    console = Console()
+    failures: list[Failed] = []
+    indexed = skipped = left = 0
+    with Client(url, api_key=api_key, attempts=1000, give_up_after_s=_LOAD_PATIENCE_S) as client, progress_bar() as bar:
+        client.create_collection(collection)
+        for file in files:
+            reading = _Reading(file)
+            task = bar.add_task(file.name, total=readers.count(file))
+            on_progress = partial(_advance, bar, task)
+            loaded = client.load(collection, reading.documents(), on_progress=on_progress)
+            bar.update(task, total=loaded.sent, completed=loaded.sent)
+            indexed, skipped, left = indexed + loaded.indexed, skipped + loaded.skipped, left + loaded.left
+            failures += reading.failures(loaded)
+    console.print(
+        f"{indexed} indexed, {skipped} unchanged, {len(failures)} failed" + (f", {left} not done" if left else "")
+    )
+    if failures:
+        console.print(failures_table(failures))
+    if failures or left:
+        raise typer.Exit(1)
+
+
+@app.command()
+def collections(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """List the collections."""
+    with Client(url, api_key=api_key) as client:
+        found = client.collections()
+    if as_json:
+        _print_json([{"name": one.name, "documents": one.documents, "model": one.model} for one in found])
+        return
+    Console().print(collections_table(found))
+
+
+@app.command()
+def jobs(
+    job_id: Annotated[str | None, typer.Argument(help="one job, with its failures; without: the newest jobs")] = None,
+    collection: Annotated[str | None, typer.Option("--collection", "-c")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1)] = 20,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """List the indexing jobs, or show one with what failed and why."""
+    console = Console()
+    with Client(url, api_key=api_key) as client:
+        if job_id is None:
+            console.print(jobs_table(client.jobs(collection=collection, limit=limit)))
+            return
+        job = client.job(job_id)
+        console.print(jobs_table([job]))
+        if job.failed:
+            found = [(f"#{one.position} {one.document_id}", one.code, one.detail) for one in client.failures(job_id)]
+            console.print(failures_table(found))
+
+
+@app.command()
+def demo(
+    once: Annotated[
+        bool, typer.Option("--once", help="exit after the searches; non-zero if an expected hit is not first")
+    ] = False,
+    port: Annotated[
+        int, typer.Option(envvar="RET2_PORT", min=1, max=65535, help="another free one if it is taken")
+    ] = 8080,
+    data_dir: Annotated[Path, typer.Option(envvar="RET2_DATA_DIR")] = Path("data"),
+) -> None:
+    """Serve, load the bundled benchmark, ask it four questions over HTTP, and stay up."""
+    if not demonstration.run(once=once, port=port, data_dir=data_dir):
+        raise typer.Exit(1)
+
+
+app.command()(train)
+app.add_typer(model_app, name="model")
+app.add_typer(eval_app, name="eval")
+
+
+def _advance(bar: Progress, task: TaskID, done: int) -> None:
+    bar.update(task, completed=done)
+
+
+class _Reading:
+    """One file being loaded: its good documents go out, and what comes back by position is put in the file's own terms."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._unreadable: list[Failed] = []
+        self._places = array("Q")  # position in the file of each document that went out
+
+    def documents(self) -> Iterator[dict[str, Any]]:
+        for position, document in readers.read(self._file):
+            if isinstance(document, InvalidInput):
+                self._unreadable.append((self._file.name, document.code, document.detail))
+            else:
+                self._places.append(position)
+                yield document
+
+    def failures(self, loaded: Loaded) -> list[Failed]:
+        """(where, code, detail) of every document of the file that is not indexed."""
+        rejected = [(self._where(one.position, one.id), one.code, one.detail) for one in loaded.rejected]
+        failed = [(self._where(one.position, one.document_id), one.code, one.detail) for one in loaded.failures]
+        return self._unreadable + rejected + failed
+
+    def _where(self, position: int, document_id: str | None) -> str:
+        return f"{self._file.name} #{self._places[position]} {document_id or ''}".rstrip()
+
+
+def _json_object(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"--filter is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidInput(f"--filter is a JSON {type(value).__name__}, it must be an object")
+    return value
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False))

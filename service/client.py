@@ -1,0 +1,590 @@
+"""The Python client of the HTTP API: typed answers, our own errors, and retries that never do a thing twice.
+
+    with Client("http://127.0.0.1:8080") as client:
+        client.create_collection("flags")
+        client.post_documents("flags", [{"id": "fr", "text": "France", "image": {"base64": "…"}}])
+        for hit in client.search("flags", text="the flag of France", image=Path("flag.png")).hits: ...
+
+It needs no torch, no Qdrant and no FastAPI.
+"""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import random
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+import orjson
+
+from indexer.records import Failure, Job, JobKind, JobState
+from model.errors import (
+    Conflict,
+    DependencyUnavailable,
+    EncodeFailed,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    RetrievalError,
+    TooLarge,
+    Unauthorized,
+)
+from model.inputs import ModelInfo
+
+Image = bytes | Path | str  # a file's bytes, a file, or a URL or data URI
+T = TypeVar("T")
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+_RETRY_BASE_S = 0.2
+_RETRY_MAX_S = 10.0
+_RETRIED_STATUS = frozenset({429, 502, 503, 504})  # 502 and 504 are a proxy's words for 503
+_CHUNK_DOCUMENTS = (
+    256  # small enough that a chunk is accepted within a second or so, large enough to fill encoder batches
+)
+_CHUNK_BYTES = 8 * 2**20
+_POLL_MIN_S, _POLL_MAX_S = 0.05, 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """One search. `document_id` searches with a document that is already in the collection."""
+
+    collection: str
+    text: str | None = None
+    image: Image | None = None
+    instruction: str | None = None
+    document_id: str | None = None
+    limit: int = 10
+    offset: int = 0
+    filter: Mapping[str, Any] | None = None
+    score_threshold: float | None = None
+    with_vector: bool = False
+
+    def wire(self) -> dict[str, Any]:
+        query = {
+            "text": self.text,
+            "image": None if self.image is None else image_wire(self.image),
+            "instruction": self.instruction,
+            "document_id": self.document_id,
+        }
+        body = {
+            "collection": self.collection,
+            "query": _present(query),
+            "limit": self.limit,
+            "offset": self.offset,
+            "filter": self.filter,
+            "score_threshold": self.score_threshold,
+            "with_vector": self.with_vector or None,
+        }
+        return _present(body)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """`image_url` is a path of the service."""
+
+    id: str
+    score: float
+    text: str | None = None
+    image_url: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    vector: Sequence[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of one search went on the server."""
+
+    decode_ms: float = 0.0
+    queue_ms: float = 0.0
+    encode_ms: float = 0.0
+    store_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    hits: tuple[Hit, ...]
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """The service's version, its model, and the bounds on what may be sent, by the name of the setting."""
+
+    version: str
+    model: ModelInfo
+    limits: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A collection as it stands: `compatible` says whether the model that runs now is the one that filled it."""
+
+    name: str
+    documents: int
+    model: str
+    fingerprint: str
+    dimensions: int
+    created_at: float
+    instruction: str | None = None
+    compatible: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A document that was not accepted; `position` counts from 0 in what was given to `post_documents`."""
+
+    position: int
+    id: str | None
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """One request's worth of documents: the job that will index those accepted (None if none were), and the others."""
+
+    job: Job | None
+    rejected: tuple[Rejected, ...]
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What became of everything given to `load`. Positions count from 0 in what was given.
+
+    Skipped documents were there already, unchanged. Some are `left` only when a job was cancelled or gave up.
+    """
+
+    sent: int
+    indexed: int
+    skipped: int
+    rejected: tuple[Rejected, ...]
+    failures: tuple[Failure, ...]
+
+    @property
+    def left(self) -> int:
+        return self.sent - self.indexed - self.skipped - len(self.rejected) - len(self.failures)
+
+
+class Client:
+    """Safe to use from several threads; reuses connections; whoever made it closes it.
+
+    A request is tried up to `attempts` times, and no new try begins once `give_up_after_s` have passed. Retried are
+    overload (429), unavailability (503) and broken connections, never an answer that says the request is wrong.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        attempts: int = 6,
+        give_up_after_s: float = 60.0,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        headers = {"User-Agent": "ret2-client"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
+        try:
+            # A proxy of the environment is for hosts elsewhere: it could not reach our own machine.
+            trust_env = httpx.URL(url).host not in _LOOPBACK
+            self._http = httpx.Client(
+                base_url=url, headers=headers, timeout=timeout_s, transport=transport, trust_env=trust_env
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise InvalidInput(f"{url!r} is not a URL") from error
+        self.url = url
+        self._attempts = attempts
+        self._give_up_after_s = give_up_after_s
+        self._sleep = sleep
+
+    # --- service
+
+    def info(self) -> Info:
+        body = self._object("GET", "/info")
+        return Info(body["version"], _build(ModelInfo, body["model"]), body["limits"])
+
+    def ready(self) -> bool:
+        """One try of /readyz, without retries."""
+        try:
+            return self._http.get("/readyz").status_code == httpx.codes.OK
+        except httpx.RequestError:
+            return False
+
+    def encode(
+        self, inputs: Sequence[Mapping[str, Any]], *, role: str = "query"
+    ) -> tuple[list[float] | RetrievalError, ...]:
+        """An embedding or an error for each {"text"?, "image"?}, in order."""
+        wire = [{**one, "image": image_wire(one["image"])} if one.get("image") is not None else one for one in inputs]
+        body = self._object("POST", "/encode", {"role": role, "inputs": wire})
+        return tuple(one["embedding"] if "embedding" in one else _item_error(one["error"]) for one in body["results"])
+
+    # --- search
+
+    def search(
+        self, collection: str, text: str | None = None, image: Image | None = None, **options: Any
+    ) -> SearchResult:
+        """`options` are the other fields of `Search`."""
+        return _search_result(self._object("POST", "/search", Search(collection, text, image, **options).wire()))
+
+    def search_batch(self, searches: Sequence[Search]) -> tuple[SearchResult | RetrievalError, ...]:
+        """A result or an error for each search, in order."""
+        body = self._object("POST", "/search/batch", {"searches": [search.wire() for search in searches]})
+        return tuple(_item_error(one["error"]) if "error" in one else _search_result(one) for one in body["results"])
+
+    # --- collections
+
+    def create_collection(self, name: str, **settings: Any) -> Collection:
+        return _build(Collection, self._object("PUT", _path("collections", name), settings))
+
+    def collections(self) -> list[Collection]:
+        return [_build(Collection, one) for one in self._object("GET", "/collections")["collections"]]
+
+    def collection(self, name: str) -> Collection:
+        return _build(Collection, self._object("GET", _path("collections", name)))
+
+    def delete_collection(self, name: str) -> None:
+        self._request("DELETE", _path("collections", name))
+
+    # --- documents
+
+    def post_documents(
+        self,
+        collection: str,
+        documents: Iterable[Mapping[str, Any]],
+        *,
+        idempotency_key: str | None = None,
+        on_posted: Callable[[Posted], None] | None = None,
+        max_documents: int = _CHUNK_DOCUMENTS,
+        max_bytes: int = _CHUNK_BYTES,
+    ) -> list[Posted]:
+        """Posts any number of documents in requests of bounded size. The documents may come from a generator.
+
+        Every request carries an idempotency key, so a retry whose first try did arrive doubles nothing. With a key of
+        your own, running the same call again doubles nothing either.
+        """
+        key = idempotency_key or uuid.uuid4().hex
+        posted: list[Posted] = []
+        position = 0
+        for number, chunk in enumerate(_chunks(documents, max_documents, max_bytes)):
+            posted.append(self._post_chunk(collection, chunk, position, f"{key}-{number}"))
+            position += len(chunk)
+            if on_posted is not None:
+                on_posted(posted[-1])
+        return posted
+
+    def load(
+        self,
+        collection: str,
+        documents: Iterable[Mapping[str, Any]],
+        *,
+        idempotency_key: str | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> Loaded:
+        """Posts documents and waits until each is indexed, skipped or a failure. `on_progress` gets how many are."""
+        progress = _LoadProgress(self, on_progress or (lambda done: None))
+        self.post_documents(collection, documents, idempotency_key=idempotency_key, on_posted=progress.posted)
+        return progress.finish()
+
+    def _post_chunk(self, collection: str, chunk: list[bytes], position: int, key: str) -> Posted:
+        """Rejections come back with positions of the whole call. A refused request of one document is its rejection."""
+        path = _path("collections", collection, "documents")
+        try:
+            body = self._object("POST", path, b"[" + b",".join(chunk) + b"]", headers={"Idempotency-Key": key})
+        except InvalidInput as error:
+            if len(chunk) > 1:
+                raise
+            return Posted(None, (Rejected(position, None, error.code, error.detail),), 1)
+        rejected = (_build(Rejected, one) for one in body.get("rejected", ()))
+        moved = tuple(Rejected(position + one.position, one.id, one.code, one.detail) for one in rejected)
+        return Posted(_job(body["job"]) if body.get("job") else None, moved, len(chunk))
+
+    def document(self, collection: str, document_id: str) -> dict[str, Any]:
+        return self._object("GET", _path("collections", collection, "documents", document_id))
+
+    def delete_documents(self, collection: str, ids: Sequence[str]) -> Job:
+        return _job(self._object("POST", _path("collections", collection, "documents", "delete"), {"ids": ids})["job"])
+
+    # --- jobs
+
+    def jobs(self, *, collection: str | None = None, limit: int = 50) -> list[Job]:
+        """Newest first."""
+        body = self._object("GET", "/jobs", params=_present({"collection": collection, "limit": limit}))
+        return [_job(one) for one in body["jobs"]]
+
+    def job(self, job_id: str) -> Job:
+        body = self._object("GET", _path("jobs", job_id))
+        return _job(body.get("job", body))
+
+    def failures(self, job_id: str, *, page: int = 100) -> Iterator[Failure]:
+        """Every document of a job that could not be indexed."""
+        offset = 0
+        while True:
+            params = {"limit": page, "offset": offset}
+            found = self._object("GET", _path("jobs", job_id, "failures"), params=params)["failures"]
+            yield from (Failure(job_id, one["position"], one["id"], one["code"], one["detail"]) for one in found)
+            if len(found) < page:
+                return
+            offset += page
+
+    def wait_job(
+        self, job_id: str, *, timeout_s: float = 3600.0, on_progress: Callable[[Job], None] | None = None
+    ) -> Job:
+        """The job once it has finished, well or not. Raises `DependencyUnavailable` when `timeout_s` is over first."""
+        deadline = time.monotonic() + timeout_s
+        poll_s = _POLL_MIN_S
+        while True:
+            job = self.job(job_id)
+            if on_progress is not None:
+                on_progress(job)
+            if job.state.finished:
+                return job
+            if time.monotonic() > deadline:
+                raise DependencyUnavailable(f"job {job_id} is {job.state} after {timeout_s:g} s", limit=timeout_s)
+            self._sleep(poll_s)
+            poll_s = min(poll_s * 1.5, _POLL_MAX_S)
+
+    # --- requests
+
+    def _object(self, method: str, path: str, body: Any = None, **options: Any) -> dict[str, Any]:
+        response = self._request(method, path, body, **options)
+        try:
+            answer = orjson.loads(response.content)
+        except orjson.JSONDecodeError as error:
+            raise DependencyUnavailable(f"{self.url} answers something other than JSON: is it ret2?") from error
+        if not isinstance(answer, dict):
+            raise DependencyUnavailable(f"{self.url} answers JSON of another kind: is it ret2?")
+        return answer
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        content = body if body is None or isinstance(body, bytes) else orjson.dumps(body)
+        sent_headers = {**(headers or {})} | ({} if content is None else {"Content-Type": "application/json"})
+        request = self._http.build_request(method, path, content=content, params=params, headers=sent_headers)
+        began = time.monotonic()
+        for attempt in range(self._attempts):
+            answer, retry_after_s = self._try(request)
+            if isinstance(answer, httpx.Response):
+                return answer
+            delay_s = retry_delay_s(attempt, retry_after_s, random.random())
+            out_of_time = time.monotonic() - began + delay_s > self._give_up_after_s
+            if retry_after_s is None or out_of_time or attempt + 1 == self._attempts:
+                raise answer
+            self._sleep(delay_s)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _try(self, request: httpx.Request) -> tuple[httpx.Response | RetrievalError, float | None]:
+        """One try: the answer, or its error and after how many seconds another try makes sense (None: it does not)."""
+        try:
+            response = self._http.send(request)
+        except httpx.UnsupportedProtocol as error:
+            raise InvalidInput(f"{self.url!r} is not an http or https URL") from error
+        except httpx.RequestError as error:
+            unavailable = DependencyUnavailable(f"{self.url} does not answer: {str(error) or type(error).__name__}")
+            unavailable.__cause__ = error
+            return unavailable, 0.0
+        if response.is_success:
+            return response, None
+        if response.status_code in _RETRIED_STATUS:
+            after_s = _retry_after_s(response)
+            return error_of(response, after_s), after_s
+        return error_of(response), None
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _LoadProgress:
+    """Follows the jobs of one `load` in the order they were posted, which is the order they are worked on."""
+
+    def __init__(self, client: Client, on_progress: Callable[[int], None]) -> None:
+        self._client = client
+        self._on_progress = on_progress
+        self._start = 0  # position of the next chunk
+        self._open: deque[tuple[Job, int]] = deque()  # with the position of the job's first document
+        self._done: list[tuple[Job, int]] = []
+        self._rejected: list[Rejected] = []
+
+    def posted(self, one: Posted) -> None:
+        self._rejected.extend(one.rejected)
+        if one.job is not None:
+            self._open.append((one.job, self._start))
+        self._start += one.sent
+        if self._open:
+            self._advance(self._client.job(self._open[0][0].id))
+
+    def finish(self) -> Loaded:
+        while self._open:
+            self._client.wait_job(self._open[0][0].id, on_progress=self._advance)
+        jobs = [job for job, _ in self._done]
+        failures = tuple(
+            replace(failure, position=start + failure.position)
+            for job, start in self._done
+            if job.failed
+            for failure in self._client.failures(job.id)
+        )
+        indexed, skipped = sum(job.indexed for job in jobs), sum(job.skipped for job in jobs)
+        return Loaded(self._start, indexed, skipped, tuple(self._rejected), failures)
+
+    def _advance(self, job: Job) -> None:
+        """`job` is the oldest open one as it stands now."""
+        if job.state.finished:
+            self._done.append((job, self._open.popleft()[1]))
+        running = 0 if job.state.finished else job.indexed + job.skipped + job.failed
+        finished = sum(job.indexed + job.skipped + job.failed for job, _ in self._done)
+        self._on_progress(finished + running + len(self._rejected))
+
+
+def retry_delay_s(attempt: int, retry_after_s: float | None, draw: float) -> float:
+    """Exponential back-off, at least what the server asked for; `draw` in [0, 1) spreads clients that failed together."""
+    backoff_s = min(_RETRY_MAX_S, _RETRY_BASE_S * 2.0**attempt) * (0.5 + draw / 2)
+    return (retry_after_s or 0.0) + backoff_s
+
+
+def error_of(response: httpx.Response, retry_after_s: float = 0.0) -> RetrievalError:
+    """A problem+json answer as the error it was on the server; anything else by its status."""
+    try:
+        problem = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        problem = None
+    if not isinstance(problem, dict):
+        problem = {"detail": f"{response.request.url.host} answered {response.status_code}"}
+    detail = str(problem.get("detail") or problem.get("title") or response.status_code)
+    if response.status_code >= 500 and problem.get("request_id"):
+        detail += f" (request {problem['request_id']})"
+    kind = _kind(str(problem.get("code")), response.status_code)
+    if issubclass(kind, Overloaded):
+        return kind(detail, retry_after_s=retry_after_s)
+    first: dict[str, Any] = next(iter(problem.get("errors") or ()), {})
+    return kind(detail, field=first.get("field"), value=first.get("value"), limit=first.get("limit"))
+
+
+def image_wire(image: Image | Mapping[str, str]) -> Mapping[str, str] | str:
+    """An image as it travels. Raises `InvalidInput` for a file that cannot be read."""
+    if isinstance(image, Mapping):
+        return image
+    if isinstance(image, str):
+        return image if image.startswith("data:") else {"url": image}
+    content = _file(image) if isinstance(image, Path) else image
+    return {"base64": base64.b64encode(content).decode("ascii")}
+
+
+def _file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"image {path} cannot be read: {error.strerror}") from error
+
+
+_KINDS: tuple[type[RetrievalError], ...] = (
+    TooLarge,
+    InvalidInput,
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    Conflict,
+    Overloaded,
+    EncodeFailed,
+    DependencyUnavailable,
+)
+
+
+def _kind(code: str, status: int) -> type[RetrievalError]:
+    """By code; where the code is not one of ours (FastAPI's 422, a proxy's page), by status."""
+    by_code = {kind.code: kind for kind in _KINDS}
+    by_status = {kind.status: kind for kind in _KINDS if kind is not EncodeFailed}
+    if found := by_code.get(code) or by_status.get(status):
+        return found
+    if status in _RETRIED_STATUS:
+        return DependencyUnavailable
+    return InvalidInput if 400 <= status < 500 else RetrievalError
+
+
+def _item_error(error: Mapping[str, Any]) -> RetrievalError:
+    return _kind(str(error.get("code")), 500)(str(error.get("detail")))
+
+
+def _retry_after_s(response: httpx.Response) -> float:
+    """Seconds, from either form of the header (RFC 9110 §10.2.3); 0 when it is absent or unreadable."""
+    value = response.headers.get("retry-after", "")
+    if value.isdigit():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0
+
+
+def _chunks(documents: Iterable[Mapping[str, Any]], max_documents: int, max_bytes: int) -> Iterator[list[bytes]]:
+    """Runs of serialised documents within both bounds; one document over `max_bytes` travels alone."""
+    chunk: list[bytes] = []
+    size = 0
+    for document in documents:
+        serialised = _serialised(document)
+        if chunk and (len(chunk) == max_documents or size + len(serialised) > max_bytes):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(serialised)
+        size += len(serialised) + 1
+    if chunk:
+        yield chunk
+
+
+def _serialised(document: Mapping[str, Any]) -> bytes:
+    """One document as JSON; its image may be a `Path` or bytes."""
+    image = document.get("image")
+    if isinstance(image, bytes | Path):
+        document = {**document, "image": image_wire(image)}
+    try:
+        return orjson.dumps(document)
+    except (TypeError, orjson.JSONEncodeError) as error:
+        raise InvalidInput(f"document {document.get('id')!r:.100} cannot be written as JSON: {error}") from error
+
+
+def _search_result(body: Mapping[str, Any]) -> SearchResult:
+    hits = tuple(_build(Hit, one) for one in body["hits"])
+    return SearchResult(hits, _build(Timings, body.get("timings", {})))
+
+
+def _job(body: Mapping[str, Any]) -> Job:
+    return _build(Job, {**body, "kind": JobKind(body["kind"]), "state": JobState(body["state"])})
+
+
+def _build(kind: type[T], body: Mapping[str, Any]) -> T:
+    """A dataclass from the fields it knows, so that a newer server may say more."""
+    known = {one.name for one in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in body.items() if name in known})
+
+
+def _path(*parts: str) -> str:
+    return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _present(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

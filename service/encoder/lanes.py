@@ -1,0 +1,114 @@
+"""Inputs waiting in order: two first-in-first-out lanes, searches before bulk. Plain data, no threads; `queue.Queue` guards it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from indexer.encoder import Lane
+from model.errors import RetrievalError
+from model.inputs import Embedding, Input, Prepared, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where one input's time went: decoding and tokenising, waiting, and the forward of its batch."""
+
+    decode_s: float
+    queue_s: float
+    encode_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TimedEmbedding(Embedding):
+    """What the batcher answers: an embedding that says what it cost and where its time went."""
+
+    cost: int = 0
+    timing: Timing = Timing(0.0, 0.0, 0.0)
+
+
+Result = Embedding | RetrievalError
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One input on its way to a batch. `cost` is an estimate until `prepared` is there."""
+
+    item: Input
+    role: Role
+    lane: Lane
+    future: asyncio.Future[Result]
+    cost: int
+    held: int = 0  # of the lane's bound; 0 once it is in a batch or its caller has gone
+    prepared: Prepared | None = None
+    decode_s: float = 0.0
+    ready_at: float = 0.0
+    alone: bool = False  # its batch failed: the next forward is its own, so that only the poison input fails
+    gone: bool = False  # nobody waits for it any more
+
+
+class Lanes:
+    """Whose turn it is, and who goes together."""
+
+    def __init__(self, searches_per_bulk: int) -> None:
+        self._queues: dict[Lane, deque[Entry]] = {lane: deque() for lane in Lane}
+        self._searches_per_bulk = searches_per_bulk
+        self._searches_in_a_row = 0  # taken while bulk was waiting
+
+    def append(self, entry: Entry) -> None:
+        self._queues[entry.lane].append(entry)
+
+    def put_back(self, entries: Iterable[Entry]) -> None:
+        """To the front, in the order they had."""
+        for entry in reversed(list(entries)):
+            self._queues[entry.lane].appendleft(entry)
+
+    def turn(self) -> Lane | None:
+        """The lane to serve next, None when both are empty. Bulk comes after `searches_per_bulk` searches that it waited for."""
+        search, bulk = self._waits(Lane.SEARCH), self._waits(Lane.BULK)
+        if bulk and (not search or self._searches_in_a_row >= self._searches_per_bulk):
+            return Lane.BULK
+        return Lane.SEARCH if search else None
+
+    def take(self, lane: Lane, budget: int) -> list[Entry]:
+        """The batch at the head of `lane`: first in first out, who has gone dropped, stopped at the budget.
+
+        One entry over the budget by itself makes a batch by itself: it would never go otherwise.
+        """
+        queue = self._queues[lane]
+        batch: list[Entry] = []
+        cost = 0
+        while queue:
+            entry = queue[0]
+            if entry.gone:
+                queue.popleft()
+                continue
+            if batch and (entry.alone or cost + entry.cost > budget):
+                break
+            batch.append(queue.popleft())
+            cost += entry.cost
+            if entry.alone:
+                break
+        self._count_turn(lane)
+        return batch
+
+    def reaches(self, lane: Lane, budget: int) -> bool:
+        """Whether a batch taken now would be as full as it can be."""
+        cost = 0
+        for entry in self._queues[lane]:
+            cost += 0 if entry.gone else entry.cost
+            if entry.alone or cost >= budget:
+                return True
+        return False
+
+    def _waits(self, lane: Lane) -> bool:
+        queue = self._queues[lane]
+        while queue and queue[0].gone:
+            queue.popleft()
+        return bool(queue)
+
+    def _count_turn(self, lane: Lane) -> None:
+        waited_for = lane is Lane.SEARCH and self._waits(Lane.BULK)
+        self._searches_in_a_row = self._searches_in_a_row + 1 if waited_for else 0

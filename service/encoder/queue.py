@@ -1,0 +1,163 @@
+"""The encoder's queue: admission by cost, inputs to prepare, inputs ready for the model. Thread-safe; knows nothing of the model.
+
+Three kinds of thread meet here: the event loop admits and discards, the pool takes what is to be prepared and brings it
+back ready, the model thread takes batches. One condition guards everything and is never held while work is done.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from indexer.encoder import Lane
+from model.inputs import Prepared
+from service.encoder.lanes import Entry, Lanes
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSettings:
+    """Costs are tower positions: image patches plus text tokens (`Prepared.cost`)."""
+
+    max_search_cost: int = 32_768
+    max_bulk_cost: int = 65_536
+    max_batch_cost: int = 2_048
+    searches_per_bulk: int = 4
+    max_wait_s: float = 0.0  # how long a batch that is not full waits for inputs that are being prepared
+
+    def bound(self, lane: Lane) -> int:
+        return self.max_search_cost if lane is Lane.SEARCH else self.max_bulk_cost
+
+
+class Queue:
+    """Bounded by cost per lane, from admission until an input is in a batch.
+
+    A call larger than its lane's whole bound is admitted when the lane is empty, else it could never be answered; the
+    bounds on a request (`max_inputs_per_call`, `max_body_bytes`) keep that finite.
+    """
+
+    def __init__(self, settings: QueueSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._raw = Lanes(settings.searches_per_bulk)
+        self._ready = Lanes(settings.searches_per_bulk)
+        self._open: set[Entry] = set()  # admitted and not yet in a batch
+        self._taken: list[Entry] = []  # the batch that the model works on
+        self._held = dict.fromkeys(Lane, 0)
+        self._draining = False
+        self._closed = False
+
+    def held(self, lane: Lane) -> int:
+        return self._held[lane]
+
+    @property
+    def refuses(self) -> bool:
+        """Draining or closed: nothing is admitted any more."""
+        return self._draining or self._closed
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def admit(self, lane: Lane, entries: Sequence[Entry]) -> int:
+        """All of a call's entries or none. 0 when admitted, else the cost that has to go before the call fits."""
+        cost = sum(entry.cost for entry in entries)
+        with self._changed:
+            over = self._held[lane] + cost - self._settings.bound(lane)
+            if over > 0 and self._held[lane] > 0:
+                return min(over, self._held[lane])
+            for entry in entries:
+                self._hold(entry)
+                self._raw.append(entry)
+            return 0
+
+    def discard(self, entries: Sequence[Entry]) -> None:
+        """The caller has gone or has its answer: whatever still waits is dropped when its turn comes, and costs nothing now."""
+        with self._changed:
+            for entry in entries:
+                entry.gone = True
+                if entry in self._open:  # one that is in a batch keeps its pixels: the model is at them
+                    entry.prepared = None
+                self._release(entry)
+            self._changed.notify_all()
+
+    def next_to_prepare(self) -> Entry | None:
+        with self._changed:
+            lane = self._raw.turn()
+            taken = self._raw.take(lane, budget=0) if lane else []  # budget 0: one at a time
+            return taken[0] if taken else None
+
+    def ready(self, entry: Entry, prepared: Prepared) -> None:
+        with self._changed:
+            if entry.gone or self._closed:
+                return
+            self._release(entry)
+            entry.prepared, entry.cost, entry.ready_at = prepared, prepared.cost, self._clock()
+            self._hold(entry)
+            self._ready.append(entry)
+            self._changed.notify_all()
+
+    def retry_alone(self, batch: Sequence[Entry]) -> None:
+        """A batch that failed: back to the head of its lane, each entry to be a batch of its own."""
+        with self._changed:
+            back = [] if self._closed else [entry for entry in batch if not entry.gone]
+            for entry in back:
+                entry.alone = True
+                self._hold(entry)
+            self._ready.put_back(back)
+
+    def next_batch(self) -> list[Entry]:
+        """Blocks until there is a batch; empty when drained or closed: the model thread ends."""
+        with self._changed:
+            self._taken = []
+            while not self._closed:
+                lane = self._ready.turn()
+                if lane is None:
+                    if self._draining and not self._open:
+                        break
+                    self._changed.wait()
+                elif batch := self._fill(lane):
+                    for entry in batch:
+                        self._release(entry)
+                    self._taken = batch
+                    return batch
+        return []
+
+    def drain(self) -> None:
+        with self._changed:
+            self._draining = True
+            self._changed.notify_all()
+
+    def close(self) -> list[Entry]:
+        """Ends everything. Returns what has no answer yet, the batch in the model included, for the caller to answer."""
+        with self._changed:
+            self._closed = True
+            left = [*self._taken, *self._open]
+            for entry in left:
+                self._release(entry)
+            self._changed.notify_all()
+            return left
+
+    def _fill(self, lane: Lane) -> list[Entry]:
+        """A full batch at once; a smaller one after `max_wait_s` if more is being prepared, else at once too."""
+        until = self._clock() + self._settings.max_wait_s
+        while not self._ready.reaches(lane, self._settings.max_batch_cost) and self._preparing(lane) and not self.refuses:
+            if (left_s := until - self._clock()) <= 0:
+                break
+            self._changed.wait(left_s)
+        return self._ready.take(lane, self._settings.max_batch_cost)
+
+    def _preparing(self, lane: Lane) -> bool:
+        return any(entry.prepared is None for entry in self._open if entry.lane is lane)
+
+    def _hold(self, entry: Entry) -> None:
+        entry.held = entry.cost
+        self._held[entry.lane] += entry.held
+        self._open.add(entry)
+
+    def _release(self, entry: Entry) -> None:
+        self._held[entry.lane] -= entry.held
+        entry.held = 0
+        self._open.discard(entry)

@@ -1,0 +1,94 @@
+"""Every setting as a command-line flag, made from `Settings` itself, so that the two cannot come apart.
+
+`RET2_MAX_BODY_BYTES` is `--max-body-bytes`. A flag wins over its variable. Secrets have no flag: other users of the
+machine can read a command line.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import typer
+from pydantic import SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+
+from model.errors import InvalidInput
+from service.settings import Settings
+
+
+def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
+    """A typer command with one option per setting, out of a function that takes the settings."""
+
+    @functools.wraps(command)
+    def run(**flags: Any) -> None:
+        command(settings_from({name: value for name, value in flags.items() if value is not None}))
+
+    parameters = [_parameter(name, field) for name, field in Settings.model_fields.items() if not _is_secret(field)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {}
+    return run
+
+
+def settings_from(flags: dict[str, Any]) -> Settings:
+    """Flags over environment over defaults. Raises `InvalidInput` naming each wrong setting, never a secret's value."""
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        raise InvalidInput("; ".join(_complaint(one) for one in error.errors(include_url=False))) from None
+
+
+def variable(name: str) -> str:
+    return f"RET2_{name.upper()}"
+
+
+def flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def settings_table() -> str:
+    """The table of docs/settings.md; a test compares the two."""
+    rows = ["| variable | flag | default | |", "|---|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        shown_flag = "" if _is_secret(field) else f"`{flag(name)}`"
+        text = str(field.description).replace("|", "\\|")
+        rows.append(f"| `{variable(name)}` | {shown_flag} | {shown_default(field)} | {text} |")
+    return "\n".join(rows) + "\n"
+
+
+def shown_default(field: FieldInfo) -> str:
+    if isinstance(field.default, bool):
+        return str(field.default).lower()
+    return "unset" if field.default is None else str(field.default)
+
+
+def _complaint(error: Any) -> str:
+    name = ".".join(map(str, error["loc"]))
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{variable(name)}: {message}" if name else message
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    kind = _plain(field.annotation)
+    declared = f"{flag(name)}/--no-{flag(name)[2:]}" if kind is bool else flag(name)
+    text = f"{field.description} (default: {shown_default(field)})"
+    option = typer.Option(declared, help=text, show_default=False)
+    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _plain(annotation: Any) -> type:
+    """The type without its bounds and its None: `Annotated[int, gt=0] | None` is an int."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = next(one for one in get_args(annotation) if one is not types.NoneType)
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    assert isinstance(annotation, type)
+    return annotation
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    return _plain(field.annotation) is SecretStr

@@ -1,0 +1,38 @@
+"""From what was sent to what the model takes: images decoded from base64 or fetched, every check that needs no model."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from model.errors import InvalidInput, TooLarge
+from model.inputs import Input, Limits
+from service import images
+from service.schemas import ImageField
+
+
+class ImageFetcher(Protocol):
+    async def fetch(self, url: str) -> bytes: ...
+
+
+async def read(text: str | None, image: ImageField | None, limits: Limits, fetcher: ImageFetcher | None) -> Input:
+    """Raises `InvalidInput`, `TooLarge`, or what fetching raises. Without a fetcher, URLs are refused."""
+    check_text(text, limits)
+    if image is None:
+        return Input(text or None)
+    source = images.source(image, limits)
+    if isinstance(source, str):
+        if fetcher is None:
+            raise InvalidInput("this service fetches no URLs: send the image as base64", field="image")
+        source = await fetcher.fetch(source)
+        images.check(source, limits)
+    return Input(text or None, source)
+
+
+def check_text(text: str | None, limits: Limits) -> None:
+    if text is not None and len(text) > limits.max_text_chars:
+        raise TooLarge(
+            f"text has {len(text)} characters, limit is {limits.max_text_chars}",
+            field="text",
+            value=len(text),
+            limit=limits.max_text_chars,
+        )

@@ -1,0 +1,180 @@
+"""`ret2 model`, `ret2 train` and `ret2 eval`: the commands around a checkpoint. They import torch when they run, so that others start without it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from model.errors import InvalidInput
+from model.evaluate import KS, Carries, Item, Recall, Search, corpus, exact_search, nine, questions, recall
+from model.inputs import Float32, Input, Limits, Role
+from service.client import Client
+
+if TYPE_CHECKING:
+    from model.retriever import Retriever
+
+model_app = typer.Typer(no_args_is_help=True, help="Checkpoints: verify one against its golden outputs.")
+eval_app = typer.Typer(no_args_is_help=True, help="Benchmarks: how well a model retrieves.")
+ABLATIONS = Path(__file__).parent.parent / "benchmarks" / "ablations"
+_BATCH = 64
+_CONNECTIONS = 8
+
+Recalls = Mapping[str, Recall]  # by part of atlas
+
+
+@model_app.command()
+def verify(folder: Annotated[Path, typer.Argument(help="config.json, model.safetensors and golden.safetensors")]) -> None:
+    """Compare a checkpoint with the golden outputs beside it; exit 1 when any differs by more than 1e-5."""
+    from model.verify import TOLERANCE
+    from model.verify import verify as compare
+
+    table = Table("output", "shape", "largest difference", f"≤ {TOLERANCE:g}")
+    differences = compare(folder)
+    for item in differences:
+        table.add_row(item.output, str(item.shape), f"{item.largest:.2e}", "yes" if item.passed else "NO")
+    Console().print(table)
+    if not all(item.passed for item in differences):
+        raise typer.Exit(1)
+
+
+def train(
+    output: Annotated[Path, typer.Option(help="folder of the run; an unfinished one is continued")] = Path("runs/ret2-atlas"),
+    variant: Annotated[str, typer.Option(help="ret2-atlas, or an ablation: last-layer, sum")] = "ret2-atlas",
+    steps: Annotated[int | None, typer.Option(min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2)] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="start again, even if the folder has an unfinished run")] = False,
+) -> None:
+    """Train the cell and adapters of ret2-atlas on its training split. Stop and repeat the command at will: it goes on."""
+    from model.train import TrainSettings
+    from model.train_atlas import VARIANTS, train_atlas
+
+    if variant not in VARIANTS:
+        raise InvalidInput(f"variant is {variant!r}, known are {', '.join(VARIANTS)}", field="variant", value=variant)
+    given = {"steps": steps, "batch_size": batch_size, "seed": seed}
+    settings = replace(TrainSettings(), **{key: value for key, value in given.items() if value is not None})
+    with _progress() as progress:
+        tasks = {}
+
+        def report(stage: str, done: int, of: int) -> None:
+            if stage.startswith("validation"):
+                progress.console.print(f"step {done}: {stage}")
+                return
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=of)
+            progress.update(tasks[stage], completed=done)
+
+        outcome = train_atlas(VARIANTS[variant], settings, output, resume=not fresh, report=report)
+    Console().print(f"{outcome.steps} steps, best validation recall@1 {outcome.best_recall:.3f}, checkpoint in {outcome.folder}")
+
+
+@eval_app.command()
+def atlas(
+    model: Annotated[str, typer.Option(help="bundled, a checkpoint folder, or hub:ORG/NAME@COMMIT")] = "bundled",
+    url: Annotated[str | None, typer.Option(help="measure through /search of this server instead of in process")] = None,
+    ablations: Annotated[bool, typer.Option(help="also the table of ablations (in process only)")] = True,
+) -> None:
+    """Recall on the bundled benchmark: held-out (subject, question) pairs, pictures by an artist never trained on."""
+    from model.atlas import Atlas
+
+    data, console = Atlas.read(), Console()
+    if url:
+        with Client(url) as client, _progress() as progress:
+            results = nine(data, lambda carries, items: _http_searcher(client, carries, items, progress))
+        console.print(_nine_table(results, f"through {url}/search"))
+        return
+    from model.retriever import Retriever
+
+    with _progress() as progress:
+        ours = _Embedder(Retriever.load(model), progress)
+        console.print(_nine_table(nine(data, lambda _, items: ours.searcher(items)), f"{model}, in process"))
+        if not ablations:
+            return
+        items = corpus(data, Carries.BOTH)
+        search = ours.searcher(items)
+        both = questions(data, Carries.BOTH, Carries.BOTH)
+        rows = {"multi-layer recurrence (ours)": recall(both, items, search)}
+        for name, label in (("last-layer", "last layer only"), ("sum", "sum of projected vectors")):
+            rows[label] = recall(both, items, _Embedder(Retriever.load(str(ABLATIONS / name)), progress).searcher(items))
+        rows["ours, question alone"] = recall([replace(q, content=replace(q.content, image=None)) for q in both], items, search)
+        rows["ours, picture alone"] = recall([replace(q, content=replace(q.content, text=None)) for q in both], items, search)
+    console.print(_ablation_table(rows))
+
+
+class _Embedder:
+    """A model in process as a `Search`."""
+
+    def __init__(self, retriever: Retriever, progress: Progress) -> None:
+        self._retriever, self._progress = retriever, progress
+
+    def searcher(self, items: Sequence[Item]) -> Search:
+        documents = self._embed([item.content for item in items], Role.DOCUMENT)
+        return exact_search(lambda inputs: self._embed(inputs, Role.QUERY), documents, [item.id for item in items])
+
+    def _embed(self, inputs: Sequence[Input], role: Role) -> Float32:
+        parts = []
+        for start in self._progress.track(range(0, len(inputs), _BATCH), description=f"embed {len(inputs)} {role}"):
+            batch = [self._retriever.prepare(item, role, Limits()) for item in inputs[start : start + _BATCH]]
+            parts.append(self._retriever.encode(batch))
+        return np.concatenate(parts)
+
+
+def _http_searcher(client: Client, carries: Carries, items: Sequence[Item], progress: Progress) -> Search:
+    """The corpus in a collection of its own on the server; already complete ones are used as they are."""
+    name = f"atlas-eval-{carries.value.replace('+', '-')}"
+    client.create_collection(name)
+    documents = [{"id": item.id, "text": item.content.text, "image": item.content.image} for item in items]
+    task = progress.add_task(f"load {len(items)} {carries} documents", total=len(items))
+    client.load(name, documents, on_progress=lambda done: progress.update(task, completed=done))
+
+    def search(inputs: Sequence[Input]) -> list[list[str]]:
+        def one(query: Input) -> list[str]:
+            return [hit.id for hit in client.search(name, text=query.text, image=query.image, limit=max(KS)).hits]
+
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            return list(progress.track(pool.map(one, inputs), total=len(inputs), description=f"search {carries}"))
+
+    return search
+
+
+def _nine_table(results: Mapping[tuple[Carries, Carries], Recalls], title: str) -> Table:
+    table = _table(title, "query", "document")
+    for (query, document), recalls in sorted(results.items()):
+        table.add_row(query.value, document.value, *_cells(recalls))
+    return table
+
+
+def _ablation_table(rows: Mapping[str, Recalls]) -> Table:
+    table = _table("text+image → text+image", "model")
+    for label, recalls in rows.items():
+        table.add_row(label, *_cells(recalls))
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(*columns, title=title)
+    for part in ("flags", "emoji"):
+        for heading in (*(f"{part} R@{k}" for k in KS), "n"):
+            table.add_column(heading, justify="right")
+    return table
+
+
+def _cells(recalls: Recalls) -> list[str]:
+    return [cell for part in ("flags", "emoji") for cell in (*(f"{value:.3f}" for value in recalls[part].at), str(recalls[part].n))]
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), transient=True
+    )
+
+

@@ -1,0 +1,344 @@
+"""What goes over the wire, as pydantic models: strict types, no unknown fields. Bounds that are settings are checked elsewhere."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+
+from model.errors import InvalidInput
+from service.errors import invalid
+
+T = TypeVar("T")
+
+COLLECTION_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
+DOCUMENT_ID = r"^[^\x00-\x1f\x7f-\x9f]{1,512}$"
+
+CollectionName = Annotated[str, StringConstraints(pattern=COLLECTION_NAME)]
+DocumentId = Annotated[str, StringConstraints(pattern=DOCUMENT_ID)]
+
+
+class Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+# --- images
+
+
+class ImageUrl(Wire):
+    """An image to be fetched. Private addresses are refused."""
+
+    url: str = Field(max_length=8192)
+
+
+class ImageBase64(Wire):
+    """An image file in base64."""
+
+    base64: str
+
+
+def _image_form(value: object) -> str | None:
+    if isinstance(value, str):
+        return "<string>"
+    keys = value if isinstance(value, dict) else vars(value) if isinstance(value, BaseModel) else {}
+    return "<url>" if "url" in keys else "<base64>" if "base64" in keys else None
+
+
+# Tags in angle brackets: `service.errors` leaves them out of the field's path.
+ImageField = Annotated[
+    Annotated[ImageUrl, Tag("<url>")] | Annotated[ImageBase64, Tag("<base64>")] | Annotated[str, Tag("<string>")],
+    Discriminator(
+        _image_form,
+        custom_error_type="image_form",
+        custom_error_message='an image is {{"url": …}}, {{"base64": …}}, a data URI or an http(s) URL',
+    ),
+]
+
+
+# --- inputs
+
+
+class InputIn(Wire):
+    """Text, an image, or both."""
+
+    text: str | None = None
+    image: ImageField | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> InputIn:
+        if not self.text and self.image is None:
+            raise ValueError("neither text nor image: at least one is needed")
+        return self
+
+
+class DocumentIn(InputIn):
+    """A document to index. Without an id it gets one that derives from its content."""
+
+    id: DocumentId | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class QueryIn(Wire):
+    """Text, an image, or both; or the id of a document, to find what is like it."""
+
+    text: str | None = None
+    image: ImageField | None = None
+    instruction: str | None = Field(None, description="put before the text; unset: the collection's own")
+    document_id: DocumentId | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> QueryIn:
+        if self.document_id is not None and (self.text or self.image is not None or self.instruction):
+            raise ValueError("document_id goes alone: its stored embedding is the query")
+        if self.document_id is None and not self.text and self.image is None:
+            raise ValueError("neither text, image nor document_id: one is needed")
+        return self
+
+
+# --- one bad item among good ones
+
+
+def _keep_error(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return validate(value)
+    except ValidationError as error:
+        return invalid(error.errors(include_url=False))
+
+
+# An item that is wrong becomes its own `InvalidInput` and leaves the request standing (promise 2). Read it with `checked`.
+Lenient = WrapValidator(_keep_error)
+
+
+def checked(item: T) -> T | InvalidInput:
+    """What a `Lenient` item really is; its annotation tells OpenAPI what it should be."""
+    return cast("T | InvalidInput", item)
+
+
+# --- search
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+class SearchIn(Wire):
+    collection: CollectionName
+    query: QueryIn
+    limit: int = Field(10, ge=1, le=1000)
+    offset: int = Field(0, ge=0, le=10_000)
+    filter: dict[str, Any] | None = Field(None, description="a condition on metadata, such as {field, equals}; all, any, not")
+    score_threshold: Annotated[float, AfterValidator(_finite)] | None = None
+    with_vector: bool = False
+
+
+class SearchBatchIn(Wire):
+    searches: list[Annotated[SearchIn, Lenient]] = Field(min_length=1)
+
+
+class ErrorOut(BaseModel):
+    code: str
+    detail: str
+
+
+class HitOut(BaseModel):
+    id: str
+    score: float
+    text: str | None
+    image_url: str | None
+    metadata: dict[str, Any]
+    vector: list[float] | None = None
+
+
+class TimingsOut(BaseModel):
+    decode_ms: float
+    queue_ms: float
+    encode_ms: float
+    store_ms: float
+    total_ms: float
+
+
+class SearchOut(BaseModel):
+    hits: list[HitOut]
+    timings: TimingsOut
+
+
+class SearchErrorOut(BaseModel):
+    error: ErrorOut
+
+
+class SearchBatchOut(BaseModel):
+    results: list[SearchOut | SearchErrorOut]
+
+
+# --- encode
+
+
+class EncodeIn(Wire):
+    role: Literal["query", "document"]
+    inputs: list[Annotated[InputIn, Lenient]] = Field(min_length=1)
+
+
+class EmbeddingOut(BaseModel):
+    embedding: list[float]
+    dropped_tokens: int | None = None
+
+
+class EncodeErrorOut(BaseModel):
+    error: ErrorOut
+
+
+class EncodeOut(BaseModel):
+    model: str
+    dimensions: int
+    results: list[EmbeddingOut | EncodeErrorOut]
+
+
+# --- collections, documents, jobs
+
+
+class CollectionIn(Wire):
+    instruction: str | None = Field(None, max_length=2000, description="put before the text of queries that bring none")
+
+
+class CollectionOut(BaseModel):
+    name: str
+    documents: int
+    model: str
+    fingerprint: str
+    dimensions: int
+    instruction: str | None
+    created_at: float
+    compatible: bool = Field(description="filled by the model that runs now; else searches and writes are refused")
+
+
+class CollectionsOut(BaseModel):
+    collections: list[CollectionOut]
+
+
+class DocumentsIn(Wire):
+    documents: list[Annotated[DocumentIn, Lenient]]
+
+
+class DeleteIn(Wire):
+    ids: list[DocumentId] = Field(min_length=1, max_length=10_000)
+
+
+class DocumentOut(BaseModel):
+    id: str
+    text: str | None
+    image_url: str | None
+    metadata: dict[str, Any]
+    vector: list[float] | None = None
+
+
+class JobOut(BaseModel):
+    id: str
+    collection: str
+    kind: str
+    state: str
+    accepted: int
+    indexed: int
+    skipped: int
+    failed: int
+    created_at: float
+    updated_at: float
+    waiting_on: str | None
+
+
+class RejectedOut(BaseModel):
+    position: int
+    id: str | None
+    code: str
+    detail: str
+
+
+class ResultOut(BaseModel):
+    id: str
+    status: Literal["indexed", "skipped", "failed"]
+    error: ErrorOut | None = None
+
+
+class AcceptedOut(BaseModel):
+    job: JobOut
+    rejected: list[RejectedOut]
+    results: list[ResultOut] | None = None
+
+
+class DeletedOut(BaseModel):
+    job: JobOut
+
+
+class JobsOut(BaseModel):
+    jobs: list[JobOut]
+
+
+class FailureOut(BaseModel):
+    position: int
+    id: str
+    code: str
+    detail: str
+
+
+class FailuresOut(BaseModel):
+    failures: list[FailureOut]
+
+
+# --- operations
+
+
+class LiveOut(BaseModel):
+    alive: bool
+    parts: dict[str, bool]
+
+
+class ReadyOut(BaseModel):
+    ready: bool
+    checks: dict[str, str] = Field(description="`ok`, or what is wrong")
+
+
+class ModelOut(BaseModel):
+    name: str
+    fingerprint: str
+    dimensions: int
+    max_text_tokens: int
+    image_size_px: int
+
+
+class InfoOut(BaseModel):
+    version: str
+    model: ModelOut
+    limits: dict[str, int]
+
+
+class Problem(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[dict[str, Any]] | None = None
+
+
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """For bodies that FastAPI does not read: the schema, its parts by reference to models that other routes declare."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    return schema

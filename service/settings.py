@@ -1,0 +1,134 @@
+"""Every setting and every bound (promise 5), from `RET2_…` environment variables. What is not built yet is refused, not ignored."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from indexer.settings import FetchSettings, IndexerSettings
+from model.inputs import Limits
+from service.encoder.queue import QueueSettings
+
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+MIB = 2**20
+
+
+class Settings(BaseSettings):
+    """Read once per process, by whoever assembles it. A size in bytes, a time in seconds, a cost in tower positions."""
+
+    model_config = SettingsConfigDict(env_prefix="RET2_", extra="forbid", frozen=True)
+
+    # --- where
+    host: str = Field("127.0.0.1", description="address to listen on; other than loopback it needs API keys")
+    port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    data_dir: Path = Field(Path("~/.local/share/ret2"), description="folder of the embedded mode: index, ledger, images")
+    model: str = Field("bundled", description="checkpoint folder, `bundled`, or `hub:ORG/NAME@COMMIT`")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:N or mps")
+    threads: Positive | None = Field(None, description="CPU threads of the model; unset: torch decides")
+    log_level: str = Field("info", pattern="(?i)^(debug|info|warning|error)$", description="debug, info, warning or error")
+
+    # --- who
+    api_keys_file: Path | None = Field(None, description="file with one API key per line; unset: no keys")
+    allow_anonymous: bool = Field(False, description="allow listening on other than loopback without API keys")
+
+    # --- many machines, not yet supported
+    qdrant_url: str | None = Field(None, description="Qdrant server; unset: embedded Qdrant Edge (a server is not supported yet)")
+    database_url: SecretStr | None = Field(None, description="PostgreSQL; unset: SQLite in data_dir (a server is not supported yet)")
+    blobs_url: str | None = Field(None, description="object storage; unset: data_dir (another place is not supported yet)")
+    encoder_url: str | None = Field(None, description="encoder service; unset: in process (a remote one is not supported yet)")
+
+    # --- bounds on a request
+    max_body_bytes: Positive = Field(64 * MIB, description="one request body")
+    max_stream_bytes: Positive = Field(4096 * MIB, description="one NDJSON stream of documents")
+    max_image_bytes: Positive = Field(20 * MIB, description="one image file")
+    max_image_px: Positive = Field(50_000_000, description="width times height of one image")
+    max_text_chars: Positive = Field(100_000, description="one text; over the model's token limit it is truncated")
+    max_metadata_bytes: Positive = Field(64 * 1024, description="one document's metadata as JSON")
+    max_metadata_depth: Positive = Field(8, description="nesting of one document's metadata")
+    max_documents_per_call: Positive = Field(10_000, description="documents of one JSON call; an NDJSON stream has no such limit")
+    max_inputs_per_call: Positive = Field(256, description="inputs of one /encode or /v1/embeddings call")
+    max_searches_per_call: Positive = Field(64, description="searches of one /search/batch call")
+    max_requests_in_flight: Positive = Field(256, description="requests being answered at once; probes are not counted")
+
+    # --- bounds on what waits for the model
+    max_search_queue_cost: Positive = Field(32_768, description="waiting search inputs: image patches plus text tokens")
+    max_bulk_queue_cost: Positive = Field(65_536, description="waiting document inputs: image patches plus text tokens")
+    max_batch_cost: Positive = Field(2_048, description="one forward: image patches plus text tokens")
+    max_batch_wait_ms: float = Field(0.0, ge=0, le=1000, description="how long a batch waits for inputs being prepared")
+    searches_per_bulk: Positive = Field(4, description="search batches in a row before a waiting bulk batch has its turn")
+    prepare_threads: Positive | None = Field(None, description="threads that decode and tokenise; unset: one per core, 2 to 8")
+
+    # --- bounds on time
+    request_timeout_s: Seconds = Field(30.0, description="one search or encode call, waiting included")
+    wait_timeout_s: Seconds = Field(60.0, description="`?wait=true` before the answer is 202 and the job goes on")
+    ready_max_age_s: Seconds = Field(30.0, description="age of the last good forward before /readyz runs one itself")
+    stuck_after_s: Seconds = Field(120.0, description="a forward longer than this turns /livez")
+    grace_s: Seconds = Field(25.0, description="from SIGTERM to exit; Kubernetes kills after 30 by default")
+
+    # --- bounds on fetching and indexing
+    fetch_timeout_s: Seconds = Field(10.0, description="fetching one URL, redirects included")
+    fetch_max_redirects: int = Field(3, ge=0, description="redirects of one URL")
+    fetch_allow_private: bool = Field(False, description="allow URLs with private and loopback addresses: for tests and closed networks")
+    index_batch_documents: Annotated[int, Field(gt=0, le=256)] = Field(64, description="documents of one encoder call and one upsert")
+    index_max_attempts: Positive = Field(8, description="attempts at a batch before its documents are failures")
+    index_concurrency: Positive = Field(2, description="batches a worker has in flight")
+
+    @model_validator(mode="after")
+    def _only_what_is_built(self) -> Self:
+        for name in ("qdrant_url", "database_url", "blobs_url", "encoder_url"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"RET2_{name.upper()} is set, but this version runs on one machine only; unset it")
+        return self
+
+    @model_validator(mode="after")
+    def _not_open_by_accident(self) -> Self:
+        if not (_is_loopback(self.host) or self.api_keys_file or self.allow_anonymous):
+            raise ValueError(
+                f"RET2_HOST={self.host} can be reached from other machines and there are no API keys; "
+                "set RET2_API_KEYS_FILE, or RET2_ALLOW_ANONYMOUS=true if the network keeps strangers out"
+            )
+        return self
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.max_text_chars, self.max_image_bytes, self.max_image_px)
+
+    @property
+    def queue(self) -> QueueSettings:
+        return QueueSettings(
+            max_search_cost=self.max_search_queue_cost,
+            max_bulk_cost=self.max_bulk_queue_cost,
+            max_batch_cost=self.max_batch_cost,
+            searches_per_bulk=self.searches_per_bulk,
+            max_wait_s=self.max_batch_wait_ms / 1e3,
+        )
+
+    @property
+    def prepares(self) -> int:
+        # Two at least: a large image must not keep a short text from being tokenised.
+        return self.prepare_threads or max(2, min(8, os.cpu_count() or 2))
+
+    @property
+    def fetch(self) -> FetchSettings:
+        return FetchSettings(self.max_image_bytes, self.fetch_timeout_s, self.fetch_max_redirects, self.fetch_allow_private)
+
+    @property
+    def indexer(self) -> IndexerSettings:
+        return IndexerSettings(
+            batch_documents=self.index_batch_documents, max_attempts=self.index_max_attempts, concurrency=self.index_concurrency
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,70 @@
+"""How the command line shows hits, jobs, collections, failures and progress. Text of others is never read as markup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from indexer.records import Job
+from service.client import Collection, SearchResult
+
+Failed = tuple[str, str, str]  # which document, code, why
+
+_SHOWN_FAILURES = 50
+_SHOWN_CHARS = 100  # of a text in a cell
+
+
+def hits_table(result: SearchResult) -> Table:
+    table = Table("", "score", "id", "text", "metadata")
+    for rank, hit in enumerate(result.hits, 1):
+        metadata = ", ".join(f"{name}={value}" for name, value in hit.metadata.items())
+        _row(table, str(rank), f"{hit.score:.3f}", hit.id, short(hit.text or "(a picture alone)"), short(metadata))
+    return table
+
+
+def timings_line(result: SearchResult) -> str:
+    t = result.timings
+    parts = f"decode {t.decode_ms:.1f}, queue {t.queue_ms:.1f}, encode {t.encode_ms:.1f}, store {t.store_ms:.1f}"
+    return f"{len(result.hits)} hits in {t.total_ms:.1f} ms ({parts})"
+
+
+def collections_table(collections: Iterable[Collection]) -> Table:
+    table = Table("collection", "documents", "model", "dimensions", "usable")
+    for one in collections:
+        usable = "yes" if one.compatible else "no: filled by another model"
+        _row(table, one.name, f"{one.documents:,}", one.model, str(one.dimensions), usable)
+    return table
+
+
+def jobs_table(jobs: Iterable[Job]) -> Table:
+    table = Table("job", "collection", "kind", "state", "accepted", "indexed", "unchanged", "failed", "waiting on")
+    for job in jobs:
+        counts = (str(count) for count in (job.accepted, job.indexed, job.skipped, job.failed))
+        _row(table, job.id, job.collection, job.kind, job.state, *counts, job.waiting_on or "")
+    return table
+
+
+def failures_table(failures: Sequence[Failed]) -> Table:
+    table = Table("document", "code", "why", title=f"{len(failures)} failed", title_justify="left")
+    for failed in failures[:_SHOWN_FAILURES]:
+        _row(table, *failed)
+    if len(failures) > _SHOWN_FAILURES:
+        _row(table, f"… and {len(failures) - _SHOWN_FAILURES} more", "", "")
+    return table
+
+
+def progress_bar() -> Progress:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description}", markup=False), *columns)
+
+
+def short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN_CHARS else line[: _SHOWN_CHARS - 1] + "…"
+
+
+def _row(table: Table, *cells: str) -> None:
+    table.add_row(*map(Text, cells))

@@ -1,0 +1,70 @@
+"""JSON in and out by orjson: NaN and Infinity are refused on the way in. And work that ends when nobody waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import Request
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from model.errors import DependencyUnavailable
+
+T = TypeVar("T")
+
+
+class StrictRequest(Request):
+    """Python's own parser takes NaN and Infinity, which are no JSON and which no store or filter can use."""
+
+    async def json(self) -> Any:
+        if not hasattr(self, "_strict_json"):
+            self._strict_json = orjson.loads(await self.body())
+        return self._strict_json
+
+
+class StrictRoute(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handle(StrictRequest(request.scope, request.receive))
+
+        return strict
+
+
+class Json(Response):
+    """An answer that is plain data already; numpy vectors are written as they are."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+async def answer_within(request: Request, work: Awaitable[T], timeout_s: float) -> T:
+    """The result of `work`, which is cancelled when the caller hangs up or the time is over.
+
+    The body must have been read: only then does `receive` speak of the caller's leaving.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if gone.done():
+            raise ClientDisconnect
+        raise DependencyUnavailable(f"no answer within {timeout_s:g} s", limit=timeout_s)
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,65 @@
+"""Real processes: `ret2 serve` with the bundled model on a free port, over a folder that outlives it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.client import Client
+
+
+class Process:
+    """One `ret2 serve`; started again it finds its data and its address as they were."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data_dir = folder / "data"
+        self.log = folder / "serve.log"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Client:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RET2_")}
+        command = [sys.executable, "-m", "service", "serve", f"--port={self.port}", f"--data-dir={self.data_dir}"]
+        with self.log.open("ab") as log:
+            self._child = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
+            )
+        client = Client(self.url)
+        deadline = time.monotonic() + 90
+        while not client.ready():
+            assert self._child.poll() is None, f"ended with {self._child.returncode}:\n{self.tail()}"
+            assert time.monotonic() < deadline, f"not ready after 90 s:\n{self.tail()}"
+            time.sleep(0.05)
+        return client
+
+    def send(self, number: signal.Signals) -> int:
+        """The exit status after a signal."""
+        assert self._child is not None
+        self._child.send_signal(number)
+        return self._child.wait(60)
+
+    def tail(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-40:])
+
+    def end(self) -> None:
+        if self._child is not None and self._child.poll() is None:
+            self._child.kill()
+            self._child.wait()
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Process]:
+    process = Process(tmp_path)
+    yield process
+    process.end()

@@ -1,0 +1,103 @@
+"""What was accepted survives `kill -9`, and is there once (promise 3); SIGTERM ends a service in order."""
+
+import signal
+import time
+from itertools import islice
+from typing import Any
+
+import pytest
+
+from indexer.records import JobState
+from model.atlas import Atlas
+from service.client import Client
+from service.demo import atlas_documents
+
+pytestmark = pytest.mark.timeout(300)
+PART = 600  # documents of atlas: several batches, some ten seconds of encoding
+
+
+@pytest.fixture(scope="module")
+def documents() -> list[dict[str, Any]]:
+    return list(islice(atlas_documents(Atlas.read()), PART))
+
+
+def found_ids(client: Client) -> list[str]:
+    """Every id that searching can reach, once for each time it is found."""
+    hits = client.search("atlas", text="country", limit=1000).hits
+    return [hit.id for hit in hits]
+
+
+def wait_for(client: Client, documents: int) -> None:
+    """Until so many are indexed; fails when the moment was missed and there is no half-way to kill at."""
+    while (found := client.collection("atlas").documents) < documents:
+        time.sleep(0.02)
+    assert found < PART
+
+
+def test_kill_9_half_way_through_a_load(serve: Any, documents: list[dict[str, Any]]) -> None:
+    client = serve.start()
+    client.create_collection("atlas")
+    posted = client.post_documents("atlas", documents, max_documents=200)
+    jobs = [one.job.id for one in posted if one.job is not None]
+    assert [one.rejected for one in posted] == [()] * 3
+
+    wait_for(client, PART // 3)
+    serve.send(signal.SIGKILL)
+    client = serve.start()
+    done = [client.wait_job(job) for job in jobs]
+
+    assert [job.state for job in done] == [JobState.SUCCEEDED] * 3
+    assert sum(job.indexed + job.skipped for job in done) == PART
+    assert client.collection("atlas").documents == PART
+    assert sorted(found_ids(client)) == sorted(document["id"] for document in documents)
+
+
+def test_kill_9_again_and_again(serve: Any, documents: list[dict[str, Any]]) -> None:
+    client = serve.start()
+    client.create_collection("atlas")
+    (posted,) = client.post_documents("atlas", documents, max_documents=PART)
+    assert posted.job is not None
+    for share in (0.1, 0.4, 0.7):
+        wait_for(client, int(PART * share))
+        serve.send(signal.SIGKILL)
+        client = serve.start()
+    assert client.wait_job(posted.job.id).state is JobState.SUCCEEDED
+    assert sorted(found_ids(client)) == sorted(document["id"] for document in documents)
+
+
+def test_a_post_repeated_after_kill_9_doubles_nothing(serve: Any, documents: list[dict[str, Any]]) -> None:
+    """The client never learnt that its request arrived: with the same key it gets the same job again."""
+    few = documents[:100]
+    client = serve.start()
+    client.create_collection("atlas")
+    (first,) = client.post_documents("atlas", few, idempotency_key="once")
+    serve.send(signal.SIGKILL)
+    client = serve.start()
+    (second,) = client.post_documents("atlas", few, idempotency_key="once")
+    assert first.job is not None
+    assert second.job is not None
+    assert second.job.id == first.job.id
+    assert client.wait_job(first.job.id).state is JobState.SUCCEEDED
+    assert len(client.jobs()) == 1
+    assert client.collection("atlas").documents == 100
+
+
+def test_sigterm_exits_0_and_keeps_what_was_accepted(serve: Any, documents: list[dict[str, Any]]) -> None:
+    client = serve.start()
+    client.create_collection("atlas")
+    (posted,) = client.post_documents("atlas", documents[:200])
+    assert serve.send(signal.SIGTERM) == 0, serve.tail()
+    client = serve.start()
+    assert posted.job is not None
+    assert client.wait_job(posted.job.id).state is JobState.SUCCEEDED
+    assert client.collection("atlas").documents == 200
+    assert serve.send(signal.SIGTERM) == 0, serve.tail()
+
+
+def test_the_same_load_again_embeds_nothing(serve: Any, documents: list[dict[str, Any]]) -> None:
+    client = serve.start()
+    client.create_collection("atlas")
+    assert client.load("atlas", documents[:100]).indexed == 100
+    again = client.load("atlas", documents[:100])
+    assert (again.indexed, again.skipped, again.left) == (0, 100, 0)
+    assert client.collection("atlas").documents == 100

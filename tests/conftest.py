@@ -1,0 +1,143 @@
+"""Fakes that work, shared by unit and integration tests: a model without torch whose forwards a test can hold, fail and count."""
+
+import asyncio
+import hashlib
+import io
+import os
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import structlog
+from PIL import Image
+from prometheus_client import CollectorRegistry
+
+from model.errors import InvalidInput
+from model.images import decode_image
+from model.inputs import Float32, Input, Limits, ModelInfo, Prepared, Role
+from service.encoder.batcher import Batcher
+from service.encoder.queue import QueueSettings
+from service.telemetry import Metrics
+
+D = 64
+IMAGE_COST = 16
+
+
+class FakeRuntime:
+    """Embeds a bag of words; an image is one more word. A token is a byte of the text, so a batch can be read back.
+
+    `gate` closed holds every forward inside the model thread; `batches` has those that began.
+    """
+
+    info = ModelInfo("fake", "fake-fingerprint", D, 1_000, 16)
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.batches: list[list[str]] = []
+        self.costs: list[list[int]] = []
+        self.prepared: list[str] = []
+        self.on_forward: Callable[[list[str]], Float32 | None] = lambda _texts: None
+        self.on_prepare: Callable[[Input], None] = lambda _item: None
+        self.limits = Limits()
+
+    def estimate(self, item: Input) -> int:
+        return max(1, len((item.text or "").encode()) + (IMAGE_COST if item.image is not None else 0))
+
+    def prepare(self, item: Input, role: Role) -> Prepared:
+        self.on_prepare(item)
+        self.prepared.append(item.text or "")
+        if not (item.text or "").strip() and item.image is None:
+            raise InvalidInput("neither text nor image")
+        tokens = np.frombuffer((item.text or "").encode(), np.uint8).astype(np.int64)
+        pixels = None
+        if item.image is not None:
+            image = decode_image(item.image, self.limits).resize((1, 1))
+            pixels = np.asarray(image, np.float32).transpose(2, 0, 1)
+        return Prepared(role, tokens if len(tokens) else None, pixels, max(1, len(tokens)) + (0 if pixels is None else IMAGE_COST))
+
+    def forward(self, batch: Sequence[Prepared]) -> Float32:
+        texts = [bytes([] if item.tokens is None else item.tokens.astype(np.uint8)).decode() for item in batch]
+        self.batches.append(texts)
+        self.costs.append([item.cost for item in batch])
+        assert self.gate.wait(10), "the test never opened the gate"
+        answer = self.on_forward(texts)
+        return np.stack([embed(text, item.pixels) for text, item in zip(texts, batch, strict=True)]) if answer is None else answer
+
+    async def busy_with(self, text: str) -> None:
+        await until(lambda: any(text in batch for batch in self.batches))
+
+
+def embed(text: str, pixels: Float32 | None = None) -> Float32:
+    words = text.lower().split() + ([] if pixels is None else [str(pixels.round().tolist())])
+    vector = np.zeros(D, np.float32)
+    for word in words:
+        seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
+        vector += np.random.default_rng(seed).standard_normal(D).astype(np.float32)
+    return vector / np.linalg.norm(vector)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Gives way to the other threads until `condition` holds."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def plain_logs() -> None:
+    structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()])
+
+
+@pytest.fixture
+def runtime() -> FakeRuntime:
+    return FakeRuntime()
+
+
+@pytest.fixture
+async def make_batcher(runtime: FakeRuntime) -> AsyncIterator[Callable[..., Awaitable[Batcher]]]:
+    started: list[Batcher] = []
+
+    async def make(*, start: bool = True, **options: Any) -> Batcher:
+        keywords = {key: options.pop(key) for key in ("prepare_threads", "stuck_after_s", "clock") if key in options}
+        batcher = Batcher(runtime, QueueSettings(**options), Metrics(CollectorRegistry()), **keywords)
+        if start:
+            batcher.start()
+            started.append(batcher)
+        return batcher
+
+    yield make
+    runtime.gate.set()
+    for batcher in started:
+        await batcher.stop(grace_s=5)
+
+
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
+    return until
+
+
+@pytest.fixture
+def make_image() -> Callable[..., bytes]:
+    def make(color: Any = "red", size: tuple[int, int] = (8, 8), mode: str = "RGB", format: str = "PNG", **options: Any) -> bytes:
+        file = io.BytesIO()
+        Image.new(mode, size, color).save(file, format, **options)
+        return file.getvalue()
+
+    return make
+
+
+@pytest.fixture
+def need() -> Callable[[bool, str], None]:
+    """Skips a test whose need is absent, and says which; where CI promises everything to be there, that is a failure."""
+
+    def need(present: bool, what: str) -> None:
+        if present:
+            return
+        if os.environ.get("REQUIRE_INTEGRATION") == "1":
+            pytest.fail(f"REQUIRE_INTEGRATION=1, but {what} is absent")
+        pytest.skip(f"needs {what}")
+
+    return need

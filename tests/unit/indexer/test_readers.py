@@ -1,0 +1,184 @@
+"""Documents from files: every record comes once, in order, in the wire form; a bad one harms only itself."""
+
+import base64
+import json
+import string
+import tracemalloc
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from indexer import readers
+from model.errors import InvalidInput, TooLarge
+
+PNG = b"\x89PNG\r\n\x1a\n pixels"
+PNG_BASE64 = {"base64": base64.b64encode(PNG).decode()}
+
+documents = st.fixed_dictionaries(
+    {"id": st.text(min_size=1, max_size=20), "text": st.text(max_size=50)},
+    optional={
+        "metadata": st.dictionaries(
+            st.text(string.ascii_letters, min_size=1), st.integers(-(2**31), 2**31) | st.booleans() | st.text()
+        )
+    },
+)
+
+
+def write_jsonl(path: Path, *lines: Any) -> Path:
+    path.write_bytes(b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines))
+    return path
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(docs=st.lists(documents, max_size=20), blanks=st.lists(st.integers(0, 20), max_size=5))
+def test_jsonl_gives_back_what_was_written(tmp_path: Path, docs: list[dict[str, Any]], blanks: list[int]) -> None:
+    lines: list[Any] = list(docs)
+    for place in blanks:
+        lines.insert(place, b"  ")
+    path = write_jsonl(tmp_path / "docs.jsonl", *lines)
+    assert list(readers.read(path)) == list(enumerate(docs))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(docs=st.lists(documents, min_size=1, max_size=200))
+def test_parquet_gives_back_what_was_written(tmp_path: Path, docs: list[dict[str, Any]]) -> None:
+    columns = {name: [doc.get(name) for doc in docs] for name in ("id", "text")}
+    columns["metadata"] = [json.dumps(doc["metadata"]) if "metadata" in doc else None for doc in docs]
+    path = tmp_path / "docs.parquet"
+    pq.write_table(pa.table(columns), path, row_group_size=70)
+    expected = [{k: v for k, v in doc.items() if k != "metadata" or v} for doc in docs]
+    assert list(readers.read(path)) == list(enumerate(expected))
+    assert readers.count(path) == len(docs)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(junk=st.binary(max_size=300))
+def test_junk_is_reported_and_never_raises(tmp_path: Path, junk: bytes) -> None:
+    path = tmp_path / "junk.jsonl"
+    path.write_bytes(b'{"id": "before"}\n' + junk + b'\n{"id": "after"}')
+    items = list(readers.read(path))
+    assert [position for position, _ in items] == list(range(len(items)))
+    assert items[0] == (0, {"id": "before"})
+    assert items[-1][1] == {"id": "after"}
+
+
+def test_a_bad_line_is_reported_with_its_number(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "docs.jsonl", b"\xef\xbb\xbf" + b'{"id": "a"}', b"", b"{oops", b"[1]", {"id": "b"})
+    items = dict(readers.read(path))
+    assert items[0] == {"id": "a"}
+    assert isinstance(items[1], InvalidInput)
+    assert "docs.jsonl line 3 is not JSON" in items[1].detail
+    assert isinstance(items[2], InvalidInput)
+    assert "docs.jsonl line 4 is a JSON list" in items[2].detail
+    assert items[3] == {"id": "b"}
+
+
+def test_a_line_over_the_bound_is_skipped_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "MAX_LINE_BYTES", 100)
+    path = write_jsonl(tmp_path / "d.jsonl", {"id": "a"}, {"text": "x" * 1000}, {"id": "b"}, b'"' + b"y" * 500)
+    (_, first), (_, long), (_, third), (_, last) = readers.read(path)
+    assert (first, third) == ({"id": "a"}, {"id": "b"})
+    assert isinstance(long, TooLarge)
+    assert "line 2 is over 100 bytes" in long.detail
+    assert isinstance(last, TooLarge)
+
+
+@pytest.mark.parametrize(
+    "image", ["pictures/cat.png", {"path": "pictures/cat.png"}, {"bytes": None, "path": "./pictures/cat.png"}]
+)
+def test_an_image_path_is_relative_to_the_file(tmp_path: Path, image: Any) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "cat.png").write_bytes(PNG)
+    path = write_jsonl(tmp_path / "docs.jsonl", {"id": "cat", "image": image})
+    assert list(readers.read(path)) == [(0, {"id": "cat", "image": PNG_BASE64})]
+
+
+@pytest.mark.parametrize("image", ["/etc/hostname", "../secret.png", "missing.png", "nul\0.png", "link.png", ""])
+def test_an_image_path_that_leaves_the_folder_or_is_missing(tmp_path: Path, image: str) -> None:
+    (tmp_path / "secret.png").write_bytes(PNG)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    path = write_jsonl(folder / "docs.jsonl", {"id": "a", "image": image}, {"id": "b"})
+    (_, bad), (_, good) = readers.read(path)
+    assert isinstance(bad, InvalidInput)
+    assert "docs.jsonl line 1" in bad.detail
+    assert good == {"id": "b"}
+
+
+@pytest.mark.parametrize(
+    ("given_image", "wire"),
+    [
+        ("https://example.org/cat.png", {"url": "https://example.org/cat.png"}),
+        ("data:image/png;base64,AAAA", "data:image/png;base64,AAAA"),
+        ({"url": "https://example.org/cat.png"}, {"url": "https://example.org/cat.png"}),
+        (PNG_BASE64, PNG_BASE64),
+        (7, 7),  # nonsense is the service's to refuse
+    ],
+)
+def test_images_that_need_no_file(tmp_path: Path, given_image: Any, wire: Any) -> None:
+    path = write_jsonl(tmp_path / "docs.jsonl", {"image": given_image})
+    assert list(readers.read(path)) == [(0, {"image": wire})]
+
+
+def test_parquet_images_and_columns(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "id": [1, 2],
+            "text": ["one", None],
+            "image": [PNG, None],
+            "region": ["Europe", None],
+            "day": [date(2024, 2, 29), None],
+        }
+    )
+    pq.write_table(table, tmp_path / "docs.parquet")
+    assert [item for _, item in readers.read(tmp_path / "docs.parquet")] == [
+        {"id": "1", "text": "one", "image": PNG_BASE64, "metadata": {"region": "Europe", "day": "2024-02-29"}},
+        {"id": "2"},
+    ]
+
+
+def test_parquet_image_struct_and_metadata_struct_or_map(tmp_path: Path) -> None:
+    metadata = pa.array([[("a", "1")]], type=pa.map_(pa.string(), pa.string()))
+    image = [{"bytes": PNG, "path": "x.png"}]
+    pq.write_table(pa.table({"image": image, "metadata": metadata, "ignored": [1]}), tmp_path / "map.parquet")
+    pq.write_table(pa.table({"image": image, "metadata": [{"a": "1"}]}), tmp_path / "struct.parquet")
+    for name in ("map.parquet", "struct.parquet"):
+        assert list(readers.read(tmp_path / name)) == [(0, {"image": PNG_BASE64, "metadata": {"a": "1"}})]
+
+
+def test_parquet_metadata_that_is_no_object_harms_its_row_only(tmp_path: Path) -> None:
+    path = tmp_path / "docs.parquet"
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "metadata": ["[1]", "{oops", '{"x": 1}']}), path)
+    (_, first), (_, second), (_, third) = readers.read(path)
+    assert isinstance(first, InvalidInput)
+    assert isinstance(second, InvalidInput)
+    assert "docs.parquet row 1" in second.detail
+    assert third == {"id": "c", "metadata": {"x": 1}}
+
+
+@pytest.mark.parametrize("name", ["docs.csv", "missing.jsonl", "broken.parquet"])
+def test_a_file_that_cannot_be_read_at_all(tmp_path: Path, name: str) -> None:
+    (tmp_path / "docs.csv").write_text("id,text")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(InvalidInput, match=name):
+        list(readers.read(tmp_path / name))
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """30 MB of documents, read while holding a few hundred kB."""
+    path = tmp_path / "large.jsonl"
+    with path.open("w") as file:
+        for number in range(3000):
+            file.write(json.dumps({"id": str(number), "text": "x" * 10_000}) + "\n")
+    tracemalloc.start()
+    assert sum(1 for _ in readers.read(path)) == 3000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2_000_000

@@ -1,0 +1,362 @@
+"""The batcher's must-pass list (STYLE.md), over a model whose forwards the test holds. No sleeping."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from indexer.encoder import Lane
+from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, Overloaded, RetrievalError
+from model.inputs import Embedding, Input, Role
+from service.encoder.batcher import Batcher
+
+Make = Callable[..., Awaitable[Batcher]]
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
+
+
+def send(batcher: Batcher, *texts: str, lane: Lane = Lane.SEARCH) -> asyncio.Task[list[Embedding | RetrievalError]]:
+    return asyncio.create_task(batcher.encode([Input(text=text) for text in texts], role=Role.QUERY, lane=lane))
+
+
+async def one(batcher: Batcher, text: str = "good", lane: Lane = Lane.SEARCH) -> Embedding | RetrievalError:
+    return (await send(batcher, text, lane=lane))[0]
+
+
+async def hold(batcher: Batcher, runtime: Any) -> asyncio.Task[list[Embedding | RetrievalError]]:
+    """The model busy with one input until the gate opens."""
+    runtime.gate.clear()
+    task = send(batcher, "plug")
+    await runtime.busy_with("plug")
+    return task
+
+
+async def test_answers_come_in_the_order_asked(make_batcher: Make, runtime: Any) -> None:
+    batcher = await make_batcher(prepare_threads=4)
+    texts = [f"text {number}" for number in range(50)]
+    results = await send(batcher, *texts)
+    for text, result in zip(texts, results, strict=True):
+        single = await one(batcher, text)
+        assert isinstance(result, Embedding)
+        assert isinstance(single, Embedding)
+        assert result.vector == pytest.approx(single.vector, abs=1e-6)  # promise 7: batched = single
+
+
+async def test_nothing_in_nothing_out(make_batcher: Make) -> None:
+    assert await send(await make_batcher()) == []
+
+
+async def test_a_raising_forward_fails_its_batch_only(make_batcher: Make, runtime: Any) -> None:
+    batcher = await make_batcher()
+
+    def fail(texts: list[str]) -> None:
+        if "bad" in texts:
+            raise RuntimeError("CUDA error: an illegal memory access, and the text was SECRET")
+
+    runtime.on_forward = fail
+    failed = await one(batcher, "bad")
+    assert isinstance(failed, EncodeFailed)
+    assert "RuntimeError" in failed.detail
+    assert "SECRET" not in failed.detail
+    assert isinstance(await one(batcher, "good"), Embedding)
+    assert batcher.alive
+
+
+async def test_a_poison_input_is_found_out(make_batcher: Make, runtime: Any, wait_until: Until) -> None:
+    """The batch fails once, then each input runs alone; only the poison one fails."""
+    batcher = await make_batcher(prepare_threads=1)
+    plug = await hold(batcher, runtime)
+    task = send(batcher, "a", "poison", "b", "c")
+    await wait_until(lambda: len(runtime.prepared) == 5)
+    runtime.on_forward = lambda texts: 1 / 0 if "poison" in texts else None
+    runtime.gate.set()
+    results = await task
+    assert [type(result) for result in results] != [EncodeFailed] * 4
+    assert isinstance(results[1], EncodeFailed)
+    assert all(isinstance(results[position], Embedding) for position in (0, 2, 3))
+    together = next(batch for batch in runtime.batches if "poison" in batch)
+    assert len(together) > 1
+    assert ["poison"] in runtime.batches
+    await plug
+
+
+async def test_while_a_failed_batch_is_taken_apart_searches_still_go_first(make_batcher: Make, runtime: Any, wait_until: Until) -> None:
+    batcher = await make_batcher(prepare_threads=1)
+    plug = await hold(batcher, runtime)
+    bulk = send(batcher, "a", "poison", "b", lane=Lane.BULK)
+    await wait_until(lambda: batcher._queue._ready.reaches(Lane.BULK, 8))
+    search: list[asyncio.Task[Any]] = []
+    loop = asyncio.get_running_loop()
+
+    def fail(texts: list[str]) -> None:
+        if len(texts) > 1:
+            loop.call_soon_threadsafe(lambda: search.append(send(batcher, "search")))
+            asyncio.run_coroutine_threadsafe(wait_until(lambda: "search" in runtime.prepared), loop).result(10)
+            asyncio.run_coroutine_threadsafe(wait_until(lambda: batcher._queue._ready.reaches(Lane.SEARCH, 1)), loop).result(10)
+        if "poison" in texts:
+            raise RuntimeError
+
+    runtime.on_forward = fail
+    runtime.gate.set()
+    await bulk
+    assert runtime.batches[1:] == [["a", "poison", "b"], ["search"], ["a"], ["poison"], ["b"]]
+    await asyncio.gather(plug, *search)
+
+
+async def test_a_bad_input_fails_only_itself(make_batcher: Make) -> None:
+    batcher = await make_batcher()
+    results = await send(batcher, "good", " ", "fine")
+    assert [type(result).__name__ for result in results] == ["TimedEmbedding", "InvalidInput", "TimedEmbedding"]
+
+
+async def test_prepare_that_raises_anything_is_an_answer(make_batcher: Make, runtime: Any) -> None:
+    batcher = await make_batcher()
+
+    def explode(item: Input) -> None:
+        if item.text == "bad":
+            raise MemoryError
+
+    runtime.on_prepare = explode
+    results = await send(batcher, "bad", "good")
+    assert isinstance(results[0], EncodeFailed)
+    assert isinstance(results[1], Embedding)
+
+
+@pytest.mark.parametrize("row", [[np.nan] * 64, [np.inf] + [0.0] * 63, [0.0] * 64, [3e38] * 64])
+async def test_unusable_vectors_never_leave(make_batcher: Make, runtime: Any, row: list[float], wait_until: Until) -> None:
+    """Promise 12, and only for the input concerned."""
+    batcher = await make_batcher(prepare_threads=1)
+    plug = await hold(batcher, runtime)
+    task = send(batcher, "bad", "good")
+    await wait_until(lambda: batcher._queue._ready.reaches(Lane.SEARCH, 7))
+    good = np.eye(64, dtype=np.float32)[0]
+    runtime.on_forward = lambda texts: np.array([row if text == "bad" else good for text in texts], np.float32)
+    runtime.gate.set()
+    bad, fine = await task
+    assert isinstance(fine, Embedding)
+    assert isinstance(bad, EncodeFailed)
+    await plug
+
+
+async def test_a_wrong_shape_is_a_failure(make_batcher: Make, runtime: Any) -> None:
+    batcher = await make_batcher()
+    runtime.on_forward = lambda _texts: np.ones((1, 3), np.float32)
+    failed = await one(batcher)
+    assert isinstance(failed, EncodeFailed)
+    assert "(1, 3)" in failed.detail
+
+
+async def test_a_full_queue_refuses_at_once(make_batcher: Make, runtime: Any) -> None:
+    batcher = await make_batcher(max_search_cost=10)
+    plug = await hold(batcher, runtime)
+    waiting = send(batcher, "12345678")
+    await asyncio.sleep(0)
+    for call in (["123"], ["1", "1", "1"]):  # one rule for a single input and a batch: cost
+        with pytest.raises(Overloaded, match="search queue") as refused:
+            await asyncio.wait_for(send(batcher, *call), 1)
+        assert refused.value.retry_after_s > 0
+    fits = send(batcher, "12")
+    runtime.gate.set()
+    await asyncio.gather(plug, waiting, fits)
+    assert isinstance(await one(batcher, "123"), Embedding)
+
+
+async def test_each_lane_has_its_own_bound(make_batcher: Make, runtime: Any) -> None:
+    batcher = await make_batcher(max_search_cost=10, max_bulk_cost=10)
+    plug = await hold(batcher, runtime)
+    bulk = send(batcher, "1234567890", lane=Lane.BULK)
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await send(batcher, "1", lane=Lane.BULK)
+    search = send(batcher, "1234567890")
+    runtime.gate.set()
+    await asyncio.gather(plug, bulk, search)
+
+
+async def test_a_call_over_the_whole_bound_is_taken_when_its_lane_is_empty(make_batcher: Make, runtime: Any) -> None:
+    batcher = await make_batcher(max_bulk_cost=10)
+    results = await send(batcher, *["12345678"] * 5, lane=Lane.BULK)
+    assert all(isinstance(result, Embedding) for result in results)
+
+
+async def test_retry_after_comes_from_queue_and_rate(make_batcher: Make, runtime: Any) -> None:
+    """40 of cost took 4 s; what has to go before 20 more fit takes 2 s."""
+    now = [0.0]
+
+    def slow(texts: list[str]) -> None:
+        now[0] += 4.0 if texts == ["x" * 40] else 0.0
+
+    runtime.on_forward = slow
+    batcher = await make_batcher(max_search_cost=100, clock=lambda: now[0])
+    await one(batcher, "x" * 40)
+    plug = await hold(batcher, runtime)
+    waiting = send(batcher, "x" * 100)
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded) as refused:
+        await send(batcher, "x" * 20)
+    assert refused.value.retry_after_s == pytest.approx(2.0)
+    runtime.gate.set()
+    await asyncio.gather(plug, waiting)
+
+
+async def test_a_cancelled_callers_input_is_not_encoded(make_batcher: Make, runtime: Any, wait_until: Until) -> None:
+    batcher = await make_batcher(prepare_threads=1)
+    plug = await hold(batcher, runtime)
+    gone = send(batcher, "gone one", "gone two")
+    stays = send(batcher, "stays")
+    await wait_until(lambda: len(runtime.prepared) == 4)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    assert batcher._queue.held(Lane.SEARCH) == len("stays")
+    runtime.gate.set()
+    await asyncio.gather(plug, stays)
+    assert runtime.batches == [["plug"], ["stays"]]
+
+
+async def test_a_cancelled_callers_input_is_not_even_prepared(make_batcher: Make, runtime: Any) -> None:
+    batcher = await make_batcher(start=False)  # nothing is prepared before the task below runs
+    batcher.start()
+    runtime.gate.clear()
+    gone = send(batcher, *[f"gone {number}" for number in range(100)])
+    runtime.on_prepare = lambda _item: runtime.gate.wait(10)
+    await asyncio.sleep(0)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    runtime.gate.set()
+    await one(batcher, "good")
+    assert len([text for text in runtime.prepared if text.startswith("gone")]) <= 2  # one per thread had begun
+    assert runtime.batches == [["good"]]
+    await batcher.stop()
+
+
+async def test_searches_go_before_bulk_and_bulk_never_starves(make_batcher: Make, runtime: Any, wait_until: Until) -> None:
+    """Promise 6, with one input a batch and three searches for each waiting bulk."""
+    batcher = await make_batcher(max_batch_cost=1, searches_per_bulk=3, prepare_threads=1)
+    plug = await hold(batcher, runtime)
+    bulk = send(batcher, "b1", "b2", "b3", lane=Lane.BULK)
+    search = send(batcher, *[f"s{number}" for number in range(8)])
+    await wait_until(lambda: batcher._queue._ready.reaches(Lane.SEARCH, 16) and batcher._queue._ready.reaches(Lane.BULK, 6))
+    runtime.gate.set()
+    await asyncio.gather(plug, bulk, search)
+    order = " ".join(batch[0] for batch in runtime.batches[1:])
+    assert order == "s0 s1 s2 b1 s3 s4 s5 b2 s6 s7 b3"
+
+
+async def test_a_batch_takes_what_is_there(make_batcher: Make, runtime: Any, wait_until: Until) -> None:
+    """No fixed delay: one input goes alone on an idle model, and what came meanwhile goes together."""
+    batcher = await make_batcher(prepare_threads=1, max_batch_cost=6)
+    plug = await hold(batcher, runtime)
+    tasks = [send(batcher, text) for text in ("aa", "bb", "cc", "dd")]
+    await wait_until(lambda: batcher._queue._ready.reaches(Lane.SEARCH, 8))
+    runtime.gate.set()
+    await asyncio.gather(plug, *tasks)
+    assert runtime.batches == [["plug"], ["aa", "bb", "cc"], ["dd"]]
+
+
+async def test_a_batch_waits_for_what_is_being_prepared(make_batcher: Make, runtime: Any) -> None:
+    """With `max_wait_s`, inputs of one call go together; without the wait the first would go alone."""
+    batcher = await make_batcher(prepare_threads=1, max_wait_s=30.0)
+    await send(batcher, "one", "two", "three")
+    assert runtime.batches == [["one", "two", "three"]]
+
+
+async def test_stop_answers_what_was_admitted(make_batcher: Make, runtime: Any) -> None:
+    batcher = await make_batcher()
+    plug = await hold(batcher, runtime)
+    waiting = send(batcher, *[f"text {number}" for number in range(20)])
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(batcher.stop(grace_s=10))
+    await asyncio.sleep(0)
+    with pytest.raises(DependencyUnavailable):
+        await one(batcher, "too late")
+    runtime.gate.set()
+    await stopping
+    assert all(isinstance(result, Embedding) for result in [*await plug, *await waiting])
+    assert not batcher.alive
+
+
+async def test_stop_leaves_no_future_pending(make_batcher: Make, runtime: Any) -> None:
+    """Not even those of a forward that never ends."""
+    batcher = await make_batcher()
+    plug = await hold(batcher, runtime)
+    waiting = [send(batcher, "search"), send(batcher, "bulk", lane=Lane.BULK)]
+    await asyncio.sleep(0)
+    await batcher.stop(grace_s=0.01)
+    for task in (plug, *waiting):
+        with pytest.raises(DependencyUnavailable):
+            await asyncio.wait_for(task, 1)
+    runtime.gate.set()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_dead_thread_answers_everybody_and_is_seen(make_batcher: Make, runtime: Any) -> None:
+    batcher = await make_batcher()
+    plug = await hold(batcher, runtime)
+    waiting = [send(batcher, "search"), send(batcher, "bulk", lane=Lane.BULK)]
+    await asyncio.sleep(0)
+
+    def die(_texts: list[str]) -> None:
+        raise SystemExit  # ends a thread silently, as nothing that is an Exception can
+
+    runtime.on_forward = die
+    runtime.gate.set()
+    for task in (plug, *waiting):
+        with pytest.raises(DependencyUnavailable):
+            await asyncio.wait_for(task, 5)
+    assert not batcher.alive
+    with pytest.raises(DependencyUnavailable, match="not running"):
+        await one(batcher)
+    with pytest.raises(DependencyUnavailable, match="dead"):
+        await batcher.check(max_age_s=1e9)
+
+
+async def test_a_stuck_forward_is_seen(make_batcher: Make, runtime: Any) -> None:
+    now = [0.0]
+    batcher = await make_batcher(stuck_after_s=60, clock=lambda: now[0])
+    plug = await hold(batcher, runtime)
+    now[0] = 59.0
+    assert batcher.alive
+    now[0] = 61.0
+    assert not batcher.alive
+    with pytest.raises(DependencyUnavailable):
+        await one(batcher)
+    runtime.gate.set()
+    await plug
+    assert batcher.alive
+
+
+async def test_readiness_is_a_real_forward(make_batcher: Make, runtime: Any) -> None:
+    """Promise 10: a recent success counts, an old one is renewed, a model that fails is not ready."""
+    now = [0.0]
+    batcher = await make_batcher(clock=lambda: now[0])
+    await batcher.check(max_age_s=30)
+    assert len(runtime.batches) == 1
+    now[0] = 29.0
+    await batcher.check(max_age_s=30)
+    assert len(runtime.batches) == 1
+    now[0] = 60.0
+    await batcher.check(max_age_s=30)
+    assert len(runtime.batches) == 2
+    now[0] = 120.0
+    runtime.on_forward = lambda _texts: 1 / 0
+    with pytest.raises(EncodeFailed):
+        await batcher.check(max_age_s=30)
+
+
+async def test_bad_inputs_do_not_make_it_unready(make_batcher: Make) -> None:
+    batcher = await make_batcher()
+    assert isinstance(await one(batcher, " "), InvalidInput)
+    await batcher.check(max_age_s=0)
+
+
+async def test_timing_and_metrics(make_batcher: Make, runtime: Any) -> None:
+    batcher = await make_batcher()
+    result: Any = await one(batcher, "good")
+    assert min(result.timing.decode_s, result.timing.queue_s, result.timing.encode_s) >= 0
+    value = batcher._metrics.registry.get_sample_value
+    assert value("ret2_encoded_inputs_total", {"lane": "search", "outcome": "ok"}) == 1
+    assert value("ret2_batch_cost_sum", {"lane": "search"}) == 4
+    assert value("ret2_queue_cost", {"lane": "search"}) == 0

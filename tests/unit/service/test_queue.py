@@ -1,0 +1,144 @@
+"""The queue by itself, over random traffic: the budget holds, nothing is lost or doubled, first in first out within a lane."""
+
+import asyncio
+from collections.abc import Iterator
+from unittest.mock import sentinel
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from indexer.encoder import Lane
+from model.inputs import Input, Prepared, Role
+from service.encoder.lanes import Entry
+from service.encoder.queue import Queue, QueueSettings
+
+Traffic = list[tuple[Lane, int, bool, bool]]  # lane, cost, its caller leaves, its batch fails once
+
+traffic = st.lists(st.tuples(st.sampled_from(Lane), st.integers(1, 12), st.booleans(), st.booleans()), max_size=40)
+
+
+def entry(lane: Lane, cost: int) -> Entry:
+    future: asyncio.Future[object] = sentinel.never_awaited
+    return Entry(Input(text="x"), Role.QUERY, lane, future, cost)  # type: ignore[arg-type]
+
+
+def prepare_all(queue: Queue) -> None:
+    while (taken := queue.next_to_prepare()) is not None:
+        queue.ready(taken, Prepared(Role.QUERY, None, None, taken.cost))
+
+
+def drained(queue: Queue) -> Iterator[list[Entry]]:
+    queue.drain()
+    while batch := queue.next_batch():
+        yield batch
+
+
+def filled(items: Traffic, **settings: int) -> tuple[Queue, list[Entry]]:
+    queue = Queue(QueueSettings(max_search_cost=10**6, max_bulk_cost=10**6, **settings))
+    entries = [entry(lane, cost) for lane, cost, _, _ in items]
+    for one in entries:
+        assert queue.admit(one.lane, [one]) == 0
+    prepare_all(queue)
+    return queue, entries
+
+
+@given(items=traffic, budget=st.integers(1, 30))
+def test_budget_order_and_completeness(items: Traffic, budget: int) -> None:
+    queue, entries = filled(items, max_batch_cost=budget)
+    queue.discard([one for one, (_, _, leaves, _) in zip(entries, items, strict=True) if leaves])
+    batches = list(drained(queue))
+    for batch in batches:
+        assert sum(one.cost for one in batch) <= budget or len(batch) == 1
+        assert len({one.lane for one in batch}) == 1
+    for lane in Lane:
+        stayed = [one for one in entries if one.lane is lane and not one.gone]
+        assert [one for batch in batches for one in batch if one.lane is lane] == stayed
+        assert queue.held(lane) == 0
+
+
+@given(items=traffic, budget=st.integers(1, 30))
+def test_batches_that_fail_are_taken_apart_without_loss(items: Traffic, budget: int) -> None:
+    queue, entries = filled(items, max_batch_cost=budget)
+    bad = {id(one) for one, (_, _, _, fails) in zip(entries, items, strict=True) if fails}
+    answered: list[Entry] = []
+    for batch in drained(queue):
+        if len(batch) > 1 and any(id(one) in bad for one in batch):
+            queue.retry_alone(batch)
+        else:
+            answered += batch
+    for lane in Lane:
+        assert [one for one in answered if one.lane is lane] == [one for one in entries if one.lane is lane]
+        assert queue.held(lane) == 0
+
+
+@given(items=traffic, share=st.integers(1, 5))
+def test_bulk_waits_for_a_bounded_number_of_searches(items: Traffic, share: int) -> None:
+    queue, _ = filled(items, max_batch_cost=1, searches_per_bulk=share)
+    order = [batch[0].lane for batch in drained(queue)]
+    waiting_bulk = order.count(Lane.BULK)
+    searches_in_a_row = 0
+    for lane in order:
+        if lane is Lane.BULK:
+            waiting_bulk -= 1
+            searches_in_a_row = 0
+        elif waiting_bulk:
+            searches_in_a_row += 1
+            assert searches_in_a_row <= share
+
+
+@given(
+    calls=st.lists(st.tuples(st.sampled_from(Lane), st.lists(st.integers(1, 9), min_size=1, max_size=6)), max_size=30),
+    bound=st.integers(1, 40),
+)
+def test_admission_is_all_or_nothing_and_bounded(calls: list[tuple[Lane, list[int]]], bound: int) -> None:
+    queue = Queue(QueueSettings(max_search_cost=bound, max_bulk_cost=bound))
+    for lane, costs in calls:
+        before = queue.held(lane)
+        over = queue.admit(lane, [entry(lane, cost) for cost in costs])
+        fits = before + sum(costs) <= bound or before == 0
+        assert (over == 0) == fits
+        assert queue.held(lane) == before + (sum(costs) if fits else 0)
+
+
+def test_the_estimate_gives_way_to_the_real_cost() -> None:
+    queue = Queue(QueueSettings())
+    queue.admit(Lane.SEARCH, [entry(Lane.SEARCH, 100)])
+    taken = queue.next_to_prepare()
+    assert taken is not None
+    queue.ready(taken, Prepared(Role.QUERY, None, None, 7))
+    assert queue.held(Lane.SEARCH) == 7
+
+
+def test_searches_are_prepared_before_bulk() -> None:
+    queue = Queue(QueueSettings())
+    bulk, search = entry(Lane.BULK, 1), entry(Lane.SEARCH, 1)
+    queue.admit(Lane.BULK, [bulk])
+    queue.admit(Lane.SEARCH, [search])
+    assert [queue.next_to_prepare(), queue.next_to_prepare(), queue.next_to_prepare()] == [search, bulk, None]
+
+
+def test_close_hands_over_whoever_has_no_answer() -> None:
+    queue = Queue(QueueSettings(max_batch_cost=1))
+    entries = [entry(Lane.SEARCH, 1), entry(Lane.SEARCH, 1), entry(Lane.BULK, 1)]
+    for one in entries[:2]:
+        queue.admit(one.lane, [one])
+    prepare_all(queue)
+    queue.admit(Lane.BULK, entries[2:])
+    assert queue.next_batch() == entries[:1]
+    assert set(queue.close()) == set(entries)
+    assert queue.next_batch() == []
+
+
+@pytest.mark.parametrize("lane", Lane)
+def test_closed_takes_nothing_back(lane: Lane) -> None:
+    """A batch that fails after the end is not put where nobody looks."""
+    queue = Queue(QueueSettings())
+    one = entry(lane, 1)
+    queue.admit(lane, [one])
+    prepare_all(queue)
+    batch = queue.next_batch()
+    assert queue.close() == [one]
+    queue.retry_alone(batch)
+    assert queue.close() == [one]
+    assert queue.held(lane) == 0

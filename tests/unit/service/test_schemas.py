@@ -1,0 +1,93 @@
+"""The wire: strict types, unknown fields named, and one bad item that leaves its request standing."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from model.errors import InvalidInput
+from service.errors import field_errors, invalid
+from service.schemas import DocumentIn, EncodeIn, QueryIn, SearchIn, checked
+
+SEARCH: dict[str, Any] = {"collection": "flags", "query": {"text": "red"}}
+
+
+def wrong(model: Any, value: object) -> list[dict[str, Any]]:
+    with pytest.raises(ValidationError) as refused:
+        model.model_validate(value)
+    return field_errors(refused.value.errors(include_url=False))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"limit": 0}, "limit"),
+        ({"limit": 1001}, "limit"),
+        ({"limit": "10"}, "limit"),
+        ({"limit": 1.5}, "limit"),
+        ({"limit": True}, "limit"),
+        ({"offset": -1}, "offset"),
+        ({"mode": "text"}, "mode"),
+        ({"rerank": True}, "rerank"),
+        ({"group_by": "x"}, "group_by"),
+        ({"explain": True}, "explain"),
+        ({"collection": "../etc"}, "collection"),
+        ({"collection": ""}, "collection"),
+        ({"filter": []}, "filter"),
+        ({"score_threshold": float("nan")}, "score_threshold"),
+        ({"query": {"txt": "red", "text": "a"}}, "query.txt"),
+        ({"query": {"text": 5}}, "query.text"),
+        ({"query": {"text": "a", "image": {"url": 5}}}, "query.image.url"),
+        ({"query": {"text": "a", "image": {"path": "x"}}}, "query.image"),
+    ],
+)
+def test_a_wrong_field_is_named(change: dict[str, Any], field: str) -> None:
+    errors = wrong(SearchIn, SEARCH | change)
+    assert errors[0]["field"] == field
+    assert set(errors[0]) == {"field", "value", "limit"}
+
+
+def test_an_unknown_field_is_called_that() -> None:
+    assert wrong(SearchIn, SEARCH | {"mode": "text"}) == [{"field": "mode", "value": "text", "limit": "no such field"}]
+
+
+@pytest.mark.parametrize(
+    "query", [{}, {"text": ""}, {"instruction": "find"}, {"document_id": "a", "text": "b"}, {"document_id": "a", "instruction": "b"}]
+)
+def test_a_query_is_one_thing(query: dict[str, str]) -> None:
+    wrong(QueryIn, query)
+
+
+@pytest.mark.parametrize("id", ["", "x" * 513, "a\nb", "a\x00", "a\x85b", 5])
+def test_bad_document_ids(id: object) -> None:
+    assert wrong(DocumentIn, {"id": id, "text": "a"})[0]["field"] == "id"
+
+
+@pytest.mark.parametrize("id", ["x" * 512, "a/b", "ü 語 🏳️", "..", "a%2Fb"])
+def test_good_document_ids(id: str) -> None:
+    assert DocumentIn.model_validate({"id": id, "text": "a"}).id == id
+
+
+def test_one_bad_item_leaves_the_others() -> None:
+    body = EncodeIn.model_validate({"role": "query", "inputs": [{"text": "good"}, {"txt": "bad"}, "bad", {}, {"text": "fine"}]})
+    items = [checked(item) for item in body.inputs]
+    assert [isinstance(item, InvalidInput) for item in items] == [False, True, True, True, False]
+    assert isinstance(items[1], InvalidInput)
+    assert "txt: no such field" in items[1].detail
+
+
+def test_values_are_shortened() -> None:
+    errors = wrong(DocumentIn, {"text": "a", "id": "x" * 100_000})
+    assert len(errors[0]["value"]) < 200
+    assert "100000 characters" in errors[0]["value"]
+
+
+@given(value=st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_whatever_comes_is_answered(value: object) -> None:
+    """Any JSON is a document or an error with a readable detail, never another exception."""
+    try:
+        DocumentIn.model_validate(value)
+    except ValidationError as error:
+        assert invalid(error.errors(include_url=False)).detail  # type: ignore[arg-type]

@@ -1,0 +1,64 @@
+"""Settings: what is not built is refused, what is open to strangers is refused, every bound has its description."""
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings
+
+UNITS = ("_s", "_ms", "_bytes", "_px", "_chars", "_cost", "_depth", "_call", "_flight", "_redirects", "_attempts", "_documents")
+
+
+def test_the_design_s_defaults() -> None:
+    settings = Settings()
+    assert (settings.host, settings.port, settings.model) == ("127.0.0.1", 8080, "bundled")
+    assert settings.qdrant_url is settings.database_url is settings.blobs_url is settings.encoder_url is None
+
+
+def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RET2_PORT", "9000")
+    monkeypatch.setenv("RET2_MAX_TEXT_CHARS", "10")
+    assert Settings().port == 9000
+    assert Settings().limits.max_text_chars == 10
+
+
+@pytest.mark.parametrize("name", ["qdrant_url", "database_url", "blobs_url", "encoder_url"])
+def test_what_is_not_built_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"RET2_{name.upper()}", "http://user:secret@elsewhere")
+    with pytest.raises(ValidationError, match=f"RET2_{name.upper()} is set") as refused:
+        Settings()
+    assert "secret" not in refused.value.errors(include_input=False)[0]["msg"]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])  # noqa: S104
+def test_open_to_strangers_is_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RET2_HOST", host)
+    with pytest.raises(ValidationError, match="RET2_API_KEYS_FILE"):
+        Settings()
+    monkeypatch.setenv("RET2_ALLOW_ANONYMOUS", "true")
+    assert Settings().host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_loopback_is_no_stranger(host: str) -> None:
+    assert Settings(host=host).host == host
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_body_bytes", 0), ("grace_s", -1), ("port", 70_000), ("device", "tpu"), ("log_level", "loud")])
+def test_bounds_are_bounded(name: str, value: object) -> None:
+    with pytest.raises(ValidationError):
+        Settings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_every_setting_says_what_it_is() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        if name.startswith("max_"):
+            assert name.endswith(UNITS), f"{name} has no unit"
+
+
+def test_bounds_reach_those_who_keep_them() -> None:
+    settings = Settings(max_search_queue_cost=5, max_batch_wait_ms=2, max_image_bytes=7, index_max_attempts=3)
+    assert settings.queue.max_search_cost == 5
+    assert settings.queue.max_wait_s == pytest.approx(0.002)
+    assert settings.fetch.max_bytes == settings.limits.max_image_bytes == 7
+    assert settings.indexer.max_attempts == 3
