@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from indexer.records import Job, Metadata
+from indexer.blobs import Blobs
+from indexer.ledger import Ledger
+from indexer.records import Collection, Document, ImageRef, Job, JobKind, Metadata, content_id
+from indexer.settings import IndexerSettings
+from model.errors import InvalidInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +39,83 @@ class Rejected:
 class Accepted:
     job: Job
     rejected: tuple[Rejected, ...]
+
+
+class Intake:
+    """Safe to use from many tasks. `on_accepted` is called after each commit, to wake a worker in the same process."""
+
+    def __init__(
+        self, ledger: Ledger, blobs: Blobs, settings: IndexerSettings, *, on_accepted: Callable[[], None] = lambda: None
+    ) -> None:
+        self._ledger, self._blobs, self._settings, self._on_accepted = ledger, blobs, settings, on_accepted
+
+    async def accept(
+        self,
+        collection: Collection,
+        documents: AsyncIterable[Incoming | Rejected],
+        *,
+        idempotency_key: str | None = None,
+        body_hash: str | None = None,
+    ) -> Accepted:
+        """Constant memory: a batch is on disk before the next is read. What ends early, by error or cancelling, leaves nothing.
+
+        A job of which every document was rejected has nothing to do and has succeeded; the rejections say why.
+        """
+        job, new = await asyncio.to_thread(
+            lambda: self._ledger.open_job(
+                collection.name, JobKind.DOCUMENTS, idempotency_key=idempotency_key, body_hash=body_hash
+            )
+        )
+        if not new:
+            return Accepted(job, ())
+        try:
+            rejected = await self._write(job, documents)
+            return Accepted(await self._commit(job), rejected)
+        except BaseException:
+            await asyncio.shield(asyncio.to_thread(self._ledger.abandon_job, job.id))
+            raise
+
+    async def delete(self, collection: Collection, document_ids: Sequence[str]) -> Job:
+        """A job like any other, so that it keeps its place among the writes before and after it (promise 4)."""
+        if not document_ids:
+            raise InvalidInput("no document ids", field="ids")
+        job, _ = await asyncio.to_thread(self._ledger.open_job, collection.name, JobKind.DELETE)
+        items = [(position, Document(key)) for position, key in enumerate(document_ids)]
+        size = self._settings.batch_documents
+        try:
+            for start in range(0, len(items), size):
+                await asyncio.to_thread(self._ledger.append, job.id, items[start : start + size])
+            return await self._commit(job)
+        except BaseException:
+            await asyncio.shield(asyncio.to_thread(self._ledger.abandon_job, job.id))
+            raise
+
+    async def _write(self, job: Job, documents: AsyncIterable[Incoming | Rejected]) -> tuple[Rejected, ...]:
+        rejected: list[Rejected] = []
+        batch: list[tuple[int, Document]] = []
+        count = 0
+        async for item in documents:
+            count += 1
+            if isinstance(item, Rejected):
+                rejected.append(item)
+                continue
+            batch.append((item.position, await self._document(item)))
+            if len(batch) == self._settings.batch_documents:
+                await asyncio.to_thread(self._ledger.append, job.id, batch)
+                batch = []
+        if batch:
+            await asyncio.to_thread(self._ledger.append, job.id, batch)
+        if not count:
+            raise InvalidInput("no documents in the body", field="documents")
+        return tuple(rejected)
+
+    async def _document(self, item: Incoming) -> Document:
+        digest = await self._blobs.put(item.image) if item.image is not None else None
+        image = ImageRef(digest, item.image_url) if digest or item.image_url else None
+        key = item.id or content_id(item.text, digest or item.image_url, item.metadata)
+        return Document(key, item.text, image, item.metadata)
+
+    async def _commit(self, job: Job) -> Job:
+        committed = await asyncio.to_thread(self._ledger.commit_job, job.id)
+        self._on_accepted()
+        return committed

@@ -1,65 +1,473 @@
 """Collections, jobs, batches and failures in SQL: what was accepted, what is done, what is not. Blocking; call it in an executor.
 
-A job, its batches and its failures change in one transaction. SQLite (WAL, full sync) on one machine; PostgreSQL later.
-Safe to use from several threads. Times are Unix seconds.
+A job, its batches and its failures change in one transaction. SQLite here (WAL, full sync); plain SQLAlchemy Core, so that PostgreSQL
+is another URL. Safe to use from several threads. Times are Unix seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
 
-from indexer.records import Collection, Document, Failure, Job, JobKind, JobState
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from indexer.ledger_schema import batches, collections, connect, failures, jobs, pending
+from indexer.records import Collection, Document, Failure, ImageRef, Job, JobKind, JobState
+from model.errors import Conflict, DependencyUnavailable, NotFound
+
+
+class Status(StrEnum):
+    """What became of one document of a job."""
+
+    INDEXED = "indexed"  # of a delete job: deleted
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    position: int
+    document_id: str
+    status: Status
+    code: str | None = None
+    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A leased batch: its documents (or, of a delete job, ids alone), each with its position in the job."""
+    """A leased batch: its documents (of a delete job ids alone), each with its position in the job.
+
+    `attempts` counts those that failed by the documents' own fault, `releases` those that a dependency was to blame for.
+    """
 
     id: int
     job_id: str
     collection: str
     kind: JobKind
     attempts: int
+    releases: int
     items: tuple[tuple[int, Document], ...]
 
 
 class Ledger:
-    def __init__(self, url: str) -> None: ...
+    """Opened by one process where it is SQLite; leases found then are of a process that died, and are taken back."""
+
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._engine = connect(url)
+        self._writes = self._engine.execution_options(immediate=True)
+        with self._write() as connection:
+            connection.execute(sa.delete(jobs).where(jobs.c.seq.is_(None)))
+            connection.execute(sa.update(batches).values(lease_until=0.0).where(batches.c.lease_until > 0))
+
+    def close(self) -> None:
+        self._engine.dispose()
 
     # --- collections
+
     def create_collection(self, collection: Collection) -> None:
         """Raises `Conflict` when the name is taken."""
+        try:
+            with self._write() as connection:
+                connection.execute(sa.insert(collections).values(**asdict(collection)))
+        except IntegrityError as error:
+            raise Conflict(
+                f"collection {collection.name!r} exists already", field="name", value=collection.name
+            ) from error
 
     def collection(self, name: str) -> Collection:
         """Raises `NotFound`."""
+        with self._read() as connection:
+            row = connection.execute(sa.select(collections).where(collections.c.name == name)).one_or_none()
+        if row is None:
+            raise NotFound(f"there is no collection {name!r}", field="collection", value=name)
+        return Collection(**row._mapping)
 
-    def collections(self) -> list[Collection]: ...
+    def collections(self) -> list[Collection]:
+        with self._read() as connection:
+            return [
+                Collection(**row._mapping)
+                for row in connection.execute(sa.select(collections).order_by(collections.c.name))
+            ]
 
     def drop_collection(self, name: str) -> None:
-        """With its jobs and batches. Raises `NotFound`."""
+        """With its jobs, batches and failures. Raises `NotFound`."""
+        with self._write() as connection:
+            if not connection.execute(sa.delete(collections).where(collections.c.name == name)).rowcount:
+                raise NotFound(f"there is no collection {name!r}", field="collection", value=name)
 
     # --- accepting
-    def open_job(self, collection: str, kind: JobKind, *, idempotency_key: str | None = None, body_hash: str | None = None) -> Job:
-        """A job that is still being written: its batches are not claimed until `commit_job`."""
 
-    def append(self, job_id: str, items: Sequence[tuple[int, Document]]) -> None: ...
+    def open_job(
+        self, collection: str, kind: JobKind, *, idempotency_key: str | None = None, body_hash: str | None = None
+    ) -> tuple[Job, bool]:
+        """A job that is still being written: its batches are not claimed until `commit_job`. And whether it is new.
+
+        With a known `idempotency_key` it is the job of before; raises `Conflict` when that had another body or is not yet whole.
+        """
+        now = self._clock()
+        with self._write() as connection:
+            if idempotency_key is not None:
+                known = connection.execute(
+                    sa.select(jobs).where(jobs.c.collection == collection, jobs.c.idempotency_key == idempotency_key)
+                ).one_or_none()
+                if known is not None:
+                    return _same_job(known, idempotency_key, body_hash), False
+            identifier = uuid.uuid4().hex
+            try:
+                connection.execute(
+                    sa.insert(jobs).values(
+                        id=identifier,
+                        collection=collection,
+                        kind=kind,
+                        state=JobState.QUEUED,
+                        created_at=now,
+                        updated_at=now,
+                        idempotency_key=idempotency_key,
+                        body_hash=body_hash,
+                    )
+                )
+            except IntegrityError as error:
+                raise NotFound(
+                    f"there is no collection {collection!r}", field="collection", value=collection
+                ) from error
+            return _job(connection, identifier), True
+
+    def append(self, job_id: str, items: Sequence[tuple[int, Document]]) -> None:
+        """One more batch of an open job."""
+        with self._write() as connection:
+            job = _job(connection, job_id)
+            result = connection.execute(
+                sa.insert(batches).values(
+                    job_id=job_id, collection=job.collection, kind=job.kind, size=len(items), items=_pack(items)
+                )
+            )
+            batch_id = result.inserted_primary_key[0] if result.inserted_primary_key else None
+            rows = [
+                {"batch_id": batch_id, "collection": job.collection, "document_id": key}
+                for key in {d.id for _, d in items}
+            ]
+            connection.execute(sa.insert(pending), rows)
+            connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(accepted=jobs.c.accepted + len(items)))
 
     def commit_job(self, job_id: str) -> Job:
-        """From here on the job is accepted (promise 3)."""
+        """From here on the job is accepted (promise 3), and comes after every job that was accepted before."""
+        with self._write() as connection:
+            job = _job(connection, job_id)
+            following = sa.select(sa.func.coalesce(sa.func.max(jobs.c.seq), 0) + 1).scalar_subquery()
+            state = JobState.QUEUED if job.accepted else JobState.SUCCEEDED
+            connection.execute(
+                sa.update(jobs).where(jobs.c.id == job_id).values(seq=following, state=state, updated_at=self._clock())
+            )
+            return _job(connection, job_id)
 
-    def abandon_job(self, job_id: str) -> None: ...
+    def abandon_job(self, job_id: str) -> None:
+        """Takes an open job back, as if it had never been; one that is accepted stays."""
+        with self._write() as connection:
+            connection.execute(sa.delete(jobs).where(jobs.c.id == job_id, jobs.c.seq.is_(None)))
 
     # --- reading
-    def job(self, job_id: str) -> Job: ...
 
-    def jobs(self, *, collection: str | None = None, states: Iterable[JobState] = (), limit: int = 50, offset: int = 0) -> list[Job]: ...
+    def job(self, job_id: str) -> Job:
+        """Raises `NotFound`."""
+        with self._read() as connection:
+            return _job(connection, job_id)
 
-    def failures(self, job_id: str, *, limit: int = 100, offset: int = 0) -> list[Failure]: ...
+    def jobs(
+        self, *, collection: str | None = None, states: Iterable[JobState] = (), limit: int = 50, offset: int = 0
+    ) -> list[Job]:
+        """Newest first."""
+        query = sa.select(jobs).where(jobs.c.seq.is_not(None)).order_by(jobs.c.seq.desc()).limit(limit).offset(offset)
+        if collection is not None:
+            query = query.where(jobs.c.collection == collection)
+        if wanted := list(states):
+            query = query.where(jobs.c.state.in_(wanted))
+        with self._read() as connection:
+            return [_as_job(row) for row in connection.execute(query)]
 
-    def pending_documents(self) -> int: ...
+    def failures(self, job_id: str, *, limit: int = 100, offset: int = 0) -> list[Failure]:
+        """By position."""
+        query = (
+            sa.select(failures)
+            .where(failures.c.job_id == job_id)
+            .order_by(failures.c.position)
+            .limit(limit)
+            .offset(offset)
+        )
+        with self._read() as connection:
+            return [
+                Failure(row.job_id, row.position, row.document_id, row.code, row.detail)
+                for row in connection.execute(query)
+            ]
 
-    # --- working: claim, renew, finish | release
-    ...
+    def results(self, job_id: str) -> list[Outcome]:
+        """What became of each document so far, by position."""
+        with self._read() as connection:
+            rows = connection.execute(sa.select(batches.c.outcomes).where(batches.c.job_id == job_id)).scalars()
+            found = [
+                Outcome(position, key, Status(status), code, detail)
+                for row in rows
+                for position, key, status, code, detail in json.loads(row)
+            ]
+        return sorted(found, key=lambda outcome: outcome.position)
 
-    def close(self) -> None: ...
+    def pending_documents(self) -> int:
+        """Accepted and not yet indexed, skipped or failed."""
+        open_ones = sa.select(
+            sa.func.coalesce(sa.func.sum(jobs.c.accepted - jobs.c.indexed - jobs.c.skipped - jobs.c.failed), 0)
+        )
+        with self._read() as connection:
+            return int(connection.execute(open_ones.where(jobs.c.seq.is_not(None))).scalar_one())
+
+    # --- working
+
+    def claim(self, limit: int, lease_s: float) -> list[Batch]:
+        """Up to `limit` batches that are due, oldest first, leased to the caller.
+
+        A batch waits while one accepted earlier still has a document of the same id to write, so that writes of a document
+        happen in the order they were accepted, whatever the number of workers (promise 4).
+        """
+        now = self._clock()
+        due = (
+            sa.select(batches)
+            .join(jobs)
+            .where(
+                batches.c.done.is_(False),
+                jobs.c.seq.is_not(None),
+                batches.c.lease_until <= now,
+                batches.c.not_before <= now,
+                ~_earlier_write(),
+            )
+            .order_by(jobs.c.seq, batches.c.id)
+            .limit(limit)
+        )
+        with self._write() as connection:
+            claimed = [_as_batch(row) for row in connection.execute(due)]
+            for batch in claimed:
+                connection.execute(sa.update(batches).where(batches.c.id == batch.id).values(lease_until=now + lease_s))
+                connection.execute(
+                    sa.update(jobs)
+                    .where(jobs.c.id == batch.job_id, jobs.c.state == JobState.QUEUED)
+                    .values(state=JobState.RUNNING, updated_at=now)
+                )
+        return claimed
+
+    def due_at(self) -> float | None:
+        """When the next batch may be claimed; None when nothing is left. Past when one is due but waits for an earlier one."""
+        later = sa.case(
+            (batches.c.not_before > batches.c.lease_until, batches.c.not_before), else_=batches.c.lease_until
+        )
+        earliest = sa.select(sa.func.min(later))
+        with self._read() as connection:
+            value = connection.execute(
+                earliest.select_from(batches.join(jobs)).where(batches.c.done.is_(False), jobs.c.seq.is_not(None))
+            ).scalar_one()
+        return None if value is None else float(value)
+
+    def renew(self, batch_id: int, lease_s: float) -> bool:
+        """False when the batch is gone, with its collection."""
+        renewed = sa.update(batches).where(batches.c.id == batch_id).values(lease_until=self._clock() + lease_s)
+        with self._write() as connection:
+            return bool(connection.execute(renewed).rowcount)
+
+    def finish(
+        self, batch: Batch, outcomes: Sequence[Outcome], *, retry_after_s: float = 0.0, waiting_on: str | None = None
+    ) -> None:
+        """Records what became of a batch's documents. Those without an outcome stay, as one attempt more, to be tried again."""
+        now = self._clock()
+        settled = {outcome.position for outcome in outcomes}
+        rest = [(position, document) for position, document in batch.items if position not in settled]
+        with self._write() as connection:
+            row = connection.execute(sa.select(batches.c.outcomes).where(batches.c.id == batch.id)).one_or_none()
+            if row is None:
+                return
+            compact = [[o.position, o.document_id, o.status, o.code, o.detail] for o in outcomes]
+            connection.execute(
+                sa.update(batches)
+                .where(batches.c.id == batch.id)
+                .values(
+                    items=_pack(rest),
+                    size=len(rest),
+                    done=not rest,
+                    outcomes=json.dumps([*json.loads(row.outcomes), *compact]),
+                    attempts=batch.attempts + 1,
+                    lease_until=0.0,
+                    not_before=now + retry_after_s,
+                )
+            )
+            left = {document.id for _, document in rest}
+            gone = [document.id for _, document in batch.items if document.id not in left]
+            if gone:
+                connection.execute(
+                    sa.delete(pending).where(pending.c.batch_id == batch.id, pending.c.document_id.in_(gone))
+                )
+            _record_failures(connection, batch.job_id, outcomes)
+            _settle(connection, batch.job_id, outcomes, waiting_on if rest else None, now)
+
+    def release(self, batch: Batch, *, retry_after_s: float, waiting_on: str | None) -> None:
+        """Gives a batch back untouched: something it needs does not answer, or the worker stops. Not an attempt."""
+        now = self._clock()
+        with self._write() as connection:
+            connection.execute(
+                sa.update(batches)
+                .where(batches.c.id == batch.id)
+                .values(
+                    lease_until=0.0, not_before=now + retry_after_s, releases=batch.releases + (waiting_on is not None)
+                )
+            )
+            _settle(connection, batch.job_id, (), waiting_on, now)
+
+    # --- connections
+
+    @contextmanager
+    def _read(self) -> Iterator[sa.Connection]:
+        with _our_errors(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _write(self) -> Iterator[sa.Connection]:
+        with _our_errors(), self._writes.begin() as connection:
+            yield connection
+
+
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError:
+        raise  # the caller's: it says what was taken or missing
+    except SQLAlchemyError as error:
+        raise DependencyUnavailable(f"the ledger's database does not answer: {type(error).__name__}") from error
+
+
+def _earlier_write() -> sa.ColumnElement[bool]:
+    """Whether a batch accepted earlier than the row of the query still has a document of the same id to write."""
+    mine, other = pending.alias(), pending.alias()
+    other_batch, other_job = batches.alias(), jobs.alias()
+    return (
+        sa.select(sa.literal(1))
+        .select_from(
+            mine.join(
+                other, sa.and_(other.c.collection == mine.c.collection, other.c.document_id == mine.c.document_id)
+            )
+            .join(other_batch, other_batch.c.id == other.c.batch_id)
+            .join(other_job, other_job.c.id == other_batch.c.job_id)
+        )
+        .where(
+            mine.c.batch_id == batches.c.id,
+            other.c.batch_id != batches.c.id,
+            sa.or_(
+                other_job.c.seq < jobs.c.seq, sa.and_(other_job.c.seq == jobs.c.seq, other.c.batch_id < batches.c.id)
+            ),
+        )
+        .exists()
+    )
+
+
+def _record_failures(connection: sa.Connection, job_id: str, outcomes: Sequence[Outcome]) -> None:
+    rows = [
+        {
+            "job_id": job_id,
+            "position": o.position,
+            "document_id": o.document_id,
+            "code": o.code or "",
+            "detail": o.detail or "",
+        }
+        for o in outcomes
+        if o.status is Status.FAILED
+    ]
+    if rows:
+        connection.execute(sa.insert(failures), rows)
+
+
+def _settle(
+    connection: sa.Connection, job_id: str, outcomes: Sequence[Outcome], waiting_on: str | None, now: float
+) -> None:
+    """Adds a batch's counts to its job and moves the job's state on."""
+    counts = {status.value: sum(outcome.status is status for outcome in outcomes) for status in Status}
+    connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == job_id)
+        .values({name: jobs.c[name] + count for name, count in counts.items()})
+    )
+    job = _job(connection, job_id)
+    state = JobState.WAITING if waiting_on else JobState.RUNNING
+    if job.indexed + job.skipped + job.failed == job.accepted:
+        state = _final(job)
+    connection.execute(
+        sa.update(jobs).where(jobs.c.id == job_id).values(state=state, waiting_on=waiting_on, updated_at=now)
+    )
+
+
+def _final(job: Job) -> JobState:
+    if not job.failed:
+        return JobState.SUCCEEDED
+    return JobState.FAILED if job.failed == job.accepted else JobState.SUCCEEDED_WITH_FAILURES
+
+
+def _same_job(row: sa.Row[Any], key: str, body_hash: str | None) -> Job:
+    if row.seq is None:
+        raise Conflict(
+            f"a request with Idempotency-Key {key!r:.100} is still being received", field="Idempotency-Key", value=key
+        )
+    if body_hash is not None and row.body_hash is not None and body_hash != row.body_hash:
+        raise Conflict(f"Idempotency-Key {key!r:.100} was used with another body", field="Idempotency-Key", value=key)
+    return _as_job(row)
+
+
+def _job(connection: sa.Connection, job_id: str) -> Job:
+    row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no job {job_id!r:.100}", field="job", value=job_id)
+    return _as_job(row)
+
+
+def _as_job(row: sa.Row[Any]) -> Job:
+    return Job(
+        id=row.id,
+        collection=row.collection,
+        kind=JobKind(row.kind),
+        state=JobState(row.state),
+        accepted=row.accepted,
+        indexed=row.indexed,
+        skipped=row.skipped,
+        failed=row.failed,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        waiting_on=row.waiting_on,
+    )
+
+
+def _as_batch(row: sa.Row[Any]) -> Batch:
+    return Batch(row.id, row.job_id, row.collection, JobKind(row.kind), row.attempts, row.releases, _unpack(row.items))
+
+
+def _pack(items: Sequence[tuple[int, Document]]) -> str:
+    return json.dumps(
+        [
+            [
+                position,
+                one.id,
+                one.text,
+                one.image.digest if one.image else None,
+                one.image.url if one.image else None,
+                dict(one.metadata),
+            ]
+            for position, one in items
+        ],
+        ensure_ascii=False,
+    )
+
+
+def _unpack(packed: str) -> tuple[tuple[int, Document], ...]:
+    return tuple(
+        (position, Document(key, text, ImageRef(digest, url) if digest or url else None, metadata))
+        for position, key, text, digest, url, metadata in json.loads(packed)
+    )

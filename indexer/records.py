@@ -131,5 +131,7 @@ def content_id(text: str | None, image: str | None, metadata: Metadata) -> str:
 
 def content_hash(text: str | None, image: str | None, metadata: Metadata, fingerprint: str = "") -> str:
     """SHA-256 (hex) over a canonical form. `image` is the blob's digest."""
-    canonical = json.dumps([text, image, metadata, fingerprint], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    canonical = json.dumps(
+        [text, image, metadata, fingerprint], sort_keys=True, ensure_ascii=False, separators=(",", ":")
+    )
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class IndexerSettings:
     batch_documents: int = 64  # documents of one ledger batch, one encoder call and one upsert
-    max_attempts: int = 8  # of a batch, before its documents are failures; counted only where a document may be at fault
+    max_attempts: int = (
+        8  # of a batch, before its documents are failures; counted only where a document may be at fault
+    )
     lease_s: float = 60.0
     retry_base_s: float = 0.5
     retry_max_s: float = 60.0

@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,7 +33,6 @@ from service.telemetry import Metrics, configure_logs
 log = structlog.get_logger(__name__)
 
 _WATCH_S = 0.5  # how soon a dead model thread or worker is noticed
-_LEDGER_THREADS = 4  # SQLite has one writer; more would only wait
 
 
 def serve(settings: Settings) -> None:
@@ -53,7 +51,9 @@ def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
         # Here, so that whatever imports this module without building anything starts without torch.
         from service.encoder.runtime import TorchRuntime
 
-        runtime = TorchRuntime.load(settings.model, device=settings.device, threads=settings.threads, limits=settings.limits)
+        runtime = TorchRuntime.load(
+            settings.model, device=settings.device, threads=settings.threads, limits=settings.limits
+        )
     data_dir = settings.data_dir.expanduser()
     data_dir.mkdir(parents=True, exist_ok=True)
     metrics = Metrics(_registry())
@@ -65,6 +65,7 @@ def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
     blobs = Blobs(f"file://{data_dir / 'blobs'}")
     fetcher = Fetcher(settings.fetch)
     catalog = Catalog(ledger, store, encoder)
+    worker = Worker(ledger, store, encoder, blobs, fetcher, settings.indexer)
     return Parts(
         settings=settings,
         metrics=metrics,
@@ -74,9 +75,8 @@ def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
         blobs=blobs,
         fetcher=fetcher,
         catalog=catalog,
-        intake=Intake(ledger, blobs, settings.indexer),
-        worker=Worker(ledger, store, encoder, blobs, fetcher, settings.indexer),
-        ledger_threads=ThreadPoolExecutor(_LEDGER_THREADS, thread_name_prefix="ledger"),
+        intake=Intake(ledger, blobs, settings.indexer, on_accepted=worker.poke),
+        worker=worker,
         api_keys=read_keys(settings.api_keys_file) if settings.api_keys_file else (),
     )
 
@@ -149,8 +149,10 @@ def _give_up() -> None:
 
 async def _watch(server: uvicorn.Server, parts: Parts) -> None:
     """Ends when the model thread or the worker died, and takes the process down with it (promise 1)."""
-    while not server.started or (parts.encoder.alive and parts.worker.alive) or server.should_exit:
+    alive = True
+    while alive or server.should_exit:
         await asyncio.sleep(_WATCH_S)
+        alive = not server.started or (parts.encoder.alive and parts.worker.alive)
     log.critical("a part of the service died", encoder=parts.encoder.alive, worker=parts.worker.alive)
     parts.draining.set()
     server.should_exit = True

@@ -67,7 +67,8 @@ def check(data: bytes, limits: Limits) -> None:
     if sniff(data) is None:
         what = "an HTML or XML page" if data[:64].lstrip().startswith(b"<") else "no known image format"
         raise InvalidInput(
-            f"image is {what}: allowed are PNG, JPEG, WebP, GIF, BMP, TIFF and AVIF, and it starts with {data[:8]!r}", field="image"
+            f"image is {what}: allowed are PNG, JPEG, WebP, GIF, BMP, TIFF and AVIF, and it starts with {data[:8]!r}",
+            field="image",
         )
 
 

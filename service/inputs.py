@@ -13,6 +13,8 @@ from service.schemas import ImageField
 class ImageFetcher(Protocol):
     async def fetch(self, url: str) -> bytes: ...
 
+    async def aclose(self) -> None: ...
+
 
 async def read(text: str | None, image: ImageField | None, limits: Limits, fetcher: ImageFetcher | None) -> Input:
     """Raises `InvalidInput`, `TooLarge`, or what fetching raises. Without a fetcher, URLs are refused."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Annotated, ParamSpec, TypeVar
 
@@ -37,13 +36,12 @@ class Parts:
     catalog: Catalog
     intake: Intake
     worker: Worker
-    ledger_threads: ThreadPoolExecutor
     api_keys: Sequence[str] = ()
     draining: asyncio.Event = field(default_factory=asyncio.Event)  # this process is on its way out
 
     async def in_ledger(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """A blocking call of the ledger, off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self.ledger_threads, lambda: call(*args, **kwargs))
+        return await asyncio.to_thread(call, *args, **kwargs)
 
 
 def parts_of(request: Request) -> Parts:

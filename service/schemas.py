@@ -24,7 +24,7 @@ from service.errors import invalid
 
 T = TypeVar("T")
 
-COLLECTION_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
+COLLECTION_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"  # as `indexer.catalog` has it
 DOCUMENT_ID = r"^[^\x00-\x1f\x7f-\x9f]{1,512}$"
 
 CollectionName = Annotated[str, StringConstraints(pattern=COLLECTION_NAME)]
@@ -141,7 +141,9 @@ class SearchIn(Wire):
     query: QueryIn
     limit: int = Field(10, ge=1, le=1000)
     offset: int = Field(0, ge=0, le=10_000)
-    filter: dict[str, Any] | None = Field(None, description="a condition on metadata, such as {field, equals}; all, any, not")
+    filter: dict[str, Any] | None = Field(
+        None, description="a condition on metadata, such as {field, equals}; all, any, not"
+    )
     score_threshold: Annotated[float, AfterValidator(_finite)] | None = None
     with_vector: bool = False
 

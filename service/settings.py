@@ -27,21 +27,33 @@ class Settings(BaseSettings):
     # --- where
     host: str = Field("127.0.0.1", description="address to listen on; other than loopback it needs API keys")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    data_dir: Path = Field(Path("~/.local/share/ret2"), description="folder of the embedded mode: index, ledger, images")
+    data_dir: Path = Field(
+        Path("~/.local/share/ret2"), description="folder of the embedded mode: index, ledger, images"
+    )
     model: str = Field("bundled", description="checkpoint folder, `bundled`, or `hub:ORG/NAME@COMMIT`")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:N or mps")
     threads: Positive | None = Field(None, description="CPU threads of the model; unset: torch decides")
-    log_level: str = Field("info", pattern="(?i)^(debug|info|warning|error)$", description="debug, info, warning or error")
+    log_level: str = Field(
+        "info", pattern="(?i)^(debug|info|warning|error)$", description="debug, info, warning or error"
+    )
 
     # --- who
     api_keys_file: Path | None = Field(None, description="file with one API key per line; unset: no keys")
     allow_anonymous: bool = Field(False, description="allow listening on other than loopback without API keys")
 
     # --- many machines, not yet supported
-    qdrant_url: str | None = Field(None, description="Qdrant server; unset: embedded Qdrant Edge (a server is not supported yet)")
-    database_url: SecretStr | None = Field(None, description="PostgreSQL; unset: SQLite in data_dir (a server is not supported yet)")
-    blobs_url: str | None = Field(None, description="object storage; unset: data_dir (another place is not supported yet)")
-    encoder_url: str | None = Field(None, description="encoder service; unset: in process (a remote one is not supported yet)")
+    qdrant_url: str | None = Field(
+        None, description="Qdrant server; unset: embedded Qdrant Edge (a server is not supported yet)"
+    )
+    database_url: SecretStr | None = Field(
+        None, description="PostgreSQL; unset: SQLite in data_dir (a server is not supported yet)"
+    )
+    blobs_url: str | None = Field(
+        None, description="object storage; unset: data_dir (another place is not supported yet)"
+    )
+    encoder_url: str | None = Field(
+        None, description="encoder service; unset: in process (a remote one is not supported yet)"
+    )
 
     # --- bounds on a request
     max_body_bytes: Positive = Field(64 * MIB, description="one request body")
@@ -51,7 +63,9 @@ class Settings(BaseSettings):
     max_text_chars: Positive = Field(100_000, description="one text; over the model's token limit it is truncated")
     max_metadata_bytes: Positive = Field(64 * 1024, description="one document's metadata as JSON")
     max_metadata_depth: Positive = Field(8, description="nesting of one document's metadata")
-    max_documents_per_call: Positive = Field(10_000, description="documents of one JSON call; an NDJSON stream has no such limit")
+    max_documents_per_call: Positive = Field(
+        10_000, description="documents of one JSON call; an NDJSON stream has no such limit"
+    )
     max_inputs_per_call: Positive = Field(256, description="inputs of one /encode or /v1/embeddings call")
     max_searches_per_call: Positive = Field(64, description="searches of one /search/batch call")
     max_requests_in_flight: Positive = Field(256, description="requests being answered at once; probes are not counted")
@@ -61,8 +75,12 @@ class Settings(BaseSettings):
     max_bulk_queue_cost: Positive = Field(65_536, description="waiting document inputs: image patches plus text tokens")
     max_batch_cost: Positive = Field(2_048, description="one forward: image patches plus text tokens")
     max_batch_wait_ms: float = Field(0.0, ge=0, le=1000, description="how long a batch waits for inputs being prepared")
-    searches_per_bulk: Positive = Field(4, description="search batches in a row before a waiting bulk batch has its turn")
-    prepare_threads: Positive | None = Field(None, description="threads that decode and tokenise; unset: one per core, 2 to 8")
+    searches_per_bulk: Positive = Field(
+        4, description="search batches in a row before a waiting bulk batch has its turn"
+    )
+    prepare_threads: Positive | None = Field(
+        None, description="threads that decode and tokenise; unset: one per core, 2 to 8"
+    )
 
     # --- bounds on time
     request_timeout_s: Seconds = Field(30.0, description="one search or encode call, waiting included")
@@ -74,8 +92,12 @@ class Settings(BaseSettings):
     # --- bounds on fetching and indexing
     fetch_timeout_s: Seconds = Field(10.0, description="fetching one URL, redirects included")
     fetch_max_redirects: int = Field(3, ge=0, description="redirects of one URL")
-    fetch_allow_private: bool = Field(False, description="allow URLs with private and loopback addresses: for tests and closed networks")
-    index_batch_documents: Annotated[int, Field(gt=0, le=256)] = Field(64, description="documents of one encoder call and one upsert")
+    fetch_allow_private: bool = Field(
+        False, description="allow URLs with private and loopback addresses: for tests and closed networks"
+    )
+    index_batch_documents: Annotated[int, Field(gt=0, le=256)] = Field(
+        64, description="documents of one encoder call and one upsert"
+    )
     index_max_attempts: Positive = Field(8, description="attempts at a batch before its documents are failures")
     index_concurrency: Positive = Field(2, description="batches a worker has in flight")
 
@@ -116,12 +138,16 @@ class Settings(BaseSettings):
 
     @property
     def fetch(self) -> FetchSettings:
-        return FetchSettings(self.max_image_bytes, self.fetch_timeout_s, self.fetch_max_redirects, self.fetch_allow_private)
+        return FetchSettings(
+            self.max_image_bytes, self.fetch_timeout_s, self.fetch_max_redirects, self.fetch_allow_private
+        )
 
     @property
     def indexer(self) -> IndexerSettings:
         return IndexerSettings(
-            batch_documents=self.index_batch_documents, max_attempts=self.index_max_attempts, concurrency=self.index_concurrency
+            batch_documents=self.index_batch_documents,
+            max_attempts=self.index_max_attempts,
+            concurrency=self.index_concurrency,
         )
 
 

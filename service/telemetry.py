@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, MutableMapping
+from functools import partial
 from typing import Any
 
 import structlog
@@ -32,14 +33,20 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.requests = Counter("ret2_requests", "HTTP requests answered", ["route", "method", "status"], registry=registry)
+        self.requests = Counter(
+            "ret2_requests", "HTTP requests answered", ["route", "method", "status"], registry=registry
+        )
         self.request_seconds = Histogram(
             "ret2_request_seconds", "HTTP request duration", ["route"], buckets=_SECONDS, registry=registry
         )
         self.requests_in_flight = Gauge("ret2_requests_in_flight", "HTTP requests being answered", registry=registry)
         self.queue_cost = Gauge("ret2_queue_cost", "Cost waiting for the model", ["lane"], registry=registry)
-        self.overloaded = Counter("ret2_overloaded", "Encoder calls refused because a lane was full", ["lane"], registry=registry)
-        self.encoded = Counter("ret2_encoded_inputs", "Inputs answered by the encoder", ["lane", "outcome"], registry=registry)
+        self.overloaded = Counter(
+            "ret2_overloaded", "Encoder calls refused because a lane was full", ["lane"], registry=registry
+        )
+        self.encoded = Counter(
+            "ret2_encoded_inputs", "Inputs answered by the encoder", ["lane", "outcome"], registry=registry
+        )
         self.batch_inputs = Histogram(
             "ret2_batch_inputs", "Inputs per batch", ["lane"], buckets=_COUNTS, registry=registry
         )
@@ -50,14 +57,20 @@ class Metrics:
         self.prepare_seconds = Histogram(
             "ret2_prepare_seconds", "Decoding and tokenising one input", buckets=_SECONDS, registry=registry
         )
-        self.store_seconds = Histogram("ret2_store_search_seconds", "Vector search", buckets=_SECONDS, registry=registry)
+        self.store_seconds = Histogram(
+            "ret2_store_search_seconds", "Vector search", buckets=_SECONDS, registry=registry
+        )
         self.hits = Histogram("ret2_search_hits", "Hits per search", buckets=(0, *_COUNTS), registry=registry)
-        self.pending_documents = Gauge("ret2_pending_documents", "Accepted documents not yet indexed", registry=registry)
-        self.rejected_documents = Counter("ret2_rejected_documents", "Posted documents not accepted", ["code"], registry=registry)
+        self.pending_documents = Gauge(
+            "ret2_pending_documents", "Accepted documents not yet indexed", registry=registry
+        )
+        self.rejected_documents = Counter(
+            "ret2_rejected_documents", "Posted documents not accepted", ["code"], registry=registry
+        )
 
     def watch_queue(self, held: Callable[[Lane], int]) -> None:
         for lane in Lane:
-            self.queue_cost.labels(lane).set_function(lambda lane=lane: held(lane))
+            self.queue_cost.labels(lane).set_function(partial(held, lane))
 
     def batch(self, lane: Lane, inputs: int, cost: int, forward_s: float) -> None:
         self.batch_inputs.labels(lane).observe(inputs)
@@ -88,15 +101,18 @@ class RequestLog:
                 message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
             await send(message)
 
-        with self._metrics.requests_in_flight.track_inprogress(), structlog.contextvars.bound_contextvars(request_id=request_id):
+        with (
+            self._metrics.requests_in_flight.track_inprogress(),
+            structlog.contextvars.bound_contextvars(request_id=request_id),
+        ):
             try:
                 await self._app(scope, receive, send_with_id)
             except Exception:  # the app's last handler
                 log.exception("request raised")
                 if status == 0:
-                    await problem(500, "internal", "An error that is not yours; the log has it under this request id.", request_id)(
-                        scope, receive, send_with_id
-                    )
+                    await problem(
+                        500, "internal", "An error that is not yours; the log has it under this request id.", request_id
+                    )(scope, receive, send_with_id)
                 else:
                     raise
             finally:
@@ -106,7 +122,14 @@ class RequestLog:
         route = getattr(scope.get("route"), "path", "unmatched")
         self._metrics.requests.labels(route, scope["method"], status).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        log.info("request", method=scope["method"], path=scope["path"], route=route, status=status, ms=round(seconds * 1e3, 1))
+        log.info(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            route=route,
+            status=status,
+            ms=round(seconds * 1e3, 1),
+        )
 
 
 def _request_id(scope: Scope) -> str:
@@ -135,7 +158,11 @@ def configure_logs(level: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[_drop_color, structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.JSONRenderer()],
+            processors=[
+                _drop_color,
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
         )
     )
     root = logging.getLogger()

@@ -56,7 +56,9 @@ class FakeRuntime:
         if item.image is not None:
             image = decode_image(item.image, self.limits).resize((1, 1))
             pixels = np.asarray(image, np.float32).transpose(2, 0, 1)
-        return Prepared(role, tokens if len(tokens) else None, pixels, max(1, len(tokens)) + (0 if pixels is None else IMAGE_COST))
+        return Prepared(
+            role, tokens if len(tokens) else None, pixels, max(1, len(tokens)) + (0 if pixels is None else IMAGE_COST)
+        )
 
     def forward(self, batch: Sequence[Prepared]) -> Float32:
         texts = [bytes([] if item.tokens is None else item.tokens.astype(np.uint8)).decode() for item in batch]
@@ -64,7 +66,11 @@ class FakeRuntime:
         self.costs.append([item.cost for item in batch])
         assert self.gate.wait(10), "the test never opened the gate"
         answer = self.on_forward(texts)
-        return np.stack([embed(text, item.pixels) for text, item in zip(texts, batch, strict=True)]) if answer is None else answer
+        return (
+            np.stack([embed(text, item.pixels) for text, item in zip(texts, batch, strict=True)])
+            if answer is None
+            else answer
+        )
 
     async def busy_with(self, text: str) -> None:
         await until(lambda: any(text in batch for batch in self.batches))
@@ -82,7 +88,7 @@ def embed(text: str, pixels: Float32 | None = None) -> Float32:
 async def until(condition: Callable[[], bool]) -> None:
     """Gives way to the other threads until `condition` holds."""
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  what is waited for is another thread's private state
             await asyncio.sleep(0)
 
 
@@ -121,9 +127,11 @@ def wait_until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
 
 @pytest.fixture
 def make_image() -> Callable[..., bytes]:
-    def make(color: Any = "red", size: tuple[int, int] = (8, 8), mode: str = "RGB", format: str = "PNG", **options: Any) -> bytes:
+    def make(
+        color: Any = "red", size: tuple[int, int] = (8, 8), mode: str = "RGB", kind: str = "PNG", **options: Any
+    ) -> bytes:
         file = io.BytesIO()
-        Image.new(mode, size, color).save(file, format, **options)
+        Image.new(mode, size, color).save(file, kind, **options)
         return file.getvalue()
 
     return make

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -18,7 +19,7 @@ from service.parts import Parts
 from service.schemas import Problem
 from service.telemetry import RequestLog
 
-_PROBLEMS = {
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": text, "content": {"application/problem+json": {}}}
     for status, text in {
         400: "the input cannot be used",
@@ -70,12 +71,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Up in the order of need, down in the reverse: the worker gives its work back before the encoder and the store go."""
     parts: Parts = app.state.parts
     async with AsyncExitStack() as stack:
-        stack.callback(parts.ledger_threads.shutdown)
         stack.callback(parts.ledger.close)
+        stack.callback(parts.blobs.close)
         stack.push_async_callback(parts.store.close)
         stack.push_async_callback(parts.fetcher.aclose)
         parts.encoder.start()
-        stack.push_async_callback(parts.encoder.stop, parts.settings.grace_s / 4)  # requests and worker are done by then
+        stack.push_async_callback(
+            parts.encoder.stop, parts.settings.grace_s / 4
+        )  # requests and worker are done by then
         await parts.worker.start()
         stack.push_async_callback(parts.worker.stop)
         yield

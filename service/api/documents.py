@@ -24,13 +24,17 @@ from service.wire import Json, StrictRoute
 router = APIRouter(route_class=StrictRoute, tags=["documents"])
 
 Wait = Annotated[bool, Query(description="answer when the job is done, or 202 when `wait_timeout_s` is over first")]
-IdempotencyKey = Annotated[str | None, Header(max_length=255, description="the same key again is the same job, not a new one")]
+IdempotencyKey = Annotated[
+    str | None, Header(max_length=255, description="the same key again is the same job, not a new one")
+]
 
 _BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": {"anyOf": [{"type": "array", "items": schema_of(DocumentIn)}, schema_of(DocumentsIn)]}},
+            "application/json": {
+                "schema": {"anyOf": [{"type": "array", "items": schema_of(DocumentIn)}, schema_of(DocumentsIn)]}
+            },
             NDJSON: {"schema": schema_of(DocumentIn)},
         },
     }
@@ -66,7 +70,12 @@ async def post(
     return await _accepted(parts, accepted, wait)
 
 
-@router.post("/collections/{name}/documents/delete", status_code=202, response_model=DeletedOut, responses={200: {"model": DeletedOut}})
+@router.post(
+    "/collections/{name}/documents/delete",
+    status_code=202,
+    response_model=DeletedOut,
+    responses={200: {"model": DeletedOut}},
+)
 async def delete_many(name: CollectionPath, body: DeleteIn, parts: PartsOf, wait: Wait = False) -> Response:
     """Deletes documents by id; ids that are not there do no harm."""
     return await _delete(parts, name, body.ids, wait)
@@ -80,7 +89,12 @@ async def read(name: CollectionPath, document_id: DocumentPath, parts: PartsOf, 
     return Json({**wire, "vector": point.vector} if with_vector else wire)
 
 
-@router.delete("/collections/{name}/documents/{id}", status_code=202, response_model=DeletedOut, responses={200: {"model": DeletedOut}})
+@router.delete(
+    "/collections/{name}/documents/{id}",
+    status_code=202,
+    response_model=DeletedOut,
+    responses={200: {"model": DeletedOut}},
+)
 async def delete(name: CollectionPath, document_id: DocumentPath, parts: PartsOf, wait: Wait = False) -> Response:
     return await _delete(parts, name, [document_id], wait)
 
@@ -88,9 +102,14 @@ async def delete(name: CollectionPath, document_id: DocumentPath, parts: PartsOf
 @router.get(
     "/collections/{name}/documents/{id}/image",
     response_class=Response,
-    responses={200: {"content": {"image/*": {}}, "description": "the image file as it was posted"}, 304: {"description": "unchanged"}},
+    responses={
+        200: {"content": {"image/*": {}}, "description": "the image file as it was posted"},
+        304: {"description": "unchanged"},
+    },
 )
-async def image(name: CollectionPath, document_id: DocumentPath, request: Request, parts: PartsOf, v: str = "") -> Response:
+async def image(
+    name: CollectionPath, document_id: DocumentPath, request: Request, parts: PartsOf, v: str = ""
+) -> Response:
     """The image as it was posted. With the `v` of an `image_url` it may be kept for good, else it is to be asked for again."""
     collection = await parts.catalog.get(name)
     point = await stored(parts.store.points(collection.name), collection.name, document_id)
@@ -112,7 +131,9 @@ async def image(name: CollectionPath, document_id: DocumentPath, request: Reques
 
 
 async def _accepted(parts: Parts, accepted: Accepted, wait: bool) -> Response:
-    rejected = [{"position": one.position, "id": one.id, "code": one.code, "detail": one.detail} for one in accepted.rejected]
+    rejected = [
+        {"position": one.position, "id": one.id, "code": one.code, "detail": one.detail} for one in accepted.rejected
+    ]
     job = await _awaited(parts, accepted.job, wait)
     wire: dict[str, Any] = {"job": job_wire(job), "rejected": rejected}
     if not (wait and job.state.finished):

@@ -27,7 +27,9 @@ async def read_all(
     parts: PartsOf, collection: InCollection = None, state: States = None, limit: Limit = 50, offset: Offset = 0
 ) -> Response:
     """Newest first."""
-    jobs = await parts.in_ledger(parts.ledger.jobs, collection=collection, states=state or (), limit=limit, offset=offset)
+    jobs = await parts.in_ledger(
+        parts.ledger.jobs, collection=collection, states=state or (), limit=limit, offset=offset
+    )
     return Json({"jobs": [job_wire(job) for job in jobs]})
 
 

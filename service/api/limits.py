@@ -80,7 +80,9 @@ class EncodedPaths:
 
 
 def too_large(size_bytes: int, limit: int) -> TooLarge:
-    return TooLarge(f"the body has at least {size_bytes} bytes, limit is {limit}", field="body", value=size_bytes, limit=limit)
+    return TooLarge(
+        f"the body has at least {size_bytes} bytes, limit is {limit}", field="body", value=size_bytes, limit=limit
+    )
 
 
 def _is_stream(scope: Scope) -> bool:

@@ -52,7 +52,9 @@ def documents_in(body: bytes, bounds: Bounds) -> list[Any]:
         raise InvalidInput(f"the body is not JSON: {error}", field="body") from error
     if isinstance(value, dict):
         if unknown := [key for key in value if key != "documents"]:
-            raise InvalidInput(f"the body has the unknown field {unknown[0]!r:.100}; it holds documents alone", field=unknown[0])
+            raise InvalidInput(
+                f"the body has the unknown field {unknown[0]!r:.100}; it holds documents alone", field=unknown[0]
+            )
         value = value.get("documents")
     if not isinstance(value, list):
         raise InvalidInput('the body must be a list of documents or {"documents": [...]}', field="documents")
@@ -80,7 +82,9 @@ async def each_line(stream: AsyncIterator[bytes], bounds: Bounds) -> AsyncIterat
         item = _of_line(position, line, bounds)
         rejected += isinstance(item, Rejected)
         if rejected > bounds.max_documents:
-            raise TooLarge(f"more than {bounds.max_documents} documents of this stream are not acceptable", field="body")
+            raise TooLarge(
+                f"more than {bounds.max_documents} documents of this stream are not acceptable", field="body"
+            )
         yield item
         position += 1
         if position % _PAUSE_EVERY == 0:

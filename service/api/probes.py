@@ -53,7 +53,9 @@ async def metrics(parts: PartsOf) -> Response:
 async def info(parts: PartsOf) -> Response:
     """The model behind this service and the bounds on what may be sent."""
     model, settings = await parts.encoder.info(), parts.settings
-    names = [name for name in type(settings).model_fields if name.startswith("max_") and not name.startswith("max_batch")]
+    names = [
+        name for name in type(settings).model_fields if name.startswith("max_") and not name.startswith("max_batch")
+    ]
     return Json(
         {
             "version": version("ret2"),

@@ -36,13 +36,20 @@ async def search_batch(body: SearchBatchIn, request: Request, searcher: Searcher
     """Many searches, one result or error for each, in order. 429 only when there was room for none of them."""
     limit = parts.settings.max_searches_per_call
     if len(body.searches) > limit:
-        raise TooLarge(f"{len(body.searches)} searches in one call, limit is {limit}", field="searches", value=len(body.searches), limit=limit)
+        raise TooLarge(
+            f"{len(body.searches)} searches in one call, limit is {limit}",
+            field="searches",
+            value=len(body.searches),
+            limit=limit,
+        )
     work = asyncio.gather(*(_one(searcher, checked(item)) for item in body.searches))
     outcomes = await answer_within(request, work, parts.settings.request_timeout_s)
     refused = [outcome for outcome in outcomes if isinstance(outcome, Overloaded)]
     if len(refused) == len(outcomes):
         raise refused[0]
-    return Json({"results": [error_wire(outcome) if isinstance(outcome, RetrievalError) else outcome for outcome in outcomes]})
+    return Json(
+        {"results": [error_wire(outcome) if isinstance(outcome, RetrievalError) else outcome for outcome in outcomes]}
+    )
 
 
 async def _one(searcher: Searcher, wanted: SearchIn | RetrievalError) -> dict[str, Any] | RetrievalError:

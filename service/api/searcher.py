@@ -33,7 +33,12 @@ class Clock:
     store_ms: float = 0.0
 
     def wire(self) -> dict[str, float]:
-        stages = {"decode_ms": self.decode_ms, "queue_ms": self.queue_ms, "encode_ms": self.encode_ms, "store_ms": self.store_ms}
+        stages = {
+            "decode_ms": self.decode_ms,
+            "queue_ms": self.queue_ms,
+            "encode_ms": self.encode_ms,
+            "store_ms": self.store_ms,
+        }
         return {name: round(value, 3) for name, value in (stages | {"total_ms": _ms_since(self.began)}).items()}
 
 
@@ -76,7 +81,9 @@ class Searcher:
             clock.encode_ms = result.timing.encode_s * 1e3
         return result.vector
 
-    async def _ask(self, points: Points, wanted: SearchIn, vector: Float32, condition: Filter | None, clock: Clock) -> list[Hit]:
+    async def _ask(
+        self, points: Points, wanted: SearchIn, vector: Float32, condition: Filter | None, clock: Clock
+    ) -> list[Hit]:
         began = time.perf_counter()
         # A document is the nearest to itself: one more is asked for, and it is left out before the offset counts.
         itself = wanted.query.document_id
@@ -99,7 +106,11 @@ class Searcher:
 async def stored(points: Points, collection: str, document_id: str) -> Point:
     (point,) = await points.fetch([document_id])
     if point is None:
-        raise NotFound(f"there is no document {document_id!r:.100} in collection {collection!r}", field="document_id", value=document_id)
+        raise NotFound(
+            f"there is no document {document_id!r:.100} in collection {collection!r}",
+            field="document_id",
+            value=document_id,
+        )
     return point
 
 

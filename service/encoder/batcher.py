@@ -23,7 +23,7 @@ import structlog
 
 from indexer.encoder import Lane
 from model.errors import DependencyUnavailable, EncodeFailed, Overloaded, RetrievalError
-from model.inputs import Embedding, Float32, Input, ModelInfo, Prepared, Role
+from model.inputs import Float32, Input, ModelInfo, Prepared, Role
 from service.encoder.lanes import Entry, Result, TimedEmbedding, Timing
 from service.encoder.queue import Queue, QueueSettings
 from service.telemetry import Metrics
@@ -206,7 +206,9 @@ class Batcher:
         cost = sum(entry.cost for entry in batch)
         self._metrics.batch(batch[0].lane, len(batch), cost, forward_s)
         rate = cost / max(forward_s, 1e-6)
-        self._cost_per_s = rate if self._cost_per_s is None else (1 - _RATE_WEIGHT) * self._cost_per_s + _RATE_WEIGHT * rate
+        self._cost_per_s = (
+            rate if self._cost_per_s is None else (1 - _RATE_WEIGHT) * self._cost_per_s + _RATE_WEIGHT * rate
+        )
 
     def _deliver(self, answers: list[tuple[Entry, Result]]) -> None:
         """From any thread to the waiting tasks."""

@@ -58,11 +58,17 @@ def items_of(body: EmbeddingsIn) -> list[InputIn | InvalidInput]:
     given: list[Any] = [body.input] if isinstance(body.input, str) else body.input
     if not given:
         raise InvalidInput("input is an empty list", field="input")
-    if any(isinstance(one, int) or (isinstance(one, list) and any(isinstance(part, int) for part in one)) for one in given):
-        raise InvalidInput("input holds token ids, which mean nothing to this model's tokeniser: send text", field="input")
+    if any(
+        isinstance(one, int) or (isinstance(one, list) and any(isinstance(part, int) for part in one)) for one in given
+    ):
+        raise InvalidInput(
+            "input holds token ids, which mean nothing to this model's tokeniser: send text", field="input"
+        )
     if any(isinstance(one, TextPart | ImagePart) for one in given):
         if not all(isinstance(one, TextPart | ImagePart) for one in given):
-            raise InvalidInput("input mixes content parts with other inputs: put each input's parts in a list", field="input")
+            raise InvalidInput(
+                "input mixes content parts with other inputs: put each input's parts in a list", field="input"
+            )
         given = [given]
     return [_item([TextPart(type="text", text=one)] if isinstance(one, str) else one) for one in given]
 

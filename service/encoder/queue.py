@@ -143,7 +143,9 @@ class Queue:
     def _fill(self, lane: Lane) -> list[Entry]:
         """A full batch at once; a smaller one after `max_wait_s` if more is being prepared, else at once too."""
         until = self._clock() + self._settings.max_wait_s
-        while not self._ready.reaches(lane, self._settings.max_batch_cost) and self._preparing(lane) and not self.refuses:
+        while (
+            not self._ready.reaches(lane, self._settings.max_batch_cost) and self._preparing(lane) and not self.refuses
+        ):
             if (left_s := until - self._clock()) <= 0:
                 break
             self._changed.wait(left_s)

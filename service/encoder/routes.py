@@ -40,11 +40,16 @@ class Encoding:
         """One result or error per input, in order. Documents wait in the bulk lane."""
         if len(items) > self.max_inputs:
             raise TooLarge(
-                f"{len(items)} inputs in one call, limit is {self.max_inputs}", field="inputs", value=len(items), limit=self.max_inputs
+                f"{len(items)} inputs in one call, limit is {self.max_inputs}",
+                field="inputs",
+                value=len(items),
+                limit=self.max_inputs,
             )
         read = await asyncio.gather(*(self._read(item) for item in items))
         good = [item for item in read if isinstance(item, Input)]
-        encoded = iter(await self.encoder.encode(good, role=role, lane=Lane.SEARCH if role is Role.QUERY else Lane.BULK))
+        encoded = iter(
+            await self.encoder.encode(good, role=role, lane=Lane.SEARCH if role is Role.QUERY else Lane.BULK)
+        )
         return [next(encoded) if isinstance(item, Input) else item for item in read]
 
     async def _read(self, item: InputIn | InvalidInput) -> Input | RetrievalError:

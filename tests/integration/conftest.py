@@ -24,7 +24,9 @@ class Served:
 
     async def load(self, *documents: dict[str, Any], collection: str = "flags", **query: Any) -> dict[str, Any]:
         await self.client.put(f"/collections/{collection}")
-        response = await self.client.post(f"/collections/{collection}/documents", params={"wait": True, **query}, json=list(documents))
+        response = await self.client.post(
+            f"/collections/{collection}/documents", params={"wait": True, **query}, json=list(documents)
+        )
         assert response.status_code == 200, response.text
         answer: dict[str, Any] = response.json()
         return answer

@@ -44,7 +44,14 @@ async def test_a_known_key_opens(headers: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "headers", [{}, {"authorization": f"Bearer {KEY}x"}, {"authorization": f"Basic {KEY}"}, {"x-api-key": ""}, {"x-api-key": KEY[:-1]}]
+    "headers",
+    [
+        {},
+        {"authorization": f"Bearer {KEY}x"},
+        {"authorization": f"Basic {KEY}"},
+        {"x-api-key": ""},
+        {"x-api-key": KEY[:-1]},
+    ],
 )
 async def test_anything_else_does_not(headers: dict[str, str]) -> None:
     response = await ask("/search", headers)

@@ -81,7 +81,9 @@ async def test_a_poison_input_is_found_out(make_batcher: Make, runtime: Any, wai
     await plug
 
 
-async def test_while_a_failed_batch_is_taken_apart_searches_still_go_first(make_batcher: Make, runtime: Any, wait_until: Until) -> None:
+async def test_while_a_failed_batch_is_taken_apart_searches_still_go_first(
+    make_batcher: Make, runtime: Any, wait_until: Until
+) -> None:
     batcher = await make_batcher(prepare_threads=1)
     plug = await hold(batcher, runtime)
     bulk = send(batcher, "a", "poison", "b", lane=Lane.BULK)
@@ -93,7 +95,9 @@ async def test_while_a_failed_batch_is_taken_apart_searches_still_go_first(make_
         if len(texts) > 1:
             loop.call_soon_threadsafe(lambda: search.append(send(batcher, "search")))
             asyncio.run_coroutine_threadsafe(wait_until(lambda: "search" in runtime.prepared), loop).result(10)
-            asyncio.run_coroutine_threadsafe(wait_until(lambda: batcher._queue._ready.reaches(Lane.SEARCH, 1)), loop).result(10)
+            asyncio.run_coroutine_threadsafe(
+                wait_until(lambda: batcher._queue._ready.reaches(Lane.SEARCH, 1)), loop
+            ).result(10)
         if "poison" in texts:
             raise RuntimeError
 
@@ -124,7 +128,9 @@ async def test_prepare_that_raises_anything_is_an_answer(make_batcher: Make, run
 
 
 @pytest.mark.parametrize("row", [[np.nan] * 64, [np.inf] + [0.0] * 63, [0.0] * 64, [3e38] * 64])
-async def test_unusable_vectors_never_leave(make_batcher: Make, runtime: Any, row: list[float], wait_until: Until) -> None:
+async def test_unusable_vectors_never_leave(
+    make_batcher: Make, runtime: Any, row: list[float], wait_until: Until
+) -> None:
     """Promise 12, and only for the input concerned."""
     batcher = await make_batcher(prepare_threads=1)
     plug = await hold(batcher, runtime)
@@ -232,13 +238,17 @@ async def test_a_cancelled_callers_input_is_not_even_prepared(make_batcher: Make
     await batcher.stop()
 
 
-async def test_searches_go_before_bulk_and_bulk_never_starves(make_batcher: Make, runtime: Any, wait_until: Until) -> None:
+async def test_searches_go_before_bulk_and_bulk_never_starves(
+    make_batcher: Make, runtime: Any, wait_until: Until
+) -> None:
     """Promise 6, with one input a batch and three searches for each waiting bulk."""
     batcher = await make_batcher(max_batch_cost=1, searches_per_bulk=3, prepare_threads=1)
     plug = await hold(batcher, runtime)
     bulk = send(batcher, "b1", "b2", "b3", lane=Lane.BULK)
     search = send(batcher, *[f"s{number}" for number in range(8)])
-    await wait_until(lambda: batcher._queue._ready.reaches(Lane.SEARCH, 16) and batcher._queue._ready.reaches(Lane.BULK, 6))
+    await wait_until(
+        lambda: batcher._queue._ready.reaches(Lane.SEARCH, 16) and batcher._queue._ready.reaches(Lane.BULK, 6)
+    )
     runtime.gate.set()
     await asyncio.gather(plug, bulk, search)
     order = " ".join(batch[0] for batch in runtime.batches[1:])

@@ -34,9 +34,9 @@ def test_every_form(make_image: Make) -> None:
         assert source(wire.validate_python(form), Limits()) == (form if isinstance(form, str) else form["url"])
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])
-def test_formats_are_recognised(make_image: Make, format: str) -> None:
-    assert sniff(make_image(format=format)) == f"image/{format.lower()}"
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])
+def test_formats_are_recognised(make_image: Make, kind: str) -> None:
+    assert sniff(make_image(kind=kind)) == f"image/{kind.lower()}"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,9 @@ def test_too_many_bytes_before_and_after_decoding(make_image: Make) -> None:
             source(wire.validate_python({"base64": b64(data)}), limits)
 
 
-@pytest.mark.parametrize("form", [5, None, [], {}, {"path": "/etc/passwd"}, {"url": 5}, {"url": "http://a", "base64": "b"}])
+@pytest.mark.parametrize(
+    "form", [5, None, [], {}, {"path": "/etc/passwd"}, {"url": 5}, {"url": "http://a", "base64": "b"}]
+)
 def test_forms_that_are_none(form: object) -> None:
     with pytest.raises(ValidationError):
         wire.validate_python(form)

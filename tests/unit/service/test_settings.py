@@ -5,7 +5,20 @@ from pydantic import ValidationError
 
 from service.settings import Settings
 
-UNITS = ("_s", "_ms", "_bytes", "_px", "_chars", "_cost", "_depth", "_call", "_flight", "_redirects", "_attempts", "_documents")
+UNITS = (
+    "_s",
+    "_ms",
+    "_bytes",
+    "_px",
+    "_chars",
+    "_cost",
+    "_depth",
+    "_call",
+    "_flight",
+    "_redirects",
+    "_attempts",
+    "_documents",
+)
 
 
 def test_the_design_s_defaults() -> None:
@@ -29,7 +42,7 @@ def test_what_is_not_built_is_refused(name: str, monkeypatch: pytest.MonkeyPatch
     assert "secret" not in refused.value.errors(include_input=False)[0]["msg"]
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])  # noqa: S104
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])
 def test_open_to_strangers_is_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RET2_HOST", host)
     with pytest.raises(ValidationError, match="RET2_API_KEYS_FILE"):
@@ -43,7 +56,10 @@ def test_loopback_is_no_stranger(host: str) -> None:
     assert Settings(host=host).host == host
 
 
-@pytest.mark.parametrize(("name", "value"), [("max_body_bytes", 0), ("grace_s", -1), ("port", 70_000), ("device", "tpu"), ("log_level", "loud")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_body_bytes", 0), ("grace_s", -1), ("port", 70_000), ("device", "tpu"), ("log_level", "loud")],
+)
 def test_bounds_are_bounded(name: str, value: object) -> None:
     with pytest.raises(ValidationError):
         Settings(**{name: value})  # type: ignore[arg-type]

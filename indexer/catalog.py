@@ -1,0 +1,96 @@
+"""Collections: a row of the ledger and points in the store, made and dropped together, bound to the model that fills them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from indexer.encoder import Encoder
+from indexer.ledger import Ledger
+from indexer.records import Collection
+from indexer.store import Store
+from model.errors import Conflict, InvalidInput, NotFound
+
+T = TypeVar("T")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+class Catalog:
+    """Safe to use from many tasks."""
+
+    def __init__(self, ledger: Ledger, store: Store, encoder: Encoder) -> None:
+        self._ledger, self._store, self._encoder = ledger, store, encoder
+
+    async def create(self, name: str, *, instruction: str | None = None) -> tuple[Collection, bool]:
+        """The collection and whether it is new. Raises `Conflict` when it is there with other settings or of another model.
+
+        The store first: a process that dies in between leaves points that nothing names, and the next `create` takes them up.
+        """
+        if not _NAME.fullmatch(name):
+            raise InvalidInput(
+                f"collection name {name!r:.100} does not fit: lower-case letters, digits, '-' and '_', at most 63",
+                field="name",
+                value=name[:100],
+                limit=63,
+            )
+        info = await self._encoder.info()
+        wanted = Collection(name, info.fingerprint, info.name, info.dimensions, time.time(), instruction)
+        try:
+            return _same(await self.get(name), wanted), False
+        except NotFound:
+            pass
+        await self._store.create(name, info.dimensions)
+        try:
+            await _blocking(lambda: self._ledger.create_collection(wanted))
+        except Conflict:  # another request made it meanwhile
+            return _same(await self.get(name), wanted), False
+        return wanted, True
+
+    async def get(self, name: str) -> Collection:
+        """Raises `NotFound`."""
+        return await _blocking(lambda: self._ledger.collection(name))
+
+    async def all(self) -> list[Collection]:
+        return await _blocking(self._ledger.collections)
+
+    async def drop(self, name: str) -> None:
+        """Raises `NotFound`. The points first, so that what is left after a crash still has a name to be dropped by."""
+        await self.get(name)
+        await self._store.drop(name)
+        await _blocking(lambda: self._ledger.drop_collection(name))
+
+    async def compatible(self, name: str) -> Collection:
+        """The collection, if the present model filled it. Raises `NotFound`, or `Conflict` for another model (promise 9)."""
+        collection, info = await self.get(name), await self._encoder.info()
+        if collection.fingerprint != info.fingerprint:
+            raise Conflict(mismatch(collection, info.fingerprint), field="collection", value=name)
+        return collection
+
+    async def count(self, name: str) -> int:
+        return await self._store.points(name).count()
+
+
+def mismatch(collection: Collection, fingerprint: str) -> str:
+    return (
+        f"collection {collection.name!r} was filled by model {collection.model} ({collection.fingerprint[:12]}), "
+        f"this encoder is {fingerprint[:12]}: serve that model, or fill a new collection"
+    )
+
+
+def _same(there: Collection, wanted: Collection) -> Collection:
+    if there.fingerprint != wanted.fingerprint:
+        raise Conflict(mismatch(there, wanted.fingerprint), field="name", value=there.name)
+    if there.instruction != wanted.instruction:
+        raise Conflict(
+            f"collection {there.name!r} exists with instruction {there.instruction!r}, not {wanted.instruction!r}",
+            field="instruction",
+            value=wanted.instruction,
+        )
+    return there
+
+
+async def _blocking(call: Callable[[], T]) -> T:
+    return await asyncio.to_thread(call)

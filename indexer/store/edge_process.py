@@ -1,0 +1,114 @@
+"""The process that owns one data directory's Qdrant Edge shards: one request at a time over a pipe, tidying up when idle.
+
+`indexer.store.edge` starts it as `python -m indexer.store.edge_process FOLDER FD PARENT_PID LOCK_WAIT_S`. It exists because every Edge
+call holds the GIL. It lives as long as its end of the pipe, and dies with its parent. No torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from indexer.store.edge_shards import Shards
+from model.errors import DependencyUnavailable, InvalidInput, RetrievalError
+
+IDLE_S = 0.5  # quiet for this long: time to tidy up
+
+
+def main() -> None:
+    folder, fd, parent_pid, lock_wait_s = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+    _live_with_parent(parent_pid)
+    with Connection(fd) as pipe:
+        try:
+            lock = _lock(folder, lock_wait_s)
+            shards = Shards(folder)
+        except (RetrievalError, OSError) as error:
+            pipe.send(
+                error if isinstance(error, RetrievalError) else DependencyUnavailable(f"cannot open {folder}: {error}")
+            )
+            return
+        pipe.send(None)
+        try:
+            _serve(pipe, shards)
+        finally:
+            shards.close()
+            os.close(lock)
+
+
+def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
+    """Answers each (method, arguments) with its result or a RetrievalError, until the other end is closed."""
+    s = shards
+    methods = {
+        each.__name__: each for each in (s.create, s.drop, s.upsert, s.delete, s.fetch, s.search, s.count, s.ping)
+    }
+    while True:
+        if not pipe.poll(IDLE_S if shards.untidy else None):
+            _answer(shards.tidy)
+            continue
+        try:
+            name, arguments = pipe.recv()
+            pipe.send(_answer(methods[name], *arguments))
+        except (EOFError, ConnectionError):
+            return
+
+
+def _answer(method: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return _translated(method, *arguments)
+    except RetrievalError as error:
+        return error
+
+
+def _translated(method: Callable[..., Any], *arguments: Any) -> Any:
+    """The one place where Edge's errors become ours. Edge raises bare `Exception`, and three others for Python values that it
+    cannot convert. A Rust panic is a BaseException: it ends this process, and the client starts another."""
+    try:
+        return method(*arguments)
+    except RetrievalError:
+        raise
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidInput(f"the store cannot hold or compare this value: {error}"[:300]) from error
+    except Exception as error:
+        unavailable = DependencyUnavailable(f"Qdrant Edge failed in {method.__name__}: {error}"[:500])
+        unavailable.add_note(traceback.format_exc())  # a cause does not survive the pipe, a note does
+        raise unavailable from error
+
+
+def _live_with_parent(parent_pid: int) -> None:
+    """The closed pipe, not a signal to the whole group, ends this process in order; a parent's death ends it at once."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1  # linux/prctl.h; elsewhere the pipe's end is noticed when the call in hand is done
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:  # it died before the line above
+        sys.exit(1)
+
+
+def _lock(folder: Path, wait_s: float) -> int:
+    """Held until this process ends, however it ends: one process per data directory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    give_up_at = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > give_up_at:
+                raise DependencyUnavailable(f"{folder} is in use by another process, waited {wait_s:g} s") from error
+            time.sleep(0.05)
+        else:
+            return fd
+
+
+if __name__ == "__main__":
+    main()

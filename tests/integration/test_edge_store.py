@@ -1,0 +1,367 @@
+"""The process behind EdgeStore: what is acknowledged survives its death, and it never outlives its parent."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.filters import AnyOf, Equals, Not, Range
+from indexer.records import Point
+from indexer.store import edge, edge_process, edge_shards
+from indexer.store.edge import EdgeStore
+from model.errors import Conflict, DependencyUnavailable, InvalidInput, RetrievalError
+
+D = 32
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[EdgeStore]:
+    opened = EdgeStore(tmp_path / "index")
+    await opened.create("c", D)
+    yield opened
+    await opened.close()
+
+
+def batch(start: int, n: int = 64) -> list[Point]:
+    random = np.random.default_rng(start)
+    vectors = random.standard_normal((n, D)).astype(np.float32)
+    return [Point(f"d{start + i}", vectors[i], "text", None, {"i": start + i}, "hash") for i in range(n)]
+
+
+def pid_of(store: EdgeStore) -> int:
+    process = store._child._process
+    assert process is not None
+    return process.pid
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def until(condition: object, timeout_s: float = 10) -> None:
+    give_up_at = time.monotonic() + timeout_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < give_up_at
+        time.sleep(0.02)
+
+
+# ---------------------------------------------------------------------------------------------------------- death
+
+
+async def test_kill_9_right_after_each_upsert_loses_nothing(store: EdgeStore) -> None:
+    points = store.points("c")
+    for round_ in range(5):
+        await points.upsert(batch(round_ * 64))
+        os.kill(pid_of(store), signal.SIGKILL)
+    await points.delete(["d0", "d1"])
+    os.kill(pid_of(store), signal.SIGKILL)
+    assert await points.count() == 5 * 64 - 2
+    found = await points.fetch([f"d{i}" for i in range(5 * 64)])
+    assert [each is None for each in found] == [i < 2 for i in range(5 * 64)]
+
+
+async def test_kill_9_at_any_moment_loses_nothing_acknowledged(store: EdgeStore) -> None:
+    """The call in flight is repeated, so the caller never hears of the death."""
+    points = store.points("c")
+    done = asyncio.Event()
+
+    async def kill() -> None:
+        random = np.random.default_rng(0)
+        while not done.is_set():
+            await asyncio.sleep(random.uniform(0.4, 0.7))  # a start takes 0.2 s
+            process = store._child._process
+            if process is not None:
+                process.send_signal(signal.SIGKILL)
+
+    killer = asyncio.create_task(kill())
+    written = []
+    give_up_at = time.monotonic() + 5
+    while time.monotonic() < give_up_at:
+        new = batch(len(written))
+        await points.upsert(new)
+        written += [each.document_id for each in new]
+        assert (await points.search(new[7].vector, limit=1))[0].document_id == new[7].document_id
+    done.set()
+    await killer
+    assert None not in await points.fetch(written)
+    assert await points.count() == len(written)
+
+
+async def test_a_call_that_kills_the_child_twice_is_given_up_and_the_next_works(
+    store: EdgeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.points("c").upsert(batch(0))
+    ask = edge._Child._ask
+
+    def ask_and_die(child: edge._Child, method: str, arguments: tuple[object, ...]) -> object:
+        ask(child, "ping", ())
+        child._process.kill()  # type: ignore[union-attr]
+        child._process.wait()  # type: ignore[union-attr]
+        return ask(child, method, arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(edge._Child, "_ask", ask_and_die)
+        with pytest.raises(DependencyUnavailable, match="died twice in count"):
+            await store.points("c").count()
+    assert await store.points("c").count() == 64
+
+
+async def test_a_child_that_hangs_is_replaced(store: EdgeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge, "ANSWER_TIMEOUT_S", 0.2)
+    os.kill(pid_of(store), signal.SIGSTOP)
+    with pytest.raises(DependencyUnavailable, match="did not answer in 0 s"):
+        await store.ping()
+    monkeypatch.undo()
+    assert await store.points("c").count() == 0
+
+
+async def test_signals_to_the_whole_group_leave_the_child_to_its_parent(store: EdgeStore) -> None:
+    pid = pid_of(store)
+    os.kill(pid, signal.SIGINT)
+    os.kill(pid, signal.SIGTERM)
+    await store.points("c").upsert(batch(0))
+    assert pid_of(store) == pid
+
+
+PARENT = """
+    import asyncio, sys, time
+    from pathlib import Path
+    sys.path.insert(0, {root!r})
+    from tests_batch import batch
+    from indexer.store.edge import EdgeStore
+
+    async def main():
+        store = EdgeStore(Path({folder!r}))
+        await store.create("c", 32)
+        await store.points("c").upsert(batch(0))
+        print(store._child._process.pid, flush=True)
+        time.sleep(60)
+
+    asyncio.run(main())
+"""
+
+
+def test_the_child_ends_with_a_killed_parent_and_its_lock_is_free_at_once(tmp_path: Path) -> None:
+    (tmp_path / "tests_batch.py").write_text(Path(__file__).read_text())
+    script = tmp_path / "parent.py"
+    script.write_text(textwrap.dedent(PARENT.format(root=str(ROOT), folder=str(tmp_path / "index"))))
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert is_alive(child)
+        parent.kill()
+        parent.wait()
+        assert asyncio.run(count_in(tmp_path / "index")) == 64
+        until(lambda: not is_alive(child))
+
+
+async def count_in(folder: Path) -> int:
+    store = EdgeStore(folder)
+    count = await store.points("c").count()
+    await store.close()
+    return count
+
+
+async def test_close_ends_the_child_and_the_store(tmp_path: Path) -> None:
+    store = EdgeStore(tmp_path)
+    await store.ping()
+    pid = pid_of(store)
+    await store.close()
+    assert not is_alive(pid)
+    with pytest.raises(DependencyUnavailable, match="closed"):
+        await store.ping()
+    await store.close()
+
+
+async def test_a_store_never_used_starts_nothing(tmp_path: Path) -> None:
+    store = EdgeStore(tmp_path / "index")
+    await store.close()
+    assert not (tmp_path / "index").exists()
+
+
+def test_the_child_imports_no_torch() -> None:
+    code = "import sys, indexer.store.edge_process; print({'torch', 'transformers', 'PIL'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "set()"
+
+
+# ---------------------------------------------------------------------------------------------------------- folder
+
+
+async def test_reopening(tmp_path: Path) -> None:
+    for round_ in range(3):
+        store = EdgeStore(tmp_path)
+        await store.create("c", D)
+        await store.points("c").upsert(batch(round_ * 64))
+        assert await store.points("c").count() == 64 * (round_ + 1)
+        await store.close()
+
+
+async def test_two_stores_on_one_folder(store: EdgeStore, tmp_path: Path) -> None:
+    second = EdgeStore(tmp_path / "index", lock_wait_s=0.3)
+    with pytest.raises(DependencyUnavailable, match="in use by another process"):
+        await second.ping()
+    await second.close()
+    await store.ping()
+
+
+async def test_a_second_store_gets_the_folder_when_the_first_lets_go(tmp_path: Path) -> None:
+    first, second = EdgeStore(tmp_path), EdgeStore(tmp_path)
+    await first.ping()
+    waiting = asyncio.create_task(second.ping())
+    await asyncio.sleep(0.5)
+    assert not waiting.done()
+    await first.close()
+    await waiting
+    await second.close()
+
+
+async def test_a_collection_half_made_or_half_removed_is_made_anew(tmp_path: Path) -> None:
+    for name in (".new-c", ".gone-c"):
+        (tmp_path / name / "shard" / "segments").mkdir(parents=True)
+    store = EdgeStore(tmp_path)
+    await store.create("c", D)
+    await store.points("c").upsert(batch(0))
+    assert await store.points("c").count() == 64
+    assert sorted(os.listdir(tmp_path)) == [".lock", "c"]  # noqa: PTH208 pathlib blocks as much
+    await store.close()
+
+
+async def test_creating_with_other_dimensions_is_a_conflict(store: EdgeStore) -> None:
+    with pytest.raises(Conflict, match="has 32 dimensions, not 33"):
+        await store.create("c", D + 1)
+    with pytest.raises(InvalidInput):
+        await store.create("none", 0)
+    with pytest.raises(InvalidInput):
+        await store.create("n" * 300, D)
+
+
+async def test_an_unusable_folder_is_reported_and_retried(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    folder.write_text("a file where the folder should be")
+    store = EdgeStore(folder)
+    with pytest.raises(DependencyUnavailable, match="cannot open"):
+        await store.ping()
+    folder.unlink()
+    await store.ping()
+    await store.close()
+
+
+# ---------------------------------------------------------------------------------------------------------- values and upkeep
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), {1: 2}, object(), {"a", "b"}, "\ud800"],
+    ids=["nan", "int key", "object", "set", "surrogate"],
+)
+async def test_metadata_that_is_not_json_is_refused(store: EdgeStore, value: object) -> None:
+    point = Point("d", np.ones(D, np.float32), None, None, {"x": value}, "")
+    with pytest.raises(InvalidInput, match="the store cannot hold"):
+        await store.points("c").upsert([*batch(0), point])
+    assert await store.points("c").count() == 0
+
+
+def test_every_error_of_edge_becomes_ours(tmp_path: Path) -> None:
+    shards = edge_shards.Shards(tmp_path)
+    shards.create("c", D)
+
+    def fail() -> None:
+        raise Exception("Service runtime error: No space left on device")  # noqa: TRY002 as Edge raises it
+
+    answer = edge_process._answer(fail)
+    assert isinstance(answer, DependencyUnavailable)
+    assert "No space left" in answer.detail
+    assert isinstance(edge_process._answer(shards.count, "absent"), RetrievalError)
+    shutil.rmtree(tmp_path / "c" / "shard")
+    assert isinstance(edge_process._answer(shards.count, "c"), DependencyUnavailable)
+    shards.close()
+
+
+def test_a_write_is_synced_before_it_is_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill cannot show this, only a power cut could: pages written through a memory map survive the process anyway."""
+    shards = edge_shards.Shards(tmp_path)
+    shards.create("c", D)
+    synced: list[Path] = []
+    monkeypatch.setattr(edge_shards, "_sync", synced.append)
+    for write in (lambda: shards.upsert("c", batch(0)), lambda: shards.delete("c", ["d0"])):
+        synced.clear()
+        write()
+        log = tmp_path / "c" / "shard" / "wal"
+        assert {*log.iterdir(), log} <= set(synced)
+    shards.close()
+
+
+def test_a_full_disk_is_said_before_it_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = edge_shards.Shards(tmp_path)
+    shards.create("c", D)
+    monkeypatch.setattr(edge_shards, "MIN_FREE_BYTES", 2**70)
+    with pytest.raises(DependencyUnavailable, match="disk is full"):
+        shards.upsert("c", batch(0))
+    with pytest.raises(DependencyUnavailable, match="disk is full"):
+        shards.create("d", D)
+    shards.delete("c", ["d0"])
+    shards.close()
+
+
+def test_tidying_shortens_the_log_and_gives_back_deleted_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge_shards, "FLUSH_EVERY_POINTS", 1_000)
+    shards = edge_shards.Shards(tmp_path)
+    shards.create("c", D)
+    for start in range(0, 6_400, 64):
+        shards.upsert("c", batch(start))
+        assert shards._open["c"].unflushed < 1_000
+    shards.delete("c", [f"d{i}" for i in range(5_000)])
+    assert shards.untidy
+    shards.tidy()
+    assert not shards.untidy
+    assert shards.count("c") == 1_400
+    assert shards.search("c", batch(6_336)[0].vector, 1, 0, None, None, False)[0].document_id == "d6336"
+    shards.close()
+
+
+def test_a_field_is_indexed_when_a_filter_first_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge_shards, "MAX_INDEXES", 3)
+    fields = ["x", "a b", "n.y", "one too many"]
+    query = batch(0)[0].vector
+    shards = edge_shards.Shards(tmp_path)
+    shards.create("c", D)
+    shards.upsert("c", batch(0))
+    for field in fields:
+        shards.search("c", query, 1, 0, Not(AnyOf((Equals(field, "word"), Range(field, gt=1)))), None, False)
+    assert shards._open["c"].indexed == {"x", "a b", "n.y"}
+    shards.close()
+    shards = edge_shards.Shards(tmp_path)
+    shards.count("c")
+    assert shards._open["c"].indexed == {"x", "a b", "n.y"}
+    shards.close()
+
+
+async def test_searches_are_answered_while_others_write(store: EdgeStore) -> None:
+    points = store.points("c")
+    await points.upsert(batch(0, 2_000))
+
+    async def write() -> None:
+        for start in range(2_000, 6_000, 64):
+            await points.upsert(batch(start))
+
+    writing = asyncio.create_task(write())
+    slowest = 0.0
+    while not writing.done():
+        start = time.perf_counter()
+        await points.search(batch(0)[0].vector, limit=5)
+        slowest = max(slowest, time.perf_counter() - start)
+    await writing
+    assert slowest < 2

@@ -1,0 +1,350 @@
+"""What every store promises, run over each of them: compared with NumPy and with `filters.matches` on random data."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from indexer.filters import AllOf, AnyOf, Equals, Filter, In, Not, Range, matches
+from indexer.records import Hit, Point
+from indexer.store import Points, Store
+from indexer.store.edge import EdgeStore
+from model.errors import InvalidInput, NotFound
+from model.inputs import Float32
+
+D = 16
+N = 300
+
+
+@pytest.fixture(params=["edge", "fake"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    opened = EdgeStore(tmp_path / "index") if request.param == "edge" else pytest.importorskip("fake_store").FakeStore()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def points(store: Store) -> Points:
+    await store.create("c", D)
+    return store.points("c")
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def random_vector(random: np.random.Generator) -> Float32:
+    return random.standard_normal(D).astype(np.float32)
+
+
+VALUES = [
+    1,
+    1.0,
+    2,
+    2.5,
+    -3,
+    0,
+    True,
+    False,
+    "1",
+    "Europe",
+    "",
+    "é",
+    None,
+    [],
+    [1, "Europe", True],
+    [2.5, None],
+    [[1]],
+    {"y": 1},
+]
+VALUES += [2**53, 2**53 + 1, float(2**53), 2**63 - 1, -(2**63), "true"]
+FIELDS = ["x", "a b", "n.y", "n.deep.z", "br[0]", "x'y", "absent"]
+
+
+def random_metadata(random: np.random.Generator) -> dict[str, Any]:
+    def value() -> Any:
+        return VALUES[random.integers(len(VALUES))]
+
+    nested = [{"y": value(), "deep": {"z": value()}}, [{"y": value()}], value()]
+    metadata = {
+        "x": value(),
+        "a b": value(),
+        "n": nested[random.integers(3)],
+        "br[0]": value(),
+        "x'y": value(),
+        "n.y": value(),
+    }
+    return {key: value for key, value in metadata.items() if random.random() < 0.8}
+
+
+def random_filter(random: np.random.Generator, depth: int = 3) -> Filter:
+    def pick(*options: Any) -> Any:
+        return options[random.integers(len(options))]
+
+    field = pick(*FIELDS)
+    scalars = [each for each in VALUES if isinstance(each, str | int | float)]
+    match random.integers(7 if depth else 4):
+        case 0:
+            return Equals(field, pick(*scalars))
+        case 1:
+            return In(field, pick(("Europe", "1"), ("é",), ()))
+        case 2:
+            return In(field, pick((1, 2), (2**53 + 1, 0), (-(2**63),)))
+        case 3:
+            low, high = pick(None, 0.0, 1.0, float(2**53)), pick(None, 1.0, 2.5, float(2**63))
+            return Range(field, **{pick("gt", "gte"): low, pick("lt", "lte"): high})
+        case 4:
+            return Not(random_filter(random, depth - 1))
+        case kind:
+            of = tuple(random_filter(random, depth - 1) for _ in range(random.integers(0, 4)))
+            return AllOf(of) if kind == 5 else AnyOf(of)
+
+
+def make_points(n: int = N, seed: int = 0) -> list[Point]:
+    random = rng(seed)
+    return [
+        Point(
+            document_id=f"doc/{i} ü",
+            vector=random_vector(random) * np.float32(random.uniform(0.1, 10)),
+            text=None if i % 7 == 0 else f"text {i} ☃",
+            image_digest=None if i % 3 else f"{i:064x}",
+            metadata=random_metadata(random),
+            content_hash=f"hash {i}",
+        )
+        for i in range(n)
+    ]
+
+
+def unit(vector: Float32) -> Float32:
+    return vector / np.linalg.norm(vector)
+
+
+def expected(points: list[Point], query: Float32, condition: Filter | None = None) -> list[tuple[str, float]]:
+    """Every match as (document id, cosine), best first."""
+    kept = [each for each in points if condition is None or matches(condition, each.metadata)]
+    return sorted(
+        ((each.document_id, float(unit(each.vector) @ unit(query))) for each in kept), key=lambda hit: (-hit[1], hit[0])
+    )
+
+
+def assert_hits(hits: list[Hit], wanted: list[tuple[str, float]]) -> None:
+    np.testing.assert_allclose([hit.score for hit in hits], [score for _, score in wanted], atol=1e-4)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert [hit.document_id for hit in hits] == [document_id for document_id, _ in wanted]
+
+
+async def test_search_is_the_cosine_ranking(points: Points) -> None:
+    data = make_points()
+    await points.upsert(data)
+    by_id = {each.document_id: each for each in data}
+    for seed in range(20):
+        query = random_vector(rng(100 + seed)) * 50
+        hits = await points.search(query, limit=10)
+        assert_hits(hits, expected(data, query)[:10])
+        for hit in hits:
+            point = by_id[hit.document_id]
+            assert (hit.text, hit.image_digest, hit.metadata) == (point.text, point.image_digest, point.metadata)
+            assert hit.vector is None
+
+
+async def test_search_with_filters_keeps_what_matches(points: Points) -> None:
+    data = make_points()
+    await points.upsert(data[: N // 2])
+    random = rng(1)
+    sizes = set()
+    for i in range(400):
+        if i == 100:  # a store may have learnt from the filters so far
+            await points.upsert(data[N // 2 :])
+        present = data if i >= 100 else data[: N // 2]
+        condition, query = random_filter(random), random_vector(random)
+        wanted = expected(present, query, condition)
+        hits = await points.search(query, limit=N, condition=condition)
+        assert {hit.document_id for hit in hits} == {document_id for document_id, _ in wanted}, condition
+        assert_hits(hits[:50], wanted[:50])
+        sizes.add(len(wanted))
+    assert len(sizes) > 20, "the random filters no longer tell anything apart"
+
+
+async def test_equals_tells_types_apart(points: Points) -> None:
+    data = make_points()
+    await points.upsert(data)
+    for field in FIELDS:
+        for value in (1, 1.0, True, False, "1", "true", 2**53, 2**53 + 1, float(2**53), 2**63 - 1, ""):
+            condition = Equals(field, value)
+            hits = await points.search(data[0].vector, limit=N, condition=condition)
+            wanted = {each.document_id for each in data if matches(condition, each.metadata)}
+            assert {hit.document_id for hit in hits} == wanted, condition
+
+
+async def test_offset_walks_the_same_ranking(points: Points) -> None:
+    data = make_points()
+    await points.upsert(data)
+    query = random_vector(rng(2))
+    wanted = expected(data, query)
+    for offset in (0, 1, 10, N - 3, N, N + 100):
+        assert_hits(await points.search(query, limit=7, offset=offset), wanted[offset : offset + 7])
+    assert await points.search(query, limit=0) == []
+
+
+async def test_score_threshold(points: Points) -> None:
+    data = make_points()
+    await points.upsert(data)
+    query = random_vector(rng(3))
+    wanted = expected(data, query)
+    between = (wanted[9][1] + wanted[10][1]) / 2
+    assert_hits(await points.search(query, limit=N, score_threshold=between), wanted[:10])
+    assert_hits(await points.search(query, limit=4, offset=8, score_threshold=between), wanted[8:10])
+    assert await points.search(query, limit=N, score_threshold=1.5) == []
+    assert len(await points.search(query, limit=N, score_threshold=-1.5)) == N
+
+
+async def test_vectors_come_when_asked_for(points: Points) -> None:
+    data = make_points(20)
+    await points.upsert(data)
+    (hit,) = await points.search(data[3].vector, limit=1, with_vector=True)
+    assert hit.document_id == data[3].document_id
+    assert hit.score == pytest.approx(1, abs=1e-5)
+    assert hit.vector is not None
+    assert hit.vector.dtype == np.float32
+    np.testing.assert_allclose(unit(hit.vector), unit(data[3].vector), atol=1e-6)
+
+
+async def test_equal_scores_come_by_document_id_on_every_page(points: Points) -> None:
+    same, other = random_vector(rng(4)), random_vector(rng(5))
+    ids = [f"{i:03}" for i in rng(6).permutation(100)]
+    await points.upsert([Point(each, same, None, None, {}, "") for each in ids])
+    await points.upsert([Point(f"x{each}", other, None, None, {}, "") for each in ids[:5]])
+    pages = [await points.search(same, limit=7, offset=offset) for offset in range(0, 100, 7)]
+    assert [hit.document_id for page in pages for hit in page][:100] == sorted(ids)
+
+
+async def test_upsert_replaces_the_whole_point(points: Points) -> None:
+    data = make_points(50)
+    await points.upsert(data)
+    await points.upsert(data)
+    assert await points.count() == 50
+    new = replace(make_points(1, seed=9)[0], document_id=data[5].document_id, metadata={"only": 1}, text=None)
+    await points.upsert([new])
+    assert await points.count() == 50
+    (found,) = await points.fetch([new.document_id])
+    assert found is not None
+    assert (found.text, found.metadata, found.content_hash) == (None, {"only": 1}, new.content_hash)
+    assert (await points.search(new.vector, limit=1))[0].document_id == new.document_id
+
+
+async def test_the_last_of_one_batch_wins(points: Points) -> None:
+    first, second = (replace(each, document_id="same") for each in make_points(2))
+    await points.upsert([first, second])
+    (found,) = await points.fetch(["same"])
+    assert found is not None
+    assert found.content_hash == second.content_hash
+    assert await points.count() == 1
+
+
+async def test_delete(points: Points) -> None:
+    data = make_points(50)
+    await points.upsert(data)
+    gone = [each.document_id for each in data[10:20]]
+    await points.delete([*gone, "never there"])
+    await points.delete(gone)
+    await points.delete([])
+    assert await points.count() == 40
+    assert await points.fetch(gone) == [None] * 10
+    query = random_vector(rng(7))
+    assert_hits(await points.search(query, limit=100), expected(data[:10] + data[20:], query))
+    await points.upsert(data[10:11])
+    assert await points.count() == 41
+
+
+async def test_fetch_answers_in_the_order_asked(points: Points) -> None:
+    data = make_points(30)
+    await points.upsert(data)
+    asked = [data[i].document_id for i in (7, 3, 29, 7)]
+    found = await points.fetch([asked[0], "absent", *asked[1:]])
+    assert found[1] is None
+    present = [each for each in found if each is not None]
+    assert [each.document_id for each in present] == asked
+    for each, i in zip(present, (7, 3, 29, 7), strict=True):
+        np.testing.assert_allclose(unit(each.vector), unit(data[i].vector), atol=1e-6)
+        assert each.vector.dtype == np.float32
+        assert replace(each, vector=data[i].vector) == data[i]
+    assert await points.fetch([]) == []
+
+
+async def test_an_empty_collection(points: Points) -> None:
+    await points.upsert([])
+    assert await points.count() == 0
+    assert await points.search(random_vector(rng()), limit=5) == []
+    assert await points.search(random_vector(rng()), limit=5, condition=Equals("x", 1), score_threshold=0.1) == []
+
+
+async def test_collections_are_apart(store: Store, points: Points) -> None:
+    await store.create("other/../é.", 4)
+    other = store.points("other/../é.")
+    await other.upsert([Point("doc", np.ones(4, np.float32), None, None, {}, "")])
+    assert (await points.count(), await other.count()) == (0, 1)
+    await store.drop("other/../é.")
+    assert await points.count() == 0
+    with pytest.raises(NotFound):
+        await other.count()
+    await store.create("other/../é.", 8)
+    assert await store.points("other/../é.").count() == 0
+
+
+async def test_creating_again_changes_nothing(store: Store, points: Points) -> None:
+    await points.upsert(make_points(3))
+    await store.create("c", D)
+    assert await points.count() == 3
+
+
+async def test_an_unknown_collection_is_found_missing_on_use(store: Store) -> None:
+    unknown = store.points("unknown")
+    with pytest.raises(NotFound):
+        await unknown.count()
+    with pytest.raises(NotFound):
+        await unknown.upsert(make_points(1))
+    with pytest.raises(NotFound):
+        await unknown.delete(["a"])
+    with pytest.raises(NotFound):
+        await unknown.fetch(["a"])
+    with pytest.raises(NotFound):
+        await unknown.search(random_vector(rng()), limit=1)
+    await store.drop("unknown")
+
+
+BAD_VECTORS = {
+    "too short": np.ones(D - 1, np.float32),
+    "too long": np.ones(D + 1, np.float32),
+    "two axes": np.ones((1, D), np.float32),
+    "NaN": np.where(np.arange(D) == 3, np.nan, 1).astype(np.float32),
+    "infinite": np.where(np.arange(D) == 3, np.inf, 1).astype(np.float32),
+    "zero": np.zeros(D, np.float32),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_VECTORS.values(), ids=BAD_VECTORS)
+async def test_a_bad_vector_is_refused_and_harms_nothing(points: Points, bad: Float32) -> None:
+    good = make_points(5)
+    await points.upsert(good)
+    with pytest.raises(InvalidInput):
+        await points.upsert([replace(good[0], document_id="new"), replace(good[1], vector=bad)])
+    with pytest.raises(InvalidInput):
+        await points.search(bad, limit=1)
+    assert await points.count() == 5
+    assert await points.fetch(["new"]) == [None]
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+async def test_length_does_not_matter(points: Points, scale: float) -> None:
+    data = make_points(20)
+    await points.upsert([replace(each, vector=unit(each.vector) * np.float32(scale)) for each in data])
+    query = unit(random_vector(rng(8))) * np.float32(scale)
+    hits = await points.search(query, limit=5)
+    assert_hits(hits, expected(data, query / np.float32(scale))[:5])
+
+
+async def test_ping(store: Store) -> None:
+    await store.ping()

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from model.atlas import Atlas
+from model.retriever import Retriever
+from model.train import (
+    Pair,
+    StateCache,
+    Trainer,
+    TrainSettings,
+    augment,
+    contrastive_loss,
+    draw_batch,
+    relevance,
+    schedule,
+)
+from model.train_atlas import split_pairs
+
+SETTINGS = TrainSettings(
+    steps=8, batch_size=8, topics_per_subject=2, warmup_steps=2, augmentations=2, learning_rate=3e-3
+)
+
+
+def pairs() -> list[Pair]:
+    return [
+        Pair(
+            colour,
+            topic,
+            f"what is the {topic} of this",
+            f"what is the {topic} of {colour}",
+            (f"{colour}/a", f"{colour}/b"),
+            f"{topic} {colour}",
+            (f"{colour}/a", f"{colour}/b"),
+        )
+        for colour in ("red", "green", "blue")
+        for topic in ("capital", "flag", "square")
+    ]
+
+
+def trainer(folder: Path, tiny_folder: Path, png: Callable[..., bytes]) -> Trainer:
+    torch.manual_seed(0)
+    retriever = Retriever.load(str(tiny_folder))
+    cache = StateCache(retriever)
+    texts = [text for pair in pairs() for text in (pair.query_text, pair.query_text_alone, pair.document_text)]
+    images = {
+        f"{colour}/{hand}": png(colour, size=(20, 10 + 9 * (hand == "b")))
+        for colour in ("red", "green", "blue")
+        for hand in "ab"
+    }
+    cache.add_texts(texts, lambda _: None)
+    cache.add_images(images, SETTINGS.augmentations, random.Random(0), lambda _: None)
+    folder.mkdir(exist_ok=True)
+    return Trainer(retriever, cache, pairs(), SETTINGS, folder)
+
+
+def test_training_lowers_the_loss_and_leaves_the_towers_alone(
+    tmp_path: Path, tiny_folder: Path, png: Callable[..., bytes]
+) -> None:
+    run = trainer(tmp_path, tiny_folder, png)
+    before = [value.clone() for value in run.retriever.text_tower.parameters()]
+    losses = [run.step() for _ in range(40)]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    assert all(torch.equal(old, new) for old, new in zip(before, run.retriever.text_tower.parameters(), strict=True))
+
+
+def test_a_resumed_run_equals_one_that_never_stopped(
+    tmp_path: Path, tiny_folder: Path, png: Callable[..., bytes]
+) -> None:
+    whole = trainer(tmp_path / "whole", tiny_folder, png)
+    expected = [whole.step() for _ in range(6)]
+    first = trainer(tmp_path / "parts", tiny_folder, png)
+    losses = [first.step() for _ in range(3)]
+    first.validated(0.25)
+    second = trainer(tmp_path / "parts", tiny_folder, png)
+    assert second.resume()
+    assert (second.done, second.best) == (3, 0.25)
+    losses += [second.step() for _ in range(3)]
+    assert losses == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_best_checkpoint_is_kept_not_the_last(tmp_path: Path, tiny_folder: Path, png: Callable[..., bytes]) -> None:
+    run = trainer(tmp_path / "run", tiny_folder, png)
+    run.step()
+    assert run.validated(0.5)
+    best = (tmp_path / "run" / "model.safetensors").read_bytes()
+    run.step()
+    assert not run.validated(0.4)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == best
+
+
+def test_a_saved_run_loads_as_a_checkpoint(tmp_path: Path, tiny_folder: Path, png: Callable[..., bytes]) -> None:
+    """Cells and adapters of the run are all there; towers come from elsewhere, so only they may be missing."""
+    run = trainer(tmp_path / "run", tiny_folder, png)
+    run.step()
+    run.validated(1.0)
+    from model.weights import read_tensors
+
+    saved = read_tensors(tmp_path / "run" / "model.safetensors")
+    assert saved.keys() == {f"shared.{key}" for key in run.fusion.state_dict()}
+
+
+def test_relevance_follows_what_each_side_carries() -> None:
+    red_capital, red_flag, _, green_capital = pairs()[:4]
+    drawn = [red_capital, red_flag, green_capital]
+    both, words, picture = ("t", "i"), ("t", None), (None, "i")
+    targets, ignored = relevance(drawn, [both, both, both], [both, both, both])
+    assert torch.equal(targets, torch.eye(3))
+    assert not ignored.any()
+    # A picture alone means its subject: another pair of the subject is neither right nor wrong.
+    targets, ignored = relevance(drawn, [picture, both, words], [both, picture, both])
+    assert torch.equal(targets, torch.eye(3))
+    assert ignored.tolist() == [[False, True, False], [False, False, False], [False, False, False]]
+
+
+def test_the_same_answer_twice_in_a_batch_is_right_twice() -> None:
+    pair = pairs()[0]
+    targets, _ = relevance([pair, pair], [("t", "i")] * 2, [("t", "i")] * 2)
+    assert torch.equal(targets, torch.full((2, 2), 0.5))
+
+
+def test_loss_is_the_mean_of_both_directions() -> None:
+    batch = draw_batch({"x": pairs()[:2]}, replace(SETTINGS, batch_size=2, keep_both=1.0), random.Random(1))
+    queries = torch.nn.functional.normalize(torch.tensor([[1.0, 0.2], [0.1, 1.0]]), dim=-1)
+    documents = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [0.5, 1.0]]), dim=-1)
+    logits = queries @ documents.T * 10
+    expected = -(logits.log_softmax(1).diag().mean() + logits.log_softmax(0).diag().mean()) / 2
+    torch.testing.assert_close(contrastive_loss(queries, documents, batch, torch.tensor(10.0).log()), expected)
+
+
+def test_batches_show_another_drawing_on_the_other_side() -> None:
+    batch = draw_batch({"x": pairs()[:3]}, replace(SETTINGS, batch_size=32, keep_both=1.0), random.Random(1))
+    assert all(query[1] != document[1] for query, document in zip(batch.queries, batch.documents, strict=True))
+
+
+def test_modality_dropout_reaches_both_sides_and_names_the_subject() -> None:
+    batch = draw_batch({"x": pairs()[:3]}, replace(SETTINGS, batch_size=64, keep_both=0.3), random.Random(1))
+    for rows in (batch.queries, batch.documents):
+        kinds = {(text is not None, image is not None) for text, image in rows}
+        assert kinds == {(True, True), (True, False), (False, True)}
+    assert all("this" not in text for text, image in batch.queries if text and image is None)
+
+
+def test_augmentation_changes_the_picture_and_is_repeatable() -> None:
+    image = Image.new("RGB", (40, 30), "red")
+    once, again = augment(image, random.Random(5)), augment(image, random.Random(5))
+    assert once.tobytes() == again.tobytes()
+    assert once.size != image.size or once.tobytes() != image.tobytes()
+
+
+def test_schedule_warms_up_and_decays() -> None:
+    settings = TrainSettings(steps=100, warmup_steps=10)
+    rates = [schedule(step, settings) for step in range(100)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0.05 <= rates[-1] < 0.06
+
+
+def test_validation_pairs_are_not_trained_on() -> None:
+    trained, validation = split_pairs(Atlas.read())
+    assert not {row.id for row in trained} & {row.id for row in validation}
+    assert {row.split for row in (*trained, *validation)} == {"train"}
+    assert 100 < len(validation) < 0.1 * len(trained)

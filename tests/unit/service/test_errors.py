@@ -1,0 +1,65 @@
+"""Problems: every class of ours has its answer, values are shortened, headers say when to come back."""
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.errors import (
+    Conflict,
+    DependencyUnavailable,
+    EncodeFailed,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    RetrievalError,
+    TooLarge,
+    Unauthorized,
+)
+from service.errors import field_errors, problem_of, shown
+
+
+def answer(error: RetrievalError) -> tuple[dict[str, Any], dict[str, str]]:
+    response = problem_of(error, "id-1")
+    return orjson.loads(bytes(response.body)), dict(response.headers)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [RetrievalError, InvalidInput, TooLarge, Unauthorized, Forbidden, NotFound, Conflict, Overloaded, EncodeFailed, DependencyUnavailable],
+)
+def test_every_error_is_a_problem(kind: type[RetrievalError]) -> None:
+    problem, headers = answer(kind())
+    assert headers["content-type"] == "application/problem+json"
+    assert (problem["status"], problem["code"], problem["request_id"]) == (kind.status, kind.code, "id-1")
+    assert problem["detail"]
+    assert problem["title"]
+    assert ("retry-after" in headers) == kind.retryable
+
+
+@pytest.mark.parametrize(("after_s", "header"), [(0.01, "1"), (1.2, "2"), (30, "30"), (1e9, "60"), (float("inf"), "60")])
+def test_retry_after_is_whole_seconds(after_s: float, header: str) -> None:
+    assert answer(Overloaded(retry_after_s=after_s))[1]["retry-after"] == header
+
+
+def test_what_which_value_and_the_limit() -> None:
+    problem, _ = answer(TooLarge("too long", field="text", value=11, limit=10))
+    assert problem["errors"] == [{"field": "text", "value": 11, "limit": 10}]
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(), st.lists))
+def test_any_value_can_be_shown(value: object) -> None:
+    written = orjson.dumps(shown(value))
+    assert len(written) < 1000
+
+
+def test_bytes_are_counted_not_shown() -> None:
+    assert shown(b"\x89PNG") == "4 bytes"
+
+
+def test_paths_and_tags() -> None:
+    errors = [{"type": "x", "loc": ("inputs", 3, "image", "<url>", "url"), "msg": "bad", "input": 1}]
+    assert field_errors(errors) == [{"field": "inputs[3].image.url", "value": 1, "limit": "bad"}]

@@ -1,0 +1,96 @@
+"""Bounds before anything reads a request: declared and streamed bodies, requests in flight; slashes inside path segments."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+from prometheus_client import CollectorRegistry
+from starlette.middleware import Middleware
+
+from service import errors
+from service.api.limits import SLASH, EncodedPaths, RequestLimits
+from service.telemetry import Metrics, RequestLog
+
+
+class Gate:
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.entered = asyncio.Event()
+
+
+def make(gate: Gate | None = None, **limits: int) -> tuple[httpx.AsyncClient, Metrics]:
+    metrics = Metrics(CollectorRegistry())
+    bounds = {"max_body_bytes": 10, "max_stream_bytes": 20, "max_in_flight": 1} | limits
+    app = FastAPI(middleware=[Middleware(RequestLog, metrics=metrics), Middleware(RequestLimits, **bounds), Middleware(EncodedPaths)])
+    errors.install(app)
+
+    @app.post("/size")
+    async def size(request: Request) -> int:
+        if gate is not None:
+            gate.entered.set()
+            await gate.open.wait()
+        return len(await request.body())
+
+    @app.post("/json")
+    async def echo(body: list[int]) -> list[int]:
+        return body
+
+    @app.get("/livez")
+    async def livez() -> str:
+        return "ok"
+
+    @app.get("/things/{thing}")
+    async def thing(thing: str) -> str:
+        return thing
+
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test"), metrics
+
+
+async def pieces(count: int) -> AsyncIterator[bytes]:
+    for _ in range(count):
+        yield b"12345"
+
+
+@pytest.mark.parametrize("path", ["/size", "/json"])
+@pytest.mark.parametrize("content", [b"[1,2,3,4,5,6]", pieces(3)])
+async def test_a_body_over_the_limit(path: str, content: Any) -> None:
+    client, _ = make()
+    headers = {"content-type": "application/json"}
+    response = await client.post(path, content=pieces(3) if not isinstance(content, bytes) else content, headers=headers)
+    assert response.status_code == 413
+    assert response.json()["code"] == "too_large"
+    assert response.json()["errors"][0]["limit"] == 10
+
+
+async def test_streams_have_their_own_limit() -> None:
+    client, _ = make()
+    headers = {"content-type": "application/x-ndjson"}
+    assert (await client.post("/size", content=pieces(4), headers=headers)).json() == 20
+    assert (await client.post("/size", content=pieces(5), headers=headers)).status_code == 413
+
+
+async def test_requests_in_flight() -> None:
+    gate = Gate()
+    client, _ = make(gate)
+    first = asyncio.create_task(client.post("/size", content=b"1"))
+    await gate.entered.wait()
+    refused = await client.post("/size", content=b"1")
+    assert refused.status_code == 429
+    assert refused.headers["retry-after"] == "1"
+    assert (await client.get("/livez")).status_code == 200
+    gate.open.set()
+    assert (await first).json() == 1
+    assert (await client.post("/size", content=b"1")).json() == 1
+
+
+async def test_encoded_slashes_stay_in_their_segment() -> None:
+    client, metrics = make()
+    for sent, seen in (("a", "a"), ("a%2Fb", f"a{SLASH}b"), ("a%2fb%20c", f"a{SLASH}b c"), ("%252F", "%2F")):
+        assert (await client.get(f"/things/{sent}")).json() == seen
+    assert (await client.get("/things/a/b")).status_code == 404
+    value = metrics.registry.get_sample_value
+    assert value("ret2_requests_total", {"route": "/things/{thing}", "method": "GET", "status": "200"}) == 4
+    assert value("ret2_requests_total", {"route": "unmatched", "method": "GET", "status": "404"}) == 1

@@ -1,0 +1,78 @@
+"""Posted documents: however the bytes arrive, the same lines; a line over the limit costs no memory and harms no other."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from indexer.intake import Incoming, Rejected
+from model.errors import TooLarge
+from model.inputs import Limits
+from service.api.posting import Bounds, _depth, _lines, each_line, incoming
+
+BOUNDS = Bounds(Limits(), max_metadata_bytes=1000, max_metadata_depth=8, max_documents=5, max_line_bytes=100)
+
+
+async def chunks(data: bytes, cuts: list[int]) -> AsyncIterator[bytes]:
+    edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+    for start, end in zip(edges, edges[1:], strict=False):
+        yield data[start:end]
+
+
+@given(
+    lines=st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b"."))),
+    cuts=st.lists(st.integers(0, 500)),
+    limit=st.integers(0, 20),
+    end=st.booleans(),
+)
+async def test_lines_however_they_arrive(lines: list[bytes], cuts: list[int], limit: int, end: bool) -> None:
+    data = b"\n".join(lines) + (b"\n" if end else b"")
+    got = [line async for line in _lines(chunks(data, cuts), limit)]
+    assert got == [None if len(line) > limit else line for line in lines if line.strip() or len(line) > limit]
+
+
+async def test_positions_and_reasons() -> None:
+    lines = [b'{"id": "a", "text": "x"}', b"", b"nonsense", b'{"text": "' + b"x" * 200 + b'"}', b'{"id": "b"}', b'{"text": "y"}']
+    items = [item async for item in each_line(chunks(b"\n".join(lines), [7, 60]), BOUNDS)]
+    assert [item.position for item in items] == [0, 1, 2, 3, 4]
+    assert [type(item) for item in items] == [Incoming, Rejected, Rejected, Rejected, Incoming]
+    assert [item.code for item in items if isinstance(item, Rejected)] == ["invalid_input", "too_large", "invalid_input"]
+
+
+async def test_a_stream_of_garbage_ends() -> None:
+    with pytest.raises(TooLarge, match="more than 5"):
+        [item async for item in each_line(chunks(b"x\n" * 100, []), BOUNDS)]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(json_values)
+def test_any_json_is_a_document_or_a_rejection(value: Any) -> None:
+    item = incoming(3, value, BOUNDS)
+    assert item.position == 3
+    assert isinstance(item, Incoming) or item.detail
+
+
+def test_depth() -> None:
+    deep: Any = 1
+    for _ in range(900):
+        deep = [deep]
+    assert _depth(deep) == 900
+    assert _depth({"a": [1, {"b": 2}]}) == 3
+    item = incoming(0, {"text": "x", "metadata": {"a": deep}}, BOUNDS)
+    assert isinstance(item, Rejected)
+    assert "901 deep, limit is 8" in item.detail
+
+
+def test_metadata_bytes() -> None:
+    item = incoming(0, json.loads(json.dumps({"id": "a", "text": "x", "metadata": {"a": "y" * 1000}})), BOUNDS)
+    assert isinstance(item, Rejected)
+    assert "limit is 1000" in item.detail
