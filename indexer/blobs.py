@@ -72,11 +72,14 @@ def _write_durably(path: Path, data: bytes) -> None:
     folders = [path.parent] if path.parent.exists() else [*path.parents][:3]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     for folder in folders:
         descriptor = os.open(folder, os.O_RDONLY)
         try:

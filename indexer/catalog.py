@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
-from collections.abc import Callable
-from typing import TypeVar
 
 from indexer.encoder import Encoder
 from indexer.ledger import Ledger
@@ -14,7 +11,6 @@ from indexer.records import Collection
 from indexer.store import Store
 from model.errors import Conflict, InvalidInput, NotFound
 
-T = TypeVar("T")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
@@ -27,7 +23,8 @@ class Catalog:
     async def create(self, name: str, *, instruction: str | None = None) -> tuple[Collection, bool]:
         """The collection and whether it is new. Raises `Conflict` when it is there with other settings or of another model.
 
-        The store first: a process that dies in between leaves points that nothing names, and the next `create` takes them up.
+        The store first, and whether or not the ledger knows the name: what a process that died half-way left over, on the
+        way in or out, is whole after the next `create`.
         """
         if not _NAME.fullmatch(name):
             raise InvalidInput(
@@ -39,28 +36,40 @@ class Catalog:
         info = await self._encoder.info()
         wanted = Collection(name, info.fingerprint, info.name, info.dimensions, time.time(), instruction)
         try:
-            return _same(await self.get(name), wanted), False
+            there = _same(await self.get(name), wanted)
         except NotFound:
-            pass
-        await self._store.create(name, info.dimensions)
+            there = None
+        await self._make_points(name, info.dimensions, known=there is not None)
+        if there is not None:
+            return there, False
         try:
-            await _blocking(lambda: self._ledger.create_collection(wanted))
+            await self._ledger.call(self._ledger.create_collection, wanted)
         except Conflict:  # another request made it meanwhile
             return _same(await self.get(name), wanted), False
         return wanted, True
 
+    async def _make_points(self, name: str, dimensions: int, *, known: bool) -> None:
+        try:
+            await self._store.create(name, dimensions)
+        except Conflict:
+            if known:
+                raise
+            # Left over from a `create` of another model that died: empty, for nobody could name it.
+            await self._store.drop(name)
+            await self._store.create(name, dimensions)
+
     async def get(self, name: str) -> Collection:
         """Raises `NotFound`."""
-        return await _blocking(lambda: self._ledger.collection(name))
+        return await self._ledger.call(self._ledger.collection, name)
 
     async def all(self) -> list[Collection]:
-        return await _blocking(self._ledger.collections)
+        return await self._ledger.call(self._ledger.collections)
 
     async def drop(self, name: str) -> None:
         """Raises `NotFound`. The points first, so that what is left after a crash still has a name to be dropped by."""
         await self.get(name)
         await self._store.drop(name)
-        await _blocking(lambda: self._ledger.drop_collection(name))
+        await self._ledger.call(self._ledger.drop_collection, name)
 
     async def compatible(self, name: str) -> Collection:
         """The collection, if the present model filled it. Raises `NotFound`, or `Conflict` for another model (promise 9)."""
@@ -90,7 +99,3 @@ def _same(there: Collection, wanted: Collection) -> Collection:
             value=wanted.instruction,
         )
     return there
-
-
-async def _blocking(call: Callable[[], T]) -> T:
-    return await asyncio.to_thread(call)

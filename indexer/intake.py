@@ -61,33 +61,35 @@ class Intake:
 
         A job of which every document was rejected has nothing to do and has succeeded; the rejections say why.
         """
-        job, new = await asyncio.to_thread(
-            lambda: self._ledger.open_job(
-                collection.name, JobKind.DOCUMENTS, idempotency_key=idempotency_key, body_hash=body_hash
-            )
+        job, new = await self._ledger.call(
+            self._ledger.open_job,
+            collection.name,
+            JobKind.DOCUMENTS,
+            idempotency_key=idempotency_key,
+            body_hash=body_hash,
         )
         if not new:
-            return Accepted(job, ())
+            return Accepted(job, tuple([item async for item in documents if isinstance(item, Rejected)]))
         try:
             rejected = await self._write(job, documents)
             return Accepted(await self._commit(job), rejected)
         except BaseException:
-            await asyncio.shield(asyncio.to_thread(self._ledger.abandon_job, job.id))
+            await asyncio.shield(self._ledger.call(self._ledger.abandon_job, job.id))
             raise
 
     async def delete(self, collection: Collection, document_ids: Sequence[str]) -> Job:
         """A job like any other, so that it keeps its place among the writes before and after it (promise 4)."""
         if not document_ids:
             raise InvalidInput("no document ids", field="ids")
-        job, _ = await asyncio.to_thread(self._ledger.open_job, collection.name, JobKind.DELETE)
+        job, _ = await self._ledger.call(self._ledger.open_job, collection.name, JobKind.DELETE)
         items = [(position, Document(key)) for position, key in enumerate(document_ids)]
         size = self._settings.batch_documents
         try:
             for start in range(0, len(items), size):
-                await asyncio.to_thread(self._ledger.append, job.id, items[start : start + size])
+                await self._ledger.call(self._ledger.append, job.id, items[start : start + size])
             return await self._commit(job)
         except BaseException:
-            await asyncio.shield(asyncio.to_thread(self._ledger.abandon_job, job.id))
+            await asyncio.shield(self._ledger.call(self._ledger.abandon_job, job.id))
             raise
 
     async def _write(self, job: Job, documents: AsyncIterable[Incoming | Rejected]) -> tuple[Rejected, ...]:
@@ -101,10 +103,10 @@ class Intake:
                 continue
             batch.append((item.position, await self._document(item)))
             if len(batch) == self._settings.batch_documents:
-                await asyncio.to_thread(self._ledger.append, job.id, batch)
+                await self._ledger.call(self._ledger.append, job.id, batch)
                 batch = []
         if batch:
-            await asyncio.to_thread(self._ledger.append, job.id, batch)
+            await self._ledger.call(self._ledger.append, job.id, batch)
         if not count:
             raise InvalidInput("no documents in the body", field="documents")
         return tuple(rejected)
@@ -116,6 +118,6 @@ class Intake:
         return Document(key, item.text, image, item.metadata)
 
     async def _commit(self, job: Job) -> Job:
-        committed = await asyncio.to_thread(self._ledger.commit_job, job.id)
+        committed = await self._ledger.call(self._ledger.commit_job, job.id)
         self._on_accepted()
         return committed

@@ -52,6 +52,7 @@ batches = sa.Table(
     sa.Column("done", sa.Boolean, nullable=False, default=False, index=True),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("releases", sa.Integer, nullable=False, default=0),
+    sa.Column("lease", sa.String),  # whose it is: a random word for each claim
     sa.Column("lease_until", sa.Float, nullable=False, default=0.0),
     sa.Column("not_before", sa.Float, nullable=False, default=0.0),
 )

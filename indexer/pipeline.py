@@ -1,11 +1,16 @@
-"""What happens to one batch between ledger and store: fetch, compare, encode, check, write. Knows nothing of leases and retries."""
+"""What happens to one batch between ledger and store. Knows nothing of leases and retries.
+
+items ─► latest of an id ─► image digest ─► changed? ─► text and image bytes ─► encoder ─► finite? ─► store
+         others: skipped    URLs fetched    no: skipped  from the blobs          bulk lane   no: failed
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
@@ -15,26 +20,31 @@ from indexer.encoder import Encoder, Lane
 from indexer.ledger import Batch, Outcome, Status
 from indexer.records import Collection, Document, JobKind, Point, content_hash
 from indexer.store import Points
-from model.errors import DependencyUnavailable, EncodeFailed, RetrievalError
-from model.inputs import Embedding, Input, Role
-
-if TYPE_CHECKING:
-    from indexer.sources import Fetcher
+from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, NotFound, RetrievalError
+from model.inputs import Embedding, Float32, Input, Role
 
 _FETCHES = 8  # URLs of one batch fetched at a time
-_UNIT_TOLERANCE = 1e-3
+_CALL_IMAGE_BYTES = 64 * 2**20  # held for one encoder call; a batch with more takes several
 
-Item = tuple[int, Document]
+Hold = Callable[[], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A document whose image, if it has one, is at hand."""
+class ImageFetcher(Protocol):
+    async def fetch(self, url: str) -> bytes: ...
+
+
+class CollectionUnavailable(DependencyUnavailable):
+    """This collection cannot be written now; others can."""
+
+
+@dataclass(slots=True)
+class Work:
+    """One document on its way; the stages fill in the rest."""
 
     position: int
     document: Document
-    image: bytes | None
-    digest: str | None
+    digest: str | None = None  # of its image
+    hashed: str = ""
 
 
 @dataclass(slots=True)
@@ -44,11 +54,11 @@ class Result:
     outcomes: list[Outcome] = field(default_factory=list)
     waiting: RetrievalError | None = None
 
-    def fail(self, position: int, document: Document, error: RetrievalError) -> None:
-        self.outcomes.append(Outcome(position, document.id, Status.FAILED, error.code, error.detail))
+    def settle(self, work: Work, status: Status) -> None:
+        self.outcomes.append(Outcome(work.position, work.document.id, status))
 
-    def settle(self, items: Sequence[Ready], status: Status) -> None:
-        self.outcomes += [Outcome(item.position, item.document.id, status) for item in items]
+    def fail(self, work: Work, error: RetrievalError) -> None:
+        self.outcomes.append(Outcome(work.position, work.document.id, Status.FAILED, error.code, error.detail))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,101 +67,158 @@ class Pipeline:
 
     encoder: Encoder
     blobs: Blobs
-    fetcher: Fetcher
+    fetcher: ImageFetcher
 
-    async def run(self, batch: Batch, collection: Collection, points: Points, *, last_attempt: bool) -> Result:
+    async def run(
+        self, batch: Batch, collection: Collection, points: Points, *, hold: Hold, last_attempt: bool
+    ) -> Result:
         """Raises `RetrievalError` when something that all documents need does not answer; a document's own error is its outcome.
 
-        A URL whose server does not answer keeps that document waiting, or on the last attempt is its failure.
+        `hold` is awaited before each write; it raises when the batch is not ours any more. A URL whose server does not answer
+        keeps that document waiting, or on the last attempt is its failure.
         """
         if batch.kind is JobKind.DELETE:
-            await points.delete([document.id for _, document in batch.items])
+            await hold()
+            with _in_store():
+                await points.delete([document.id for _, document in batch.items])
             return Result([Outcome(position, document.id, Status.INDEXED) for position, document in batch.items])
         info = await self.encoder.info()
         if info.fingerprint != collection.fingerprint:
-            raise DependencyUnavailable(mismatch(collection, info.fingerprint))
+            raise CollectionUnavailable(mismatch(collection, info.fingerprint))
         result = Result()
-        ready = await self._fetch(self._latest(batch.items, result), result, last_attempt=last_attempt)
-        changed, hashes = await self._changed(ready, collection, points, result)
-        if changed:
-            await self._write(changed, hashes, points, result)
+        works = _latest([Work(*item) for item in batch.items], result)
+        works = await self._with_images(works, result, last_attempt=last_attempt)
+        works = await _changed(works, points, collection.fingerprint, result)
+        async for call in self._calls(works, result):
+            embedded = await self._embed(call, collection.dimensions, result)
+            await hold()
+            await _upsert(embedded, points, result)
         return result
 
-    def _latest(self, items: Sequence[Item], result: Result) -> list[Item]:
-        """Of several documents with one id the last; the others are skipped."""
-        last = {document.id: position for position, document in items}
-        for position, document in items:
-            if last[document.id] != position:
-                result.outcomes.append(Outcome(position, document.id, Status.SKIPPED))
-        return [(position, document) for position, document in items if last[document.id] == position]
-
-    async def _fetch(self, items: Sequence[Item], result: Result, *, last_attempt: bool) -> list[Ready]:
+    async def _with_images(self, works: Sequence[Work], result: Result, *, last_attempt: bool) -> list[Work]:
+        """Every image in the blobs: what is known by its URL is fetched. An image is not held any longer than that."""
         gate = asyncio.Semaphore(_FETCHES)
 
-        async def one(position: int, document: Document) -> Ready | None:
-            if document.image is None:
-                return Ready(position, document, None, None)
-            if document.image.digest is not None:
-                return Ready(position, document, await self.blobs.get(document.image.digest), document.image.digest)
+        async def ready(work: Work) -> bool:
+            image = work.document.image
+            if image is None or image.url is None:
+                work.digest = image.digest if image else None
+                return True
+            async with gate:
+                try:
+                    data = await self.fetcher.fetch(image.url)
+                except RetrievalError as error:
+                    if error.retryable and not last_attempt:
+                        result.waiting = error
+                    else:
+                        result.fail(work, error)
+                    return False
+                work.digest = await self.blobs.put(data)
+            return True
+
+        found = await asyncio.gather(*map(ready, works))
+        return [work for work, is_ready in zip(works, found, strict=True) if is_ready]
+
+    async def _calls(self, works: Sequence[Work], result: Result) -> AsyncIterator[list[tuple[Work, Input]]]:
+        """The documents with their bytes, in as many encoder calls as keep the bytes bounded."""
+        call: list[tuple[Work, Input]] = []
+        held_bytes = 0
+        for work in works:
             try:
-                async with gate:
-                    image = await self.fetcher.fetch(document.image.url or "")
-            except RetrievalError as error:
-                if error.retryable and not last_attempt:
-                    result.waiting = error
-                else:
-                    result.fail(position, document, error)
-                return None
-            return Ready(position, document, image, await self.blobs.put(image))
+                image = None if work.digest is None else await self.blobs.get(work.digest)
+            except NotFound as error:
+                result.fail(work, error)
+                continue
+            call.append((work, Input(work.document.text, image)))
+            held_bytes += len(image or b"")
+            if held_bytes >= _CALL_IMAGE_BYTES:
+                yield call
+                call, held_bytes = [], 0
+        if call:
+            yield call
 
-        found = await asyncio.gather(*(one(position, document) for position, document in items))
-        return [item for item in found if item is not None]
-
-    async def _changed(
-        self, ready: Sequence[Ready], collection: Collection, points: Points, result: Result
-    ) -> tuple[list[Ready], dict[int, str]]:
-        """Without what the store holds already, text, image, metadata and model alike."""
-        hashes = {
-            item.position: content_hash(item.document.text, item.digest, item.document.metadata, collection.fingerprint)
-            for item in ready
-        }
-        stored = await points.fetch([item.document.id for item in ready]) if ready else []
-        unchanged = {
-            item.position
-            for item, point in zip(ready, stored, strict=True)
-            if point is not None and point.content_hash == hashes[item.position]
-        }
-        result.settle([item for item in ready if item.position in unchanged], Status.SKIPPED)
-        return [item for item in ready if item.position not in unchanged], hashes
-
-    async def _write(self, items: Sequence[Ready], hashes: dict[int, str], points: Points, result: Result) -> None:
-        inputs = [Input(item.document.text, item.image) for item in items]
-        encoded = await self.encoder.encode(inputs, role=Role.DOCUMENT, lane=Lane.BULK)
-        written, batch = [], []
-        for item, embedding in zip(items, encoded, strict=True):
-            error = embedding if isinstance(embedding, RetrievalError) else unfit(embedding)
+    async def _embed(
+        self, call: Sequence[tuple[Work, Input]], dimensions: int, result: Result
+    ) -> list[tuple[Work, Float32]]:
+        encoded = await self.encoder.encode([item for _, item in call], role=Role.DOCUMENT, lane=Lane.BULK)
+        if len(call) > 1 and all(isinstance(each, EncodeFailed) for each in encoded):
+            raise EncodeFailed(
+                f"the model failed on each of {len(call)} documents"
+            )  # more likely it than they: try again
+        embedded = []
+        for (work, _), each in zip(call, encoded, strict=True):
+            error = each if isinstance(each, RetrievalError) else unfit(each, dimensions)
             if error is not None and error.retryable:
                 result.waiting = error
             elif error is not None:
-                result.fail(item.position, item.document, error)
-            elif isinstance(embedding, Embedding):
-                batch.append(_point(item, embedding, hashes[item.position]))
-                written.append(item)
-        if batch:
-            await points.upsert(batch)
-        result.settle(written, Status.INDEXED)
+                result.fail(work, error)
+            elif isinstance(each, Embedding):
+                embedded.append((work, each.vector))
+        return embedded
 
 
-def unfit(embedding: Embedding) -> EncodeFailed | None:
+def _latest(works: Sequence[Work], result: Result) -> list[Work]:
+    """Of several documents with one id the last; the others are skipped."""
+    last = {work.document.id: work for work in works}
+    for work in works:
+        if last[work.document.id] is not work:
+            result.settle(work, Status.SKIPPED)
+    return list(last.values())
+
+
+async def _changed(works: Sequence[Work], points: Points, fingerprint: str, result: Result) -> list[Work]:
+    """Without what the store holds already, text, image, metadata and model alike."""
+    with _in_store():
+        stored = await points.fetch([work.document.id for work in works]) if works else []
+    changed = []
+    for work, point in zip(works, stored, strict=True):
+        work.hashed = content_hash(work.document.text, work.digest, work.document.metadata, fingerprint)
+        if point is not None and point.content_hash == work.hashed:
+            result.settle(work, Status.SKIPPED)
+        else:
+            changed.append(work)
+    return changed
+
+
+async def _upsert(embedded: Sequence[tuple[Work, Float32]], points: Points, result: Result) -> None:
+    """All at once; when the store refuses one of them, one by one, so that it harms only itself."""
+    if not embedded:
+        return
+    try:
+        with _in_store():
+            await points.upsert([_point(work, vector) for work, vector in embedded])
+    except InvalidInput as error:
+        if len(embedded) == 1:
+            result.fail(embedded[0][0], error)
+            return
+        for each in embedded:
+            await _upsert([each], points, result)
+    else:
+        for work, _ in embedded:
+            result.settle(work, Status.INDEXED)
+
+
+def unfit(embedding: Embedding, dimensions: int) -> EncodeFailed | None:
     """What keeps a vector out of the store (promise 12)."""
     vector = embedding.vector
-    if not np.isfinite(vector).all():
-        return EncodeFailed("the embedding has NaN or infinite values")
-    norm = float(np.linalg.norm(vector))
-    if abs(norm - 1.0) > _UNIT_TOLERANCE:
-        return EncodeFailed(f"the embedding has length {norm:.4g}, expected 1")
+    if vector.shape != (dimensions,):
+        return EncodeFailed(f"the embedding has shape {vector.shape}, the collection's is ({dimensions},)")
+    norm = float(np.linalg.norm(vector.astype(np.float64)))
+    if not np.isfinite(norm) or norm == 0:
+        return EncodeFailed(f"the embedding has length {norm:g}, which cannot be used")
     return None
 
 
-def _point(item: Ready, embedding: Embedding, hashed: str) -> Point:
-    return Point(item.document.id, embedding.vector, item.document.text, item.digest, item.document.metadata, hashed)
+def _point(work: Work, vector: Float32) -> Point:
+    document = work.document
+    return Point(document.id, vector, document.text, work.digest, document.metadata, work.hashed)
+
+
+@contextmanager
+def _in_store() -> Iterator[None]:
+    """A collection that the ledger knows and the store does not is being dropped, or somebody has to bring its files back:
+    its documents are not at fault."""
+    try:
+        yield
+    except NotFound as error:
+        raise CollectionUnavailable(error.detail) from error

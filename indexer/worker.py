@@ -1,4 +1,10 @@
-"""The worker: claims batches, runs them through the pipeline, records what came of them. One of the places that may catch anything."""
+"""The worker: claims batches, runs them through the pipeline, records what came of them. One of the places that may catch anything.
+
+    claim ─► pipeline ─┬─ outcomes ───────────────► finish
+     lease renewed     ├─ a URL's host is down ───► finish the others; an attempt is counted for its documents
+     all the while     ├─ something is away ──────► release and pause; nobody is at fault
+                       └─ nobody foresaw it ──────► an attempt is counted; the last one is document by document
+"""
 
 from __future__ import annotations
 
@@ -8,25 +14,26 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
 import structlog
 
 from indexer.blobs import Blobs
 from indexer.encoder import Encoder
 from indexer.ledger import Batch, Ledger, Outcome, Status
-from indexer.pipeline import Pipeline, Result
+from indexer.pipeline import CollectionUnavailable, ImageFetcher, Pipeline, Result
 from indexer.records import Job
 from indexer.retry import delay_after_s, delay_s
 from indexer.settings import IndexerSettings
-from indexer.sources import Fetcher
 from indexer.store import Store
-from model.errors import DependencyUnavailable, NotFound, RetrievalError
+from model.errors import DependencyUnavailable, RetrievalError
 
-T = TypeVar("T")
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 _IDLE_S = 5.0  # how often an idle worker looks, should it have missed a poke
-_STOP_S = 8.0
+_STOP_S = 5.0  # the rest of `grace_s` is for requests before and the batcher after
+
+
+class LeaseLost(Exception):
+    """The batch is another worker's by now, or gone with its collection."""
 
 
 class Worker:
@@ -42,7 +49,7 @@ class Worker:
         store: Store,
         encoder: Encoder,
         blobs: Blobs,
-        fetcher: Fetcher,
+        fetcher: ImageFetcher,
         settings: IndexerSettings,
         *,
         rng: random.Random | None = None,
@@ -54,12 +61,16 @@ class Worker:
         self._progress = asyncio.Condition()
         self._loops: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._waits = 0  # in a row, of any batch, on what every batch needs
+        self._paused_until = 0.0
 
     async def start(self) -> None:
         self._stopping = False
         self._loops = [
             asyncio.create_task(self._loop(), name=f"worker-{number}") for number in range(self._settings.concurrency)
         ]
+        for task in self._loops:
+            task.add_done_callback(_report_death)
 
     async def stop(self, timeout_s: float = _STOP_S) -> None:
         """Batches in flight are finished, or after `timeout_s` given back."""
@@ -86,24 +97,24 @@ class Worker:
         deadline = time.monotonic() + timeout_s
         while True:
             async with self._progress:
-                job = await _blocking(lambda: self._ledger.job(job_id))
+                job = await self._ledger.call(self._ledger.job, job_id)
                 left = deadline - time.monotonic()
                 if job.state.finished or left <= 0:
                     return job
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._progress.wait(), left)
+                    await asyncio.wait_for(self._progress.wait(), min(left, _IDLE_S))
 
     async def _loop(self) -> None:
-        failed_claims = 0
         while not self._stopping:
             self._wake.clear()
+            if (paused_s := self._paused_until - time.time()) > 0:
+                await self._sleep(paused_s)
+                continue
             try:
-                claimed = await _blocking(lambda: self._ledger.claim(1, self._settings.lease_s))
-                failed_claims = 0
+                claimed = await self._ledger.call(self._ledger.claim, 1, self._settings.lease_s)
             except DependencyUnavailable as error:
                 log.warning("cannot claim work", detail=error.detail)
-                await self._sleep(delay_s(failed_claims, self._settings, self._rng))
-                failed_claims += 1
+                self._pause(error)
                 continue
             for batch in claimed:
                 await self._work(batch)
@@ -116,9 +127,12 @@ class Worker:
         try:
             result = await self._attempt(batch)
             await self._finish(batch, result)
+            self._waits = 0
         except asyncio.CancelledError:
-            await asyncio.shield(_blocking(lambda: self._ledger.release(batch, retry_after_s=0.0, waiting_on=None)))
+            await asyncio.shield(self._ledger.call(self._ledger.release, batch, retry_after_s=0.0, waiting_on=None))
             raise
+        except LeaseLost:
+            log.warning("lease lost", batch=batch.id, job=batch.job_id)
         except RetrievalError as error:
             await self._give_back(batch, error)
         except Exception as error:
@@ -138,6 +152,8 @@ class Worker:
         for item in batch.items:
             try:
                 result = await self._run(replace(batch, items=(item,)), last_attempt=True)
+            except LeaseLost:
+                raise
             except RetrievalError as error:
                 if error.retryable:
                     whole.waiting = error
@@ -151,22 +167,26 @@ class Worker:
         return whole
 
     async def _run(self, batch: Batch, *, last_attempt: bool) -> Result:
-        collection = await _blocking(lambda: self._ledger.collection(batch.collection))
-        return await self._pipeline.run(
-            batch, collection, self._store.points(collection.name), last_attempt=last_attempt
-        )
+        async def hold() -> None:
+            if not await self._ledger.call(self._ledger.renew, batch, self._settings.lease_s):
+                raise LeaseLost
+
+        collection = await self._ledger.call(self._ledger.collection, batch.collection)
+        points = self._store.points(collection.name)
+        return await self._pipeline.run(batch, collection, points, hold=hold, last_attempt=last_attempt)
 
     async def _finish(self, batch: Batch, result: Result) -> None:
         pause = delay_after_s(result.waiting, batch.attempts, self._settings, self._rng) if result.waiting else 0.0
         waiting_on = result.waiting.detail[:300] if result.waiting else None
-        await _blocking(lambda: self._ledger.finish(batch, result.outcomes, retry_after_s=pause, waiting_on=waiting_on))
+        finish = self._ledger.finish
+        if not await self._ledger.call(finish, batch, result.outcomes, retry_after_s=pause, waiting_on=waiting_on):
+            raise LeaseLost
 
     async def _give_back(self, batch: Batch, error: Exception) -> None:
         """The batch waits for what it needs; or counts an attempt, and after the last one its documents have failed."""
-        if isinstance(error, NotFound):  # the collection was dropped meanwhile, and the batch with it
-            call = self._finishing(batch, _failed(batch, error.code, error.detail).outcomes, 0.0)
-        elif isinstance(error, RetrievalError) and error.retryable:
-            pause = delay_after_s(error, batch.releases, self._settings, self._rng)
+        if isinstance(error, RetrievalError) and error.retryable:
+            alone = isinstance(error, CollectionUnavailable)
+            pause = delay_s(batch.releases, self._settings, self._rng) if alone else self._pause(error)
             detail = error.detail[:300]
             log.warning("batch waits", batch=batch.id, job=batch.job_id, detail=detail, retry_after_s=round(pause, 2))
             call = self._releasing(batch, pause, detail)
@@ -177,25 +197,34 @@ class Worker:
         else:
             call = self._finishing(batch, [], delay_s(batch.attempts, self._settings, self._rng))
         try:
-            await _blocking(call)
+            await self._ledger.call(call)
         except DependencyUnavailable as unreachable:  # the lease will run out, and the batch is claimed again
             log.warning("cannot record an outcome", batch=batch.id, detail=unreachable.detail)
 
-    def _finishing(self, batch: Batch, outcomes: list[Outcome], pause: float) -> Callable[[], None]:
+    def _pause(self, error: RetrievalError) -> float:
+        """Nothing is claimed for a while, else every batch in turn would meet the same trouble. Seconds until the next claim;
+        batches that meet it at the same time count as one."""
+        now = time.time()
+        if now >= self._paused_until:
+            self._paused_until = now + delay_after_s(error, self._waits, self._settings, self._rng)
+            self._waits += 1
+        return self._paused_until - now
+
+    def _finishing(self, batch: Batch, outcomes: list[Outcome], pause: float) -> Callable[[], object]:
         return lambda: self._ledger.finish(batch, outcomes, retry_after_s=pause)
 
-    def _releasing(self, batch: Batch, pause: float, waiting_on: str) -> Callable[[], None]:
+    def _releasing(self, batch: Batch, pause: float, waiting_on: str) -> Callable[[], object]:
         return lambda: self._ledger.release(batch, retry_after_s=pause, waiting_on=waiting_on)
 
     async def _heartbeat(self, batch: Batch) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_s / 3)
             with contextlib.suppress(DependencyUnavailable):
-                await _blocking(lambda: self._ledger.renew(batch.id, self._settings.lease_s))
+                await self._ledger.call(self._ledger.renew, batch, self._settings.lease_s)
 
     async def _until_due(self) -> float:
         try:
-            due = await _blocking(self._ledger.due_at)
+            due = await self._ledger.call(self._ledger.due_at)
         except DependencyUnavailable:
             return _IDLE_S
         return _IDLE_S if due is None else min(_IDLE_S, max(0.05, due - time.time()))
@@ -210,5 +239,6 @@ def _failed(batch: Batch, code: str, detail: str) -> Result:
     return Result([Outcome(position, document.id, Status.FAILED, code, detail) for position, document in batch.items])
 
 
-async def _blocking(call: Callable[[], T]) -> T:
-    return await asyncio.to_thread(call)
+def _report_death(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("worker loop died", task=task.get_name(), exc_info=error)

@@ -47,6 +47,9 @@ def serve(settings: Settings) -> None:
 
 def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
     """The embedded mode: model, Qdrant Edge, SQLite and image files in one process, everything under `data_dir`."""
+    api_keys = (
+        read_keys(settings.api_keys_file) if settings.api_keys_file else ()
+    )  # first: it may refuse, and loading takes long
     if runtime is None:
         # Here, so that whatever imports this module without building anything starts without torch.
         from service.encoder.runtime import TorchRuntime
@@ -77,7 +80,7 @@ def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
         catalog=catalog,
         intake=Intake(ledger, blobs, settings.indexer, on_accepted=worker.poke),
         worker=worker,
-        api_keys=read_keys(settings.api_keys_file) if settings.api_keys_file else (),
+        api_keys=api_keys,
     )
 
 

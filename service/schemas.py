@@ -232,10 +232,6 @@ class CollectionsOut(BaseModel):
     collections: list[CollectionOut]
 
 
-class DocumentsIn(Wire):
-    documents: list[Annotated[DocumentIn, Lenient]]
-
-
 class DeleteIn(Wire):
     ids: list[DocumentId] = Field(min_length=1, max_length=10_000)
 

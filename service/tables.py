@@ -15,13 +15,17 @@ Failed = tuple[str, str, str]  # which document, code, why
 
 _SHOWN_FAILURES = 50
 _SHOWN_CHARS = 100  # of a text in a cell
+_METADATA_WIDTH = 24  # one line: it is there to recognise a document by, not to be read out
 
 
 def hits_table(result: SearchResult) -> Table:
-    table = Table("", "score", "id", "text", "metadata")
+    table = Table("", "score")
+    table.add_column("id", no_wrap=True)
+    table.add_column("text")
+    table.add_column("metadata", no_wrap=True, overflow="ellipsis", max_width=_METADATA_WIDTH)
     for rank, hit in enumerate(result.hits, 1):
         metadata = ", ".join(f"{name}={value}" for name, value in hit.metadata.items())
-        _row(table, str(rank), f"{hit.score:.3f}", hit.id, short(hit.text or "(a picture alone)"), short(metadata))
+        _row(table, str(rank), f"{hit.score:.3f}", hit.id, short(hit.text or "(a picture alone)"), metadata)
     return table
 
 

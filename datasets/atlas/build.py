@@ -38,6 +38,81 @@ EMOJI_GROUPS = {0, 3, 4, 5, 6, 7}  # smileys, animals, food, travel, activities,
 DROPPED_LABELS = re.compile(r"o’clock|-thirty|flag|^(woman|man|person|women|men|people)\b|button|family|kiss|couple")
 
 
+# Facts that the source has wrong, out of date or disputed (country, topic): left out rather than taught.
+FACTS_LEFT_OUT = {
+    ("AT", "languages"),  # given as Austro-Bavarian; German is official
+    ("BL", "internet_domain"),  # assigned, never delegated; so are .bq and .xk
+    ("BQ", "internet_domain"),
+    ("XK", "internet_domain"),
+    ("BQ", "capital"),  # one town for each of three islands
+    ("HK", "capital"),
+    ("LK", "capital"),
+    ("SZ", "capital"),
+    ("IO", "demonym"),  # given as Indian
+    ("BG", "currency"),  # replaced since: the euro, the Caribbean guilder (two), the new leone, the ZiG
+    ("CW", "currency"),
+    ("SX", "currency"),
+    ("SL", "currency"),
+    ("ZW", "currency"),
+    ("CU", "currency"),  # the convertible peso ended in 2021
+    ("VE", "currency"),  # the bolívar soberano ended in 2021
+}
+# WordNet's lexicographer files by emoji group, best first: an animal's gloss is sought among the animals, not the insults.
+PREFERRED_FILES = {3: ("05", "20"), 4: ("13", "06", "20"), 5: ("06", "17", "19"), 6: ("06", "04"), 7: ("06",)}
+# Read by eye: the file and the place in it of the sense that is drawn; None where WordNet does not have it.
+SENSES: dict[str, tuple[str, int] | None] = {
+    "Christmas tree": None,
+    "abacus": ("06", 1),
+    "alien": ("18", 2),
+    "balloon": ("06", 1),
+    "bank": ("14", 0),
+    "blue book": None,
+    "carrot": ("20", 0),
+    "castle": ("06", 1),
+    "cityscape": ("09", 0),
+    "closed book": None,
+    "cloud": ("19", 0),
+    "construction": None,
+    "crown": ("06", 1),
+    "dolphin": ("05", 1),
+    "dragon": ("18", 0),
+    "fire": ("11", 0),
+    "ghost": ("18", 1),
+    "hammer": ("06", 1),
+    "headstone": ("06", 1),
+    "hedgehog": ("05", 1),
+    "hook": ("06", 1),
+    "hot springs": None,
+    "hut": ("06", 1),
+    "ice": ("27", 0),
+    "jack-o-lantern": None,
+    "jellyfish": ("05", 1),
+    "joystick": ("06", 1),
+    "lollipop": ("13", 1),
+    "mate": None,
+    "notebook": ("10", 0),
+    "ogre": ("18", 1),
+    "peacock": ("05", 1),
+    "peanuts": None,
+    "pick": None,
+    "purple heart": None,
+    "receipt": ("10", 0),
+    "ribbon": None,
+    "rock": ("17", 0),
+    "rosette": ("06", 0),
+    "scroll": ("10", 0),
+    "spaghetti": ("13", 1),
+    "spider web": ("06", 1),
+    "ticket": ("10", 0),
+    "toilet": ("06", 1),
+    "tornado": ("19", 0),
+    "tram": ("06", 2),
+    "volcano": ("17", 1),
+    "wood": ("27", 0),
+}
+OFFENSIVE = re.compile(r"slur|offensive|disparag|derogat|vulgar|obscene")
+
+
 def pick(key: str, count: int) -> int:
     """A number below `count` that depends on `key` alone."""
     return zlib.crc32(key.encode()) % count
@@ -147,7 +222,10 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 
 def flags(npm: Path) -> list[Subject]:
     countries = json.loads((npm / "world-countries" / "countries.json").read_text())
-    names = {country["cca3"]: country["name"]["common"] for country in countries}
+    by_code = {country["cca3"]: country for country in countries}
+    names = {code: country["name"]["common"] for code, country in by_code.items()}
+    for country in countries:  # a border that only one side lists is a slip: Sri Lanka's with India
+        country["borders"] = [code for code in country["borders"] if country["cca3"] in by_code[code]["borders"]]
     subjects = []
     for country in sorted(countries, key=lambda item: item["cca2"]):
         drawings = flag_drawings(npm, country["cca2"].lower())
@@ -157,6 +235,8 @@ def flags(npm: Path) -> list[Subject]:
         subject = Subject(f"flag:{country['cca2'].lower()}", "flags", name, name, "this country", drawings)
         subject.sovereign = bool(country["unMember"])
         for topic, passage in flag_facts(country, names):
+            if (country["cca2"], topic) in FACTS_LEFT_OUT:
+                continue
             subject.passages[topic] = passage[pick(f"{subject.id}/{topic}/passage", len(passage))]
         subject.metadata = {
             "country": name,
@@ -194,9 +274,10 @@ def flag_facts(country: Mapping[str, Any], names: Mapping[str, str]) -> Iterator
     languages = list((country["languages"] or {}).values())
     if spoken := join(languages):
         plural = "languages of {} are" if len(languages) > 1 else "language of {} is"
+        are = "are" if len(languages) > 1 else "is"
         yield (
             "languages",
-            (f"The official {plural.format(name)} {spoken}.", f"{spoken} is spoken in {name}, officially."),
+            (f"The official {plural.format(name)} {spoken}.", f"{spoken} {are} spoken in {name}, officially."),
         )
     coast = "It is landlocked." if country["landlocked"] else "It has a coast."
     if country["subregion"]:
@@ -249,8 +330,11 @@ def border_passages(name: str, neighbours: Sequence[str]) -> tuple[str, ...]:
 
 
 def calling_code(idd: Mapping[str, Any]) -> str:
+    """Root and suffix; the root alone where many areas share a numbering plan (+1, +7)."""
     root, suffixes = idd.get("root") or "", idd.get("suffixes") or []
-    return root + suffixes[0] if root and len(suffixes) == 1 else root
+    if root in {"+1", "+7"} and len(suffixes) > 1:
+        return root
+    return join([root + suffix for suffix in suffixes])
 
 
 def join(items: Sequence[str]) -> str:
@@ -297,7 +381,7 @@ def emoji(npm: Path) -> list[Subject]:
 
 
 def emoji_facts(
-    item: Mapping[str, Any], group: str, subgroup: str, gloss: Callable[[str], str | None]
+    item: Mapping[str, Any], group: str, subgroup: str, gloss: Callable[[str, int], str | None]
 ) -> dict[str, str]:
     name = item["label"]
     facts = {
@@ -307,8 +391,8 @@ def emoji_facts(
     tags = [tag for tag in item.get("tags", ()) if tag != name]
     if len(tags) >= 2:
         facts["keywords"] = f"The “{name}” emoji goes with the words {join(tags)}."
-    if definition := gloss(name):
-        facts["meaning"] = f"The “{name}” emoji shows a {name}: {definition}."
+    if definition := gloss(name, item["group"]):
+        facts["meaning"] = f"The “{name}” emoji shows what a dictionary defines as: {definition}."
     return facts
 
 
@@ -326,23 +410,36 @@ def emoji_drawings(npm: Path, code: str) -> dict[str, bytes] | None:
     return draw(found, EMOJI_PX)
 
 
-def wordnet(folder: Path) -> Callable[[str], str | None]:
-    """Looks up the first sense of a noun: its gloss without examples, or None."""
-    offsets: dict[str, int] = {}
+def wordnet(folder: Path) -> Callable[[str, int], str | None]:
+    """Looks up a noun for an emoji of a group: the gloss, without examples, of the sense that is drawn, or None."""
+    offsets: dict[str, list[int]] = {}
     for line in (folder / "index.noun").read_text().splitlines():
         if not line.startswith(" "):
             lemma, _, count, *rest = line.split()
-            offsets[lemma] = int(rest[-int(count)])
+            offsets[lemma] = [int(offset) for offset in rest[-int(count) :]]
     data = (folder / "data.noun").read_bytes()
 
-    def gloss(name: str) -> str | None:
-        offset = offsets.get(name.lower().replace(" ", "_"))
-        if offset is None:
-            return None
-        line = data[offset : data.index(b"\n", offset)].decode()
-        return line.partition("| ")[2].split("; ")[0].strip() or None
+    def gloss(name: str, group: int) -> str | None:
+        found = offsets.get(name.lower().replace(" ", "_"), ())
+        senses = [parsed(data[offset : data.index(b"\n", offset)].decode()) for offset in found]
+        return drawn_sense(name, group, [sense for sense in senses if not OFFENSIVE.search(sense[1])])
 
     return gloss
+
+
+def parsed(line: str) -> tuple[str, str]:
+    """The lexicographer file of a sense and its gloss."""
+    gloss = line.partition("| ")[2].split("; ")[0].strip()
+    return line.split()[1], re.sub(r"^\((used in the )?plural\) ", "", gloss).rstrip(".")
+
+
+def drawn_sense(name: str, group: int, senses: Sequence[tuple[str, str]]) -> str | None:
+    """By SENSES if it names the emoji, else the first sense of a preferred file, else the first of all."""
+    if name in SENSES:
+        choice = SENSES[name]
+        return None if choice is None else [gloss for file, gloss in senses if file == choice[0]][choice[1]]
+    preferred = [gloss for wanted in PREFERRED_FILES.get(group, ()) for file, gloss in senses if file == wanted]
+    return next(iter([*preferred, *(gloss for _, gloss in senses)]), None)
 
 
 # --- pictures ------------------------------------------------------------------------------------------------------
@@ -392,6 +489,19 @@ def distinct(subjects: list[Subject], threshold: float) -> list[Subject]:
         else:
             print(f"dropped {subject.name}: drawn like {', '.join(sorted(group - {subject.id}))}")
     return kept
+
+
+def without_borrowed(subjects: list[Subject]) -> list[Subject]:
+    """Takes from a territory the drawing that is a UN member's own: one artist draws Réunion with the flag of France."""
+    for territory in (subject for subject in subjects if not subject.sovereign):
+        own = {artist: thumbnail(data) for artist, data in territory.drawings.items() if artist != HELDOUT_ARTIST}
+        for member in (subject for subject in subjects if subject.sovereign):
+            for artist, drawing in own.items():
+                same = float(np.abs(drawing - thumbnail(member.drawings[artist])).mean()) < SAME_FLAG
+                if same and artist in territory.drawings:
+                    del territory.drawings[artist]
+                    print(f"{territory.name} loses its drawing by {artist}: it is that of {member.name}")
+    return subjects
 
 
 def thumbnail(data: bytes) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -511,7 +621,10 @@ def main() -> None:
     parser.add_argument("--npm", type=Path, required=True, help="the node_modules folder")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    subjects = [*distinct(flags(arguments.npm), SAME_FLAG), *distinct(emoji(arguments.npm), SAME_EMOJI)]
+    subjects = [
+        *without_borrowed(distinct(flags(arguments.npm), SAME_FLAG)),
+        *distinct(emoji(arguments.npm), SAME_EMOJI),
+    ]
     pairs = [pair for subject in subjects for pair in rows(subject)]
     write(arguments.out / "images.parquet", [picture for subject in subjects for picture in pictures(subject)])
     write(arguments.out / "documents.parquet", [document for document, _ in pairs])

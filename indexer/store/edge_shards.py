@@ -30,9 +30,7 @@ from model.inputs import Float32
 MAX_DIMENSIONS = 65_535
 MAX_NAME_BYTES = 200  # a file name has 255
 LOAD_WAIT_S = 5.0
-FLUSH_EVERY_POINTS = (
-    20_000  # bounds the log that is replayed after a crash (100,000 points take 1 s); a flush takes 0.1 to 0.2 s
-)
+FLUSH_EVERY_POINTS = 20_000  # bounds the log replayed after a crash (100,000 points: 1 s); a flush takes 0.1 to 0.4 s
 MAX_INDEXES = 16  # of one collection; each costs memory and 10 us a point to make
 MIN_FREE_BYTES = 64 * 2**20  # two files of Edge's log; on a full disk a write through a memory map kills the process
 
@@ -128,9 +126,10 @@ class Shards:
         query = unit(vector, opened.dimensions, "the query").tolist()
         if limit < 0 or offset < 0:
             raise InvalidInput(f"limit is {limit} and offset is {offset}, the least is 0")
-        page = ranked(
-            opened.shard, query, offset + limit, None if condition is None else to_edge(condition), score_threshold
-        )[offset:]
+        if condition is not None:
+            self._index(opened, condition)
+        chosen = None if condition is None else to_edge(condition)
+        page = ranked(opened.shard, query, offset + limit, chosen, score_threshold)[offset:]
         records = {each.id: each for each in opened.shard.retrieve([each.id for each in page], True, with_vector)}
         vectors = {each.id: np.asarray(each.vector, np.float32) for each in records.values() if with_vector}
         return [hit_of(records[each.id].payload, each.score, vectors.get(each.id)) for each in page]

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from indexer.intake import Accepted
+from indexer.ledger import Outcome
 from indexer.records import Job
 from model.errors import NotFound
 from service import images
@@ -18,7 +19,7 @@ from service.api.limits import NDJSON
 from service.api.paths import CollectionPath, DocumentPath, job_wire
 from service.api.searcher import content_wire, stored
 from service.parts import Parts, PartsOf
-from service.schemas import AcceptedOut, DeletedOut, DeleteIn, DocumentIn, DocumentOut, DocumentsIn, schema_of
+from service.schemas import AcceptedOut, DeletedOut, DeleteIn, DocumentIn, DocumentOut, schema_of
 from service.wire import Json, StrictRoute
 
 router = APIRouter(route_class=StrictRoute, tags=["documents"])
@@ -28,14 +29,20 @@ IdempotencyKey = Annotated[
     str | None, Header(max_length=255, description="the same key again is the same job, not a new one")
 ]
 
+_DOCUMENT = schema_of(DocumentIn)
+_LIST = {"type": "array", "items": _DOCUMENT}
+_OBJECT = {
+    "type": "object",
+    "properties": {"documents": _LIST},
+    "required": ["documents"],
+    "additionalProperties": False,
+}
 _BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {
-                "schema": {"anyOf": [{"type": "array", "items": schema_of(DocumentIn)}, schema_of(DocumentsIn)]}
-            },
-            NDJSON: {"schema": schema_of(DocumentIn)},
+            "application/json": {"schema": {"anyOf": [_LIST, _OBJECT]}},
+            NDJSON: {"schema": _DOCUMENT},
         },
     }
 }
@@ -162,6 +169,6 @@ async def _awaited(parts: Parts, job: Job, wait: bool) -> Job:
         stopping.cancel()
 
 
-def _result(result: Any) -> dict[str, Any]:
+def _result(result: Outcome) -> dict[str, Any]:
     wire = {"id": result.document_id, "status": result.status}
     return {**wire, "error": {"code": result.code, "detail": result.detail}} if result.code else wire

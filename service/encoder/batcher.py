@@ -148,13 +148,17 @@ class Batcher:
         if entry is None:
             return
         began = self._clock()
-        prepared = _attempt(lambda: self._runtime.prepare(entry.item, entry.role), "prepare")
-        entry.decode_s = self._clock() - began
-        self._metrics.prepare_seconds.observe(entry.decode_s)
-        if isinstance(prepared, RetrievalError):
-            self._deliver([(entry, prepared)])
-        else:
-            self._queue.ready(entry, prepared)
+        prepared: Prepared | RetrievalError = EncodeFailed("this input could not be prepared")
+        try:
+            prepared = _attempt(lambda: self._runtime.prepare(entry.item, entry.role), "prepare")
+        finally:
+            # Also when it was no Exception: a panic in the tokeniser's Rust code is not one, and the pool would swallow it.
+            entry.decode_s = self._clock() - began
+            self._metrics.prepare_seconds.observe(entry.decode_s)
+            if isinstance(prepared, RetrievalError):
+                self._deliver([(entry, prepared)])
+            else:
+                self._queue.ready(entry, prepared)
 
     # --- the model thread
 

@@ -33,7 +33,7 @@ class TorchRuntime:
 
     def estimate(self, item: Input) -> int:
         """No tokeniser makes more tokens than a text has bytes, but for the special ones at its ends."""
-        text_cost = min(len(item.text.encode()) + 2, self.info.max_text_tokens) if item.text else 0
+        text_cost = min(len(item.text.encode("utf-8", "replace")) + 2, self.info.max_text_tokens) if item.text else 0
         return max(1, text_cost + (self._image_cost if item.image is not None else 0))
 
     def prepare(self, item: Input, role: Role) -> Prepared:

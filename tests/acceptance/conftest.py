@@ -27,6 +27,7 @@ class Process:
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._child: subprocess.Popen[bytes] | None = None
+        self._clients: list[Client] = []
 
     def start(self) -> Client:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RET2_")}
@@ -36,6 +37,7 @@ class Process:
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
             )
         client = Client(self.url)
+        self._clients.append(client)
         deadline = time.monotonic() + 90
         while not client.ready():
             assert self._child.poll() is None, f"ended with {self._child.returncode}:\n{self.tail()}"
@@ -53,6 +55,8 @@ class Process:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-40:])
 
     def end(self) -> None:
+        for client in self._clients:
+            client.close()
         if self._child is not None and self._child.poll() is None:
             self._child.kill()
             self._child.wait()

@@ -13,7 +13,7 @@ from service.client import Client
 from service.demo import atlas_documents
 
 pytestmark = pytest.mark.timeout(300)
-PART = 600  # documents of atlas: several batches, some ten seconds of encoding
+PART = 360  # documents of atlas: six batches, some seconds of encoding
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def wait_for(client: Client, documents: int) -> None:
 def test_kill_9_half_way_through_a_load(serve: Any, documents: list[dict[str, Any]]) -> None:
     client = serve.start()
     client.create_collection("atlas")
-    posted = client.post_documents("atlas", documents, max_documents=200)
+    posted = client.post_documents("atlas", documents, max_documents=120)
     jobs = [one.job.id for one in posted if one.job is not None]
     assert [one.rejected for one in posted] == [()] * 3
 
@@ -52,6 +52,7 @@ def test_kill_9_half_way_through_a_load(serve: Any, documents: list[dict[str, An
     assert sorted(found_ids(client)) == sorted(document["id"] for document in documents)
 
 
+@pytest.mark.slow  # four starts of the real model
 def test_kill_9_again_and_again(serve: Any, documents: list[dict[str, Any]]) -> None:
     client = serve.start()
     client.create_collection("atlas")
@@ -85,12 +86,12 @@ def test_a_post_repeated_after_kill_9_doubles_nothing(serve: Any, documents: lis
 def test_sigterm_exits_0_and_keeps_what_was_accepted(serve: Any, documents: list[dict[str, Any]]) -> None:
     client = serve.start()
     client.create_collection("atlas")
-    (posted,) = client.post_documents("atlas", documents[:200])
+    (posted,) = client.post_documents("atlas", documents[:130])
     assert serve.send(signal.SIGTERM) == 0, serve.tail()
     client = serve.start()
     assert posted.job is not None
     assert client.wait_job(posted.job.id).state is JobState.SUCCEEDED
-    assert client.collection("atlas").documents == 200
+    assert client.collection("atlas").documents == 130
     assert serve.send(signal.SIGTERM) == 0, serve.tail()
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import uvicorn
-from conftest import D, FakeRuntime
 from typer.testing import CliRunner
 
 from indexer.records import JobState
@@ -23,12 +22,12 @@ from service.settings import Settings
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> Iterator[str]:
+def url(tmp_path: Path, runtime: Any) -> Iterator[str]:
     """A whole embedded service in a thread."""
     server: list[uvicorn.Server] = []
 
     async def run() -> None:
-        parts = build(Settings(data_dir=tmp_path / "data", port=0), FakeRuntime())
+        parts = build(Settings(data_dir=tmp_path / "data", port=0), runtime)
         server.append(uvicorn.Server(uvicorn.Config(create_app(parts), port=0, log_config=None, access_log=False)))
         await server[0].serve()
 
@@ -54,7 +53,7 @@ def client(url: str) -> Iterator[Client]:
 
 def test_from_an_empty_service_to_a_hit(client: Client, make_image: Callable[..., bytes]) -> None:
     assert client.ready()
-    assert client.info().model.dimensions == D
+    assert client.info().model.dimensions == 64
     assert client.create_collection("c").documents == 0
     documents = [{"id": f"d/{n}", "text": f"word{n}", "metadata": {"n": n}} for n in range(20)]
     documents.append({"id": "picture", "image": make_image("blue")})
@@ -93,7 +92,7 @@ def test_one_bad_item_harms_only_itself(client: Client) -> None:
     assert isinstance(second, NotFound)
     good, bad = client.encode([{"text": "x"}, {"text": ""}])
     assert isinstance(good, list)
-    assert len(good) == D
+    assert len(good) == 64
     assert isinstance(bad, InvalidInput)
 
 

@@ -76,26 +76,18 @@ async def test_kill_9_right_after_each_upsert_loses_nothing(store: EdgeStore) ->
 async def test_kill_9_at_any_moment_loses_nothing_acknowledged(store: EdgeStore) -> None:
     """The call in flight is repeated, so the caller never hears of the death."""
     points = store.points("c")
-    done = asyncio.Event()
-
-    async def kill() -> None:
-        random = np.random.default_rng(0)
-        while not done.is_set():
-            await asyncio.sleep(random.uniform(0.4, 0.7))  # a start takes 0.2 s
-            process = store._child._process
-            if process is not None:
-                process.send_signal(signal.SIGKILL)
-
-    killer = asyncio.create_task(kill())
-    written = []
-    give_up_at = time.monotonic() + 5
-    while time.monotonic() < give_up_at:
+    loop, random = asyncio.get_running_loop(), np.random.default_rng(0)
+    written: list[str] = []
+    for round_ in range(20):
+        if round_ % 2 == 0:  # an upsert and a search take 0.01 s, so the kill falls anywhere in this round and the next
+            loop.call_later(random.uniform(0, 0.03), lambda: os.kill(pid_of(store), signal.SIGKILL))
         new = batch(len(written))
         await points.upsert(new)
         written += [each.document_id for each in new]
         assert (await points.search(new[7].vector, limit=1))[0].document_id == new[7].document_id
-    done.set()
-    await killer
+        if round_ % 2 == 1:
+            await asyncio.sleep(0.05)
+            await store.ping()  # meets a kill that fell in the pause, so that no call meets two
     assert None not in await points.fetch(written)
     assert await points.count() == len(written)
 

@@ -174,9 +174,7 @@ async def test_unknown_fields_and_wrong_types_are_named(served: Any) -> None:
         response = await served.client.post("/search", json={**SEARCH, **change})
         problem = is_problem(response, 422, "invalid_request")
         assert field in [one["field"] for one in problem["errors"]]
-    problem = is_problem(
-        await served.client.put("/collections/flags", json={"shards": 3}), 422, "invalid_request"
-    )
+    problem = is_problem(await served.client.put("/collections/flags", json={"shards": 3}), 422, "invalid_request")
     assert problem["errors"] == [{"field": "shards", "value": 3, "limit": "no such field"}]
 
 

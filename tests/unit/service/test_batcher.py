@@ -114,12 +114,19 @@ async def test_a_bad_input_fails_only_itself(make_batcher: Make) -> None:
     assert [type(result).__name__ for result in results] == ["TimedEmbedding", "InvalidInput", "TimedEmbedding"]
 
 
-async def test_prepare_that_raises_anything_is_an_answer(make_batcher: Make, runtime: Any) -> None:
+class Panic(BaseException):
+    """As pyo3 raises it for a panic in Rust: no Exception."""
+
+
+@pytest.mark.parametrize("error", [MemoryError, Panic])
+async def test_prepare_that_raises_anything_is_an_answer(
+    make_batcher: Make, runtime: Any, error: type[BaseException]
+) -> None:
     batcher = await make_batcher()
 
     def explode(item: Input) -> None:
         if item.text == "bad":
-            raise MemoryError
+            raise error
 
     runtime.on_prepare = explode
     results = await send(batcher, "bad", "good")

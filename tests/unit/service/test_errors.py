@@ -29,7 +29,18 @@ def answer(error: RetrievalError) -> tuple[dict[str, Any], dict[str, str]]:
 
 @pytest.mark.parametrize(
     "kind",
-    [RetrievalError, InvalidInput, TooLarge, Unauthorized, Forbidden, NotFound, Conflict, Overloaded, EncodeFailed, DependencyUnavailable],
+    [
+        RetrievalError,
+        InvalidInput,
+        TooLarge,
+        Unauthorized,
+        Forbidden,
+        NotFound,
+        Conflict,
+        Overloaded,
+        EncodeFailed,
+        DependencyUnavailable,
+    ],
 )
 def test_every_error_is_a_problem(kind: type[RetrievalError]) -> None:
     problem, headers = answer(kind())
@@ -40,7 +51,9 @@ def test_every_error_is_a_problem(kind: type[RetrievalError]) -> None:
     assert ("retry-after" in headers) == kind.retryable
 
 
-@pytest.mark.parametrize(("after_s", "header"), [(0.01, "1"), (1.2, "2"), (30, "30"), (1e9, "60"), (float("inf"), "60")])
+@pytest.mark.parametrize(
+    ("after_s", "header"), [(0.01, "1"), (1.2, "2"), (30, "30"), (1e9, "60"), (float("inf"), "60")]
+)
 def test_retry_after_is_whole_seconds(after_s: float, header: str) -> None:
     assert answer(Overloaded(retry_after_s=after_s))[1]["retry-after"] == header
 

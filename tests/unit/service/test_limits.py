@@ -24,7 +24,13 @@ class Gate:
 def make(gate: Gate | None = None, **limits: int) -> tuple[httpx.AsyncClient, Metrics]:
     metrics = Metrics(CollectorRegistry())
     bounds = {"max_body_bytes": 10, "max_stream_bytes": 20, "max_in_flight": 1} | limits
-    app = FastAPI(middleware=[Middleware(RequestLog, metrics=metrics), Middleware(RequestLimits, **bounds), Middleware(EncodedPaths)])
+    app = FastAPI(
+        middleware=[
+            Middleware(RequestLog, metrics=metrics),
+            Middleware(RequestLimits, **bounds),
+            Middleware(EncodedPaths),
+        ]
+    )
     errors.install(app)
 
     @app.post("/size")
@@ -59,7 +65,9 @@ async def pieces(count: int) -> AsyncIterator[bytes]:
 async def test_a_body_over_the_limit(path: str, content: Any) -> None:
     client, _ = make()
     headers = {"content-type": "application/json"}
-    response = await client.post(path, content=pieces(3) if not isinstance(content, bytes) else content, headers=headers)
+    response = await client.post(
+        path, content=pieces(3) if not isinstance(content, bytes) else content, headers=headers
+    )
     assert response.status_code == 413
     assert response.json()["code"] == "too_large"
     assert response.json()["errors"][0]["limit"] == 10

@@ -1,5 +1,6 @@
 """Posted documents: however the bytes arrive, the same lines; a line over the limit costs no memory and harms no other."""
 
+import itertools
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,7 +19,7 @@ BOUNDS = Bounds(Limits(), max_metadata_bytes=1000, max_metadata_depth=8, max_doc
 
 async def chunks(data: bytes, cuts: list[int]) -> AsyncIterator[bytes]:
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         yield data[start:end]
 
 
@@ -35,11 +36,22 @@ async def test_lines_however_they_arrive(lines: list[bytes], cuts: list[int], li
 
 
 async def test_positions_and_reasons() -> None:
-    lines = [b'{"id": "a", "text": "x"}', b"", b"nonsense", b'{"text": "' + b"x" * 200 + b'"}', b'{"id": "b"}', b'{"text": "y"}']
+    lines = [
+        b'{"id": "a", "text": "x"}',
+        b"",
+        b"nonsense",
+        b'{"text": "' + b"x" * 200 + b'"}',
+        b'{"id": "b"}',
+        b'{"text": "y"}',
+    ]
     items = [item async for item in each_line(chunks(b"\n".join(lines), [7, 60]), BOUNDS)]
     assert [item.position for item in items] == [0, 1, 2, 3, 4]
     assert [type(item) for item in items] == [Incoming, Rejected, Rejected, Rejected, Incoming]
-    assert [item.code for item in items if isinstance(item, Rejected)] == ["invalid_input", "too_large", "invalid_input"]
+    assert [item.code for item in items if isinstance(item, Rejected)] == [
+        "invalid_input",
+        "too_large",
+        "invalid_input",
+    ]
 
 
 async def test_a_stream_of_garbage_ends() -> None:

@@ -1,0 +1,188 @@
+"""`ret2 serve` as a process with a tiny real model, and its life and death in this process with a fake one."""
+
+import asyncio
+import base64
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from service import assembly
+from service.settings import Settings
+
+pytest.importorskip("torch")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """One `ret2 serve`."""
+
+    def __init__(self, folder: Path, model: Path, **flags: Any) -> None:
+        self.url = f"http://127.0.0.1:{flags.setdefault('port', free_port())}"
+        self.client: httpx.Client | None = None
+        self.log = folder / f"serve-{flags['port']}.log"
+        command = [sys.executable, "-m", "service", "serve", f"--model={model}", f"--data-dir={folder / 'data'}"]
+        command += [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+
+    def ready(self) -> httpx.Client:
+        self.client = client = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                if client.get("/readyz").status_code == 200:
+                    return client
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+        raise AssertionError(f"not ready:\n{self.log.read_text()}")
+
+    def end(self) -> None:
+        if self.client is not None:
+            self.client.close()
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tiny_model import write_tiny_checkpoint
+
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def start(tmp_path: Path, model: Path) -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def go(**flags: Any) -> Server:
+        servers.append(Server(tmp_path, model, **flags))
+        return servers[-1]
+
+    yield go
+    for server in servers:
+        server.end()
+
+
+def test_real_embeddings_are_the_same_by_every_path(
+    start: Callable[..., Server], make_image: Callable[..., bytes]
+) -> None:
+    """Promise 7: alone or in a batch, by /encode, /v1/embeddings, ingest or search."""
+    client = start().ready()
+    image = base64.b64encode(make_image("red", (40, 30))).decode()
+    inputs = [
+        {"text": "red square"},
+        {"image": {"base64": image}},
+        {"text": "what is this", "image": {"base64": image}},
+    ]
+    together = client.post("/encode", json={"role": "document", "inputs": inputs * 5}).json()["results"]
+    client.put("/collections/things")
+    documents = [{"id": str(number), **item} for number, item in enumerate(inputs)]
+    answer = client.post("/collections/things/documents?wait=true", json=documents).json()
+    assert [one["status"] for one in answer["results"]] == ["indexed"] * 3, answer
+    for number, item in enumerate(inputs):
+        (alone,) = client.post("/encode", json={"role": "query", "inputs": [item]}).json()["results"]
+        stored = client.get(f"/collections/things/documents/{number}?with_vector=true").json()["vector"]
+        hits = client.post("/search", json={"collection": "things", "query": item, "limit": 1}).json()["hits"]
+        for vector in (alone["embedding"], stored):
+            assert np.dot(vector, together[number]["embedding"]) == pytest.approx(1, abs=1e-5)
+        assert hits[0]["id"] == str(number)
+        assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
+
+
+def test_sigterm_while_somebody_waits(start: Callable[..., Server]) -> None:
+    """The waiting caller is answered, the process exits 0, and the next one finishes what was accepted."""
+    server = start(grace_s=20)
+    client = server.ready()
+    client.put("/collections/things")
+    documents = [{"id": str(number), "text": "red square of the capital"} for number in range(3_000)]
+    threading.Timer(1.5, server.process.send_signal, [signal.SIGTERM]).start()
+    response = client.post("/collections/things/documents?wait=true", json=documents)
+    assert response.status_code in (200, 202)
+    assert server.process.wait(30) == 0
+    job = response.json()["job"]["id"]
+    again = start().ready()
+    deadline = time.monotonic() + 60
+    while (state := again.get(f"/jobs/{job}").json()["state"]) != "succeeded":
+        assert time.monotonic() < deadline, state
+        time.sleep(0.1)
+    assert again.get("/collections/things").json()["documents"] == 3_000
+
+
+def test_one_server_per_data_folder(start: Callable[..., Server]) -> None:
+    first = start()
+    first.ready()
+    second = start()
+    assert second.process.wait(60) == 1
+    assert f"is in use by another ret2 server (process {first.process.pid})" in second.log.read_text()
+    assert "Traceback" not in second.log.read_text()
+
+
+def test_what_cannot_be_served_is_one_line(start: Callable[..., Server]) -> None:
+    for flags, says in (
+        ({"host": "0.0.0.0"}, "RET2_API_KEYS_FILE"),
+        ({"qdrant_url": "http://q:6333"}, "RET2_QDRANT_URL is set"),
+        ({"api_keys_file": "/nowhere"}, "cannot be read"),
+    ):
+        server = start(**flags)
+        assert server.process.wait(60) == 1, server.log.read_text()
+        assert says in server.log.read_text()
+        assert "Traceback" not in server.log.read_text()
+
+
+async def _until_started(port: int) -> None:
+    async with asyncio.timeout(30), httpx.AsyncClient(trust_env=False) as client:
+        while True:
+            try:
+                await client.get(f"http://127.0.0.1:{port}/livez")
+            except httpx.TransportError:
+                await asyncio.sleep(0.02)
+            else:
+                return
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_dead_model_thread_takes_the_process_down(runtime: Any, tmp_path: Path) -> None:
+    """Promise 1: visibly, not answering 200 for ever."""
+    port = free_port()
+    running = asyncio.create_task(assembly._run(assembly.build(Settings(data_dir=tmp_path, port=port), runtime)))
+    await _until_started(port)
+
+    def die(_texts: list[str]) -> None:
+        raise SystemExit
+
+    runtime.on_forward = die
+    async with httpx.AsyncClient(trust_env=False) as client:
+        body = {"role": "query", "inputs": [{"text": "red"}]}
+        response = await client.post(f"http://127.0.0.1:{port}/encode", json=body)
+    assert response.status_code == 503
+    assert await asyncio.wait_for(running, 30) is False
+
+
+async def test_an_orderly_end(runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly, "_give_up", lambda: None)  # it would end the tests with the process
+    port = free_port()
+    parts = assembly.build(Settings(data_dir=tmp_path, port=port, grace_s=5), runtime)
+    running = asyncio.create_task(assembly._run(parts))
+    await _until_started(port)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await asyncio.wait_for(running, 30) is True
+    assert parts.draining.is_set()

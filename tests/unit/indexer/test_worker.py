@@ -1,0 +1,367 @@
+"""The worker's must-pass list: nothing lost, nothing doubled, a bad document harms only itself, what is away is waited for."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from indexer.intake import Incoming
+from indexer.ledger import Status
+from indexer.records import JobState, Point
+from model.errors import DependencyUnavailable, EncodeFailed, Forbidden, Overloaded
+
+Make = Callable[..., Any]
+
+
+def counts(job: Any) -> tuple[int, int, int, int]:
+    return job.accepted, job.indexed, job.skipped, job.failed
+
+
+async def failures(world: Any, job: Any) -> dict[str, str]:
+    found = await world.ledger.call(world.ledger.failures, job.id)
+    return {each.document_id: each.code for each in found}
+
+
+# --- the plain way
+
+
+async def test_documents_of_text_and_images_get_in(world: Any) -> None:
+    world.fetcher.pages["https://host/a.png"] = b"fetched"
+    job = await world.post(
+        Incoming(0, id="text", text="words", metadata={"a": [1, "é"]}),
+        Incoming(1, id="image", image=b"bytes"),
+        Incoming(2, id="url", text="both", image_url="https://host/a.png"),
+        Incoming(3, text="no id"),
+        Incoming(4, id="fifth", text="second batch"),
+    )
+    done = await world.done(job)
+    assert (done.state, counts(done)) == (JobState.SUCCEEDED, (5, 5, 0, 0))
+    points: dict[str, Point] = world.store.kept["c"][1]
+    assert len(points) == 5
+    assert points["text"].metadata == {"a": [1, "é"]}
+    assert await world.blobs.get(points["image"].image_digest) == b"bytes"
+    assert await world.blobs.get(points["url"].image_digest) == b"fetched"
+    assert world.ledger.pending_documents() == 0
+
+
+async def test_the_same_again_is_skipped_and_a_change_is_not(world: Any, posted: Make) -> None:
+    await world.done(await world.post(*posted("a", "b"), Incoming(2, id="i", image=b"1")))
+    encoded = len(world.encoder.calls)
+    again = await world.done(await world.post(*posted("a", "b"), Incoming(2, id="i", image=b"1")))
+    assert counts(again) == (3, 0, 3, 0)
+    assert len(world.encoder.calls) == encoded
+    for change in (
+        Incoming(0, id="a", text="other"),
+        Incoming(0, id="a", text="other", metadata={"x": 1}),
+        Incoming(0, id="i", image=b"2"),
+    ):
+        assert counts(await world.done(await world.post(change))) == (1, 1, 0, 0)
+
+
+async def test_deleting(world: Any, posted: Make) -> None:
+    await world.done(await world.post(*posted("a", "b", "c")))
+    job = await world.intake.delete(await world.collection(), ["a", "never was", "c"])
+    assert counts(await world.done(job)) == (3, 3, 0, 0)
+    assert world.stored() == {"b": "b"}
+
+
+async def test_results_by_position(world: Any, posted: Make) -> None:
+    await world.done(await world.post(*posted("old")))
+    job = await world.post(*posted("bad", "old", "new", "new", "x"))
+    done = await world.done(job)
+    assert (done.state, counts(done)) == (JobState.SUCCEEDED_WITH_FAILURES, (5, 2, 2, 1))
+    results = world.ledger.results(job.id)
+    assert [(each.position, each.document_id, each.status, each.code) for each in results] == [
+        (0, "bad", Status.FAILED, "invalid_input"),
+        (1, "old", Status.SKIPPED, None),
+        (2, "new", Status.SKIPPED, None),  # the last of an id counts
+        (3, "new", Status.INDEXED, None),
+        (4, "x", Status.INDEXED, None),
+    ]
+
+
+# --- a bad document harms only itself
+
+
+async def test_each_kind_of_bad_document_fails_alone(world: Any) -> None:
+    world.fetcher.pages["https://private/"] = Forbidden("not public")
+    job = await world.post(
+        Incoming(0, id="good", text="good"),
+        Incoming(1, id="invalid", text="bad"),
+        Incoming(2, id="forward", text="fails"),
+        Incoming(3, id="nan", text="nan"),
+        Incoming(4, id="private", image_url="https://private/"),
+        Incoming(5, id="gone", image_url="https://host/404"),
+        Incoming(6, id="unstorable", text="x", metadata={"unstorable": True}),
+        Incoming(7, id="good too", text="y"),
+    )
+    done = await world.done(job)
+    assert counts(done) == (8, 2, 0, 6)
+    assert await failures(world, job) == {
+        "invalid": "invalid_input",
+        "forward": "encode_failed",
+        "nan": "encode_failed",
+        "private": "forbidden",
+        "gone": "not_found",
+        "unstorable": "invalid_input",
+    }
+    assert set(world.stored()) == {"good", "good too"}
+
+
+async def test_a_lost_image_file_fails_its_document_only(make_world: Make, tmp_path: Any) -> None:
+    world = make_world()
+    job = await world.post(Incoming(0, id="lost", image=b"lost"), Incoming(1, id="kept", image=b"kept"))
+    digest = (await world.blobs.put(b"lost"))[:64]
+    (tmp_path / "blobs" / digest[:2] / digest[2:4] / digest).unlink()
+    await world.start_worker()
+    assert counts(await world.done(job)) == (2, 1, 0, 1)
+    assert await failures(world, job) == {"lost": "not_found"}
+
+
+async def test_poison_is_dead_after_n_attempts_and_takes_nobody_along(world: Any, posted: Make) -> None:
+    job = await world.post(*posted("a", "poison", "b", "c", "d"))
+    done = await world.done(job)
+    assert (done.state, counts(done)) == (JobState.SUCCEEDED_WITH_FAILURES, (5, 4, 0, 1))
+    assert await failures(world, job) == {"poison": "internal"}
+    assert sum("poison" in call for call in world.encoder.calls) == world.settings.max_attempts
+    assert world.workers[0].alive
+
+
+async def test_a_model_that_fails_on_everything_is_tried_again(world: Any, posted: Make) -> None:
+    real = world.encoder.encode
+    tries = 0
+
+    async def encode(inputs: Any, **options: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        return [EncodeFailed("out of memory") for _ in inputs] if tries == 1 else await real(inputs, **options)
+
+    world.encoder.encode = encode
+    assert counts(await world.done(await world.post(*posted("a", "b")))) == (2, 2, 0, 0)
+
+
+async def test_a_url_whose_host_is_down_is_tried_n_times_and_the_others_do_not_wait(world: Any) -> None:
+    world.fetcher.pages |= {"https://down/": DependencyUnavailable("down"), "https://up/": b"image"}
+    job = await world.post(
+        Incoming(0, id="down", image_url="https://down/"), Incoming(1, id="up", image_url="https://up/")
+    )
+    done = await world.done(job)
+    assert counts(done) == (2, 1, 0, 1)
+    assert await failures(world, job) == {"down": "dependency_unavailable"}
+    assert world.store.upserts == [["up"]]
+
+
+async def test_a_url_whose_host_comes_back(make_world: Make) -> None:
+    world = make_world(max_attempts=1_000)
+    await world.start_worker()
+    world.fetcher.pages["https://host/"] = DependencyUnavailable("down")
+    job = await world.post(Incoming(0, id="a", image_url="https://host/"))
+    waiting = await world.until_job(job, lambda found: found.state is JobState.WAITING)
+    assert waiting.waiting_on == "down"
+    world.fetcher.pages["https://host/"] = b"image"
+    assert counts(await world.done(job)) == (1, 1, 0, 0)
+
+
+# --- what is away is waited for
+
+
+@pytest.mark.parametrize("error", [DependencyUnavailable("encoder is away"), Overloaded("full", retry_after_s=0.001)])
+async def test_an_encoder_that_is_away_is_waited_for(world: Any, posted: Make, error: Exception) -> None:
+    world.encoder.broken = error
+    job = await world.post(*posted("a", "b", "c", "d", "e"))
+    waiting = await world.until_job(job, lambda found: found.state is JobState.WAITING)
+    assert waiting.waiting_on in ("encoder is away", "full")
+    # Many more times than documents are allowed to fail.
+    await world.until(lambda: len(world.encoder.calls) > 4 * world.settings.max_attempts)
+    world.encoder.broken = None
+    done = await world.done(job)
+    assert (done.state, counts(done), done.waiting_on) == (JobState.SUCCEEDED, (5, 5, 0, 0), None)
+
+
+async def test_a_store_that_is_away_is_waited_for(world: Any, posted: Make) -> None:
+    await world.collection()
+    world.catalog.create = lambda name: asyncio.sleep(0, (world.ledger.collection(name), False))
+    world.store.broken = DependencyUnavailable("store is away")
+    job = await world.post(*posted("a"))
+    await world.until_job(job, lambda found: found.waiting_on == "store is away")
+    world.store.broken = None
+    assert counts(await world.done(job)) == (1, 1, 0, 0)
+
+
+async def test_while_something_is_away_the_queue_is_not_run_through(make_world: Make, posted: Make) -> None:
+    world = make_world(batch_documents=1, retry_base_s=30.0, retry_max_s=60.0, concurrency=2)
+    world.encoder.broken = DependencyUnavailable("away")
+    await world.start_worker()
+    job = await world.post(*posted(*"abcdefghij"))
+    await world.until_job(job, lambda found: found.state is JobState.WAITING)
+    for _ in range(5):
+        await world.post(*posted("more"))
+    assert len(world.encoder.calls) <= 2
+
+
+async def test_another_model_writes_nothing_and_holds_up_no_other_collection(world: Any, posted: Make) -> None:
+    await world.collection("old")
+    old = await world.ledger.call(world.ledger.collection, "old")
+    right, world.encoder.model = world.encoder.model, type(world.encoder.model)("new", "fingerprint-2", 8, 100, 16)
+    accepted = await world.intake.accept(old, one_by_one(posted("a")))
+    waiting = await world.until_job(accepted.job, lambda found: found.state is JobState.WAITING)
+    assert "fingerprint-" in (waiting.waiting_on or "")
+    assert counts(await world.done(await world.post(*posted("b"), collection="new"))) == (1, 1, 0, 0)
+    assert world.stored("old") == {}
+    world.encoder.model = right
+    assert counts(await world.done(accepted.job)) == (1, 1, 0, 0)
+
+
+async def one_by_one(documents: Any) -> Any:
+    for each in documents:
+        yield each
+
+
+async def test_files_of_a_collection_that_are_gone_are_waited_for(make_world: Make, posted: Make) -> None:
+    world = make_world()
+    job = await world.post(*posted("a"))
+    kept = world.store.kept.pop("c")
+    await world.start_worker()
+    await world.until_job(job, lambda found: found.state is JobState.WAITING)
+    world.store.kept["c"] = kept
+    assert counts(await world.done(job)) == (1, 1, 0, 0)
+
+
+# --- life and death
+
+
+async def test_a_crash_between_upsert_and_finish_repeats_harmlessly(world: Any, posted: Make) -> None:
+    real, crashed = world.ledger.finish, False
+
+    def finish(*args: Any, **options: Any) -> Any:
+        nonlocal crashed
+        if not crashed:
+            crashed = True
+            raise RuntimeError("as if the process had died here")
+        return real(*args, **options)
+
+    world.ledger.finish = finish
+    done = await world.done(await world.post(*posted("a", "b")))
+    assert (done.accepted, done.indexed + done.skipped, done.failed) == (2, 2, 0)
+    assert world.stored() == {"a": "a", "b": "b"}
+    assert world.store.upserts == [["a", "b"]]
+
+
+async def test_stop_waits_for_what_is_in_flight(world: Any, posted: Make) -> None:
+    world.encoder.gate.clear()
+    job = await world.post(*posted("a"))
+    await world.until(lambda: len(world.encoder.calls) == 1)
+    stopping = asyncio.create_task(world.workers[0].stop())
+    await asyncio.sleep(0)
+    world.encoder.gate.set()
+    await stopping
+    assert world.ledger.job(job.id).indexed == 1
+    assert not world.workers[0].alive
+
+
+async def test_stop_gives_back_what_does_not_end(world: Any, posted: Make) -> None:
+    world.encoder.gate.clear()
+    job = await world.post(*posted("a"))
+    await world.until(lambda: len(world.encoder.calls) == 1)
+    await world.workers[0].stop(timeout_s=0)
+    assert world.stored() == {}
+    world.encoder.gate.set()
+    await world.start_worker()
+    done = await world.workers[1].wait(job.id, 20)
+    assert counts(done) == (1, 1, 0, 0)
+    (batch,) = world.ledger._engine.connect().exec_driver_sql("SELECT attempts FROM batches").all()
+    assert batch.attempts == 1  # the one that worked
+
+
+async def test_a_lease_that_was_lost_writes_nothing(make_world: Make, posted: Make) -> None:
+    """Another worker took the batch over while this one was held up; what that one wrote must stand."""
+    world = make_world(concurrency=1)
+    await world.start_worker()
+    world.encoder.gate.clear()
+    await world.post(*posted("a"))
+    await world.until(lambda: len(world.encoder.calls) == 1)
+    world.ledger._clock = lambda: time.time() + 2 * world.settings.lease_s
+    (taken,) = await world.ledger.call(world.ledger.claim, 1, 600.0)
+    world.encoder.gate.set()
+    await world.workers[0].stop()
+    assert world.store.upserts == []
+    assert taken.attempts == 0
+    assert world.ledger.renew(taken, 60.0)
+
+
+async def test_a_collection_dropped_under_the_worker_leaves_nothing(world: Any, posted: Make) -> None:
+    world.encoder.gate.clear()
+    await world.post(*posted("a"))
+    await world.until(lambda: len(world.encoder.calls) == 1)
+    await world.catalog.drop("c")
+    await world.collection()
+    world.encoder.gate.set()
+    assert counts(await world.done(await world.post(*posted("b")))) == (1, 1, 0, 0)
+    assert world.stored() == {"b": "b"}
+    assert world.workers[0].alive
+
+
+async def test_a_loop_that_dies_is_seen(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    assert world.workers[0].alive
+    monkeypatch.setattr(world.ledger, "claim", broken)
+    world.workers[0].poke()
+    await world.until(lambda: not world.workers[0].alive)
+
+
+async def test_a_database_that_is_away_is_waited_for(world: Any, posted: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = 0
+
+    def away(*_: Any) -> None:
+        nonlocal tries
+        tries += 1
+        raise DependencyUnavailable("database is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.ledger, "claim", away)
+        job = await world.post(*posted("a"))
+        await world.until(lambda: tries > 3)
+    assert counts(await world.done(job)) == (1, 1, 0, 0)
+
+
+async def test_waiting_ends_with_the_time(world: Any, posted: Make) -> None:
+    world.encoder.gate.clear()
+    job = await world.post(*posted("a"))
+    assert not (await world.workers[0].wait(job.id, 0)).state.finished
+    assert not (await world.workers[0].wait(job.id, 0.01)).state.finished
+
+
+# --- order
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_last_accepted_write_wins_with_three_workers(make_world: Make, seed: int) -> None:
+    world = make_world(batch_documents=3, concurrency=2)
+    for _ in range(3):
+        await world.start_worker()
+    rng = random.Random(seed)
+    collection = await world.collection()
+    expected: dict[str, str] = {}
+    jobs = []
+    for number in range(60):
+        ids = [f"d{rng.randrange(12)}" for _ in range(rng.randrange(1, 7))]
+        if rng.random() < 0.3:
+            jobs.append(await world.intake.delete(collection, ids))
+            for each in ids:
+                expected.pop(each, None)
+        else:
+            documents = [Incoming(i, id=each, text=f"{number}.{i}") for i, each in enumerate(ids)]
+            jobs.append(await world.post(*documents))
+            expected |= {each.id: each.text for each in documents}
+        if rng.random() < 0.1:
+            world.encoder.broken = rng.choice([None, DependencyUnavailable("away")])
+    world.encoder.broken = None
+    for job in jobs:
+        done = await world.done(job)
+        assert done.accepted == done.indexed + done.skipped
+    assert world.stored() == expected
