@@ -337,14 +337,25 @@ class Ledger:
             _settle(connection, batch.job_id, outcomes, waiting_on if rest else None, now)
         return True
 
-    def release(self, batch: Batch, *, retry_after_s: float, waiting_on: str | None) -> None:
-        """Gives a batch back untouched: something it needs does not answer, or the worker stops. Not an attempt."""
+    def release(
+        self, batch: Batch, *, retry_after_s: float, waiting_on: str | None, whole_collection: bool = False
+    ) -> None:
+        """Gives a batch back untouched: something it needs does not answer, or the worker stops. Not an attempt.
+
+        `whole_collection` holds up what else of this kind waits there: else each batch would be claimed to meet the same trouble.
+        """
         now = self._clock()
+        not_before = now + retry_after_s
         releases = batch.releases + (waiting_on is not None)
-        back = {"lease": None, "lease_until": 0.0, "not_before": now + retry_after_s, "releases": releases}
+        back = {"lease": None, "lease_until": 0.0, "not_before": not_before, "releases": releases}
         with self._write() as connection:
-            if connection.execute(sa.update(batches).where(*_held(batch)).values(back)).rowcount:
-                _settle(connection, batch.job_id, (), waiting_on, now)
+            if not connection.execute(sa.update(batches).where(*_held(batch)).values(back)).rowcount:
+                return
+            if whole_collection:
+                same = batches.c.collection == batch.collection, batches.c.kind == batch.kind
+                sooner = batches.c.done.is_(False), batches.c.lease.is_(None), batches.c.not_before < not_before
+                connection.execute(sa.update(batches).where(*same, *sooner).values(not_before=not_before))
+            _settle(connection, batch.job_id, (), waiting_on, now)
 
     # --- connections
 

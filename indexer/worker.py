@@ -1,9 +1,9 @@
 """The worker: claims batches, runs them through the pipeline, records what came of them. One of the places that may catch anything.
 
-    claim ─► pipeline ─┬─ outcomes ───────────────► finish
-     lease renewed     ├─ a URL's host is down ───► finish the others; an attempt is counted for its documents
-     all the while     ├─ something is away ──────► release and pause; nobody is at fault
-                       └─ nobody foresaw it ──────► an attempt is counted; the last one is document by document
+claim ─► pipeline ─┬─ outcomes ───────────────► finish
+ lease renewed     ├─ a URL's host is down ───► finish the others; an attempt is counted for its documents
+ all the while     ├─ something is away ──────► release and pause; nobody is at fault
+                   └─ nobody foresaw it ──────► an attempt is counted; the last one is document by document
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ class Worker:
             pause = delay_s(batch.releases, self._settings, self._rng) if alone else self._pause(error)
             detail = error.detail[:300]
             log.warning("batch waits", batch=batch.id, job=batch.job_id, detail=detail, retry_after_s=round(pause, 2))
-            call = self._releasing(batch, pause, detail)
+            call = self._releasing(batch, pause, detail, whole_collection=alone)
         elif batch.attempts + 1 >= self._settings.max_attempts:
             detail = error.detail if isinstance(error, RetrievalError) else f"{type(error).__name__} while indexing"
             code = error.code if isinstance(error, RetrievalError) else "internal"
@@ -213,8 +213,11 @@ class Worker:
     def _finishing(self, batch: Batch, outcomes: list[Outcome], pause: float) -> Callable[[], object]:
         return lambda: self._ledger.finish(batch, outcomes, retry_after_s=pause)
 
-    def _releasing(self, batch: Batch, pause: float, waiting_on: str) -> Callable[[], object]:
-        return lambda: self._ledger.release(batch, retry_after_s=pause, waiting_on=waiting_on)
+    def _releasing(
+        self, batch: Batch, pause: float, waiting_on: str, *, whole_collection: bool
+    ) -> Callable[[], object]:
+        release = self._ledger.release
+        return lambda: release(batch, retry_after_s=pause, waiting_on=waiting_on, whole_collection=whole_collection)
 
     async def _heartbeat(self, batch: Batch) -> None:
         while True:

@@ -21,7 +21,7 @@ from model.weights import load_strict, read_efficientnet_lite0
 
 Modality = Literal["text", "vision"]
 
-EFFICIENTNET_GRID = 5  # feature maps are averaged to 5 x 5 tokens, the size of the last one at 160 px
+EFFICIENTNET_GRID = 7  # feature maps are averaged to 7 x 7 tokens, the size of the last one at 224 px
 # On a CPU, activations of more images than this leave the cache: 160 px, two cores, 8 a pass 359 images/s, 32 a pass 144.
 _CPU_PASS = 8
 
@@ -67,7 +67,7 @@ class TransformersTower(nn.Module):
 
 
 class EfficientNetTower(nn.Module):
-    """Feature maps of chosen blocks as tokens: averaged to a 5 x 5 grid, with the grid position appended."""
+    """Feature maps of chosen blocks as tokens: averaged to a 7 x 7 grid, with the grid position appended."""
 
     positions: Tensor
 
@@ -83,7 +83,7 @@ class EfficientNetTower(nn.Module):
         self._layers = layers
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """pixels (B, 3, S, S) -> one (B, 25, C + 8) for each tapped block."""
+        """pixels (B, 3, S, S) -> one (B, 49, C + 8) for each tapped block."""
         if pixels.device.type == "cpu" and len(pixels) > _CPU_PASS:
             passes = [self(part) for part in torch.split(pixels, _CPU_PASS)]
             return [torch.cat(layer) for layer in zip(*passes, strict=True)]

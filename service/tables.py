@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from rich.box import SIMPLE
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from indexer.records import Job
+from indexer.records import Job, JobKind
 from service.client import Collection, SearchResult
 
 Failed = tuple[str, str, str]  # which document, code, why
@@ -44,10 +45,15 @@ def collections_table(collections: Iterable[Collection]) -> Table:
 
 
 def jobs_table(jobs: Iterable[Job]) -> Table:
-    table = Table("job", "collection", "kind", "state", "accepted", "indexed", "unchanged", "failed", "waiting on")
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column("job", no_wrap=True)  # whole: it is what `ret2 jobs JOB` takes
+    for heading in ("collection", "state", "done", "failed"):
+        table.add_column(heading, overflow="fold")
     for job in jobs:
-        counts = (str(count) for count in (job.accepted, job.indexed, job.skipped, job.failed))
-        _row(table, job.id, job.collection, job.kind, job.state, *counts, job.waiting_on or "")
+        state = f"{job.state} on {job.waiting_on}" if job.waiting_on else str(job.state)
+        state = state if job.kind is JobKind.DOCUMENTS else f"{job.kind}: {state}"
+        done = f"{job.indexed + job.skipped}/{job.accepted}"
+        _row(table, job.id, job.collection, state, done, str(job.failed))
     return table
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,20 @@ def test_a_batch_is_held_by_one(ledger: Ledger) -> None:
     assert claimed(ledger, 2) == []
 
 
+def test_many_who_claim_at_once_never_get_the_same(ledger: Ledger) -> None:
+    accept(ledger, *(chr(256 + i) for i in range(60)))
+
+    def work(_: int) -> list[str]:
+        mine: list[str] = []
+        while batches := ledger.claim(2, LEASE_S):
+            mine += [ids(batch) for batch in batches if ledger.finish(batch, outcomes(batch))]
+        return mine
+
+    with ThreadPoolExecutor(4) as threads:
+        done = [each for mine in threads.map(work, range(4)) for each in mine]
+    assert sorted(done) == [chr(256 + i) for i in range(60)]
+
+
 def test_a_stale_lease_is_reclaimed_and_its_old_holder_records_nothing(ledger: Ledger, clock: Clock) -> None:
     job = accept(ledger, "ab")
     (old,) = ledger.claim(1, LEASE_S)
@@ -291,6 +306,19 @@ def test_a_batch_is_claimed_when_it_is_due(ledger: Ledger, clock: Clock) -> None
     done = ledger.job(job.id)
     assert (done.state, done.waiting_on) == (JobState.SUCCEEDED, None)
     assert ledger.due_at() is None
+
+
+def test_a_collection_that_cannot_be_written_is_held_up_as_a_whole(ledger: Ledger, clock: Clock) -> None:
+    ledger.create_collection(collection("other"))
+    accept(ledger, "a", "b", "c", "d")
+    accept(ledger, "x", kind=JobKind.DELETE)
+    first, held = ledger.claim(2, LEASE_S)
+    ledger.release(first, retry_after_s=5, waiting_on="a model", whole_collection=True)
+    accept(ledger, "e", name="other")
+    assert claimed(ledger) == ["x", "e"], "deleting needs no model, and other collections do not wait"
+    assert ledger.renew(held, LEASE_S)
+    clock.now += 5
+    assert claimed(ledger) == ["a", "c", "d"]
 
 
 def test_giving_back_at_a_stop_is_no_wait(ledger: Ledger) -> None:

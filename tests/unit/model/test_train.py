@@ -23,6 +23,7 @@ from model.train import (
     schedule,
 )
 from model.train_atlas import split_pairs
+from model.weights import read_tensors
 
 SETTINGS = TrainSettings(
     steps=8, batch_size=8, topics_per_subject=2, warmup_steps=2, augmentations=2, learning_rate=3e-3
@@ -32,13 +33,14 @@ SETTINGS = TrainSettings(
 def pairs() -> list[Pair]:
     return [
         Pair(
-            colour,
-            topic,
-            f"what is the {topic} of this",
-            f"what is the {topic} of {colour}",
-            (f"{colour}/a", f"{colour}/b"),
-            f"{topic} {colour}",
-            (f"{colour}/a", f"{colour}/b"),
+            group="cold" if colour == "blue" else "warm",
+            subject=colour,
+            topic=topic,
+            query_text=f"what is the {topic} of this",
+            query_text_alone=f"what is the {topic} of {colour}",
+            query_images=(f"{colour}/a", f"{colour}/b"),
+            document_text=f"{topic} {colour}",
+            document_images=(f"{colour}/a", f"{colour}/b"),
         )
         for colour in ("red", "green", "blue")
         for topic in ("capital", "flag", "square")
@@ -96,13 +98,12 @@ def test_the_best_checkpoint_is_kept_not_the_last(tmp_path: Path, tiny_folder: P
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == best
 
 
-def test_a_saved_run_loads_as_a_checkpoint(tmp_path: Path, tiny_folder: Path, png: Callable[..., bytes]) -> None:
-    """Cells and adapters of the run are all there; towers come from elsewhere, so only they may be missing."""
+def test_a_checkpoint_holds_cell_and_adapters_alone(
+    tmp_path: Path, tiny_folder: Path, png: Callable[..., bytes]
+) -> None:
     run = trainer(tmp_path / "run", tiny_folder, png)
     run.step()
     run.validated(1.0)
-    from model.weights import read_tensors
-
     saved = read_tensors(tmp_path / "run" / "model.safetensors")
     assert saved.keys() == {f"shared.{key}" for key in run.fusion.state_dict()}
 
@@ -127,7 +128,7 @@ def test_the_same_answer_twice_in_a_batch_is_right_twice() -> None:
 
 
 def test_loss_is_the_mean_of_both_directions() -> None:
-    batch = draw_batch({"x": pairs()[:2]}, replace(SETTINGS, batch_size=2, keep_both=1.0), random.Random(1))
+    batch = draw_batch({"warm": {"x": pairs()[:2]}}, replace(SETTINGS, batch_size=2, keep_both=1.0), random.Random(1))
     queries = torch.nn.functional.normalize(torch.tensor([[1.0, 0.2], [0.1, 1.0]]), dim=-1)
     documents = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [0.5, 1.0]]), dim=-1)
     logits = queries @ documents.T * 10
@@ -136,12 +137,33 @@ def test_loss_is_the_mean_of_both_directions() -> None:
 
 
 def test_batches_show_another_drawing_on_the_other_side() -> None:
-    batch = draw_batch({"x": pairs()[:3]}, replace(SETTINGS, batch_size=32, keep_both=1.0), random.Random(1))
+    batch = draw_batch({"warm": {"x": pairs()[:3]}}, replace(SETTINGS, batch_size=32, keep_both=1.0), random.Random(1))
     assert all(query[1] != document[1] for query, document in zip(batch.queries, batch.documents, strict=True))
 
 
+def test_a_small_group_is_drawn_as_often_as_a_large_one() -> None:
+    many = {f"s{number}": [replace(pairs()[0], subject=f"s{number}", query_text="large")] for number in range(50)}
+    batch = draw_batch(
+        {"large": many, "small": {"red": pairs()[:1]}},
+        replace(SETTINGS, batch_size=400, keep_both=1.0),
+        random.Random(1),
+    )
+    assert 150 < sum(text == "large" for text, _ in batch.queries) < 250
+
+
+def test_a_run_can_start_from_a_checkpoint(tmp_path: Path, tiny_folder: Path, png: Callable[..., bytes]) -> None:
+    first = trainer(tmp_path / "first", tiny_folder, png)
+    first.step()
+    first.validated(1.0)
+    second = trainer(tmp_path / "second", tiny_folder, png)
+    second.start_from(tmp_path / "first")
+    assert second.done == 0
+    for old, new in zip(first.fusion.parameters(), second.fusion.parameters(), strict=True):
+        torch.testing.assert_close(new, old.half().float())
+
+
 def test_modality_dropout_reaches_both_sides_and_names_the_subject() -> None:
-    batch = draw_batch({"x": pairs()[:3]}, replace(SETTINGS, batch_size=64, keep_both=0.3), random.Random(1))
+    batch = draw_batch({"warm": {"x": pairs()[:3]}}, replace(SETTINGS, batch_size=64, keep_both=0.3), random.Random(1))
     for rows in (batch.queries, batch.documents):
         kinds = {(text is not None, image is not None) for text, image in rows}
         assert kinds == {(True, True), (True, False), (False, True)}
