@@ -98,10 +98,8 @@ class StateCache:
         """The rows as one masked batch; `rng` draws among an image's versions, None takes the plain one."""
         steps = self._retriever.config.steps
         blank_text = [torch.zeros(1, width, dtype=torch.float16) for width in self._retriever.text_tower.widths]
-        patches = self._retriever.vision_tower.patches
-        blank_image = [
-            torch.zeros(patches, width, dtype=torch.float16) for width in self._retriever.vision_tower.widths
-        ]
+        some_image = next(iter(self._images.values()))[0]
+        blank_image = [torch.zeros_like(layer) for layer in some_image]
         texts = [blank_text if text is None else self._texts[text] for text, _ in rows]
         images = [blank_image if key is None else self._version(key, rng) for _, key in rows]
         lengths = torch.tensor([len(text[0]) for text in texts])

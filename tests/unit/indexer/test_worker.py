@@ -113,7 +113,7 @@ async def test_each_kind_of_bad_document_fails_alone(world: Any) -> None:
 
 
 async def test_a_lost_image_file_fails_its_document_only(make_world: Make, tmp_path: Any) -> None:
-    world = make_world()
+    world = make_world(retry_base_s=60.0, retry_max_s=60.0)
     job = await world.post(Incoming(0, id="lost", image=b"lost"), Incoming(1, id="kept", image=b"kept"))
     digest = (await world.blobs.put(b"lost"))[:64]
     (tmp_path / "blobs" / digest[:2] / digest[2:4] / digest).unlink()
