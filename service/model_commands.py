@@ -123,6 +123,9 @@ def atlas(
         both = questions(data, Carries.BOTH, Carries.BOTH)
         rows = {"multi-layer recurrence (ours)": recall(both, items, search)}
         for name, label in (("last-layer", "last layer only"), ("sum", "sum of projected vectors")):
+            if not (ABLATIONS / name).exists():
+                console.print(f"{label}: no checkpoint in benchmarks/ablations/{name} (ret2 train --variant {name})")
+                continue
             rows[label] = recall(
                 both, items, _Embedder(Retriever.load(str(ABLATIONS / name)), progress).searcher(items)
             )
