@@ -13,56 +13,22 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import asdict
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from indexer.ledger_rows import as_batch, as_job, pack
 from indexer.ledger_schema import batches, collections, connect, failures, jobs, pending
-from indexer.records import Collection, Document, Failure, ImageRef, Job, JobKind, JobState
+from indexer.records import Batch, Collection, Document, Failure, Job, JobKind, JobState, Outcome, Status
 from model.errors import Conflict, DependencyUnavailable, NotFound
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _THREADS = 4  # of `call`; SQLite has one writer, more would only wait
-
-
-class Status(StrEnum):
-    """What became of one document of a job."""
-
-    INDEXED = "indexed"  # of a delete job: deleted
-    SKIPPED = "skipped"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    position: int
-    document_id: str
-    status: Status
-    code: str | None = None
-    detail: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A leased batch: its documents (of a delete job ids alone), each with its position in the job.
-
-    `attempts` counts those that failed by the documents' own fault, `releases` those that a dependency was to blame for.
-    """
-
-    id: int
-    job_id: str
-    collection: str
-    kind: JobKind
-    attempts: int
-    releases: int
-    items: tuple[tuple[int, Document], ...]
-    lease: str
 
 
 class Ledger:
@@ -164,7 +130,7 @@ class Ledger:
             job = _job(connection, job_id)
             result = connection.execute(
                 sa.insert(batches).values(
-                    job_id=job_id, collection=job.collection, kind=job.kind, size=len(items), items=_pack(items)
+                    job_id=job_id, collection=job.collection, kind=job.kind, size=len(items), items=pack(items)
                 )
             )
             batch_id = result.inserted_primary_key[0] if result.inserted_primary_key else None
@@ -208,7 +174,7 @@ class Ledger:
         if wanted := list(states):
             query = query.where(jobs.c.state.in_(wanted))
         with self._read() as connection:
-            return [_as_job(row) for row in connection.execute(query)]
+            return [as_job(row) for row in connection.execute(query)]
 
     def failures(self, job_id: str, *, limit: int = 100, offset: int = 0) -> list[Failure]:
         """By position."""
@@ -269,7 +235,7 @@ class Ledger:
             .limit(limit)
         )
         with self._write() as connection:
-            claimed = [_as_batch(row, uuid.uuid4().hex) for row in connection.execute(due)]
+            claimed = [as_batch(row, uuid.uuid4().hex) for row in connection.execute(due)]
             for batch in claimed:
                 leased = {"lease": batch.lease, "lease_until": now + lease_s}
                 connection.execute(sa.update(batches).where(batches.c.id == batch.id).values(leased))
@@ -281,15 +247,13 @@ class Ledger:
         return claimed
 
     def due_at(self) -> float | None:
-        """When the next batch may be claimed; None when nothing is left. Past when one is due but waits for an earlier one."""
+        """When the next batch that is not due yet will be; None when there is none."""
         later = sa.case(
             (batches.c.not_before > batches.c.lease_until, batches.c.not_before), else_=batches.c.lease_until
         )
-        earliest = sa.select(sa.func.min(later))
+        query = sa.select(sa.func.min(later)).where(batches.c.done.is_(False), later > self._clock())
         with self._read() as connection:
-            value = connection.execute(
-                earliest.select_from(batches.join(jobs)).where(batches.c.done.is_(False), jobs.c.seq.is_not(None))
-            ).scalar_one()
+            value = connection.execute(query).scalar_one()
         return None if value is None else float(value)
 
     def renew(self, batch: Batch, lease_s: float) -> bool:
@@ -317,7 +281,7 @@ class Ledger:
                 sa.update(batches)
                 .where(batches.c.id == batch.id)
                 .values(
-                    items=_pack(rest),
+                    items=pack(rest),
                     size=len(rest),
                     done=not rest,
                     outcomes=json.dumps([*json.loads(row.outcomes), *compact]),
@@ -456,56 +420,11 @@ def _same_job(row: sa.Row[Any], key: str, body_hash: str | None) -> Job:
         )
     if body_hash is not None and row.body_hash is not None and body_hash != row.body_hash:
         raise Conflict(f"Idempotency-Key {key!r:.100} was used with another body", field="Idempotency-Key", value=key)
-    return _as_job(row)
+    return as_job(row)
 
 
 def _job(connection: sa.Connection, job_id: str) -> Job:
     row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
     if row is None:
         raise NotFound(f"there is no job {job_id!r:.100}", field="job", value=job_id)
-    return _as_job(row)
-
-
-def _as_job(row: sa.Row[Any]) -> Job:
-    return Job(
-        id=row.id,
-        collection=row.collection,
-        kind=JobKind(row.kind),
-        state=JobState(row.state),
-        accepted=row.accepted,
-        indexed=row.indexed,
-        skipped=row.skipped,
-        failed=row.failed,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        waiting_on=row.waiting_on,
-    )
-
-
-def _as_batch(row: sa.Row[Any], lease: str) -> Batch:
-    kind, items = JobKind(row.kind), _unpack(row.items)
-    return Batch(row.id, row.job_id, row.collection, kind, row.attempts, row.releases, items, lease)
-
-
-def _pack(items: Sequence[tuple[int, Document]]) -> str:
-    return json.dumps(
-        [
-            [
-                position,
-                one.id,
-                one.text,
-                one.image.digest if one.image else None,
-                one.image.url if one.image else None,
-                dict(one.metadata),
-            ]
-            for position, one in items
-        ],
-        ensure_ascii=False,
-    )
-
-
-def _unpack(packed: str) -> tuple[tuple[int, Document], ...]:
-    return tuple(
-        (position, Document(key, text, ImageRef(digest, url) if digest or url else None, metadata))
-        for position, key, text, digest, url, metadata in json.loads(packed)
-    )
+    return as_job(row)

@@ -6,6 +6,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from model.errors import Conflict
+
+# Raise it when a table changes: there are no migrations yet, so what another version wrote is refused, not misread.
+SCHEMA_VERSION = 1
+
 _tables = sa.MetaData()
 
 collections = sa.Table(
@@ -84,7 +89,17 @@ def connect(url: str) -> sa.Engine:
     engine = sa.create_engine(url, connect_args={"check_same_thread": False, "timeout": 30, "isolation_level": None})
     sa.event.listen(engine, "connect", _set_up_sqlite)
     sa.event.listen(engine, "begin", _begin)
-    _tables.create_all(engine)
+    with engine.begin() as connection:
+        version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+        empty = not sa.inspect(connection).get_table_names()
+        if not empty and version != SCHEMA_VERSION:
+            engine.dispose()
+            raise Conflict(
+                f"ledger {engine.url.database} has schema {version}, this version of ret2 reads {SCHEMA_VERSION}; "
+                "use another data folder, or the version that wrote it"
+            )
+        _tables.create_all(connection)
+        connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
     return engine
 
 

@@ -17,8 +17,7 @@ import numpy as np
 from indexer.blobs import Blobs
 from indexer.catalog import mismatch
 from indexer.encoder import Encoder, Lane
-from indexer.ledger import Batch, Outcome, Status
-from indexer.records import Collection, Document, JobKind, Point, content_hash
+from indexer.records import Batch, Collection, Document, JobKind, Outcome, Point, Status, content_hash
 from indexer.store import Points
 from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, NotFound, RetrievalError
 from model.inputs import Embedding, Float32, Input, Role

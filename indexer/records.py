@@ -84,6 +84,40 @@ class Job:
     waiting_on: str | None = None
 
 
+class Status(StrEnum):
+    """What became of one document of a job."""
+
+    INDEXED = "indexed"  # of a delete job: deleted
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    position: int
+    document_id: str
+    status: Status
+    code: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A leased batch: its documents (of a delete job ids alone), each with its position in the job.
+
+    `attempts` counts those that failed by the documents' own fault, `releases` those that a dependency was to blame for.
+    """
+
+    id: int
+    job_id: str
+    collection: str
+    kind: JobKind
+    attempts: int
+    releases: int
+    items: tuple[tuple[int, Document], ...]
+    lease: str
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """One document that could not be indexed; `position` counts from 0 in what was posted."""

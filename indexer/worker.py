@@ -19,9 +19,9 @@ import structlog
 
 from indexer.blobs import Blobs
 from indexer.encoder import Encoder
-from indexer.ledger import Batch, Ledger, Outcome, Status
+from indexer.ledger import Ledger
 from indexer.pipeline import CollectionUnavailable, ImageFetcher, Pipeline, Result
-from indexer.records import Job
+from indexer.records import Batch, Job, Outcome, Status
 from indexer.retry import delay_after_s, delay_s
 from indexer.settings import IndexerSettings
 from indexer.store import Store

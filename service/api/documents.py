@@ -10,8 +10,7 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from indexer.intake import Accepted
-from indexer.ledger import Outcome
-from indexer.records import Job
+from indexer.records import Job, Outcome
 from model.errors import NotFound
 from service import images
 from service.api import posting

@@ -1,6 +1,8 @@
 """The ledger on a real SQLite file: what is accepted, who holds what, and that the counts always add up."""
 
+import contextlib
 import random
+import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.ledger import Batch, Ledger, Outcome, Status
-from indexer.records import Collection, Document, Failure, ImageRef, Job, JobKind, JobState
+from indexer.ledger import Ledger
+from indexer.records import Batch, Collection, Document, Failure, ImageRef, Job, JobKind, JobState, Outcome, Status
 from model.errors import Conflict, DependencyUnavailable, NotFound
 
 LEASE_S = 60.0
@@ -292,7 +294,7 @@ def test_other_collections_do_not_wait(ledger: Ledger) -> None:
 
 def test_a_batch_is_claimed_when_it_is_due(ledger: Ledger, clock: Clock) -> None:
     job = accept(ledger, "a")
-    assert ledger.due_at() == 0
+    assert ledger.due_at() is None  # it is due already
     (batch,) = ledger.claim(1, LEASE_S)
     ledger.release(batch, retry_after_s=5, waiting_on="the encoder")
     assert ledger.due_at() == clock.now + 5
@@ -502,3 +504,12 @@ def check_counts(ledger: Ledger, jobs: list[str]) -> None:
         assert job.state.finished == (len(results) == job.accepted)
         pending += job.accepted - len(results)
     assert ledger.pending_documents() == pending
+
+
+def test_a_ledger_of_another_version_is_refused_not_misread(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    Ledger(f"sqlite:///{path}").close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(Conflict, match="has schema 99, this version of ret2 reads 1"):
+        Ledger(f"sqlite:///{path}")

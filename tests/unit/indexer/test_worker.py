@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from indexer.intake import Incoming
-from indexer.ledger import Status
-from indexer.records import JobState, Point
+from indexer.records import JobState, Point, Status
 from model.errors import DependencyUnavailable, EncodeFailed, Forbidden, Overloaded
 
 Make = Callable[..., Any]
