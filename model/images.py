@@ -33,7 +33,7 @@ def decode_image(data: bytes, limits: Limits) -> Image.Image:
     Raises `TooLarge` over `max_image_bytes` or `max_image_px` (both before any pixel is decoded), else `InvalidInput`.
     """
     check_size(data, limits)
-    image = _open(data)
+    image = _open(data, limits)
     width, height = image.size
     if width * height > limits.max_image_px:
         raise TooLarge(
@@ -62,7 +62,7 @@ def check_size(data: bytes, limits: Limits) -> None:
         )
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, limits: Limits) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
@@ -72,7 +72,12 @@ def _open(data: bytes) -> Image.Image:
             f"not an image of a supported format ({', '.join(FORMATS)}): {what}", field="image"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise TooLarge(f"image is too large: {error}", field="image") from error
+        # Pillow refuses by a limit of its own, above which ours is not asked.
+        raise TooLarge(
+            f"image has too many pixels, limit is {limits.max_image_px}: {error}",
+            field="image",
+            limit=limits.max_image_px,
+        ) from error
     except _BROKEN as error:
         raise InvalidInput(f"image cannot be opened: {error}", field="image") from error
 

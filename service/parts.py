@@ -41,7 +41,7 @@ class Parts:
 
     async def in_ledger(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """A blocking call of the ledger, off the event loop."""
-        return await asyncio.to_thread(call, *args, **kwargs)
+        return await self.ledger.call(call, *args, **kwargs)
 
 
 def parts_of(request: Request) -> Parts:

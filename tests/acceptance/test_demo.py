@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,25 +11,22 @@ from model.atlas import Atlas
 from service.demo import EXAMPLE_DOCUMENTS, examples
 
 
-def demo(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
+def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RET2_")}
     command = [sys.executable, "-m", "service", "demo", "--once", "--data-dir", str(folder), *arguments]
-    began = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, env=environment | {"COLUMNS": "160"}, check=False)
-    return done, time.monotonic() - began
+    return subprocess.run(command, capture_output=True, text=True, env=environment | {"COLUMNS": "160"}, check=False)
 
 
 @pytest.mark.slow  # embeds all of atlas
 @pytest.mark.timeout(900)
 def test_the_demo_twice(tmp_path: Path) -> None:
-    first, _ = demo(tmp_path / "data")
+    first = demo(tmp_path / "data")
     assert first.returncode == 0, first.stdout + first.stderr
     assert "4 of 4 expected hits are first" in first.stdout
-    second, seconds = demo(tmp_path / "data")
+    second = demo(tmp_path / "data")
     assert second.returncode == 0, second.stdout + second.stderr
     assert "is complete" in second.stdout
     assert "loaded" not in second.stdout
-    assert seconds < 60
 
 
 def test_the_examples_are_held_out() -> None:
