@@ -74,12 +74,17 @@ class Catalog:
     async def compatible(self, name: str) -> Collection:
         """The collection, if the present model filled it. Raises `NotFound`, or `Conflict` for another model (promise 9)."""
         collection, info = await self.get(name), await self._encoder.info()
-        if collection.fingerprint != info.fingerprint:
-            raise Conflict(mismatch(collection, info.fingerprint), field="collection", value=name)
+        require_same_model(collection, info.fingerprint)
         return collection
 
     async def count(self, name: str) -> int:
         return await self._store.points(name).count()
+
+
+def require_same_model(collection: Collection, fingerprint: str) -> None:
+    """Raises `Conflict`: vectors of another model mean nothing in this collection (promise 9)."""
+    if collection.fingerprint != fingerprint:
+        raise Conflict(mismatch(collection, fingerprint), field="collection", value=collection.name)
 
 
 def mismatch(collection: Collection, fingerprint: str) -> str:
@@ -90,8 +95,7 @@ def mismatch(collection: Collection, fingerprint: str) -> str:
 
 
 def _same(there: Collection, wanted: Collection) -> Collection:
-    if there.fingerprint != wanted.fingerprint:
-        raise Conflict(mismatch(there, wanted.fingerprint), field="name", value=there.name)
+    require_same_model(there, wanted.fingerprint)
     if there.instruction != wanted.instruction:
         raise Conflict(
             f"collection {there.name!r} exists with instruction {there.instruction!r}, not {wanted.instruction!r}",

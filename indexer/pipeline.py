@@ -89,7 +89,7 @@ class Pipeline:
         works = await self._with_images(works, result, last_attempt=last_attempt)
         works = await _changed(works, points, collection.fingerprint, result)
         async for call in self._calls(works, result):
-            embedded = await self._embed(call, collection.dimensions, result)
+            embedded = await self._embed(call, collection, result)
             await hold()
             await _upsert(embedded, points, result)
         return result
@@ -137,7 +137,7 @@ class Pipeline:
             yield call
 
     async def _embed(
-        self, call: Sequence[tuple[Work, Input]], dimensions: int, result: Result
+        self, call: Sequence[tuple[Work, Input]], collection: Collection, result: Result
     ) -> list[tuple[Work, Float32]]:
         encoded = await self.encoder.encode([item for _, item in call], role=Role.DOCUMENT, lane=Lane.BULK)
         if len(call) > 1 and all(isinstance(each, EncodeFailed) for each in encoded):
@@ -146,7 +146,7 @@ class Pipeline:
             )  # more likely it than they: try again
         embedded = []
         for (work, _), each in zip(call, encoded, strict=True):
-            error = each if isinstance(each, RetrievalError) else unfit(each, dimensions)
+            error = each if isinstance(each, RetrievalError) else unfit(each, collection)
             if error is not None and error.retryable:
                 result.waiting = error
             elif error is not None:
@@ -197,11 +197,13 @@ async def _upsert(embedded: Sequence[tuple[Work, Float32]], points: Points, resu
             result.settle(work, Status.INDEXED)
 
 
-def unfit(embedding: Embedding, dimensions: int) -> EncodeFailed | None:
-    """What keeps a vector out of the store (promise 12)."""
+def unfit(embedding: Embedding, collection: Collection) -> RetrievalError | None:
+    """What keeps a vector out of the store (promises 9 and 12). The encoder may have become another one since it was asked."""
     vector = embedding.vector
-    if vector.shape != (dimensions,):
-        return EncodeFailed(f"the embedding has shape {vector.shape}, the collection's is ({dimensions},)")
+    if embedding.fingerprint != collection.fingerprint:
+        return CollectionUnavailable(mismatch(collection, embedding.fingerprint))
+    if vector.shape != (collection.dimensions,):
+        return EncodeFailed(f"the embedding has shape {vector.shape}, the collection's is ({collection.dimensions},)")
     norm = float(np.linalg.norm(vector.astype(np.float64)))
     if not np.isfinite(norm) or norm == 0:
         return EncodeFailed(f"the embedding has length {norm:g}, which cannot be used")

@@ -5,19 +5,24 @@ Two families: encoders that `transformers` loads (CLIP, SigLIP, BERT, ViT, DINOv
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+import string
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import safetensors
 import torch
 import torch.nn.functional as F
 import transformers
+from tokenizers import Regex, Tokenizer, normalizers
 from torch import Tensor, nn
 
 from model.config import BackboneConfig, Ret2Config
 from model.efficientnet import BLOCK_CHANNELS, EfficientNetLite0, grid_positions
 from model.errors import InvalidInput
-from model.weights import load_strict, read_efficientnet_lite0
+from model.weights import load_strict, read_config, read_efficientnet_lite0
 
 Modality = Literal["text", "vision"]
 
@@ -25,14 +30,29 @@ EFFICIENTNET_GRID = 7  # feature maps are averaged to 7 x 7 tokens, the size of 
 # On a CPU, activations of more images than this leave the cache: 160 px, two cores, 8 a pass 359 images/s, 32 a pass 144.
 _CPU_PASS = 8
 
+# Not known to transformers' AutoModel by themselves.
+_SIGLIP_TEXT = {"siglip_text_model": "SiglipTextModel", "siglip2_text_model": "Siglip2TextModel"}
+_NAFLEX = "siglip2_vision_model"
+# Their position embeddings are interpolated to the grid; the others take the one size they were made for.
+_RESIZABLE = (_NAFLEX, "dinov2", "dinov2_with_registers")
+
+TOKENIZER_FILE = "tokenizer.json"
+# A tokeniser of before `tokenizer.json`: the class by the tower (a single tower's config.json names none), and the files it needs.
+_VOCABULARIES = {
+    "clip_text_model": ("CLIPTokenizer", ("vocab.json", "merges.txt")),
+    "bert": ("BertTokenizer", ("vocab.txt",)),
+}
+_TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
 
 class TransformersTower(nn.Module):
     """Hidden states of chosen blocks of a transformers encoder, raw: before any final norm, pooler or projection.
 
-    Not thread-safe: the tapped states pass through the instance. `widths` has one entry per tapped layer.
+    Not thread-safe: the tapped states pass through the instance. `widths` has one entry per tapped layer; `patches` counts an image's
+    tokens, class and register tokens too.
     """
 
-    def __init__(self, encoder: Any, layers: tuple[int, ...], modality: Modality) -> None:
+    def __init__(self, encoder: Any, layers: tuple[int, ...], modality: Modality, image_px: int | None = None) -> None:
         super().__init__()
         self.modality = modality
         self.encoder = encoder
@@ -42,8 +62,13 @@ class TransformersTower(nn.Module):
                 f"{modality} layer {max(layers)} is tapped, the tower has {len(blocks)} (0 to {len(blocks) - 1})"
             )
         del blocks[max(layers) + 1 :]
-        self.widths = (encoder.config.hidden_size,) * len(layers)
-        self.patches = _patches(encoder.config) if modality == "vision" else 0
+        config = encoder.config
+        self.widths = (config.hidden_size,) * len(layers)
+        self.patches = _patches(encoder, image_px or _own_px(config)) if modality == "vision" else 0
+        self.text_positions: int | None = getattr(config, "max_position_embeddings", None)
+        # SigLIP was trained on texts of full length, the pad token attended like any other: there is no mask to give it.
+        self.full_length = self.text_positions if config.model_type in _SIGLIP_TEXT else None
+        self.pad_id: int | None = config.pad_token_id if self.full_length else None  # a tokeniser knows better
         self._layers = layers
         self._states: dict[int, Tensor] = {}
         for index in set(layers):
@@ -52,18 +77,42 @@ class TransformersTower(nn.Module):
     def forward(self, values: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """ids (B, T) with mask (B, T), or pixels (B, 3, S, S) -> one (B, T or P, W) for each tapped layer."""
         if self.modality == "text":
-            self.encoder(input_ids=values, attention_mask=mask)
+            self._read_text(values, mask)
+        elif self.encoder.config.model_type == _NAFLEX:
+            patches, grid = flat_patches(values, self.encoder.config.patch_size)
+            self.encoder(pixel_values=patches, pixel_attention_mask=None, spatial_shapes=grid)  # no patch is padding
         else:
             self.encoder(pixel_values=values)
         states = [self._states[index] for index in self._layers]
         self._states.clear()
-        return states
+        return states if self.full_length is None else [layer[:, : values.shape[1]] for layer in states]
+
+    def _read_text(self, ids: Tensor, mask: Tensor | None) -> None:
+        if self.full_length is None:
+            self.encoder(input_ids=ids, attention_mask=mask)
+            return
+        if self.pad_id is None or ids.shape[1] > self.full_length:
+            raise InvalidInput(
+                f"a SigLIP text needs a pad token (it is {self.pad_id}) and at most {self.full_length} tokens, "
+                f"got {ids.shape[1]}"
+            )
+        ids = ids if mask is None else ids.masked_fill(mask == 0, self.pad_id)
+        self.encoder(input_ids=F.pad(ids, (0, self.full_length - ids.shape[1]), value=self.pad_id))  # (B, L)
 
     def _tap(self, index: int) -> Any:
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
             self._states[index] = output[0] if isinstance(output, tuple) else output
 
         return keep
+
+
+def flat_patches(pixels: Tensor, patch: int) -> tuple[Tensor, Tensor]:
+    """pixels (B, 3, S, S) as SigLIP 2 NaFlex reads them: patches (B, P, patch * patch * 3), channels last, and the grid (B, 2)."""
+    batch, channels, height, width = pixels.shape
+    rows, columns = height // patch, width // patch
+    cells = pixels.reshape(batch, channels, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1)
+    grid = torch.tensor([[rows, columns]], device=pixels.device).expand(batch, 2)
+    return cells.reshape(batch, rows * columns, patch * patch * channels), grid
 
 
 class EfficientNetTower(nn.Module):
@@ -99,17 +148,26 @@ Tower = TransformersTower | EfficientNetTower
 
 
 def build_tower(
-    config: BackboneConfig, modality: Modality, folder: Path | None, tensors: Mapping[str, Tensor]
+    config: BackboneConfig,
+    modality: Modality,
+    folder: Path | None,
+    tensors: Mapping[str, Tensor],
+    image_px: int | None = None,
 ) -> Tower:
-    """A tower with its weights: from `folder`, or where `source` is `checkpoint` from the checkpoint's `tensors`. In eval mode."""
+    """A tower with its weights: from `folder`, or where `source` is `checkpoint` from the checkpoint's `tensors`. In eval mode.
+
+    `image_px` is what the tower will be given; None: the size its weights were made for.
+    """
     if config.family == "efficientnet_lite0":
-        return (
-            _efficientnet(config.layers, read_efficientnet_lite0(folder) if folder else tensors)
-            .eval()
-            .requires_grad_(False)
-        )
-    encoder = _pretrained(folder, modality) if folder else _from_tensors(config, tensors, modality)
-    return TransformersTower(encoder, config.layers, modality).eval().requires_grad_(False)
+        if modality == "text":
+            raise InvalidInput("family 'efficientnet_lite0' reads images, so it cannot be the text tower")
+        weights = read_efficientnet_lite0(folder) if folder else tensors
+        return _efficientnet(config.layers, weights).eval().requires_grad_(False)
+    encoder = _from_folder(folder, modality) if folder else _from_tensors(config, tensors, modality)
+    wanted = "input_ids" if modality == "text" else "pixel_values"
+    if encoder.main_input_name != wanted:
+        raise InvalidInput(f"the {modality} tower is a {type(encoder).__name__}, which does not read {wanted}")
+    return TransformersTower(encoder, config.layers, modality, image_px).eval().requires_grad_(False)
 
 
 def _efficientnet(layers: tuple[int, ...], weights: Mapping[str, Tensor]) -> EfficientNetTower:
@@ -124,29 +182,99 @@ def _efficientnet(layers: tuple[int, ...], weights: Mapping[str, Tensor]) -> Eff
 def build_towers(
     config: Ret2Config, folders: Mapping[Modality, Path | None], tensors: Mapping[str, Tensor]
 ) -> tuple[Tower, Tower]:
-    """Text and vision tower; `tensors` are a checkpoint's, under `text.` and `vision.`."""
+    """Text and vision tower, of both sides or of the query side; `tensors` are a checkpoint's, under `text.` and `vision.`."""
     text = build_tower(config.text, "text", folders["text"], with_prefix(tensors, "text."))
-    vision = build_tower(config.vision, "vision", folders["vision"], with_prefix(tensors, "vision."))
-    return text, vision
+    positions = text.text_positions if isinstance(text, TransformersTower) else None
+    if positions is not None and config.max_text_tokens > positions:
+        raise InvalidInput(f"max_text_tokens is {config.max_text_tokens}, the text tower has {positions} positions")
+    weights = with_prefix(tensors, "vision.")
+    return text, build_tower(config.vision, "vision", folders["vision"], weights, config.image.size_px)
+
+
+def build_document_towers(config: Ret2Config, tensors: Mapping[str, Tensor]) -> dict[str, Tower]:
+    """The towers that the document side does not share, under `document_text.` and `document_vision.`; mostly none."""
+    towers = {}
+    if not config.shared_text_tower:
+        towers["text"] = build_tower(config.text, "text", None, with_prefix(tensors, "document_text."))
+    if not config.shared_vision_tower:
+        weights = with_prefix(tensors, "document_vision.")
+        towers["vision"] = build_tower(config.vision, "vision", None, weights, config.image.size_px)
+    return towers
+
+
+def read_tokenizer(towers: Sequence[Tower], places: Sequence[Path]) -> tuple[Tokenizer | None, list[Path]]:
+    """The tokeniser of text towers of one kind from the first of `places` that has one, and the files it was made of.
+
+    `tokenizer.json` is taken as it is, without padding and truncation. SigLIP lower-cases (its processors do, its `tokenizer.json`
+    need not), and its first version drops punctuation; its towers learn their pad token here.
+    """
+    config = towers[0].encoder.config if isinstance(towers[0], TransformersTower) else None
+    for place in places:
+        tokenizer, files = _tokenizer_of(place, config.model_type if config else "")
+        if tokenizer is None:
+            continue
+        if config and (size := tokenizer.get_vocab_size()) > config.vocab_size:
+            raise InvalidInput(f"{place.name}: the tokeniser has {size} tokens, the text tower {config.vocab_size}")
+        if config and config.model_type in _SIGLIP_TEXT:
+            files += [path for path in (place / _TOKENIZER_SETTINGS[0],) if path.exists()]
+            pad_id = _as_siglip(tokenizer, read_config(place, _TOKENIZER_SETTINGS[0]) if files[1:] else {})
+            if pad_id is None:
+                raise InvalidInput(f"{place.name}: neither tokenizer.json nor tokenizer_config.json names a pad token")
+            for tower in towers:
+                tower.pad_id = pad_id
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer, files
+    return None, []
+
+
+def _tokenizer_of(place: Path, kind: str) -> tuple[Tokenizer | None, list[Path]]:
+    path = place / TOKENIZER_FILE
+    if path.exists():
+        return Tokenizer.from_file(str(path)), [path]
+    name, needed = _VOCABULARIES.get(kind, ("", ()))
+    files = [place / file for file in needed if (place / file).exists()]
+    if not needed or len(files) < len(needed):  # transformers would go on with a vocabulary of its special tokens alone
+        return None, []
+    made = getattr(transformers, name).from_pretrained(place, local_files_only=True, trust_remote_code=False)
+    files += [place / file for file in _TOKENIZER_SETTINGS if (place / file).exists()]
+    return Tokenizer.from_str(made.backend_tokenizer.to_str()), files
+
+
+def _as_siglip(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> int | None:
+    """Text made as SigLIP was trained on it, in place; the pad token's id."""
+    steps: list[Any] = [normalizers.Lowercase()]
+    if settings.get("tokenizer_class") == "SiglipTokenizer":
+        steps.append(normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), ""))
+        steps += [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+    given = tokenizer.normalizer
+    tokenizer.normalizer = normalizers.Sequence([*steps, given] if given is not None else steps)
+    if tokenizer.padding:
+        return int(tokenizer.padding["pad_id"])
+    pad = settings.get("pad_token")
+    return tokenizer.token_to_id(pad["content"] if isinstance(pad, dict) else str(pad))
 
 
 def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def _pretrained(folder: Path, modality: Modality) -> Any:
-    """One tower of a transformers folder; of a two-tower model (CLIP, SigLIP) the half that is asked for."""
-    transformers.utils.logging.disable_progress_bar()
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    part = getattr(config, f"{modality}_config", config)
-    with torch.device("meta"):
-        model_class = type(transformers.AutoModel.from_config(part))
-    encoder, report = model_class.from_pretrained(
-        folder, config=part, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
-    )
-    # A pooler is never read here, so a folder without one is whole.
-    if missing := [key for key in report["missing_keys"] if "pooler" not in key]:
-        raise InvalidInput(f"{folder.name}: {len(missing)} weights are missing, the first is {sorted(missing)[0]}")
+def _from_folder(folder: Path, modality: Modality) -> Any:
+    """One tower of a transformers folder; of a two-tower model (CLIP, SigLIP) the half that is asked for.
+
+    The other half, and heads on top (ColBERT's `linear`, a classifier), stay in the file.
+    """
+    if not any(folder.glob("*.safetensors")):
+        found = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "no weights"
+        raise InvalidInput(f"{folder.name} has {found}; weights are read from *.safetensors only", field="model")
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        encoder, problems, _ = _load(getattr(config, f"{modality}_config", config), folder, None)
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        # No config.json, an unknown model_type or one that needs its own code, a file that is not safetensors.
+        raise InvalidInput(f"{folder.name}: {str(error).strip().splitlines()[0]}", field="model") from error
+    if problems:
+        raise InvalidInput(_problems(f"{folder.name}: {modality} tower", problems), field="model")
     return encoder
 
 
@@ -154,15 +282,46 @@ def _from_tensors(config: BackboneConfig, tensors: Mapping[str, Tensor], modalit
     if config.architecture is None:
         raise InvalidInput(f"{modality} source is 'checkpoint', so `architecture` is needed")
     architecture = dict(config.architecture)
-    encoder = transformers.AutoModel.from_config(
-        transformers.AutoConfig.for_model(architecture.pop("model_type"), **architecture)
-    )
-    # transformers 5 dropped one level of CLIP's names (`text_model.encoder` -> `encoder`); files of before have it.
-    inner = f"{modality}_model."
-    has_level = any(key.startswith(inner) for key in encoder.state_dict())
-    named = tensors if has_level else {key.removeprefix(inner): value for key, value in tensors.items()}
-    load_strict(encoder, named, f"{modality} tower")
+    part = transformers.AutoConfig.for_model(architecture.pop("model_type"), **architecture)
+    encoder, problems, unexpected = _load(part, None, dict(tensors))
+    if problems := [*problems, *(f"unexpected {key}" for key in unexpected)]:
+        raise InvalidInput(_problems(f"{modality} tower", problems), field="model")
     return encoder
+
+
+def _load(config: Any, folder: Path | None, tensors: dict[str, Tensor] | None) -> tuple[Any, list[str], list[str]]:
+    """The encoder in float32, what is missing or misshapen, and which keys have no place.
+
+    transformers maps the names of its own earlier versions and of models with heads. Poolers are never read, so none need be there.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # its report of unused keys; what matters in it is raised here
+    encoder, report = _model_class(config).from_pretrained(
+        folder,
+        config=config,
+        state_dict=tensors,
+        local_files_only=True,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        dtype=torch.float32,
+    )
+    problems = [f"missing {key}" for key in sorted(report["missing_keys"]) if "pooler" not in key]
+    problems += [
+        f"{key} is {tuple(given)}, expected {tuple(wanted)}" for key, given, wanted in sorted(report["mismatched_keys"])
+    ]
+    return encoder, problems, sorted(report["unexpected_keys"])
+
+
+def _problems(where: str, problems: list[str]) -> str:
+    return f"{where}: {len(problems)} weights do not fit: {'; '.join(problems[:20])}"
+
+
+def _model_class(config: Any) -> Any:
+    if name := _SIGLIP_TEXT.get(config.model_type):
+        return getattr(transformers, name)
+    with torch.device("meta"):
+        return type(transformers.AutoModel.from_config(config))
 
 
 def _blocks(encoder: Any) -> nn.ModuleList:
@@ -173,5 +332,26 @@ def _blocks(encoder: Any) -> nn.ModuleList:
     raise InvalidInput(f"{type(encoder).__name__} has no list of {depth} blocks to tap")
 
 
-def _patches(config: Any) -> int:
-    return int((config.image_size // config.patch_size) ** 2)
+def _own_px(config: Any) -> int:
+    """The image size that a tower's weights were made for; NaFlex states it as a number of patches."""
+    if config.model_type == _NAFLEX:
+        return int(math.isqrt(config.num_patches) * config.patch_size)
+    return int(config.image_size)
+
+
+def _patches(encoder: Any, image_px: int) -> int:
+    """Tokens of one image of `image_px`: patches, and the class and register tokens before them."""
+    config = encoder.config
+    resizable = config.model_type in _RESIZABLE
+    if not resizable and image_px != _own_px(config):
+        raise InvalidInput(f"image.size_px is {image_px}, the vision tower takes {_own_px(config)}")
+    if resizable and image_px % config.patch_size:
+        raise InvalidInput(
+            f"image.size_px {image_px} is not a multiple of the vision tower's patch {config.patch_size}"
+        )
+    extra = sum(
+        value.shape[-2] if value.dim() > 1 else 1
+        for key, value in encoder.named_parameters()
+        if key.endswith(("class_embedding", "cls_token", "register_tokens", "distillation_token"))
+    )
+    return int((image_px // config.patch_size) ** 2) + extra

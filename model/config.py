@@ -16,6 +16,7 @@ from model.errors import InvalidInput
 
 Family = Literal["transformers", "efficientnet_lite0"]
 Resize = Literal["pad", "crop", "squash"]
+Resample = Literal["bicubic", "bilinear", "lanczos"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,17 @@ class ImageConfig:
 
     size_px: int = 224
     resize: Resize = "crop"
+    resample: Resample = "bicubic"
+    crop_from_px: int | None = None  # `crop`: the shortest side goes to this before the centre is cut; None: to size_px
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+    def __post_init__(self) -> None:
+        if self.crop_from_px is not None and (self.resize != "crop" or self.crop_from_px < self.size_px):
+            raise InvalidInput(
+                f"crop_from_px is {self.crop_from_px}; it needs resize 'crop' (is {self.resize!r}) "
+                f"and at least size_px {self.size_px}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,8 @@ class Ret2Config:
     dropout: float = 0.05
     attention_dropout: float = 0.05
     shared_sides: bool = True  # one encoder for queries and documents (ReT-2); False: one for each (v1's default)
+    shared_text_tower: bool = True  # False: each side has its own, both in the checkpoint
+    shared_vision_tower: bool = True
 
     def __post_init__(self) -> None:
         if self.fusion == "recurrent" and len(self.text.layers) != len(self.vision.layers):
@@ -78,6 +90,15 @@ class Ret2Config:
             raise InvalidInput("no layers are tapped; at least one is needed")
         if self.hidden_size % self.num_heads:
             raise InvalidInput(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+        for name, shared, part in (
+            ("text", self.shared_text_tower, self.text),
+            ("vision", self.shared_vision_tower, self.vision),
+        ):
+            if not shared and (self.shared_sides or part.source != "checkpoint"):
+                raise InvalidInput(
+                    f"shared_{name}_tower is false, so shared_sides must be false (is {self.shared_sides}) "
+                    f"and {name}.source 'checkpoint' (is {part.source!r})"
+                )
 
     @property
     def steps(self) -> int:

@@ -110,3 +110,27 @@ class DependencyUnavailable(RetrievalError):
     status = 503
     code = "dependency_unavailable"
     retryable = True
+
+
+_KINDS: tuple[type[RetrievalError], ...] = (
+    TooLarge,
+    InvalidInput,
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    Conflict,
+    Overloaded,
+    EncodeFailed,
+    DependencyUnavailable,
+)
+
+
+def error_class(code: str, status: int) -> type[RetrievalError]:
+    """What another process's error is here: by its code; where that is not one of ours (a proxy's page), by the HTTP status."""
+    by_code = {kind.code: kind for kind in _KINDS}
+    by_status = {kind.status: kind for kind in _KINDS if kind is not EncodeFailed}
+    if found := by_code.get(code) or by_status.get(status):
+        return found
+    if status in (502, 504):
+        return DependencyUnavailable
+    return InvalidInput if 400 <= status < 500 else RetrievalError

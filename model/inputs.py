@@ -40,11 +40,26 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """Where one input's time went: decoding and tokenising, waiting, and the forward of its batch."""
+
+    decode_s: float = 0.0
+    queue_s: float = 0.0
+    encode_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Embedding:
-    """One input's vector, (D,) float32 of unit length, and how many text tokens were over the model's limit and dropped."""
+    """One input's vector, (D,) float32 of unit length; the fingerprint of the model that made it, what it cost and where the time went.
+
+    `dropped_tokens` of the text were over the model's limit.
+    """
 
     vector: Float32
+    fingerprint: str
     dropped_tokens: int = 0
+    cost: int = 0
+    timing: Timing = Timing()
 
 
 @dataclass(frozen=True, slots=True)

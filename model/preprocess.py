@@ -18,7 +18,8 @@ from model.images import decode_image
 from model.inputs import Float32, Input, Limits, Prepared, Role
 
 # Part of a model's fingerprint: raise it when a change here changes what a tower sees.
-VERSION = 1
+VERSION = 2
+_STRIP = 64  # times the shortest side: 64 x 224 x 224 pixels are 10 MB
 
 _SPACE = re.compile(r"\s+")
 
@@ -47,6 +48,7 @@ class Preprocessor:
     max_text_tokens: int
     image: ImageConfig
     patches: int  # what one image costs: the tower's positions
+    text_positions: int | None = None  # what one text costs in a tower that reads all texts at one length; None: its tokens
 
     def prepare(self, item: Input, role: Role, limits: Limits) -> Prepared:
         """Raises `InvalidInput` or `TooLarge`, naming what, which value and the limit."""
@@ -55,8 +57,8 @@ class Preprocessor:
             raise InvalidInput("neither text nor image: text is empty and there is no image", field="text")
         tokens, dropped = self.tokens(text) if text else (None, 0)
         pixels = image_pixels(decode_image(item.image, limits), self.image) if item.image is not None else None
-        cost = (0 if tokens is None else len(tokens)) + (0 if pixels is None else self.patches)
-        return Prepared(role, tokens, pixels, cost, dropped)
+        text_cost = 0 if tokens is None else self.text_positions or len(tokens)
+        return Prepared(role, tokens, pixels, text_cost + (0 if pixels is None else self.patches), dropped)
 
     def tokens(self, text: str) -> tuple[NDArray[np.int64], int]:
         """Ids cut to the model's limit, special tokens at the end kept, and how many were cut."""
@@ -84,40 +86,38 @@ def normalise_text(text: str, limits: Limits) -> str:
 
 
 def image_pixels(image: Image.Image, config: ImageConfig) -> Float32:
-    """RGB to (3, S, S), normalised."""
-    size = config.size_px
+    """RGB to (3, S, S), normalised; equal to transformers' Pillow processors, but for strips of more than 64 : 1."""
+    size, resample = config.size_px, Image.Resampling[config.resample.upper()]
     if config.resize == "squash":
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
+        image = image.resize((size, size), resample)
     elif config.resize == "crop":
-        image = _crop(image, size)
+        image = _crop(image, config.crop_from_px or size, size, resample)
     else:
-        image = _pad(image, size)
+        image = _pad(image, size, resample)
     values = np.asarray(image, dtype=np.float32) / 255.0  # (S, S, 3)
     normalised = (values - np.asarray(config.mean, np.float32)) / np.asarray(config.std, np.float32)
     return np.ascontiguousarray(normalised.transpose(2, 0, 1))
 
 
-def _crop(image: Image.Image, size: int) -> Image.Image:
-    """Shortest side to `size`, then the centre. Sizes as transformers' CLIP processor rounds them."""
+def _crop(image: Image.Image, shortest: int, size: int, resample: Image.Resampling) -> Image.Image:
+    """Shortest side to `shortest`, then the centre of `size`. Sizes as transformers' CLIP processor rounds them."""
     short, long = sorted(image.size)
-    scaled = int(size * long / short)
+    scaled = int(shortest * long / short)
+    target = (shortest, scaled) if image.width <= image.height else (scaled, shortest)
+    left, top = (target[0] - size) // 2, (target[1] - size) // 2
     # Of an extreme strip only the part that survives the crop is resized: 1 x 50,000,000 must not become 224 x 11,200,000,000.
-    if scaled > 4 * size:
-        keep = max(1, round(4 * short))
-        left, top = (image.width - min(keep, image.width)) // 2, (image.height - min(keep, image.height)) // 2
-        image = image.crop((left, top, left + min(keep, image.width), top + min(keep, image.height)))
-        short, long = sorted(image.size)
-        scaled = int(size * long / short)
-    target = (size, scaled) if image.width <= image.height else (scaled, size)
-    image = image.resize(target, Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    # Pillow may then take its two passes in the other order, and clips overshoot between them: equal but for that.
+    if scaled > _STRIP * shortest:
+        across, down = image.width / target[0], image.height / target[1]  # source pixels per target pixel
+        box = (left * across, top * down, (left + size) * across, (top + size) * down)
+        return image.resize((size, size), resample, box=box)
+    return image.resize(target, resample).crop((left, top, left + size, top + size))
 
 
-def _pad(image: Image.Image, size: int) -> Image.Image:
+def _pad(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
     """Longest side to `size`, the rest white."""
     scale = size / max(image.size)
     target = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     canvas = Image.new("RGB", (size, size), "white")
-    canvas.paste(image.resize(target, Image.Resampling.BICUBIC), ((size - target[0]) // 2, (size - target[1]) // 2))
+    canvas.paste(image.resize(target, resample), ((size - target[0]) // 2, (size - target[1]) // 2))
     return canvas

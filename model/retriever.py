@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,29 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from model import preprocess, ret_v1
-from model.backbones import Modality, Tower, build_towers, with_prefix
+from model import preprocess, ret2_published, ret_v1
+from model.backbones import (
+    TOKENIZER_FILE,
+    Modality,
+    Tower,
+    TransformersTower,
+    build_document_towers,
+    build_towers,
+    read_tokenizer,
+    with_prefix,
+)
 from model.config import BackboneConfig, Ret2Config
 from model.errors import InvalidInput
 from model.inputs import Float32, Input, Limits, ModelInfo, Prepared, Role
 from model.ret2 import States, build_fusion
-from model.weights import WEIGHTS_FILE, fingerprint, load_strict, locate, read_config, read_tensors
+from model.weights import CONFIG_FILE, WEIGHTS_FILE, fingerprint, load_strict, locate, read_config, read_tensors
 
-TOKENIZER_FILE = "tokenizer.json"
+
+# Padded positions that a group of texts may have before it is cut in two: about what one more pass over the weights costs.
+# Estimated for CLIP-B on two cores (a pass reads 150 MB); on a device, launching the kernels of a pass takes the time of thousands.
+_PADDING_CPU, _PADDING_DEVICE = 64, 4096
 
 
 class Retriever(nn.Module):
@@ -35,10 +47,12 @@ class Retriever(nn.Module):
         sides: dict[str, nn.Module],
         preprocessor: preprocess.Preprocessor,
         checkpoint_fingerprint: str,
+        document_towers: Mapping[str, Tower] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.text_tower, self.vision_tower = towers
+        self.document_towers = nn.ModuleDict(document_towers)  # "text", "vision": those the sides do not share
         self.sides = nn.ModuleDict(sides)
         self.preprocessor = preprocessor
         self.info = ModelInfo(
@@ -50,7 +64,9 @@ class Retriever(nn.Module):
         )
 
     @classmethod
-    def load(cls, source: str, *, device: str = "cpu", threads: int | None = None) -> Retriever:
+    def load(
+        cls, source: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32, threads: int | None = None
+    ) -> Retriever:
         """A checkpoint folder, `bundled`, or `hub:ORG/NAME@COMMIT`. Raises `InvalidInput` with all that does not fit."""
         if threads:
             torch.set_num_threads(threads)
@@ -60,21 +76,25 @@ class Retriever(nn.Module):
         if ret_v1.is_v1(raw):
             config = ret_v1.convert_config(raw)
             tensors = ret_v1.convert_tensors(config, tensors)
+        elif ret2_published.is_published(raw):
+            config, tensors = ret2_published.convert(raw, tensors)
         else:
             config = Ret2Config.from_json(raw)
         retriever = cls.assemble(config, tensors, folder)
-        return retriever.to(device).eval()
+        return retriever.to(device, dtype).eval()
 
     @classmethod
     def assemble(cls, config: Ret2Config, tensors: dict[str, Tensor], folder: Path) -> Retriever:
         """Towers and sides with their weights; `tensors` in our names, every one of them used."""
         folders = _tower_folders(config, folder)
         known = (*side_prefixes(config), *(f"{modality}." for modality, path in folders.items() if path is None))
+        known += () if config.shared_text_tower else ("document_text.",)
+        known += () if config.shared_vision_tower else ("document_vision.",)
         if unknown := [key for key in tensors if not key.startswith(known)]:
             raise InvalidInput(
                 f"{folder.name}: {len(unknown)} weights have no place, the first is {sorted(unknown)[0]}"
             )
-        retriever = cls._build(config, folders, tensors, [folder, *folders.values()], [folder / WEIGHTS_FILE])
+        retriever = cls._build(config, folders, tensors, [folder, folders["text"]], [folder / WEIGHTS_FILE])
         for prefix in side_prefixes(config):
             name = prefix.rstrip(".")
             load_strict(retriever.sides[name], with_prefix(tensors, prefix), f"{folder.name}: {name} cell")
@@ -84,7 +104,7 @@ class Retriever(nn.Module):
     def untrained(cls, config: Ret2Config) -> Retriever:
         """Pretrained towers under a cell with fresh weights: where training starts."""
         folders = _tower_folders(config, None)
-        return cls._build(config, folders, {}, list(folders.values()), [])
+        return cls._build(config, folders, {}, [folders["text"]], [])
 
     @classmethod
     def _build(
@@ -100,81 +120,156 @@ class Retriever(nn.Module):
             prefix.rstrip("."): build_fusion(config, towers[0].widths, towers[1].widths).requires_grad_(False)
             for prefix in side_prefixes(config)
         }
-        candidates = (place / TOKENIZER_FILE for place in tokenizer_places if place)
-        tokenizer_file = next((path for path in candidates if path.exists()), None)
+        document_towers = build_document_towers(config, tensors)
+        text_towers = [towers[0], *(tower for name, tower in document_towers.items() if name == "text")]
+        tokenizer, tokenizer_files = read_tokenizer(text_towers, [place for place in tokenizer_places if place])
         preprocessor = preprocess.Preprocessor(
-            tokenizer=_tokenizer(tokenizer_file),
+            tokenizer=tokenizer or _NoTokenizer(),
             max_text_tokens=config.max_text_tokens,
             image=config.image,
             patches=towers[1].patches,
+            text_positions=towers[0].full_length if isinstance(towers[0], TransformersTower) else None,
         )
-        files = [*weight_files, *([tokenizer_file] if tokenizer_file else [])]
+        files = [*weight_files, *tokenizer_files]
         files += [
             path
             for place in folders.values()
             if place
             for path in place.glob("*")
-            if path.suffix in (".safetensors", ".pth")
+            if path.suffix in (".safetensors", ".pth") or path.name == CONFIG_FILE
         ]
-        return cls(config, towers, sides, preprocessor, fingerprint(config.to_json(), files, preprocess.VERSION))
+        checkpoint_fingerprint = fingerprint(config.to_json(), files, preprocess.VERSION)
+        return cls(config, towers, sides, preprocessor, checkpoint_fingerprint, document_towers)
 
     def prepare(self, item: Input, role: Role, limits: Limits) -> Prepared:
         return self.preprocessor.prepare(item, role, limits)
 
+    def tower(self, modality: Modality, role: Role) -> nn.Module:
+        """The tower that reads `modality` for `role`: the shared one, or the document side's own."""
+        if role is Role.DOCUMENT and modality in self.document_towers:
+            return self.document_towers[modality]
+        return self.text_tower if modality == "text" else self.vision_tower
+
     def side(self, role: Role) -> nn.Module:
         return self.sides["shared" if self.config.shared_sides else role.value]
 
-    @torch.inference_mode()
     def encode(self, batch: Sequence[Prepared]) -> Float32:
-        """(B, E) float32 of unit length: the mean of an input's latents.
+        """(B, E) float32 of unit length: the mean of an input's latents."""
+        return self.launch(batch)()
 
-        Each tower runs once, over the rows that have its modality, and not at all where none has. Rows of one kind then go through
-        the cell together, so that no mask is needed and an absent modality costs nothing (promise 8).
+    @torch.inference_mode()
+    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Float32]:
+        """Starts `encode`; what it returns waits for the result, in any thread. A CPU has computed it by then, CUDA has not.
+
+        No tower runs for a modality that is absent (promise 8). Rows are sorted so that those of one kind lie together: their towers
+        run over them as slices, the cell needs no masks of presence, and texts are padded to little more than their own length.
         """
-        result = torch.empty(len(batch), self.config.dimensions)
-        texts = {row: item.tokens for row, item in enumerate(batch) if item.tokens is not None}
-        images = {row: item.pixels for row, item in enumerate(batch) if item.pixels is not None}
-        text, mask = self.text_states(list(texts.values())) if texts else (None, None)
-        vision = self.vision_states(list(images.values())) if images else None
-        text_place = {row: place for place, row in enumerate(texts)}
-        image_place = {row: place for place, row in enumerate(images)}
+        order = sorted(range(len(batch)), key=lambda row: _kind(batch[row]))
+        vectors = [
+            self._encode_alike([batch[row] for row in rows], towers_of)
+            for towers_of, rows in (
+                (role, list(rows)) for role, rows in groupby(order, lambda row: self._towers_of(batch[row]))
+            )
+        ]
+        received = _to_host(torch.cat(vectors))
+        back = np.argsort(order)
 
-        def kind(row: int) -> tuple[str, bool, bool]:
-            item = batch[row]
-            return item.role.value, item.tokens is not None, item.pixels is not None
+        def wait() -> Float32:
+            values: Float32 = received().numpy()[back]
+            return values
 
-        for (role, has_text, has_image), group in groupby(sorted(range(len(batch)), key=kind), key=kind):
-            rows = list(group)
-            states = States()
-            if has_text and text is not None and mask is not None:
-                places = [text_place[row] for row in rows]
-                states = States([layer[places] for layer in text], mask[places])
-            if has_image and vision is not None:
-                places = [image_place[row] for row in rows]
-                states = States(states.text, states.text_mask, [layer[places] for layer in vision])
-            latents = self.side(Role(role))(states)  # (b, K, E)
-            result[rows] = F.normalize(latents.float().mean(dim=1), dim=-1).cpu()
-        values: Float32 = result.numpy()
-        return values
+        return wait
 
-    def text_states(self, tokens: Sequence[NDArray[np.int64]]) -> tuple[list[Tensor], Tensor]:
+    def _encode_alike(self, batch: Sequence[Prepared], towers_of: Role) -> Tensor:
+        """(B, E) of rows that are sorted by kind and share their towers."""
+        pixels = [item.pixels for item in batch if item.pixels is not None]
+        vision = self.vision_states(pixels, towers_of) if pixels else []  # each (images, P, Wv)
+        seen = 0
+        vectors = []
+        for (role, has_image, has_text), group in groupby(batch, lambda item: _kind(item)[:3]):
+            for alike in self._alike_in_length(list(group)):
+                states = States()
+                if has_text:
+                    states = States(
+                        *self.text_states([item.tokens for item in alike if item.tokens is not None], towers_of)
+                    )
+                if has_image:
+                    states = replace(states, vision=[layer[seen : seen + len(alike)] for layer in vision])
+                    seen += len(alike)
+                latents = self.side(Role(role))(states)  # (b, K, E)
+                vectors.append(F.normalize(latents.float().mean(dim=1), dim=-1))
+        return torch.cat(vectors)
+
+    def _alike_in_length(self, batch: list[Prepared]) -> Iterator[list[Prepared]]:
+        """Rows of one kind, longest text first, cut where the padding would cost more than another pass."""
+        allowed = _PADDING_CPU if self.device.type == "cpu" else _PADDING_DEVICE
+        start, padding = 0, 0
+        for row, item in enumerate(batch):
+            padding += _length(batch[start]) - _length(item)
+            if padding > allowed and self.preprocessor.text_positions is None:
+                yield batch[start:row]
+                start, padding = row, 0
+        yield batch[start:]
+
+    def _towers_of(self, item: Prepared) -> Role:
+        """Whose towers read it: the document side's where they are its own, else those of the query side."""
+        return item.role if self.document_towers else Role.QUERY
+
+    def text_states(self, tokens: Sequence[NDArray[np.int64]], role: Role = Role.QUERY) -> tuple[list[Tensor], Tensor]:
         """Token ids of several lengths -> tapped states (B, T, Wt) padded to the longest, and the mask (B, T)."""
-        rows = [torch.as_tensor(ids) for ids in tokens]
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)  # (B, T)
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        mask = torch.arange(ids.shape[1], device=self.device)[None] < lengths[:, None]  # (B, T)
-        return self.text_tower(ids, mask.long()), mask
+        longest = max(map(len, tokens))
+        ids = np.zeros((len(tokens), longest), np.int64)
+        mask = np.zeros((len(tokens), longest), bool)
+        for row, values in enumerate(tokens):
+            ids[row, : len(values)], mask[row, : len(values)] = values, True
+        present = self._to_device(torch.from_numpy(mask))
+        padded = not mask.all()  # where nothing is, attention is faster without a mask
+        return self.tower("text", role)(
+            self._to_device(torch.from_numpy(ids)), present.long() if padded else None
+        ), present
 
-    def vision_states(self, pixels: Sequence[Float32]) -> list[Tensor]:
+    def vision_states(self, pixels: Sequence[Float32], role: Role = Role.QUERY) -> list[Tensor]:
         """Pixels (3, S, S) each -> tapped states (B, P, Wv)."""
-        states: list[Tensor] = self.vision_tower(
-            torch.stack([torch.as_tensor(image) for image in pixels]).to(self.device)
-        )
+        images = torch.stack([torch.from_numpy(image) for image in pixels])  # (B, 3, S, S)
+        states: list[Tensor] = self.tower("vision", role)(self._to_device(images).to(self.dtype))
         return states
+
+    def _to_device(self, values: Tensor) -> Tensor:
+        if self.device.type != "cuda":
+            return values.to(self.device)
+        return values.pin_memory().to(self.device, non_blocking=True)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.sides.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
         return next(self.sides.parameters()).device
+
+
+def _kind(item: Prepared) -> tuple[str, bool, bool, int]:
+    """What rows that go together have in common, and the length that they are sorted by, longest first."""
+    return item.role.value, item.pixels is not None, item.tokens is not None, -_length(item)
+
+
+def _length(item: Prepared) -> int:
+    return 0 if item.tokens is None else len(item.tokens)
+
+
+def _to_host(vectors: Tensor) -> Callable[[], Tensor]:
+    if vectors.device.type != "cuda":
+        values = vectors.cpu()
+        return lambda: values
+    host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True).copy_(vectors, non_blocking=True)
+    done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    done.record()
+
+    def wait() -> Tensor:
+        done.synchronize()
+        return host
+
+    return wait
 
 
 def side_prefixes(config: Ret2Config) -> tuple[str, ...]:
@@ -188,15 +283,6 @@ def _tower_folders(config: Ret2Config, checkpoint: Path | None) -> dict[Modality
         modality: None if part.source == "checkpoint" else locate(part.source, part.revision, checkpoint)
         for modality, part in parts
     }
-
-
-def _tokenizer(path: Path | None) -> preprocess.Tokenizer:
-    if path is None:
-        return _NoTokenizer()
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 class _NoTokenizer:

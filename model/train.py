@@ -46,14 +46,14 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    steps: int = 600
-    batch_size: int = 192
+    steps: int = 1200
+    batch_size: int = 160
     topics_per_subject: int = 4  # pairs of one subject in a batch: the hard negatives
     learning_rate: float = 1e-3
     warmup_steps: int = 60
     weight_decay: float = 0.02
     temperature: float = 0.07
-    keep_both: float = 0.45  # share of rows, on either side, that keep text and image; the rest keep one of them
+    keep_both: float = 0.5  # share of rows, on either side, that keep text and image; the rest keep one of them
     augmentations: int = 3  # versions of each image whose states are cached, the plain one included
     eval_every: int = 100
     seed: int = 17

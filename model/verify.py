@@ -59,9 +59,9 @@ def _features(
 ) -> Tensor:
     mask = golden["attention_mask"]
     states = States(
-        text=retriever.text_tower(golden["input_ids"], mask),
+        text=retriever.tower("text", role)(golden["input_ids"], mask),
         text_mask=mask.bool(),
-        vision=retriever.vision_tower(golden["pixel_values"]),
+        vision=retriever.tower("vision", role)(golden["pixel_values"]),
         text_present=text_present,
         image_present=image_present,
     )

@@ -73,9 +73,9 @@ def _hub_folder(name: str, revision: str | None) -> Path:
         ) from error
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a checkpoint folder."""
-    path = folder / CONFIG_FILE
+def read_config(folder: Path, name: str = CONFIG_FILE) -> dict[str, Any]:
+    """`config.json` of a checkpoint folder, or another file of JSON in it."""
+    path = folder / name
     try:
         value = json.loads(path.read_text())
     except OSError as error:

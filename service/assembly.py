@@ -13,10 +13,12 @@ from pathlib import Path
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from indexer.blobs import Blobs
 from indexer.catalog import Catalog
+from indexer.encoder_client import HttpEncoder
 from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.sources import Fetcher
@@ -25,9 +27,10 @@ from indexer.worker import Worker
 from model.errors import Conflict
 from service.api.app import create_app
 from service.auth import read_keys
+from service.encoder.app import EncoderParts, create_encoder_app
 from service.encoder.batcher import Batcher, Runtime
 from service.parts import Parts
-from service.settings import Settings
+from service.settings import ServerRole, Settings
 from service.telemetry import Metrics, configure_logs
 
 log = structlog.get_logger(__name__)
@@ -38,30 +41,34 @@ _WATCH_S = 0.5  # how soon a dead model thread or worker is noticed
 def serve(settings: Settings) -> None:
     """Runs until SIGTERM or Ctrl-C, then drains. Exit status 1 when something inside died, so that a supervisor restarts it."""
     configure_logs(settings.log_level)
-    data_dir = settings.data_dir.expanduser()
-    with only_server_of(data_dir):
-        parts = build(settings)
-        if not asyncio.run(_run(parts)):
-            raise SystemExit(1)
+    if settings.role is ServerRole.ENCODER:
+        encoder_parts = build_encoder(settings)
+        ended_well = asyncio.run(run(create_encoder_app(encoder_parts), encoder_parts))
+    else:
+        with only_server_of(settings.data_dir.expanduser()):
+            parts = build(settings)
+            ended_well = asyncio.run(run(create_app(parts), parts))
+    if not ended_well:
+        raise SystemExit(1)
+
+
+def build_encoder(settings: Settings, runtime: Runtime | None = None) -> EncoderParts:
+    """The model by itself."""
+    api_keys = _api_keys(settings)
+    metrics = Metrics(_registry())
+    return EncoderParts(settings, metrics, _batcher(settings, metrics, runtime), api_keys)
 
 
 def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
-    """The embedded mode: model, Qdrant Edge, SQLite and image files in one process, everything under `data_dir`."""
-    api_keys = (
-        read_keys(settings.api_keys_file) if settings.api_keys_file else ()
-    )  # first: it may refuse, and loading takes long
-    if runtime is None:
-        # Here, so that whatever imports this module without building anything starts without torch.
-        from service.encoder.runtime import TorchRuntime
-
-        runtime = TorchRuntime.load(
-            settings.model, device=settings.device, threads=settings.threads, limits=settings.limits
-        )
+    """Everything in one process: Qdrant Edge, SQLite and image files under `data_dir`, and the model, unless another process has it."""
+    api_keys = _api_keys(settings)
     data_dir = settings.data_dir.expanduser()
     data_dir.mkdir(parents=True, exist_ok=True)
     metrics = Metrics(_registry())
-    encoder = Batcher(
-        runtime, settings.queue, metrics, prepare_threads=settings.prepares, stuck_after_s=settings.stuck_after_s
+    encoder = (
+        HttpEncoder(settings.encoder_client(settings.encoder_url))
+        if settings.encoder_url
+        else _batcher(settings, metrics, runtime)
     )
     ledger = Ledger(f"sqlite:///{data_dir / 'ledger.sqlite'}")
     store = EdgeStore(data_dir / "index")
@@ -82,6 +89,28 @@ def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
         worker=worker,
         api_keys=api_keys,
     )
+
+
+def _api_keys(settings: Settings) -> tuple[str, ...]:
+    """Read first: it may refuse, and loading a model takes long."""
+    return read_keys(settings.api_keys_file) if settings.api_keys_file else ()
+
+
+def _batcher(settings: Settings, metrics: Metrics, runtime: Runtime | None) -> Batcher:
+    return Batcher(
+        runtime or _model(settings),
+        settings.queue,
+        metrics,
+        prepare_threads=settings.prepares,
+        stuck_after_s=settings.stuck_after_s,
+    )
+
+
+def _model(settings: Settings) -> Runtime:
+    # Here, so that whatever imports this module without building a model starts without torch.
+    from service.encoder.runtime import TorchRuntime
+
+    return TorchRuntime.load(settings.model, device=settings.device, threads=settings.threads, limits=settings.limits)
 
 
 @contextmanager
@@ -109,11 +138,11 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _run(parts: Parts) -> bool:
+async def run(app: FastAPI, parts: Parts | EncoderParts) -> bool:
     """Whether the server ended because it was asked to."""
     settings = parts.settings
     config = uvicorn.Config(
-        create_app(parts),
+        app,
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -134,7 +163,7 @@ async def _run(parts: Parts) -> bool:
     return server.started and not died
 
 
-def _stop(server: uvicorn.Server, parts: Parts) -> None:
+def _stop(server: uvicorn.Server, parts: Parts | EncoderParts) -> None:
     """Readiness off, then drain. Whatever hangs is left behind when the grace time is over; a second signal does not wait."""
     log.info("stopping", grace_s=parts.settings.grace_s)
     server.force_exit = server.should_exit
@@ -150,13 +179,13 @@ def _give_up() -> None:
     os._exit(1)
 
 
-async def _watch(server: uvicorn.Server, parts: Parts) -> None:
-    """Ends when the model thread or the worker died, and takes the process down with it (promise 1)."""
-    alive = True
-    while alive or server.should_exit:
+async def _watch(server: uvicorn.Server, parts: Parts | EncoderParts) -> None:
+    """Ends when the model's threads or the worker died, and takes the process down with it (promise 1)."""
+    dead: list[str] = []
+    while not dead or server.should_exit:
         await asyncio.sleep(_WATCH_S)
-        alive = not server.started or (parts.encoder.alive and parts.worker.alive)
-    log.critical("a part of the service died", encoder=parts.encoder.alive, worker=parts.worker.alive)
+        dead = parts.health.dead() if server.started else []
+    log.critical("a part of the service died", parts=dead)
     parts.draining.set()
     server.should_exit = True
 

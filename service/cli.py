@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from indexer import readers
 from model.errors import InvalidInput, RetrievalError
 from service import demo as demonstration
+from service.benchmark_commands import m2kr, mbeir
 from service.client import DEFAULT_URL, Client, Loaded
 from service.flags import with_settings
 from service.model_commands import eval_app, model_app, train
@@ -189,6 +190,8 @@ def demo(
 
 app.command()(train)
 app.add_typer(model_app, name="model")
+eval_app.command()(m2kr)
+eval_app.command()(mbeir)
 app.add_typer(eval_app, name="eval")
 
 

@@ -26,18 +26,7 @@ import httpx
 import orjson
 
 from indexer.records import Failure, Job, JobKind, JobState
-from model.errors import (
-    Conflict,
-    DependencyUnavailable,
-    EncodeFailed,
-    Forbidden,
-    InvalidInput,
-    NotFound,
-    Overloaded,
-    RetrievalError,
-    TooLarge,
-    Unauthorized,
-)
+from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, error_class
 from model.inputs import ModelInfo
 
 Image = bytes | Path | str  # a file's bytes, a file, or a URL or data URI
@@ -478,7 +467,7 @@ def error_of(response: httpx.Response, retry_after_s: float = 0.0) -> RetrievalE
     detail = str(problem.get("detail") or problem.get("title") or response.status_code)
     if response.status_code >= 500 and problem.get("request_id"):
         detail += f" (request {problem['request_id']})"
-    kind = _kind(str(problem.get("code")), response.status_code)
+    kind = error_class(str(problem.get("code")), response.status_code)
     if issubclass(kind, Overloaded):
         return kind(detail, retry_after_s=retry_after_s)
     first: dict[str, Any] = next(iter(problem.get("errors") or ()), {})
@@ -502,32 +491,8 @@ def _file(path: Path) -> bytes:
         raise InvalidInput(f"image {path} cannot be read: {error.strerror}") from error
 
 
-_KINDS: tuple[type[RetrievalError], ...] = (
-    TooLarge,
-    InvalidInput,
-    Unauthorized,
-    Forbidden,
-    NotFound,
-    Conflict,
-    Overloaded,
-    EncodeFailed,
-    DependencyUnavailable,
-)
-
-
-def _kind(code: str, status: int) -> type[RetrievalError]:
-    """By code; where the code is not one of ours (FastAPI's 422, a proxy's page), by status."""
-    by_code = {kind.code: kind for kind in _KINDS}
-    by_status = {kind.status: kind for kind in _KINDS if kind is not EncodeFailed}
-    if found := by_code.get(code) or by_status.get(status):
-        return found
-    if status in _RETRIED_STATUS:
-        return DependencyUnavailable
-    return InvalidInput if 400 <= status < 500 else RetrievalError
-
-
 def _item_error(error: Mapping[str, Any]) -> RetrievalError:
-    return _kind(str(error.get("code")), 500)(str(error.get("detail")))
+    return error_class(str(error.get("code")), 500)(str(error.get("detail")))
 
 
 def _retry_after_s(response: httpx.Response) -> float:

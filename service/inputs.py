@@ -30,6 +30,13 @@ async def read(text: str | None, image: ImageField | None, limits: Limits, fetch
     return Input(text or None, source)
 
 
+def check(item: Input, limits: Limits) -> None:
+    """Raises `InvalidInput` or `TooLarge` for what can be seen without decoding."""
+    check_text(item.text, limits)
+    if item.image is not None:
+        images.check(item.image, limits)
+
+
 def check_text(text: str | None, limits: Limits) -> None:
     if text is not None and len(text) > limits.max_text_chars:
         raise TooLarge(

@@ -11,11 +11,14 @@ from fastapi import Depends, Request
 
 from indexer.blobs import Blobs
 from indexer.catalog import Catalog
+from indexer.encoder_client import HttpEncoder
 from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.store import Store
 from indexer.worker import Worker
+from model.errors import DependencyUnavailable
 from service.encoder.batcher import Batcher
+from service.health import Health
 from service.inputs import ImageFetcher
 from service.settings import Settings
 from service.telemetry import Metrics
@@ -28,7 +31,7 @@ T = TypeVar("T")
 class Parts:
     settings: Settings
     metrics: Metrics
-    encoder: Batcher
+    encoder: Batcher | HttpEncoder
     store: Store
     ledger: Ledger
     blobs: Blobs
@@ -38,6 +41,27 @@ class Parts:
     worker: Worker
     api_keys: Sequence[str] = ()
     draining: asyncio.Event = field(default_factory=asyncio.Event)  # this process is on its way out
+
+    @property
+    def health(self) -> Health:
+        max_age_s = self.settings.ready_max_age_s
+        return Health(
+            alive={"encoder": lambda: self.encoder.alive, "worker": lambda: self.worker.alive},
+            checks={
+                "encoder": lambda: self.encoder.check(max_age_s),
+                "store": self.store.ping,
+                "ledger": lambda: self.in_ledger(self.ledger.pending_documents),
+                "worker": self._worker_runs,
+            },
+            draining=self.draining,
+        )
+
+    async def refresh_metrics(self) -> None:
+        self.metrics.pending_documents.set(await self.in_ledger(self.ledger.pending_documents))
+
+    async def _worker_runs(self) -> None:
+        if not self.worker.alive:
+            raise DependencyUnavailable("the worker is not running")
 
     async def in_ledger(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """A blocking call of the ledger, off the event loop."""

@@ -192,6 +192,9 @@ class SearchBatchOut(BaseModel):
 
 class EncodeIn(Wire):
     role: Literal["query", "document"]
+    lane: Literal["search", "bulk"] | None = Field(
+        None, description="which queue: searches go before bulk work. Unset: search for queries, bulk for documents"
+    )
     inputs: list[Annotated[InputIn, Lenient]] = Field(min_length=1)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from indexer.encoder_client import EncoderClientSettings
 from indexer.settings import FetchSettings, IndexerSettings
 from model.inputs import Limits
 from service.encoder.queue import QueueSettings
@@ -19,12 +21,23 @@ Seconds = Annotated[float, Field(gt=0)]
 MIB = 2**20
 
 
+class ServerRole(StrEnum):
+    """What one `ret2 serve` process is."""
+
+    ALL = "all"
+    ENCODER = "encoder"
+
+
 class Settings(BaseSettings):
     """Read once per process, by whoever assembles it. A size in bytes, a time in seconds, a cost in tower positions."""
 
     model_config = SettingsConfigDict(env_prefix="RET2_", extra="forbid", frozen=True)
 
-    # --- where
+    # --- what and where
+    role: ServerRole = Field(
+        ServerRole.ALL,
+        description="all: everything in one process; encoder: only the model, which fetches and stores nothing",
+    )
     host: str = Field("127.0.0.1", description="address to listen on; other than loopback it needs API keys")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     data_dir: Path = Field(
@@ -41,6 +54,16 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = Field(None, description="file with one API key per line; unset: no keys")
     allow_anonymous: bool = Field(False, description="allow listening on other than loopback without API keys")
 
+    # --- an encoder in another process
+    encoder_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/]",
+        description="address of a `--role encoder` process; unset: the model is in this one",
+    )
+    encoder_api_key: SecretStr | None = Field(None, description="API key that the encoder wants")
+    encoder_timeout_s: Seconds = Field(30.0, description="one call of the encoder, waiting in its queue included")
+    encoder_attempts: Positive = Field(3, description="attempts at a call of the encoder that does not reach it")
+
     # --- many machines, not yet supported
     qdrant_url: str | None = Field(
         None, description="Qdrant server; unset: embedded Qdrant Edge (a server is not supported yet)"
@@ -50,9 +73,6 @@ class Settings(BaseSettings):
     )
     blobs_url: str | None = Field(
         None, description="object storage; unset: data_dir (another place is not supported yet)"
-    )
-    encoder_url: str | None = Field(
-        None, description="encoder service; unset: in process (a remote one is not supported yet)"
     )
 
     # --- bounds on a request
@@ -103,9 +123,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _only_what_is_built(self) -> Self:
-        for name in ("qdrant_url", "database_url", "blobs_url", "encoder_url"):
+        for name in ("qdrant_url", "database_url", "blobs_url"):
             if getattr(self, name) is not None:
                 raise ValueError(f"RET2_{name.upper()} is set, but this version runs on one machine only; unset it")
+        if self.role is ServerRole.ENCODER and self.encoder_url is not None:
+            raise ValueError("RET2_ENCODER_URL is set, but this process is to be the encoder: RET2_ROLE=encoder")
         return self
 
     @model_validator(mode="after")
@@ -120,6 +142,15 @@ class Settings(BaseSettings):
     @property
     def limits(self) -> Limits:
         return Limits(self.max_text_chars, self.max_image_bytes, self.max_image_px)
+
+    def encoder_client(self, url: str) -> EncoderClientSettings:
+        key = self.encoder_api_key
+        return EncoderClientSettings(
+            url,
+            api_key=key.get_secret_value() if key else None,
+            timeout_s=self.encoder_timeout_s,
+            attempts=self.encoder_attempts,
+        )
 
     @property
     def queue(self) -> QueueSettings:

@@ -33,7 +33,8 @@ IMAGE_COST = 16
 class FakeRuntime:
     """Embeds a bag of words; an image is one more word. A token is a byte of the text, so a batch can be read back.
 
-    `gate` closed holds every forward inside the model thread; `batches` has those that began.
+    `gate` closed holds every forward inside the model thread, as a CPU does; `on_result` runs where the result of a forward
+    is waited for, as a GPU's is. `batches` has those that began.
     """
 
     info = ModelInfo("fake", "fake-fingerprint", D, 1_000, 16)
@@ -45,6 +46,7 @@ class FakeRuntime:
         self.costs: list[list[int]] = []
         self.prepared: list[str] = []
         self.on_forward: Callable[[list[str]], Float32 | None] = lambda _texts: None
+        self.on_result: Callable[[list[str]], None] = lambda _texts: None
         self.on_prepare: Callable[[Input], None] = lambda _item: None
         self.limits = Limits()
 
@@ -65,17 +67,20 @@ class FakeRuntime:
             role, tokens if len(tokens) else None, pixels, max(1, len(tokens)) + (0 if pixels is None else IMAGE_COST)
         )
 
-    def forward(self, batch: Sequence[Prepared]) -> Float32:
+    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Float32]:
         texts = [bytes([] if item.tokens is None else item.tokens.astype(np.uint8)).decode() for item in batch]
         self.batches.append(texts)
         self.costs.append([item.cost for item in batch])
         assert self.gate.wait(10), "the test never opened the gate"
         answer = self.on_forward(texts)
-        return (
-            np.stack([embed(text, item.pixels) for text, item in zip(texts, batch, strict=True)])
-            if answer is None
-            else answer
-        )
+        if answer is None:
+            answer = np.stack([embed(text, item.pixels) for text, item in zip(texts, batch, strict=True)])
+
+        def wait() -> Float32:
+            self.on_result(texts)
+            return answer
+
+        return wait
 
     async def busy_with(self, text: str) -> None:
         await until(lambda: any(text in batch for batch in self.batches))

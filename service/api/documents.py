@@ -14,9 +14,9 @@ from indexer.records import Job, Outcome
 from model.errors import NotFound
 from service import images
 from service.api import posting
-from service.api.limits import NDJSON
 from service.api.paths import CollectionPath, DocumentPath, job_wire
 from service.api.searcher import content_wire, stored
+from service.limits import NDJSON
 from service.parts import Parts, PartsOf
 from service.schemas import AcceptedOut, DeletedOut, DeleteIn, DocumentIn, DocumentOut, schema_of
 from service.wire import Json, StrictRoute

@@ -8,7 +8,7 @@ from fastapi import Path
 from pydantic import AfterValidator
 
 from indexer.records import Job
-from service.api.limits import SLASH
+from service.limits import SLASH
 from service.schemas import COLLECTION_NAME
 
 CollectionPath = Annotated[str, Path(alias="name", pattern=COLLECTION_NAME)]

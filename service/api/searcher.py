@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from indexer import filters
-from indexer.catalog import Catalog
+from indexer.catalog import Catalog, require_same_model
 from indexer.encoder import Encoder, Lane
 from indexer.filters import Filter
 from indexer.records import Collection, Hit, Point
@@ -16,7 +16,6 @@ from indexer.store import Points, Store
 from model.errors import NotFound, RetrievalError
 from model.inputs import Float32, Limits, Role
 from service import inputs
-from service.encoder.lanes import TimedEmbedding
 from service.inputs import ImageFetcher
 from service.schemas import QueryIn, SearchIn
 from service.telemetry import Metrics
@@ -75,10 +74,10 @@ class Searcher:
         (result,) = await self.encoder.encode([item], role=Role.QUERY, lane=Lane.SEARCH)
         if isinstance(result, RetrievalError):
             raise result
-        if isinstance(result, TimedEmbedding):
-            clock.decode_ms += result.timing.decode_s * 1e3
-            clock.queue_ms = result.timing.queue_s * 1e3
-            clock.encode_ms = result.timing.encode_s * 1e3
+        require_same_model(collection, result.fingerprint)
+        clock.decode_ms += result.timing.decode_s * 1e3
+        clock.queue_ms = result.timing.queue_s * 1e3
+        clock.encode_ms = result.timing.encode_s * 1e3
         return result.vector
 
     async def _ask(

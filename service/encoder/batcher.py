@@ -1,7 +1,11 @@
 """Dynamic batching: inputs prepared in a thread pool, batches formed from the queue, one thread that owns the model.
 
-    encode()  ── admit ──►  queue: to prepare  ──►  pool: runtime.prepare  ──►  queue: ready  ──►  model thread: runtime.forward
+    encode()  ── admit ──►  queue: to prepare  ──►  pool: runtime.prepare  ──►  queue: ready  ──►  model thread: runtime.launch
     (loop)    over: 429     searches first          decode, tokenise            searches first     a batch up to the cost budget
+       ▲                                                                                                     │
+       └────────────────────── results thread: waits for the device, checks the vectors, answers ◄───────────┘
+
+A device that computes by itself has the next batch before it is done with the last: `_IN_FLIGHT` launched ones at most.
 
 The design of text-embeddings-inference (core/src/queue.rs): walk the queue, drop who has gone, stop at the budget; a batch
 that raises harms itself and the loop goes on; health runs a real forward. What differs: nothing is ever admitted past the
@@ -16,6 +20,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -23,8 +29,8 @@ import structlog
 
 from indexer.encoder import Lane
 from model.errors import DependencyUnavailable, EncodeFailed, Overloaded, RetrievalError
-from model.inputs import Float32, Input, ModelInfo, Prepared, Role
-from service.encoder.lanes import Entry, Result, TimedEmbedding, Timing
+from model.inputs import Embedding, Float32, Input, ModelInfo, Prepared, Role, Timing
+from service.encoder.lanes import Entry, Result
 from service.encoder.queue import Queue, QueueSettings
 from service.telemetry import Metrics
 
@@ -32,11 +38,12 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _RATE_WEIGHT = 0.2  # of the newest batch in the moving average of cost per second
+_IN_FLIGHT = 2  # one on the device and one behind it: more would only make searches wait longer
 _NORM_TOLERANCE = 0.01  # an embedding has unit length; bfloat16 is off by up to 0.004
 
 
 class Runtime(Protocol):
-    """What the batcher needs of a model. `forward` is called by one thread only, the rest by several at once."""
+    """What the batcher needs of a model. `launch` is called by one thread only, the rest by several at once."""
 
     @property
     def info(self) -> ModelInfo: ...
@@ -49,9 +56,18 @@ class Runtime(Protocol):
         """Raises `InvalidInput` or `TooLarge`."""
         ...
 
-    def forward(self, batch: Sequence[Prepared]) -> Float32:
-        """(B, D)"""
+    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Float32]:
+        """Starts the forward. What it returns waits for the result (B, D), in whatever thread; a CPU has it by then."""
         ...
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A batch in the model."""
+
+    batch: list[Entry]
+    began: float
+    wait: Callable[[], Float32]
 
 
 class Batcher:
@@ -73,9 +89,15 @@ class Batcher:
         self._clock = clock
         self._queue = Queue(settings, clock)
         self._pool = ThreadPoolExecutor(prepare_threads, thread_name_prefix="prepare")
-        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
+            for name, work in (("model", self._launch_all), ("results", self._collect_all))
+        ]
+        self._slots = threading.Semaphore(_IN_FLIGHT)
+        self._launched: SimpleQueue[Flight | None] = SimpleQueue()
+        self._forwards: list[float] = []  # when those that are not answered began
+        self._last_end = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._forward_since: float | None = None
         self._last_success: float | None = None
         self._cost_per_s: float | None = None
         metrics.watch_queue(self._queue.held)
@@ -84,22 +106,25 @@ class Batcher:
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """Answers what was admitted, for at most `grace_s`; whoever is left gets `DependencyUnavailable`."""
         self._queue.drain()
-        if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join, grace_s)
+        until = time.monotonic() + grace_s
+        for thread in self._threads:
+            if thread.is_alive():
+                await asyncio.to_thread(thread.join, max(0.0, until - time.monotonic()))
         _settle([(entry, _stopped()) for entry in self._queue.close()])
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     @property
     def alive(self) -> bool:
-        """The model thread runs and its forward, if any, is not stuck."""
-        since = self._forward_since
-        stuck = since is not None and self._clock() - since >= self._stuck_after_s
-        return self._thread.is_alive() and not self._queue.closed and not stuck
+        """The threads run and no forward is stuck."""
+        oldest = min(tuple(self._forwards), default=None)
+        stuck = oldest is not None and self._clock() - oldest >= self._stuck_after_s
+        return all(thread.is_alive() for thread in self._threads) and not self._queue.closed and not stuck
 
     async def check(self, max_age_s: float) -> None:
         """A forward has worked within `max_age_s`, or works now. Raises what kept it from working (promise 10)."""
@@ -160,41 +185,56 @@ class Batcher:
             else:
                 self._queue.ready(entry, prepared)
 
-    # --- the model thread
+    # --- the model thread and the results thread
 
-    def _run(self) -> None:
+    def _guarded(self, work: Callable[[], None]) -> None:
         try:
-            while batch := self._queue.next_batch():
-                self._answer(batch)
+            work()
         finally:
-            # Also when something that is no Exception ends the thread: nobody may wait for a thread that is gone.
+            # Also when something that is no Exception ends a thread: nobody may wait for a thread that is gone.
+            self._launched.put(None)
             if not self._queue.refuses:
-                log.critical("model thread died")
-            self._deliver([(entry, _stopped()) for entry in self._queue.close()])
+                log.critical("a thread of the model died", thread=threading.current_thread().name)
+                self._deliver([(entry, _stopped()) for entry in self._queue.close()])
 
-    def _answer(self, batch: list[Entry]) -> None:
+    def _launch_all(self) -> None:
+        while self._slots.acquire() and (batch := self._queue.next_batch()):
+            self._launch(batch)
+
+    def _launch(self, batch: list[Entry]) -> None:
         prepared = [entry.prepared for entry in batch if entry.prepared is not None]
-        began = self._forward_since = self._clock()
-        outcome = _attempt(lambda: self._forward(prepared), "forward")
-        self._forward_since = None
+        began = self._clock()
+        self._forwards.append(began)
+        outcome = _attempt(lambda: self._runtime.launch(prepared), "forward")
+        if isinstance(outcome, RetrievalError):
+            self._conclude(batch, outcome, began)
+        else:
+            self._launched.put(Flight(batch, began, outcome))
+
+    def _collect_all(self) -> None:
+        while flight := self._launched.get():
+            self._conclude(flight.batch, _attempt(flight.wait, "forward"), flight.began)
+
+    def _conclude(self, batch: list[Entry], outcome: Float32 | RetrievalError, began: float) -> None:
+        """A batch that failed is run again input by input; anything else is answered."""
+        self._forwards.remove(began)
+        self._slots.release()
         if isinstance(outcome, RetrievalError) and len(batch) > 1:
             self._queue.retry_alone(batch)
             return
-        self._observe(batch, self._clock() - began)
+        self._observe(batch, began)
         self._deliver(list(zip(batch, self._results(batch, outcome, began), strict=True)))
-
-    def _forward(self, prepared: list[Prepared]) -> Float32:
-        vectors = self._runtime.forward(prepared)
-        wanted = (len(prepared), self._runtime.info.dimensions)
-        if vectors.shape != wanted:
-            raise EncodeFailed(f"the model answered with shape {vectors.shape}, wanted {wanted}")
-        return vectors
+        self._queue.answered(batch)
 
     def _results(self, batch: list[Entry], outcome: Float32 | RetrievalError, began: float) -> list[Result]:
+        wanted = (len(batch), self._runtime.info.dimensions)
+        if not isinstance(outcome, RetrievalError) and outcome.shape != wanted:
+            outcome = EncodeFailed(f"the model answered with shape {outcome.shape}, wanted {wanted}")
         if isinstance(outcome, RetrievalError):
             return [outcome] * len(batch)
         encode_s = self._clock() - began
         norms = np.linalg.norm(outcome.astype(np.float64), axis=1)  # (B,); in float32 a large row would overflow
+        fingerprint = self._runtime.info.fingerprint
         results: list[Result] = []
         for entry, vector, norm in zip(batch, outcome, norms, strict=True):
             if not abs(norm - 1) <= _NORM_TOLERANCE:  # NaN is neither above nor below
@@ -203,10 +243,14 @@ class Batcher:
             self._last_success = self._clock()
             timing = Timing(entry.decode_s, began - entry.ready_at, encode_s)
             dropped = entry.prepared.dropped_tokens if entry.prepared else 0
-            results.append(TimedEmbedding(vector.astype(np.float32, copy=True), dropped, entry.cost, timing))
+            results.append(Embedding(vector.astype(np.float32, copy=True), fingerprint, dropped, entry.cost, timing))
         return results
 
-    def _observe(self, batch: list[Entry], forward_s: float) -> None:
+    def _observe(self, batch: list[Entry], began: float) -> None:
+        # A batch that was launched behind another one began when that one ended.
+        ended = self._clock()
+        forward_s = ended - max(began, self._last_end)
+        self._last_end = ended
         cost = sum(entry.cost for entry in batch)
         self._metrics.batch(batch[0].lane, len(batch), cost, forward_s)
         rate = cost / max(forward_s, 1e-6)

@@ -11,24 +11,6 @@ from indexer.encoder import Lane
 from model.errors import RetrievalError
 from model.inputs import Embedding, Input, Prepared, Role
 
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Where one input's time went: decoding and tokenising, waiting, and the forward of its batch."""
-
-    decode_s: float
-    queue_s: float
-    encode_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class TimedEmbedding(Embedding):
-    """What the batcher answers: an embedding that says what it cost and where its time went."""
-
-    cost: int = 0
-    timing: Timing = Timing(0.0, 0.0, 0.0)
-
-
 Result = Embedding | RetrievalError
 
 

@@ -44,7 +44,7 @@ class Queue:
         self._raw = Lanes(settings.searches_per_bulk)
         self._ready = Lanes(settings.searches_per_bulk)
         self._open: set[Entry] = set()  # admitted and not yet in a batch
-        self._taken: list[Entry] = []  # the batch that the model works on
+        self._taken: set[Entry] = set()  # in a batch and not yet answered
         self._held = dict.fromkeys(Lane, 0)
         self._draining = False
         self._closed = False
@@ -102,26 +102,35 @@ class Queue:
     def retry_alone(self, batch: Sequence[Entry]) -> None:
         """A batch that failed: back to the head of its lane, each entry to be a batch of its own."""
         with self._changed:
+            self._taken.difference_update(batch)
             back = [] if self._closed else [entry for entry in batch if not entry.gone]
             for entry in back:
                 entry.alone = True
                 self._hold(entry)
             self._ready.put_back(back)
+            self._changed.notify_all()
+
+    def answered(self, batch: Sequence[Entry]) -> None:
+        with self._changed:
+            self._taken.difference_update(batch)
+            self._changed.notify_all()
 
     def next_batch(self) -> list[Entry]:
-        """Blocks until there is a batch; empty when drained or closed: the model thread ends."""
+        """Blocks until there is a batch; empty when drained or closed: the model thread ends.
+
+        Drained is when every batch has been answered too, since one that failed comes back.
+        """
         with self._changed:
-            self._taken = []
             while not self._closed:
                 lane = self._ready.turn()
                 if lane is None:
-                    if self._draining and not self._open:
+                    if self._draining and not (self._open or self._taken):
                         break
                     self._changed.wait()
                 elif batch := self._fill(lane):
                     for entry in batch:
                         self._release(entry)
-                    self._taken = batch
+                    self._taken.update(batch)
                     return batch
         return []
 
@@ -131,12 +140,13 @@ class Queue:
             self._changed.notify_all()
 
     def close(self) -> list[Entry]:
-        """Ends everything. Returns what has no answer yet, the batch in the model included, for the caller to answer."""
+        """Ends everything. Returns what has no answer yet, the batches in the model included, for the caller to answer."""
         with self._changed:
             self._closed = True
             left = [*self._taken, *self._open]
             for entry in left:
                 self._release(entry)
+            self._taken.clear()
             self._changed.notify_all()
             return left
 

@@ -1,10 +1,10 @@
-"""POST /encode and the OpenAI-compatible POST /v1/embeddings."""
+"""POST /encode, in JSON or msgpack, and the OpenAI-compatible POST /v1/embeddings."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,17 +13,34 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from indexer.encoder import Encoder, Lane
+from model import codec
 from model.errors import InvalidInput, RetrievalError, TooLarge
 from model.inputs import Embedding, Input, Limits, Role
 from service import inputs
-from service.encoder.lanes import TimedEmbedding
 from service.encoder.openai import EmbeddingsIn, EmbeddingsOut, items_of
 from service.errors import error_wire
 from service.inputs import ImageFetcher
 from service.schemas import EncodeIn, EncodeOut, InputIn, checked
 from service.wire import Json, StrictRoute, answer_within
 
+_PACKED = {codec.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
+
+
+class PackedRoute(StrictRoute):
+    """A msgpack body goes around FastAPI's parsing, which knows JSON only, and is answered in msgpack."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def either(request: Request) -> Response:
+            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            return await (_encode_packed if kind == codec.MEDIA_TYPE else handle)(request)
+
+        return either
+
+
 router = APIRouter(route_class=StrictRoute, tags=["encode"])
+packed_router = APIRouter(route_class=PackedRoute, tags=["encode"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +53,10 @@ class Encoding:
     max_inputs: int
     timeout_s: float
 
-    async def encode(self, items: Sequence[InputIn | InvalidInput], role: Role) -> list[Embedding | RetrievalError]:
-        """One result or error per input, in order. Documents wait in the bulk lane."""
+    async def encode(
+        self, items: Sequence[Input | InputIn | InvalidInput], role: Role, lane: Lane | None = None
+    ) -> list[Embedding | RetrievalError]:
+        """One result or error per input, in order. Where the call does not say, documents wait in the bulk lane."""
         if len(items) > self.max_inputs:
             raise TooLarge(
                 f"{len(items)} inputs in one call, limit is {self.max_inputs}",
@@ -47,15 +66,17 @@ class Encoding:
             )
         read = await asyncio.gather(*(self._read(item) for item in items))
         good = [item for item in read if isinstance(item, Input)]
-        encoded = iter(
-            await self.encoder.encode(good, role=role, lane=Lane.SEARCH if role is Role.QUERY else Lane.BULK)
-        )
+        lane = lane or (Lane.SEARCH if role is Role.QUERY else Lane.BULK)
+        encoded = iter(await self.encoder.encode(good, role=role, lane=lane))
         return [next(encoded) if isinstance(item, Input) else item for item in read]
 
-    async def _read(self, item: InputIn | InvalidInput) -> Input | RetrievalError:
+    async def _read(self, item: Input | InputIn | InvalidInput) -> Input | RetrievalError:
         if isinstance(item, InvalidInput):
             return item
         try:
+            if isinstance(item, Input):
+                inputs.check(item, self.limits)
+                return item
             return await inputs.read(item.text, item.image, self.limits, self.fetcher)
         except RetrievalError as error:
             return error
@@ -69,13 +90,33 @@ def encoding_of(request: Request) -> Encoding:
 EncodingOf = Annotated[Encoding, Depends(encoding_of)]
 
 
-@router.post("/encode", response_model=EncodeOut)
+@packed_router.post(
+    "/encode",
+    response_model=EncodeOut,
+    openapi_extra={"requestBody": {"content": _PACKED}},
+    responses={200: {"content": _PACKED}},
+)
 async def encode(body: EncodeIn, request: Request, encoding: EncodingOf) -> Response:
-    """Embeddings of texts, images or both: one result or error per input, in order."""
-    work = encoding.encode([checked(item) for item in body.inputs], Role(body.role))
+    """Embeddings of texts, images or both: one result or error per input, in order.
+
+    Queries wait in the search lane and documents in the bulk lane, unless `lane` says otherwise. In msgpack an image is its file's
+    bytes and an embedding is its little-endian float32 values.
+    """
+    lane = Lane(body.lane) if body.lane else None
+    work = encoding.encode([checked(item) for item in body.inputs], Role(body.role), lane)
     results = await answer_within(request, work, encoding.timeout_s)
     info = await encoding.encoder.info()
     return Json({"model": info.name, "dimensions": info.dimensions, "results": [_result(one) for one in results]})
+
+
+async def _encode_packed(request: Request) -> Response:
+    encoding = encoding_of(request)
+    call = codec.unpack_call(await request.body())
+    if call.lane is not None and call.lane not in tuple(Lane):
+        raise InvalidInput(f"lane is {call.lane!r:.100}, known are {', '.join(Lane)}", field="lane", value=call.lane)
+    lane = Lane(call.lane) if call.lane else None
+    results = await answer_within(request, encoding.encode(call.inputs, call.role, lane), encoding.timeout_s)
+    return Response(codec.pack_answer(await encoding.encoder.info(), results), media_type=codec.MEDIA_TYPE)
 
 
 @router.post("/v1/embeddings", response_model=EmbeddingsOut)
@@ -95,7 +136,7 @@ async def embeddings(body: EmbeddingsIn, request: Request, encoding: EncodingOf)
     for index, result in enumerate(results):
         if isinstance(result, RetrievalError):
             raise _at(result, index)
-        tokens += result.cost if isinstance(result, TimedEmbedding) else 0
+        tokens += result.cost
         vector: Any = result.vector
         if body.encoding_format == "base64":
             vector = base64.b64encode(result.vector.astype("<f4", copy=False).tobytes()).decode()
@@ -116,3 +157,6 @@ def _at(error: RetrievalError, index: int) -> RetrievalError:
     error.detail = f"input[{index}]: {error.detail}"
     error.field = f"input[{index}]" + (f".{error.field}" if error.field else "")
     return error
+
+
+router.include_router(packed_router)

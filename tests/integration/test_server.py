@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 
 from service import assembly
+from service.api.app import create_app
+from service.parts import Parts
 from service.settings import Settings
 
 pytest.importorskip("torch")
@@ -108,6 +110,46 @@ def test_real_embeddings_are_the_same_by_every_path(
         assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
 
 
+def test_the_encoder_in_a_process_of_its_own(start: Callable[..., Server], make_image: Callable[..., bytes]) -> None:
+    """The same embeddings by either path (promise 7); its death is seen, and what was accepted meanwhile is indexed after it."""
+    encoder = start(role="encoder")
+    alone = encoder.ready()
+    server = start(encoder_url=encoder.url)
+    client = server.ready()
+    maps = Path(f"/proc/{server.process.pid}/maps")
+    assert not maps.exists() or "libtorch" not in maps.read_text()
+    item = {"text": "what is this", "image": {"base64": base64.b64encode(make_image("red", (40, 30))).decode()}}
+    body = {"role": "document", "inputs": [item]}
+    near, far = (one.post("/encode", json=body).json()["results"][0]["embedding"] for one in (alone, client))
+    assert near == far
+    client.put("/collections/things")
+    client.post("/collections/things/documents?wait=true", json=[{"id": "first", **item}]).raise_for_status()
+    search = {"collection": "things", "query": item, "limit": 1}
+    hit = client.post("/search", json=search).json()["hits"][0]
+    assert (hit["id"], hit["score"]) == ("first", pytest.approx(1, abs=1e-5))
+
+    encoder.process.kill()
+    encoder.process.wait()
+    assert client.post("/search", json=search).json()["code"] == "dependency_unavailable"
+    assert client.get("/readyz").json()["checks"]["encoder"].startswith(f"encoder {encoder.url}")
+    assert client.get("/livez").status_code == 200
+    documents = [{"id": str(number), "text": "red square"} for number in range(10)]
+    job = client.post("/collections/things/documents", json=documents).json()["job"]["id"]
+    start(role="encoder", port=int(encoder.url.rpartition(":")[2])).ready()
+    deadline = time.monotonic() + 60
+    while (state := client.get(f"/jobs/{job}").json()["state"]) != "succeeded":
+        assert time.monotonic() < deadline, state
+        time.sleep(0.1)
+    assert client.get("/collections/things").json()["documents"] == 11
+
+
+def test_sigterm_ends_an_encoder_with_status_0(start: Callable[..., Server]) -> None:
+    encoder = start(role="encoder")
+    encoder.ready()
+    encoder.process.send_signal(signal.SIGTERM)
+    assert encoder.process.wait(30) == 0
+
+
 def test_sigterm_while_somebody_waits(start: Callable[..., Server]) -> None:
     """The waiting caller is answered, the process exits 0, and the next one finishes what was accepted."""
     server = start(grace_s=20)
@@ -141,11 +183,16 @@ def test_what_cannot_be_served_is_one_line(start: Callable[..., Server]) -> None
         ({"host": "0.0.0.0"}, "RET2_API_KEYS_FILE"),
         ({"qdrant_url": "http://q:6333"}, "RET2_QDRANT_URL is set"),
         ({"api_keys_file": "/nowhere"}, "cannot be read"),
+        ({"role": "encoder", "encoder_url": "http://e:1"}, "RET2_ENCODER_URL is set"),
     ):
         server = start(**flags)
         assert server.process.wait(60) == 1, server.log.read_text()
         assert says in server.log.read_text()
         assert "Traceback" not in server.log.read_text()
+
+
+async def _run(parts: Parts) -> bool:
+    return await assembly.run(create_app(parts), parts)
 
 
 async def _until_started(port: int) -> None:
@@ -163,7 +210,7 @@ async def _until_started(port: int) -> None:
 async def test_a_dead_model_thread_takes_the_process_down(runtime: Any, tmp_path: Path) -> None:
     """Promise 1: visibly, not answering 200 for ever."""
     port = free_port()
-    running = asyncio.create_task(assembly._run(assembly.build(Settings(data_dir=tmp_path, port=port), runtime)))
+    running = asyncio.create_task(_run(assembly.build(Settings(data_dir=tmp_path, port=port), runtime)))
     await _until_started(port)
 
     def die(_texts: list[str]) -> None:
@@ -181,7 +228,7 @@ async def test_an_orderly_end(runtime: Any, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(assembly, "_give_up", lambda: None)  # it would end the tests with the process
     port = free_port()
     parts = assembly.build(Settings(data_dir=tmp_path, port=port, grace_s=5), runtime)
-    running = asyncio.create_task(assembly._run(parts))
+    running = asyncio.create_task(_run(parts))
     await _until_started(port)
     os.kill(os.getpid(), signal.SIGTERM)
     assert await asyncio.wait_for(running, 30) is True

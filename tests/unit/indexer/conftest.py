@@ -64,8 +64,8 @@ class FakeEncoder:
         if text.startswith("fails"):
             return EncodeFailed("the forward raised")
         if text.startswith("nan"):
-            return Embedding(np.full(D, np.nan, np.float32))
-        return Embedding(embed(item))
+            return Embedding(np.full(D, np.nan, np.float32), self.model.fingerprint)
+        return Embedding(embed(item), self.model.fingerprint)
 
 
 class FakeFetcher:

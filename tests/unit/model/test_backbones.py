@@ -51,7 +51,7 @@ def test_vision_states_equal_hidden_states() -> None:
     hidden = whole(pixel_values=pixels, output_hidden_states=True).hidden_states
     for state, layer in zip(tower(pixels), CONFIG.vision.layers, strict=True):
         torch.testing.assert_close(state, hidden[layer + 1], atol=1e-5, rtol=0)
-    assert tower.patches == 16
+    assert tower.patches == 17
 
 
 def test_the_tower_stops_after_its_last_tapped_layer() -> None:

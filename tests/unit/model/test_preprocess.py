@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from model.config import ImageConfig
-from model.errors import TooLarge
+from model.errors import InvalidInput, TooLarge
 from model.inputs import Limits
 from model.preprocess import image_pixels, normalise_text
 
@@ -77,3 +79,97 @@ def test_mean_and_deviation_are_applied_per_channel() -> None:
     config = ImageConfig(size_px=8, resize="squash", mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 2.0))
     pixels = image_pixels(Image.new("RGB", (8, 8), "white"), config)
     assert pixels[:, 0, 0].tolist() == [1.0, 3.0, 0.5]
+
+
+def odd_images() -> dict[str, Image.Image]:
+    """Noise, so that a shift by one pixel or another filter shows."""
+    random = np.random.default_rng(0)
+
+    def noise(width: int, height: int, channels: int = 3) -> Image.Image:
+        values = random.integers(0, 256, (height, width, channels), dtype=np.uint8)
+        return Image.fromarray(values if channels > 1 else values[:, :, 0])
+
+    clear = noise(60, 50)
+    clear.putalpha(Image.fromarray(random.integers(0, 256, (50, 60), dtype=np.uint8)))
+    flat = Image.new("RGB", clear.size, "white")
+    flat.paste(clear, mask=clear.getchannel("A"))
+    return {
+        "plain": noise(90, 70),
+        "tall": noise(71, 133),
+        "exact": noise(48, 48),
+        "a dot": noise(1, 1),
+        "small": noise(5, 7),
+        "large": noise(1301, 977),
+        "thin": noise(11, 500),
+        "flat": noise(2001, 40),
+        "63 to 1": noise(7, 441),
+        "grey": noise(64, 51, channels=1).convert("RGB"),
+        "alpha on white": flat,
+        "gradient": Image.radial_gradient("L").resize((300, 200)).convert("RGB"),
+    }
+
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+# transformers' processor, what a checkpoint's preprocessor_config.json changes in it, and ours
+PROCESSORS = {
+    "clip": ("CLIPImageProcessorPil", {"size": 48, "crop_size": 48}, ImageConfig(48)),
+    "siglip": (
+        "SiglipImageProcessorPil",
+        {"size": {"height": 48, "width": 48}},
+        ImageConfig(48, resize="squash", **HALF),
+    ),
+    "vit": (
+        "ViTImageProcessorPil",
+        {"size": {"height": 48, "width": 48}},
+        ImageConfig(48, resize="squash", resample="bilinear", **HALF),
+    ),
+    "dinov2": (
+        "BitImageProcessorPil",
+        {
+            "size": {"shortest_edge": 56},
+            "crop_size": 48,
+            "image_mean": IMAGENET["mean"],
+            "image_std": IMAGENET["std"],
+        },
+        ImageConfig(48, crop_from_px=56, **IMAGENET),
+    ),
+    "lanczos": (
+        "CLIPImageProcessorPil",
+        {"size": 48, "crop_size": 48, "resample": 1},
+        ImageConfig(48, resample="lanczos"),
+    ),
+}
+
+
+def steps_apart(name: str, image: Image.Image) -> NDArray[np.float64]:
+    """Ours less transformers', in steps of an 8-bit channel."""
+    processor, changes, config = PROCESSORS[name]
+    expected = getattr(transformers, processor)(**changes)(image, return_tensors="np")["pixel_values"][0]
+    actual = image_pixels(image, config)
+    assert actual.shape == expected.shape
+    steps: NDArray[np.float64] = np.abs(actual - expected) * np.asarray(config.std)[:, None, None] * 255
+    return steps
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+@pytest.mark.parametrize("kind", odd_images())
+def test_pixels_are_transformers_own(name: str, kind: str) -> None:
+    """Equal but for rounding in float32: a thousandth of a step."""
+    assert steps_apart(name, odd_images()[kind]).max() <= 1e-3
+
+
+@pytest.mark.parametrize("name", ["clip", "dinov2", "lanczos"])
+@pytest.mark.parametrize("size", [(9, 3000), (3000, 9), (1, 3000)])
+def test_a_strip_of_more_than_64_to_1_is_near(name: str, size: tuple[int, int]) -> None:
+    """Resized in part only: one step on a smooth picture, a mean of two on noise (overshoot is clipped in another order)."""
+    smooth = Image.radial_gradient("L").resize(size).convert("RGB")
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+    assert steps_apart(name, smooth).max() <= 1.01
+    assert steps_apart(name, noise).mean() <= 2
+
+
+@pytest.mark.parametrize("changes", [{"resize": "pad", "crop_from_px": 256}, {"crop_from_px": 200}])
+def test_a_crop_that_cannot_be_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput, match="crop_from_px is"):
+        ImageConfig(**changes)

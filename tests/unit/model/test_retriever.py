@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_model import CONFIG, write_tiny_checkpoint
 
+from model import retriever as retriever_module
 from model.errors import InvalidInput
 from model.inputs import Input, Limits, Role
 from model.ret2 import States
@@ -52,18 +53,53 @@ def test_an_embedding_does_not_depend_on_its_batch(
     assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
 
 
-def test_absent_means_masked_exactly(tiny: Retriever, png: Callable[..., bytes]) -> None:
-    """Leaving a tower out equals running it on a placeholder and masking it, as v1 does."""
-    words = tiny.prepare(Input("a red square"), Role.QUERY, Limits())
-    picture = tiny.prepare(Input(image=png("blue")), Role.QUERY, Limits())
-    text, mask = tiny.text_states([words.tokens, words.tokens])
-    vision = tiny.vision_states([picture.pixels, picture.pixels])
+@given(
+    rows=st.lists(
+        st.sampled_from([pair for pair in itertools.product(TEXTS, COLOURS) if pair != (None, None)]),
+        min_size=1,
+        max_size=8,
+    ),
+    allowed=st.sampled_from([0, 3, 64]),
+)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_absent_means_masked_exactly(
+    tiny: Retriever, png: Callable[..., bytes], rows: list[tuple[str | None, str | None]], allowed: int
+) -> None:
+    """Promise 8: leaving a tower out, grouping and cutting by length equal v1's way, which runs both towers over every row,
+    on a placeholder where there is nothing, padded to the longest, and masks it."""
+    prepared = [
+        tiny.prepare(Input(text, png(colour) if colour else None), Role.QUERY, Limits()) for text, colour in rows
+    ]
+    blank = tiny.prepare(Input("a", png("black")), Role.QUERY, Limits())
+    text, mask = tiny.text_states([item.tokens if item.tokens is not None else blank.tokens for item in prepared])
+    vision = tiny.vision_states([item.pixels if item.pixels is not None else blank.pixels for item in prepared])
+    states = States(
+        text,
+        mask,
+        vision,
+        text_present=torch.tensor([float(item.tokens is not None) for item in prepared]),
+        image_present=torch.tensor([float(item.pixels is not None) for item in prepared]),
+    )
     with torch.inference_mode():
-        states = States(
-            text, mask, vision, text_present=torch.tensor([1.0, 0.0]), image_present=torch.tensor([0.0, 1.0])
-        )
         masked = torch.nn.functional.normalize(tiny.side(Role.QUERY)(states).mean(1), dim=-1).numpy()
-    assert close(tiny.encode([words, picture]), masked)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retriever_module, "_PADDING_CPU", allowed)
+        assert close(tiny.encode(prepared), masked)
+
+
+def test_texts_go_with_those_of_about_their_length(tiny: Retriever, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retriever_module, "_PADDING_CPU", 3)
+    passes: list[tuple[int, ...]] = []
+    forward = tiny.text_tower.forward
+
+    def counted(ids: torch.Tensor, mask: torch.Tensor | None) -> list[torch.Tensor]:
+        passes.append(tuple(ids.shape))
+        return forward(ids, mask)
+
+    monkeypatch.setattr(tiny.text_tower, "forward", counted)
+    texts = ["one", "one two three", "one two", "a red square of the capital", "what is the capital of this country"]
+    tiny.encode([tiny.prepare(Input(text), Role.QUERY, Limits()) for text in texts])
+    assert passes == [(2, 9), (3, 5)]  # 1 of padding in the first, 1 + 2 in the second
 
 
 @pytest.mark.parametrize(
@@ -119,7 +155,7 @@ def test_cost_counts_patches_and_tokens(tiny: Retriever, png: Callable[..., byte
         tiny.prepare(item, Role.QUERY, Limits()).cost
         for item in (Input("one two"), Input(image=png()), Input("one two", png()))
     ]
-    assert costs == [4, 16, 20]
+    assert costs == [4, 17, 21]  # 16 patches and the class token
 
 
 @pytest.mark.parametrize("item", [Input(), Input(""), Input(" \n\t\x00 ")])

@@ -1,6 +1,7 @@
 """The batcher's must-pass list (STYLE.md), over a model whose forwards the test holds. No sleeping."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -81,6 +82,44 @@ async def test_a_poison_input_is_found_out(make_batcher: Make, runtime: Any, wai
     await plug
 
 
+async def test_the_device_has_its_next_batch_before_it_is_done_with_the_last(
+    make_batcher: Make, runtime: Any, wait_until: Until
+) -> None:
+    """And not more than that: what comes later can still go before."""
+    done = threading.Event()
+    runtime.on_result = lambda _texts: done.wait(10)
+    batcher = await make_batcher(prepare_threads=1)
+    tasks = []
+    for text in ("first", "second", "third"):
+        tasks.append(send(batcher, text))
+        await wait_until(lambda text=text: text in runtime.prepared)  # type: ignore[misc]
+        await wait_until(lambda: len(runtime.batches) == min(2, len(tasks)))
+    assert runtime.batches == [["first"], ["second"]]
+    done.set()
+    await asyncio.gather(*tasks)
+    assert runtime.batches == [["first"], ["second"], ["third"]]
+
+
+async def test_a_result_that_raises_is_taken_apart_even_while_stopping(
+    make_batcher: Make, runtime: Any, wait_until: Until
+) -> None:
+    batcher = await make_batcher(prepare_threads=1)
+    plug = await hold(batcher, runtime)
+    task = send(batcher, "a", "poison", "b")
+    await wait_until(lambda: batcher._queue._ready.reaches(Lane.SEARCH, 8))
+
+    def fail(texts: list[str]) -> None:
+        if "poison" in texts:
+            raise RuntimeError
+
+    runtime.on_result = fail
+    stopping = asyncio.create_task(batcher.stop(grace_s=10))
+    await asyncio.sleep(0)
+    runtime.gate.set()
+    assert [type(result) for result in await task] == [Embedding, EncodeFailed, Embedding]
+    await asyncio.gather(plug, stopping)
+
+
 async def test_while_a_failed_batch_is_taken_apart_searches_still_go_first(
     make_batcher: Make, runtime: Any, wait_until: Until
 ) -> None:
@@ -111,7 +150,7 @@ async def test_while_a_failed_batch_is_taken_apart_searches_still_go_first(
 async def test_a_bad_input_fails_only_itself(make_batcher: Make) -> None:
     batcher = await make_batcher()
     results = await send(batcher, "good", " ", "fine")
-    assert [type(result).__name__ for result in results] == ["TimedEmbedding", "InvalidInput", "TimedEmbedding"]
+    assert [type(result).__name__ for result in results] == ["Embedding", "InvalidInput", "Embedding"]
 
 
 class Panic(BaseException):

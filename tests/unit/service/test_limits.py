@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 
 from service import errors
-from service.api.limits import SLASH, EncodedPaths, RequestLimits
+from service.limits import SLASH, EncodedPaths, RequestLimits
 from service.telemetry import Metrics, RequestLog
 
 

@@ -32,6 +32,7 @@ def drained(queue: Queue) -> Iterator[list[Entry]]:
     queue.drain()
     while batch := queue.next_batch():
         yield batch
+        queue.answered(batch)
 
 
 def filled(items: Traffic, **settings: int) -> tuple[Queue, list[Entry]]:
@@ -140,5 +141,17 @@ def test_closed_takes_nothing_back(lane: Lane) -> None:
     batch = queue.next_batch()
     assert queue.close() == [one]
     queue.retry_alone(batch)
-    assert queue.close() == [one]
+    assert queue.close() == []
     assert queue.held(lane) == 0
+
+
+def test_a_drained_queue_waits_for_batches_that_may_come_back() -> None:
+    queue = Queue(QueueSettings())
+    queue.admit(Lane.SEARCH, [entry(Lane.SEARCH, 1), entry(Lane.SEARCH, 1)])
+    prepare_all(queue)
+    queue.drain()
+    batch = queue.next_batch()
+    queue.retry_alone(batch)
+    assert [queue.next_batch(), queue.next_batch()] == [[one] for one in batch]
+    queue.answered(batch)
+    assert queue.next_batch() == []

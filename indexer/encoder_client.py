@@ -1,0 +1,180 @@
+"""An `Encoder` in another process, over HTTP and msgpack: connections kept, calls cut to size, what did not arrive tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import httpx
+
+from indexer.encoder import Lane
+from model import codec
+from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TooLarge
+from model.inputs import Embedding, Input, ModelInfo, Role
+
+# Never reached, or the connection broke: nothing is known to have been done, and encoding twice harms nobody. A time-out is not
+# among them: the encoder is busy with this very call, and a second one would make it busier.
+_RETRIED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+_RETRIED_STATUS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderClientSettings:
+    url: str
+    api_key: str | None = None
+    timeout_s: float = 30.0  # one call, waiting in the encoder's queue included
+    connect_timeout_s: float = 2.0
+    attempts: int = 3
+    retry_base_s: float = 0.1
+    connections: int = 64
+    max_call_inputs: int = 64
+    max_call_bytes: int = 32 * 2**20
+    info_max_age_s: float = 10.0
+
+
+class HttpEncoder:
+    """Safe to call from many tasks of one event loop. Whoever makes it closes it with `stop`."""
+
+    def __init__(self, settings: EncoderClientSettings, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._settings = settings
+        key = settings.api_key
+        self._http = httpx.AsyncClient(
+            base_url=settings.url,
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(settings.timeout_s, connect=settings.connect_timeout_s),
+            limits=httpx.Limits(max_connections=settings.connections, max_keepalive_connections=settings.connections),
+            trust_env=False,
+            transport=transport,
+        )
+        self._info: ModelInfo | None = None
+        self._info_at = 0.0
+        self._asking = asyncio.Lock()
+
+    def start(self) -> None:
+        """There is nothing to start; a `Batcher` has something."""
+
+    async def stop(self, grace_s: float = 0.0) -> None:
+        await self._http.aclose()
+
+    @property
+    def alive(self) -> bool:
+        return True
+
+    async def check(self, max_age_s: float) -> None:
+        """The encoder is ready by its own word. Raises `DependencyUnavailable`."""
+        await self._request("GET", "/readyz")
+
+    async def info(self) -> ModelInfo:
+        """At most `info_max_age_s` old while the encoder answers, else as last heard: each embedding says what made it."""
+        async with self._asking:
+            if self._info is None or time.monotonic() - self._info_at > self._settings.info_max_age_s:
+                try:
+                    self._info = _model_info(await self._request("GET", "/info"))
+                except RetrievalError:
+                    if self._info is None:
+                        raise
+                self._info_at = time.monotonic()
+            return self._info
+
+    async def encode(self, inputs: Sequence[Input], *, role: Role, lane: Lane) -> list[Embedding | RetrievalError]:
+        results: list[Embedding | RetrievalError] = []
+        for call in self._calls(inputs):
+            results += await self._encode(call, role, lane)
+        return results
+
+    def _calls(self, inputs: Sequence[Input]) -> Iterator[list[Input]]:
+        """In order, within both bounds; an input over the bytes goes alone."""
+        call: list[Input] = []
+        size_bytes = 0
+        for item in inputs:
+            weight = len(item.image or b"") + len(item.text or "")
+            if call and (
+                len(call) >= self._settings.max_call_inputs or size_bytes + weight > self._settings.max_call_bytes
+            ):
+                yield call
+                call, size_bytes = [], 0
+            call.append(item)
+            size_bytes += weight
+        if call:
+            yield call
+
+    async def _encode(self, inputs: Sequence[Input], role: Role, lane: Lane) -> list[Embedding | RetrievalError]:
+        try:
+            response = await self._request("POST", "/encode", codec.pack_call(inputs, role, lane))
+        except TooLarge as error:  # this encoder takes less at once than we thought
+            if len(inputs) == 1:
+                return [error]
+            middle = len(inputs) // 2
+            return [
+                *await self._encode(inputs[:middle], role, lane),
+                *await self._encode(inputs[middle:], role, lane),
+            ]
+        try:
+            results = codec.unpack_answer(response.content)
+        except InvalidInput as error:
+            raise DependencyUnavailable(f"encoder {self._settings.url}: {error.detail}") from error
+        if len(results) != len(inputs):
+            raise DependencyUnavailable(
+                f"encoder {self._settings.url} gave {len(results)} results for {len(inputs)} inputs"
+            )
+        return results
+
+    async def _request(self, method: str, path: str, body: bytes | None = None) -> httpx.Response:
+        """Raises `Overloaded`, `TooLarge` or `DependencyUnavailable`."""
+        failed: RetrievalError = DependencyUnavailable()
+        for attempt in range(self._settings.attempts):
+            if attempt:
+                await asyncio.sleep(self._settings.retry_base_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
+            try:
+                response = await self._http.request(
+                    method, path, content=body, headers={"content-type": codec.MEDIA_TYPE} if body else {}
+                )
+            except _RETRIED as error:
+                failed = self._unavailable(type(error).__name__, error)
+                continue
+            except httpx.HTTPError as error:
+                raise self._unavailable(type(error).__name__, error) from error
+            if response.is_success:
+                return response
+            if response.status_code not in _RETRIED_STATUS:
+                raise self._refusal(response)
+            failed = self._refusal(response)
+        raise failed
+
+    def _refusal(self, response: httpx.Response) -> RetrievalError:
+        detail = _detail(response)
+        if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+            after = response.headers.get("retry-after", "")
+            return Overloaded(detail, retry_after_s=float(after) if after.isdigit() else 1.0)
+        if response.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            return TooLarge(detail)
+        return self._unavailable(f"answered {response.status_code}: {detail}")
+
+    def _unavailable(self, what: str, cause: Exception | None = None) -> DependencyUnavailable:
+        error = DependencyUnavailable(f"encoder {self._settings.url}: {what}")
+        error.__cause__ = cause
+        return error
+
+
+def _detail(response: httpx.Response) -> str:
+    """What a problem says, or which of a probe's checks failed; a proxy's page is cut."""
+    try:
+        body = response.json()
+    except ValueError:
+        return response.text[:200]
+    if isinstance(body, dict) and isinstance(body.get("checks"), dict):
+        return "; ".join(f"{name}: {state}" for name, state in body["checks"].items() if state != "ok")
+    return str(body.get("detail", "")) if isinstance(body, dict) else ""
+
+
+def _model_info(response: httpx.Response) -> ModelInfo:
+    try:
+        model: dict[str, Any] = response.json()["model"]
+        return ModelInfo(**{name: model[name] for name in ModelInfo.__dataclass_fields__})
+    except (ValueError, KeyError, TypeError) as error:
+        raise DependencyUnavailable(f"{response.request.url} answered what is no encoder's /info") from error

@@ -1,0 +1,149 @@
+"""What the readers of published benchmarks share: their queries and candidates as plain data, rows out of JSONL and Parquet files.
+
+A benchmark is whole or it is not measured: the first wrong row ends the reading with its file, line and what is wrong. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.errors import InvalidInput
+
+_ROWS_PER_BATCH = 1024  # Parquet rows decoded at once; benchmark rows hold paths of images, not images
+_DATA = (".jsonl", ".parquet", ".tsv", ".txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One query or candidate as published: its text as it is to be embedded, and its image's path as it is written."""
+
+    id: str
+    text: str | None
+    image: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Query(Entry):
+    """`positives` are ids of right candidates; `answers`, where the set has them, are strings that a right passage may hold."""
+
+    positives: frozenset[str]
+    answers: tuple[str, ...] = ()
+
+
+# Candidates are read from their file each time they are needed: a pool of millions is never held.
+Entries = Callable[[], Iterator[Entry]]
+
+
+def first(limit: int, entries: Entries, wanted: frozenset[str]) -> Entries:
+    """The first `limit` entries and those `wanted`, in order: a pool for a quick look, easier than the whole one."""
+
+    def read() -> Iterator[Entry]:
+        return (entry for place, entry in enumerate(entries()) if place < limit or entry.id in wanted)
+
+    return read
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record of a file, and where it stands for messages: `oven_test.jsonl line 3`."""
+
+    where: str
+    fields: Mapping[str, Any]
+
+    def wrong(self, what: str) -> InvalidInput:
+        return InvalidInput(f"{self.where}: {what}")
+
+    def text(self, name: str) -> str | None:
+        """A string, or None where it is null, NaN (as pandas writes it), empty or the field is absent."""
+        value = self.fields.get(name)
+        if _absent(value):
+            return None
+        if not isinstance(value, str):
+            raise self.wrong(f"{name} is {_shown(value)}, expected text")
+        return value if value.strip() else None
+
+    def id(self, name: str) -> str:
+        found = self.ids(name)
+        if len(found) != 1:
+            raise self.wrong(f"{name} is {_shown(self.fields.get(name))}, expected one id")
+        return found[0]
+
+    def ids(self, name: str) -> tuple[str, ...]:
+        """A scalar or a list of them, as strings: published code compares ids as strings. An empty list is none."""
+        value = self.fields.get(name)
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(one, str | int) and not isinstance(one, bool) for one in values):
+            raise self.wrong(f"{name} is {_shown(value)}, expected an id or a list of ids")
+        return tuple(str(one) for one in values)
+
+    def has(self, name: str) -> bool:
+        return not _absent(self.fields.get(name))
+
+
+def rows(path: Path) -> Iterator[Row]:
+    """Records of a .jsonl or .parquet file. Raises `InvalidInput` where the file or a line cannot be read."""
+    try:
+        yield from _parquet(path) if path.suffix == ".parquet" else _lines(path)
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error.strerror or error}") from error
+
+
+def _lines(path: Path) -> Iterator[Row]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            where = f"{path.name} line {number}"
+            try:
+                fields = json.loads(line)  # not orjson: files written through pandas have NaN
+            except ValueError as error:
+                raise InvalidInput(f"{where} is not JSON: {error}") from error
+            if not isinstance(fields, dict):
+                raise InvalidInput(f"{where} is {_shown(fields)}, expected an object")
+            yield Row(where, fields)
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    try:
+        with pq.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH, use_threads=False):
+                for number, fields in enumerate(batch.to_pylist(), number + 1):  # noqa: B020 - goes on counting
+                    yield Row(f"{path.name} row {number}", fields)
+    except pa.ArrowException as error:
+        raise InvalidInput(f"{path.name} is not a readable Parquet file: {error}") from error
+
+
+def data_files(folder: Path) -> list[Path]:
+    """Every file of rows under `folder`, sorted. Folders with `image` in their name hold millions of others and are not entered."""
+    if not folder.is_dir():
+        raise InvalidInput(f"no folder {str(folder)!r}")
+    found = []
+    for place, inner, names in os.walk(folder, followlinks=True):
+        inner[:] = [name for name in inner if "image" not in name.lower() and not name.startswith(".")]
+        found += [Path(place, name) for name in names if Path(name).suffix in _DATA]
+    return sorted(found)
+
+
+def only(files: Sequence[Path], what: str) -> Path | None:
+    """The one file found, None where there is none. Raises `InvalidInput` for two: which is meant is not ours to guess."""
+    if len(files) > 1:
+        raise InvalidInput(f"{what} is there more than once: {files[0]} and {files[1]}; name a folder that has one")
+    return files[0] if files else None
+
+
+def _absent(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _shown(value: Any) -> str:
+    return "missing" if value is None else f"{type(value).__name__} {str(value)[:60]!r}"

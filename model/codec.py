@@ -1,0 +1,116 @@
+"""Inputs and embeddings as msgpack bytes, what the encoder's client and the encoder service say to each other.
+
+call    {"role": "query"|"document", "lane"?: str, "inputs": [{"text"?: str, "image"?: bytes}]}
+answer  {"model", "fingerprint", "dimensions", "results": [result]}
+result  {"embedding": D little-endian float32 in bytes, "dropped_tokens", "cost", "decode_s", "queue_s", "encode_s"}
+     or {"error": {"code", "detail", "field"?, "limit"?}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from model.errors import EncodeFailed, InvalidInput, RetrievalError, error_class
+from model.inputs import Embedding, Input, ModelInfo, Role, Timing
+
+MEDIA_TYPE = "application/msgpack"
+_CALL_FIELDS, _INPUT_FIELDS = {"role", "lane", "inputs"}, {"text", "image"}
+_TIMES = ("decode_s", "queue_s", "encode_s")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What was asked. A wrong input stands in its place as the error that it is (promise 2)."""
+
+    role: Role
+    lane: str | None
+    inputs: list[Input | InvalidInput]
+
+
+def pack_call(inputs: Sequence[Input], role: Role, lane: str) -> bytes:
+    items = [{"text": item.text, "image": item.image} for item in inputs]
+    return _pack({"role": role.value, "lane": lane, "inputs": items})
+
+
+def unpack_call(data: bytes) -> Call:
+    """Raises `InvalidInput` for what is no call at all."""
+    body = _object(data)
+    if unknown := body.keys() - _CALL_FIELDS:
+        raise InvalidInput(f"unknown fields: {', '.join(sorted(map(str, unknown)))}", field="body")
+    role, lane, inputs = body.get("role"), body.get("lane"), body.get("inputs")
+    if role not in tuple(Role):
+        raise InvalidInput(f"role is {role!r:.100}, expected query or document", field="role")
+    if not (lane is None or isinstance(lane, str)):
+        raise InvalidInput(f"lane is {lane!r:.100}, expected a string", field="lane")
+    if not isinstance(inputs, list) or not inputs:
+        raise InvalidInput("inputs is not a list of one or more inputs", field="inputs")
+    return Call(Role(role), lane, [_input(item) for item in inputs])
+
+
+def pack_answer(info: ModelInfo, results: Sequence[Embedding | RetrievalError]) -> bytes:
+    head = {"model": info.name, "fingerprint": info.fingerprint, "dimensions": info.dimensions}
+    return _pack({**head, "results": [_result(one) for one in results]})
+
+
+def unpack_answer(data: bytes) -> list[Embedding | RetrievalError]:
+    """One per input, in order. Raises `InvalidInput` when these bytes are no answer."""
+    try:
+        body = _object(data)
+        fingerprint = str(body["fingerprint"])
+        return [_embedding(one, fingerprint) for one in body["results"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(f"this is no encoder's answer: {error!r}") from error
+
+
+def _input(item: Any) -> Input | InvalidInput:
+    if not isinstance(item, Mapping):
+        return InvalidInput(f"an input is {type(item).__name__}, expected a map of text and image")
+    if unknown := item.keys() - _INPUT_FIELDS:
+        return InvalidInput(f"unknown fields of an input: {', '.join(sorted(map(str, unknown)))}")
+    text, image = item.get("text"), item.get("image")
+    if not (text is None or isinstance(text, str)):
+        return InvalidInput(f"text is {type(text).__name__}, expected a string", field="text")
+    if not (image is None or isinstance(image, bytes)):
+        return InvalidInput(f"image is {type(image).__name__}, expected the bytes of its file", field="image")
+    return Input(text, image)
+
+
+def _result(result: Embedding | RetrievalError) -> dict[str, Any]:
+    if isinstance(result, RetrievalError):
+        error = {"code": result.code, "detail": result.detail, "field": result.field, "limit": result.limit}
+        return {"error": {name: value for name, value in error.items() if value is not None}}
+    return {
+        "embedding": result.vector.astype("<f4", copy=False).tobytes(),
+        "dropped_tokens": result.dropped_tokens,
+        "cost": result.cost,
+        **{name: getattr(result.timing, name) for name in _TIMES},
+    }
+
+
+def _embedding(result: Mapping[str, Any], fingerprint: str) -> Embedding | RetrievalError:
+    if error := result.get("error"):
+        kind = error_class(str(error["code"]), EncodeFailed.status)
+        return kind(str(error["detail"]), field=error.get("field"), limit=error.get("limit"))
+    vector = np.frombuffer(result["embedding"], "<f4").astype(np.float32)  # (D,)
+    timing = Timing(*(float(result[name]) for name in _TIMES))
+    return Embedding(vector, fingerprint, int(result["dropped_tokens"]), int(result["cost"]), timing)
+
+
+def _pack(value: Any) -> bytes:
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    return packed
+
+
+def _object(data: bytes) -> dict[Any, Any]:
+    try:
+        value = msgpack.unpackb(data, raw=False, strict_map_key=False)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise InvalidInput(f"the body is not msgpack: {error or type(error).__name__}", field="body") from error
+    if not isinstance(value, dict):
+        raise InvalidInput(f"the body is {type(value).__name__}, expected a map", field="body")
+    return value

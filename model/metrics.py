@@ -1,0 +1,58 @@
+"""Recall@K and Pseudo-Recall@K as M2KR and M-BEIR define them: a query is a hit or it is not, and hits are averaged. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Shares by k over `queries` queries and a pool of `candidates`; `pseudo` where the set has answers.
+
+    `unanswerable` queries have no right candidate in the pool. They count, as in the published figures, and can only miss.
+    """
+
+    queries: int
+    candidates: int
+    recall: Mapping[int, float]
+    pseudo: Mapping[int, float]
+    unanswerable: int
+
+
+def recall_at(
+    ranked: Sequence[Sequence[str]], positives: Sequence[Collection[str]], ks: Sequence[int]
+) -> tuple[float, ...]:
+    """Share of queries with any right id among the first k, for each k; best first in `ranked`. reference/ret.md §4.3, §4.5."""
+    ranks = [_first(found in right for found in ids) for ids, right in zip(ranked, positives, strict=True)]
+    return _share_within(ranks, ks)
+
+
+def pseudo_recall_at(
+    texts: Sequence[Sequence[str]], answers: Sequence[Sequence[str]], ks: Sequence[int]
+) -> tuple[float, ...]:
+    """Share of queries with any answer inside any of the first k passages' texts, for each k. reference/ret.md §4.3.
+
+    Answers are stripped and lower-cased, passages lower-cased. An empty answer is in every text, so it is none.
+    """
+    ranks = []
+    for passages, strings in zip(texts, answers, strict=True):
+        sought = [answer for string in strings if (answer := string.strip().lower())]
+        ranks.append(_first(any(answer in text.lower() for answer in sought) for text in passages))
+    return _share_within(ranks, ks)
+
+
+def mean(values: Sequence[float]) -> float:
+    """Unweighted, as M-BEIR averages its tasks: a task of 2,000 queries counts as much as one of 50,000."""
+    return sum(values) / len(values)
+
+
+def _first(hits: Iterable[bool]) -> int | None:
+    """How many come before the first hit; None where there is none."""
+    return next((place for place, hit in enumerate(hits) if hit), None)
+
+
+def _share_within(ranks: Sequence[int | None], ks: Sequence[int]) -> tuple[float, ...]:
+    if not ranks:
+        raise ValueError("recall of no queries")
+    return tuple(sum(rank is not None and rank < k for rank in ranks) / len(ranks) for k in ks)

@@ -1,0 +1,110 @@
+"""What ops and the curious ask first: /livez, /readyz, /metrics, /info and the page at /."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated, Protocol
+
+from fastapi import APIRouter, Depends, Request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import HTMLResponse, Response
+
+from indexer.encoder import Encoder
+from service.health import Health
+from service.schemas import InfoOut, LiveOut, ReadyOut
+from service.settings import Settings
+from service.telemetry import Metrics
+from service.wire import Json
+
+router = APIRouter(tags=["operations"])
+
+
+class Process(Protocol):
+    """What the probes ask of a process, whatever its role."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def metrics(self) -> Metrics: ...
+
+    @property
+    def encoder(self) -> Encoder: ...
+
+    @property
+    def health(self) -> Health: ...
+
+    async def refresh_metrics(self) -> None:
+        """Brings up to date what is counted elsewhere."""
+        ...
+
+
+def process_of(request: Request) -> Process:
+    process: Process = request.app.state.process
+    return process
+
+
+ProcessOf = Annotated[Process, Depends(process_of)]
+
+
+@router.get("/livez", response_model=LiveOut, responses={503: {"model": LiveOut}})
+async def livez(process: ProcessOf) -> Response:
+    """503 when a part of this process, such as the model's thread, is dead or stuck: only a restart helps."""
+    parts = {name: alive() for name, alive in process.health.alive.items()}
+    alive = all(parts.values())
+    return Json({"alive": alive, "parts": parts}, 200 if alive else 503)
+
+
+@router.get("/readyz", response_model=ReadyOut, responses={503: {"model": ReadyOut}})
+async def readyz(process: ProcessOf) -> Response:
+    """200 when a real forward has worked recently and everything this process needs answers."""
+    checks = await process.health.states()
+    ready = all(state == "ok" for state in checks.values())
+    return Json({"ready": ready, "checks": checks}, 200 if ready else 503)
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(process: ProcessOf) -> Response:
+    await process.refresh_metrics()
+    return Response(generate_latest(process.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/info", response_model=InfoOut)
+async def info(process: ProcessOf) -> Response:
+    """The model behind this service and the bounds on what may be sent."""
+    model, settings = await process.encoder.info(), process.settings
+    names = [
+        name for name in type(settings).model_fields if name.startswith("max_") and not name.startswith("max_batch")
+    ]
+    return Json(
+        {
+            "version": version("ret2"),
+            "model": {
+                "name": model.name,
+                "fingerprint": model.fingerprint,
+                "dimensions": model.dimensions,
+                "max_text_tokens": model.max_text_tokens,
+                "image_size_px": model.image_size_px,
+            },
+            "limits": {name: getattr(settings, name) for name in names},
+        }
+    )
+
+
+@router.get("/", response_class=HTMLResponse, include_in_schema=False)
+async def root(process: ProcessOf) -> HTMLResponse:
+    return HTMLResponse(_PAGE.format(model=(await process.encoder.info()).name))
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>ret2</title>
+<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:40em;margin:4em auto;padding:0 1em}}</style>
+<h1>ret2</h1>
+<p>Multimodal retrieval as a service. Model: {model}.</p>
+<ul>
+<li><a href="docs">API documentation</a> (<a href="openapi.json">OpenAPI</a>)
+<li><a href="info">Model and limits</a>
+<li><a href="collections">Collections</a>, <a href="jobs">jobs</a>
+<li><a href="readyz">Readiness</a>, <a href="metrics">metrics</a>
+</ul>
+"""

@@ -1,0 +1,92 @@
+"""What the encoder's client and the encoder service say to each other: everything survives the way, and bad bytes are errors."""
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model import codec
+from model.errors import EncodeFailed, InvalidInput, TooLarge
+from model.inputs import Embedding, Input, ModelInfo, Role, Timing
+
+INFO = ModelInfo("m", "f" * 64, 3, 16, 32)
+
+inputs = st.lists(
+    st.builds(Input, text=st.none() | st.text(max_size=20), image=st.none() | st.binary(max_size=20)), min_size=1
+)
+
+
+@given(items=inputs, role=st.sampled_from(Role), lane=st.sampled_from(["search", "bulk"]))
+def test_a_call_arrives_as_it_was_sent(items: list[Input], role: Role, lane: str) -> None:
+    assert codec.unpack_call(codec.pack_call(items, role, lane)) == codec.Call(role, lane, items)  # type: ignore[arg-type]
+
+
+def test_an_answer_arrives_as_it_was_sent() -> None:
+    vector = np.array([0.1, -2.0, 3e-9], np.float32)
+    embedding = Embedding(vector, INFO.fingerprint, 2, 34, Timing(0.5, 0.25, 0.125))
+    sent = [embedding, EncodeFailed("the forward raised"), TooLarge("text is long", field="text", value=9, limit=8)]
+    got, failed, large = codec.unpack_answer(codec.pack_answer(INFO, sent))
+    assert isinstance(got, Embedding)
+    assert got.vector.tobytes() == vector.tobytes()
+    assert (got.fingerprint, got.dropped_tokens, got.cost, got.timing) == (
+        INFO.fingerprint,
+        2,
+        34,
+        embedding.timing,
+    )
+    assert (type(failed), str(failed)) == (EncodeFailed, "the forward raised")
+    assert isinstance(large, TooLarge)
+    assert (large.detail, large.field, large.limit) == ("text is long", "text", 8)
+
+
+@pytest.mark.parametrize(
+    ("item", "says"),
+    [
+        ({"text": 3}, "text is int"),
+        ({"image": "abc"}, "image is str"),
+        ({"txet": "x"}, "unknown fields of an input: txet"),
+        (7, "an input is int"),
+    ],
+)
+def test_a_wrong_input_harms_only_itself(item: object, says: str) -> None:
+    body = msgpack.packb({"role": "query", "inputs": [{"text": "good"}, item]})
+    good, wrong = codec.unpack_call(body).inputs
+    assert good == Input("good")
+    assert isinstance(wrong, InvalidInput)
+    assert says in wrong.detail
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "not msgpack"),
+        (b"\xc1", "not msgpack"),
+        (b"\x82\xa1a", "not msgpack"),
+        (msgpack.packb([1]), "the body is list"),
+        (msgpack.packb({"role": "king", "inputs": [{}]}), "role is 'king'"),
+        (msgpack.packb({"role": "query", "inputs": []}), "inputs is not a list of one or more"),
+        (msgpack.packb({"role": "query", "inputs": {"text": "x"}}), "inputs is not a list"),
+        (msgpack.packb({"role": "query", "lane": 4, "inputs": [{}]}), "lane is 4"),
+        (msgpack.packb({"role": "query", "model": "x", "inputs": [{}]}), "unknown fields: model"),
+        (msgpack.packb({1: "x"}), "unknown fields: 1"),
+    ],
+)
+def test_what_is_no_call(body: bytes, says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        codec.unpack_call(body)
+
+
+@pytest.mark.parametrize("body", [b"<html>", msgpack.packb({}), msgpack.packb({"fingerprint": "f", "results": [{}]})])
+def test_what_is_no_answer(body: bytes) -> None:
+    with pytest.raises(InvalidInput):
+        codec.unpack_answer(body)
+
+
+@given(st.binary(max_size=64))
+def test_no_bytes_raise_anything_else(body: bytes) -> None:
+    for unpack in (codec.unpack_call, codec.unpack_answer):
+        try:
+            unpack(body)
+        except InvalidInput as error:
+            assert error.detail
