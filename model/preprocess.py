@@ -48,7 +48,9 @@ class Preprocessor:
     max_text_tokens: int
     image: ImageConfig
     patches: int  # what one image costs: the tower's positions
-    text_positions: int | None = None  # what one text costs in a tower that reads all texts at one length; None: its tokens
+    text_positions: int | None = (
+        None  # what one text costs in a tower that reads all texts at one length; None: its tokens
+    )
 
     def prepare(self, item: Input, role: Role, limits: Limits) -> Prepared:
         """Raises `InvalidInput` or `TooLarge`, naming what, which value and the limit."""

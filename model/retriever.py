@@ -31,7 +31,6 @@ from model.inputs import Float32, Input, Limits, ModelInfo, Prepared, Role
 from model.ret2 import States, build_fusion
 from model.weights import CONFIG_FILE, WEIGHTS_FILE, fingerprint, load_strict, locate, read_config, read_tensors
 
-
 # Padded positions that a group of texts may have before it is cut in two: about what one more pass over the weights costs.
 # Estimated for CLIP-B on two cores (a pass reads 150 MB); on a device, launching the kernels of a pass takes the time of thousands.
 _PADDING_CPU, _PADDING_DEVICE = 64, 4096

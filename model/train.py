@@ -9,15 +9,17 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from torch import Tensor, nn
 
+from model.backbones import Modality
 from model.images import decode_image
-from model.inputs import Limits
+from model.inputs import Limits, Role
 from model.preprocess import image_pixels, normalise_text
 from model.ret2 import States
 from model.retriever import Retriever
@@ -30,7 +32,7 @@ STATE_FILE = "state.safetensors"
 class Pair:
     """A query and the document that answers it. Images are keys of the training set's image table.
 
-    Groups are drawn equally often, however many pairs they have. Two pairs of one `subject` are about the same thing, and of one
+    How often a group is drawn does not depend on how many pairs it has. Two pairs of one `subject` are about the same thing, and of one
     `subject` and `topic` have the same answer. `query_text_alone` is what is asked when the picture is dropped.
     """
 
@@ -54,7 +56,8 @@ class TrainSettings:
     weight_decay: float = 0.02
     temperature: float = 0.07
     keep_both: float = 0.5  # share of rows, on either side, that keep text and image; the rest keep one of them
-    augmentations: int = 3  # versions of each image whose states are cached, the plain one included
+    group_shares: tuple[tuple[str, float], ...] = ()  # how often a group of pairs is drawn; 1 where it is not named
+    augmentations: int = 4  # versions of each image whose states are cached, the plain one included
     eval_every: int = 100
     seed: int = 17
 
@@ -62,74 +65,107 @@ class TrainSettings:
 Row = tuple[str | None, str | None]  # text, image key
 
 
+def _has(row: Row) -> tuple[bool, bool]:
+    text, image = row
+    return text is not None, image is not None
+
+
 class StateCache:
-    """Tower states of every text and image of a data set, float16, computed once: frozen towers give the same ones at each step."""
+    """Tower states of every text and image of a data set, float16, computed once: frozen towers give the same ones at each step.
+
+    They are views into one large tensor per layer: tens of thousands of small tensors among the towers' own left ten times their
+    size in unusable gaps of the heap.
+    """
 
     def __init__(self, retriever: Retriever) -> None:
         self._retriever = retriever
         self._texts: dict[str, list[Tensor]] = {}  # per layer (T, Wt)
-        self._images: dict[str, list[list[Tensor]]] = {}  # per version, per layer (P, Wv)
+        self._images: dict[str, list[Tensor]] = {}  # per layer (versions, P, Wv)
 
     @torch.inference_mode()
     def add_texts(self, texts: Iterable[str], report: Callable[[int], None]) -> None:
         preprocessor = self._retriever.preprocessor
         tokens = {text: preprocessor.tokens(normalise_text(text, Limits()))[0] for text in dict.fromkeys(texts)}
         ordered = sorted(tokens, key=lambda text: len(tokens[text]))
+        room = [
+            torch.empty(sum(map(len, tokens.values())), width, dtype=torch.float16) for width in self._widths("text")
+        ]
+        filled = 0
         for start in range(0, len(ordered), 64):
             batch = ordered[start : start + 64]
             layers, mask = self._retriever.text_states([tokens[text] for text in batch])
             for row, text in enumerate(batch):
-                self._texts[text] = [layer[row, mask[row]].half() for layer in layers]
+                end = filled + len(tokens[text])
+                self._texts[text] = [
+                    whole[filled:end].copy_(layer[row, mask[row]]) for whole, layer in zip(room, layers, strict=True)
+                ]
+                filled = end
             report(len(batch))
 
     @torch.inference_mode()
     def add_images(
         self, images: Mapping[str, bytes], versions: int, rng: random.Random, report: Callable[[int], None]
     ) -> None:
-        config = self._retriever.config.image
-        for key, data in images.items():
+        config, patches = self._retriever.config.image, self._retriever.vision_tower.patches
+        room = [
+            torch.empty(len(images), versions, patches, width, dtype=torch.float16) for width in self._widths("vision")
+        ]
+        for place, (key, data) in enumerate(images.items()):
             plain = decode_image(data, Limits())
             drawn = [plain, *(augment(plain, rng) for _ in range(versions - 1))]
             layers = self._retriever.vision_states([image_pixels(image, config) for image in drawn])
-            self._images[key] = [[layer[version].half() for layer in layers] for version in range(versions)]
+            self._images[key] = [whole[place].copy_(layer) for whole, layer in zip(room, layers, strict=True)]
             report(1)
 
     def states(self, rows: Sequence[Row], rng: random.Random | None) -> States:
-        """The rows as one masked batch; `rng` draws among an image's versions, None takes the plain one."""
-        steps = self._retriever.config.steps
-        blank_text = [torch.zeros(1, width, dtype=torch.float16) for width in self._retriever.text_tower.widths]
-        some_image = next(iter(self._images.values()))[0]
-        blank_image = [torch.zeros_like(layer) for layer in some_image]
-        texts = [blank_text if text is None else self._texts[text] for text, _ in rows]
-        images = [blank_image if key is None else self._version(key, rng) for _, key in rows]
-        lengths = torch.tensor([len(text[0]) for text in texts])
-        return States(
-            text=[
-                nn.utils.rnn.pad_sequence([text[step] for text in texts], batch_first=True).float()
-                for step in range(steps)
-            ],
-            text_mask=torch.arange(int(lengths.max()))[None] < lengths[:, None],
-            vision=[torch.stack([image[step] for image in images]).float() for step in range(steps)],
-            text_present=torch.tensor([text is not None for text, _ in rows], dtype=torch.float32),
-            image_present=torch.tensor([key is not None for _, key in rows], dtype=torch.float32),
-        )
+        """Rows that all have the same modalities; `rng` draws among an image's versions, None takes the plain one."""
+        states = States()
+        has_text, has_image = _has(rows[0])
+        if has_text:
+            texts = [self._texts[text] for text, _ in rows if text is not None]
+            lengths = torch.tensor([len(text[0]) for text in texts])
+            states = States(
+                [
+                    nn.utils.rnn.pad_sequence(list(layer), batch_first=True).float()
+                    for layer in zip(*texts, strict=True)
+                ],
+                torch.arange(int(lengths.max()))[None] < lengths[:, None],
+            )
+        if has_image:
+            images = [self._version(key, rng) for _, key in rows if key is not None]
+            vision = [torch.stack(layer).float() for layer in zip(*images, strict=True)]
+            states = States(states.text, states.text_mask, vision)
+        return states
 
     def _version(self, key: str, rng: random.Random | None) -> list[Tensor]:
-        versions = self._images[key]
-        return versions[rng.randrange(len(versions)) if rng else 0]
+        layers = self._images[key]
+        version = rng.randrange(len(layers[0])) if rng else 0
+        return [layer[version] for layer in layers]
+
+    def _widths(self, modality: Modality) -> tuple[int, ...]:
+        widths: tuple[int, ...] = self._retriever.tower(modality, Role.QUERY).widths  # type: ignore[assignment]
+        return widths
 
 
 def augment(image: Image.Image, rng: random.Random) -> Image.Image:
-    """The same drawing as another hand might place it: a little turned, scaled, paler or stronger, on another ground."""
-    ground = tuple(rng.choice((255, 255, 245, 230, rng.randrange(256))) for _ in range(3))
+    """The same drawing as another hand might place it: another shape, round corners, a little turned, paler or stronger, coarser,
+    on another ground."""
+    ground = tuple(rng.choice((255, 255, 255, 245, 230, rng.randrange(256))) for _ in range(3))
+    stretch = rng.uniform(0.85, 1.18)
+    image = image.resize((max(1, round(image.width * stretch)), image.height), Image.Resampling.BICUBIC)
+    if rng.random() < 0.5:
+        radius = rng.uniform(0.03, 0.2) * min(image.size)
+        mask = Image.new("L", image.size, 0)
+        ImageDraw.Draw(mask).rounded_rectangle((0, 0, image.width - 1, image.height - 1), radius, fill=255)
+        image = Image.composite(image, Image.new("RGB", image.size, ground), mask)
     margin = rng.uniform(0.0, 0.25)
     width, height = (round(side * (1 + margin)) for side in image.size)
     canvas = Image.new("RGB", (width, height), ground)
     canvas.paste(image, (rng.randint(0, width - image.width), rng.randint(0, height - image.height)))
-    canvas = canvas.rotate(rng.uniform(-8, 8), Image.Resampling.BICUBIC, fillcolor=ground)
+    canvas = canvas.rotate(rng.uniform(-6, 6), Image.Resampling.BICUBIC, fillcolor=ground)
     for enhance in (ImageEnhance.Color, ImageEnhance.Brightness, ImageEnhance.Contrast):
         canvas = enhance(canvas).enhance(rng.uniform(0.75, 1.25))
-    return canvas
+    return canvas.filter(ImageFilter.GaussianBlur(rng.uniform(0.0, 0.8)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +183,9 @@ def draw_batch(groups: Subjects, settings: TrainSettings, rng: random.Random) ->
     """A group, then a subject of it at random, several pairs of each, every side losing text or image now and then."""
     pairs: list[Pair] = []
     subjects = [list(group.values()) for group in groups.values()]
+    shares = [dict(settings.group_shares).get(group, 1.0) for group in groups]
     while len(pairs) < settings.batch_size:
-        known = rng.choice(rng.choice(subjects))
+        known = rng.choice(*rng.choices(subjects, shares))
         pairs += rng.sample(known, min(settings.topics_per_subject, len(known)))
     pairs = pairs[: settings.batch_size]
     queries, documents = [], []
@@ -240,7 +277,15 @@ class Trainer:
         return loss.item()
 
     def _embed(self, rows: Sequence[Row], rng: random.Random | None) -> Tensor:
-        return F.normalize(self.fusion(self.cache.states(rows, rng)).mean(dim=1), dim=-1)
+        """(N, E). Rows that have the same modalities go together, so that no time is spent on what is absent."""
+        order = sorted(range(len(rows)), key=lambda row: _has(rows[row]))
+        parts = [
+            self.fusion(self.cache.states([rows[row] for row in alike], rng)).mean(dim=1)
+            for _, alike in groupby(order, key=lambda row: _has(rows[row]))
+        ]
+        back = torch.empty(len(rows), dtype=torch.long)
+        back[order] = torch.arange(len(rows))
+        return F.normalize(torch.cat(parts), dim=-1)[back]
 
     @torch.inference_mode()
     def embed(self, rows: Sequence[Row]) -> Tensor:

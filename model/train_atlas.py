@@ -32,6 +32,9 @@ CONFIG = Ret2Config(
     attention_dropout=0.1,
 )
 
+# Flags are drawn more often: each has questions that only its picture tells apart, emoji mostly ask what they show.
+SETTINGS = TrainSettings(group_shares=(("flags", 2.0), ("emoji", 1.0)))
+
 # The ablations that evaluation compares with, trained the same way.
 VARIANTS = {
     "ret2-atlas": CONFIG,

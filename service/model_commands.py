@@ -68,13 +68,12 @@ def train(
     ] = False,
 ) -> None:
     """Train the cell and adapters of ret2-atlas on its training split. Stop and repeat the command at will: it goes on."""
-    from model.train import TrainSettings
-    from model.train_atlas import VARIANTS, train_atlas
+    from model.train_atlas import SETTINGS, VARIANTS, train_atlas
 
     if variant not in VARIANTS:
         raise InvalidInput(f"variant is {variant!r}, known are {', '.join(VARIANTS)}", field="variant", value=variant)
     given: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
-    settings = replace(TrainSettings(), **{key: value for key, value in given.items() if value is not None})
+    settings = replace(SETTINGS, **{key: value for key, value in given.items() if value is not None})
     with _progress() as progress:
         tasks = {}
 

@@ -15,7 +15,6 @@ from model.errors import EncodeFailed
 from model.inputs import Float32, Input, Limits, ModelInfo, Prepared, Role
 from model.retriever import Retriever
 
-
 log = structlog.get_logger(__name__)
 
 

@@ -1,5 +1,7 @@
 """What the encoder's client and the encoder service say to each other: everything survives the way, and bad bytes are errors."""
 
+import contextlib
+
 import msgpack
 import numpy as np
 import pytest
@@ -86,7 +88,5 @@ def test_what_is_no_answer(body: bytes) -> None:
 @given(st.binary(max_size=64))
 def test_no_bytes_raise_anything_else(body: bytes) -> None:
     for unpack in (codec.unpack_call, codec.unpack_answer):
-        try:
+        with contextlib.suppress(InvalidInput):
             unpack(body)
-        except InvalidInput as error:
-            assert error.detail
