@@ -27,8 +27,10 @@ _BROKEN = (
 )
 
 
-def decode_image(data: bytes, limits: Limits) -> Image.Image:
+def decode_image(data: bytes, limits: Limits, at_least_px: int | None = None) -> Image.Image:
     """The file's first frame, EXIF orientation applied, alpha over white, 8-bit RGB. Thread-safe.
+
+    A JPEG may come smaller, by 2, 4 or 8, as long as both its sides keep `at_least_px`: decoding skips what resizing would throw away.
 
     Raises `TooLarge` over `max_image_bytes` or `max_image_px` (both before any pixel is decoded), else `InvalidInput`.
     """
@@ -43,6 +45,8 @@ def decode_image(data: bytes, limits: Limits) -> Image.Image:
             limit=limits.max_image_px,
         )
     try:
+        if at_least_px is not None and image.format == "JPEG":
+            image.draft(None, (at_least_px, at_least_px))  # type: ignore[arg-type]  # None keeps the mode
         image.load()
         return _rgb(ImageOps.exif_transpose(image))
     except _BROKEN as error:

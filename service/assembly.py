@@ -29,6 +29,7 @@ from service.api.app import create_app
 from service.auth import read_keys
 from service.encoder.app import EncoderParts, create_encoder_app
 from service.encoder.batcher import Batcher, Runtime
+from service.encoder.queue import QueueSettings
 from service.parts import Parts
 from service.settings import ServerRole, Settings
 from service.telemetry import Metrics, configure_logs
@@ -97,20 +98,22 @@ def _api_keys(settings: Settings) -> tuple[str, ...]:
 
 
 def _batcher(settings: Settings, metrics: Metrics, runtime: Runtime | None) -> Batcher:
-    return Batcher(
-        runtime or _model(settings),
-        settings.queue,
-        metrics,
-        prepare_threads=settings.prepares,
-        stuck_after_s=settings.stuck_after_s,
-    )
+    queue = settings.queue(QueueSettings().max_batch_cost)
+    if runtime is None:
+        # Here, so that whatever imports this module without building a model starts without torch.
+        from service.encoder.runtime import TorchRuntime
 
-
-def _model(settings: Settings) -> Runtime:
-    # Here, so that whatever imports this module without building a model starts without torch.
-    from service.encoder.runtime import TorchRuntime
-
-    return TorchRuntime.load(settings.model, device=settings.device, threads=settings.threads, limits=settings.limits)
+        runtime = torch_runtime = TorchRuntime.load(
+            settings.model,
+            device=settings.device,
+            precision=settings.precision,
+            compiled=settings.compile,
+            threads=settings.threads,
+            limits=settings.limits,
+        )
+        if settings.max_batch_cost is None:
+            queue = settings.queue(torch_runtime.best_batch_cost())
+    return Batcher(runtime, queue, metrics, prepare_threads=settings.prepares, stuck_after_s=settings.stuck_after_s)
 
 
 @contextmanager

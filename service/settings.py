@@ -45,6 +45,14 @@ class Settings(BaseSettings):
     )
     model: str = Field("bundled", description="checkpoint folder, `bundled`, or `hub:ORG/NAME@COMMIT`")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:N or mps")
+    precision: str = Field(
+        "auto",
+        pattern="^(auto|float32|bfloat16|float16)$",
+        description="of weights and activations; auto: float32 on a CPU, on CUDA bfloat16, or float16 where it has none",
+    )
+    compile: bool = Field(
+        False, description="compile the vision tower at start, a minute or more, and keep it so if that measures faster"
+    )
     threads: Positive | None = Field(None, description="CPU threads of the model; unset: torch decides")
     log_level: str = Field(
         "info", pattern="(?i)^(debug|info|warning|error)$", description="debug, info, warning or error"
@@ -93,7 +101,9 @@ class Settings(BaseSettings):
     # --- bounds on what waits for the model
     max_search_queue_cost: Positive = Field(32_768, description="waiting search inputs: image patches plus text tokens")
     max_bulk_queue_cost: Positive = Field(65_536, description="waiting document inputs: image patches plus text tokens")
-    max_batch_cost: Positive = Field(2_048, description="one forward: image patches plus text tokens")
+    max_batch_cost: Positive | None = Field(
+        None, description="one forward: image patches plus text tokens; unset: measured at start, to be fast and fit"
+    )
     max_batch_wait_ms: float = Field(0.0, ge=0, le=1000, description="how long a batch waits for inputs being prepared")
     searches_per_bulk: Positive = Field(
         4, description="search batches in a row before a waiting bulk batch has its turn"
@@ -152,12 +162,11 @@ class Settings(BaseSettings):
             attempts=self.encoder_attempts,
         )
 
-    @property
-    def queue(self) -> QueueSettings:
+    def queue(self, measured_batch_cost: int) -> QueueSettings:
         return QueueSettings(
             max_search_cost=self.max_search_queue_cost,
             max_bulk_cost=self.max_bulk_queue_cost,
-            max_batch_cost=self.max_batch_cost,
+            max_batch_cost=self.max_batch_cost or measured_batch_cost,
             searches_per_bulk=self.searches_per_bulk,
             max_wait_s=self.max_batch_wait_ms / 1e3,
         )

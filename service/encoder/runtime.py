@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -17,6 +18,11 @@ from model.retriever import Retriever
 
 log = structlog.get_logger(__name__)
 
+_MIN_BATCH_COST = 512  # below it texts go in batches too small: 16 tokens each, 32 of them are 1.5 times faster than 8
+_MAX_BATCH_COST = 131_072
+_WORTH_IT = 1.05  # a larger batch, or a compiled tower, is taken when it is this much faster
+_MEMORY_SHARE = 0.7  # of the device's memory that a measured batch may take; inputs differ, and other things want some
+
 
 class TorchRuntime:
     """A `Runtime` over a `Retriever`. `launch` belongs to one thread; the rest may be called from any."""
@@ -24,12 +30,18 @@ class TorchRuntime:
     def __init__(self, retriever: Retriever, limits: Limits) -> None:
         self._retriever = retriever
         self._limits = limits
-        self._image_cost = self.prepare(Input(image=_dot()), Role.DOCUMENT).cost
+        self._picture = self.prepare(Input(image=_dot()), Role.DOCUMENT)
 
     @classmethod
-    def load(cls, source: str, *, device: str, threads: int | None, limits: Limits) -> Self:
-        runtime = cls(Retriever.load(source, device=choose_device(device), threads=threads), limits)
+    def load(
+        cls, source: str, *, device: str, precision: str, compiled: bool, threads: int | None, limits: Limits
+    ) -> Self:
+        place = choose_device(device)
+        retriever = Retriever.load(source, device=place, dtype=choose_dtype(precision, place), threads=threads)
+        runtime = cls(retriever, limits)
         runtime.warm_up()
+        if compiled:
+            runtime.compile_if_faster()
         return runtime
 
     @property
@@ -42,7 +54,7 @@ class TorchRuntime:
         if item.text:
             most = min(len(item.text.encode("utf-8", "replace")) + 2, self.info.max_text_tokens)
             text_cost = self._retriever.preprocessor.text_positions or most
-        return max(1, text_cost + (self._image_cost if item.image is not None else 0))
+        return max(1, text_cost + (self._picture.cost if item.image is not None else 0))
 
     def prepare(self, item: Input, role: Role) -> Prepared:
         return self._retriever.prepare(item, role, self._limits)
@@ -71,6 +83,56 @@ class TorchRuntime:
         for role in Role:
             self.launch([self.prepare(item, role) for item in items])()
 
+    def best_batch_cost(self, within_s: float = 1.5) -> int:
+        """The smallest batch budget that is about as fast as any: batches of images are doubled while that pays, fits into memory
+        and was measured `within_s`. Larger batches than that only make searches wait behind them."""
+        until = time.monotonic() + within_s
+        count, best_rate = 1, 0.0
+        while (rate := self._images_per_s(count)) > best_rate * _WORTH_IT:
+            best, best_rate = count, rate
+            count *= 2
+            if time.monotonic() > until or count * self._picture.cost > _MAX_BATCH_COST or not self._has_room():
+                break
+        cost = max(_MIN_BATCH_COST, best * self._picture.cost)
+        log.info("batch budget measured", cost=cost, images=best, images_per_s=round(best_rate, 1))
+        return cost
+
+    def compile_if_faster(self) -> bool:
+        """Compiles the vision tower and keeps it compiled if that is faster here. Takes a minute or more."""
+        tower = self._retriever.vision_tower
+        count = max(1, _MIN_BATCH_COST // self._picture.cost)
+        plain = self._images_per_s(count)
+        try:
+            tower.compile(dynamic=True)
+            compiled = self._images_per_s(count)
+        except Exception as error:  # noqa: BLE001  a compiler has many ways to fail, and none of them is a reason not to serve
+            log.warning("the vision tower does not compile", reason=f"{type(error).__name__}: {error}"[:300])
+            compiled = 0.0
+        faster = compiled > plain * _WORTH_IT
+        if not faster:
+            tower._compiled_call_impl = None
+        log.info("compiled", kept=faster, images_per_s=round(compiled, 1), plain_images_per_s=round(plain, 1))
+        return faster
+
+    def _images_per_s(self, count: int) -> float:
+        """The best of three, the first of which pays for allocation; 0 when they do not fit into memory."""
+        batch = [self._picture] * count
+        seconds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            try:
+                self._retriever.launch(batch)()
+            except torch.OutOfMemoryError:
+                return 0.0
+            seconds.append(time.perf_counter() - began)
+        return count / min(seconds)
+
+    def _has_room(self) -> bool:
+        if self._retriever.device.type != "cuda":
+            return True
+        total = torch.cuda.get_device_properties(self._retriever.device).total_memory
+        return torch.cuda.max_memory_reserved(self._retriever.device) * 2 < total * _MEMORY_SHARE
+
 
 def choose_device(wanted: str) -> str:
     """`auto` is the first of CUDA, MPS and CPU that is there."""
@@ -79,6 +141,16 @@ def choose_device(wanted: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def choose_dtype(wanted: str, device: str) -> torch.dtype:
+    """`auto` is float32 on a CPU, where it is exact, and half of it on CUDA, bfloat16 where the device has it."""
+    if wanted != "auto":
+        dtype: torch.dtype = getattr(torch, wanted)
+        return dtype
+    if not device.startswith("cuda"):
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 def _dot() -> bytes:

@@ -36,7 +36,7 @@ class Remote:
     def __init__(self, runtime: Any, **settings: Any) -> None:
         self.settings = Settings(role=ServerRole.ENCODER, **settings)
         self.metrics = Metrics(CollectorRegistry())
-        self.batcher = Batcher(runtime, self.settings.queue, self.metrics)
+        self.batcher = Batcher(runtime, self.settings.queue(2_048), self.metrics)
         self.app = create_encoder_app(EncoderParts(self.settings, self.metrics, self.batcher, ("k" * 16,)))
         self.way = Way(self.app)
 

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
-from model.config import ImageConfig
+from model.config import ImageConfig, Resize
 from model.errors import InvalidInput, TooLarge
+from model.images import decode_image
 from model.inputs import Limits
 from model.preprocess import image_pixels, normalise_text
 
@@ -173,3 +177,25 @@ def test_a_strip_of_more_than_64_to_1_is_near(name: str, size: tuple[int, int]) 
 def test_a_crop_that_cannot_be_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(InvalidInput, match="crop_from_px is"):
         ImageConfig(**changes)
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad", "squash"])
+@pytest.mark.parametrize("size", [(500, 375), (1600, 1200), (1200, 4000)])
+def test_a_large_jpeg_decoded_small_is_nearly_the_same(resize: Resize, size: tuple[int, int]) -> None:
+    """The tolerance that `Preprocessor` states, on a picture harder than a photograph: half of it is noise of one pixel."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (size[1] // 8, size[0] // 8, 3), np.uint8)).resize(size)
+    fine = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8)).filter(ImageFilter.GaussianBlur(1))
+    file = io.BytesIO()
+    Image.blend(coarse, fine, 0.3).save(file, "JPEG", quality=85)
+    config = ImageConfig(size_px=224, resize=resize, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    whole, drafted = decode_image(file.getvalue(), Limits()), decode_image(file.getvalue(), Limits(), at_least_px=448)
+    assert min(drafted.size) >= min(448, min(size))
+    assert (drafted.size < whole.size) == (min(size) >= 2 * 448)
+    difference = np.abs(image_pixels(whole, config) - image_pixels(drafted, config)) * 255
+    assert difference.mean() < 1.5
+    assert difference.max() < 12
+
+
+def test_only_a_jpeg_comes_smaller(png: Callable[..., bytes]) -> None:
+    assert decode_image(png("red", (2000, 2000)), Limits(), at_least_px=100).size == (2000, 2000)

@@ -1,0 +1,130 @@
+"""The model behind the batcher, with a tiny real one: memory that runs out, the measured budget, precision."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from tiny_model import write_tiny_checkpoint  # noqa: E402
+
+from model.errors import EncodeFailed  # noqa: E402
+from model.inputs import Input, Limits, Prepared, Role  # noqa: E402
+from model.retriever import Retriever  # noqa: E402
+from service.encoder import runtime as runtime_module  # noqa: E402
+from service.encoder.runtime import TorchRuntime, choose_dtype  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def tiny(folder: Path) -> TorchRuntime:
+    return TorchRuntime(Retriever.load(str(folder)), Limits())
+
+
+def load(folder: Path, **options: Any) -> TorchRuntime:
+    defaults = {"device": "cpu", "precision": "auto", "compiled": False, "threads": None, "limits": Limits()}
+    return TorchRuntime.load(str(folder), **{**defaults, **options})
+
+
+def prepared(runtime: TorchRuntime, *texts: str) -> list[Prepared]:
+    return [runtime.prepare(Input(text), Role.QUERY) for text in texts]
+
+
+def with_memory_for(runtime: TorchRuntime, cost: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A device that takes `cost` at once; returns the sizes of the batches it was asked for."""
+    real, asked = runtime._retriever.launch, []
+
+    def launch(batch: list[Prepared]) -> Callable[[], Any]:
+        asked.append(len(batch))
+        if sum(item.cost for item in batch) > cost:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+        return real(batch)
+
+    monkeypatch.setattr(runtime._retriever, "launch", launch)
+    return asked
+
+
+def test_out_of_memory_halves_the_batch(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = prepared(tiny, "one", "two", "red", "blue", "a square")
+    whole = tiny.launch(batch)()
+    asked = with_memory_for(tiny, 7, monkeypatch)
+    assert np.abs(tiny.launch(batch)() - whole).max() <= 1e-5
+    assert asked == [5, 2, 3, 1, 2]
+
+
+def test_only_the_input_that_cannot_fit_fails(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    (large,) = prepared(tiny, "what is the capital of this country")
+    with_memory_for(tiny, 8, monkeypatch)
+    with pytest.raises(EncodeFailed, match="this input of 9 positions does not fit into the memory of cpu"):
+        tiny.launch([large])
+    with pytest.raises(EncodeFailed):  # the batcher runs each alone after that
+        tiny.launch([*prepared(tiny, "one"), large])
+    assert tiny.launch(prepared(tiny, "one"))().shape == (1, 16)
+
+
+def test_the_budget_is_the_smallest_that_is_about_as_fast(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime_module, "_MIN_BATCH_COST", 1)
+    rates = {1: 10.0, 2: 18.0, 4: 30.0, 8: 31.0, 16: 40.0}
+    monkeypatch.setattr(tiny, "_images_per_s", rates.__getitem__)
+    assert tiny.best_batch_cost(within_s=60) == 4 * 17
+    assert tiny.best_batch_cost(within_s=0) == 17
+
+
+def test_the_budget_ends_where_memory_does(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime_module, "_MIN_BATCH_COST", 1)
+    with_memory_for(tiny, 5 * 17, monkeypatch)
+    measured = tiny._images_per_s
+    monkeypatch.setattr(tiny, "_images_per_s", lambda count: count * float(measured(count) > 0))
+    assert tiny.best_batch_cost(within_s=60) == 4 * 17
+
+
+def test_half_precision_is_near_and_of_unit_length(folder: Path, make_image: Callable[..., bytes]) -> None:
+    exact, half = load(folder), load(folder, precision="bfloat16")
+    assert half._retriever.dtype is torch.bfloat16
+    items = [Input("a red square"), Input(image=make_image("red")), Input("what is this", make_image("blue"))]
+    batches = [[one.prepare(item, Role.QUERY) for item in items] for one in (exact, half)]
+    near, far = exact.launch(batches[0])(), half.launch(batches[1])()
+    assert far.dtype == np.float32
+    assert np.allclose(np.linalg.norm(far, axis=1), 1, atol=1e-3)
+    assert ((near * far).sum(axis=1) > 0.995).all()
+
+
+def test_auto_is_exact_on_a_cpu() -> None:
+    assert choose_dtype("auto", "cpu") is torch.float32
+    assert choose_dtype("float16", "cpu") is torch.float16
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiling_changes_nothing_but_speed(
+    folder: Path, make_image: Callable[..., bytes], need: Callable[[bool, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need(shutil.which("g++") is not None or shutil.which("clang++") is not None, "a C++ compiler")
+    monkeypatch.setattr(runtime_module, "_WORTH_IT", 0.0)  # keep it, however fast it is
+    plain, compiled = load(folder), load(folder, compiled=True)
+    assert compiled._retriever.vision_tower._compiled_call_impl is not None
+    item = plain.prepare(Input("what is this", make_image("blue")), Role.QUERY)
+    assert np.abs(plain.launch([item])() - compiled.launch([item])()).max() <= 1e-5
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_does_not_compile_runs_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = load(folder)
+    rates = iter([10.0])
+
+    def measure(_count: int) -> float:
+        for rate in rates:
+            return rate
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(runtime, "_images_per_s", measure)
+    assert runtime.compile_if_faster() is False
+    assert runtime._retriever.vision_tower._compiled_call_impl is None
