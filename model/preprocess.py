@@ -61,8 +61,8 @@ class Preprocessor:
         return Prepared(role, tokens, pixels, text_cost + (0 if pixels is None else self.patches), dropped)
 
     def _pixels(self, image: bytes, limits: Limits) -> Float32:
-        """(3, S, S). A large JPEG is decoded at no less than twice the size it is needed at: 3 times faster at 2 megapixels, 5 at 12, and on
-        average within one and a half 8-bit steps of decoding it whole, even of a noisy one (test_preprocess)."""
+        """(3, S, S). A large JPEG is decoded at no less than twice the size it is needed at: 3 times faster at 2 megapixels,
+        5 at 12, and on average within one and a half 8-bit steps of decoding it whole, even of a noisy one (test_preprocess)."""
         wanted = 2 * (self.image.crop_from_px or self.image.size_px)
         return image_pixels(decode_image(image, limits, at_least_px=wanted), self.image)
 
