@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgpack
 import pytest
 import schemathesis
 import uvicorn
@@ -59,6 +60,11 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @schemathesis.serializer("application/x-ndjson")
 def one_line(_context: Any, value: Any) -> bytes:
     return json.dumps(value).encode() + b"\n"
+
+
+@schemathesis.serializer("application/msgpack")
+def packed(_context: Any, value: Any) -> bytes:
+    return value if isinstance(value, bytes) else msgpack.packb({"role": "query", "inputs": [{"text": str(value)}]})
 
 
 schema = schemathesis.openapi.from_path(Path(__file__).parents[2] / "docs" / "openapi.json")
