@@ -3,6 +3,7 @@
 #   make demo           set up, serve, load the bundled benchmark, search it, stay up      ONCE=1: exit after the searches
 #   make test           the tests                                                          MARK=slow: the slow ones
 #   make check          what CI checks besides the tests
+#   make bench          measure speed on this machine     QUICK=1: in ten minutes, not forty   SECTIONS="a c": only those
 #
 # PYTHON=python3.12     another interpreter
 # TORCH="torch==2.13.0 --index-url URL"     another build of torch, such as the CPU one, which is a tenth of the download
@@ -52,4 +53,4 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 bench: $(READY)
-	$(BIN)/python benchmarks/speed.py
+	TORCH='$(TORCH)' $(BIN)/python -m benchmarks $(SECTIONS) $(if $(QUICK),--quick)

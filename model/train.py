@@ -48,9 +48,11 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    steps: int = 1200
+    steps: int = 1800
     batch_size: int = 160
-    topics_per_subject: int = 4  # pairs of one subject in a batch: the hard negatives
+    # Pairs of one subject in a batch. More of them teach to tell a subject's topics apart, but leave fewer subjects to be told apart:
+    # on flags 4 gave a validation recall@1 of 0.61 after 100 steps, 2 gave 0.63, 1 gave 0.69.
+    topics_per_subject: int = 1
     learning_rate: float = 1e-3
     warmup_steps: int = 60
     weight_decay: float = 0.02
@@ -256,6 +258,8 @@ class Trainer:
         )
         self.done = 0
         self.best = -1.0
+        self._device = retriever.device.type
+        self._autocast = has_fast_bfloat16(retriever.device)
 
     def step(self) -> float:
         """One update; returns the loss. What a step draws depends on the seed and its number alone, so resuming repeats a whole run."""
@@ -279,10 +283,11 @@ class Trainer:
     def _embed(self, rows: Sequence[Row], rng: random.Random | None) -> Tensor:
         """(N, E). Rows that have the same modalities go together, so that no time is spent on what is absent."""
         order = sorted(range(len(rows)), key=lambda row: _has(rows[row]))
-        parts = [
-            self.fusion(self.cache.states([rows[row] for row in alike], rng)).mean(dim=1)
-            for _, alike in groupby(order, key=lambda row: _has(rows[row]))
-        ]
+        parts = []
+        for _, alike in groupby(order, key=lambda row: _has(rows[row])):
+            states = self.cache.states([rows[row] for row in alike], rng)
+            with torch.autocast(self._device, torch.bfloat16, enabled=self._autocast):
+                parts.append(self.fusion(states).mean(dim=1).float())
         back = torch.empty(len(rows), dtype=torch.long)
         back[order] = torch.arange(len(rows))
         return F.normalize(torch.cat(parts), dim=-1)[back]
@@ -342,6 +347,13 @@ class Trainer:
                 key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
             }
         return True
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """On two cores with AVX512-BF16 a step took half the time; where a CPU has to emulate it, it would take longer."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def schedule(step: int, settings: TrainSettings) -> float:
