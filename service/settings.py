@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     # --- bounds on what waits for the model
     max_search_queue_cost: Positive = Field(32_768, description="waiting search inputs: image patches plus text tokens")
     max_bulk_queue_cost: Positive = Field(65_536, description="waiting document inputs: image patches plus text tokens")
+    max_queue_s: Seconds = Field(
+        10.0, description="no lane holds more than the model does in this time, measured: a slow device is full sooner"
+    )
     max_batch_cost: Positive | None = Field(
         None, description="one forward: image patches plus text tokens; unset: measured at start, to be fast and fit"
     )
@@ -168,6 +171,7 @@ class Settings(BaseSettings):
             max_bulk_cost=self.max_bulk_queue_cost,
             max_batch_cost=self.max_batch_cost or measured_batch_cost,
             searches_per_bulk=self.searches_per_bulk,
+            max_queue_s=self.max_queue_s,
             max_wait_s=self.max_batch_wait_ms / 1e3,
         )
 

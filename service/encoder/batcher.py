@@ -158,7 +158,7 @@ class Batcher:
     def _admit(self, lane: Lane, entries: Sequence[Entry]) -> None:
         if self._queue.refuses or not self.alive:
             raise DependencyUnavailable("the encoder is not running")
-        if over := self._queue.admit(lane, entries):
+        if over := self._queue.admit(lane, entries, self._cost_per_s):
             self._metrics.overloaded.labels(lane).inc()
             raise Overloaded(
                 f"the {lane} queue of the encoder is full: {self._queue.held(lane)} of its cost is waiting and this call would "

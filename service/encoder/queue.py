@@ -24,10 +24,13 @@ class QueueSettings:
     max_bulk_cost: int = 65_536
     max_batch_cost: int = 2_048
     searches_per_bulk: int = 4
+    max_queue_s: float = 10.0  # a lane takes no more than the model does in this time: a slow one is full sooner
     max_wait_s: float = 0.0  # how long a batch that is not full waits for inputs that are being prepared
 
-    def bound(self, lane: Lane) -> int:
-        return self.max_search_cost if lane is Lane.SEARCH else self.max_bulk_cost
+    def bound(self, lane: Lane, cost_per_s: float | None) -> int:
+        """What may wait in a lane at once; `cost_per_s` is None while nothing has been measured."""
+        fixed = self.max_search_cost if lane is Lane.SEARCH else self.max_bulk_cost
+        return fixed if cost_per_s is None else min(fixed, max(self.max_batch_cost, int(cost_per_s * self.max_queue_s)))
 
 
 class Queue:
@@ -61,11 +64,11 @@ class Queue:
     def closed(self) -> bool:
         return self._closed
 
-    def admit(self, lane: Lane, entries: Sequence[Entry]) -> int:
+    def admit(self, lane: Lane, entries: Sequence[Entry], cost_per_s: float | None = None) -> int:
         """All of a call's entries or none. 0 when admitted, else the cost that has to go before the call fits."""
         cost = sum(entry.cost for entry in entries)
         with self._changed:
-            over = self._held[lane] + cost - self._settings.bound(lane)
+            over = self._held[lane] + cost - self._settings.bound(lane, cost_per_s)
             if over > 0 and self._held[lane] > 0:
                 return min(over, self._held[lane])
             for entry in entries:

@@ -252,6 +252,26 @@ async def test_retry_after_comes_from_queue_and_rate(make_batcher: Make, runtime
     await asyncio.gather(plug, waiting)
 
 
+async def test_a_slow_model_is_full_sooner(make_batcher: Make, runtime: Any) -> None:
+    """40 of cost took 4 s, so that 20 is all that goes within two seconds, whatever the fixed bound allows."""
+    now = [0.0]
+
+    def slow(texts: list[str]) -> None:
+        now[0] += 4.0 if texts == ["x" * 40] else 0.0
+
+    runtime.on_forward = slow
+    batcher = await make_batcher(max_search_cost=10_000, max_batch_cost=8, max_queue_s=2.0, clock=lambda: now[0])
+    await one(batcher, "x" * 40)
+    plug = await hold(batcher, runtime)
+    waiting = send(batcher, "x" * 15)
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await send(batcher, "x" * 6)
+    fits = send(batcher, "x" * 5)
+    runtime.gate.set()
+    await asyncio.gather(plug, waiting, fits)
+
+
 async def test_a_cancelled_callers_input_is_not_encoded(make_batcher: Make, runtime: Any, wait_until: Until) -> None:
     batcher = await make_batcher(prepare_threads=1)
     plug = await hold(batcher, runtime)
