@@ -2,6 +2,7 @@
 #
 #   make demo           set up, serve, load the bundled benchmark, search it, stay up      ONCE=1: exit after the searches
 #   make test           the tests                                                          MARK=slow: the slow ones
+#   make test-images    build the container images and start them: ten minutes
 #   make check          what CI checks besides the tests
 #   make bench          measure speed on this machine     QUICK=1: in ten minutes, not forty   SECTIONS="a c": only those
 #
@@ -15,7 +16,7 @@ MARK   ?= not slow
 BIN   := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo serve test test-slow check bench
+.PHONY: setup demo serve test test-slow test-images check bench
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -45,6 +46,10 @@ test: $(READY)
 
 test-slow:
 	$(MAKE) test MARK=slow
+
+# As root on Debian, with its packages buildah and debootstrap; TORCH must be a build for CPUs.
+test-images: $(READY)
+	RET2_TEST_IMAGES=1 RET2_TEST_TORCH='$(TORCH)' $(BIN)/pytest tests/unit/docker/test_images.py -m slow -s
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -1,0 +1,88 @@
+{{/* Names, labels and images. What takes a component is called with (dict "root" $ "component" "api"). */}}
+
+{{- define "ret2.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end }}
+
+{{- define "ret2.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "ret2.name" . -}}
+{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end }}
+
+{{- define "ret2.componentName" -}}
+{{ include "ret2.fullname" .root }}-{{ .component }}
+{{- end }}
+
+{{- define "ret2.selector" -}}
+app.kubernetes.io/name: {{ include "ret2.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "ret2.labels" -}}
+{{ include "ret2.selector" . }}
+app.kubernetes.io/part-of: ret2
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "ret2.metadata" -}}
+name: {{ include "ret2.componentName" . }}
+namespace: {{ .root.Release.Namespace }}
+labels:
+  {{- include "ret2.labels" . | nindent 2 }}
+{{- end }}
+
+{{- define "ret2.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "ret2.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end }}
+
+{{/* (dict "image" {repository, tag, digest} "tag" what the tag is when it is empty) */}}
+{{- define "ret2.image" -}}
+{{- if .image.digest -}}
+{{ .image.repository }}@{{ .image.digest }}
+{{- else -}}
+{{ .image.repository }}:{{ default .tag .image.tag }}
+{{- end -}}
+{{- end }}
+
+{{- define "ret2.appImage" -}}
+{{- include "ret2.image" (dict "image" .Values.api.image "tag" .Chart.AppVersion) -}}
+{{- end }}
+
+{{- define "ret2.encoderImage" -}}
+{{- $variant := ternary "cuda" "cpu" .Values.encoder.gpu.enabled -}}
+{{- include "ret2.image" (dict "image" .Values.encoder.image "tag" (printf "%s-%s" .Chart.AppVersion $variant)) -}}
+{{- end }}
+
+{{- define "ret2.encoderUrl" -}}
+http://{{ include "ret2.fullname" . }}-encoder.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}:8080
+{{- end }}
+
+{{/* What a pod's embeddings depend on. The encoder's Service selects one generation, so two models are never behind it. */}}
+{{- define "ret2.modelGeneration" -}}
+{{- $model := .Values.model -}}
+{{- $of := dict "source" $model.source -}}
+{{- if eq $model.source "hub" -}}
+{{- $_ := set $of "hub" (pick $model.hub "repository" "revision" "backbones") -}}
+{{- else -}}
+{{- $_ := set $of "path" $model.path -}}
+{{- $_ := set $of "volume" $model.volume -}}
+{{- end -}}
+{{- if eq $model.source "image" -}}
+{{- $_ := set $of "image" (include "ret2.encoderImage" .) -}}
+{{- end -}}
+{{- $of | toJson | sha256sum | trunc 12 -}}
+{{- end }}

@@ -1,0 +1,71 @@
+{{/* Rules that several network policies have in common. */}}
+
+{{- define "ret2.from.metrics" -}}
+{{- with .Values.networkPolicy.metricsFrom -}}
+- from:
+    {{- toYaml . | nindent 4 }}
+  ports:
+    - {port: http, protocol: TCP}
+{{- end }}
+{{- end }}
+
+{{- define "ret2.to.dns" -}}
+- to:
+    {{- toYaml .Values.networkPolicy.dnsTo | nindent 4 }}
+  ports:
+    - {port: 53, protocol: UDP}
+    - {port: 53, protocol: TCP}
+{{- end }}
+
+{{/* (dict "to" peers "port" 5432) */}}
+{{- define "ret2.to.port" -}}
+- ports:
+    - {port: {{ .port }}, protocol: TCP}
+  {{- with .to }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+
+{{- define "ret2.to.database" -}}
+{{ include "ret2.to.port" (dict "to" .Values.networkPolicy.databaseTo "port" .Values.database.port) }}
+{{- end }}
+
+{{/* Public addresses only: a URL in a document cannot name the cluster, its nodes or the cloud's metadata service. */}}
+{{- define "ret2.to.internet" -}}
+- to:
+    - ipBlock:
+        cidr: 0.0.0.0/0
+        except: [0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.168.0.0/16, 224.0.0.0/3]
+    - ipBlock:
+        cidr: 2000::/3
+        except: [2001:db8::/32, 2002::/16]
+  ports:
+    {{- range . }}
+    - {port: {{ . }}, protocol: TCP}
+    {{- end }}
+{{- end }}
+
+{{/* Of api and indexer. */}}
+{{- define "ret2.egress.app" -}}
+{{- include "ret2.to.dns" . }}
+- to:
+    - podSelector:
+        matchLabels:
+          {{- include "ret2.selector" (dict "root" . "component" "encoder") | nindent 10 }}
+  ports:
+    - {port: http, protocol: TCP}
+{{- $qdrant := include "ret2.portOf" (dict "url" .Values.qdrant.url "without" "6333") }}
+{{- $blobs := include "ret2.portOf" (dict "url" .Values.blobs.endpoint "without" (ternary "80" "443" (hasPrefix "http:" .Values.blobs.endpoint))) }}
+{{ include "ret2.to.port" (dict "to" .Values.networkPolicy.qdrantTo "port" $qdrant) }}
+{{ include "ret2.to.database" . }}
+{{ include "ret2.to.port" (dict "to" .Values.networkPolicy.blobsTo "port" $blobs) }}
+{{- if .Values.networkPolicy.fetchImages }}
+{{ include "ret2.to.internet" (list 80 443) }}
+{{- end }}
+{{- end }}
+
+{{/* (dict "url" … "without" the port of a URL that names none) */}}
+{{- define "ret2.portOf" -}}
+{{- regexFind ":[0-9]+$" (urlParse .url).host | trimPrefix ":" | default .without -}}
+{{- end }}

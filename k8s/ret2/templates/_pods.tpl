@@ -1,0 +1,244 @@
+{{/* What pods have in common: the restricted security profile, probes, scheduling, the order of stopping. */}}
+
+{{/* Of every pod, the hooks' included. */}}
+{{- define "ret2.podBasics" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false # a Service named ret2 would set RET2_PORT
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {{ .Values.podSecurity.runAsUser }}
+  runAsGroup: {{ .Values.podSecurity.runAsGroup }}
+  fsGroup: {{ .Values.podSecurity.fsGroup }}
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile:
+    type: RuntimeDefault
+{{- end }}
+
+{{/* Of every container, init containers and hooks included. */}}
+{{- define "ret2.containerSecurity" -}}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {{ .Values.podSecurity.runAsUser }}
+  runAsGroup: {{ .Values.podSecurity.runAsGroup }}
+  allowPrivilegeEscalation: false
+  privileged: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+  seccompProfile:
+    type: RuntimeDefault
+{{- end }}
+
+{{/* (dict "root" $ "component" … "labels" …): labels and annotations of a deployment's pods */}}
+{{- define "ret2.podMetadata" -}}
+{{- $own := index .root.Values .component -}}
+{{- $annotations := merge (dict) $own.podAnnotations .root.Values.commonAnnotations -}}
+labels: # no versions: pods are replaced when what they run changes, not when the chart does
+  {{- include "ret2.selector" . | nindent 2 }}
+  app.kubernetes.io/part-of: ret2
+  {{- with .root.Values.commonLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- with .labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- with $own.podLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with $annotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "ret2.scheduling" -}}
+{{- $own := index .root.Values .component -}}
+topologySpreadConstraints:
+  {{- range $own.topologySpreadConstraints }}
+  - labelSelector:
+      matchLabels:
+        {{- include "ret2.selector" $ | nindent 8 }}
+    {{- toYaml . | nindent 4 }}
+  {{- else }}
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "ret2.selector" . | nindent 8 }}
+  {{- end }}
+{{- with $own.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with $own.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- $tolerations := $own.tolerations -}}
+{{- if and (eq .component "encoder") (dig "gpu" "enabled" false $own) -}}
+{{- $tolerations = concat (list (dict "key" "nvidia.com/gpu" "operator" "Exists" "effect" "NoSchedule")) $tolerations -}}
+{{- end }}
+{{- with $tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $own.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/*
+The order of stopping. The pod is taken out of its Service while preStop sleeps, SIGTERM turns readiness off and lets what is under way
+finish, at most RET2_GRACE_S; the margin is for the process to end. Nothing is killed while these are kept.
+*/}}
+{{- define "ret2.gracePeriodS" -}}
+{{- add .Values.drain.preStopS .Values.drain.graceS 5 -}}
+{{- end }}
+
+{{- define "ret2.preStop" -}}
+lifecycle:
+  preStop:
+    exec:
+      command: [sleep, {{ .Values.drain.preStopS | quote }}]
+{{- end }}
+
+{{/* Takes startupS. /livez: is a restart needed; /readyz: has a forward worked and does all that is needed answer, within 5 s a check. */}}
+{{- define "ret2.probes" -}}
+startupProbe:
+  httpGet: {path: /livez, port: http}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: {{ div (add . 4) 5 }}
+readinessProbe:
+  httpGet: {path: /readyz, port: http}
+  periodSeconds: 5
+  timeoutSeconds: 8
+  failureThreshold: 2
+livenessProbe:
+  httpGet: {path: /livez, port: http}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 3
+{{- end }}
+
+{{- define "ret2.env.process" -}}
+- name: RET2_HOST
+  value: 0.0.0.0
+- name: RET2_PORT
+  value: "8080"
+- name: RET2_LOG_LEVEL
+  value: {{ .Values.logLevel }}
+- name: RET2_GRACE_S
+  value: {{ .Values.drain.graceS | quote }}
+{{- end }}
+
+{{/* Of api and indexer. */}}
+{{- define "ret2.env.app" -}}
+{{ include "ret2.env.process" . }}
+- name: RET2_DATA_DIR
+  value: /tmp/ret2
+{{- if .Values.apiKeys.allowAnonymous }}
+- name: RET2_ALLOW_ANONYMOUS
+  value: "true"
+{{- else }}
+- name: RET2_API_KEYS_FILE
+  value: /etc/ret2/keys/api-keys
+{{- end }}
+- name: RET2_ENCODER_URL
+  value: {{ include "ret2.encoderUrl" . }}
+- name: RET2_ENCODER_API_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.encoder.auth.existingSecret }}
+      key: {{ .Values.encoder.auth.key }}
+- name: RET2_QDRANT_URL
+  value: {{ .Values.qdrant.url }}
+{{- with .Values.qdrant.existingSecret }}
+- name: RET2_QDRANT_API_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: {{ $.Values.qdrant.key }}
+{{- end }}
+{{ include "ret2.env.database" . }}
+- name: RET2_BLOBS_URL
+  value: {{ .Values.blobs.url }}
+{{- with .Values.blobs.endpoint }}
+- name: AWS_ENDPOINT_URL
+  value: {{ . }}
+{{- end }}
+{{- with .Values.blobs.region }}
+- name: AWS_REGION
+  value: {{ . }}
+{{- end }}
+{{- with .Values.blobs.existingSecret }}
+{{- range list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" }}
+- name: {{ . }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ $.Values.blobs.existingSecret }}
+      key: {{ . }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "ret2.env.database" -}}
+- name: RET2_DATABASE_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.database.existingSecret }}
+      key: {{ .Values.database.key }}
+{{- end }}
+
+{{/* The container, volumes and rest of an api's or indexer's pod: they differ in their role and in having a Service to leave. */}}
+{{- define "ret2.appPod" -}}
+{{- $values := .root.Values -}}
+{{- $own := index $values .component -}}
+serviceAccountName: {{ include "ret2.serviceAccountName" .root }}
+{{ include "ret2.podBasics" .root }}
+terminationGracePeriodSeconds: {{ include "ret2.gracePeriodS" .root }}
+containers:
+  - name: {{ .component }}
+    image: {{ include "ret2.appImage" .root }}
+    imagePullPolicy: {{ $values.api.image.pullPolicy }}
+    {{- include "ret2.containerSecurity" .root | nindent 4 }}
+    env:
+      - name: RET2_ROLE
+        value: {{ .component }}
+      {{- include "ret2.env.app" .root | nindent 6 }}
+      {{- range $name, $value := $own.settings }}
+      - name: {{ $name }}
+        value: {{ $value | toString | quote }}
+      {{- end }}
+    ports:
+      - {name: http, containerPort: 8080, protocol: TCP}
+    {{- include "ret2.probes" $own.startupS | nindent 4 }}
+    {{- include "ret2.preStop" .root | nindent 4 }}
+    resources:
+      {{- toYaml $own.resources | nindent 6 }}
+    volumeMounts:
+      - {name: tmp, mountPath: /tmp}
+      {{- if not $values.apiKeys.allowAnonymous }}
+      - {name: api-keys, mountPath: /etc/ret2/keys, readOnly: true} # a folder: a changed Secret reaches it
+      {{- end }}
+volumes:
+  - name: tmp
+    emptyDir:
+      sizeLimit: 1Gi
+  {{- if not $values.apiKeys.allowAnonymous }}
+  - name: api-keys
+    secret:
+      secretName: {{ $values.apiKeys.existingSecret }}
+      defaultMode: 0440
+      items:
+        - {key: {{ $values.apiKeys.key }}, path: api-keys}
+  {{- end }}
+{{ include "ret2.scheduling" . }}
+{{- end }}

@@ -1,0 +1,226 @@
+"""What the deployments promise: they stop in order, start in time, scale, and never mix two models."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from chart.conftest import Object, Render, pod_specs
+
+Find = Callable[..., Object]
+ROLES = ("api", "encoder", "indexer")
+
+
+def _pod(find: Find, role: str, case: str = "default", extra: dict[str, Any] | None = None) -> Object:
+    spec: Object = find("Deployment", f"ret2-{role}", case, extra)["spec"]["template"]["spec"]
+    return spec
+
+
+def _env(container: Object) -> dict[str, Any]:
+    return {variable["name"]: variable.get("value") for variable in container["env"]}
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("drain", [{}, {"preStopS": 30, "graceS": 120}])
+def test_grace_times_add_up(role: str, drain: dict[str, int], find: Find) -> None:
+    """Kubernetes counts preStop too: what is left for the process is more than it takes for itself."""
+    pod = _pod(find, role, extra={"drain": drain})
+    container = pod["containers"][0]
+    pre_stop_s = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    grace_s = float(_env(container)["RET2_GRACE_S"])
+    assert (pre_stop_s, grace_s) == (drain.get("preStopS", 10), drain.get("graceS", 25))
+    assert pod["terminationGracePeriodSeconds"] > pre_stop_s + grace_s
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_probes(role: str, find: Find) -> None:
+    container = _pod(find, role)["containers"][0]
+    paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")}
+    assert paths == {"startup": "/livez", "readiness": "/readyz", "liveness": "/livez"}
+    assert container["readinessProbe"]["timeoutSeconds"] > 5, "a check of /readyz takes up to 5 s"
+    assert container["livenessProbe"]["failureThreshold"] * container["livenessProbe"]["periodSeconds"] >= 30
+
+
+@pytest.mark.parametrize(("startup_s", "tries"), [(900, 180), (901, 181)])
+def test_the_encoder_has_time_to_load_its_model(startup_s: int, tries: int, find: Find) -> None:
+    probe = _pod(find, "encoder", extra={"encoder": {"startupS": startup_s}})["containers"][0]["startupProbe"]
+    assert probe["failureThreshold"] == tries
+    assert probe["failureThreshold"] * probe["periodSeconds"] >= startup_s
+    assert find("Deployment", "ret2-encoder")["spec"]["progressDeadlineSeconds"] > 900
+
+
+# --- one model behind the Service
+
+OTHER_MODELS: dict[str, dict[str, Any]] = {
+    "another revision": {"model": {"hub": {"revision": "f" * 40}}},
+    "another repository": {"model": {"hub": {"repository": "example/other"}}},
+    "another backbone": {"model": {"hub": {"backbones": []}}},
+    "another source": {"model": {"source": "image", "path": "/models/a"}},
+}
+
+
+def _generation(find: Find, case: str, extra: dict[str, Any] | None = None) -> str:
+    selector = find("Service", "ret2-encoder", case, extra)["spec"]["selector"]
+    deployment = find("Deployment", "ret2-encoder", case, extra)["spec"]
+    assert selector.items() <= deployment["template"]["metadata"]["labels"].items()
+    assert "ret2/model" not in deployment["selector"]["matchLabels"], "a Deployment's selector cannot be changed"
+    return str(selector["ret2/model"])
+
+
+@pytest.mark.parametrize("what", OTHER_MODELS)
+def test_another_model_is_another_generation(what: str, find: Find) -> None:
+    assert _generation(find, "gpu") != _generation(find, "gpu", OTHER_MODELS[what])
+
+
+def test_a_model_in_the_image_changes_with_the_image(find: Find) -> None:
+    other = {"encoder": {"image": {"tag": "0.2.0-cpu"}}}
+    assert _generation(find, "default") != _generation(find, "default", other)
+    assert _generation(find, "external") == _generation(find, "external", other)
+
+
+def test_what_is_not_the_model_keeps_the_generation(find: Find) -> None:
+    other = {"encoder": {"replicas": 5, "settings": {"RET2_COMPILE": True}}, "logLevel": "debug"}
+    assert _generation(find, "gpu") == _generation(find, "gpu", other)
+
+
+def test_the_encoder_is_recreated(find: Find) -> None:
+    assert find("Deployment", "ret2-encoder")["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_a_new_chart_does_not_replace_pods(render: Render) -> None:
+    """Labels of pods carry no version of the chart: with Recreate every such upgrade would stop the encoder."""
+    for item in render():
+        if item["kind"] == "Deployment":
+            assert (
+                not {"helm.sh/chart", "app.kubernetes.io/version"}
+                & item["spec"]["template"]["metadata"]["labels"].keys()
+            )
+
+
+# --- where the model comes from
+
+
+def test_model_of_the_image(find: Find) -> None:
+    pod = _pod(find, "encoder")
+    assert _env(pod["containers"][0])["RET2_MODEL"] == "bundled"
+    assert "initContainers" not in pod
+    assert "models" not in {volume["name"] for volume in pod["volumes"]}
+
+
+def test_model_of_the_hub_is_downloaded_at_its_revision_and_then_offline(find: Find) -> None:
+    pod = _pod(find, "encoder", "gpu")
+    commands = [container["command"] for container in pod["initContainers"]]
+    assert commands == [
+        ["hf", "download", "example/ret2-l", "--revision", "0123456789abcdef0123456789abcdef01234567"],
+        ["hf", "download", "example/clip-vit-large", "--revision", "fedcba9876543210fedcba9876543210fedcba98"],
+    ]
+    env = _env(pod["containers"][0])
+    assert env["RET2_MODEL"] == "hub:example/ret2-l@0123456789abcdef0123456789abcdef01234567"
+    assert (env["HF_HUB_OFFLINE"], env["HF_HOME"]) == ("1", _env(pod["initContainers"][0])["HF_HOME"])
+    assert {"name": "models", "mountPath": "/models", "readOnly": True} in pod["containers"][0]["volumeMounts"]
+    assert "HF_TOKEN" not in env, "the token is for the download"
+
+
+def test_a_download_without_a_claim_is_bounded(find: Find) -> None:
+    pod = _pod(find, "encoder", "gpu", {"model": {"hub": {"existingClaim": "", "size": "40Gi"}}})
+    assert {"name": "models", "emptyDir": {"sizeLimit": "40Gi"}} in pod["volumes"]
+
+
+@pytest.mark.parametrize(
+    ("case", "volume"),
+    [
+        ("external", {"persistentVolumeClaim": {"claimName": "models", "readOnly": True}}),
+        (
+            "everything",
+            {"csi": {"readOnly": True, "driver": "models.csi.example.com", "volumeAttributes": {"bucket": "models"}}},
+        ),
+    ],
+)
+def test_model_of_a_volume_is_read_only(case: str, volume: Object, find: Find) -> None:
+    name = "ret2-encoder" if case == "external" else "ret2-retrieval-encoder"  # everything has a name of its own
+    pod = find("Deployment", name, case)["spec"]["template"]["spec"]
+    assert {"name": "models", **volume} in pod["volumes"]
+    assert _env(pod["containers"][0])["RET2_MODEL"] == "/models/ret2-l"
+
+
+# --- GPUs
+
+
+def test_gpu(find: Find) -> None:
+    pod = _pod(find, "encoder", "gpu")
+    container = pod["containers"][0]
+    assert (
+        container["resources"]["limits"]["nvidia.com/gpu"] == container["resources"]["requests"]["nvidia.com/gpu"] == 1
+    )
+    assert container["resources"]["limits"]["memory"] == "24Gi"
+    assert _env(container)["RET2_DEVICE"] == "cuda"
+    assert container["image"].endswith("-cuda")
+    assert pod["runtimeClassName"] == "nvidia"
+    assert pod["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-L4"}
+    assert [taint["key"] for taint in pod["tolerations"]] == ["nvidia.com/gpu", "dedicated"]
+
+
+def test_no_gpu(find: Find) -> None:
+    pod = _pod(find, "encoder")
+    container = pod["containers"][0]
+    assert "nvidia.com/gpu" not in container["resources"]["limits"]
+    assert _env(container)["RET2_DEVICE"] == "cpu"
+    assert container["image"].endswith("-cpu")
+    assert "tolerations" not in pod
+
+
+# --- scaling
+
+
+def test_what_scales_itself_has_no_replicas(render: Render) -> None:
+    objects = render("everything")
+    scaled = {item["spec"]["scaleTargetRef"]["name"] for item in objects if "scaleTargetRef" in item.get("spec", {})}
+    deployments = {item["metadata"]["name"]: item["spec"] for item in objects if item["kind"] == "Deployment"}
+    assert scaled == set(deployments)
+    assert not any("replicas" in spec for spec in deployments.values())
+    assert all("replicas" in item["spec"] for item in render() if item["kind"] == "Deployment")
+
+
+def test_encoder_scales_on_the_sum_of_queues_and_indexer_on_the_one_ledger(find: Find, render: Render) -> None:
+    """Each encoder has a queue of its own; every process reports the whole ledger."""
+    encoder = find("ScaledObject", "ret2-encoder", "gpu")["spec"]
+    indexer = next(item for item in render("everything") if item["kind"] == "ScaledObject")["spec"]
+    queries = [spec["triggers"][0]["metadata"]["query"] for spec in (encoder, indexer)]
+    assert queries == [
+        'sum(ret2_queue_cost{job="ret2",namespace="search"})',
+        'max(ret2_pending_documents{job="ret2",namespace="search"})',
+    ]
+    for spec in (encoder, indexer):
+        assert spec["minReplicaCount"] >= 1, "no pod, no metric, no scaling up"
+        assert spec["fallback"]["replicas"] >= spec["minReplicaCount"]
+        assert spec["triggers"][0]["metadata"]["ignoreNullValues"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("extra", "roles"),
+    [
+        ({}, {"api"}),
+        ({"api": {"replicas": 1}}, set()),
+        ({"encoder": {"replicas": 2}, "indexer": {"replicas": 3}}, {"api", "encoder", "indexer"}),
+        ({"api": {"replicas": 5, "autoscaling": {"enabled": True, "minReplicas": 1}}}, set()),
+        ({"encoder": {"replicas": 1, "autoscaling": {"kind": "hpa", "minReplicas": 2}}}, {"api", "encoder"}),
+    ],
+)
+def test_disruption_budgets_only_of_two_pods_or_more(extra: dict[str, Any], roles: set[str], render: Render) -> None:
+    budgets = {item["metadata"]["name"] for item in render("default", extra) if item["kind"] == "PodDisruptionBudget"}
+    assert budgets == {f"ret2-{role}" for role in roles}
+
+
+def test_pods_are_spread(render: Render) -> None:
+    for name, pod in pod_specs(render("everything")).items():
+        if name.startswith("Deployment/"):
+            for constraint in pod["topologySpreadConstraints"]:
+                component = constraint["labelSelector"]["matchLabels"]["app.kubernetes.io/component"]
+                assert name.endswith(f"-{component}")
+
+
+def test_every_service_finds_its_pods(case: str, render: Render) -> None:
+    objects = render(case)
+    labels = [item["spec"]["template"]["metadata"]["labels"] for item in objects if item["kind"] == "Deployment"]
+    for item in objects:
+        if item["kind"] == "Service":
+            assert len([1 for pod in labels if item["spec"]["selector"].items() <= pod.items()]) == 1
