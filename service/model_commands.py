@@ -148,11 +148,14 @@ class _Embedder:
         return exact_search(lambda inputs: self._embed(inputs, Role.QUERY), documents, [item.id for item in items])
 
     def _embed(self, inputs: Sequence[Input], role: Role) -> Float32:
+        """(N, D). Equal inputs once: without their texts, all passages about one subject are the same picture."""
+        places = {item: place for place, item in enumerate(dict.fromkeys(inputs))}
+        distinct = list(places)
         parts = []
-        for start in self._progress.track(range(0, len(inputs), _BATCH), description=f"embed {len(inputs)} {role}"):
-            batch = [self._retriever.prepare(item, role, Limits()) for item in inputs[start : start + _BATCH]]
+        for start in self._progress.track(range(0, len(distinct), _BATCH), description=f"embed {len(distinct)} {role}"):
+            batch = [self._retriever.prepare(item, role, Limits()) for item in distinct[start : start + _BATCH]]
             parts.append(self._retriever.encode(batch))
-        return np.concatenate(parts)
+        return np.concatenate(parts)[[places[item] for item in inputs]]
 
 
 def _http_searcher(client: Client, carries: Carries, items: Sequence[Item], progress: Progress) -> Search:
