@@ -46,7 +46,7 @@ def decode_image(data: bytes, limits: Limits, at_least_px: int | None = None) ->
         )
     try:
         if at_least_px is not None and image.format == "JPEG":
-            image.draft(None, (at_least_px, at_least_px))  # type: ignore[arg-type]  # None keeps the mode
+            image.draft(None, (at_least_px, at_least_px))  # None keeps the mode
         image.load()
         return _rgb(ImageOps.exif_transpose(image))
     except _BROKEN as error:
