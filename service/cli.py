@@ -21,7 +21,7 @@ from service import demo as demonstration
 from service.benchmark_commands import m2kr, mbeir
 from service.client import DEFAULT_URL, Client, Loaded
 from service.flags import with_settings
-from service.model_commands import eval_app, model_app, train
+from service.model_commands import eval_app, model_app
 from service.settings import Settings
 from service.tables import (
     Failed,
@@ -32,6 +32,7 @@ from service.tables import (
     progress_bar,
     timings_line,
 )
+from service.train_commands import train
 
 _LOAD_PATIENCE_S = 600.0  # a load outlives a restart of the service and waits while the queue is full
 

@@ -1,4 +1,4 @@
-"""`ret2 model`, `ret2 train` and `ret2 eval`: the commands around a checkpoint.
+"""`ret2 model` and `ret2 eval`: the commands around a checkpoint.
 
 They import torch when they run, so that other commands start without it.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from model.errors import InvalidInput
 from model.evaluate import KS, Carries, Item, Recall, Search, corpus, exact_search, nine, questions, recall
 from model.inputs import Float32, Input, Limits, Role
 from service.client import Client
@@ -51,48 +50,6 @@ def verify(
         raise typer.Exit(1)
 
 
-def train(
-    output: Annotated[Path, typer.Option(help="folder of the run; an unfinished one is continued")] = Path(
-        "runs/ret2-atlas"
-    ),
-    variant: Annotated[str, typer.Option(help="ret2-atlas, or an ablation: last-layer, sum")] = "ret2-atlas",
-    steps: Annotated[int | None, typer.Option(min=1)] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2)] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0.0)] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
-    start_from: Annotated[
-        Path | None, typer.Option(help="a checkpoint folder to begin with, not fresh weights")
-    ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="start again, even if the folder has an unfinished run")
-    ] = False,
-) -> None:
-    """Train the cell and adapters of ret2-atlas on its training split. Stop and repeat the command at will: it goes on."""
-    from model.train_atlas import SETTINGS, VARIANTS, train_atlas
-
-    if variant not in VARIANTS:
-        raise InvalidInput(f"variant is {variant!r}, known are {', '.join(VARIANTS)}", field="variant", value=variant)
-    given: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
-    settings = replace(SETTINGS, **{key: value for key, value in given.items() if value is not None})
-    with _progress() as progress:
-        tasks = {}
-
-        def report(stage: str, done: int, of: int) -> None:
-            if stage.startswith("validation"):
-                progress.console.print(f"step {done}: {stage}")
-                return
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(stage, total=of)
-            progress.update(tasks[stage], completed=done)
-
-        outcome = train_atlas(
-            VARIANTS[variant], settings, output, resume=not fresh, report=report, start_from=start_from
-        )
-    Console().print(
-        f"{outcome.steps} steps, best validation recall@1 {outcome.best_recall:.3f}, checkpoint in {outcome.folder}"
-    )
-
-
 @eval_app.command()
 def atlas(
     model: Annotated[str, typer.Option(help="bundled, a checkpoint folder, or hub:ORG/NAME@COMMIT")] = "bundled",
@@ -104,7 +61,7 @@ def atlas(
     """Recall on the bundled benchmark: held-out (subject, question) pairs, pictures by an artist never trained on."""
     from model.atlas import Atlas
 
-    data, console = Atlas.read(), Console()
+    data, console = Atlas.read(), _console()
     if url:
         with Client(url) as client, _progress() as progress:
             results = nine(data, lambda carries, items: _http_searcher(client, carries, items, progress))
@@ -204,6 +161,12 @@ def _cells(recalls: Recalls) -> list[str]:
         for part in ("flags", "emoji")
         for cell in (*(f"{value:.3f}" for value in recalls[part].at), str(recalls[part].n))
     ]
+
+
+def _console() -> Console:
+    """Wide enough for the tables where nobody says how wide it is: into a file, a pipe, a log of CI."""
+    console = Console()
+    return console if console.is_terminal else Console(width=100)
 
 
 def _progress() -> Progress:

@@ -1,11 +1,11 @@
 """A store in memory that keeps every promise of the real ones: NumPy for the ranking, `filters.matches` for the filter."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from indexer.filters import Filter, matches
+from indexer.filters import FieldType, Filter, matches
 from indexer.records import Hit, Point
 from model.errors import Conflict, InvalidInput, NotFound, RetrievalError
 from model.inputs import Float32
@@ -19,7 +19,7 @@ class FakeStore:
         self.broken: RetrievalError | None = None
         self.upserts: list[list[str]] = []
 
-    async def create(self, name: str, dimensions: int) -> None:
+    async def create(self, name: str, dimensions: int, indexes: Mapping[str, FieldType] | None = None) -> None:
         self.check()
         present, _ = self.kept.setdefault(name, (dimensions, {}))
         if present != dimensions:

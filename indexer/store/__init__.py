@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from indexer.filters import Filter
+from indexer.filters import FieldType, Filter
 from indexer.records import Hit, Point
 from model.inputs import Float32
 
@@ -40,7 +40,9 @@ class Points(Protocol):
 class Store(Protocol):
     """The collections of one engine. `close()` flushes; a store is opened once per process."""
 
-    async def create(self, name: str, dimensions: int) -> None: ...
+    async def create(self, name: str, dimensions: int, indexes: Mapping[str, FieldType] | None = None) -> None:
+        """Makes what is missing, `indexes` over metadata fields too; `Conflict` if it has other dimensions."""
+        ...
 
     async def drop(self, name: str) -> None: ...
 

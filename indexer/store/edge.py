@@ -9,14 +9,15 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from indexer.filters import Filter
+from indexer.filters import FieldType, Filter
 from indexer.records import Hit, Point
+from indexer.store.edge_snapshot import pack
 from model.errors import DependencyUnavailable, RetrievalError
 from model.inputs import Float32
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60.0  # of a busy machine, over the wait for the lock; 0.2 s is usual
 ANSWER_TIMEOUT_S = 120.0  # the longest call is a search behind the vacuum of a large collection
+COPY_TIMEOUT_S = 3_600.0  # of a snapshot or a restoration
 CLOSE_TIMEOUT_S = 30.0
 
 
@@ -41,12 +43,23 @@ class EdgeStore:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="edge")
         self._closed = False
 
-    async def create(self, name: str, dimensions: int) -> None:
-        """Does nothing if the collection is there with these dimensions; `Conflict` if it has others."""
-        await self._call("create", name, dimensions)
+    async def create(self, name: str, dimensions: int, indexes: Mapping[str, FieldType] | None = None) -> None:
+        """Makes what is missing, indexes too, if the collection is there with these dimensions; `Conflict` if it has others."""
+        await self._call("create", name, dimensions, dict(indexes or {}))
 
     async def drop(self, name: str) -> None:
         await self._call("drop", name)
+
+    async def snapshot(self, name: str, file: Path) -> None:
+        """The collection as it is now in one file, whole or not at all. Other calls wait while its files are copied, not while
+        they are packed: 0.5 s of 10 for 100,000 x 256 on a busy machine."""
+        copied = file.with_name(f".copy-{file.name}")
+        await self._call("copy", name, copied)
+        await asyncio.to_thread(pack, copied, file)
+
+    async def restore(self, name: str, file: Path) -> None:
+        """What `snapshot` wrote, under any name; `Conflict` if there is such a collection."""
+        await self._call("restore", name, file)
 
     def points(self, name: str) -> EdgePoints:
         return EdgePoints(self._call, name)
@@ -138,7 +151,7 @@ class _Child:
     def _ask(self, method: str, arguments: tuple[Any, ...]) -> Any:
         pipe = self._pipe or self._start()
         pipe.send((method, arguments))
-        return self._receive(pipe, ANSWER_TIMEOUT_S)
+        return self._receive(pipe, COPY_TIMEOUT_S if method in ("copy", "restore") else ANSWER_TIMEOUT_S)
 
     def _start(self) -> Connection[Any, Any]:
         # A plain command, not multiprocessing: that would import the parent's main module, torch and all.

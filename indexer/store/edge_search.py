@@ -1,32 +1,49 @@
-"""Search in Qdrant Edge's terms: unit vectors, the filter tree, and an order that does not change from page to page."""
+"""Search in Qdrant Edge's terms: the filter tree, and an order that does not change from page to page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
 import qdrant_edge as qe
 
-from indexer.filters import AllOf, AnyOf, Equals, Filter, In, Not, Range, Scalar, whole_number_beyond_doubles
-from indexer.store.payload import metadata_path
-from model.errors import InvalidInput
-from model.inputs import Float32
+from indexer.filters import (
+    AllOf,
+    AnyOf,
+    AtLeast,
+    DateRange,
+    Empty,
+    Equals,
+    FieldType,
+    Filter,
+    FullText,
+    GeoBox,
+    GeoRadius,
+    In,
+    Leaf,
+    Nested,
+    Not,
+    Range,
+    Scalar,
+    tight_bounds,
+    whole_number_beyond_doubles,
+)
+from indexer.filters.values import word_chunks
+from indexer.store.payload import path_of, relative_path
+from indexer.store.vectors import just_below
 
 MAX_TIES = 1_000  # points of the same score past the end of a page that are looked at to put them in order
 
 
-def unit(vector: Float32, dimensions: int, of: str) -> Float32:
-    """The vector at length 1, by way of float64 so that no finite input overflows. Edge would store NaN and zero (promise 12)."""
-    if vector.shape != (dimensions,):
-        raise InvalidInput(
-            f"vector of {of} has shape {vector.shape}, the collection's is ({dimensions},)", limit=dimensions
-        )
-    exact = vector.astype(np.float64)
-    norm = float(np.linalg.norm(exact))
-    if not np.isfinite(norm) or norm == 0:
-        raise InvalidInput(f"vector of {of} has norm {norm}, which must be finite and over 0", value=str(norm))
-    return (exact / norm).astype(np.float32)
+INDEX_KINDS = {
+    FieldType.KEYWORD: qe.PayloadSchemaType.Keyword,
+    FieldType.NUMBER: qe.PayloadSchemaType.Float,
+    FieldType.BOOL: qe.PayloadSchemaType.Bool,
+    FieldType.DATETIME: qe.PayloadSchemaType.Datetime,
+    FieldType.TEXT: qe.PayloadSchemaType.Text,
+    FieldType.GEO: qe.PayloadSchemaType.Geo,
+}
 
 
 def ranked(
@@ -44,7 +61,7 @@ def ranked(
             limit=wanted + beyond,
             query=qe.Query.Nearest(query),
             filter=filter_,
-            score_threshold=None if score_threshold is None else _just_below(score_threshold),
+            score_threshold=None if score_threshold is None else just_below(score_threshold),
             with_payload=["document_id"],
         )
         found = shard.query(request)
@@ -53,60 +70,61 @@ def ranked(
     return sorted(found, key=lambda hit: (-hit.score, cast(dict[str, str], hit.payload)["document_id"]))[:wanted]
 
 
-def _just_below(score_threshold: float) -> float:
-    """Edge wants scores over its threshold, ours are at or over it."""
-    return float(np.nextafter(np.float32(score_threshold), np.float32("-inf")))
-
-
 def to_edge(condition: Filter) -> qe.Filter:
     """The tree in Edge's terms; it selects what `indexer.filters.matches` does."""
+    return _filter(condition, path_of)
+
+
+def _filter(condition: Filter, path: Callable[[str], str]) -> qe.Filter:
+    """`path` writes a field: from the payload's root, or from an object in a list."""
     match condition:
         case AllOf(of):
-            return qe.Filter(must=[to_edge(each) for each in of])
+            return qe.Filter(must=[_filter(each, path) for each in of])
         case AnyOf(()):
-            return qe.Filter(must=[qe.HasIdCondition(set())])  # to Edge, an empty `should` is no condition
+            return _nothing()  # to Edge, an empty `should` is no condition
         case AnyOf(of):
-            return qe.Filter(should=[to_edge(each) for each in of])
+            return qe.Filter(should=[_filter(each, path) for each in of])
+        case AtLeast(n, of):
+            return qe.Filter(min_should=qe.MinShould([_filter(each, path) for each in of], n))
         case Not(of):
-            return qe.Filter(must_not=[to_edge(of)])
-        case Equals(field, value):
-            return qe.Filter(must=[_equals(metadata_path(field), value)])
-        case In(field, values):
-            return _in(metadata_path(field), values)
-        case Range(field, gt, gte, lt, lte):
-            return qe.Filter(
-                must=[qe.FieldCondition(metadata_path(field), range=qe.RangeFloat(gt=gt, gte=gte, lt=lt, lte=lte))]
-            )
+            return qe.Filter(must_not=[_filter(of, path)])
+        case Nested(field, of):
+            return qe.Filter(must=[qe.NestedCondition(path(field), _filter(of, relative_path))])
+        case _:
+            return _leaf(condition, path(condition.field))
 
 
-def indexable(condition: Filter) -> Iterator[tuple[str, qe.PayloadSchemaType]]:
-    """The fields it looks at and the index that would serve each.
+def _nothing() -> qe.Filter:
+    return qe.Filter(must=[qe.HasIdCondition(set())])
 
-    An index answers the conditions of its kind, and Edge reads the payloads for all others: what is selected never changes.
-    Edge's integer index is not among them, it would answer ranges and overlook 2.5.
-    """
+
+def _leaf(condition: Leaf, path: str) -> qe.Filter:
     match condition:
-        case AllOf(of) | AnyOf(of):
-            for each in of:
-                yield from indexable(each)
-        case Not(of):
-            yield from indexable(of)
-        case Range(field):
-            yield field, qe.PayloadSchemaType.Float
-        case Equals(field, value):
-            yield from _index_for(field, value)
-        case In(field, values):
-            for first in values[:1]:
-                yield from _index_for(field, first)
+        case Equals(_, value):
+            return qe.Filter(must=[_equals(path, value)])
+        case In(_, values):
+            return _in(path, values)
+        case Range():
+            return qe.Filter(must=[qe.FieldCondition(path, range=qe.RangeFloat(**tight_bounds(condition)))])
+        case DateRange():
+            written = {each: bound.isoformat() for each, bound in tight_bounds(condition).items()}
+            return qe.Filter(must=[qe.FieldCondition(path, range=qe.RangeDateTime(**written))])
+        case Empty():
+            return qe.Filter(must=[qe.IsEmptyCondition(path)])
+        case FullText(_, text):
+            return qe.Filter(must=[qe.FieldCondition(path, match=qe.MatchText(each)) for each in word_chunks(text)])
+        case GeoRadius(_, lat, lon, radius_m):
+            return qe.Filter(
+                must=[qe.FieldCondition(path, geo_radius=qe.GeoRadius(qe.GeoPoint(lon=lon, lat=lat), radius_m))]
+            )
+        case GeoBox():
+            return _geo_box(path, condition)
 
 
-def _index_for(field: str, value: Scalar) -> Iterator[tuple[str, qe.PayloadSchemaType]]:
-    if isinstance(value, bool):
-        yield field, qe.PayloadSchemaType.Bool
-    elif isinstance(value, str):
-        yield field, qe.PayloadSchemaType.Keyword
-    elif not whole_number_beyond_doubles(value):
-        yield field, qe.PayloadSchemaType.Float
+def _geo_box(path: str, box: GeoBox) -> qe.Filter:
+    corners = [(qe.GeoPoint(west, box.top), qe.GeoPoint(east, box.bottom)) for west, east in box.spans()]
+    boxes: list[Any] = [qe.FieldCondition(path, geo_bounding_box=qe.GeoBoundingBox(*each)) for each in corners]
+    return qe.Filter(should=boxes) if boxes else _nothing()
 
 
 def _in(path: str, values: tuple[str, ...] | tuple[int, ...]) -> qe.Filter:

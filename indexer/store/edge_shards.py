@@ -2,36 +2,36 @@
 
 FOLDER/<name>/collection.json        {"dimensions": D}; a collection's folder appears whole, by one rename
 FOLDER/<name>/shard/                 Edge's own files
-FOLDER/.new-<name>  .gone-<name>     a creation or removal that was cut short, cleared at the next start
+FOLDER/.new-<name>  .gone-<name>     a creation, restoration or removal that was cut short, cleared at the next start
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import qdrant_edge as qe
 
-from indexer.filters import Filter
+from indexer.filters import FieldType, Filter
 from indexer.records import Hit, Point, point_id
-from indexer.store.edge_search import indexable, ranked, to_edge, unit
-from indexer.store.payload import hit_of, metadata_path, payload_of, point_of
+from indexer.store.edge_search import INDEX_KINDS, ranked, to_edge
+from indexer.store.edge_snapshot import copy, unpack
+from indexer.store.edge_snapshot import sync as _sync
+from indexer.store.indexes import missing
+from indexer.store.payload import engine_name, hit_of, path_of, payload_of, point_of, quoted
+from indexer.store.vectors import unit
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 from model.inputs import Float32
 
 MAX_DIMENSIONS = 65_535
-MAX_NAME_BYTES = 200  # a file name has 255
 LOAD_WAIT_S = 5.0
 FLUSH_EVERY_POINTS = 20_000  # bounds the log replayed after a crash (100,000 points: 1 s); a flush takes 0.1 to 0.4 s
-MAX_INDEXES = 16  # of one collection; each costs memory and 10 us a point to make
 MIN_FREE_BYTES = 64 * 2**20  # two files of Edge's log; on a full disk a write through a memory map kills the process
 
 # No HNSW. An index built in bounded steps needs small segments, and many small graphs are no faster than the exact scan:
@@ -47,7 +47,7 @@ class _Open:
     shard: Any
     wal: Path
     dimensions: int
-    indexed: set[str]  # metadata fields
+    indexed: dict[str, FieldType]  # by path
     unflushed: int = 0
     untidy: bool = False
 
@@ -61,7 +61,7 @@ class Shards:
         for leftover in [*folder.glob(".new-*"), *folder.glob(".gone-*")]:
             shutil.rmtree(leftover)
 
-    def create(self, name: str, dimensions: int) -> None:
+    def create(self, name: str, dimensions: int, indexes: Mapping[str, FieldType]) -> None:
         if not 1 <= dimensions <= MAX_DIMENSIONS:
             raise InvalidInput(
                 f"dimensions is {dimensions}, limit is 1 to {MAX_DIMENSIONS}", field="dimensions", value=dimensions
@@ -71,16 +71,49 @@ class Shards:
             present = self._opened(name).dimensions
             if present != dimensions:
                 raise Conflict(f"collection {name} has {present} dimensions, not {dimensions}")
-            return
+        else:
+            self._make(final, dimensions)
+        if indexes:
+            opened = self._opened(name)
+            declared = {path_of(field): kind for field, kind in indexes.items()}
+            absent = {path: kind for path, kind in declared.items() if opened.indexed.get(path) != kind}
+            self._make_indexes(opened, absent)
+
+    def _make(self, final: Path, dimensions: int) -> None:
         self._check_free_space()
-        new = final.with_name(f".new-{final.name}")
-        shutil.rmtree(new, ignore_errors=True)
-        (new / "shard").mkdir(parents=True)
+        new = self._anew(final)
+        (new / "shard").mkdir()
         qe.EdgeShard.create(str(new / "shard"), _config(dimensions)).close()
         (new / "collection.json").write_text(json.dumps({"dimensions": dimensions}))
         for path in (new / "collection.json", new / "shard", new):
             _sync(path)
         new.rename(final)
+        _sync(self._folder)
+
+    def _anew(self, final: Path) -> Path:
+        new = final.with_name(f".new-{final.name}")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        return new
+
+    def copy(self, name: str, to: Path) -> None:
+        """The collection's files as they are now, to a folder of its own."""
+        self._flush(self._opened(name))
+        copy(self._path(name), to)
+
+    def restore(self, name: str, file: Path) -> None:
+        final = self._path(name)
+        if final.exists():
+            raise Conflict(f"collection {name} is there; drop it first", field="collection", value=name)
+        self._check_free_space()
+        new = self._anew(final)
+        try:
+            unpack(file, new)
+            dimensions = _dimensions(new, file)
+            _load(new / "shard", dimensions).close()  # whether the engine can read it
+            new.rename(final)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
         _sync(self._folder)
 
     def drop(self, name: str) -> None:
@@ -162,7 +195,8 @@ class Shards:
                 raise NotFound(f"there is no collection {name} in the store", field="collection", value=name)
             dimensions = json.loads((folder / "collection.json").read_text())["dimensions"]
             shard = _load(folder / "shard", dimensions)
-            indexed = {path.replace('"', "").removeprefix("metadata.") for path in shard.info().payload_schema}
+            schema = {quoted(path): _kind(each.data_type) for path, each in shard.info().payload_schema.items()}
+            indexed = {path: kind for path, kind in schema.items() if kind is not None}
             self._open[name] = _Open(shard, folder / "shard" / "wal", dimensions, indexed)
         return self._open[name]
 
@@ -171,12 +205,7 @@ class Shards:
             self._open.pop(name).shard.close()  # flushes
 
     def _path(self, name: str) -> Path:
-        quoted = quote(name, safe="").replace(".", "%2E")  # no separator and no leading dot is left
-        if not 1 <= len(quoted) <= MAX_NAME_BYTES:
-            raise InvalidInput(
-                f"collection name has {len(quoted)} bytes, limit is 1 to {MAX_NAME_BYTES}", field="collection"
-            )
-        return self._folder / quoted
+        return self._folder / engine_name(name)
 
     def _write(self, name: str, operation: Any, points: int) -> None:
         """Edge writes its log through a memory map. Syncing those files (6 ms) makes a write outlive the machine's power;
@@ -200,11 +229,15 @@ class Shards:
 
     def _index(self, opened: _Open, condition: Filter) -> None:
         """A field is indexed when a filter first names it: of 50,000 points, 0.5 s once makes 120 ms a search 1 to 3 ms."""
-        for field, kind in indexable(condition):
-            if field not in opened.indexed and len(opened.indexed) < MAX_INDEXES:
-                opened.shard.update(qe.UpdateOperation.create_field_index(metadata_path(field), kind))
-                opened.indexed.add(field)
-                opened.untidy = True
+        self._make_indexes(opened, missing(condition, opened.indexed))
+
+    def _make_indexes(self, opened: _Open, indexes: Mapping[str, FieldType]) -> None:
+        for path, kind in indexes.items():
+            if path in opened.indexed:
+                opened.shard.update(qe.UpdateOperation.delete_field_index(path))
+            opened.shard.update(qe.UpdateOperation.create_field_index(path, INDEX_KINDS[kind]))
+            opened.indexed[path] = kind
+            opened.untidy = True
 
     def _check_free_space(self) -> None:
         free = shutil.disk_usage(self._folder).free
@@ -233,9 +266,12 @@ def _load(path: Path, dimensions: int) -> qe.EdgeShard:
             time.sleep(0.05)
 
 
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
+def _dimensions(folder: Path, file: Path) -> int:
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        return int(json.loads((folder / "collection.json").read_text())["dimensions"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{file} is not a snapshot of a collection", field="snapshot", value=str(file)) from error
+
+
+def _kind(data_type: object) -> FieldType | None:
+    return next((kind for kind, each in INDEX_KINDS.items() if each == data_type), None)

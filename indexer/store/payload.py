@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from indexer.filters import steps
 from indexer.records import Hit, Point
+from model.errors import InvalidInput
 from model.inputs import Float32
+
+MAX_NAME_BYTES = 200  # a file name has 255, as a Qdrant collection
 
 
 def payload_of(point: Point) -> dict[str, Any]:
@@ -42,6 +47,24 @@ def hit_of(payload: Mapping[str, Any], score: float, vector: Float32 | None) -> 
     )
 
 
-def metadata_path(field: str) -> str:
+def path_of(field: str) -> str:
     """A metadata field as a Qdrant JSON path. Every key is quoted, so that spaces, dashes and brackets are plain characters."""
-    return ".".join(["metadata", *(f'"{key}"' for key in steps(field))])
+    return f'"metadata".{relative_path(field)}'
+
+
+def relative_path(field: str) -> str:
+    """As it is written in a condition on the objects of a list."""
+    return ".".join(f'"{key}"' for key in steps(field))
+
+
+def quoted(path: str) -> str:
+    """A path as an engine shows it, which leaves out quotes where it can, in the form of `path_of`."""
+    return re.sub(r'"[^"]*"|[^."\[\]]+', lambda key: key[0] if key[0].startswith('"') else f'"{key[0]}"', path)
+
+
+def engine_name(collection: str) -> str:
+    """A collection's name as a folder or a Qdrant collection can have it: no separator and no leading dot is left."""
+    name = quote(collection, safe="").replace(".", "%2E")
+    if not 1 <= len(name) <= MAX_NAME_BYTES:
+        raise InvalidInput(f"collection name has {len(name)} bytes, limit is 1 to {MAX_NAME_BYTES}", field="collection")
+    return name

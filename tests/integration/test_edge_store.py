@@ -1,11 +1,13 @@
 """The process behind EdgeStore: what is acknowledged survives its death, and it never outlives its parent."""
 
 import asyncio
+import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import textwrap
 import time
 from collections.abc import AsyncIterator
@@ -14,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.filters import AnyOf, Equals, Not, Range
+from indexer.filters import AnyOf, Equals, FieldType, Not, Range
 from indexer.records import Point
-from indexer.store import edge, edge_process, edge_shards
+from indexer.store import edge, edge_process, edge_shards, indexes
 from indexer.store.edge import EdgeStore
-from model.errors import Conflict, DependencyUnavailable, InvalidInput, RetrievalError
+from indexer.store.payload import path_of
+from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 
 D = 32
 ROOT = Path(__file__).parents[2]
@@ -268,7 +271,7 @@ async def test_metadata_that_is_not_json_is_refused(store: EdgeStore, value: obj
 
 def test_every_error_of_edge_becomes_ours(tmp_path: Path) -> None:
     shards = edge_shards.Shards(tmp_path)
-    shards.create("c", D)
+    shards.create("c", D, {})
 
     def fail() -> None:
         raise Exception("Service runtime error: No space left on device")  # noqa: TRY002 as Edge raises it
@@ -285,7 +288,7 @@ def test_every_error_of_edge_becomes_ours(tmp_path: Path) -> None:
 def test_a_write_is_synced_before_it_is_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill cannot show this, only a power cut could: pages written through a memory map survive the process anyway."""
     shards = edge_shards.Shards(tmp_path)
-    shards.create("c", D)
+    shards.create("c", D, {})
     synced: list[Path] = []
     monkeypatch.setattr(edge_shards, "_sync", synced.append)
     for write in (lambda: shards.upsert("c", batch(0)), lambda: shards.delete("c", ["d0"])):
@@ -298,12 +301,12 @@ def test_a_write_is_synced_before_it_is_acknowledged(tmp_path: Path, monkeypatch
 
 def test_a_full_disk_is_said_before_it_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards = edge_shards.Shards(tmp_path)
-    shards.create("c", D)
+    shards.create("c", D, {})
     monkeypatch.setattr(edge_shards, "MIN_FREE_BYTES", 2**70)
     with pytest.raises(DependencyUnavailable, match="disk is full"):
         shards.upsert("c", batch(0))
     with pytest.raises(DependencyUnavailable, match="disk is full"):
-        shards.create("d", D)
+        shards.create("d", D, {})
     shards.delete("c", ["d0"])
     shards.close()
 
@@ -311,7 +314,7 @@ def test_a_full_disk_is_said_before_it_is_met(tmp_path: Path, monkeypatch: pytes
 def test_tidying_shortens_the_log_and_gives_back_deleted_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edge_shards, "FLUSH_EVERY_POINTS", 1_000)
     shards = edge_shards.Shards(tmp_path)
-    shards.create("c", D)
+    shards.create("c", D, {})
     for start in range(0, 6_400, 64):
         shards.upsert("c", batch(start))
         assert shards._open["c"].unflushed < 1_000
@@ -325,20 +328,72 @@ def test_tidying_shortens_the_log_and_gives_back_deleted_space(tmp_path: Path, m
 
 
 def test_a_field_is_indexed_when_a_filter_first_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge_shards, "MAX_INDEXES", 3)
+    monkeypatch.setattr(indexes, "MAX_INDEXES", 3)
     fields = ["x", "a b", "n.y", "one too many"]
+    wanted = dict.fromkeys(map(path_of, fields[:3]), FieldType.KEYWORD)
     query = batch(0)[0].vector
     shards = edge_shards.Shards(tmp_path)
-    shards.create("c", D)
+    shards.create("c", D, {})
     shards.upsert("c", batch(0))
     for field in fields:
         shards.search("c", query, 1, 0, Not(AnyOf((Equals(field, "word"), Range(field, gt=1)))), None, False)
-    assert shards._open["c"].indexed == {"x", "a b", "n.y"}
+    assert shards._open["c"].indexed == wanted
     shards.close()
     shards = edge_shards.Shards(tmp_path)
     shards.count("c")
-    assert shards._open["c"].indexed == {"x", "a b", "n.y"}
+    assert shards._open["c"].indexed == wanted
     shards.close()
+
+
+async def test_a_snapshot_is_the_collection_as_it_was(store: EdgeStore, tmp_path: Path) -> None:
+    file = tmp_path / "backups" / "c.snapshot"
+    points = store.points("c")
+    await points.upsert(batch(0))
+    await points.search(batch(0)[0].vector, limit=1, condition=Equals("i", 3))  # a payload index goes with it
+    await store.snapshot("c", file)
+    await points.upsert(batch(64))
+    await points.delete(["d0"])
+    await store.snapshot("c", tmp_path / "later.snapshot")
+    await store.restore("then", file)
+    assert await store.points("then").count() == 64
+    (hit,) = await store.points("then").search(batch(0)[0].vector, limit=1, condition=Equals("i", 0))
+    assert hit.document_id == "d0"
+    await store.drop("c")
+    await store.restore("c", tmp_path / "later.snapshot")
+    assert await points.count() == 127
+    await points.upsert(batch(128))
+    os.kill(pid_of(store), signal.SIGKILL)
+    assert await points.count() == 191
+    assert sorted(each.name for each in file.parent.iterdir()) == ["c.snapshot"]
+
+
+async def test_what_cannot_be_restored_leaves_everything_as_it_was(store: EdgeStore, tmp_path: Path) -> None:
+    await store.points("c").upsert(batch(0))
+    file = tmp_path / "c.snapshot"
+    await store.snapshot("c", file)
+    with pytest.raises(Conflict, match="drop it first"):
+        await store.restore("c", file)
+    with pytest.raises(NotFound):
+        await store.restore("d", tmp_path / "absent")
+    with pytest.raises(NotFound):
+        await store.snapshot("absent", tmp_path / "absent.snapshot")
+    for content in (b"no archive", file.read_bytes()[:2_000], archive({"elsewhere": b""}), archive({"../out": b""})):
+        file.write_bytes(content)
+        with pytest.raises(InvalidInput):
+            await store.restore("d", file)
+    assert sorted(each.name for each in (tmp_path / "index").iterdir()) == [".lock", "c"]
+    assert not (tmp_path / "out").exists()
+    assert await store.points("c").count() == 64
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return written.getvalue()
 
 
 async def test_searches_are_answered_while_others_write(store: EdgeStore) -> None:

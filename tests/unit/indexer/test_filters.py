@@ -3,69 +3,56 @@
 import contextlib
 import json
 import math
+import re
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from filter_strategies import BEYOND_DOUBLES, FIELDS, NUMBERS, corpus, filters, metadata, wire
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.filters import MAX_CONDITIONS, MAX_DEPTH, AllOf, AnyOf, Equals, Filter, In, Not, Range, matches, parse
+from indexer.filters import (
+    MAX_CONDITIONS,
+    MAX_DEPTH,
+    AllOf,
+    AnyOf,
+    AtLeast,
+    DateRange,
+    Empty,
+    Equals,
+    FieldType,
+    Filter,
+    FullText,
+    GeoBox,
+    GeoRadius,
+    In,
+    Nested,
+    Not,
+    Range,
+    check_types,
+    matches,
+    parse,
+    tight_bounds,
+)
+from indexer.filters.values import read_moment, word_chunks, words
 from model.errors import InvalidInput
 
-KEYS = ["a", "b", "long name", "x-y", "é"]
-numbers = st.one_of(
-    st.integers(-3, 3),
-    st.sampled_from([-1.5, 0.0, 1.0, 2.5, 2.0**53]),
-    st.sampled_from([2**53 - 1, 2**53, 2**53 + 1, 2**63 - 1, -(2**63)]),
-)
-scalars = st.one_of(st.booleans(), numbers, st.sampled_from(["", "1", "true", "Europe", "é"]))
-fields = st.lists(st.sampled_from(KEYS), min_size=1, max_size=3).map(".".join)
-bounds = st.dictionaries(st.sampled_from(["gt", "gte", "lt", "lte"]), numbers.map(float), min_size=1)
-leaves = st.one_of(
-    st.builds(Equals, fields, scalars),
-    st.builds(In, fields, st.lists(st.sampled_from(["1", "Europe"]), min_size=1).map(tuple)),
-    st.builds(In, fields, st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=4).map(tuple)),
-    st.builds(lambda field, given: Range(field, **given), fields, bounds),
-)
+DOCS = Path(__file__).parents[3] / "docs" / "filters.md"
 
-
-def combined(inner: st.SearchStrategy[Filter]) -> st.SearchStrategy[Filter]:
-    several = st.lists(inner, min_size=1, max_size=3).map(tuple)
-    return st.one_of(st.builds(AllOf, several), st.builds(AnyOf, several), st.builds(Not, inner))
-
-
-trees = st.recursive(leaves, combined, max_leaves=8).filter(lambda tree: depth(tree) <= MAX_DEPTH)
-elements = st.one_of(st.none(), scalars)
-values = st.recursive(
-    st.one_of(elements, st.lists(elements, max_size=3)), lambda v: st.dictionaries(st.sampled_from(KEYS), v, max_size=3)
-)
-metadata = st.dictionaries(st.sampled_from(KEYS), values, max_size=4)
+trees = filters([*NUMBERS, *BEYOND_DOUBLES]).filter(lambda tree: depth(tree) <= MAX_DEPTH)
+fields = st.sampled_from(FIELDS)
+documents = metadata()
 
 
 def depth(tree: Filter) -> int:
     match tree:
-        case AllOf(of) | AnyOf(of):
+        case AllOf(of) | AnyOf(of) | AtLeast(_, of):
             return 1 + max(map(depth, of))
-        case Not(of):
+        case Not(of) | Nested(_, of):
             return 1 + depth(of)
     return 1
-
-
-def wire(tree: Filter) -> dict[str, Any]:
-    match tree:
-        case AllOf(of):
-            return {"all": [wire(each) for each in of]}
-        case AnyOf(of):
-            return {"any": [wire(each) for each in of]}
-        case Not(of):
-            return {"not": wire(of)}
-        case Equals(field, value):
-            return {"field": field, "equals": value}
-        case In(field, values):
-            return {"field": field, "in": list(values)}
-        case Range(field):
-            given = {bound: getattr(tree, bound) for bound in ("gt", "gte", "lt", "lte")}
-            return {"field": field} | {bound: value for bound, value in given.items() if value is not None}
 
 
 # ---------------------------------------------------------------------------------------------------------- parse
@@ -73,12 +60,14 @@ def wire(tree: Filter) -> dict[str, Any]:
 
 @given(trees)
 def test_parse_reads_what_was_written(tree: Filter) -> None:
-    assert parse(json.loads(json.dumps(wire(tree)))) == tree
+    assert repr(parse(json.loads(json.dumps(wire(tree))))) == repr(tree)
 
 
 @given(
     st.recursive(
-        st.one_of(elements, st.floats()), lambda v: st.lists(v) | st.dictionaries(st.text(max_size=5), v), max_leaves=10
+        st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5), st.floats()),
+        lambda v: st.lists(v) | st.dictionaries(st.text(max_size=5), v),
+        max_leaves=10,
     )
 )
 def test_parse_raises_nothing_but_invalid_input(value: object) -> None:
@@ -88,6 +77,10 @@ def test_parse_raises_nothing_but_invalid_input(value: object) -> None:
 
 def leaf(**changes: object) -> dict[str, object]:
     return {"field": "a", "equals": 1} | changes
+
+
+def box(top_left: object, bottom_right: object) -> dict[str, object]:
+    return {"field": "a", "geo_box": {"top_left": top_left, "bottom_right": bottom_right}}
 
 
 @pytest.mark.parametrize(
@@ -137,6 +130,35 @@ def leaf(**changes: object) -> dict[str, object]:
         ({"field": "a", "lt": True}, "filter.lt"),
         ({"field": "a", "lt": None}, "filter.lt"),
         ({"field": "a", "lt": 10**400}, "filter.lt"),
+        ({"field": "a", "gt": "2024-05-01"}, "filter.gt"),
+        ({"field": "a", "gt": "2024-05-01T00:00:00"}, "filter.gt"),
+        ({"field": "a", "gt": "2024-13-01T00:00:00Z"}, "filter.gt"),
+        ({"field": "a", "gt": "2024-05-01T00:00:00Z", "lt": 5}, "filter.lt"),
+        ({"field": "a", "gt": "0001-01-01T00:00:00+01:00"}, "filter.gt"),
+        ({"at_least": 0, "of": [leaf()]}, "filter.at_least"),
+        ({"at_least": 2, "of": [leaf()]}, "filter.at_least"),
+        ({"at_least": True, "of": [leaf()]}, "filter.at_least"),
+        ({"at_least": 1, "of": []}, "filter.of"),
+        ({"at_least": 1, "of": [{}]}, "filter.of[0]"),
+        ({"at_least": 1}, "filter"),
+        ({"field": "a", "exists": 1}, "filter.exists"),
+        ({"field": "a", "empty": None}, "filter.empty"),
+        ({"field": "a", "match": 3}, "filter.match"),
+        ({"field": "a", "match": "..."}, "filter.match"),
+        ({"field": "a", "match": "x" * 4097}, "filter.match"),
+        ({"field": "a", "nested": []}, "filter.nested"),
+        ({"field": "", "nested": leaf()}, "filter.field"),
+        ({"field": "a", "nested": leaf(equals=None)}, "filter.nested.equals"),
+        ({"field": "a", "geo_radius": {"lat": 1, "lon": 2}}, "filter.geo_radius"),
+        ({"field": "a", "geo_radius": {"lat": 91, "lon": 2, "radius_m": 3}}, "filter.geo_radius.lat"),
+        ({"field": "a", "geo_radius": {"lat": 1, "lon": -181, "radius_m": 3}}, "filter.geo_radius.lon"),
+        ({"field": "a", "geo_radius": {"lat": 1, "lon": "2", "radius_m": 3}}, "filter.geo_radius.lon"),
+        ({"field": "a", "geo_radius": {"lat": 1, "lon": 2, "radius_m": 0}}, "filter.geo_radius.radius_m"),
+        ({"field": "a", "geo_box": {"top_left": {"lat": 1, "lon": 2}}}, "filter.geo_box"),
+        (box({"lat": 1, "lon": 2}, {"lat": 1, "lon": 3}), "filter.geo_box.top_left.lat"),
+        (box({"lat": 1, "lon": 2}, {"lat": -91, "lon": 3}), "filter.geo_box.bottom_right.lat"),
+        (box({"lat": 1}, {"lat": -1, "lon": 3}), "filter.geo_box.top_left"),
+        (box([1, 2], {"lat": -1, "lon": 3}), "filter.geo_box.top_left"),
     ],
 )
 def test_parse_names_the_place(value: object, at: str) -> None:
@@ -171,7 +193,7 @@ def test_depth_and_number_of_conditions_are_bounded() -> None:
 # ---------------------------------------------------------------------------------------------------------- matches
 
 
-@given(trees, trees, metadata)
+@given(trees, trees, documents)
 def test_matches_obeys_the_laws(f: Filter, g: Filter, data: dict[str, Any]) -> None:
     assert matches(Not(f), data) is (not matches(f, data))
     assert matches(AllOf((f, g)), data) is (matches(f, data) and matches(g, data))
@@ -182,7 +204,7 @@ def test_matches_obeys_the_laws(f: Filter, g: Filter, data: dict[str, Any]) -> N
 @given(
     fields,
     st.lists(st.integers(-(2**63), 2**63 - 1) | st.sampled_from([1, 2**53, 2**53 + 1]), min_size=1, max_size=3),
-    metadata,
+    documents,
 )
 def test_in_is_any_of_equals(field: str, wanted: list[int], data: dict[str, Any]) -> None:
     assert matches(In(field, tuple(wanted)), data) is matches(
@@ -190,9 +212,12 @@ def test_in_is_any_of_equals(field: str, wanted: list[int], data: dict[str, Any]
     )
 
 
-@given(fields, st.integers(-(2**53) + 1, 2**53 - 1) | st.sampled_from([1.0, 2.5]), metadata)
+@given(fields, st.integers(-(2**53) + 1, 2**53 - 1) | st.sampled_from([1.0, 2.5]), documents)
 def test_equals_a_number_is_the_range_from_it_to_it(field: str, wanted: float, data: dict[str, Any]) -> None:
     assert matches(Equals(field, wanted), data) is matches(Range(field, gte=float(wanted), lte=float(wanted)), data)
+
+
+MAY = datetime(2024, 5, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +250,148 @@ def test_equals_a_number_is_the_range_from_it_to_it(field: str, wanted: float, d
         (AnyOf(()), {}, False),
         (In("a", ()), {"a": 1}, False),
         (Equals("a", 1), None, False),
+        (AtLeast(2, (Equals("a", 1), Equals("b", 1), Equals("c", 1))), {"a": 1, "c": 1}, True),
+        (AtLeast(2, (Equals("a", 1), Equals("b", 1), Equals("c", 1))), {"c": 1}, False),
+        (Empty("a"), {}, True),
+        (Empty("a"), {"a": None}, True),
+        (Empty("a"), {"a": []}, True),
+        (Empty("a"), {"a": ""}, False),
+        (Empty("a"), {"a": 0}, False),
+        (Empty("a"), {"a": {}}, False),
+        (Empty("a"), {"a": [None]}, False),
+        (FullText("a", "sea red"), {"a": "A Red kite over the SEA"}, True),
+        (FullText("a", "se"), {"a": "A Red kite over the SEA"}, False),
+        (FullText("a", "red sea"), {"a": ["red", "sea"]}, True),
+        (FullText("a", "red sea"), {"a": "red"}, False),
+        (FullText("a", "1"), {"a": 1}, False),
+        (Nested("a", AllOf((Equals("b", 1), Equals("c", 2)))), {"a": [{"b": 1}, {"c": 2}]}, False),
+        (Nested("a", AllOf((Equals("b", 1), Equals("c", 2)))), {"a": [{"b": 1, "c": 2}]}, True),
+        (Nested("a", Equals("b", 1)), {"a": {"b": 1}}, False),
+        (Nested("a", Not(Equals("b", 1))), {"a": [1, {}]}, True),
+        (Nested("a", Not(Equals("b", 1))), {"a": [1]}, False),
+        (Nested("a.b", Equals("c.d", 1)), {"a": {"b": [{"c": {"d": [1]}}]}}, True),
+        (DateRange("a", gte=MAY), {"a": "2024-05-01"}, True),
+        (DateRange("a", gt=MAY), {"a": "2024-05-01T02:00:00+02:00"}, False),
+        (DateRange("a", lt=MAY), {"a": "2024-05-01T01:59:59+02:00"}, True),
+        (DateRange("a", gte=MAY), {"a": 1714521600}, False),
+        (DateRange("a", gte=MAY), {"a": "in May"}, False),
+        (GeoRadius("a", 52.52, 13.405, 880_000.0), {"a": {"lat": 48.8566, "lon": 2.3522}}, True),
+        (GeoRadius("a", 52.52, 13.405, 870_000.0), {"a": {"lat": 48.8566, "lon": 2.3522}}, False),
+        (GeoRadius("a", 0.0, 179.0, 300_000.0), {"a": {"lat": 0, "lon": -179}}, True),
+        (GeoRadius("a", 0.0, 0.0, 1.0), {"a": [{"lat": "0", "lon": 0}, {"lat": 0}]}, False),
+        (GeoBox("a", 1.0, -1.0, -1.0, 1.0), {"a": [{"lat": 9, "lon": 0}, {"lat": 0, "lon": 0}]}, True),
+        (GeoBox("a", 1.0, -1.0, -1.0, 1.0), {"a": {"lat": 1, "lon": 0}}, False),
+        (GeoBox("a", 1.0, 170.0, -1.0, -170.0), {"a": {"lat": 0, "lon": 175}}, True),
+        (GeoBox("a", 1.0, 170.0, -1.0, -170.0), {"a": {"lat": 0, "lon": 0}}, False),
     ],
 )
 def test_matches(condition: Filter, data: object, expected: bool) -> None:
     assert matches(condition, data) is expected
+
+
+@given(trees)
+def test_tight_bounds_select_what_all_bounds_do(tree: Filter) -> None:
+    if isinstance(tree, Range | DateRange):
+        tight = type(tree)(tree.field, **tight_bounds(tree))
+        assert {"gt", "gte"} - tight_bounds(tree).keys()
+        assert {"lt", "lte"} - tight_bounds(tree).keys()
+        assert [matches(tight, each) for each in corpus()] == [matches(tree, each) for each in corpus()]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2024-05-01", MAY),
+        ("2024-05-01T00:00:00", MAY),
+        ("2024-05-01 00:00:00Z", MAY),
+        ("2024-05-01t00:00:00z", MAY),
+        ("2024-05-01T00:00:00.999999999Z", datetime(2024, 5, 1, 0, 0, 0, 999_999, tzinfo=UTC)),
+        ("2024-05-01T00:00:00.5-00:30", datetime(2024, 5, 1, 0, 30, 0, 500_000, tzinfo=UTC)),
+        ("2024-02-30", None),
+        ("2024-05-01T24:00:00Z", None),
+        ("2024-05-01T00:00:00+25:00", None),
+        ("9999-12-31T23:59:59-01:00", None),
+        ("2024", None),
+        ("٢٠٢٤-05-01", None),
+        ("", None),
+    ],
+)
+def test_read_moment(text: str, expected: datetime | None) -> None:
+    assert read_moment(text) == expected
+
+
+@given(st.text(max_size=30))
+def test_the_pieces_of_a_text_hold_its_words(text: str) -> None:
+    assert [word for chunk in word_chunks(text) for word in words(chunk)] == words(text)
+
+
+# ---------------------------------------------------------------------------------------------------------- types
+
+FITTING = {
+    FieldType.KEYWORD: [Equals("a", "x"), In("a", ("x",)), FullText("a", "x")],
+    FieldType.NUMBER: [Equals("a", 1), Equals("a", 2.5), In("a", (1,)), Range("a", gt=1.0)],
+    FieldType.BOOL: [Equals("a", True)],
+    FieldType.DATETIME: [DateRange("a", gt=MAY)],
+    FieldType.TEXT: [FullText("a", "x"), Equals("a", "x"), In("a", ("x",))],
+    FieldType.GEO: [GeoRadius("a", 0.0, 0.0, 1.0), GeoBox("a", 1.0, 0.0, 0.0, 1.0)],
+}
+EVERY = {repr(each): each for fitting in FITTING.values() for each in fitting}
+
+
+@pytest.mark.parametrize("declared", FieldType)
+def test_a_filter_has_to_fit_the_declared_type(declared: FieldType) -> None:
+    for condition in [*EVERY.values(), Nested("a", Equals("b", 1))]:
+        asked = AllOf((Empty("a"), AtLeast(1, (AnyOf((Not(condition),)),))))
+        check_types(asked, {"other": declared})
+        if repr(condition) in map(repr, FITTING[declared]):  # by repr: True equals 1
+            check_types(asked, {"a": declared})
+        else:
+            with pytest.raises(InvalidInput, match=f"field a is declared {declared}, the filter asks for") as raised:
+                check_types(asked, {"a": declared})
+            assert raised.value.field == "a"
+
+
+def test_fields_inside_lists_are_not_typed() -> None:
+    check_types(Nested("people", Equals("a", "x")), {"a": FieldType.NUMBER})
+
+
+# ---------------------------------------------------------------------------------------------------------- docs
+
+
+def test_every_example_of_the_docs_selects_what_the_docs_say() -> None:
+    """The first JSON block is the document; each row of a table is a filter and whether it selects that document."""
+    text = DOCS.read_text()
+    block = re.search(r"```json\n(.*?)```", text, re.DOTALL)
+    assert block is not None
+    document = json.loads(block[1])
+    rows = re.findall(r"^\| `(\{.*\})` \| (yes|no|refused) \|", text, re.MULTILINE)
+    assert len(rows) > 25
+    for example, answer in rows:
+        if answer == "refused":
+            with pytest.raises(InvalidInput):
+                parse(json.loads(example))
+        else:
+            assert matches(parse(json.loads(example)), document) is (answer == "yes"), example
+    assert {"yes", "no", "refused"} == {answer for _, answer in rows}
+
+
+def test_the_docs_have_every_operator_and_limit() -> None:
+    text = DOCS.read_text()
+    operators = [
+        "equals",
+        "in",
+        "gt",
+        "gte",
+        "lt",
+        "lte",
+        "match",
+        "exists",
+        "empty",
+        "geo_radius",
+        "geo_box",
+        "nested",
+    ]
+    for each in [*operators, "all", "any", "not", "at_least"]:
+        assert f'"{each}":' in text, each
+    for limit in (MAX_DEPTH, MAX_CONDITIONS):
+        assert re.search(rf"\b{limit}\b", text)

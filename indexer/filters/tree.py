@@ -1,0 +1,140 @@
+"""The filter as a tree of plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+Scalar = str | int | float | bool
+
+# Qdrant's geo index loses what lies on the poles or the 180th meridian: boxes end 0.1 m before them, on every store.
+LAST_LATITUDE, LAST_LONGITUDE = 89.999999, 179.999999  # degrees
+EXACT_DOUBLE = 2**53  # below it, two whole numbers are equal exactly when they are equal as doubles
+
+
+@dataclass(frozen=True, slots=True)
+class Equals:
+    field: str
+    value: Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class In:
+    field: str
+    values: tuple[str, ...] | tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    field: str
+    gt: float | None = None
+    gte: float | None = None
+    lt: float | None = None
+    lte: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DateRange:
+    """Bounds with a time zone."""
+
+    field: str
+    gt: datetime | None = None
+    gte: datetime | None = None
+    lt: datetime | None = None
+    lte: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Empty:
+    """The field is absent, null or []."""
+
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class FullText:
+    """Every word of `text` is in the field, in any order and case; of a list, each in one of its texts."""
+
+    field: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class GeoRadius:
+    """Nearer than `radius_m` to the centre; degrees."""
+
+    field: str
+    lat: float
+    lon: float
+    radius_m: float
+
+
+@dataclass(frozen=True, slots=True)
+class GeoBox:
+    """Inside the box, its edges excluded; degrees. One whose `left` is over `right` crosses the 180th meridian."""
+
+    field: str
+    top: float
+    left: float
+    bottom: float
+    right: float
+
+    def spans(self) -> list[tuple[float, float]]:
+        """The longitudes as west-to-east intervals, none of them empty."""
+        whole = self.left <= self.right
+        spans = [(self.left, self.right)] if whole else [(self.left, LAST_LONGITUDE), (-LAST_LONGITUDE, self.right)]
+        return [(west, east) for west, east in spans if west < east]
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """One object in the list under `field` fulfils all of `of` by itself; the fields of `of` are that object's."""
+
+    field: str
+    of: Filter
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    of: tuple[Filter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    of: tuple[Filter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    n: int
+    of: tuple[Filter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    of: Filter
+
+
+Leaf = Equals | In | Range | DateRange | Empty | FullText | GeoRadius | GeoBox
+Filter = Leaf | Nested | AllOf | AnyOf | AtLeast | Not
+
+
+def tight_bounds(of: Range | DateRange) -> dict[str, Any]:
+    """At most one lower and one upper bound: given both `gt` and `gte`, Qdrant's index looks at `gt` alone."""
+    bounds = {each: value for each in ("gt", "gte", "lt", "lte") if (value := getattr(of, each)) is not None}
+    if "gt" in bounds and "gte" in bounds:
+        bounds.pop("gte" if bounds["gt"] >= bounds["gte"] else "gt")
+    if "lt" in bounds and "lte" in bounds:
+        bounds.pop("lte" if bounds["lt"] <= bounds["lte"] else "lt")
+    return bounds
+
+
+def steps(field: str) -> list[str]:
+    """The keys that lead to a field: `author.name` is the key `name` of the object under `author`."""
+    return field.split(".")
+
+
+def whole_number_beyond_doubles(value: Scalar) -> bool:
+    """True where a number has to be compared as a 64-bit integer, because several share one double."""
+    return type(value) is int and abs(value) >= EXACT_DOUBLE

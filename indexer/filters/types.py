@@ -1,0 +1,92 @@
+"""The types a collection can declare its metadata fields to have, and the filters that do not fit them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from indexer.filters.tree import (
+    AllOf,
+    AnyOf,
+    AtLeast,
+    DateRange,
+    Empty,
+    Equals,
+    Filter,
+    FullText,
+    GeoBox,
+    GeoRadius,
+    In,
+    Leaf,
+    Nested,
+    Not,
+    Range,
+    Scalar,
+)
+from model.errors import InvalidInput
+
+
+class FieldType(StrEnum):
+    """What a collection may declare a metadata field to be; each has its index in the stores."""
+
+    KEYWORD = "keyword"
+    NUMBER = "number"
+    BOOL = "bool"
+    DATETIME = "datetime"
+    TEXT = "text"
+    GEO = "geo"
+
+
+def types_asked_of(condition: Leaf) -> frozenset[FieldType]:
+    """The declared types that a condition can be asked of; none for one that fits all."""
+    match condition:
+        case Equals(_, value):
+            return _types_of(value)
+        case In(_, values):
+            return frozenset().union(*map(_types_of, values))
+        case Range():
+            return frozenset({FieldType.NUMBER})
+        case DateRange():
+            return frozenset({FieldType.DATETIME})
+        case FullText():
+            return frozenset({FieldType.TEXT, FieldType.KEYWORD})
+        case GeoRadius() | GeoBox():
+            return frozenset({FieldType.GEO})
+        case Empty():
+            return frozenset()
+
+
+def _types_of(value: Scalar) -> frozenset[FieldType]:
+    match value:
+        case bool():
+            return frozenset({FieldType.BOOL})
+        case str():
+            return frozenset({FieldType.KEYWORD, FieldType.TEXT})
+        case _:
+            return frozenset({FieldType.NUMBER})
+
+
+def check_types(condition: Filter, declared: Mapping[str, FieldType]) -> None:
+    """Raises `InvalidInput` naming the first field that is declared as another type than it is asked as.
+
+    Fields that nobody declared, and those inside `nested`, can be asked as anything.
+    """
+    match condition:
+        case AllOf(of) | AnyOf(of) | AtLeast(_, of):
+            for each in of:
+                check_types(each, declared)
+        case Not(of):
+            check_types(of, declared)
+        case Nested(field):
+            if field in declared:
+                raise _mistyped(field, "objects in a list", declared[field])
+        case _:
+            asked, type_ = types_asked_of(condition), declared.get(condition.field)
+            if asked and type_ is not None and type_ not in asked:
+                raise _mistyped(condition.field, " or ".join(sorted(asked)), type_)
+
+
+def _mistyped(field: str, asked: str, declared: FieldType) -> InvalidInput:
+    return InvalidInput(
+        f"field {field} is declared {declared}, the filter asks for {asked}", field=field, value=asked, limit=declared
+    )

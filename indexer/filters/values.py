@@ -1,0 +1,71 @@
+"""What the values of metadata mean to a filter: moments, words and places, read as the Qdrant engines read them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any, TypeGuard
+
+EARTH_RADIUS_M = 6_371_008.8  # IUGG's mean radius, which the engines' haversine uses
+
+_MOMENT = re.compile(
+    r"(\d{4})-(\d{2})-(\d{2})"
+    r"(?:[Tt ](\d{2}):(\d{2}):(\d{2})(?:\.(\d{1,9}))?(Z|z|[+-]\d{2}:\d{2})?)?",
+    re.ASCII,
+)
+_RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|z|[+-]\d{2}:\d{2})", re.ASCII)
+_WORD = re.compile(r"[^\W_]+")
+_CHUNK = re.compile(r"[^\s!-/:-@\[-`{-~]+")  # runs of anything but white space and ASCII punctuation
+
+
+def read_moment(text: str) -> datetime | None:
+    """An RFC 3339 date-time, or one without offset (UTC), or a date (its midnight, UTC). Cut to microseconds; None if it is none."""
+    read = _MOMENT.fullmatch(text)
+    if read is None:
+        return None
+    year, month, day, hour, minute, second = (int(each or 0) for each in read.groups()[:6])
+    fraction, offset = read.groups()[6:]
+    microsecond = int((fraction or "").ljust(6, "0")[:6])
+    try:
+        return datetime(year, month, day, hour, minute, second, microsecond, _zone(offset)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def is_rfc3339(text: str) -> bool:
+    return _RFC3339.fullmatch(text) is not None and read_moment(text) is not None
+
+
+def _zone(offset: str | None) -> timezone:
+    if offset is None or offset in "Zz":
+        return UTC
+    away = timedelta(hours=int(offset[1:3]), minutes=int(offset[4:6]))
+    return timezone(-away if offset[0] == "-" else away)
+
+
+def words(text: str) -> list[str]:
+    """Its runs of letters and digits, in lower case."""
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def word_chunks(text: str) -> list[str]:
+    """The text cut where every engine cuts it, each piece with a word in it; the engine does the finer cutting of its language."""
+    return [chunk for chunk in _CHUNK.findall(text) if words(chunk)]
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_place(value: object) -> TypeGuard[Mapping[str, Any]]:
+    """{"lat": degrees, "lon": degrees}; other keys are ignored."""
+    return isinstance(value, Mapping) and is_number(value.get("lat")) and is_number(value.get("lon"))
+
+
+def metres_between(lat_a: float, lon_a: float, lat_b: float, lon_b: float) -> float:
+    """Along the great circle, by the haversine formula. Degrees."""
+    lat_a, lon_a, lat_b, lon_b = map(math.radians, (lat_a, lon_a, lat_b, lon_b))
+    h = math.sin((lat_b - lat_a) / 2) ** 2 + math.cos(lat_a) * math.cos(lat_b) * math.sin((lon_b - lon_a) / 2) ** 2
+    return 2 * EARTH_RADIUS_M * math.asin(math.sqrt(min(1.0, h)))

@@ -1,0 +1,96 @@
+"""One Edge collection as one file and back: a gzipped tar of its folder, as it lies on disk after a flush.
+
+Edge's files are sparse, some 30 MB of holes each: copies keep the holes, and the tar is compressed, at the fastest level.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import zlib
+from pathlib import Path
+from typing import IO
+
+from model.errors import DependencyUnavailable, InvalidInput, NotFound
+
+LEVEL = 1
+CHUNK_BYTES = 2**16
+
+
+def copy(folder: Path, to: Path) -> None:
+    """`to` is replaced. Nobody may write to `folder` meanwhile."""
+    shutil.rmtree(to, ignore_errors=True)
+    try:
+        shutil.copytree(folder, to, copy_function=_copy_file)
+    except (OSError, shutil.Error) as error:
+        shutil.rmtree(to, ignore_errors=True)
+        raise DependencyUnavailable(f"cannot copy the collection to {to}: {error}") from error
+
+
+def pack(folder: Path, file: Path) -> None:
+    """`file` appears whole, and on disk; one already there is replaced. `folder` is removed."""
+    new = file.with_name(f".new-{file.name}")
+    try:
+        with tarfile.open(new, "w:gz", compresslevel=LEVEL) as tar:
+            tar.add(folder, arcname=".")
+        sync(new)
+        new.rename(file)
+        sync(file.parent)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise DependencyUnavailable(f"cannot write the snapshot {file}: {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def unpack(file: Path, folder: Path) -> None:
+    """Into `folder`, which must be empty. Nothing is written outside it, whatever the file says."""
+    try:
+        with tarfile.open(file, "r:gz") as tar:
+            for member in tar:
+                _extract(tar, tarfile.data_filter(member, str(folder)), folder)
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no snapshot {file}", field="snapshot", value=str(file)) from error
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise InvalidInput(f"{file} is not a snapshot: {error}", field="snapshot", value=str(file)) from error
+    except OSError as error:  # gzip.BadGzipFile too
+        kind = InvalidInput if error.errno is None else DependencyUnavailable
+        raise kind(f"cannot read the snapshot {file}: {error}", field="snapshot", value=str(file)) from error
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    """Files and folders alone: Edge has no links."""
+    target = folder / member.name
+    if member.isdir():
+        target.mkdir(parents=True, exist_ok=True)
+    elif (content := tar.extractfile(member)) is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with content, target.open("wb") as out:
+            _write_sparse(content, out)
+
+
+def _copy_file(source: str, target: str) -> None:
+    with Path(source).open("rb") as content, Path(target).open("wb") as out:
+        _write_sparse(content, out)
+
+
+def _write_sparse(content: IO[bytes], out: IO[bytes]) -> None:
+    """What is zero stays a hole."""
+    zeros = bytes(CHUNK_BYTES)
+    while chunk := content.read(CHUNK_BYTES):
+        if chunk == zeros:
+            out.seek(CHUNK_BYTES, os.SEEK_CUR)
+        else:
+            out.write(chunk)
+    out.truncate()

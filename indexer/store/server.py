@@ -1,0 +1,404 @@
+"""A Qdrant server or cluster as a store, through qdrant-client: the same payloads, ids and answers as Qdrant Edge.
+
+It uses `upsert` with own ids and `wait=True`; the client's `upload_points` would make up ids and hide refusals.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+from qdrant_client import AsyncQdrantClient
+from qdrant_client import models as q
+
+from indexer.filters import FieldType, Filter
+from indexer.records import Hit, Point, point_id
+from indexer.store.indexes import missing
+from indexer.store.payload import engine_name, hit_of, path_of, payload_of, point_of, quoted
+from indexer.store.server_errors import translated
+from indexer.store.server_search import INDEX_KINDS, KINDS, to_server
+from indexer.store.vectors import just_below, unit
+from model.errors import Conflict, InvalidInput, NotFound
+from model.inputs import Float32
+
+log = logging.getLogger(__name__)
+
+MAX_DIMENSIONS = 65_535
+MAX_TIES = 1_000  # points of the same score past the end of a page that are looked at to put them in order
+FETCH_POINTS = 256  # of one read of whole points
+KNOWN_S = 60.0  # how long what a collection is counts as known; another process may drop it and make another
+INDEXING_THRESHOLD_KB = 10_000  # Qdrant's default: segments over it get an HNSW index
+
+_ID_ONLY: dict[str, Any] = {"with_payload": ["document_id"], "with_vectors": False}
+
+Quantization = Literal["none", "scalar", "binary", "product"]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionSettings:
+    """How new collections are made; those already there stay as they are. None leaves it to the server."""
+
+    shards: int | None = None
+    replication_factor: int = 1
+    write_consistency_factor: int = 1  # replicas that have to have written before a write is acknowledged
+    vectors_on_disk: bool = False
+    payload_on_disk: bool = True
+    quantization: Quantization = "none"
+    quantized_in_memory: bool = True
+    oversampling: float = 2.0  # with quantization: candidates a hit, rescored with the whole vectors
+    hnsw_m: int | None = None
+    hnsw_ef_construct: int | None = None
+    hnsw_ef: int | None = None  # of a search
+    indexing_threshold_kb: int = INDEXING_THRESHOLD_KB
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.write_consistency_factor <= self.replication_factor:
+            raise ValueError(
+                f"write_consistency_factor is {self.write_consistency_factor}, "
+                f"limit is 1 to the replication_factor, {self.replication_factor}"
+            )
+        if self.oversampling < 1:
+            raise ValueError(f"oversampling is {self.oversampling}, the least is 1")
+        if self.indexing_threshold_kb < 1:  # 0 would never index
+            raise ValueError(f"indexing_threshold_kb is {self.indexing_threshold_kb}, the least is 1")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStoreSettings:
+    """An https URL means TLS for REST and gRPC alike."""
+
+    url: str
+    api_key: str | None = field(default=None, repr=False)
+    prefer_grpc: bool = True
+    grpc_port: int = 6334
+    timeout_s: int = 10  # of a call; whole seconds, as the client has them
+    upsert_points: int = 128  # of one call
+    collection_prefix: str = ""  # for several deployments on one server
+    collection: CollectionSettings = field(default_factory=CollectionSettings)
+
+    def __post_init__(self) -> None:
+        if not 64 <= self.upsert_points <= 256:
+            raise ValueError(f"upsert_points is {self.upsert_points}, limit is 64 to 256")
+        if self.timeout_s < 1:
+            raise ValueError(f"timeout_s is {self.timeout_s}, the least is 1")
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is remembered of a collection, so that a call is one call."""
+
+    dimensions: int
+    indexed: dict[str, FieldType]  # by path
+    until: float  # monotonic seconds
+
+
+class ServerStore:
+    """The collections of one Qdrant server. Connects at the first call; safe to share in one event loop. The maker closes it."""
+
+    def __init__(self, settings: ServerStoreSettings, client: AsyncQdrantClient | None = None) -> None:
+        self.settings = settings
+        self.client = client or connect(settings)
+        self._known: dict[str, _Known] = {}
+
+    async def create(self, name: str, dimensions: int, indexes: Mapping[str, FieldType] | None = None) -> None:
+        """Makes what is missing, indexes too, if the collection is there with these dimensions; `Conflict` if it has others."""
+        if not 1 <= dimensions <= MAX_DIMENSIONS:
+            raise InvalidInput(
+                f"dimensions is {dimensions}, limit is 1 to {MAX_DIMENSIONS}", field="dimensions", value=dimensions
+            )
+        try:
+            known = await self.known(name, fresh=True)
+        except NotFound:
+            await self._make(name, dimensions)
+            known = await self.known(name, fresh=True)
+        if known.dimensions != dimensions:
+            raise Conflict(f"collection {name} has {known.dimensions} dimensions, not {dimensions}")
+        declared = {path_of(each): kind for each, kind in (indexes or {}).items()}
+        await self.make_indexes(
+            name, {path: kind for path, kind in declared.items() if known.indexed.get(path) != kind}
+        )
+
+    async def drop(self, name: str) -> None:
+        self._known.pop(name, None)
+        with translated("drop"):
+            await self.client.delete_collection(self.engine_name(name), timeout=self.settings.timeout_s)
+
+    def points(self, name: str) -> ServerPoints:
+        return ServerPoints(self, name)
+
+    async def ping(self) -> None:
+        with translated("ping"):
+            await self.client.get_collections()
+
+    async def close(self) -> None:
+        with translated("close"):
+            await self.client.close()
+
+    @asynccontextmanager
+    async def bulk_load(self, name: str) -> AsyncIterator[None]:
+        """Defers the HNSW index until the load is over: one build instead of many. Searches meanwhile read every new vector.
+
+        A process killed inside leaves it deferred; `index_again` of the next start ends that.
+        """
+        await self._set_indexing(name, 0)
+        try:
+            yield
+        finally:
+            await self.index_again(name)
+
+    async def index_again(self, name: str) -> None:
+        await self._set_indexing(name, self.settings.collection.indexing_threshold_kb)
+
+    async def _set_indexing(self, name: str, threshold_kb: int) -> None:
+        with translated("update_collection"):
+            await self.client.update_collection(
+                self.engine_name(name),
+                optimizers_config=q.OptimizersConfigDiff(indexing_threshold=threshold_kb),
+                timeout=self.settings.timeout_s,
+            )
+
+    def engine_name(self, name: str) -> str:
+        return engine_name(self.settings.collection_prefix + name)
+
+    async def known(self, name: str, *, fresh: bool = False) -> _Known:
+        """Raises `NotFound`. At most a minute old, or asked for now."""
+        known = self._known.get(name)
+        if known is None or fresh or known.until < time.monotonic():
+            known = self._known[name] = await self._describe(name)
+        return known
+
+    async def _describe(self, name: str) -> _Known:
+        self._known.pop(name, None)
+        with translated("get_collection"):
+            if not await self.client.collection_exists(self.engine_name(name)):
+                raise NotFound(f"there is no collection {name} in the store", field="collection", value=name)
+            info = await self.client.get_collection(self.engine_name(name))
+        vectors = info.config.params.vectors
+        if not isinstance(vectors, q.VectorParams):
+            raise Conflict(f"collection {name} was not made by this service: it has named vectors")
+        indexed = {quoted(path): KINDS[each.data_type] for path, each in info.payload_schema.items()}
+        return _Known(vectors.size, indexed, time.monotonic() + KNOWN_S)
+
+    async def _make(self, name: str, dimensions: int) -> None:
+        try:
+            with translated("create_collection"):
+                await self.client.create_collection(
+                    self.engine_name(name),
+                    **creation(dimensions, self.settings.collection),
+                    timeout=self.settings.timeout_s,
+                )
+        except (Conflict, InvalidInput):
+            # Another process may have been quicker; gRPC has called that an invalid argument.
+            with translated("collection_exists"):
+                if not await self.client.collection_exists(self.engine_name(name)):
+                    raise
+
+    async def make_indexes(self, name: str, indexes: Mapping[str, FieldType]) -> None:
+        """The server builds them beside its searches, which read payloads until then. Only a replaced one is waited for."""
+        for path, kind in indexes.items():
+            known = await self.known(name)
+            replaced = path in known.indexed
+            with translated("create_payload_index"):
+                if replaced:
+                    await self.client.delete_payload_index(self.engine_name(name), path, wait=True)
+                await self.client.create_payload_index(
+                    self.engine_name(name), path, field_schema=INDEX_KINDS[kind], wait=replaced
+                )
+            known.indexed[path] = kind
+
+
+class ServerPoints:
+    """The points of one collection; `NotFound` on use if the collection does not exist."""
+
+    def __init__(self, store: ServerStore, name: str) -> None:
+        self._store = store
+        self._client = store.client
+        self._name = name
+        self._engine_name = store.engine_name(name)
+
+    async def upsert(self, points: Sequence[Point]) -> None:
+        """Checked all before the first is sent; a failure between two calls is mended by repeating the whole."""
+        dimensions = (await self._store.known(self._name)).dimensions
+        written = list({each.document_id: _struct(each, dimensions) for each in points}.values())
+        size = self._store.settings.upsert_points
+        for start in range(0, len(written), size):
+            with translated("upsert"):
+                await self._client.upsert(self._engine_name, written[start : start + size], wait=True)
+
+    async def delete(self, document_ids: Sequence[str]) -> None:
+        await self._store.known(self._name)
+        ids: list[Any] = [point_id(each) for each in document_ids]
+        if ids:
+            with translated("delete"):
+                await self._client.delete(self._engine_name, q.PointIdsList(points=ids), wait=True)
+
+    async def fetch(self, document_ids: Sequence[str]) -> list[Point | None]:
+        """Vectors come back at length 1, whatever length they had."""
+        await self._store.known(self._name)
+        ids = [point_id(each) for each in document_ids]
+        records = await self._retrieve(list(dict.fromkeys(ids)), with_vector=True)
+        points = {key: point_of(each.payload or {}, _vector(each)) for key, each in records.items()}
+        return [points.get(each) for each in ids]
+
+    async def search(
+        self,
+        vector: Float32,  # (D,)
+        *,
+        limit: int,
+        offset: int = 0,
+        condition: Filter | None = None,
+        score_threshold: float | None = None,
+        with_vector: bool = False,
+    ) -> list[Hit]:
+        known = await self._store.known(self._name)
+        query = unit(vector, known.dimensions, "the query").tolist()
+        if limit < 0 or offset < 0:
+            raise InvalidInput(f"limit is {limit} and offset is {offset}, the least is 0")
+        if limit == 0:
+            return []
+        if condition is not None:
+            await self._index(condition)
+        request = {
+            "query": query,
+            "query_filter": None if condition is None else to_server(condition),
+            "search_params": search_params(self._store.settings.collection),
+            "score_threshold": None if score_threshold is None else just_below(score_threshold),
+        }
+        whole = {"with_payload": True, "with_vectors": with_vector} if offset == 0 else _ID_ONLY
+        page = (await self._ranked(request, whole, offset + limit))[offset:]
+        partial = [str(each.id) for each in page if "metadata" not in (each.payload or {})]
+        records = {str(each.id): each for each in page} | await self._retrieve(partial, with_vector)
+        present = {
+            key for key, each in records.items() if "metadata" in (each.payload or {})
+        }  # one may just have been deleted
+        return [_hit(each, records[str(each.id)], with_vector) for each in page if str(each.id) in present]
+
+    async def count(self) -> int:
+        await self._store.known(self._name)
+        with translated("count"):
+            return (await self._client.count(self._engine_name, exact=True)).count
+
+    async def _ranked(self, request: dict[str, Any], parts: dict[str, Any], wanted: int) -> list[q.ScoredPoint]:
+        """The best `wanted`, equal scores by document id.
+
+        Qdrant orders equal scores as it likes and cuts the page anywhere among them: where it does we look past its end until
+        the score changes, at ids alone.
+        """
+        found = await self._query(request, parts, wanted + 1)
+        if len(found) > wanted and found[-1].score == found[wanted - 1].score:
+            found = await self._query(request, _ID_ONLY, wanted + MAX_TIES)
+        return sorted(found, key=lambda hit: (-hit.score, (hit.payload or {})["document_id"]))[:wanted]
+
+    async def _query(self, request: dict[str, Any], parts: dict[str, Any], limit: int) -> list[q.ScoredPoint]:
+        with translated("query_points"):
+            return (await self._client.query_points(self._engine_name, **request, **parts, limit=limit)).points
+
+    async def _retrieve(self, ids: list[str], with_vector: bool) -> dict[str, q.Record]:
+        records: list[q.Record] = []
+        for start in range(0, len(ids), FETCH_POINTS):
+            with translated("retrieve"):
+                records += await self._client.retrieve(
+                    self._engine_name, ids[start : start + FETCH_POINTS], with_payload=True, with_vectors=with_vector
+                )
+        return {str(each.id): each for each in records}
+
+    async def _index(self, condition: Filter) -> None:
+        """A field is indexed when a filter first names it. Asked afresh before one is made: another process may have made it."""
+        if missing(condition, (await self._store.known(self._name)).indexed):
+            known = await self._store.known(self._name, fresh=True)
+            await self._store.make_indexes(self._name, missing(condition, known.indexed))
+
+
+def connect(settings: ServerStoreSettings) -> AsyncQdrantClient:
+    """Opens no connection yet. `:memory:` is the client's own small engine, for tests."""
+    if settings.api_key and settings.url.startswith("http:"):
+        log.warning("the Qdrant API key goes over an unencrypted connection", extra={"url": settings.url})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
+        return AsyncQdrantClient(
+            location=settings.url,
+            api_key=settings.api_key,
+            prefer_grpc=settings.prefer_grpc,
+            grpc_port=settings.grpc_port,
+            timeout=settings.timeout_s,
+            check_compatibility=False,  # it would ask over REST, from a thread, while this is made
+        )
+
+
+def creation(dimensions: int, settings: CollectionSettings) -> dict[str, Any]:
+    """The arguments of `create_collection`."""
+    return {
+        "vectors_config": q.VectorParams(size=dimensions, distance=q.Distance.COSINE, on_disk=settings.vectors_on_disk),
+        "shard_number": settings.shards,
+        "replication_factor": settings.replication_factor,
+        "write_consistency_factor": settings.write_consistency_factor,
+        "on_disk_payload": settings.payload_on_disk,
+        "hnsw_config": q.HnswConfigDiff(m=settings.hnsw_m, ef_construct=settings.hnsw_ef_construct),
+        "optimizers_config": q.OptimizersConfigDiff(indexing_threshold=settings.indexing_threshold_kb),
+        "quantization_config": _quantization(settings),
+    }
+
+
+def _quantization(settings: CollectionSettings) -> q.QuantizationConfig | None:
+    in_memory = settings.quantized_in_memory
+    match settings.quantization:
+        case "scalar":
+            scalar = q.ScalarQuantizationConfig(type=q.ScalarType.INT8, quantile=0.99, always_ram=in_memory)
+            return q.ScalarQuantization(scalar=scalar)
+        case "binary":
+            return q.BinaryQuantization(binary=q.BinaryQuantizationConfig(always_ram=in_memory))
+        case "product":
+            product = q.ProductQuantizationConfig(compression=q.CompressionRatio.X16, always_ram=in_memory)
+            return q.ProductQuantization(product=product)
+        case "none":
+            return None
+
+
+def search_params(settings: CollectionSettings) -> q.SearchParams | None:
+    """Quantized candidates are always rescored with the whole vectors, so that scores are the cosine on every store."""
+    quantization = None
+    if settings.quantization != "none":
+        quantization = q.QuantizationSearchParams(rescore=True, oversampling=settings.oversampling)
+    if quantization is None and settings.hnsw_ef is None:
+        return None
+    return q.SearchParams(hnsw_ef=settings.hnsw_ef, quantization=quantization)
+
+
+def _struct(point: Point, dimensions: int) -> q.PointStruct:
+    payload = payload_of(point)
+    _check_storable(payload)
+    vector = unit(point.vector, dimensions, point.document_id).tolist()
+    return q.PointStruct(id=point_id(point.document_id), vector=vector, payload=payload)
+
+
+def _check_storable(payload: dict[str, Any]) -> None:
+    """Refuses what Edge refuses; gRPC would write NaN, and `:memory:` anything."""
+    try:
+        written = orjson.dumps(payload, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS)
+    except TypeError as error:  # JSONEncodeError is one
+        raise InvalidInput(f"the store cannot hold or compare this value: {error}"[:300]) from error
+    if b"null" in written and _has_nan(payload):
+        raise InvalidInput("the store cannot hold or compare this value: not a finite number")
+
+
+def _has_nan(value: Any) -> bool:
+    if isinstance(value, float):
+        return not np.isfinite(value)
+    if isinstance(value, Mapping):
+        return any(_has_nan(each) for each in value.values())
+    return isinstance(value, list | tuple) and any(_has_nan(each) for each in value)
+
+
+def _vector(record: q.ScoredPoint | q.Record) -> Float32:
+    return np.asarray(record.vector, np.float32)
+
+
+def _hit(scored: q.ScoredPoint, record: q.ScoredPoint | q.Record, with_vector: bool) -> Hit:
+    return hit_of(record.payload or {}, scored.score, _vector(record) if with_vector else None)

@@ -1,0 +1,97 @@
+"""The one place where the errors of qdrant-client, and of gRPC and httpx under it, become ours.
+
+httpx's own errors come wrapped in `ResponseHandlingException`, save those raised while a request is still being built. A credential
+that Qdrant refuses is this service's fault, not its caller's: 401 and 403 are `DependencyUnavailable`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc  # type: ignore[import-untyped]
+import httpx
+from pydantic import ValidationError
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
+
+from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, Overloaded, RetrievalError, TooLarge
+
+RETRY_AFTER_S = 1.0  # where Qdrant names no time
+MAX_DETAIL_CHARS = 500
+
+# What the client itself says of a value that it cannot write.
+_UNWRITABLE = (ValueError, TypeError, OverflowError)
+_FAILED = (
+    ApiException,
+    QdrantException,
+    grpc.RpcError,
+    grpc.FutureTimeoutError,
+    grpc.FutureCancelledError,
+    grpc.aio.BaseError,
+    httpx.HTTPError,
+    httpx.InvalidURL,
+    httpx.CookieConflict,
+    OSError,  # TimeoutError too
+    RuntimeError,  # "Client was closed", "Error initializing the grpc connection(s)"; httpx.StreamError is one
+)
+TRANSLATED: tuple[type[Exception], ...] = (*_UNWRITABLE, *_FAILED)
+
+_BY_STATUS: dict[int, type[RetrievalError]] = {
+    400: InvalidInput,
+    404: NotFound,
+    409: Conflict,
+    413: TooLarge,
+    422: InvalidInput,
+    429: Overloaded,
+}
+_BY_CODE: dict[grpc.StatusCode, type[RetrievalError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
+    grpc.StatusCode.OUT_OF_RANGE: InvalidInput,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: Conflict,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+}
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Around every call of the client. A cancelled call stays cancelled."""
+    try:
+        yield
+    except RetrievalError:
+        raise
+    except TRANSLATED as error:
+        raise ours(error, doing) from error
+
+
+def ours(error: Exception, doing: str) -> RetrievalError:
+    """`DependencyUnavailable`, which is retried, wherever the caller has no part in the failure."""
+    said = f"Qdrant failed in {doing}: {error}"[:MAX_DETAIL_CHARS] or type(error).__name__
+    match error:
+        case ResourceExhaustedResponse():
+            return Overloaded(said, retry_after_s=float(error.retry_after_s))
+        case QdrantException():  # a 429 whose Retry-After is no number
+            return Overloaded(said, retry_after_s=RETRY_AFTER_S)
+        case UnexpectedResponse():
+            return _BY_STATUS.get(error.status_code or 0, DependencyUnavailable)(said)
+        case grpc.RpcError():
+            code = error.code() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else None
+            return _BY_CODE.get(code, DependencyUnavailable)(f"Qdrant failed in {doing}: {_said(error)}")
+        case (
+            json.JSONDecodeError() | ValidationError()
+        ):  # ValueErrors, but of an answer: it came from no Qdrant that we know
+            return DependencyUnavailable(said)
+        case asyncio.TimeoutError():
+            return DependencyUnavailable(f"Qdrant did not answer in time in {doing}")
+        case ValueError() | TypeError() | OverflowError():
+            return InvalidInput(f"the store cannot hold or compare this value: {error}"[:MAX_DETAIL_CHARS])
+        case _:
+            return DependencyUnavailable(said)
+
+
+def _said(error: grpc.RpcError) -> str:
+    details = error.details() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else str(error)
+    return str(details)[:MAX_DETAIL_CHARS]

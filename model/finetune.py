@@ -1,0 +1,366 @@
+"""Fine-tuning on a user's own pairs: cell, adapters and, where asked for, towers; large batches in chunks, over several processes.
+
+    step ─► draw ─► embed chunks without graph ─► sum over processes: all embeddings ─► loss, its gradient on each embedding
+                       └─► the same chunks again with graph, given that gradient ─► sum over processes ─► update
+
+That is GradCache (Gao et al. 2021, arXiv 2101.06983): the gradient is the whole batch's, the memory a chunk's. Processes embed
+different chunks of one batch, so N of them compute what one would; no DistributedDataParallel is needed.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from model.backbones import with_prefix
+from model.errors import InvalidInput
+from model.finetune_batch import Batch, Entry, Order, draw
+from model.finetuned import tower_network, towers
+from model.inputs import Float32, Input, Limits, Prepared
+from model.learning import (
+    BETAS,
+    MAX_LOG_SCALE,
+    decay_groups,
+    embed_by_kind,
+    has_fast_bfloat16,
+    optimizer_tensors,
+    restore_optimizer,
+    schedule,
+    symmetric_cross_entropy,
+)
+from model.pairs import Example, Images, Row
+from model.ranks import Ranks
+from model.ret2 import States
+from model.retriever import Retriever
+from model.train import StateCache
+from model.weights import load_strict
+
+Precision = Literal["fp32", "bf16", "fp16"]
+KS = (1, 5, 10)
+_LIMITS = Limits()
+_PREPARE_THREADS = 8
+_BLOCK = 1024  # queries scored at once
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuneSettings:
+    """Everything that changes what a run learns. `batch_size` is over all processes, `chunk_size` what one has in memory at once."""
+
+    steps: int
+    warmup_steps: int = 0
+    batch_size: int = 64
+    chunk_size: int = 32
+    negatives: int = 1  # of a pair's hard negatives, how many a step takes
+    learning_rate: float = 3e-4
+    tower_learning_rate: float = 1e-5
+    train_text: bool = False
+    train_vision: bool = False
+    weight_decay: float = 0.02
+    temperature: float = 0.07
+    keep_both: float = 1.0
+    precision: Precision = "fp32"
+    eval_every: int = 100
+    validation_pool: int = 1000  # documents that a validation query's own must beat, at least, where the data has them
+    seed: int = 17
+
+
+class Chunk(NamedTuple):
+    """Entries of a batch that go through the model together; `number` decides their dropout, whichever process embeds them."""
+
+    number: int
+    places: slice
+    entries: list[Entry]
+    prepared: list[Future[Prepared | None]]  # empty until submitted
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    scale: float
+
+
+class FineTuner:
+    """One run's model and optimizer. `step()` makes one update; all it draws depends on the seed and the step's number alone.
+
+    Every process of a run makes its own, with the same arguments. For one thread; `close()` ends the ones that decode images.
+    """
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        examples: Sequence[Example],
+        labels: Mapping[str, frozenset[str]],
+        images: Images,
+        settings: FineTuneSettings,
+        ranks: Ranks,
+        *,
+        cache: StateCache | None = None,
+        cached: tuple[bool, bool] = (False, False),
+    ) -> None:
+        """`cached` says whether `cache` has the states of every text, and of every image."""
+        self.retriever, self.settings = retriever.to(ranks.device), settings
+        self._examples, self._labels, self._images, self._ranks = examples, labels, images, ranks
+        self._cache, self._cached = cache, cached
+        self._order = Order(len(examples), settings.batch_size, settings.seed)
+        self._dtype = autocast_dtype(settings.precision, ranks.device)
+        self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.precision == "fp16")
+        self._pool = ThreadPoolExecutor(_PREPARE_THREADS, "prepare")
+        self._ahead: tuple[int, Batch, list[Chunk]] | None = None
+        self.trained = trained_parts(retriever, settings)
+        for module in self.trained.values():
+            module.requires_grad_(True)
+            for value in module.state_dict().values():
+                ranks.from_first(value)
+        start = torch.tensor(math.log(1 / settings.temperature), dtype=retriever.dtype, device=ranks.device)
+        self.log_scale = nn.Parameter(start)
+        self.optimizer = self._optimizer()
+        self.done = 0
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def step(self) -> Step:
+        rate = schedule(self.done, self.settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base"] * rate
+        self._train(True)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._backward(*self._next())
+        parameters = self._parameters()
+        self._ranks.add_gradients(parameters)
+        self._scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.log_scale.data.clamp_(max=MAX_LOG_SCALE)
+        self.done += 1
+        return Step(loss, float(norm), self.settings.learning_rate * rate, self.log_scale.exp().item())
+
+    def _backward(self, batch: Batch, chunks: Sequence[Chunk]) -> float:
+        """Leaves on every parameter this process's part of the gradient, scaled, and on the temperature the whole; returns the loss."""
+        leaves = self._vectors(len(batch.entries))
+        alone = len(chunks) == 1  # its graph may stay: there is no other to make room for
+        kept: Tensor | None = None
+        for chunk in chunks:
+            with torch.set_grad_enabled(alone):
+                kept = self._forward(chunk)
+            leaves[chunk.places] = kept.detach()
+        self._ranks.add(leaves).requires_grad_()
+        loss = self._loss(batch, leaves)
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert leaves.grad is not None
+        assert self.log_scale.grad is not None
+        self.log_scale.grad = self._scaler.scale(self.log_scale.grad)
+        for chunk in chunks:
+            vectors = kept if alone and kept is not None else self._forward(chunk)
+            vectors.backward(self._scaler.scale(leaves.grad[chunk.places]))  # type: ignore[no-untyped-call]
+        return loss.item()
+
+    def _loss(self, batch: Batch, vectors: Tensor) -> Tensor:
+        queries, documents = vectors[batch.queries], vectors[batch.documents]  # (B, E), (M, E)
+        logits = queries @ documents.T * self.log_scale.exp()  # (B, M)
+        return symmetric_cross_entropy(logits, batch.targets.to(logits), batch.document_targets.to(logits))
+
+    @torch.no_grad()
+    def embed(self, entries: Sequence[Entry]) -> Tensor:
+        """(N, E) of any entries, as the finished model would; the same in every process."""
+        self._train(False)
+        vectors = self._vectors(len(entries))
+        ahead: Chunk | None = None
+        for following in (*self._chunks(entries), None):
+            submitted = None if following is None else self._submitted(following)
+            if ahead is not None:
+                vectors[ahead.places] = self._forward(ahead)
+            ahead = submitted
+        return self._ranks.add(vectors)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that resuming needs."""
+        found = {
+            f"{name}.{key}": value for name, part in self.trained.items() for key, value in part.state_dict().items()
+        }
+        found |= optimizer_tensors(self.optimizer)
+        scaler = self._scaler.state_dict()
+        return found | {
+            "log_scale": self.log_scale.data,
+            "done": torch.tensor(self.done),
+            "scaler.scale": torch.tensor(scaler.get("scale", 1.0), dtype=torch.float64),
+            "scaler.growth": torch.tensor(scaler.get("_growth_tracker", 0)),
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, part in self.trained.items():
+            load_strict(part, with_prefix(tensors, f"{name}."), f"run: {name}")
+        self.log_scale.data.copy_(tensors["log_scale"])
+        restore_optimizer(self.optimizer, tensors)
+        self.done = int(tensors["done"])
+        if self._scaler.is_enabled():
+            known = {"scale": float(tensors["scaler.scale"]), "_growth_tracker": int(tensors["scaler.growth"])}
+            self._scaler.load_state_dict(self._scaler.state_dict() | known)
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        groups = []
+        for name, part in self.trained.items():
+            own = decay_groups(part.parameters(), self.settings.weight_decay)
+            rate = self.settings.learning_rate if name in self.retriever.sides else self.settings.tower_learning_rate
+            groups += [group | {"base": rate} for group in own]
+        groups.append({"params": [self.log_scale], "weight_decay": 0.0, "base": self.settings.learning_rate})
+        return torch.optim.AdamW(groups, lr=self.settings.learning_rate, betas=BETAS)
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [value for part in self.trained.values() for value in part.parameters()]
+
+    def _train(self, mode: bool) -> None:
+        for part in self.trained.values():
+            part.train(mode)
+
+    def _vectors(self, count: int) -> Tensor:
+        return torch.zeros(
+            count, self.retriever.config.dimensions, dtype=self.retriever.dtype, device=self._ranks.device
+        )
+
+    def _next(self) -> tuple[Batch, list[Chunk]]:
+        """This step's batch; the images of the next one are decoded meanwhile."""
+        step, batch, chunks = self._ahead or (-1, None, [])
+        if step != self.done or batch is None:
+            batch, chunks = self._drawn(self.done)
+        if self.done + 1 < self.settings.steps:
+            self._ahead = (self.done + 1, *self._drawn(self.done + 1))
+        return batch, chunks
+
+    def _drawn(self, step: int) -> tuple[Batch, list[Chunk]]:
+        batch = draw(
+            [self._examples[place] for place in self._order.places(step)],
+            self._labels,
+            negatives=self.settings.negatives,
+            keep_both=self.settings.keep_both,
+            rng=random.Random(f"{self.settings.seed}/{step}"),
+        )
+        return batch, [self._submitted(chunk) for chunk in self._chunks(batch.entries)]
+
+    def _chunks(self, entries: Sequence[Entry]) -> list[Chunk]:
+        """This process's, of as many for each as are needed, all of one size give or take an entry."""
+        world, total = self._ranks.world, len(entries)
+        count = min(total, world * math.ceil(total / self.settings.chunk_size / world))
+        bounds = [total * number // count for number in range(count + 1)]
+        mine = range(self._ranks.rank, count, world)
+        places = {number: slice(bounds[number], bounds[number + 1]) for number in mine}
+        return [Chunk(number, place, list(entries[place]), []) for number, place in places.items()]
+
+    def _submitted(self, chunk: Chunk) -> Chunk:
+        return chunk._replace(prepared=[self._pool.submit(self._prepare, entry) for entry in chunk.entries])
+
+    def _prepare(self, entry: Entry) -> Prepared | None:
+        """What the towers that run need; None where the cache has it all."""
+        text, image = (None if cached else value for value, cached in zip(entry.row, self._cached, strict=True))
+        if text is None and image is None:
+            return None
+        content = Input(text, None if image is None else self._images[image])
+        return self.retriever.prepare(content, entry.role, _LIMITS)
+
+    def _forward(self, chunk: Chunk) -> Tensor:
+        """(n, E) of unit length. The same dropout each time it is called within a step."""
+        torch.manual_seed(((self.settings.seed * 1_000_003 + self.done) * 100_003 + chunk.number) % 2**63)
+        rows = [Ready(entry, future.result()) for entry, future in zip(chunk.entries, chunk.prepared, strict=True)]
+        return embed_by_kind(rows, lambda row: row.entry.kind, self._embed_alike)
+
+    def _embed_alike(self, rows: Sequence[Ready]) -> Tensor:
+        entry = rows[0].entry
+        with torch.autocast(self._ranks.device.type, self._dtype, enabled=self._dtype is not None):
+            latents = self.retriever.side(entry.role)(self._states(rows))  # (n, K, E)
+            return latents.mean(dim=1).to(self.retriever.dtype)  # type: ignore[no-any-return]
+
+    def _states(self, rows: Sequence[Ready]) -> States:
+        """Of rows of one kind: from the cache where it has them, else by the towers."""
+        role, (text, image) = rows[0].entry.role, rows[0].entry.row
+        states = States()
+        if text is not None and self._cached[0]:
+            states = self._from_cache([(row.entry.row[0], None) for row in rows])
+        elif text is not None:
+            states = States(*self.retriever.text_states([row.tokens for row in rows], role))
+        if image is not None and self._cached[1]:
+            states = replace(states, vision=self._from_cache([(None, row.entry.row[1]) for row in rows]).vision)
+        elif image is not None:
+            states = replace(states, vision=self.retriever.vision_states([row.pixels for row in rows], role))
+        return states
+
+    def _from_cache(self, rows: Sequence[Row]) -> States:
+        assert self._cache is not None
+        device = self._ranks.device
+        with torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
+            states = self._cache.states(rows, None)  # float16 on the CPU: to bfloat16's autocast an error
+        return States(
+            states.text and [layer.to(device) for layer in states.text],
+            None if states.text_mask is None else states.text_mask.to(device),
+            states.vision and [layer.to(device) for layer in states.vision],
+        )
+
+
+class Ready(NamedTuple):
+    """An entry and what the towers need of it."""
+
+    entry: Entry
+    prepared: Prepared | None
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        assert self.prepared is not None
+        assert self.prepared.tokens is not None
+        return self.prepared.tokens
+
+    @property
+    def pixels(self) -> Float32:
+        assert self.prepared is not None
+        assert self.prepared.pixels is not None
+        return self.prepared.pixels
+
+
+def trained_parts(retriever: Retriever, settings: FineTuneSettings) -> dict[str, nn.Module]:
+    """What a run changes, by the prefix that it has in a checkpoint: every side, and the towers that are asked for."""
+    parts: dict[str, nn.Module] = dict(retriever.sides.items())
+    wanted = {"text": settings.train_text, "vision": settings.train_vision}
+    return parts | {
+        name: tower_network(tower)
+        for name, tower in towers(retriever).items()
+        if wanted[name.removeprefix("document_")]
+    }
+
+
+def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """None for float32. Raises `InvalidInput` for what the device has not."""
+    if precision == "fp32":
+        return None
+    if precision == "fp16" and device.type != "cuda":
+        raise InvalidInput(f"precision fp16 needs CUDA, this run is on {device.type}; bf16 and fp32 run on both")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise InvalidInput("this GPU has no bfloat16; take precision fp16 or fp32")
+    return torch.float16 if precision == "fp16" else torch.bfloat16
+
+
+def best_precision(device: torch.device) -> Precision:
+    return "bf16" if has_fast_bfloat16(device) else "fp32"
+
+
+def hits(
+    vectors: Tensor, documents: Tensor, labels: Sequence[str], answers: Sequence[Collection[str]]
+) -> dict[int, float]:
+    """Recall@k of queries (Q, E) over documents (M, E): the share with a right one among the first k, for each of `KS`."""
+    found = dict.fromkeys(KS, 0)
+    for start in range(0, len(vectors), _BLOCK):
+        best = (vectors[start : start + _BLOCK] @ documents.T).topk(min(max(KS), len(documents)), dim=1).indices
+        for label, places in zip(labels[start : start + _BLOCK], best.tolist(), strict=True):
+            rank = next((rank for rank, place in enumerate(places) if label in answers[place]), max(KS))
+            for k in KS:
+                found[k] += rank < k
+    return {k: count / len(vectors) for k, count in found.items()}

@@ -1,0 +1,111 @@
+"""What one step of fine-tuning embeds, and which document answers which query: made of the pairs, the settings and the step alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.inputs import Role
+from model.learning import drop_modality
+from model.pairs import Example, Row
+
+
+class Entry(NamedTuple):
+    """One input to embed."""
+
+    role: Role
+    row: Row
+
+    @property
+    def kind(self) -> tuple[str, bool, bool]:
+        """Entries that go through the model together."""
+        return self.role.value, self.row[1] is not None, self.row[0] is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """N entries, each embedded once; B queries and M documents as places among them: the queries' own, then hard negatives."""
+
+    entries: list[Entry]
+    queries: Tensor  # (B,)
+    documents: Tensor  # (M,) the first B answer the queries
+    targets: Tensor  # (B, M) rows sum to 1
+    document_targets: Tensor  # (B, B) rows sum to 1
+
+
+class Order:
+    """The pairs of each step: epoch after epoch, each shuffled by the seed and its number."""
+
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        self._count, self._batch, self._seed = count, batch_size, seed
+        self._epoch, self._shuffled = -1, list[int]()
+
+    def places(self, step: int) -> list[int]:
+        return [self._place(number) for number in range(step * self._batch, (step + 1) * self._batch)]
+
+    def _place(self, number: int) -> int:
+        epoch, place = divmod(number, self._count)
+        if epoch != self._epoch:
+            rng = random.Random(f"{self._seed}/epoch {epoch}")
+            self._epoch, self._shuffled = epoch, rng.sample(range(self._count), self._count)
+        return self._shuffled[place]
+
+
+def draw(
+    examples: Sequence[Example],
+    labels: Mapping[str, Collection[str]],
+    *,
+    negatives: int,
+    keep_both: float,
+    rng: random.Random,
+) -> Batch:
+    """Each pair with up to `negatives` of its hard negatives. Rows of text and image may lose one of them, by `keep_both`.
+
+    A hard negative that is another pair's own document is there already.
+    """
+    own = {one.key for one in examples}
+    drawn = {
+        key: row
+        for example in examples
+        for key, row in rng.sample(example.negatives, min(negatives, len(example.negatives)))
+        if key not in own
+    }
+    queries = [Entry(Role.QUERY, _kept(one.query, keep_both, rng)) for one in examples]
+    documents = [
+        Entry(Role.DOCUMENT, _kept(row, keep_both, rng))
+        for row in (*(one.document for one in examples), *drawn.values())
+    ]
+    # By kind, so that entries of one kind share chunks.
+    entries = sorted(dict.fromkeys([*queries, *documents]), key=lambda entry: entry.kind)
+    places = {entry: place for place, entry in enumerate(entries)}
+    keys = [*(one.key for one in examples), *drawn]
+    right = relevance([one.label for one in examples], keys, labels)
+    backward = right[:, : len(examples)].T  # (B, B)
+    return Batch(
+        entries,
+        torch.tensor([places[entry] for entry in queries]),
+        torch.tensor([places[entry] for entry in documents]),
+        right / right.sum(1, keepdim=True),
+        backward / backward.sum(1, keepdim=True),
+    )
+
+
+def relevance(wanted: Sequence[str], keys: Sequence[str], labels: Mapping[str, Collection[str]]) -> Tensor:
+    """(B, M): 1 where a document has the label that a query asks for, whoever it stands with."""
+    answers = {label: place for place, label in enumerate(dict.fromkeys(wanted))}
+    has = torch.zeros(len(answers), len(keys))
+    for column, key in enumerate(keys):
+        for label in labels.get(key, ()):
+            if label in answers:
+                has[answers[label], column] = 1.0
+    return has[[answers[label] for label in wanted]]
+
+
+def _kept(row: Row, keep_both: float, rng: random.Random) -> Row:
+    text, image = row
+    return row if text is None or image is None else drop_modality(text, text, image, keep_both, rng)

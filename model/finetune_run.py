@@ -1,0 +1,341 @@
+"""A fine-tuning run and its folder: validation, the best checkpoint, early stop, and going on where it was broken off.
+
+config.json, model.safetensors, tokenizer.json      the best checkpoint so far: what `ret2 serve --model FOLDER` opens
+state.safetensors, run.json                         what resuming needs, and what it must be the same run of
+logs/                                               for TensorBoard
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from model.config import Ret2Config
+from model.errors import InvalidInput
+from model.finetune import KS, FineTuner, FineTuneSettings, hits
+from model.finetune_batch import Entry
+from model.finetuned import modalities, save_finetuned, tokenizer_files, towers
+from model.inputs import Role
+from model.pairs import Example, Fault, Images, Pairs, Report, Row, read_pairs, split
+from model.ranks import Ranks
+from model.retriever import Retriever
+from model.train import STATE_FILE, StateCache
+from model.train_log import TrainLog
+from model.weights import CONFIG_FILE, locate, read_config, read_tensors, save_tensors
+
+RUN_FILE = "run.json"
+_BATCH = 64
+Ending = Literal["finished", "stopped early", "interrupted"]
+_FLOAT16_BYTES = 2
+_CHARS_PER_TOKEN = 4  # of English in a vocabulary of 30,000; only to foresee the size of the cache
+_TOGETHER = 32  # images a pass of the vision tower while the cache is filled
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a run learns from. `digest` names it."""
+
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    images: Images
+    labels: Mapping[str, frozenset[str]]  # by document's key, of both parts
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Of a run, what does not change the updates it makes."""
+
+    folder: Path
+    patience: int = 5  # validations without a better one before the run stops; 0: it does not
+    fresh: bool = False
+    self_contained: bool = False
+    cache_bytes: int = 4 * 2**30  # of tower states, for each process
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    steps: int
+    ending: Ending
+    first: Mapping[int, float]  # recall before the first step; empty without validation
+    best: Mapping[int, float]
+    folder: Path
+
+
+def read_data(
+    path: Path, validation: Path | None, share: float, *, image_root: Path | None, strict: bool, report: Report
+) -> tuple[Data, list[Fault]]:
+    """Pairs to train on and to validate with, from a file each or from one. Raises `InvalidInput` where a part would be empty."""
+    pairs = read_pairs(path, image_root=image_root, strict=strict, report=report)
+    faults = list(pairs.faults)
+    if validation is None:
+        train, held = split(pairs.examples, share)
+        if not train or (share and not held):
+            raise InvalidInput(
+                f"of {len(pairs.examples)} pairs a share of {share} leaves {len(train)} to train on and {len(held)} to validate "
+                "with; give --validation FILE or another --validation-share",
+                field="validation_share",
+            )
+    else:
+        other = read_pairs(validation, image_root=image_root, strict=strict, images=pairs.images, report=report)
+        faults += other.faults
+        train, held = pairs.examples, other.examples
+    both = Pairs([*train, *held], pairs.images)
+    digest = hashlib.sha256(f"{Pairs(train, pairs.images).digest()} {both.digest()}".encode()).hexdigest()
+    return Data(train, held, pairs.images, both.labels(), digest), faults
+
+
+def settings_for(pairs: int, epochs: float, asked: Mapping[str, Any], *, fresh: bool) -> FineTuneSettings:
+    """What was asked for, and where that is None what suits the number of pairs; `fresh` is a cell that has learnt nothing yet."""
+    given = {key: value for key, value in asked.items() if value is not None}
+    batch = given.get("batch_size", min(_BATCH, pairs))
+    an_epoch = math.ceil(pairs / batch)
+    steps = given.get("steps", max(1, math.ceil(epochs * pairs / batch)))
+    defaults = {
+        "batch_size": batch,
+        "steps": steps,
+        "warmup_steps": min(100, steps // 10),
+        "eval_every": min(100, an_epoch),
+        "learning_rate": 1e-3 if fresh else 3e-4,
+    }
+    return FineTuneSettings(**(defaults | given))
+
+
+def begin(start_from: str, config: Ret2Config | None, name: str, seed: int) -> tuple[Retriever, Path | None]:
+    """The model that a run called `name` starts with: fresh by `config`, or a checkpoint and its folder."""
+    torch.manual_seed(seed)
+    retriever = Retriever.untrained(config) if config is not None else Retriever.load(start_from)
+    retriever.config = replace(retriever.config, name=name)
+    return retriever, None if config is not None else locate(start_from)
+
+
+def fine_tune(
+    retriever: Retriever,
+    origin: Path | None,
+    data: Data,
+    settings: FineTuneSettings,
+    options: Options,
+    ranks: Ranks,
+    *,
+    report: Report,
+    say: Callable[[str], None],
+    should_stop: Callable[[], bool],
+) -> Outcome:
+    """A run into the options' folder, or the rest of the one that is there. Every process of it calls this with the same arguments.
+
+    `origin` is the checkpoint folder that `retriever` was loaded from, if it was. Raises `InvalidInput` when the folder has something else.
+    """
+    record = {
+        "settings": asdict(settings),
+        "pairs": data.digest,
+        "start": retriever.info.fingerprint,
+        "self_contained": options.self_contained,
+    }
+    _check(settings, data, ranks)
+    resumed = _claim(options, json.loads(json.dumps(record)), ranks)
+    retriever = retriever.to(ranks.device)
+    cache, cached = _cached(retriever, data, settings, options.cache_bytes, report)
+    tuner = FineTuner(retriever, data.train, data.labels, data.images, settings, ranks, cache=cache, cached=cached)
+    with closing(tuner):
+        run = _Run(tuner, data, options, origin, ranks, say)
+        if resumed:
+            run.restore()
+            say(f"goes on at step {tuner.done} of {settings.steps}")
+        with closing(TrainLog(options.folder / "logs" if ranks.first else None, tuner.done)) as log:
+            ending = run.go(log, report, should_stop)
+    return Outcome(tuner.done, ending, run.first, run.best, options.folder)
+
+
+class _Run:
+    def __init__(
+        self,
+        tuner: FineTuner,
+        data: Data,
+        options: Options,
+        origin: Path | None,
+        ranks: Ranks,
+        say: Callable[[str], None],
+    ) -> None:
+        self._tuner, self._data, self._options = tuner, data, options
+        self._origin, self._ranks, self._say = origin, ranks, say
+        self.first: dict[int, float] = {}
+        self.best: dict[int, float] = {}
+        self._since_best = 0
+        self._pool = _pool(data, tuner.settings)
+
+    def go(self, log: TrainLog, report: Report, should_stop: Callable[[], bool]) -> Ending:
+        tuner, settings, patience = self._tuner, self._tuner.settings, self._options.patience
+        if tuner.done == 0:
+            self._validate(log)
+        while tuner.done < settings.steps:
+            if self._data.validation and 0 < patience <= self._since_best:
+                return "stopped early"
+            step = tuner.step()
+            report("train", tuner.done, settings.steps)
+            log.add(tuner.done, {f"train/{name}": value for name, value in asdict(step).items()})
+            if tuner.done % settings.eval_every == 0 or tuner.done == settings.steps:
+                self._validate(log)
+            if self._ranks.any(should_stop()) and tuner.done < settings.steps:
+                self._save_state()
+                return "interrupted"
+        return "finished"
+
+    def restore(self) -> None:
+        tensors = read_tensors(self._options.folder / STATE_FILE)
+        self._tuner.restore(tensors)
+        self.first, self.best = (
+            dict(zip(KS, tensors[name].tolist(), strict=False)) for name in ("recall.first", "recall.best")
+        )
+        self._since_best = int(tensors["since_best"])
+
+    def _validate(self, log: TrainLog) -> None:
+        """Keeps the model when it is the best so far, and in any case what resuming needs."""
+        done, recall = self._tuner.done, self._recall()
+        if done == 0:
+            self.first = recall
+        log.add(done, {f"validation/recall_at_{k}": value for k, value in recall.items()})
+        better = not recall or list(recall.values()) > list(self.best.values())  # equal at 1: by 5, then 10
+        self._since_best = 0 if better else self._since_best + 1
+        if better:
+            self.best = recall
+            self._save_checkpoint()
+        if recall:
+            shown = ", ".join(f"@{k} {value:.3f}" for k, value in recall.items())
+            self._say(f"step {done}: validation recall {shown}{' (best so far)' if better else ''}")
+        self._save_state()
+
+    def _recall(self) -> dict[int, float]:
+        if not self._data.validation:
+            return {}
+        asked = self._tuner.embed([Entry(Role.QUERY, one.query) for one in self._data.validation])
+        documents = self._tuner.embed([Entry(Role.DOCUMENT, row) for row in self._pool.values()])
+        answers = [self._data.labels.get(key, frozenset()) for key in self._pool]
+        found = hits(asked, documents, [one.label for one in self._data.validation], answers)
+        agreed = self._ranks.from_first(torch.tensor(list(found.values()), device=self._ranks.device))
+        return dict(zip(KS, agreed.tolist(), strict=True))
+
+    def _save_checkpoint(self) -> None:
+        if not self._ranks.first:
+            return
+        settings, retriever = self._tuner.settings, self._tuner.retriever
+        stored = modalities(settings.train_text, settings.train_vision, self._options.self_contained)
+        files = tokenizer_files(retriever.config, self._origin)
+        save_finetuned(self._options.folder, retriever, stored, files, self._origin)
+
+    def _save_state(self) -> None:
+        if self._ranks.first:
+            own = {
+                "recall.first": torch.tensor(list(self.first.values())),
+                "recall.best": torch.tensor(list(self.best.values())),
+                "since_best": torch.tensor(self._since_best),
+            }
+            save_tensors(self._options.folder / STATE_FILE, self._tuner.tensors() | own)
+
+
+def _pool(data: Data, settings: FineTuneSettings) -> dict[str, Row]:
+    """What validation searches: its own documents and hard negatives, and others of the training part to make it harder."""
+    found: dict[str, Row] = {}
+    for one in data.validation:
+        found.setdefault(one.key, one.document)
+        for key, row in one.negatives:
+            found.setdefault(key, row)
+    others = {one.key: one.document for one in data.train if one.key not in found}
+    wanted = max(0, min(len(others), settings.validation_pool - len(found)))
+    chosen = random.Random(settings.seed).sample(sorted(others), wanted)
+    return found | {key: others[key] for key in chosen}
+
+
+def _check(settings: FineTuneSettings, data: Data, ranks: Ranks) -> None:
+    if settings.batch_size < 2 or settings.batch_size > len(data.train):
+        raise InvalidInput(
+            f"batch_size is {settings.batch_size}; it must be from 2 to the number of training pairs, {len(data.train)}",
+            field="batch_size",
+        )
+    if settings.batch_size < ranks.world:
+        raise InvalidInput(f"batch_size is {settings.batch_size}, fewer than the {ranks.world} processes")
+
+
+def _claim(options: Options, record: Mapping[str, Any], ranks: Ranks) -> bool:
+    """Makes the folder this run's. True when it has an unfinished run to go on with."""
+    folder = options.folder
+    began = (folder / RUN_FILE).exists()
+    if not options.fresh and not began and (folder / CONFIG_FILE).exists():
+        raise InvalidInput(f"{folder} holds another model; name another folder, or --fresh to write over it")
+    if not options.fresh and began:
+        if changed := _differences(read_config(folder, RUN_FILE), record):
+            raise InvalidInput(
+                f"{folder} holds a run with other settings ({'; '.join(changed)}); repeat them, name another folder, or --fresh"
+            )
+        return (folder / STATE_FILE).exists()
+    ranks.any(False)  # nobody writes before all have looked
+    if ranks.first:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder / "logs", ignore_errors=True)
+        (folder / STATE_FILE).unlink(missing_ok=True)
+        (folder / RUN_FILE).write_text(json.dumps(record, indent=2) + "\n")
+    ranks.any(False)  # nobody looks into the folder before it is ready
+    return False
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    old, new = ({**side, **side.get("settings", {})} for side in (before, now))
+    names = {"pairs": "the pairs", "start": "the model that it began with"}
+    return [
+        f"{names[key]} differ" if key in names else f"{key} was {old.get(key)}, is {new[key]}"
+        for key in new
+        if key != "settings" and old.get(key) != new[key]
+    ]
+
+
+def _cached(
+    retriever: Retriever, data: Data, settings: FineTuneSettings, limit: int, report: Report
+) -> tuple[StateCache | None, tuple[bool, bool]]:
+    """States of frozen towers, computed once where they fit into `limit` bytes; for texts, and for images."""
+    if retriever.document_towers:  # the cache has one tower of each kind
+        return None, (False, False)
+    rows = set(_rows([*data.train, *data.validation]))
+    texts = sorted({text for text, _ in rows if text is not None})
+    images = sorted({image for _, image in rows if image is not None})
+    text_width, vision_width = (sum(towers(retriever)[name].widths) for name in ("text", "vision"))
+    longest = retriever.config.max_text_tokens
+    tokens = sum(min(longest, 2 + len(text) // _CHARS_PER_TOKEN) for text in texts)
+    text_bytes = tokens * text_width * _FLOAT16_BYTES
+    image_bytes = len(images) * retriever.vision_tower.patches * vision_width * _FLOAT16_BYTES
+    keep_texts = not settings.train_text and bool(texts) and text_bytes <= limit
+    room = limit - (text_bytes if keep_texts else 0)
+    keep_images = not settings.train_vision and bool(images) and image_bytes <= room
+    cache = StateCache(retriever)
+    if keep_texts:
+        cache.add_texts(texts, _counted(report, "text states", len(texts)))
+    if keep_images:
+        told = _counted(report, "image states", len(images))
+        cache.add_images(data.images.only(images), 1, random.Random(settings.seed), told, together=_TOGETHER)
+    return cache, (keep_texts, keep_images)
+
+
+def _rows(examples: Iterable[Example]) -> Iterable[Row]:
+    for one in examples:
+        yield one.query
+        yield one.document
+        yield from (row for _, row in one.negatives)
+
+
+def _counted(report: Report, stage: str, of: int) -> Callable[[int], None]:
+    done = 0
+
+    def add(count: int) -> None:
+        nonlocal done
+        done += count
+        report(stage, done, of)
+
+    return add

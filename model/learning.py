@@ -1,0 +1,103 @@
+"""What every training loop here shares: the loss, the optimizer's parts and state, the schedule, and embedding rows kind by kind."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.pairs import Row
+
+BETAS = (0.9, 0.98)  # of AdamW
+MAX_LOG_SCALE = math.log(100.0)
+
+T = TypeVar("T")
+
+
+def symmetric_cross_entropy(logits: Tensor, targets: Tensor, document_targets: Tensor) -> Tensor:
+    """logits and targets (B, M) of each query over the documents; document_targets (B, B) of the first B documents, which are the
+    queries' own, over the queries. What follows them are hard negatives: nobody asked for those."""
+    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits[:, : len(logits)].T, document_targets)) / 2
+
+
+def drop_modality(text: str, text_alone: str, image: str, keep_both: float, rng: random.Random) -> Row:
+    """Both text and image with the chance `keep_both`, else one of them."""
+    if rng.random() < keep_both:
+        return text, image
+    return (text_alone, None) if rng.random() < 0.5 else (None, image)
+
+
+def decay_groups(
+    parameters: Iterable[nn.Parameter], weight_decay: float, others: Sequence[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
+    """For an optimizer: matrices decay, vectors and `others` do not."""
+    known = list(parameters)
+    return [
+        {"params": [value for value in known if value.dim() > 1], "weight_decay": weight_decay},
+        {"params": [*(value for value in known if value.dim() <= 1), *others], "weight_decay": 0.0},
+    ]
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """AdamW's moments as `adam.NUMBER.KEY`, numbered in the order of its parameters."""
+    return {
+        f"adam.{number}.{key}": value
+        for number, parameter in enumerate(_optimized(optimizer))
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    found: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("adam."):
+            _, number, key = name.split(".", 2)
+            found.setdefault(int(number), {})[key] = value
+    for place, parameter in enumerate(_optimized(optimizer)):
+        # AdamW counts steps on the CPU, wherever the parameter is; a parameter that never had a gradient has no moments.
+        if place in found:
+            optimizer.state[parameter] = {
+                key: value if key == "step" else value.to(parameter.device) for key, value in found[place].items()
+            }
+
+
+def _optimized(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [value for group in optimizer.param_groups for value in group["params"]]
+
+
+def embed_by_kind(rows: Sequence[T], kind: Callable[[T], Any], embed: Callable[[Sequence[T]], Tensor]) -> Tensor:
+    """(N, E) of unit length. Rows of one kind go together, so that no time is spent on a modality that is absent."""
+    order = sorted(range(len(rows)), key=lambda row: kind(rows[row]))
+    parts = [embed([rows[row] for row in alike]) for _, alike in groupby(order, key=lambda row: kind(rows[row]))]
+    back = torch.empty(len(rows), dtype=torch.long)
+    back[order] = torch.arange(len(rows))
+    return F.normalize(torch.cat(parts), dim=-1)[back]
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """On two cores with AVX512-BF16 a step took half the time; where a CPU has to emulate it, it would take longer."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+class Scheduled(Protocol):
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def warmup_steps(self) -> int: ...
+
+
+def schedule(step: int, settings: Scheduled) -> float:
+    """Linear warm-up, then a cosine to a twentieth."""
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    return 0.05 + 0.95 * (1 + math.cos(math.pi * min(1.0, progress))) / 2

@@ -1,0 +1,158 @@
+"""The server store over gRPC against a small server in this process: what is sent, and what each refusal becomes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from qdrant_client import grpc as wire
+from qdrant_client.grpc.collections_service_pb2_grpc import CollectionsServicer, add_CollectionsServicer_to_server
+from qdrant_client.grpc.points_service_pb2_grpc import PointsServicer, add_PointsServicer_to_server
+
+from indexer.filters import Equals
+from indexer.records import Point, point_id
+from indexer.store.server import ServerStore, ServerStoreSettings
+from model.errors import DependencyUnavailable, InvalidInput, NotFound, Overloaded, RetrievalError
+
+D = 4
+
+
+class Qdrant(CollectionsServicer, PointsServicer):  # type: ignore[misc]
+    """Has one collection, `c`. `refusal` is (code, trailing metadata) of every call on points; `hangs` answers none."""
+
+    def __init__(self) -> None:
+        self.keys: set[str] = set()
+        self.asked: list[Any] = []
+        self.refusal: tuple[grpc.StatusCode, tuple[tuple[str, str], ...]] | None = None
+        self.hangs = False
+
+    async def answer(self, request: Any, context: grpc.aio.ServicerContext) -> None:
+        self.asked.append(request)
+        self.keys |= {value for key, value in context.invocation_metadata() if key == "api-key"}
+        if self.hangs:
+            await asyncio.sleep(60)
+        if self.refusal is not None:
+            code, metadata = self.refusal
+            await context.abort(code, "what Qdrant said", metadata)
+
+    async def CollectionExists(self, request: Any, context: Any) -> Any:  # noqa: N802
+        exists = wire.CollectionExists(exists=request.collection_name == "c")
+        return wire.CollectionExistsResponse(result=exists)
+
+    async def Get(self, request: Any, context: Any) -> Any:  # noqa: N802 both services have a method of this name
+        if isinstance(request, wire.GetPoints):
+            await self.answer(request, context)
+            return wire.GetResponse()
+        vectors = wire.VectorsConfig(params=wire.VectorParams(size=D, distance=wire.Distance.Cosine))
+        config = wire.CollectionConfig(
+            params=wire.CollectionParams(vectors_config=vectors, shard_number=1, on_disk_payload=True),
+            hnsw_config=wire.HnswConfigDiff(m=16, ef_construct=100, full_scan_threshold=10_000),
+            optimizer_config=wire.OptimizersConfigDiff(
+                deleted_threshold=0.2, vacuum_min_vector_number=1_000, default_segment_number=0, flush_interval_sec=5
+            ),
+            wal_config=wire.WalConfigDiff(wal_capacity_mb=32, wal_segments_ahead=0),
+        )
+        info = wire.CollectionInfo(status=wire.CollectionStatus.Green, config=config, segments_count=1)
+        return wire.GetCollectionInfoResponse(result=info)
+
+    async def CreateFieldIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self.written(request, context)
+
+    async def Upsert(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self.written(request, context)
+
+    async def Delete(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self.written(request, context)
+
+    async def written(self, request: Any, context: Any) -> Any:
+        await self.answer(request, context)
+        done = wire.UpdateResult(operation_id=0, status=wire.UpdateStatus.Completed)
+        return wire.PointsOperationResponse(result=done)
+
+    async def Query(self, request: Any, context: Any) -> Any:  # noqa: N802
+        await self.answer(request, context)
+        return wire.QueryResponse()
+
+    async def Count(self, request: Any, context: Any) -> Any:  # noqa: N802
+        await self.answer(request, context)
+        return wire.CountResponse(result=wire.CountResult(count=7))
+
+
+@pytest.fixture
+def qdrant() -> Qdrant:
+    return Qdrant()
+
+
+@pytest.fixture
+async def store(qdrant: Qdrant) -> AsyncIterator[ServerStore]:
+    server = grpc.aio.server()
+    add_CollectionsServicer_to_server(qdrant, server)
+    add_PointsServicer_to_server(qdrant, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    opened = ServerStore(ServerStoreSettings("http://127.0.0.1:1", api_key="secret", grpc_port=port, timeout_s=1))
+    yield opened
+    await opened.close()
+    await server.stop(None)
+
+
+async def test_what_is_sent(qdrant: Qdrant, store: ServerStore) -> None:
+    points = store.points("c")
+    await points.upsert([Point(f"d{i}", np.ones(D, np.float32), "text", None, {"i": 1.5}, "") for i in range(130)])
+    await points.delete(["d0"])
+    first, second, deleted = qdrant.asked
+    assert [len(first.points), len(second.points)] == [128, 2]
+    assert first.wait and second.wait and deleted.wait  # noqa: PT018 one promise
+    assert first.points[3].id.uuid == point_id("d3")
+    assert first.points[3].payload["metadata"].struct_value.fields["i"].double_value == 1.5
+    assert deleted.points.points.ids[0].uuid == point_id("d0")
+    assert qdrant.keys == {"secret"}
+    assert await points.count() == 7
+    await points.search(np.ones(D, np.float32), limit=3, condition=Equals("x", 2.5))
+    query = qdrant.asked[-1]
+    assert query.filter.must[0].field.range.gte == 2.5
+    assert query.limit == 4
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, InvalidInput),
+        (grpc.StatusCode.NOT_FOUND, NotFound),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, Overloaded),
+        (grpc.StatusCode.UNAVAILABLE, DependencyUnavailable),
+        (grpc.StatusCode.UNAUTHENTICATED, DependencyUnavailable),
+        (grpc.StatusCode.INTERNAL, DependencyUnavailable),
+    ],
+)
+async def test_refusals(qdrant: Qdrant, store: ServerStore, code: grpc.StatusCode, kind: type[RetrievalError]) -> None:
+    qdrant.refusal = (code, ())
+    point = Point("d", np.ones(D, np.float32), None, None, {}, "")
+    points = store.points("c")
+    calls: list[Callable[[], Awaitable[object]]] = [
+        points.count,
+        lambda: points.upsert([point]),
+        lambda: points.delete(["d"]),
+        lambda: points.fetch(["d"]),
+        lambda: points.search(point.vector, limit=1),
+    ]
+    for call in calls:
+        with pytest.raises(kind, match="what Qdrant said") as raised:
+            await call()
+        assert type(raised.value) is kind
+
+
+async def test_the_wait_asked_for_is_passed_on(qdrant: Qdrant, store: ServerStore) -> None:
+    qdrant.refusal = (grpc.StatusCode.RESOURCE_EXHAUSTED, (("retry-after", "9"),))
+    with pytest.raises(Overloaded) as raised:
+        await store.points("c").count()
+    assert raised.value.retry_after_s == 9
+
+
+async def test_a_server_that_hangs_is_given_up_after_the_time_out(qdrant: Qdrant, store: ServerStore) -> None:
+    qdrant.hangs = True
+    async with asyncio.timeout(5):
+        with pytest.raises(DependencyUnavailable):
+            await store.points("c").count()

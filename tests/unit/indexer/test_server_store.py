@@ -1,0 +1,464 @@
+"""The server store on the wire (REST, recorded), its settings, and that no error of the client stays the client's."""
+
+import asyncio
+import contextlib
+import importlib
+import inspect
+import json
+import pkgutil
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+import qdrant_client
+from filter_strategies import filters
+from hypothesis import given
+from pydantic import BaseModel, ValidationError
+from qdrant_client import AsyncQdrantClient
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
+from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
+from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
+
+from indexer.filters import DateRange, Equals, FieldType, Filter, Range
+from indexer.filters.values import read_moment
+from indexer.records import Point, point_id
+from indexer.store import server
+from indexer.store.indexes import missing
+from indexer.store.payload import path_of, quoted
+from indexer.store.server import CollectionSettings, Quantization, ServerStore, ServerStoreSettings, connect
+from indexer.store.server_errors import TRANSLATED, ours, translated
+from indexer.store.server_search import to_server
+from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, Overloaded, RetrievalError, TooLarge
+
+D = 4
+
+# ---------------------------------------------------------------------------------------------------------- errors
+
+
+def exceptions_of(package: Any) -> set[type[Exception]]:
+    """Every exception class that the package's modules define."""
+    found = set()
+    for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        module = importlib.import_module(info.name)
+        for value in vars(module).values():
+            if inspect.isclass(value) and issubclass(value, Exception) and value.__module__ == info.name:
+                found.add(value)
+    return found
+
+
+def exported_exceptions(module: Any) -> set[type[Exception]]:
+    exported = (getattr(module, name) for name in dir(module) if not name.startswith("_"))
+    return {each for each in exported if inspect.isclass(each) and issubclass(each, Exception)}
+
+
+def test_every_exception_class_of_the_client_and_its_libraries_is_translated() -> None:
+    of_client = exceptions_of(qdrant_client)
+    assert {QdrantException, ResourceExhaustedResponse, ApiException, UnexpectedResponse} <= of_client
+    everything = of_client | exported_exceptions(httpx) | exported_exceptions(grpc) | exported_exceptions(grpc.aio)
+    assert len(everything) > 35
+    assert [each for each in everything if not issubclass(each, TRANSLATED)] == []
+
+
+class _Model(BaseModel):
+    n: int
+
+
+def validation_error() -> ValidationError:
+    try:
+        _Model(n="x")  # type: ignore[arg-type]
+    except ValidationError as error:
+        return error
+    raise AssertionError
+
+
+def unexpected(status: int | None) -> UnexpectedResponse:
+    return UnexpectedResponse(status, "reason", b'{"status": {"error": "what Qdrant said"}}', httpx.Headers())
+
+
+def rpc_error(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details="what Qdrant said")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (unexpected(400), InvalidInput),
+        (unexpected(422), InvalidInput),
+        (unexpected(401), DependencyUnavailable),
+        (unexpected(403), DependencyUnavailable),
+        (unexpected(404), NotFound),
+        (unexpected(408), DependencyUnavailable),
+        (unexpected(409), Conflict),
+        (unexpected(413), TooLarge),
+        (unexpected(429), Overloaded),
+        (unexpected(500), DependencyUnavailable),
+        (unexpected(503), DependencyUnavailable),
+        (unexpected(302), DependencyUnavailable),
+        (unexpected(None), DependencyUnavailable),
+        (ResourceExhaustedResponse("slow down", 7), Overloaded),
+        (QdrantException("Retry-After header value is not a valid integer: soon"), Overloaded),
+        (ResponseHandlingException(httpx.ConnectError("refused")), DependencyUnavailable),
+        (ResponseHandlingException(httpx.ReadTimeout("late")), DependencyUnavailable),
+        (ResponseHandlingException(validation_error()), DependencyUnavailable),
+        (ApiException("base"), DependencyUnavailable),
+        (httpx.ConnectTimeout("late"), DependencyUnavailable),
+        (httpx.InvalidURL("bad"), DependencyUnavailable),
+        (httpx.StreamError("consumed"), DependencyUnavailable),
+        (rpc_error(grpc.StatusCode.INVALID_ARGUMENT), InvalidInput),
+        (rpc_error(grpc.StatusCode.NOT_FOUND), NotFound),
+        (rpc_error(grpc.StatusCode.ALREADY_EXISTS), Conflict),
+        (rpc_error(grpc.StatusCode.RESOURCE_EXHAUSTED), Overloaded),
+        (rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED), DependencyUnavailable),
+        (rpc_error(grpc.StatusCode.UNAVAILABLE), DependencyUnavailable),
+        (rpc_error(grpc.StatusCode.UNAUTHENTICATED), DependencyUnavailable),
+        (rpc_error(grpc.StatusCode.PERMISSION_DENIED), DependencyUnavailable),
+        (rpc_error(grpc.StatusCode.INTERNAL), DependencyUnavailable),
+        (grpc.RpcError(), DependencyUnavailable),
+        (grpc.FutureTimeoutError(), DependencyUnavailable),
+        (grpc.aio.UsageError("Channel is closed."), DependencyUnavailable),
+        (ConnectionResetError(), DependencyUnavailable),
+        (TimeoutError(), DependencyUnavailable),
+        (RuntimeError("Client was closed."), DependencyUnavailable),
+        (validation_error(), DependencyUnavailable),
+        (json.JSONDecodeError("Expecting value", "<html>", 0), DependencyUnavailable),
+        (ValueError("Out of range float values are not JSON compliant"), InvalidInput),
+        (TypeError("bad"), InvalidInput),
+    ],
+    ids=lambda each: repr(each)[:60] if isinstance(each, Exception) else each.__name__,
+)
+def test_what_each_error_becomes(error: Exception, kind: type[RetrievalError]) -> None:
+    with pytest.raises(RetrievalError) as raised, translated("search"):
+        raise error
+    assert type(raised.value) is kind
+    assert raised.value.__cause__ is error
+    assert raised.value.retryable is (kind in (DependencyUnavailable, Overloaded))
+    assert raised.value.detail
+
+
+def test_every_status_and_every_code_has_a_meaning() -> None:
+    for status in range(100, 600):
+        assert type(ours(unexpected(status), "search")) is not RetrievalError
+    for code in grpc.StatusCode:
+        error = ours(rpc_error(code), "search")
+        assert "what Qdrant said" in error.detail
+
+
+def test_the_wait_that_qdrant_asks_for_is_passed_on() -> None:
+    error = ours(ResourceExhaustedResponse("slow down", 7), "upsert")
+    assert isinstance(error, Overloaded)
+    assert error.retry_after_s == 7
+
+
+async def test_a_cancelled_call_stays_cancelled_and_our_errors_ours() -> None:
+    with pytest.raises(asyncio.CancelledError), translated("search"):
+        raise asyncio.CancelledError
+    mine = NotFound("mine")
+    with pytest.raises(NotFound) as raised, translated("search"):
+        raise mine
+    assert raised.value is mine
+
+
+# ---------------------------------------------------------------------------------------------------------- filters
+
+
+@given(filters())
+def test_grpc_says_what_rest_says(condition: Filter) -> None:
+    sent = RestToGrpc.convert_filter(to_server(condition))
+    assert RestToGrpc.convert_filter(GrpcToRest.convert_filter(sent)) == sent
+
+
+def test_equal_numbers_are_sent_as_a_range() -> None:
+    (condition,) = to_server(Equals("x", 2.5)).must  # type: ignore[union-attr, misc]
+    assert condition.match is None
+    assert (condition.range.gte, condition.range.lte) == (2.5, 2.5)
+
+
+def test_indexes_for_a_filter() -> None:
+    number, moment = Range("x", gt=1.0), DateRange("x", gt=read_moment("2024-05-01"))
+    x = path_of("x")
+    assert missing(number, {}) == {x: FieldType.NUMBER}
+    assert missing(number, {x: FieldType.NUMBER}) == {}
+    assert missing(number, {x: FieldType.KEYWORD}) == {}
+    assert missing(moment, {x: FieldType.NUMBER}) == {x: FieldType.KEYWORD}
+    assert missing(number, {x: FieldType.DATETIME}) == {x: FieldType.KEYWORD}
+    assert missing(Equals("x", 2**60), {x: FieldType.DATETIME}) == {}
+
+
+@pytest.mark.parametrize("field", ["x", "a b", "n.y", "br[0]", "é-x_1", "x[]"])
+def test_paths_as_qdrant_shows_them_are_known_again(field: str) -> None:
+    shown = "metadata." + ".".join(key if key.isidentifier() else f'"{key}"' for key in field.split("."))
+    assert quoted(shown) == quoted(path_of(field)) == path_of(field)
+
+
+# ---------------------------------------------------------------------------------------------------------- wire
+
+
+class Qdrant:
+    """Answers as a server with the collections in `dimensions`; `asked` has every request as (method, path, query, body)."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, dict[str, str], Any]] = []
+        self.dimensions: dict[str, int] = {}
+        self.schema: dict[str, Any] = {}
+        self.refuse: httpx.Response | None = None
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content) if request.content else None
+        path = request.url.path.removeprefix("/collections")
+        self.asked.append((request.method, path, dict(request.url.params), body))
+        if self.refuse is not None:
+            return self.refuse
+        name = path.strip("/").split("/")[0]
+        result: Any = True
+        if path.endswith("/exists"):
+            result = {"exists": name in self.dimensions}
+        elif request.method == "GET" and path.count("/") == 1:
+            result = self.info(name)
+        elif request.method == "PUT" and path.count("/") == 1:
+            self.dimensions[name] = body["vectors"]["size"]
+        elif path.endswith("/query"):
+            result = {"points": []}
+        elif path.endswith("/points") and request.method == "POST":
+            result = []
+        elif path.endswith(("/points", "/delete", "/index")) or "/index/" in path:
+            result = {"operation_id": 0, "status": "completed"}
+        return httpx.Response(200, json={"result": result, "status": "ok", "time": 0})
+
+    def info(self, name: str) -> dict[str, Any]:
+        params = {"vectors": {"size": self.dimensions[name], "distance": "Cosine"}}
+        hnsw = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000}
+        optimizers = {"deleted_threshold": 0.2, "vacuum_min_vector_number": 1000, "default_segment_number": 0}
+        config = {
+            "params": params,
+            "hnsw_config": hnsw,
+            "optimizer_config": {**optimizers, "flush_interval_sec": 5},
+        }
+        return {
+            "status": "green",
+            "optimizer_status": "ok",
+            "segments_count": 1,
+            "config": config,
+            "payload_schema": self.schema,
+        }
+
+    def bodies(self, method: str, ending: str) -> list[Any]:
+        return [body for m, path, _, body in self.asked if m == method and path.endswith(ending)]
+
+
+@pytest.fixture
+def qdrant() -> Qdrant:
+    return Qdrant()
+
+
+@pytest.fixture
+async def serve(qdrant: Qdrant) -> AsyncIterator[Callable[..., ServerStore]]:
+    stores: list[ServerStore] = []
+
+    def make(**options: Any) -> ServerStore:
+        settings = ServerStoreSettings("http://qdrant:6333", prefer_grpc=False, **options)
+        client = AsyncQdrantClient(
+            url=settings.url, check_compatibility=False, transport=httpx.MockTransport(qdrant), timeout=3
+        )
+        stores.append(ServerStore(settings, client))
+        return stores[-1]
+
+    yield make
+    for store in stores:
+        await store.close()
+
+
+def points(n: int) -> list[Point]:
+    return [Point(f"d{i}", np.ones(D, np.float32), "text", None, {"i": i}, "hash") for i in range(n)]
+
+
+async def test_a_collection_is_made_as_the_settings_say(qdrant: Qdrant, serve: Callable[..., ServerStore]) -> None:
+    collection = CollectionSettings(
+        shards=6,
+        replication_factor=3,
+        write_consistency_factor=2,
+        vectors_on_disk=True,
+        payload_on_disk=False,
+        quantization="scalar",
+        hnsw_m=32,
+        hnsw_ef_construct=200,
+        indexing_threshold_kb=5_000,
+    )
+    await serve(collection=collection, collection_prefix="a-").create("c", D, {"region": FieldType.KEYWORD})
+    (made,) = qdrant.bodies("PUT", "/a-c")
+    assert made["vectors"] == {"size": D, "distance": "Cosine", "on_disk": True}
+    assert (made["shard_number"], made["replication_factor"], made["write_consistency_factor"]) == (6, 3, 2)
+    assert made["on_disk_payload"] is False
+    assert made["hnsw_config"] == {"m": 32, "ef_construct": 200}
+    assert made["optimizers_config"] == {"indexing_threshold": 5_000}
+    assert made["quantization_config"]["scalar"] == {"type": "int8", "quantile": 0.99, "always_ram": True}
+    (index,) = qdrant.bodies("PUT", "/index")
+    assert index == {"field_name": '"metadata"."region"', "field_schema": "keyword"}
+
+
+@pytest.mark.parametrize("quantization", ["scalar", "binary", "product", "none"])
+async def test_quantized_candidates_are_rescored(
+    qdrant: Qdrant, serve: Callable[..., ServerStore], quantization: Quantization
+) -> None:
+    store = serve(collection=CollectionSettings(quantization=quantization, oversampling=3, hnsw_ef=99))
+    await store.create("c", D)
+    await store.points("c").search(np.ones(D, np.float32), limit=5)
+    (made,), (asked,) = qdrant.bodies("PUT", "/c"), qdrant.bodies("POST", "/query")
+    if quantization == "none":
+        assert "quantization_config" not in made
+        assert asked["params"] == {"hnsw_ef": 99}
+    else:
+        assert quantization in made["quantization_config"]
+        assert asked["params"] == {"hnsw_ef": 99, "quantization": {"rescore": True, "oversampling": 3}}
+
+
+async def test_writes_wait_and_go_in_calls_of_the_set_size(qdrant: Qdrant, serve: Callable[..., ServerStore]) -> None:
+    store = serve(upsert_points=64)
+    await store.create("c", D)
+    await store.points("c").upsert(points(150))
+    await store.points("c").delete(["d0", "d1"])
+    writes = [(query, body) for method, path, query, body in qdrant.asked if path.endswith(("/points", "/delete"))]
+    assert [len(body["points"]) for _, body in writes] == [64, 64, 22, 2]
+    assert all(query["wait"] == "true" for query, _ in writes)
+    assert writes[0][1]["points"][1]["id"] == point_id("d1")
+    assert writes[0][1]["points"][1]["payload"]["metadata"] == {"i": 1}
+    assert writes[3][1]["points"] == [point_id("d0"), point_id("d1")]
+
+
+async def test_a_bulk_load_defers_the_index_and_restores_it_whatever_happens(
+    qdrant: Qdrant, serve: Callable[..., ServerStore]
+) -> None:
+    store = serve(collection=CollectionSettings(indexing_threshold_kb=7_000))
+    await store.create("c", D)
+    with contextlib.suppress(InvalidInput):
+        async with store.bulk_load("c"):
+            await store.points("c").upsert(points(1))
+            raise InvalidInput
+    thresholds = [body["optimizers_config"]["indexing_threshold"] for body in qdrant.bodies("PATCH", "/c")]
+    assert thresholds == [0, 7_000]
+    kinds = [method for method, path, *_ in qdrant.asked if method == "PATCH" or path.endswith("/points")]
+    assert kinds == ["PATCH", "PUT", "PATCH"]
+
+
+async def test_a_field_is_indexed_when_a_filter_first_names_it(
+    qdrant: Qdrant, serve: Callable[..., ServerStore]
+) -> None:
+    store = serve()
+    await store.create("c", D)
+    for _ in range(3):
+        await store.points("c").search(np.ones(D, np.float32), limit=5, condition=Equals("region", "Europe"))
+    assert qdrant.bodies("PUT", "/index") == [{"field_name": '"metadata"."region"', "field_schema": "keyword"}]
+
+
+async def test_an_index_that_another_process_made_is_not_replaced_but_by_one_that_is_right(
+    qdrant: Qdrant, serve: Callable[..., ServerStore]
+) -> None:
+    store = serve()
+    await store.create("c", D)
+    qdrant.schema = {"metadata.x": {"data_type": "float", "points": 0}}
+    ones = np.ones(D, np.float32)
+    await store.points("c").search(ones, limit=5, condition=Equals("x", "word"))
+    assert qdrant.bodies("PUT", "/index") == []
+    await store.points("c").search(ones, limit=5, condition=DateRange("x", gt=read_moment("2024-05-01")))
+    assert len(qdrant.bodies("DELETE", '"metadata"."x"')) == 1
+    assert qdrant.bodies("PUT", "/index") == [{"field_name": '"metadata"."x"', "field_schema": "keyword"}]
+
+
+async def test_what_is_known_of_a_collection_is_asked_again_after_a_while(
+    qdrant: Qdrant, serve: Callable[..., ServerStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = serve()
+    await store.create("c", D)
+    before = len(qdrant.asked)
+    await store.points("c").fetch(["d0"])
+    assert len(qdrant.asked) == before + 1
+    monkeypatch.setattr(server, "KNOWN_S", -1.0)
+    await store.known("c", fresh=True)
+    del qdrant.dimensions["c"]
+    with pytest.raises(NotFound):
+        await store.points("c").fetch(["d0"])
+
+
+async def test_losing_the_race_to_make_a_collection_is_no_error(
+    qdrant: Qdrant, serve: Callable[..., ServerStore]
+) -> None:
+    store = serve()
+
+    class Winner(Qdrant):
+        def __call__(self, request: httpx.Request) -> httpx.Response:
+            answer = qdrant(request)
+            if request.method == "PUT" and request.url.path == "/collections/c":
+                return httpx.Response(409, json={"status": {"error": "Collection `c` already exists!"}})
+            return answer
+
+    store.client.http.client._async_client._transport = httpx.MockTransport(Winner())
+    await store.create("c", D)
+    with pytest.raises(Conflict, match=f"has {D} dimensions"):
+        await store.create("c", D + 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (httpx.Response(429, headers={"Retry-After": "7"}, json={"status": {"error": "slow down"}}), Overloaded),
+        (httpx.Response(503, text="no"), DependencyUnavailable),
+        (httpx.Response(200, text="<html>a proxy</html>"), DependencyUnavailable),
+        (httpx.Response(401, text="no key"), DependencyUnavailable),
+    ],
+    ids=["429", "503", "not Qdrant", "401"],
+)
+async def test_refusals_over_the_wire(
+    qdrant: Qdrant, serve: Callable[..., ServerStore], answer: httpx.Response, kind: type[RetrievalError]
+) -> None:
+    qdrant.refuse = answer
+    with pytest.raises(kind):
+        await serve().ping()
+
+
+async def test_a_server_that_is_not_there(serve: Callable[..., ServerStore]) -> None:
+    for prefer_grpc in (True, False):
+        store = ServerStore(
+            ServerStoreSettings("http://127.0.0.1:9", prefer_grpc=prefer_grpc, grpc_port=9, timeout_s=1)
+        )
+        with pytest.raises(DependencyUnavailable):
+            await store.ping()
+        await store.close()
+        with pytest.raises(DependencyUnavailable):
+            await store.ping()
+
+
+# ---------------------------------------------------------------------------------------------------------- settings
+
+
+async def test_the_connection_is_what_the_settings_say() -> None:
+    client = connect(ServerStoreSettings("https://qdrant.example:443", api_key="secret", timeout_s=7))
+    remote = client._client
+    assert (remote._https, remote._prefer_grpc, remote._grpc_port, remote._timeout) == (True, True, 6334, 7)
+    assert ("api-key", "secret") in remote._grpc_headers
+    assert remote._rest_headers["api-key"] == "secret"
+    await client.close()
+
+
+async def test_a_key_over_an_open_connection_is_warned_of_without_the_key(caplog: pytest.LogCaptureFixture) -> None:
+    await connect(ServerStoreSettings("http://qdrant:6333", api_key="secret")).close()
+    assert "unencrypted" in caplog.text
+    assert "secret" not in caplog.text
+    assert "secret" not in repr(ServerStoreSettings("http://qdrant:6333", api_key="secret"))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ServerStoreSettings("http://q", upsert_points=63),
+        lambda: ServerStoreSettings("http://q", upsert_points=257),
+        lambda: ServerStoreSettings("http://q", timeout_s=0),
+        lambda: CollectionSettings(write_consistency_factor=2),
+        lambda: CollectionSettings(oversampling=0.5),
+        lambda: CollectionSettings(indexing_threshold_kb=0),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=r"limit is|the least is"):
+        make()

@@ -1,0 +1,203 @@
+"""A run and its folder: resumed equals uninterrupted, the best checkpoint opens, it stops early, and a strange folder is left alone."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_model import CONFIG, write_tiny_checkpoint
+
+from model import finetune_run
+from model.errors import InvalidInput
+from model.finetune import FineTuneSettings
+from model.finetune_run import Options, Outcome, begin, fine_tune, read_data, settings_for
+from model.inputs import Input, Limits, Role
+from model.ranks import Ranks
+from model.retriever import Retriever
+from model.train import STATE_FILE
+from model.weights import read_tensors
+
+SETTINGS = FineTuneSettings(steps=6, batch_size=8, chunk_size=6, learning_rate=3e-3, eval_every=2, warmup_steps=2)
+COLOURS = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("start"))
+
+
+@pytest.fixture
+def file(tmp_path: Path, png: Callable[..., bytes]) -> Path:
+    """24 pairs: a colour's picture and a question about it, answered by a text."""
+    rows: list[dict[str, Any]] = []
+    for colour, thing, words in itertools.product(COLOURS, ("flag", "square"), ("what is the", "the", "a", "is this")):
+        (tmp_path / f"{colour}.png").write_bytes(png(colour, size=(20, 16)))
+        rows.append(
+            {
+                "query": {"text": f"{words} {thing}", "image": f"{colour}.png"},
+                "document": {"id": f"{colour} {thing}", "text": f"{thing} of {colour}"},
+                "negatives": [{"text": f"{thing} of one"}],
+            }
+        )
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def run(
+    start: Path,
+    file: Path,
+    options: Options,
+    settings: FineTuneSettings = SETTINGS,
+    *,
+    stop_after: int = 1000,
+    said: list[str] | None = None,
+    share: float = 0.25,
+) -> Outcome:
+    data, _ = read_data(file, None, share, image_root=None, strict=True, report=lambda *_: None)
+    retriever, origin = begin(str(start), None, "mine", settings.seed)
+    asked = itertools.count(1)
+    return fine_tune(
+        retriever,
+        origin,
+        data,
+        settings,
+        options,
+        Ranks(),
+        report=lambda *_: None,
+        say=([] if said is None else said).append,
+        should_stop=lambda: next(asked) >= stop_after,
+    )
+
+
+@pytest.mark.parametrize("train_text", [False, True], ids=["frozen", "text tower trained"])
+def test_interrupted_and_resumed_is_the_same_as_uninterrupted(
+    train_text: bool, start: Path, file: Path, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, train_text=train_text)
+    whole = run(start, file, Options(tmp_path / "whole"), settings)
+    parts = Options(tmp_path / "parts")
+    first = run(start, file, parts, settings, stop_after=3)  # between two validations
+    assert (first.ending, first.steps) == ("interrupted", 3)
+    second = run(start, file, parts, settings, stop_after=2)
+    assert (second.ending, second.steps) == ("interrupted", 5)
+    last = run(start, file, parts, settings)
+    assert (last.ending, last.steps, last.best, last.first) == ("finished", 6, whole.best, whole.first)
+    expected, found = (read_tensors(tmp_path / name / STATE_FILE) for name in ("whole", "parts"))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+
+
+def test_the_folder_opens_as_a_model_and_gives_what_was_validated(
+    start: Path, file: Path, tmp_path: Path, png: Callable[..., bytes]
+) -> None:
+    settings = replace(SETTINGS, train_text=True, train_vision=True, tower_learning_rate=1e-2)
+    options = Options(tmp_path / "run")
+    data, _ = read_data(file, None, 0.25, image_root=None, strict=True, report=lambda *_: None)
+    retriever, origin = begin(str(start), None, "mine", 17)
+    outcome = fine_tune(
+        retriever, origin, replace(data, validation=[]), settings, options, Ranks(),
+        report=lambda *_: None, say=lambda _: None, should_stop=lambda: False,
+    )  # fmt: skip
+    assert (outcome.best, outcome.ending) == ({}, "finished")  # nothing to choose by: the last one is kept
+    opened, before = Retriever.load(str(tmp_path / "run")), Retriever.load(str(start))
+    assert opened.config.name == "mine"
+    assert opened.config.text.source == opened.config.vision.source == "checkpoint"
+    assert opened.info.fingerprint != before.info.fingerprint
+    item = Input("what is the flag", png("red", size=(20, 16)))
+    vectors = []
+    for model in (opened, retriever.eval(), before):
+        vectors.append(torch.from_numpy(model.encode([model.prepare(item, Role.QUERY, Limits())])))
+    torch.testing.assert_close(vectors[0], vectors[1], atol=5e-3, rtol=0)  # stored as float16
+    assert (vectors[0] - vectors[2]).abs().max() > 0.05
+
+
+def test_the_best_checkpoint_is_kept_and_the_run_stops_early(
+    start: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recall as told: the first number counts, then the second; the checkpoint is the one of step 4."""
+    told = iter([(0.2, 0.9, 1.0), (0.2, 0.9, 1.0), (0.2, 1.0, 1.0), (0.1, 1.0, 1.0), (0.2, 0.9, 1.0)])
+    kept: list[bytes] = []
+
+    def recall(*_: object) -> dict[int, float]:
+        if (weights := tmp_path / "run" / "model.safetensors").exists():
+            kept.append(weights.read_bytes())
+        return dict(zip((1, 5, 10), next(told), strict=True))
+
+    monkeypatch.setattr(finetune_run, "hits", recall)
+    said: list[str] = []
+    outcome = run(start, file, Options(tmp_path / "run", patience=2), replace(SETTINGS, steps=100), said=said)
+    assert (outcome.ending, outcome.steps) == ("stopped early", 8)
+    assert outcome.best == pytest.approx({1: 0.2, 5: 1.0, 10: 1.0})
+    assert outcome.first[5] == pytest.approx(0.9)
+    assert ["best so far" in line for line in said] == [True, False, True, False, False]
+    first, second, third, fourth = kept
+    assert first == second != third == fourth == (tmp_path / "run" / "model.safetensors").read_bytes()
+    again = run(start, file, Options(tmp_path / "run", patience=2), replace(SETTINGS, steps=100))
+    assert (again.ending, again.steps, again.best) == ("stopped early", 8, outcome.best)
+
+
+def test_recall_rises_on_pairs_that_can_be_learnt(start: Path, file: Path, tmp_path: Path) -> None:
+    outcome = run(start, file, Options(tmp_path / "run"), replace(SETTINGS, steps=40, eval_every=20))
+    assert outcome.first[1] < 0.4
+    assert outcome.best[1] > 0.6
+
+
+def test_scalars_are_in_the_log(start: Path, file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    run(start, file, Options(tmp_path / "run"), replace(SETTINGS, steps=2))
+    found = b"".join(path.read_bytes() for path in (tmp_path / "run" / "logs").iterdir())
+    for name in (b"train/loss", b"train/gradient_norm", b"train/learning_rate", b"validation/recall_at_1"):
+        assert name in found
+
+
+def test_a_folder_of_something_else_is_left_alone(start: Path, file: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="holds another model"):
+        run(start, file, Options(start))
+    options = Options(tmp_path / "run")
+    run(start, file, options, replace(SETTINGS, steps=2))
+    with pytest.raises(InvalidInput, match=r"other settings \(learning_rate was 0.003, is 0.1\)"):
+        run(start, file, options, replace(SETTINGS, steps=2, learning_rate=0.1))
+    with pytest.raises(InvalidInput, match="the pairs differ"):
+        run(start, file, options, replace(SETTINGS, steps=2), share=0.4)
+    outcome = run(start, file, replace(options, fresh=True), replace(SETTINGS, steps=3))
+    assert outcome.steps == 3
+
+
+def test_a_batch_of_more_pairs_than_there_are_is_refused(start: Path, file: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"batch_size is 25; it must be from 2 to the number of training pairs, \d+"):
+        run(start, file, Options(tmp_path / "run"), replace(SETTINGS, batch_size=25))
+
+
+def test_a_share_that_leaves_nothing_is_refused(file: Path) -> None:
+    with pytest.raises(InvalidInput, match="give --validation FILE"):
+        read_data(file, None, 1e-9, image_root=None, strict=True, report=lambda *_: None)
+    data, _ = read_data(file, None, 0.0, image_root=None, strict=True, report=lambda *_: None)
+    assert (len(data.train), len(data.validation)) == (24, 0)
+    both, _ = read_data(file, file, 0.5, image_root=None, strict=True, report=lambda *_: None)
+    assert (len(both.train), len(both.validation)) == (24, 24)
+
+
+def test_settings_suit_the_number_of_pairs() -> None:
+    small = settings_for(10, 3.0, {"seed": None}, fresh=True)
+    assert (small.batch_size, small.steps, small.eval_every, small.learning_rate) == (10, 3, 1, 1e-3)
+    large = settings_for(100_000, 2.0, {"batch_size": 500, "seed": 3}, fresh=False)
+    assert (large.steps, large.warmup_steps, large.eval_every, large.seed) == (400, 40, 100, 3)
+    assert large.learning_rate == 3e-4
+
+
+def test_sides_of_their_own_are_both_trained_and_kept(file: Path, tmp_path: Path) -> None:
+    start = write_tiny_checkpoint(tmp_path / "start", replace(CONFIG, shared_sides=False))
+    run(start, file, Options(tmp_path / "run"), replace(SETTINGS, steps=2), share=0.0)
+    before, after = (read_tensors(tmp_path / name / "model.safetensors") for name in ("start", "run"))
+    assert Retriever.load(str(tmp_path / "run")).config.shared_sides is False
+    moved = {key.split(".")[0] for key, value in after.items() if not torch.equal(value, before[key])}
+    assert moved == {"query", "document"}
