@@ -37,8 +37,9 @@ from service.telemetry import Metrics
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-_RATE_HALF_LIFE_S = (
-    10.0  # of busy time, after which a batch counts half: small batches of quiet hours say little about a full queue
+_RATE_HALF_LIFE_S = 10.0  # of busy time, after which a batch counts half
+_RATE_MIN_FILL = (
+    0.25  # of the budget: a lone short text is slow for its cost, and says nothing of what a full queue takes
 )
 _IN_FLIGHT = 2  # one on the device and one behind it: more would only make searches wait longer
 _NORM_TOLERANCE = 0.01  # an embedding has unit length; bfloat16 is off by up to 0.004
@@ -101,6 +102,7 @@ class Batcher:
         self._last_end = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._last_success: float | None = None
+        self._budget = settings.max_batch_cost
         self._cost_done, self._busy_s = 0.0, 0.0
         metrics.watch_queue(self._queue.held)
 
@@ -255,13 +257,15 @@ class Batcher:
         self._last_end = ended
         cost = sum(entry.cost for entry in batch)
         self._metrics.batch(batch[0].lane, len(batch), cost, forward_s)
+        if cost < self._budget * _RATE_MIN_FILL:
+            return
         kept = 0.5 ** (forward_s / _RATE_HALF_LIFE_S)
         self._cost_done = self._cost_done * kept + cost
         self._busy_s = self._busy_s * kept + max(forward_s, 1e-6)
 
     @property
     def _cost_per_s(self) -> float | None:
-        """What the model does while it is busy; None before the first batch."""
+        """What the model does while it is busy; None before the first batch that was a quarter full."""
         return self._cost_done / self._busy_s if self._busy_s else None
 
     def _deliver(self, answers: list[tuple[Entry, Result]]) -> None:

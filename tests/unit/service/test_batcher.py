@@ -235,12 +235,14 @@ async def test_a_call_over_the_whole_bound_is_taken_when_its_lane_is_empty(make_
 async def test_retry_after_comes_from_queue_and_rate(make_batcher: Make, runtime: Any) -> None:
     """40 of cost took 4 s; what has to go before 20 more fit takes 2 s."""
     now = [0.0]
+    seconds = {"x" * 40: 4.0, "x": 3600.0}
 
     def slow(texts: list[str]) -> None:
-        now[0] += 4.0 if texts == ["x" * 40] else 0.0
+        now[0] += seconds.get(texts[0], 0.0)
 
     runtime.on_forward = slow
-    batcher = await make_batcher(max_search_cost=100, clock=lambda: now[0])
+    batcher = await make_batcher(max_search_cost=100, max_batch_cost=100, clock=lambda: now[0])
+    await one(batcher, "x")  # a lone short one: an hour for it does not count
     await one(batcher, "x" * 40)
     plug = await hold(batcher, runtime)
     waiting = send(batcher, "x" * 100)
