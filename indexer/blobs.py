@@ -1,46 +1,140 @@
-"""Document images as content-addressed files behind fsspec: the name is the SHA-256 of the bytes, so writing twice writes once."""
+"""Document images as content-addressed files behind fsspec: the name is the SHA-256 of the bytes, so writing twice writes once.
+
+    put ─► there and young? nothing · there and old? made young again · else written whole or not at all
+    sweep ─► page of names ─► older than the grace time? ─► referenced by nobody? ─► still old? ─► deleted
+
+A blob is young for half the grace time after its last `put`. So a `put` that its document refers to within that half is never swept,
+whether it wrote the blob or found it there.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
+import inspect
 import re
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TypeVar
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
+from indexer.local_files import LocalFiles
+from indexer.storage import StoreErrors, connect, is_local, named
 from model.errors import DependencyUnavailable, InvalidInput, NotFound
 
 T = TypeVar("T")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_THREADS = 4
+_PREFIX = re.compile(r"[0-9a-f]{2}")
+_LOCAL_THREADS = 4  # a disk does not get faster by more
+_REMOTE_THREADS = 16  # a request to an object store is some 20 ms of waiting
+_PAGE = 1000  # what one page of S3's own listing holds
+# A single write is whole or not at all there (S3, GCS and Azure say so; memory:// is one dictionary). Elsewhere: a new name, then moved.
+_ATOMIC_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
+
+# Which of these digests do documents refer to? Asked a page at a time, so no list of all documents is ever held.
+Referenced = Callable[[Sequence[str]], Awaitable[AbstractSet[str]] | AbstractSet[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class BlobSettings:
+    """`url` is a folder or any fsspec URL; credentials and endpoint of a store come from its own variables (AWS_…)."""
+
+    url: str
+    timeout_s: float = 30.0  # of one put, get or page of a listing
+    grace_s: float = (
+        24 * 3600.0
+    )  # sweep leaves what is younger; over twice the longest time from a put to its document's commit
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    digest: str
+    size_bytes: int
+    modified_s: float  # Unix time by the store's clock
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    kept: int
+    deleted: int
+    deleted_bytes: int
 
 
 class Blobs:
     """Safe to use from many tasks. What `put` returned is on disk. Close it to end its threads."""
 
-    def __init__(self, url: str) -> None:
-        self._files, self._root = fsspec.core.url_to_fs(url)
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="blobs")
+    def __init__(self, settings: BlobSettings | str, *, options: Mapping[str, Any] | None = None) -> None:
+        """`options` go to fsspec as they are: a test's endpoint and keys."""
+        self._settings = BlobSettings(settings) if isinstance(settings, str) else settings
+        self._what = f"image storage {named(self._settings.url)}"
+        self._files, self._root = connect(self._settings.url, timeout_s=self._settings.timeout_s, options=options)
+        self._local = LocalFiles(self._root) if is_local(self._files) else None
+        protocols = [self._files.protocol] if isinstance(self._files.protocol, str) else self._files.protocol
+        self._atomic = not _ATOMIC_PROTOCOLS.isdisjoint(protocols)
+        self._is_memory = "memory" in protocols
+        self._threads = ThreadPoolExecutor(
+            _LOCAL_THREADS if self._local else _REMOTE_THREADS, thread_name_prefix="blobs"
+        )
 
     async def put(self, data: bytes) -> str:
-        """Stores the bytes and returns their digest, 64 hex digits."""
+        """Stores the bytes and returns their digest, 64 hex digits. Raises `DependencyUnavailable`."""
         digest = hashlib.sha256(data).hexdigest()
-        await self._run(lambda: self._write(self._path(digest), data))
+        await self._run(partial(self._put, digest, data))
         return digest
 
     async def get(self, digest: str) -> bytes:
-        """Raises `NotFound`."""
+        """Raises `NotFound`, and `DependencyUnavailable` where the storage as a whole is not there."""
         path = self._path(digest)
         try:
-            return await self._run(lambda: bytes(self._files.cat_file(path)))
-        except FileNotFoundError as error:
+            return await self._run(partial(self._read, path))
+        except NotFound as error:
             raise NotFound(f"there is no image {digest}") from error
+
+    async def pages(self, size: int = _PAGE) -> AsyncIterator[list[Stored]]:
+        """All blobs in the order of their digests, at most `size` at a time. Held: the names under one of 256 prefixes."""
+        if size < 1:
+            raise InvalidInput(f"page size is {size}, at least 1 is needed", field="size", value=size, limit=1)
+        for prefix in await self._run(self._prefixes):
+            found = iter(await self._run(partial(self._under, prefix)))
+            while page := list(islice(found, size)):
+                yield page
+
+    async def sweep(self, referenced: Referenced | Iterable[str], older_than_s: float | None = None) -> Swept:
+        """Deletes what nobody refers to and what is older than the grace time (or `older_than_s`, at least as long).
+
+        On a local disk no `put` can lose to it. On an object store, which has no delete-if-unchanged that all of them know, a `put` of a
+        blob that is older than the grace time can, in the milliseconds between the last look at the blob and its deletion.
+        """
+        grace_s = self._settings.grace_s if older_than_s is None else older_than_s
+        if grace_s < self._settings.grace_s:
+            raise InvalidInput(
+                f"older_than_s is {grace_s:g}, it must be at least the grace time {self._settings.grace_s:g}",
+                field="older_than_s",
+                value=grace_s,
+                limit=self._settings.grace_s,
+            )
+        ask = _asking(referenced)
+        kept = deleted = deleted_bytes = 0
+        async for page in self.pages():
+            before_s = time.time() - grace_s
+            old = [blob for blob in page if blob.modified_s < before_s]
+            wanted = await ask([blob.digest for blob in old]) if old else frozenset()
+            for blob in (one for one in old if one.digest not in wanted):
+                if await self._run(partial(self._delete, blob.digest, before_s)):
+                    deleted, deleted_bytes = deleted + 1, deleted_bytes + blob.size_bytes
+            kept += len(page)
+        if self._local:
+            await self._run(partial(self._local.remove_temporaries, time.time() - grace_s))
+        return Swept(kept - deleted, deleted, deleted_bytes)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Image work that belongs to storing, such as a thumbnail, on the threads of this storage."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def close(self) -> None:
         self._threads.shutdown()
@@ -50,39 +144,106 @@ class Blobs:
             raise InvalidInput(f"{digest!r:.100} is not a SHA-256 in hex")
         return f"{self._root}/{digest[:2]}/{digest[2:4]}/{digest}"
 
-    def _write(self, path: str, data: bytes) -> None:
-        if self._files.exists(path):
+    def _put(self, digest: str, data: bytes) -> None:
+        path = self._path(digest)
+        renew_before_s = time.time() - self._settings.grace_s / 2
+        if self._local:
+            self._local.put(path, data, renew_before_s)
             return
-        if isinstance(self._files, LocalFileSystem):
-            _write_durably(Path(path), data)
-        else:
+        modified_s = self._modified_s(path)
+        if modified_s is not None and modified_s >= renew_before_s:
+            return
+        if self._atomic:
             self._files.pipe_file(path, data)
+        else:
+            self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._files.pipe_file(f"{path}.part", data)
+            self._files.mv(f"{path}.part", path)
+
+    def _read(self, path: str) -> bytes:
+        try:
+            return bytes(self._files.cat_file(path))
+        except FileNotFoundError as error:
+            if not self._is_there():
+                raise DependencyUnavailable(f"{self._what}: the whole storage is not there") from error
+            raise
+
+    def _is_there(self) -> bool:
+        """Whether the folder or bucket is: a disk that is not mounted must not look like missing images."""
+        if self._local:
+            return self._local.is_there()
+        try:
+            self._files.info(self._root if self._is_memory else self._root.partition("/")[0])
+        except FileNotFoundError:
+            return False
+        except PermissionError:
+            pass  # there, and its keys are good for objects alone
+        return True
+
+    def _modified_s(self, path: str) -> float | None:
+        try:
+            return _modified_s(self._files.info(path))
+        except FileNotFoundError:
+            return None
+
+    def _delete(self, digest: str, before_s: float) -> bool:
+        path = self._path(digest)
+        if self._local:
+            return self._local.delete(path, before_s)
+        modified_s = self._modified_s(path)
+        if modified_s is None or modified_s >= before_s:
+            return False
+        self._files.rm_file(path)
+        return True
+
+    def _prefixes(self) -> list[str]:
+        try:
+            names = [name.rstrip("/").rpartition("/")[2] for name in self._files.ls(self._root, detail=False)]
+        except FileNotFoundError:
+            return []  # nothing was ever put
+        return sorted(name for name in names if _PREFIX.fullmatch(name))
+
+    def _under(self, prefix: str) -> list[Stored]:
+        found = self._files.find(f"{self._root}/{prefix}", detail=True)
+        named_so = ((path.rpartition("/")[2], info) for path, info in found.items())
+        blobs = [
+            Stored(name, int(info["size"]), _modified_s(info)) for name, info in named_so if _DIGEST.fullmatch(name)
+        ]
+        return sorted(blobs, key=lambda blob: blob.digest)
 
     async def _run(self, call: Callable[[], T]) -> T:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise DependencyUnavailable(f"image storage: {error.strerror or type(error).__name__}") from error
+        """Off the event loop and within the time. A call that is over time ends in its thread by the store's own time-outs."""
+        timeout_s = self._settings.timeout_s
+        # Wrong keys are the operator's to mend, and then the work goes on: no document is at fault.
+        with StoreErrors(self._what, denied=DependencyUnavailable):
+            try:
+                return await asyncio.wait_for(self.run(call), timeout_s)
+            except TimeoutError as error:
+                raise DependencyUnavailable(
+                    f"{self._what}: no answer within {timeout_s:g} s", limit=timeout_s
+                ) from error
 
 
-def _write_durably(path: Path, data: bytes) -> None:
-    """Whole or not at all, and there after a power cut: file, then name, then the folders that hold the name."""
-    folders = [path.parent] if path.parent.exists() else [*path.parents][:3]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    for folder in folders:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _asking(referenced: Referenced | Iterable[str]) -> Callable[[Sequence[str]], Awaitable[AbstractSet[str]]]:
+    known = None if callable(referenced) else frozenset(referenced)
+
+    async def ask(digests: Sequence[str]) -> AbstractSet[str]:
+        if known is not None:
+            return known
+        answer = referenced(digests)  # type: ignore[operator]  # known is None only for a callable
+        return await answer if inspect.isawaitable(answer) else answer
+
+    return ask
+
+
+def _modified_s(info: Mapping[str, Any]) -> float:
+    """When a blob was last written, under the name that its file system has for it."""
+    for key in ("mtime", "LastModified", "last_modified", "updated", "created"):
+        value = info.get(key)
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+        if isinstance(value, str) and value:
+            return datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp()
+    return time.time()  # a store that does not say: never old enough to be swept

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from s3_server import bucket, s3, s3_process  # noqa: F401 - fixtures
 
 from service.api.app import create_app
 from service.assembly import build

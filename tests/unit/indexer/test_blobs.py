@@ -1,13 +1,17 @@
 """Image files by content: whole or not at all, once, and what is wrong with the disk is said in our terms."""
 
+import asyncio
 import hashlib
 import os
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from indexer.blobs import Blobs
+from indexer.blobs import Blobs, BlobSettings, Swept
 from model.errors import DependencyUnavailable, InvalidInput, NotFound
 
 
@@ -62,8 +66,38 @@ async def test_a_file_and_the_folders_that_name_it_are_synced(
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())), real(fd)))
     digest = await local.put(b"data")
     folder = tmp_path / "blobs" / digest[:2] / digest[2:4]
-    assert Path(synced[0]).parent == folder
-    assert {str(folder), str(folder.parent), str(folder.parent.parent)} <= set(synced[1:])
+    *above, file, last = synced
+    assert [Path(each) for each in above] == [
+        tmp_path,
+        tmp_path / "blobs",
+        folder.parent,
+    ]  # each holds the next one's name
+    assert Path(file).parent == folder
+    assert last == str(folder)  # after the file has its name
+    synced.clear()
+    await local.put(b"data")
+    assert synced == [str(folder)]  # what is known to be on disk is not synced again
+
+
+async def test_a_folder_and_a_file_that_another_process_has_just_made_are_synced_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one may not have come to its own sync yet, and ours says that the data is on disk."""
+    synced: list[str] = []
+    real = os.fsync
+
+    def sync(fd: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
+        real(fd)
+
+    digest = hashlib.sha256(b"data").hexdigest()
+    folder = tmp_path / "blobs" / digest[:2] / digest[2:4]
+    folder.mkdir(parents=True)
+    (folder / digest).write_bytes(b"data")
+    monkeypatch.setattr(os, "fsync", sync)
+    with closing(Blobs(f"file://{tmp_path / 'blobs'}")) as blobs:
+        await blobs.put(b"data")
+    assert synced == [str(tmp_path), str(tmp_path / "blobs"), str(folder.parent), str(folder)]
 
 
 async def test_a_full_disk_leaves_no_part_of_a_file(
@@ -79,3 +113,125 @@ async def test_a_full_disk_leaves_no_part_of_a_file(
     assert files(tmp_path) == []
     digest = await local.put(b"data")
     assert await local.get(digest) == b"data"
+
+
+HOUR_S = 3600.0
+
+
+def age(folder: Path, digest: str, seconds: float) -> Path:
+    path = folder / digest[:2] / digest[2:4] / digest
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+    return path
+
+
+async def test_many_tasks_put_the_same_and_other_bytes(local: Blobs, tmp_path: Path) -> None:
+    datas = [b"%d" % (number % 20) for number in range(200)]
+    digests = await asyncio.gather(*map(local.put, datas))
+    assert digests == [hashlib.sha256(data).hexdigest() for data in datas]
+    assert len(files(tmp_path)) == 20
+
+
+async def test_pages_list_every_blob_once_in_bounded_pieces(blobs: Blobs) -> None:
+    put = {await blobs.put(b"%d" % number) for number in range(50)}
+    for size in (1, 7, 1000):
+        pages = [page async for page in blobs.pages(size)]
+        assert max(map(len, pages)) <= size
+        assert [blob.digest for page in pages for blob in page] == sorted(put)
+    assert [page async for page in Blobs("memory://nothing-here").pages()] == []
+    with pytest.raises(InvalidInput, match="page size is 0"):
+        [page async for page in blobs.pages(0)]
+
+
+async def test_sweep_deletes_what_is_old_and_referenced_by_nobody(local: Blobs, tmp_path: Path) -> None:
+    folder = tmp_path / "blobs"
+    wanted, old, young = [await local.put(data) for data in (b"wanted", b"old", b"young")]
+    for digest in (wanted, old):
+        age(folder, digest, 25 * HOUR_S)
+    assert await local.sweep([wanted]) == Swept(kept=2, deleted=1, deleted_bytes=3)
+    assert await local.get(wanted) == b"wanted"
+    assert await local.get(young) == b"young"
+    with pytest.raises(NotFound):
+        await local.get(old)
+
+
+async def test_sweep_asks_a_page_at_a_time_and_about_the_old_alone(local: Blobs, tmp_path: Path) -> None:
+    old = {await local.put(b"%d" % number) for number in range(10)}
+    for digest in old:
+        age(tmp_path / "blobs", digest, 25 * HOUR_S)
+    await local.put(b"young")
+    asked: list[str] = []
+
+    async def referenced(digests: Sequence[str]) -> set[str]:
+        asked.extend(digests)
+        return set(digests)
+
+    assert (await local.sweep(referenced)).deleted == 0
+    assert set(asked) == old
+    assert (await local.sweep(lambda _digests: set())).deleted == 10
+
+
+async def test_a_put_of_an_old_blob_makes_it_young_and_keeps_it_from_the_sweep(local: Blobs, tmp_path: Path) -> None:
+    """Its document is about to be committed; nobody refers to it yet."""
+    digest = await local.put(b"data")
+    path = age(tmp_path / "blobs", digest, 25 * HOUR_S)
+    inode = path.stat().st_ino
+    await local.put(b"data")
+    assert path.stat().st_ino == inode  # not written again
+    assert (await local.sweep([])).deleted == 0
+
+
+async def test_a_put_between_the_listing_and_the_deletion_wins(local: Blobs, tmp_path: Path) -> None:
+    digest = await local.put(b"data")
+    age(tmp_path / "blobs", digest, 25 * HOUR_S)
+
+    async def referenced(_digests: Sequence[str]) -> set[str]:
+        await local.put(b"data")  # now, after this very answer was made up
+        return set()
+
+    assert (await local.sweep(referenced)).deleted == 0
+    assert await local.get(digest) == b"data"
+
+
+async def test_a_blob_of_half_the_grace_time_is_made_young(local: Blobs, tmp_path: Path) -> None:
+    """Else it could be found there one second before the sweep takes it."""
+    digest = await local.put(b"data")
+    age(tmp_path / "blobs", digest, 13 * HOUR_S)
+    await local.put(b"data")
+    path = tmp_path / "blobs" / digest[:2] / digest[2:4] / digest
+    assert time.time() - path.stat().st_mtime < 60
+
+
+async def test_sweep_removes_what_a_killed_process_left_half_written(tmp_path: Path) -> None:
+    with closing(Blobs(BlobSettings(f"file://{tmp_path / 'blobs'}", grace_s=0.001))) as blobs:
+        digest = await blobs.put(b"data")
+        folder = tmp_path / "blobs" / digest[:2] / digest[2:4]
+        (folder / f".part-{digest}.1.ab").write_bytes(b"da")
+        (folder / "notes.txt").write_bytes(b"not ours")
+        await asyncio.sleep(0.01)
+        await blobs.sweep([digest])
+        assert {path.name for path in files(tmp_path)} == {digest, "notes.txt"}
+
+
+async def test_a_sweep_below_the_grace_time_is_refused(local: Blobs) -> None:
+    with pytest.raises(InvalidInput, match="older_than_s is 1, it must be at least the grace time 86400"):
+        await local.sweep([], older_than_s=1)
+
+
+async def test_a_storage_that_is_gone_is_no_missing_image(local: Blobs, tmp_path: Path) -> None:
+    """A disk that is not mounted must make jobs wait, not fail all their documents."""
+    digest = await local.put(b"data")
+    (tmp_path / "blobs").rename(tmp_path / "unmounted")
+    with pytest.raises(DependencyUnavailable, match="the whole storage is not there"):
+        await local.get(digest)
+
+
+async def test_a_call_over_its_time_is_unavailable_and_holds_no_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Blobs(BlobSettings(f"file://{tmp_path / 'blobs'}", timeout_s=0.05))) as blobs:
+        free = threading.Event()
+        monkeypatch.setattr(blobs._files, "cat_file", lambda _path: free.wait(10) and b"")
+        with pytest.raises(DependencyUnavailable, match=r"no answer within 0\.05 s"):
+            await blobs.get("0" * 64)
+        free.set()

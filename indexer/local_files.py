@@ -1,0 +1,105 @@
+"""Whole files on a local disk that survive a power cut: file, then name, then every folder on the way that may be new."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_TEMPORARY = ".part-"
+
+
+class LocalFiles:
+    """Safe to use from many threads and processes. Remembers which folders it knows to be on disk: at most 256 · 256 of them."""
+
+    def __init__(self, root: str) -> None:
+        self._root = Path(root)
+        self._durable: set[Path] = set()
+
+    def is_there(self) -> bool:
+        return self._root.is_dir()
+
+    def put(self, path: str, data: bytes, renew_before_s: float) -> None:
+        """Writes the file, or makes one that is there and older than `renew_before_s` new again. Either way it is on disk then.
+
+        A file that is there may be another's, just written and not yet durable: its folders are synced for it too.
+        """
+        target = Path(path)
+        self._make(target.parent)
+        with _locked(target.parent, fcntl.LOCK_SH) as folder:
+            if not _renewed(target, renew_before_s):
+                _write(target, data)
+            os.fsync(folder)
+
+    def delete(self, path: str, before_s: float) -> bool:
+        """Whether a file older than `before_s` was there and is gone. The lock keeps a `put` from finding it at that moment."""
+        target = Path(path)
+        try:
+            with _locked(target.parent, fcntl.LOCK_EX):
+                if target.stat().st_mtime >= before_s:
+                    return False
+                target.unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def remove_temporaries(self, before_s: float) -> None:
+        """What a killed process left half-written."""
+        for path in self._root.glob(f"*/*/{_TEMPORARY}*"):
+            try:
+                if path.stat().st_ctime < before_s:
+                    path.unlink()
+            except FileNotFoundError:
+                continue
+
+    def _make(self, folder: Path) -> None:
+        """The folder, made and synced into its parent. One that is there may be another's that is not synced yet."""
+        if folder in self._durable and folder.is_dir():
+            return
+        if folder != self._root:
+            self._make(folder.parent)
+        folder.mkdir(parents=folder == self._root, exist_ok=True)
+        with _opened(folder.parent) as parent:
+            os.fsync(parent)
+        self._durable.add(folder)
+
+
+def _renewed(path: Path, before_s: float) -> bool:
+    """Whether the file is there; if it is older, it is new after this."""
+    try:
+        if path.stat().st_mtime < before_s:
+            os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f"{_TEMPORARY}{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked(folder: Path, kind: int) -> Iterator[int]:
+    """Among threads and processes, until the end of the block or of the process."""
+    with _opened(folder) as descriptor:
+        fcntl.flock(descriptor, kind)
+        yield descriptor

@@ -1,0 +1,125 @@
+"""fsspec: opening a store by its URL, and the one place where what a store raises becomes an error of ours.
+
+A store's own words stay in the chained cause: messages name the store by scheme and bucket, never by a URL, which may hold a secret.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from model.errors import DependencyUnavailable, Forbidden, InvalidInput, NotFound, RetrievalError
+
+# What the libraries behind fsspec raise of their own; none of them need be installed, so they are known by name.
+_STORE_LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "google", "adlfs", "azure", "fsspec")
+_NO_STORE = frozenset({"NoSuchBucket", "InvalidBucketName"})
+_S3 = ("s3", "s3a")
+_S3_CONNECT_TIMEOUT_S = 5.0
+_S3_ATTEMPTS = 2  # botocore's; s3fs's own around them is left out. A job's patience is the worker's business
+
+
+def connect(url: str, *, timeout_s: float, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
+    """(file system, path inside it). Listings are not cached: another process's files are there as soon as it wrote them.
+
+    Raises `InvalidInput` for a URL with credentials in it or of a kind that nothing installed can open.
+    """
+    shown = named(url)
+    if "::" in url:
+        raise InvalidInput(f"{shown} chains several stores, which is not supported", field="url")
+    protocol = url.partition("://")[0] if "://" in url else "file"
+    if protocol != "file" and (urlsplit(url).username or urlsplit(url).password):
+        raise InvalidInput(
+            f"{shown} carries credentials; give them by the environment (AWS_ACCESS_KEY_ID, …)", field="url"
+        )
+    settings = {**_defaults(protocol, timeout_s), **(options or {})}
+    try:
+        files, path = fsspec.core.url_to_fs(url, **settings)
+    except (ImportError, ValueError) as error:
+        raise InvalidInput(f"{shown} cannot be opened: {_reason(error)}", field="url") from error
+    if protocol in _S3:
+        files.retries = 1
+    return files, path.rstrip("/") or "/"
+
+
+def is_local(files: Any) -> bool:
+    return isinstance(files, LocalFileSystem)
+
+
+def named(url: str) -> str:
+    """A store for messages and logs: scheme and bucket or host, without what follows or precedes them."""
+    parts = urlsplit(url)
+    if not parts.scheme or parts.scheme == "file":
+        return parts.path or url
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+class StoreErrors:
+    """A context in which whatever a store raises is `NotFound`, `DependencyUnavailable`, or `denied` where access is.
+
+    `what` begins the message. Errors that no store raises, a bug of ours, pass.
+    """
+
+    def __init__(self, what: str, *, denied: type[RetrievalError] = Forbidden) -> None:
+        self._what, self._denied = what, denied
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and (ours := translated(error, self._what, self._denied)):
+            raise ours from error
+
+
+def translated(error: Exception, what: str, denied: type[RetrievalError] = Forbidden) -> RetrievalError | None:
+    """The error of ours that stands for a store's; None for one of ours already, or of no store."""
+    if isinstance(error, RetrievalError):
+        return None
+    if isinstance(error, FileNotFoundError | NotADirectoryError) and _code(error) not in _NO_STORE:
+        return NotFound(f"{what}: not there")
+    if isinstance(error, PermissionError):
+        return denied(f"{what}: access denied{_in_brackets(_code(error))}")
+    if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _STORE_LIBRARIES:
+        return DependencyUnavailable(f"{what}: {_reason(error)}")
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """No text of the store's: it may quote the request. The system's own words for its error numbers are safe."""
+    if isinstance(error, ImportError):
+        return f"the package {error.name or 'for it'} is not installed (for s3:// the extra ret2[s3])"
+    code = _code(error)
+    if not code and isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return type(error).__name__ + _in_brackets(code)
+
+
+def _code(error: BaseException) -> str:
+    """The S3 error code behind an error, where there is one."""
+    response = getattr(error if hasattr(error, "response") else error.__cause__, "response", None)
+    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    return code if isinstance(code, str) and code.isalnum() else ""
+
+
+def _in_brackets(code: str) -> str:
+    return f" ({code})" if code else ""
+
+
+def _defaults(protocol: str, timeout_s: float) -> dict[str, Any]:
+    """For S3 all attempts together, of which each may be silent as long as `read_timeout`, end within the caller's time."""
+    if protocol not in _S3:
+        return {}
+    each_s = timeout_s / (_S3_ATTEMPTS + 1)
+    config = {"connect_timeout": min(_S3_CONNECT_TIMEOUT_S, each_s), "read_timeout": each_s}
+    return {
+        "use_listings_cache": False,
+        "skip_instance_cache": True,
+        "config_kwargs": {**config, "retries": {"total_max_attempts": _S3_ATTEMPTS, "mode": "standard"}},
+    }
