@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +16,7 @@ from rich.progress import Progress, TaskID
 from typer.core import TyperGroup
 
 from indexer import readers
+from indexer.formats.columns import FORMATS
 from model.errors import InvalidInput, RetrievalError
 from service import demo as demonstration
 from service.benchmark_commands import m2kr, mbeir
@@ -101,7 +102,7 @@ def search(
     remote = image is not None and image.startswith(("http://", "https://", "data:"))
     picture = image if remote or image is None else Path(image)
     with Client(url, api_key=api_key) as client:
-        result = client.search(collection, question, picture, limit=limit, filter=_json_object(filter))
+        result = client.search(collection, question, picture, limit=limit, filter=_json_object(filter, "--filter"))
     if as_json:
         _print_json(
             [{"id": hit.id, "score": hit.score, "text": hit.text, "metadata": hit.metadata} for hit in result.hits]
@@ -114,19 +115,30 @@ def search(
 
 @app.command()
 def load(
-    files: Annotated[list[Path], typer.Argument(help="JSONL or Parquet files of documents")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="JSONL (.gz, .zst), CSV, Parquet, WebDataset tar, or a folder of images with a table"),
+    ],
     collection: Annotated[str, typer.Option("--collection", "-c", help="made if it is not there yet")],
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
+    format: Annotated[  # noqa: A002 - the flag's name
+        str | None, typer.Option(help=f"unset: by the file's name. One of {', '.join(FORMATS)}")
+    ] = None,
+    mapping: Annotated[
+        str | None,
+        typer.Option(help='which field is what: {"text": "caption", "image": "jpg", "id": "key", "metadata": []}'),
+    ] = None,
 ) -> None:
     """Index the documents of files. Documents that are there unchanged are skipped, so a broken-off load is repeated."""
+    read = partial(readers.read, format=format, mapping=_json_object(mapping, "--mapping"))
     console = Console()
     failures: list[Failed] = []
     indexed = skipped = left = 0
     with Client(url, api_key=api_key, attempts=1000, give_up_after_s=_LOAD_PATIENCE_S) as client, progress_bar() as bar:
         client.create_collection(collection)
         for file in files:
-            reading = _Reading(file)
+            reading = _Reading(file, read)
             task = bar.add_task(file.name, total=readers.count(file))
             on_progress = partial(_advance, bar, task)
             loaded = client.load(collection, reading.documents(), on_progress=on_progress)
@@ -203,13 +215,13 @@ def _advance(bar: Progress, task: TaskID, done: int) -> None:
 class _Reading:
     """One file being loaded: its good documents go out, and what comes back by position is put in the file's own terms."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, file: Path, read: Callable[[Path], Iterator[readers.Item]]) -> None:
+        self._file, self._read = file, read
         self._unreadable: list[Failed] = []
         self._places = array("Q")  # position in the file of each document that went out
 
     def documents(self) -> Iterator[dict[str, Any]]:
-        for position, document in readers.read(self._file):
+        for position, document in self._read(self._file):
             if isinstance(document, InvalidInput):
                 self._unreadable.append((self._file.name, document.code, document.detail))
             else:
@@ -226,15 +238,15 @@ class _Reading:
         return f"{self._file.name} #{self._places[position]} {document_id or ''}".rstrip()
 
 
-def _json_object(text: str | None) -> dict[str, Any] | None:
+def _json_object(text: str | None, flag: str) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InvalidInput(f"--filter is not JSON: {error}") from error
+        raise InvalidInput(f"{flag} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise InvalidInput(f"--filter is a JSON {type(value).__name__}, it must be an object")
+        raise InvalidInput(f"{flag} is a JSON {type(value).__name__}, it must be an object")
     return value
 
 

@@ -1,8 +1,11 @@
 """Documents from files: every record comes once, in order, in the wire form; a bad one harms only itself."""
 
 import base64
+import gzip
+import io
 import json
 import string
+import tarfile
 import tracemalloc
 from datetime import date
 from pathlib import Path
@@ -15,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from indexer import readers
+from indexer.formats import lines
 from model.errors import InvalidInput, TooLarge
 
 PNG = b"\x89PNG\r\n\x1a\n pixels"
@@ -80,7 +84,7 @@ def test_a_bad_line_is_reported_with_its_number(tmp_path: Path) -> None:
 
 
 def test_a_line_over_the_bound_is_skipped_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 100)
     path = write_jsonl(tmp_path / "d.jsonl", {"id": "a"}, {"text": "x" * 1000}, {"id": "b"}, b'"' + b"y" * 500)
     (_, first), (_, long), (_, third), (_, last) = readers.read(path)
     assert (first, third) == ({"id": "a"}, {"id": "b"})
@@ -163,9 +167,11 @@ def test_parquet_metadata_that_is_no_object_harms_its_row_only(tmp_path: Path) -
     assert third == {"id": "c", "metadata": {"x": 1}}
 
 
-@pytest.mark.parametrize("name", ["docs.csv", "missing.jsonl", "broken.parquet"])
+@pytest.mark.parametrize("name", ["docs.xlsx", "missing.jsonl", "broken.parquet", "broken.tar", "broken.jsonl.gz"])
 def test_a_file_that_cannot_be_read_at_all(tmp_path: Path, name: str) -> None:
-    (tmp_path / "docs.csv").write_text("id,text")
+    for odd in ("docs.xlsx", "broken.tar"):
+        (tmp_path / odd).write_text("id,text")
+    (tmp_path / "broken.jsonl.gz").write_bytes(b"\x1f\x8b not really")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(InvalidInput, match=name):
         list(readers.read(tmp_path / name))
@@ -182,3 +188,34 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2_000_000
+
+
+def test_compressed_lines_a_tar_and_a_folder_of_images(tmp_path: Path) -> None:
+    lines = b'{"id": "a", "text": "one"}\n{"id": "b"}\n'
+    (tmp_path / "docs.jsonl.gz").write_bytes(gzip.compress(lines))
+    (tmp_path / "docs.ndjson.zst").write_bytes(pa.compress(lines, "zstd", asbytes=True))
+    for name in ("docs.jsonl.gz", "docs.ndjson.zst"):
+        assert list(readers.read(tmp_path / name)) == [(0, {"id": "a", "text": "one"}), (1, {"id": "b"})]
+    with tarfile.open(tmp_path / "pairs-0.tar", "w") as archive:
+        for name, data in (("7.png", PNG), ("7.txt", b"a cat")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    assert list(readers.read(tmp_path / "pairs-0.tar")) == [
+        (0, {"id": "pairs-0/7", "text": "a cat", "image": PNG_BASE64, "metadata": {"key": "7"}})
+    ]
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "cat.png").write_bytes(PNG)
+    (folder / "metadata.csv").write_text("file_name,text,kind\ncat.png,a cat,animal\n")
+    assert list(readers.read(folder)) == [(0, {"text": "a cat", "image": PNG_BASE64, "metadata": {"kind": "animal"}})]
+
+
+def test_a_format_and_a_mapping_that_are_named(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "docs.jsonl", {"caption": "a", "n": 1}, {"passage_id": "p", "passage_text": "b"})
+    (_, first), _ = readers.read(path, mapping={"text": "caption", "metadata": ["n"]})
+    assert first == {"text": "a", "metadata": {"n": 1}}
+    (_, wrong), (_, second) = readers.read(path, format="m2kr")
+    assert isinstance(wrong, InvalidInput)
+    assert "docs.jsonl line 1: passage_id is missing" in wrong.detail
+    assert second == {"id": "p", "text": "b"}

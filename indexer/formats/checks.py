@@ -1,0 +1,130 @@
+"""Whether what was read may be a document: the rules of a posted one, said of a row."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from indexer.formats.columns import DOCUMENT, picture
+from indexer.formats.files import ReadImage
+from indexer.intake import Incoming
+from model.errors import InvalidInput, TooLarge
+from model.images import check_size
+from model.inputs import Limits
+
+_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,512}")  # as service.schemas has it
+_MAX_URL_CHARS = 8192
+_SPACE = re.compile(r"\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentBounds:
+    limits: Limits = field(default_factory=Limits)
+    max_metadata_bytes: int = 64 * 1024
+    max_metadata_depth: int = 8
+
+
+def incoming(position: int, document: dict[str, Any], read_image: ReadImage, bounds: DocumentBounds) -> Incoming:
+    """Raises `InvalidInput`."""
+    if unknown := [key for key in document if key not in DOCUMENT]:
+        raise InvalidInput(
+            f"unknown field {unknown[0]!r:.100}; a document has {', '.join(DOCUMENT)}, a mapping says what else is what",
+            field=unknown[0][:100],
+        )
+    text = _text(document.get("text"), bounds.limits)
+    image = picture(document.get("image"), read_image)
+    data, url = _image(image, bounds.limits)
+    if text is None and data is None and url is None:
+        raise InvalidInput("neither text nor image: at least one is needed")
+    return Incoming(position, _id(document.get("id")), text, data, url, _metadata(document.get("metadata"), bounds))
+
+
+def _id(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        raise InvalidInput(
+            f"id is {value!r:.100}, it must be a string of 1 to 512 characters without control characters",
+            field="id",
+            value=f"{value!r:.100}",
+            limit=512,
+        )
+    return value
+
+
+def _text(value: Any, limits: Limits) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InvalidInput(f"text is a {type(value).__name__}, it must be a string", field="text")
+    if len(value) > limits.max_text_chars:
+        raise TooLarge(
+            f"text has {len(value)} characters, limit is {limits.max_text_chars}",
+            field="text",
+            value=len(value),
+            limit=limits.max_text_chars,
+        )
+    return value or None
+
+
+def _image(image: Any, limits: Limits) -> tuple[bytes | None, str | None]:
+    """(bytes, URL), at most one of them."""
+    if isinstance(image, dict) and set(image) == {"url"} and isinstance(image["url"], str):
+        image = image["url"]
+    elif isinstance(image, dict) and set(image) == {"base64"} and isinstance(image["base64"], str):
+        image = _decoded(image["base64"], limits)
+    if image is None:
+        return None, None
+    if isinstance(image, str) and image.startswith("data:"):
+        head, comma, content = image.partition(",")
+        if not comma or not head.endswith(";base64"):
+            raise InvalidInput("image is a data URI without base64", field="image")
+        image = _decoded(content, limits)
+    if isinstance(image, bytes):
+        check_size(image, limits)
+        return image, None
+    if isinstance(image, str) and image.startswith(("http://", "https://")):
+        if len(image) > _MAX_URL_CHARS:
+            raise TooLarge(
+                f"image URL has {len(image)} characters, limit is {_MAX_URL_CHARS}", field="image", limit=_MAX_URL_CHARS
+            )
+        return None, image
+    raise InvalidInput(
+        f"image is a {type(image).__name__}, it must be a file's bytes, a path, an http(s) URL or base64", field="image"
+    )
+
+
+def _decoded(text: str, limits: Limits) -> bytes:
+    if len(text) > limits.max_image_bytes * 3 // 2:  # base64 is 4/3, line breaks a little more
+        size, limit = len(text) * 3 // 4, limits.max_image_bytes
+        raise TooLarge(f"image has {size} bytes, limit is {limit}", field="image", value=size, limit=limit)
+    try:
+        return base64.b64decode(_SPACE.sub("", text), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput(f"image is not base64: {error}", field="image") from error
+
+
+def _metadata(value: Any, bounds: DocumentBounds) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidInput(f"metadata is a {type(value).__name__}, it must be an object", field="metadata")
+    # Depth first: orjson writes no more than 254 levels, and says so with an error of its own.
+    if (depth := _depth(value)) > bounds.max_metadata_depth:
+        raise TooLarge(f"metadata is nested {depth} deep, limit is {bounds.max_metadata_depth}", field="metadata")
+    if (size := len(orjson.dumps(value))) > bounds.max_metadata_bytes:
+        raise TooLarge(f"metadata has {size} bytes as JSON, limit is {bounds.max_metadata_bytes}", field="metadata")
+    return value
+
+
+def _depth(value: Any) -> int:
+    deepest, level = 0, [value]
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        deepest += 1
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return deepest
