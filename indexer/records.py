@@ -69,7 +69,10 @@ class JobKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """accepted = indexed + skipped + failed + what is still to do. Times are Unix seconds."""
+    """accepted = indexed + skipped + failed + cancelled + left. Times are Unix seconds.
+
+    `cancelling`: nothing more of it is begun. `retry_of`: the job whose failures this one tries again.
+    """
 
     id: str
     collection: str
@@ -82,6 +85,14 @@ class Job:
     created_at: float
     updated_at: float
     waiting_on: str | None = None
+    cancelled: int = 0
+    cancelling: bool = False
+    finished_at: float | None = None
+    retry_of: str | None = None
+
+    @property
+    def left(self) -> int:
+        return self.accepted - self.indexed - self.skipped - self.failed - self.cancelled
 
 
 class Status(StrEnum):
@@ -90,6 +101,7 @@ class Status(StrEnum):
     INDEXED = "indexed"  # of a delete job: deleted
     SKIPPED = "skipped"
     FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +117,8 @@ class Outcome:
 class Batch:
     """A leased batch: its documents (of a delete job ids alone), each with its position in the job.
 
-    `attempts` counts those that failed by the documents' own fault, `releases` those that a dependency was to blame for.
+    `attempts` counts those that failed by the documents' own fault, `releases` those that a dependency was to blame for, `crashes`
+    the workers that never said what became of it, the last of them while it tried the document at position `suspect` by itself.
     """
 
     id: int
@@ -116,6 +129,8 @@ class Batch:
     releases: int
     items: tuple[tuple[int, Document], ...]
     lease: str
+    crashes: int = 0
+    suspect: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,9 @@
 claim ─► pipeline ─┬─ outcomes ───────────────► finish
  lease renewed     ├─ a URL's host is down ───► finish the others; an attempt is counted for its documents
  all the while     ├─ something is away ──────► release and pause; nobody is at fault
-                   └─ nobody foresaw it ──────► an attempt is counted; the last one is document by document
+                   ├─ nobody foresaw it ──────► an attempt is counted; the last one is document by document
+                   └─ the process dies ───────► whoever claims the batch next has nothing else in flight; died again, it goes
+                                                document by document, each written down before it is tried
 """
 
 from __future__ import annotations
@@ -12,24 +14,29 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
 from indexer.blobs import Blobs
+from indexer.claim import Claim
 from indexer.encoder import Encoder
 from indexer.ledger import Ledger
+from indexer.ledger.working import SOLO_AFTER, Settled
 from indexer.pipeline import CollectionUnavailable, ImageFetcher, Pipeline, Result
-from indexer.records import Batch, Job, Outcome, Status
+from indexer.progress import Progress
+from indexer.records import Batch, Outcome, Status
 from indexer.retry import delay_after_s, delay_s
 from indexer.settings import IndexerSettings
 from indexer.store import Store
 from model.errors import DependencyUnavailable, RetrievalError
 
 log = structlog.get_logger(__name__)
-_IDLE_S = 5.0  # how often an idle worker looks, should it have missed a poke
 _STOP_S = 5.0  # the rest of `grace_s` is for requests before and the batcher after
+_TIDY_S = 60.0  # between two looks for what can be deleted; a step is a few small transactions
+_TIDY_STEP_S = 0.05  # between two steps: tidying must not be what the database is busy with
 
 
 class LeaseLost(Exception):
@@ -37,7 +44,7 @@ class LeaseLost(Exception):
 
 
 class Worker:
-    """Runs in the event loop that starts it. Bounded: `concurrency` batches in flight.
+    """Runs in the event loop that starts it. Bounded: `concurrency` encoder calls' worth of documents in flight.
 
     A batch that fails because something it needs does not answer goes back and waits, for ever if need be, visibly. One that
     fails otherwise is tried `max_attempts` times, at the end document by document, so that only the poison becomes a failure.
@@ -51,14 +58,17 @@ class Worker:
         blobs: Blobs,
         fetcher: ImageFetcher,
         settings: IndexerSettings,
+        progress: Progress,
         *,
         rng: random.Random | None = None,
     ) -> None:
-        self._ledger, self._store, self._settings = ledger, store, settings
+        self._ledger, self._store, self._settings, self._progress = ledger, store, settings, progress
         self._pipeline = Pipeline(encoder, blobs, fetcher)
         self._rng = rng or random.Random()
         self._wake = asyncio.Event()
-        self._progress = asyncio.Condition()
+        self._claiming = asyncio.Lock()
+        self._in_flight = 0
+        self._suspicious = False  # what is in flight may kill the process: nothing is to be blamed along with it
         self._loops: list[asyncio.Task[None]] = []
         self._stopping = False
         self._waits = 0  # in a row, of any batch, on what every batch needs
@@ -69,6 +79,7 @@ class Worker:
         self._loops = [
             asyncio.create_task(self._loop(), name=f"worker-{number}") for number in range(self._settings.concurrency)
         ]
+        self._loops.append(asyncio.create_task(self._tidy(), name="worker-tidy"))
         for task in self._loops:
             task.add_done_callback(_report_death)
 
@@ -77,7 +88,9 @@ class Worker:
         self._stopping = True
         self.poke()
         if self._loops:
-            _, late = await asyncio.wait(self._loops, timeout=timeout_s)
+            *working, tidying = self._loops
+            tidying.cancel()
+            _, late = await asyncio.wait(working, timeout=timeout_s)
             for task in late:
                 task.cancel()
             await asyncio.gather(*self._loops, return_exceptions=True)
@@ -92,18 +105,6 @@ class Worker:
         """There may be work."""
         self._wake.set()
 
-    async def wait(self, job_id: str, timeout_s: float) -> Job:
-        """The job when it is finished, or as it is after `timeout_s`."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            async with self._progress:
-                job = await self._ledger.call(self._ledger.job, job_id)
-                left = deadline - time.monotonic()
-                if job.state.finished or left <= 0:
-                    return job
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._progress.wait(), min(left, _IDLE_S))
-
     async def _loop(self) -> None:
         while not self._stopping:
             self._wake.clear()
@@ -111,95 +112,157 @@ class Worker:
                 await self._sleep(paused_s)
                 continue
             try:
-                claimed = await self._ledger.call(self._ledger.claim, 1, self._settings.lease_s)
+                claim = await self._claim()
             except DependencyUnavailable as error:
                 log.warning("cannot claim work", detail=error.detail)
                 self._pause(error)
                 continue
-            for batch in claimed:
-                await self._work(batch)
-            if not claimed:
+            if claim is not None:
+                await self._work(claim)
+            else:
                 await self._sleep(await self._until_due())
 
-    async def _work(self, batch: Batch) -> None:
-        """One batch from claim to outcome; whatever raises, the batch is either settled or given back."""
-        beat = asyncio.create_task(self._heartbeat(batch))
+    async def _claim(self) -> Claim | None:
+        """One encoder call's worth of what is due, in as many batches as that takes."""
+        async with self._claiming:
+            if self._suspicious:
+                return None
+            documents = self._settings.batch_documents
+            batches = await self._ledger.call(
+                self._ledger.claim,
+                documents,
+                self._settings.lease_s,
+                max_documents=documents,
+                alone=self._in_flight == 0,
+            )
+            if not batches:
+                return None
+            self._in_flight += 1
+            self._suspicious = any(batch.crashes for batch in batches)
+            return Claim(tuple(batches))
+
+    async def _work(self, claim: Claim) -> None:
+        """From claim to outcome; whatever raises, each batch is either settled or given back."""
+        beat = asyncio.create_task(self._heartbeat(claim))
         try:
-            result = await self._attempt(batch)
-            await self._finish(batch, result)
+            if claim.batches[0].crashes >= min(SOLO_AFTER, self._settings.max_attempts):
+                await self._solo(claim.batches[0])
+            else:
+                await self._finish(claim, await self._attempt(claim))
             self._waits = 0
         except asyncio.CancelledError:
-            await asyncio.shield(self._ledger.call(self._ledger.release, batch, retry_after_s=0.0, waiting_on=None))
+            await asyncio.shield(self._ledger.call(self._releasing(claim, 0.0, None)))
             raise
         except LeaseLost:
-            log.warning("lease lost", batch=batch.id, job=batch.job_id)
+            log.warning("lease lost", batch=claim.batches[0].id, job=claim.batches[0].job_id)
+            with contextlib.suppress(DependencyUnavailable):
+                await self._ledger.call(self._releasing(claim, 0.0, None))  # those of the claim that are still ours
         except RetrievalError as error:
-            await self._give_back(batch, error)
+            await self._give_back(claim, error)
         except Exception as error:
-            log.exception("batch failed", batch=batch.id, job=batch.job_id, attempt=batch.attempts + 1)
-            await self._give_back(batch, error)
+            first = claim.batches[0]
+            log.exception("batch failed", batch=first.id, job=first.job_id, attempt=claim.attempts + 1)
+            await self._give_back(claim, error)
         finally:
             beat.cancel()
+            self._in_flight -= 1
+            self._suspicious = False
         self.poke()  # what waited for this batch's documents may be due
-        async with self._progress:
-            self._progress.notify_all()
+        await self._progress.notify()
 
-    async def _attempt(self, batch: Batch) -> Result:
+    async def _attempt(self, claim: Claim) -> Result:
+        batch = claim.whole
         last = batch.attempts + 1 >= self._settings.max_attempts
         if not last or len(batch.items) == 1:
-            return await self._run(batch, last_attempt=last)
+            return await self._run(claim, batch, last_attempt=last)
         whole = Result()
         for item in batch.items:
             try:
-                result = await self._run(replace(batch, items=(item,)), last_attempt=True)
-            except LeaseLost:
-                raise
+                result = await self._one(claim, replace(batch, items=(item,)), last_attempt=True)
             except RetrievalError as error:
-                if error.retryable:
-                    whole.waiting = error
-                    break
-                result = _failed(replace(batch, items=(item,)), error.code, error.detail)
-            except Exception as error:
-                log.exception("document failed", document=item[1].id, job=batch.job_id)
-                result = _failed(replace(batch, items=(item,)), "internal", f"{type(error).__name__} while indexing")
+                whole.waiting = error
+                break
             whole.outcomes += result.outcomes
             whole.waiting = whole.waiting or result.waiting
         return whole
 
-    async def _run(self, batch: Batch, *, last_attempt: bool) -> Result:
+    async def _solo(self, batch: Batch) -> None:
+        """A batch with which workers died: each document is written down before it is tried and recorded after, so that the one
+        that kills is known, and is a failure once it has done so `max_attempts` times."""
+        last = batch.attempts + 1 >= self._settings.max_attempts
+        waiting: RetrievalError | None = None
+        for item in batch.items:
+            one = replace(batch, items=(item,))
+            if batch.suspect == item[0] and batch.crashes >= self._settings.max_attempts:
+                result = _failed(one, "worker_died", f"the worker died {batch.crashes} times while indexing it")
+            elif await self._ledger.call(self._ledger.suspect, batch, item[0]):
+                result = await self._one(Claim((batch,)), one, last_attempt=last)
+            else:
+                raise LeaseLost
+            waiting = waiting or result.waiting
+            if result.outcomes:
+                await self._settle([(batch, result.outcomes)], keep=True)
+                batch = replace(batch, items=tuple(each for each in batch.items if each != item))
+        if batch.items:
+            pause = delay_s(batch.attempts, self._settings, self._rng)
+            await self._settle([(batch, [])], retry_after_s=pause, waiting_on=waiting.detail[:300] if waiting else None)
+
+    async def _one(self, claim: Claim, batch: Batch, *, last_attempt: bool) -> Result:
+        """A batch of one document, whose error is its own: on the last attempt its failure, else it has no outcome yet.
+
+        Raises what is not its own: `LeaseLost`, and a `RetrievalError` of something that is away.
+        """
+        try:
+            return await self._run(claim, batch, last_attempt=last_attempt)
+        except LeaseLost:
+            raise
+        except RetrievalError as error:
+            if error.retryable:
+                raise
+            return _failed(batch, error.code, error.detail)
+        except Exception as error:
+            log.exception("document failed", document=batch.items[0][1].id, job=batch.job_id)
+            return _failed(batch, "internal", f"{type(error).__name__} while indexing") if last_attempt else Result()
+
+    async def _run(self, claim: Claim, batch: Batch, *, last_attempt: bool) -> Result:
         async def hold() -> None:
-            if not await self._ledger.call(self._ledger.renew, batch, self._settings.lease_s):
+            if not await self._ledger.call(self._ledger.renew, claim.batches, self._settings.lease_s):
                 raise LeaseLost
 
         collection = await self._ledger.call(self._ledger.collection, batch.collection)
         points = self._store.points(collection.name)
         return await self._pipeline.run(batch, collection, points, hold=hold, last_attempt=last_attempt)
 
-    async def _finish(self, batch: Batch, result: Result) -> None:
-        pause = delay_after_s(result.waiting, batch.attempts, self._settings, self._rng) if result.waiting else 0.0
+    async def _finish(self, claim: Claim, result: Result) -> None:
+        pause = delay_after_s(result.waiting, claim.attempts, self._settings, self._rng) if result.waiting else 0.0
         waiting_on = result.waiting.detail[:300] if result.waiting else None
-        finish = self._ledger.finish
-        if not await self._ledger.call(finish, batch, result.outcomes, retry_after_s=pause, waiting_on=waiting_on):
+        await self._settle(claim.settled(result.outcomes), retry_after_s=pause, waiting_on=waiting_on)
+
+    async def _settle(self, settled: Sequence[Settled], **options: Any) -> None:
+        if not await self._ledger.call(self._ledger.finish, settled, **options):
             raise LeaseLost
 
-    async def _give_back(self, batch: Batch, error: Exception) -> None:
-        """The batch waits for what it needs; or counts an attempt, and after the last one its documents have failed."""
+    async def _give_back(self, claim: Claim, error: Exception) -> None:
+        """Batches wait for what they need; or count an attempt, and after the last one their documents have failed."""
         if isinstance(error, RetrievalError) and error.retryable:
             alone = isinstance(error, CollectionUnavailable)
-            pause = delay_s(batch.releases, self._settings, self._rng) if alone else self._pause(error)
-            detail = error.detail[:300]
-            log.warning("batch waits", batch=batch.id, job=batch.job_id, detail=detail, retry_after_s=round(pause, 2))
-            call = self._releasing(batch, pause, detail, whole_collection=alone)
-        elif batch.attempts + 1 >= self._settings.max_attempts:
+            pause = delay_s(claim.releases, self._settings, self._rng) if alone else self._pause(error)
+            first, detail = claim.batches[0], error.detail[:300]
+            log.warning("batch waits", batch=first.id, job=first.job_id, detail=detail, retry_after_s=round(pause, 2))
+            call = self._releasing(claim, pause, detail, whole_collection=alone)
+        else:
             detail = error.detail if isinstance(error, RetrievalError) else f"{type(error).__name__} while indexing"
             code = error.code if isinstance(error, RetrievalError) else "internal"
-            call = self._finishing(batch, _failed(batch, code, detail).outcomes, 0.0)
-        else:
-            call = self._finishing(batch, [], delay_s(batch.attempts, self._settings, self._rng))
+            settled: list[Settled] = []
+            for batch in claim.batches:
+                dead = batch.attempts + 1 >= self._settings.max_attempts
+                settled.append((batch, _failed(batch, code, detail).outcomes if dead else []))
+            pause = delay_s(claim.attempts, self._settings, self._rng)
+            call = self._finishing(settled, pause)
         try:
             await self._ledger.call(call)
         except DependencyUnavailable as unreachable:  # the lease will run out, and the batch is claimed again
-            log.warning("cannot record an outcome", batch=batch.id, detail=unreachable.detail)
+            log.warning("cannot record an outcome", batch=claim.batches[0].id, detail=unreachable.detail)
 
     def _pause(self, error: RetrievalError) -> float:
         """Nothing is claimed for a while, else every batch in turn would meet the same trouble. Seconds until the next claim;
@@ -210,27 +273,41 @@ class Worker:
             self._waits += 1
         return self._paused_until - now
 
-    def _finishing(self, batch: Batch, outcomes: list[Outcome], pause: float) -> Callable[[], object]:
-        return lambda: self._ledger.finish(batch, outcomes, retry_after_s=pause)
+    def _finishing(self, settled: Sequence[Settled], pause: float) -> Callable[[], object]:
+        return lambda: self._ledger.finish(settled, retry_after_s=pause)
 
     def _releasing(
-        self, batch: Batch, pause: float, waiting_on: str, *, whole_collection: bool
+        self, claim: Claim, pause: float, waiting_on: str | None, *, whole_collection: bool = False
     ) -> Callable[[], object]:
-        release = self._ledger.release
-        return lambda: release(batch, retry_after_s=pause, waiting_on=waiting_on, whole_collection=whole_collection)
+        options: dict[str, Any] = {"waiting_on": waiting_on, "whole_collection": whole_collection}
+        return lambda: self._ledger.release(claim.batches, retry_after_s=pause, **options)
 
-    async def _heartbeat(self, batch: Batch) -> None:
+    async def _heartbeat(self, claim: Claim) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_s / 3)
             with contextlib.suppress(DependencyUnavailable):
-                await self._ledger.call(self._ledger.renew, batch, self._settings.lease_s)
+                await self._ledger.call(self._ledger.renew, claim.batches, self._settings.lease_s)
+
+    async def _tidy(self) -> None:
+        """Finished jobs that are old enough go, and what died half-way."""
+        while True:
+            await asyncio.sleep(_TIDY_S * self._rng.uniform(0.5, 1.0))
+            try:
+                more = True
+                while more:
+                    more = await self._ledger.call(self._ledger.tidy, self._settings.job_retention_s)
+                    await asyncio.sleep(_TIDY_STEP_S)
+            except DependencyUnavailable as error:
+                log.warning("cannot tidy the ledger", detail=error.detail)
 
     async def _until_due(self) -> float:
+        """Seconds, spread: the workers of many processes do not look all at once."""
+        poll_s = self._settings.poll_s * self._rng.uniform(0.5, 1.0)
         try:
-            due = await self._ledger.call(self._ledger.due_at)
+            due_s = await self._ledger.call(self._ledger.due_in_s)
         except DependencyUnavailable:
-            return _IDLE_S
-        return _IDLE_S if due is None else min(_IDLE_S, max(0.05, due - time.time()))
+            return poll_s
+        return poll_s if due_s is None else min(poll_s, max(0.05, due_s))
 
     async def _sleep(self, seconds: float) -> None:
         """Until poked, or `seconds` at most."""

@@ -21,6 +21,7 @@ from indexer.catalog import Catalog
 from indexer.encoder_client import HttpEncoder
 from indexer.intake import Intake
 from indexer.ledger import Ledger
+from indexer.progress import Progress
 from indexer.sources import Fetcher
 from indexer.store.edge import EdgeStore
 from indexer.worker import Worker
@@ -71,12 +72,13 @@ def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
         if settings.encoder_url
         else _batcher(settings, metrics, runtime)
     )
-    ledger = Ledger(f"sqlite:///{data_dir / 'ledger.sqlite'}")
+    ledger = Ledger(f"sqlite:///{data_dir / 'ledger.sqlite'}", exclusive=True)  # `only_server_of` sees to that
     store = EdgeStore(data_dir / "index")
     blobs = Blobs(f"file://{data_dir / 'blobs'}")
     fetcher = Fetcher(settings.fetch)
     catalog = Catalog(ledger, store, encoder)
-    worker = Worker(ledger, store, encoder, blobs, fetcher, settings.indexer)
+    progress = Progress(ledger, settings.indexer.poll_s)
+    worker = Worker(ledger, store, encoder, blobs, fetcher, settings.indexer, progress)
     return Parts(
         settings=settings,
         metrics=metrics,
@@ -88,6 +90,7 @@ def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
         catalog=catalog,
         intake=Intake(ledger, blobs, settings.indexer, on_accepted=worker.poke),
         worker=worker,
+        progress=progress,
         api_keys=api_keys,
     )
 

@@ -14,6 +14,7 @@ from indexer.catalog import Catalog
 from indexer.encoder_client import HttpEncoder
 from indexer.intake import Intake
 from indexer.ledger import Ledger
+from indexer.progress import Progress
 from indexer.store import Store
 from indexer.worker import Worker
 from model.errors import DependencyUnavailable
@@ -39,6 +40,7 @@ class Parts:
     catalog: Catalog
     intake: Intake
     worker: Worker
+    progress: Progress
     api_keys: Sequence[str] = ()
     draining: asyncio.Event = field(default_factory=asyncio.Event)  # this process is on its way out
 

@@ -158,7 +158,7 @@ async def _awaited(parts: Parts, job: Job, wait: bool) -> Job:
     """The job when it is done, or as it is when the time is over or this process stops."""
     if not wait or job.state.finished:
         return job
-    done = asyncio.ensure_future(parts.worker.wait(job.id, parts.settings.wait_timeout_s))
+    done = asyncio.ensure_future(parts.progress.wait(job.id, parts.settings.wait_timeout_s))
     stopping = asyncio.ensure_future(parts.draining.wait())
     try:
         await asyncio.wait({done, stopping}, return_when=asyncio.FIRST_COMPLETED)

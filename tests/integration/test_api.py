@@ -271,7 +271,7 @@ async def test_without_wait_it_is_accepted(served: Any, runtime: Any) -> None:
     assert response.status_code == 202
     job = response.json()["job"]
     assert (job["accepted"], job["collection"], job["kind"]) == (3, "flags", "documents")
-    assert (await served.parts.worker.wait(job["id"], 10)).state == "succeeded"
+    assert (await served.parts.progress.wait(job["id"], 10)).state == "succeeded"
     assert (await served.client.get(f"/jobs/{job['id']}")).json()["indexed"] == 3
     assert [one["id"] for one in (await served.client.get("/jobs", params={"collection": "flags"})).json()["jobs"]] == [
         job["id"]

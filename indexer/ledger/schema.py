@@ -1,21 +1,14 @@
-"""The ledger's tables, and how its database is opened."""
+"""The ledger's tables as they are now; `migrations` brings older ones here."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 
-from model.errors import Conflict
-
-# Raise it when a table changes: there are no migrations yet, so what another version wrote is refused, not misread.
-SCHEMA_VERSION = 1
-
-_tables = sa.MetaData()
+metadata = sa.MetaData()
 
 collections = sa.Table(
     "collections",
-    _tables,
+    metadata,
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("fingerprint", sa.String, nullable=False),
     sa.Column("model", sa.String, nullable=False),
@@ -26,7 +19,7 @@ collections = sa.Table(
 
 jobs = sa.Table(
     "jobs",
-    _tables,
+    metadata,
     sa.Column("id", sa.String, primary_key=True),
     sa.Column("collection", sa.ForeignKey(collections.c.name, ondelete="CASCADE"), nullable=False),
     sa.Column("kind", sa.String, nullable=False),
@@ -41,12 +34,20 @@ jobs = sa.Table(
     sa.Column("waiting_on", sa.String),
     sa.Column("idempotency_key", sa.String),
     sa.Column("body_hash", sa.String),
+    sa.Column("cancelled", sa.Integer, nullable=False, default=0, server_default="0"),
+    sa.Column("cancelling", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
+    sa.Column("finished_at", sa.Float),
+    sa.Column("retry_of", sa.String),  # a job, which may be gone by now
     sa.UniqueConstraint("collection", "idempotency_key"),
 )
+sa.Index(
+    "jobs_open", jobs.c.seq, sqlite_where=jobs.c.finished_at.is_(None), postgresql_where=jobs.c.finished_at.is_(None)
+)
+sa.Index("jobs_finished", jobs.c.finished_at)
 
 batches = sa.Table(
     "batches",
-    _tables,
+    metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("job_id", sa.ForeignKey(jobs.c.id, ondelete="CASCADE"), nullable=False, index=True),
     sa.Column("collection", sa.String, nullable=False),
@@ -54,18 +55,21 @@ batches = sa.Table(
     sa.Column("size", sa.Integer, nullable=False),  # items left
     sa.Column("items", sa.String, nullable=False),  # JSON; emptied as they are done
     sa.Column("outcomes", sa.String, nullable=False, default="[]"),  # JSON
-    sa.Column("done", sa.Boolean, nullable=False, default=False, index=True),
+    sa.Column("done", sa.Boolean, nullable=False, default=False),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("releases", sa.Integer, nullable=False, default=0),
     sa.Column("lease", sa.String),  # whose it is: a random word for each claim
     sa.Column("lease_until", sa.Float, nullable=False, default=0.0),
     sa.Column("not_before", sa.Float, nullable=False, default=0.0),
+    sa.Column("crashes", sa.Integer, nullable=False, default=0, server_default="0"),  # leases that nobody gave back
+    sa.Column("suspect", sa.Integer),  # position of the document that is being tried by itself
 )
+sa.Index("batches_open", batches.c.id, sqlite_where=~batches.c.done, postgresql_where=~batches.c.done)
 
 # Which documents the unfinished batches will write: what keeps writes of one document in order.
 pending = sa.Table(
     "pending",
-    _tables,
+    metadata,
     sa.Column("batch_id", sa.ForeignKey(batches.c.id, ondelete="CASCADE"), primary_key=True),
     sa.Column("document_id", sa.String, primary_key=True),
     sa.Column("collection", sa.String, nullable=False),
@@ -74,40 +78,28 @@ pending = sa.Table(
 
 failures = sa.Table(
     "failures",
-    _tables,
+    metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("job_id", sa.ForeignKey(jobs.c.id, ondelete="CASCADE"), nullable=False, index=True),
     sa.Column("position", sa.Integer, nullable=False),
     sa.Column("document_id", sa.String, nullable=False),
     sa.Column("code", sa.String, nullable=False),
     sa.Column("detail", sa.String, nullable=False),
+    sa.Column("collection", sa.String),
+    sa.Column("item", sa.String),  # JSON, for a retry; null once a later write of the document makes that wrong
+)
+sa.Index(
+    "failures_by_document",
+    failures.c.collection,
+    failures.c.document_id,
+    sqlite_where=failures.c.item.is_not(None),
+    postgresql_where=failures.c.item.is_not(None),
 )
 
-
-def connect(url: str) -> sa.Engine:
-    """An engine with its tables made. What runs under the execution option `immediate` takes SQLite's write lock as it begins."""
-    engine = sa.create_engine(url, connect_args={"check_same_thread": False, "timeout": 30, "isolation_level": None})
-    sa.event.listen(engine, "connect", _set_up_sqlite)
-    sa.event.listen(engine, "begin", _begin)
-    with engine.begin() as connection:
-        version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-        empty = not sa.inspect(connection).get_table_names()
-        if not empty and version != SCHEMA_VERSION:
-            engine.dispose()
-            raise Conflict(
-                f"ledger {engine.url.database} has schema {version}, this version of ret2 reads {SCHEMA_VERSION}; "
-                "use another data folder, or the version that wrote it"
-            )
-        _tables.create_all(connection)
-        connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    return engine
-
-
-def _set_up_sqlite(connection: Any, _record: Any) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin(connection: sa.Connection) -> None:
-    # A transaction that reads before it writes would else fail, not wait, when another one wrote in between.
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("immediate") else "BEGIN")
+# One row: the last `jobs.seq`. Whoever accepts a job holds its lock until the commit, so jobs become visible in this order.
+counters = sa.Table(
+    "counters",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("value", sa.Integer, nullable=False),
+)

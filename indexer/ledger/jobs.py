@@ -1,0 +1,88 @@
+"""Jobs as others see them: what they are, what became of their documents, ending one early, and when they are forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+
+from indexer.ledger.accepting import OPEN_S, Accepting
+from indexer.ledger.rows import as_job, find_job, unpack_outcomes
+from indexer.ledger.schema import batches, failures, jobs
+from indexer.ledger.working import Working
+from indexer.records import Failure, Job, JobState, Outcome
+
+_CANCEL_BATCHES = 50  # of one transaction
+
+
+class Jobs(Accepting, Working):
+    def job(self, job_id: str) -> Job:
+        """Raises `NotFound`."""
+        with self._read() as connection:
+            return find_job(connection, job_id)
+
+    def jobs(
+        self, *, collection: str | None = None, states: Iterable[JobState] = (), limit: int = 50, offset: int = 0
+    ) -> list[Job]:
+        """Newest first."""
+        query = sa.select(jobs).where(jobs.c.seq.is_not(None)).order_by(jobs.c.seq.desc()).limit(limit).offset(offset)
+        if collection is not None:
+            query = query.where(jobs.c.collection == collection)
+        if wanted := list(states):
+            query = query.where(jobs.c.state.in_(wanted))
+        with self._read() as connection:
+            return [as_job(row) for row in connection.execute(query)]
+
+    def failures(self, job_id: str, *, limit: int = 100, offset: int = 0) -> list[Failure]:
+        """By position."""
+        query = sa.select(failures).where(failures.c.job_id == job_id).order_by(failures.c.position, failures.c.id)
+        with self._read() as connection:
+            return [
+                Failure(row.job_id, row.position, row.document_id, row.code, row.detail)
+                for row in connection.execute(query.limit(limit).offset(offset))
+            ]
+
+    def results(self, job_id: str) -> list[Outcome]:
+        """What became of each document so far, by position."""
+        with self._read() as connection:
+            rows = connection.execute(sa.select(batches.c.outcomes).where(batches.c.job_id == job_id)).scalars()
+            found = [outcome for row in rows for outcome in unpack_outcomes(row)]
+        return sorted(found, key=lambda outcome: outcome.position)
+
+    def pending_documents(self) -> int:
+        """Accepted and not yet indexed, skipped, failed or cancelled."""
+        done = jobs.c.indexed + jobs.c.skipped + jobs.c.failed + jobs.c.cancelled
+        query = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.accepted - done), 0))
+        with self._read() as connection:
+            found = connection.execute(query.where(jobs.c.finished_at.is_(None), jobs.c.seq.is_not(None)))
+            return int(found.scalar_one())
+
+    def cancel_job(self, job_id: str) -> Job:
+        """The job, of which nothing more is begun; what is in a worker's hands is finished first, and then so is the job.
+
+        One that is finished stays as it is. Raises `NotFound`.
+        """
+        with self._write() as connection:
+            find_job(connection, job_id)
+            unfinished = jobs.c.id == job_id, jobs.c.seq.is_not(None), jobs.c.finished_at.is_(None)
+            marked = sa.update(jobs).where(*unfinished).values(cancelling=True, updated_at=self._now(connection))
+            connection.execute(marked)
+        while self.cancel_some(job_id, _CANCEL_BATCHES):
+            pass
+        return self.job(job_id)
+
+    def tidy(self, retention_s: float) -> bool:
+        """A little of what nobody waits for, in small transactions: the rest of cancelled jobs, jobs that were never accepted,
+        and jobs finished longer than `retention_s` ago. Whether there is more to do. Any number of processes may do it at once."""
+        with self._read() as connection:
+            now = self._now(connection)
+            unfinished = sa.select(jobs.c.id).where(jobs.c.cancelling, jobs.c.finished_at.is_(None))
+            stopped = connection.execute(unfinished.limit(10)).scalars().all()
+            old = sa.or_(
+                jobs.c.finished_at < now - retention_s, sa.and_(jobs.c.seq.is_(None), jobs.c.updated_at < now - OPEN_S)
+            )
+            forgotten = connection.execute(sa.select(jobs.c.id).where(old).limit(1)).scalar_one_or_none()
+        more = [self.cancel_some(job_id, _CANCEL_BATCHES) for job_id in stopped]
+        if forgotten is not None:
+            self._erase_some(forgotten)
+        return any(more) or forgotten is not None

@@ -1,0 +1,83 @@
+"""From any older schema to the present one, forward only, in one transaction and under a lock: of many processes one does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import sqlalchemy as sa
+
+from indexer.ledger.schema import counters, jobs, metadata
+from model.errors import Conflict
+
+_LOCK = 0x72657432  # "ret2", of PostgreSQL's advisory locks
+
+# What leads to each version from the one before. A step is SQL for both databases, or a function. Never change one that is released.
+Step = str | Callable[[sa.Connection], None]
+MIGRATIONS: Mapping[int, Sequence[Step]] = {
+    2: (
+        "ALTER TABLE jobs ADD COLUMN cancelled INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE jobs ADD COLUMN cancelling BOOLEAN NOT NULL DEFAULT FALSE",
+        "ALTER TABLE jobs ADD COLUMN finished_at FLOAT",
+        "ALTER TABLE jobs ADD COLUMN retry_of VARCHAR",
+        "UPDATE jobs SET finished_at = updated_at WHERE state IN ('succeeded', 'succeeded_with_failures', 'failed')",
+        "CREATE INDEX jobs_open ON jobs (seq) WHERE finished_at IS NULL",
+        "CREATE INDEX jobs_finished ON jobs (finished_at)",
+        "ALTER TABLE batches ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE batches ADD COLUMN suspect INTEGER",
+        "DROP INDEX ix_batches_done",
+        "CREATE INDEX batches_open ON batches (id) WHERE NOT done",
+        "ALTER TABLE failures ADD COLUMN collection VARCHAR",
+        "ALTER TABLE failures ADD COLUMN item VARCHAR",  # what failed before cannot be retried: its content was not kept
+        "CREATE INDEX failures_by_document ON failures (collection, document_id) WHERE item IS NOT NULL",
+        "CREATE TABLE counters (name VARCHAR NOT NULL, value INTEGER NOT NULL, PRIMARY KEY (name))",
+        "INSERT INTO counters (name, value) SELECT 'seq', coalesce(max(seq), 0) FROM jobs",
+    ),
+}
+NEWEST = max(MIGRATIONS)
+
+
+def migrate(connection: sa.Connection, where: str) -> None:
+    """Raises `Conflict` for a schema that is newer than this program; nothing is changed then."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+    version = _version(connection)
+    if version > NEWEST:
+        raise Conflict(
+            f"ledger {where} has schema {version}, this version of ret2 reads up to {NEWEST}; "
+            "use the version that wrote it, or another data folder or database"
+        )
+    if version == 0:
+        metadata.create_all(connection)
+        connection.execute(sa.insert(counters).values(name="seq", value=0))
+    else:
+        for following in range(version + 1, NEWEST + 1):
+            _step_to(connection, following)
+    if version != NEWEST:
+        _set_version(connection)
+
+
+def _step_to(connection: sa.Connection, version: int) -> None:
+    for step in MIGRATIONS[version]:
+        if isinstance(step, str):
+            connection.exec_driver_sql(step)
+        else:
+            step(connection)
+
+
+def _version(connection: sa.Connection) -> int:
+    """0 where there is no ledger yet."""
+    if connection.dialect.name == "sqlite":
+        version = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+        return version if version or not sa.inspect(connection).has_table(jobs.name) else 1
+    if not sa.inspect(connection).has_table("ledger_schema"):
+        return 1 if sa.inspect(connection).has_table(jobs.name) else 0
+    return int(connection.exec_driver_sql("SELECT version FROM ledger_schema").scalar_one())
+
+
+def _set_version(connection: sa.Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(f"PRAGMA user_version = {NEWEST}")
+        return
+    connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS ledger_schema (version INTEGER NOT NULL)")
+    connection.exec_driver_sql("DELETE FROM ledger_schema")
+    connection.exec_driver_sql(f"INSERT INTO ledger_schema (version) VALUES ({NEWEST})")

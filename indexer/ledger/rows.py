@@ -1,0 +1,99 @@
+"""Rows of the ledger's tables as records, and documents as the JSON that they are kept as."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from indexer.ledger.schema import jobs
+from indexer.records import Batch, Document, ImageRef, Job, JobKind, JobState, Outcome, Status
+from model.errors import NotFound
+
+Item = tuple[int, Document]  # position in the job, and what stood there
+
+
+def as_job(row: sa.Row[Any]) -> Job:
+    return Job(
+        id=row.id,
+        collection=row.collection,
+        kind=JobKind(row.kind),
+        state=JobState(row.state),
+        accepted=row.accepted,
+        indexed=row.indexed,
+        skipped=row.skipped,
+        failed=row.failed,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        waiting_on=row.waiting_on,
+        cancelled=row.cancelled,
+        cancelling=row.cancelling,
+        finished_at=row.finished_at,
+        retry_of=row.retry_of,
+    )
+
+
+def find_job(connection: sa.Connection, job_id: str) -> Job:
+    """Raises `NotFound`."""
+    row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    if row is None:
+        raise no_job(job_id)
+    return as_job(row)
+
+
+def no_job(job_id: str) -> NotFound:
+    return NotFound(f"there is no job {job_id!r:.100}", field="job", value=job_id)
+
+
+def as_batch(row: sa.Row[Any], lease: str) -> Batch:
+    return Batch(
+        id=row.id,
+        job_id=row.job_id,
+        collection=row.collection,
+        kind=JobKind(row.kind),
+        attempts=row.attempts,
+        releases=row.releases,
+        items=unpack(row.items),
+        lease=lease,
+        crashes=row.crashes,
+        suspect=row.suspect,
+    )
+
+
+def pack(items: Sequence[Item]) -> str:
+    return json.dumps(
+        [
+            [
+                position,
+                one.id,
+                one.text,
+                one.image.digest if one.image else None,
+                one.image.url if one.image else None,
+                dict(one.metadata),
+            ]
+            for position, one in items
+        ],
+        ensure_ascii=False,
+    )
+
+
+def unpack(packed: str) -> tuple[Item, ...]:
+    return tuple(
+        (position, Document(key, text, ImageRef(digest, url) if digest or url else None, metadata))
+        for position, key, text, digest, url, metadata in json.loads(packed)
+    )
+
+
+def add_outcomes(packed: str, outcomes: Sequence[Outcome]) -> str:
+    return json.dumps(
+        [*json.loads(packed), *([o.position, o.document_id, o.status, o.code, o.detail] for o in outcomes)]
+    )
+
+
+def unpack_outcomes(packed: str) -> list[Outcome]:
+    return [
+        Outcome(position, key, Status(status), code, detail)
+        for position, key, status, code, detail in json.loads(packed)
+    ]

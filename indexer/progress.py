@@ -1,0 +1,59 @@
+"""Waiting for a job: woken by a worker of this process, and looking at the ledger now and then for those of others.
+
+Looking is a read by primary key. PostgreSQL's LISTEN would answer a little sooner, for a connection more per process that must be
+watched and reopened, and that no transaction pooler passes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator
+
+from indexer.ledger import Ledger
+from indexer.records import Job
+
+
+class Progress:
+    """Belongs to one event loop. Any number may wait; one that is cancelled leaves nothing behind."""
+
+    def __init__(self, ledger: Ledger, poll_s: float) -> None:
+        self._ledger, self._poll_s = ledger, poll_s
+        self._changed = asyncio.Condition()
+
+    async def notify(self) -> None:
+        """A worker of this process has done something."""
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def wait(self, job_id: str, timeout_s: float) -> Job:
+        """The job when it is finished, or as it is after `timeout_s`. Raises `NotFound`."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            async with self._changed:
+                job = await self._ledger.call(self._ledger.job, job_id)
+                left = deadline - time.monotonic()
+                if job.state.finished or left <= 0:
+                    return job
+                await self._change(left)
+
+    async def follow(self, job_id: str, every_s: float) -> AsyncIterator[Job]:
+        """The job now and after each change, at most one in `every_s`, the last time as it finished. Raises `NotFound`."""
+        seen = None
+        while seen is None or not seen.state.finished:
+            async with self._changed:
+                job = await self._ledger.call(self._ledger.job, job_id)
+                if job == seen:
+                    await self._change(self._poll_s)
+                    continue
+            seen = job
+            yield job
+            if not job.state.finished:
+                await asyncio.sleep(every_s)
+
+    async def _change(self, limit_s: float) -> None:
+        """Until somebody says so, or a poll is due. Spread, so that many who wait do not ask all at once."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), min(limit_s, self._poll_s * random.uniform(0.5, 1.0)))
