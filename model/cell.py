@@ -26,8 +26,32 @@ class Attention(nn.Module):
 
     def forward(self, query: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         """query (B, K, D), context (B, T, D), mask (B, T) True where attended -> (B, K, D)."""
-        weights = self.in_proj_weight.chunk(3)
-        biases: tuple[Tensor | None, ...] = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        queries, tokens = query.shape[1], context.shape[1]
+        if tokens == 1 and mask is None and not self.training:
+            read = self._of_one(context).expand(-1, queries, -1)
+        elif self._queries_are_few(queries, tokens):
+            read = self._by_query(query, context, mask)
+        else:
+            read = self._by_context(query, context, mask)
+        merged: Tensor = self.out_proj(read)
+        return merged
+
+    def _of_one(self, context: Tensor) -> Tensor:
+        """All attention goes to a token that is the only one, whoever asks: so it is with the self-attention of one latent."""
+        (_, _, weight), (_, _, bias) = self._parts()
+        return F.linear(context, weight, bias)
+
+    def _queries_are_few(self, queries: int, tokens: int) -> bool:
+        """Whether it is less work to bring the queries into the space of the context than the context into that of each head.
+
+        Multiplications of the two ways, but for what they share: 2KD^2 + 2KTHD here, 2TD^2 + 2KTD there.
+        """
+        size = self.out_proj.in_features
+        return queries * (size + self.heads * tokens) < tokens * (size + queries)
+
+    def _by_context(self, query: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        """As usual: keys and values of every token."""
+        weights, biases = self._parts()
         q, k, v = (
             F.linear(x, w, b).view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, H, ., D/H)
             for x, w, b in zip((query, context, context), weights, biases, strict=True)
@@ -39,8 +63,33 @@ class Attention(nn.Module):
             attn_mask=None if mask is None else mask[:, None, None, :],
             dropout_p=self.dropout if self.training else 0.0,
         )
-        merged: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))  # (B, K, D)
-        return merged
+        return attended.transpose(1, 2).flatten(2)
+
+    def _by_query(self, query: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        """The same, for few queries: q (W c) = (q W) c and sum a (W c) = W (sum a c), so no token is projected.
+
+        A bias of the keys adds the same to every score of a query, which softmax takes out again; one of the values is added once,
+        for the attention sums to 1.
+        """
+        (wq, wk, wv), (bq, _, bv) = self._parts()
+        batch, queries, size = query.shape
+        heads = self.heads, size // self.heads, size  # (H, D/H, D)
+        q = F.linear(query, wq, bq).view(batch * queries, self.heads, -1).transpose(0, 1)  # (H, BK, D/H)
+        asked = torch.bmm(q, wk.view(heads)).view(self.heads, batch, queries, size)
+        asked = asked.permute(1, 0, 2, 3).flatten(1, 2)  # (B, HK, D)
+        scores = torch.bmm(asked, context.transpose(1, 2)) * (size // self.heads) ** -0.5  # (B, HK, T)
+        if mask is not None:  # not -inf: a row that attends to nothing is finite, and its presence is 0
+            scores = scores.masked_fill(~mask[:, None, :], torch.finfo(scores.dtype).min)
+        attended = F.dropout(scores.softmax(dim=-1), self.dropout, self.training)
+        read = torch.bmm(attended, context).view(batch, self.heads, queries, size)
+        read = read.transpose(0, 1).reshape(self.heads, batch * queries, size)  # (H, BK, D)
+        values = torch.bmm(read, wv.view(heads).transpose(1, 2)).transpose(0, 1).reshape(batch, queries, size)
+        return values if bv is None else values + bv
+
+    def _parts(self) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+        """Weights (D, D) and biases (D) of queries, keys and values."""
+        biases = self.in_proj_bias
+        return self.in_proj_weight.chunk(3), (None,) * 3 if biases is None else biases.chunk(3)
 
 
 class RecurrentCell(nn.Module):
