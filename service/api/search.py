@@ -18,7 +18,7 @@ from service.wire import Json, StrictRoute, answer_within
 router = APIRouter(route_class=StrictRoute, tags=["search"])
 
 
-def searcher_of(parts: PartsOf) -> Searcher:
+async def searcher_of(parts: PartsOf) -> Searcher:
     return Searcher(parts.catalog, parts.store, parts.encoder, parts.fetcher, parts.settings.limits, parts.metrics)
 
 
