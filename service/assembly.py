@@ -25,7 +25,9 @@ from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.progress import Progress
 from indexer.sources import Fetcher
+from indexer.store import Store
 from indexer.store.edge import EdgeStore
+from indexer.store.server import ServerStore
 from indexer.worker import Worker
 from model.errors import Conflict
 from service.api.app import create_app
@@ -71,7 +73,7 @@ def build_encoder(settings: Settings, runtime: Runtime | None = None) -> Encoder
 
 
 def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
-    """Everything in one process: Qdrant Edge, SQLite and image files under `data_dir`, and the model, unless another process has it."""
+    """Everything in one process: index, SQLite and image files under `data_dir`, and the model. Or others have index and model."""
     api_keys = _api_keys(settings)
     data_dir = settings.data_dir.expanduser()
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,7 @@ def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
         else _batcher(settings, metrics, runtime)
     )
     ledger = Ledger(f"sqlite:///{data_dir / 'ledger.sqlite'}", exclusive=True)  # `only_server_of` sees to that
-    store = EdgeStore(data_dir / "index")
+    store = _store(settings)
     blobs = Blobs(f"file://{data_dir / 'blobs'}")
     fetcher = Fetcher(settings.fetch)
     catalog = Catalog(ledger, store, encoder)
@@ -102,6 +104,13 @@ def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
         progress=progress,
         api_keys=api_keys,
     )
+
+
+def _store(settings: Settings) -> Store:
+    """Connects to nothing yet."""
+    if settings.qdrant_url is None:
+        return EdgeStore(settings.data_dir.expanduser() / "index")
+    return ServerStore(settings.qdrant(settings.qdrant_url))
 
 
 def _api_keys(settings: Settings) -> tuple[str, ...]:

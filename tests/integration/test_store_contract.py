@@ -24,7 +24,8 @@ from indexer.filters.values import read_moment
 from indexer.records import Hit, Point
 from indexer.store import Points, Store
 from indexer.store.edge import EdgeStore
-from indexer.store.server import ServerStore, ServerStoreSettings
+from indexer.store.server import ServerStore
+from indexer.store.server_settings import ServerStoreSettings
 from model.errors import Conflict, InvalidInput, NotFound
 from model.inputs import Float32
 

@@ -28,9 +28,10 @@ from indexer.records import Point, point_id
 from indexer.store import server
 from indexer.store.indexes import missing
 from indexer.store.payload import path_of, quoted
-from indexer.store.server import CollectionSettings, Quantization, ServerStore, ServerStoreSettings, connect
+from indexer.store.server import ServerStore, connect
 from indexer.store.server_errors import TRANSLATED, ours, translated
 from indexer.store.server_search import to_server
+from indexer.store.server_settings import CollectionSettings, Quantization, ServerStoreSettings
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, Overloaded, RetrievalError, TooLarge
 
 D = 4
