@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import Ret2Config
+from model.explain import magnitudes
 from model.packed import PackedLinear
 
 
@@ -148,27 +149,29 @@ class RecurrentCell(nn.Module):
         text_mask: Tensor | None = None,  # (B, T) True where there is a token
         text_present: Tensor | None = None,  # (B,) 1 or 0; None: present in every row
         image_present: Tensor | None = None,
+        contributions: list[Tensor] | None = None,  # where given, what this step took in is appended: `model.explain`
     ) -> Tensor:
         state = state + self.positions
         normed = self.norm(state)
         residual = state + self.self_attention(normed, normed)
         forget: Tensor | float = self.forget_gate_prior
-        total = torch.zeros_like(residual)
+        text_in = image_in = torch.zeros_like(residual)
         if text is not None:
             read = self.text_attention(normed, self.text_norm(text), text_mask)
             present = 1.0 if text_present is None else text_present[:, None, None]
             forget = forget + self.text_forget_gate(read) * present
-            total = total + self._squash(read) * (
-                torch.sigmoid(self.text_input_gate(read) + self.input_gate_prior) * present
-            )
+            text_in = self._squash(read) * (torch.sigmoid(self.text_input_gate(read) + self.input_gate_prior) * present)
         if vision is not None:
             read = self.vision_attention(normed, self.vision_norm(vision))
             present = 1.0 if image_present is None else image_present[:, None, None]
             forget = forget + self.vision_forget_gate(read) * present
-            total = total + self._squash(read) * (
+            image_in = self._squash(read) * (
                 torch.sigmoid(self.vision_input_gate(read) + self.input_gate_prior) * present
             )
-        state = self._squash(residual) * torch.sigmoid(torch.as_tensor(forget, dtype=residual.dtype)) + total
+        if contributions is not None:
+            contributions.append(magnitudes(text_in, image_in))
+        kept = self._squash(residual) * torch.sigmoid(torch.as_tensor(forget, dtype=residual.dtype))
+        state = kept + text_in + image_in
         return state + self.mlp(self.mlp_norm(state))  # type: ignore[no-any-return]
 
     def _squash(self, values: Tensor) -> Tensor:

@@ -42,6 +42,9 @@ from service.telemetry import Metrics, configure_logs
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
+_KEEP_ALIVE_S = (
+    75  # longer than proxies keep theirs, or they send a request into a connection that is just being closed
+)
 _WATCH_S = 0.5  # how soon a dead model thread or worker is noticed
 
 
@@ -173,6 +176,7 @@ async def run(app: FastAPI, parts: Parts | EncoderParts) -> bool:
         access_log=False,
         timeout_graceful_shutdown=max(1, int(settings.grace_s / 2)),  # the other half is for the worker and the batcher
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
     )
     server = _Server(config)
     loop = asyncio.get_running_loop()

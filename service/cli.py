@@ -20,7 +20,7 @@ from indexer.formats.columns import FORMATS
 from model.errors import InvalidInput, RetrievalError
 from service import demo as demonstration
 from service.benchmark_commands import m2kr, mbeir
-from service.client import DEFAULT_URL, Client, Loaded
+from service.client import DEFAULT_URL, Client, Hit, Loaded
 from service.flags import with_settings
 from service.model_commands import eval_app, model_app
 from service.settings import Settings
@@ -92,6 +92,7 @@ def search(
     filter: Annotated[  # noqa: A002 - the flag's name
         str | None, typer.Option(help='condition on metadata: {"field": "region", "equals": "Europe"}')
     ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="say what came from text and what from the image")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -102,11 +103,10 @@ def search(
     remote = image is not None and image.startswith(("http://", "https://", "data:"))
     picture = image if remote or image is None else Path(image)
     with Client(url, api_key=api_key) as client:
-        result = client.search(collection, question, picture, limit=limit, filter=_json_object(filter, "--filter"))
+        options = {"limit": limit, "filter": _json_object(filter, "--filter"), "explain": explain}
+        result = client.search(collection, question, picture, **options)
     if as_json:
-        _print_json(
-            [{"id": hit.id, "score": hit.score, "text": hit.text, "metadata": hit.metadata} for hit in result.hits]
-        )
+        _print_json([_hit_json(hit) for hit in result.hits])
         return
     console = Console()
     console.print(hits_table(result))
@@ -248,6 +248,11 @@ def _json_object(text: str | None, flag: str) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise InvalidInput(f"{flag} is a JSON {type(value).__name__}, it must be an object")
     return value
+
+
+def _hit_json(hit: Hit) -> dict[str, Any]:
+    wire = {"id": hit.id, "score": hit.score, "text": hit.text, "metadata": hit.metadata}
+    return wire if hit.explanation is None else {**wire, "explanation": hit.explanation}
 
 
 def _print_json(value: Any) -> None:

@@ -59,6 +59,7 @@ class Search:
     filter: Mapping[str, Any] | None = None
     score_threshold: float | None = None
     with_vector: bool = False
+    explain: bool = False
 
     def wire(self) -> dict[str, Any]:
         query = {
@@ -75,13 +76,14 @@ class Search:
             "filter": self.filter,
             "score_threshold": self.score_threshold,
             "with_vector": self.with_vector or None,
+            "explain": self.explain or None,
         }
         return _present(body)
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """`image_url` is a path of the service."""
+    """`image_url` is a path of the service; `explanation` is there when asked for, as docs/explain.md has it."""
 
     id: str
     score: float
@@ -89,6 +91,7 @@ class Hit:
     image_url: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     vector: Sequence[float] | None = None
+    explanation: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

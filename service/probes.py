@@ -85,6 +85,7 @@ async def info(process: ProcessOf) -> Response:
                 "dimensions": model.dimensions,
                 "max_text_tokens": model.max_text_tokens,
                 "image_size_px": model.image_size_px,
+                "latents": model.latents,
             },
             "limits": {name: getattr(settings, name) for name in names},
         }

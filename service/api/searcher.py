@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -14,8 +15,9 @@ from indexer.filters import Filter
 from indexer.records import Collection, Hit, Point
 from indexer.store import Points, Store
 from model.errors import NotFound, RetrievalError
-from model.inputs import Float32, Limits, Role
+from model.inputs import Embedding, Float32, Input, Limits, Role
 from service import inputs
+from service.api.explain import Asked, asked, explanation, halves
 from service.inputs import ImageFetcher
 from service.schemas import QueryIn, SearchIn
 from service.telemetry import Metrics
@@ -59,26 +61,33 @@ class Searcher:
         collection = await self.catalog.compatible(wanted.collection)
         points = self.store.points(collection.name)
         if wanted.query.document_id is not None:
-            vector = (await stored(points, collection.name, wanted.query.document_id)).vector
+            point = await stored(points, collection.name, wanted.query.document_id)
+            query = Asked(point.vector, point.shares)
         else:
-            vector = await self._embed(wanted.query, collection, clock)
-        hits = await self._ask(points, wanted, vector, condition, clock)
+            query = await self._embed(wanted.query, collection, clock, explained=wanted.explain)
+        hits = await self._ask(points, wanted, query.vector, condition, clock)
         self.metrics.hits.observe(len(hits))
-        return {"hits": [hit_wire(collection.name, hit) for hit in hits], "timings": clock.wire()}
+        return {"hits": [_wire(collection.name, hit, wanted, query) for hit in hits], "timings": clock.wire()}
 
-    async def _embed(self, query: QueryIn, collection: Collection, clock: Clock) -> Float32:
+    async def _embed(self, query: QueryIn, collection: Collection, clock: Clock, *, explained: bool) -> Asked:
         instruction = collection.instruction if query.instruction is None else query.instruction
         text = " ".join(part for part in (instruction, query.text) if part)
         item = await inputs.read(text, query.image, self.limits, self.fetcher)
         clock.decode_ms = _ms_since(clock.began)
-        (result,) = await self.encoder.encode([item], role=Role.QUERY, lane=Lane.SEARCH)
-        if isinstance(result, RetrievalError):
-            raise result
-        require_same_model(collection, result.fingerprint)
-        clock.decode_ms += result.timing.decode_s * 1e3
-        clock.queue_ms = result.timing.queue_s * 1e3
-        clock.encode_ms = result.timing.encode_s * 1e3
-        return result.vector
+        whole, *parts = await self._encode([item, *(halves(item) if explained else [])], collection)
+        clock.decode_ms += whole.timing.decode_s * 1e3
+        clock.queue_ms = whole.timing.queue_s * 1e3
+        clock.encode_ms = whole.timing.encode_s * 1e3
+        return asked(whole, parts)
+
+    async def _encode(self, items: Sequence[Input], collection: Collection) -> list[Embedding]:
+        embeddings = []
+        for result in await self.encoder.encode(items, role=Role.QUERY, lane=Lane.SEARCH):
+            if isinstance(result, RetrievalError):
+                raise result
+            require_same_model(collection, result.fingerprint)
+            embeddings.append(result)
+        return embeddings
 
     async def _ask(
         self, points: Points, wanted: SearchIn, vector: Float32, condition: Filter | None, clock: Clock
@@ -93,7 +102,7 @@ class Searcher:
             offset=offset,
             condition=condition,
             score_threshold=wanted.score_threshold,
-            with_vector=wanted.with_vector,
+            with_vector=wanted.with_vector or wanted.explain,
         )
         if itself is not None:
             hits = [hit for hit in hits if hit.document_id != itself][wanted.offset : wanted.offset + wanted.limit]
@@ -111,6 +120,11 @@ async def stored(points: Points, collection: str, document_id: str) -> Point:
             value=document_id,
         )
     return point
+
+
+def _wire(collection: str, hit: Hit, wanted: SearchIn, query: Asked) -> dict[str, Any]:
+    wire = hit_wire(collection, hit if wanted.with_vector else replace(hit, vector=None))
+    return {**wire, "explanation": explanation(query, hit)} if wanted.explain else wire
 
 
 def hit_wire(collection: str, hit: Hit) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from model.errors import EncodeFailed
-from model.inputs import Float32, Input, Limits, ModelInfo, Prepared, Role
+from model.inputs import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
 from model.packed import pack_linears
 from model.retriever import Retriever
 
@@ -66,7 +66,7 @@ class TorchRuntime:
     def prepare(self, item: Input, role: Role) -> Prepared:
         return self._retriever.prepare(item, role, self._limits)
 
-    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Float32]:
+    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
         """A batch that does not fit into the device's memory is halved until it does; raises `EncodeFailed` for one input that
         does not fit by itself."""
         try:
@@ -82,7 +82,7 @@ class TorchRuntime:
         log.warning("out of memory, batch is halved", inputs=len(batch), reason=reason)
         middle = len(batch) // 2
         halves = [self.launch(part)() for part in (batch[:middle], batch[middle:])]
-        return lambda: np.concatenate(halves)
+        return lambda: _joined(halves)
 
     def warm_up(self) -> None:
         """One forward of every kind, so that the first caller does not pay for lazy initialisation."""
@@ -142,6 +142,15 @@ class TorchRuntime:
             return True
         total = torch.cuda.get_device_properties(self._retriever.device).total_memory
         return torch.cuda.max_memory_reserved(self._retriever.device) * 2 < total * _MEMORY_SHARE
+
+
+def _joined(parts: Sequence[Encoded]) -> Encoded:
+    def column(values: Sequence[Float32 | None]) -> Float32 | None:
+        there = [each for each in values if each is not None]
+        return np.concatenate(there) if there else None
+
+    vectors = np.concatenate([part.vectors for part in parts])
+    return Encoded(vectors, column([part.shares for part in parts]), column([part.latents for part in parts]))
 
 
 def choose_device(wanted: str) -> str:
