@@ -193,7 +193,9 @@ class SearchIn(Wire):
         True, description="the metadata that hits hold: these fields alone, or true for all, false for none"
     )
     with_vector: bool = False
-    timeout_s: float | None = Field(None, gt=0, description="unset, and at most: the service's `request_timeout_s`")
+    timeout_s: float | None = Field(
+        None, ge=1, description="an error after this time; unset, and at most: the service's `request_timeout_s`"
+    )
     consistency: Literal["one", "majority", "quorum", "all"] = Field(
         "one", description="of the copies of a shard on a Qdrant cluster, how many are asked"
     )

@@ -196,7 +196,7 @@ async def test_a_cursor_belongs_to_its_search(served: Any) -> None:
         ({"group_by": "n", "offset": 1}, 422, ""),
         ({"group_by": "n", "cursor": "x"}, 422, ""),
         ({"group_by": "n", "limit": 101}, 422, ""),
-        ({"timeout_s": 0}, 422, "timeout_s"),
+        ({"timeout_s": 0.9}, 422, "timeout_s"),
         ({"consistency": "most"}, 422, "consistency"),
         ({"metadata_fields": [""]}, 422, "metadata_fields"),
     ],
@@ -260,10 +260,10 @@ async def test_metadata_fields(served: Any) -> None:
 
 async def test_a_search_has_its_own_time(served: Any, runtime: Any) -> None:
     runtime.gate.clear()
-    body = {"collection": "flags", "query": {"text": "slow"}, "timeout_s": 0.05}
+    body = {"collection": "flags", "query": {"text": "slow"}, "timeout_s": 1}
     response = await served.client.post("/search", json=body)
     assert response.status_code == 503
-    assert "no answer within 0.05 s" in response.json()["detail"]
+    assert "no answer within 1 s" in response.json()["detail"]
     assert "retry-after" in response.headers
     waits = {"collection": "flags", "query": {"document_id": "d01"}}
     results = (await served.client.post("/search/batch", json={"searches": [body, waits]})).json()["results"]
