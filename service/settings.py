@@ -142,6 +142,11 @@ class Settings(BaseSettings):
     )
     max_inputs_per_call: Positive = Field(256, description="inputs of one /encode or /v1/embeddings call")
     max_searches_per_call: Positive = Field(64, description="searches of one /search/batch call")
+    max_search_hits: Positive = Field(1_000, description="hits of one search")
+    max_search_depth: Positive = Field(
+        10_000,
+        description="how far a ranking can be walked, by offset or cursor, and how much of it groups are sought in",
+    )
     max_requests_in_flight: Positive = Field(256, description="requests being answered at once; probes are not counted")
 
     # --- bounds on what waits for the model

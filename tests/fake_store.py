@@ -7,6 +7,7 @@ import numpy as np
 
 from indexer.filters import FieldType, Filter, matches
 from indexer.records import Hit, Point
+from indexer.store import Consistency
 from model.errors import Conflict, InvalidInput, NotFound, RetrievalError
 from model.inputs import Float32
 
@@ -72,6 +73,7 @@ class FakePoints:
         condition: Filter | None = None,
         score_threshold: float | None = None,
         with_vector: bool = False,
+        consistency: Consistency = "one",
     ) -> list[Hit]:
         dimensions, kept = self._kept()
         query = unit(vector, dimensions)

@@ -20,6 +20,7 @@ from qdrant_client import models as q
 
 from indexer.filters import FieldType, Filter
 from indexer.records import Hit, Point, point_id
+from indexer.store import Consistency
 from indexer.store.indexes import missing
 from indexer.store.payload import engine_name, hit_of, path_of, payload_of, point_of, quoted
 from indexer.store.server_errors import translated
@@ -36,6 +37,12 @@ MAX_TIES = 1_000  # points of the same score past the end of a page that are loo
 FETCH_POINTS = 256  # of one read of whole points
 KNOWN_S = 60.0  # how long what a collection is counts as known; another process may drop it and make another
 
+_CONSISTENCY: dict[Consistency, q.ReadConsistencyType | None] = {
+    "one": None,
+    "majority": q.ReadConsistencyType.MAJORITY,
+    "quorum": q.ReadConsistencyType.QUORUM,
+    "all": q.ReadConsistencyType.ALL,
+}
 _ID_ONLY: dict[str, Any] = {"with_payload": ["document_id"], "with_vectors": False}
 
 
@@ -205,6 +212,7 @@ class ServerPoints:
         condition: Filter | None = None,
         score_threshold: float | None = None,
         with_vector: bool = False,
+        consistency: Consistency = "one",
     ) -> list[Hit]:
         known = await self._store.known(self._name)
         query = unit(vector, known.dimensions, "the query").tolist()
@@ -219,11 +227,12 @@ class ServerPoints:
             "query_filter": None if condition is None else to_server(condition),
             "search_params": search_params(self._store.settings.collection),
             "score_threshold": None if score_threshold is None else just_below(score_threshold),
+            "consistency": _CONSISTENCY[consistency],
         }
         whole = {"with_payload": True, "with_vectors": with_vector} if offset == 0 else _ID_ONLY
         page = (await self._ranked(request, whole, offset + limit))[offset:]
         partial = [str(each.id) for each in page if "metadata" not in (each.payload or {})]
-        records = {str(each.id): each for each in page} | await self._retrieve(partial, with_vector)
+        records = {str(each.id): each for each in page} | await self._retrieve(partial, with_vector, consistency)
         present = {
             key for key, each in records.items() if "metadata" in (each.payload or {})
         }  # one may just have been deleted
@@ -249,12 +258,18 @@ class ServerPoints:
         with translated("query_points"):
             return (await self._client.query_points(self._engine_name, **request, **parts, limit=limit)).points
 
-    async def _retrieve(self, ids: list[str], with_vector: bool) -> dict[str, q.Record]:
+    async def _retrieve(
+        self, ids: list[str], with_vector: bool, consistency: Consistency = "one"
+    ) -> dict[str, q.Record]:
         records: list[q.Record] = []
         for start in range(0, len(ids), FETCH_POINTS):
             with translated("retrieve"):
                 records += await self._client.retrieve(
-                    self._engine_name, ids[start : start + FETCH_POINTS], with_payload=True, with_vectors=with_vector
+                    self._engine_name,
+                    ids[start : start + FETCH_POINTS],
+                    with_payload=True,
+                    with_vectors=with_vector,
+                    consistency=_CONSISTENCY[consistency],
                 )
         return {str(each.id): each for each in records}
 

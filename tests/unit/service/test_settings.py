@@ -19,6 +19,7 @@ UNITS = (
     "_redirects",
     "_attempts",
     "_documents",
+    "_hits",
 )
 
 
