@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 from service import errors, probes
 from service.auth import ApiKeyGate
 from service.limits import EncodedPaths, RequestLimits
+from service.openai_errors import OpenAiErrors
 from service.probes import Process
 from service.schemas import Problem
 from service.telemetry import RequestLog
@@ -44,6 +45,7 @@ def application(process: Process, api_keys: Sequence[str], routers: Iterable[API
         lifespan=lifespan,
         redoc_url=None,
         middleware=[
+            Middleware(OpenAiErrors),
             Middleware(RequestLog, metrics=process.metrics),
             Middleware(ApiKeyGate, keys=api_keys),
             Middleware(

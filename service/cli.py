@@ -237,6 +237,34 @@ def demo(
         raise typer.Exit(1)
 
 
+@app.command()
+def mcp(
+    collection: Annotated[
+        str | None, typer.Option("--collection", "-c", help="where calls look that name no collection")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="calls may search with image files of this folder; without: with URLs only")
+    ] = None,
+    http: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="serve on http://127.0.0.1:PORT/mcp instead of standard input and output"),
+    ] = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Offer a running service to assistants, as tools of the Model Context Protocol: search, get_document, collections."""
+    try:
+        from service.mcp_server import mcp_server  # here, so that everything else works without the extra
+    except ModuleNotFoundError as error:
+        raise InvalidInput("`ret2 mcp` needs the extra mcp: pip install 'ret2[mcp]'") from error
+    with Client(url, api_key=api_key) as client:
+        server = mcp_server(client, collection=collection, images=images)
+        if http is None:
+            server.run()
+        else:
+            server.run("streamable-http", port=http)
+
+
 app.command()(train)
 app.add_typer(model_app, name="model")
 eval_app.command()(m2kr)

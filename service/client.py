@@ -350,6 +350,10 @@ class Client:
     def document(self, collection: str, document_id: str) -> dict[str, Any]:
         return self._object("GET", _path("collections", collection, "documents", document_id))
 
+    def image(self, collection: str, document_id: str) -> bytes:
+        """The file of a document's image. Raises `NotFound` when it has none."""
+        return self._request("GET", _path("collections", collection, "documents", document_id, "image")).content
+
     def delete_documents(self, collection: str, ids: Sequence[str]) -> Job:
         return _job(self._object("POST", _path("collections", collection, "documents", "delete"), {"ids": ids})["job"])
 

@@ -430,6 +430,15 @@ class InfoOut(BaseModel):
     limits: dict[str, int]
 
 
+class OpenAiError(BaseModel):
+    """The same error in the words of OpenAI's clients."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
 class Problem(BaseModel):
     """RFC 9457."""
 
@@ -440,6 +449,7 @@ class Problem(BaseModel):
     code: str
     request_id: str
     errors: list[dict[str, Any]] | None = None
+    error: OpenAiError | None = Field(None, description="under /v1/ alone")
 
 
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
