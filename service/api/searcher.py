@@ -17,6 +17,7 @@ from model.errors import NotFound, RetrievalError
 from model.inputs import Float32, Limits, Role
 from service import inputs
 from service.inputs import ImageFetcher
+from service.keys import Key
 from service.schemas import QueryIn, SearchIn
 from service.telemetry import Metrics
 
@@ -51,9 +52,11 @@ class Searcher:
     fetcher: ImageFetcher
     limits: Limits
     metrics: Metrics
+    caller: Key
 
     async def search(self, wanted: SearchIn) -> dict[str, Any]:
         """`SearchOut` as plain data. Raises what is wrong with the query, `NotFound`, `Conflict` or what does not answer."""
+        self.caller.require(wanted.collection)
         clock = Clock(time.perf_counter())
         condition = None if wanted.filter is None else filters.parse(wanted.filter)
         collection = await self.catalog.compatible(wanted.collection)
