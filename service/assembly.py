@@ -31,10 +31,10 @@ from indexer.store.server import ServerStore
 from indexer.worker import Worker
 from model.errors import Conflict
 from service.api.app import create_app
-from service.auth import read_keys
 from service.encoder.app import EncoderParts, create_encoder_app
 from service.encoder.batcher import Batcher, Runtime
 from service.encoder.queue import QueueSettings
+from service.keys import KeyFile
 from service.parts import Parts
 from service.settings import ServerRole, Settings
 from service.telemetry import Metrics, configure_logs
@@ -116,9 +116,9 @@ def _store(settings: Settings) -> Store:
     return ServerStore(settings.qdrant(settings.qdrant_url))
 
 
-def _api_keys(settings: Settings) -> tuple[str, ...]:
+def _api_keys(settings: Settings) -> KeyFile | None:
     """Read first: it may refuse, and loading a model takes long."""
-    return read_keys(settings.api_keys_file) if settings.api_keys_file else ()
+    return KeyFile(settings.api_keys_file) if settings.api_keys_file else None
 
 
 def _batcher(settings: Settings, metrics: Metrics, runtime: Runtime | None) -> Batcher:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -18,11 +19,12 @@ from typer.core import TyperGroup
 
 from indexer import readers
 from indexer.formats.columns import FORMATS
-from model.errors import InvalidInput, RetrievalError
+from model.errors import Forbidden, InvalidInput, RetrievalError
 from service import demo as demonstration
 from service.benchmark_commands import m2kr, mbeir
 from service.client import DEFAULT_URL, Client, Hit, Loaded
 from service.flags import with_settings
+from service.key_commands import keys_app
 from service.model_commands import eval_app, model_app
 from service.settings import Settings
 from service.tables import (
@@ -172,7 +174,8 @@ def load(
     failures: list[Failed] = []
     indexed = skipped = left = 0
     with Client(url, api_key=api_key, attempts=1000, give_up_after_s=_LOAD_PATIENCE_S) as client, progress_bar() as bar:
-        client.create_collection(collection)
+        with suppress(Forbidden):  # a key that may write but makes no collections: this one is there
+            client.create_collection(collection)
         for file in files:
             reading = _Reading(file, read)
             task = bar.add_task(file.name, total=readers.count(file))
@@ -266,6 +269,7 @@ def mcp(
 
 
 app.command()(train)
+app.add_typer(keys_app, name="keys")
 app.add_typer(model_app, name="model")
 eval_app.command()(m2kr)
 eval_app.command()(mbeir)

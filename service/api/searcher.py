@@ -24,6 +24,7 @@ from service.api import examples
 from service.api.explain import Asked, asked, explanation, halves
 from service.api.ranking import Group, Mark, Page, Ranking, read_cursor, selected
 from service.inputs import ImageFetcher
+from service.keys import Key
 from service.schemas import QueryIn, SearchIn
 from service.telemetry import Metrics
 
@@ -100,9 +101,11 @@ class Searcher:
     limits: Limits
     bounds: SearchBounds
     metrics: Metrics
+    caller: Key
 
     async def search(self, wanted: SearchIn) -> dict[str, Any]:
         """`SearchOut` as plain data. Raises what is wrong with the query, `NotFound`, `Conflict` or what does not answer."""
+        self.caller.require(wanted.collection)
         try:
             async with asyncio.timeout(wanted.timeout_s):
                 return await self._search(wanted)
