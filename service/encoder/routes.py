@@ -91,7 +91,7 @@ class Encoding:
             return error
 
 
-def encoding_of(request: Request) -> Encoding:
+async def encoding_of(request: Request) -> Encoding:  # async: FastAPI would take a plain one to a thread
     encoding: Encoding = request.app.state.encoding
     return encoding
 
@@ -122,7 +122,7 @@ async def encode(body: EncodeIn, request: Request, encoding: EncodingOf) -> Resp
 
 
 async def _encode_packed(request: Request) -> Response:
-    encoding = encoding_of(request)
+    encoding: Encoding = request.app.state.encoding
     call = codec.unpack_call(await request.body())
     if call.lane is not None and call.lane not in tuple(Lane):
         raise InvalidInput(f"lane is {call.lane!r:.100}, known are {', '.join(Lane)}", field="lane", value=call.lane)

@@ -17,6 +17,7 @@ from threaded_server import serving
 
 from service.assembly import build
 from service.client import Client
+from service.keys import Key, KeyScope, line_of
 from service.settings import Settings
 
 openai = pytest.importorskip("openai")
@@ -147,7 +148,7 @@ def test_no_such_path(client: Any) -> None:
 
 def test_keys(serve: Callable[..., Any], tmp_path: Path) -> None:
     keys = tmp_path / "keys"
-    keys.write_text("correct horse battery staple\n")
+    keys.write_text(line_of("correct horse battery staple", Key("app", frozenset({KeyScope.SEARCH}))) + "\n")
     client = serve(api_keys_file=keys, options={"api_key": "wrong"})
     with pytest.raises(openai.AuthenticationError, match="no valid API key") as raised:
         client.embeddings.create(model="fake", input="red")
