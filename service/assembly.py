@@ -51,6 +51,8 @@ _WATCH_S = 0.5  # how soon a dead model thread or worker is noticed
 def serve(settings: Settings) -> None:
     """Runs until SIGTERM or Ctrl-C, then drains. Exit status 1 when something inside died, so that a supervisor restarts it."""
     configure_logs(settings.log_level)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, _leave)
     if settings.role is ServerRole.ENCODER:
         encoder_parts = build_encoder(settings)
         ended_well = _in_loop(run(create_encoder_app(encoder_parts), encoder_parts))
@@ -60,6 +62,13 @@ def serve(settings: Settings) -> None:
             ended_well = _in_loop(run(create_app(parts), parts))
     if not ended_well:
         raise SystemExit(1)
+
+
+def _leave(*_: object) -> None:
+    """While the model is being loaded nothing is begun that would have to be finished. Without this a container's first process
+    would go on loading: it has no default for a signal."""
+    log.info("stopping before the start")
+    raise SystemExit(0)
 
 
 def _in_loop(work: Coroutine[Any, Any, T]) -> T:
@@ -127,6 +136,7 @@ def _batcher(settings: Settings, metrics: Metrics, runtime: Runtime | None) -> B
         # Here, so that whatever imports this module without building a model starts without torch.
         from service.encoder.runtime import TorchRuntime
 
+        log.info("loading the model", model=settings.model)
         runtime = torch_runtime = TorchRuntime.load(
             settings.model,
             device=settings.device,
