@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
+from service import ui
 from service.api import collections, documents, jobs, search
 from service.app import application
 from service.encoder import routes as encode
@@ -15,7 +16,7 @@ from service.parts import Parts
 
 def create_app(parts: Parts) -> FastAPI:
     """Starts encoder and worker with its lifespan; takes ready objects, so that tests pass fakes."""
-    routers = (search.router, encode.router, collections.router, documents.router, jobs.router)
+    routers = (search.router, encode.router, collections.router, documents.router, jobs.router, ui.router)
     app = application(parts, parts.api_keys, routers, _lifespan)
     settings = parts.settings
     app.state.parts = parts
