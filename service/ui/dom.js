@@ -2,6 +2,11 @@
 
 export const by = (id) => document.getElementById(id);
 
+const present = (children) => children.flat().filter((child) => child !== null && child !== undefined && child !== false);
+
+// Puts these in the place of what is there; what is null or false is left out.
+export const fill = (place, ...children) => place.replaceChildren(...present(children));
+
 export function el(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -10,7 +15,7 @@ export function el(tag, properties = {}, ...children) {
     else if (name in made && name !== "list" && name !== "form") made[name] = value;
     else made.setAttribute(name, value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  made.append(...present(children));
   return made;
 }
 

@@ -28,7 +28,7 @@ function why(explanation, score) {
   const drawn = [...bars("query", query), ...bars("document", document)];
   if (!drawn.length && !lines.length) return null;
   return el("details", { className: "why", open: true }, el("summary", {}, "Why"),
-    drawn.length ? el("div", { className: "legend" }, el("span", { className: "t" }, "text"), el("span", { className: "i" }, "image"), " by layer, early to late") : null,
+    drawn.length ? el("div", { className: "legend" }, el("span", { className: "t" }, "text"), el("span", { className: "i" }, "image"), "by layer, early to late") : null,
     drawn.length ? el("div", { className: "bars" }, drawn) : null,
     lines.length ? el("div", {}, `similarity ${score.toFixed(3)}; ${lines.join("; ")}`) : null);
 }
@@ -45,7 +45,7 @@ export function card(hit, more) {
     shown = el("div", { className: "shown" }, image);
   }
   return el("li", { className: "hit" }, shown, el("div", { className: "body" },
-    el("h3", {}, el("span", { className: "id" }, hit.id), el("span", { className: "score", title: "score" }, hit.score.toFixed(3))),
+    el("h2", {}, el("span", { className: "id" }, hit.id), el("span", { className: "score", title: "score" }, hit.score.toFixed(3))),
     hit.text ? el("p", {}, hit.text) : null,
     metadata.length ? el("dl", {}, metadata) : null,
     why(hit.explanation, hit.score),

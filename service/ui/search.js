@@ -201,7 +201,7 @@ function show({ hits, timings }, further, roundTrip, note) {
   by("more").hidden = hits.length < PAGE;
   const t = timings;
   const rest = Math.max(0, roundTrip - t.total_ms);
-  const split = `${t.total_ms.toFixed(0)} ms: picture ${t.decode_ms.toFixed(0)}, queue ${t.queue_ms.toFixed(0)}, model ${t.encode_ms.toFixed(0)}, index ${t.store_ms.toFixed(0)}; network ${rest.toFixed(0)}`;
+  const split = `${t.total_ms.toFixed(0)} ms: preparing ${t.decode_ms.toFixed(0)}, queue ${t.queue_ms.toFixed(0)}, model ${t.encode_ms.toFixed(0)}, index ${t.store_ms.toFixed(0)}; network ${rest.toFixed(0)}`;
   const count = by("hits").children.length;
   const shared = state.picture ? " The address holds your words but not the picture." : "";
   say(count ? `${note}${count} hits. ${split}.${shared}` : `${note}Nothing was found. ${split}.`);

@@ -1,7 +1,7 @@
 // Collections with their counts, and jobs as they go on: their events where the service streams them, else asked for again and again.
 
 import { events, get, post } from "./api.js";
-import { by, el, number, problem, when } from "./dom.js";
+import { by, el, fill, number, problem, when } from "./dom.js";
 
 const FINISHED = new Set(["succeeded", "succeeded_with_failures", "failed", "cancelled"]);
 const POLL_MS = 1000;
@@ -84,7 +84,7 @@ function draw(place, job) {
     catch (error) { trouble.replaceChildren(problem(error)); }
   } }, name === "cancel" ? "Cancel" : "Retry what failed");
   const open = place.querySelector("[data-failures]");
-  place.replaceChildren(
+  fill(place,
     el("header", {}, el("h3", {}, `${job.kind} → ${job.collection}`), el("span", { className: `state ${job.state}` }, job.state.replaceAll("_", " ")),
       el("span", { className: "quiet" }, when(job.created_at)), el("code", { className: "quiet" }, job.id.slice(0, 12))),
     over ? null : el("progress", { max: job.accepted || 1, value: done, ariaLabel: "Progress" }),
@@ -100,7 +100,7 @@ async function failures(job, list, offset) {
     const { failures: found } = await get(`jobs/${job.id}/failures?limit=${FAILURES}&offset=${offset}`);
     const heads = ["position", "document", "code", "reason"];
     list.dataset.failures = "shown";
-    list.replaceChildren(
+    fill(list,
       el("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: `Failures of job ${job.id}` }, el("table", {},
         el("thead", {}, el("tr", {}, heads.map((head) => el("th", { scope: "col" }, head)))),
         el("tbody", {}, found.map((one) => el("tr", {}, el("td", { className: "number" }, number(one.position)), el("td", {}, one.id), el("td", {}, one.code), el("td", {}, one.detail)))))),
