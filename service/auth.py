@@ -34,6 +34,9 @@ OPEN: frozenset[KeyScope] = frozenset()  # and who has none
 SCOPES: Mapping[str, frozenset[KeyScope]] = {
     "GET /": OPEN,
     "GET /docs": OPEN,
+    "GET /docs/start.js": OPEN,
+    "GET /docs/swagger-ui-bundle.js": OPEN,
+    "GET /docs/swagger-ui.css": OPEN,
     "GET /openapi.json": OPEN,
     "GET /livez": OPEN,
     "GET /readyz": OPEN,

@@ -58,7 +58,14 @@ def test_loopback_is_no_stranger(host: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("max_body_bytes", 0), ("grace_s", -1), ("port", 70_000), ("device", "tpu"), ("log_level", "loud")],
+    [
+        ("max_body_bytes", 0),
+        ("grace_s", -1),
+        ("port", 70_000),
+        ("device", "tpu"),
+        ("log_level", "loud"),
+        ("cors_origins", "a.example"),
+    ],
 )
 def test_bounds_are_bounded(name: str, value: object) -> None:
     with pytest.raises(ValidationError):
