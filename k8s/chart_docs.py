@@ -29,7 +29,16 @@ MANAGED = {
         "api_keys_file",
         "insecure",
     ),
-    *("encoder_url", "encoder_api_key", "qdrant_url", "qdrant_api_key", "database_url", "blobs_url"),
+    *(
+        "encoder_url",
+        "encoder_api_key",
+        "qdrant_url",
+        "qdrant_api_key",
+        "qdrant_grpc_port",
+        "qdrant_prefer_grpc",
+        "database_url",
+        "blobs_url",
+    ),
 }
 
 

@@ -16,6 +16,7 @@ from service.auth import ApiKeyGate
 from service.headers import SecurityHeaders
 from service.keys import KeyFile
 from service.limits import EncodedPaths, RequestLimits
+from service.openai_errors import OpenAiErrors
 from service.probes import Process
 from service.quotas import KeyQuotas
 from service.schemas import Problem
@@ -53,6 +54,7 @@ def application(
         redoc_url=None,
         middleware=[
             Middleware(SecurityHeaders),
+            Middleware(OpenAiErrors),
             Middleware(RequestLog, metrics=process.metrics),
             *_cors(settings.cors_origins),
             Middleware(EncodedPaths),

@@ -46,6 +46,8 @@ SCOPES: Mapping[str, frozenset[KeyScope]] = {
     "POST /search/batch": SEARCH,
     "POST /encode": SEARCH | WRITE,
     "POST /v1/embeddings": SEARCH | WRITE,
+    "GET /v1/models": ANY,
+    "GET /v1/models/{model}": ANY,
     "GET /collections": ANY,
     "GET /collections/{name}": ANY,
     "PUT /collections/{name}": ADMIN,
@@ -167,7 +169,7 @@ async def _audited(answer: ASGIApp, call: Call, key: Key | None, scope: Scope, r
         )
 
 
-def caller_of(request: Request) -> Key:
+async def caller_of(request: Request) -> Key:
     """Raises `Unauthorized` where nobody was asked for a key: an open call has no caller."""
     key: Key | None = request.scope["state"]["key"]
     if key is None:

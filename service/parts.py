@@ -71,7 +71,7 @@ class Parts:
         return await self.ledger.call(call, *args, **kwargs)
 
 
-def parts_of(request: Request) -> Parts:
+async def parts_of(request: Request) -> Parts:  # async: FastAPI would take a plain one to a thread
     parts: Parts = request.app.state.parts
     return parts
 

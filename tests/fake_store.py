@@ -7,6 +7,7 @@ import numpy as np
 
 from indexer.filters import FieldType, Filter, matches
 from indexer.records import Hit, Point
+from indexer.store import Consistency
 from model.errors import Conflict, InvalidInput, NotFound, RetrievalError
 from model.inputs import Float32
 
@@ -72,6 +73,7 @@ class FakePoints:
         condition: Filter | None = None,
         score_threshold: float | None = None,
         with_vector: bool = False,
+        consistency: Consistency = "one",
     ) -> list[Hit]:
         dimensions, kept = self._kept()
         query = unit(vector, dimensions)
@@ -79,7 +81,7 @@ class FakePoints:
             raise InvalidInput("limit or offset is below 0")
         found = [(float(each.vector @ query), each) for each in kept.values()]
         hits = [
-            Hit(p.document_id, score, p.text, p.image_digest, p.metadata, p.vector if with_vector else None)
+            Hit(p.document_id, score, p.text, p.image_digest, p.metadata, p.vector if with_vector else None, p.shares)
             for score, p in found
             if (condition is None or matches(condition, p.metadata))
             and (score_threshold is None or score >= score_threshold)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from indexer.filters import FieldType, Filter
 from indexer.records import Hit, Point
 from model.inputs import Float32
+
+Consistency = Literal["one", "majority", "quorum", "all"]  # of the copies of a shard, how many a search asks
 
 
 class Points(Protocol):
@@ -30,8 +32,9 @@ class Points(Protocol):
         condition: Filter | None = None,
         score_threshold: float | None = None,
         with_vector: bool = False,
+        consistency: Consistency = "one",
     ) -> list[Hit]:
-        """Best first; equal scores in a stable order."""
+        """Best first, equal scores by document id. Where there is one copy alone, `consistency` changes nothing."""
         ...
 
     async def count(self) -> int: ...

@@ -17,6 +17,7 @@ from typing import Any
 
 from indexer.filters import FieldType, Filter
 from indexer.records import Hit, Point
+from indexer.store import Consistency
 from indexer.store.edge_snapshot import pack
 from model.errors import DependencyUnavailable, RetrievalError
 from model.inputs import Float32
@@ -106,6 +107,7 @@ class EdgePoints:
         condition: Filter | None = None,
         score_threshold: float | None = None,
         with_vector: bool = False,
+        consistency: Consistency = "one",
     ) -> list[Hit]:
         hits: list[Hit] = await self._call(
             "search", self._name, vector, limit, offset, condition, score_threshold, with_vector

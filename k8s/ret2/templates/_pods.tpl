@@ -160,6 +160,13 @@ livenessProbe:
       key: {{ .Values.encoder.auth.key }}
 - name: RET2_QDRANT_URL
   value: {{ .Values.qdrant.url }}
+{{- if .Values.qdrant.grpcPort }}
+- name: RET2_QDRANT_GRPC_PORT
+  value: {{ .Values.qdrant.grpcPort | quote }}
+{{- else }}
+- name: RET2_QDRANT_PREFER_GRPC
+  value: "false"
+{{- end }}
 {{- with .Values.qdrant.existingSecret }}
 - name: RET2_QDRANT_API_KEY
   valueFrom:
