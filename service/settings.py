@@ -16,6 +16,7 @@ from indexer.settings import FetchSettings, IndexerSettings
 from indexer.store.server_settings import CollectionSettings, Quantization, ServerStoreSettings
 from model.inputs import Limits
 from service.encoder.queue import QueueSettings
+from service.quotas import QuotaSettings
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -64,6 +65,21 @@ class Settings(BaseSettings):
         None, description="file of API keys, a line each as `ret2 keys new` writes it; unset: no keys"
     )
     insecure: bool = Field(False, description="allow listening on other than loopback without API keys")
+
+    key_requests_per_s: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="requests per second of one API key, in each process; unset: no limit"
+    )
+    key_burst_requests: Positive | None = Field(
+        None, description="requests of one API key that may come at once; unset: as many as in a second"
+    )
+    key_requests_in_flight: Positive | None = Field(
+        None, description="requests of one API key being answered at once, in each process; unset: no limit"
+    )
+    cors_origins: str | None = Field(
+        None,
+        pattern=r"^(\*|https?://[^/,\s]+(,https?://[^/,\s]+)*)$",
+        description="origins whose pages may call this API from a browser: https://a.example,https://b.example, or *; unset: none",
+    )
 
     # --- an encoder in another process
     encoder_url: str | None = Field(
@@ -261,6 +277,10 @@ class Settings(BaseSettings):
             max_queue_s=self.max_queue_s,
             max_wait_s=self.max_batch_wait_ms / 1e3,
         )
+
+    @property
+    def quotas(self) -> QuotaSettings:
+        return QuotaSettings(self.key_requests_per_s, self.key_burst_requests, self.key_requests_in_flight)
 
     @property
     def prepares(self) -> int:

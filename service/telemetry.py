@@ -24,6 +24,8 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _COSTS = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
 
+_OURS = ("service", "indexer", "model", "audit", "uvicorn")
+
 # A caller's own request id is kept when it is harmless in logs and headers.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -170,12 +172,13 @@ def configure_logs(level: str) -> None:
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(level.upper())
+    # Others say at DEBUG and INFO what they send and where: addresses, headers, bodies, some of it secret.
+    root.setLevel(logging.WARNING)
+    for name in _OURS:
+        logging.getLogger(name).setLevel(level.upper())
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = name != "uvicorn.access"  # RequestLog writes that line
-    for name in ("httpx", "httpcore", "PIL"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # they log URLs and chunks of every request
 
 
 def _drop_color(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -16,6 +16,7 @@ from service import images
 from service.api import posting
 from service.api.paths import CollectionPath, DocumentPath, job_wire
 from service.api.searcher import content_wire, stored
+from service.headers import NOTHING
 from service.limits import NDJSON
 from service.parts import Parts, PartsOf
 from service.schemas import AcceptedOut, DeletedOut, DeleteIn, DocumentIn, DocumentOut, schema_of
@@ -131,7 +132,7 @@ async def image(
     content_type = images.sniff(data)
     shown = content_type in images.SHOWN_TYPES
     # The bytes are a stranger's: no browser may take them for anything but what they are.
-    headers |= {"x-content-type-options": "nosniff", "content-security-policy": "default-src 'none'; sandbox"}
+    headers |= {"content-security-policy": f"{NOTHING}; sandbox"}
     headers |= {} if shown else {"content-disposition": "attachment"}
     return Response(data, headers=headers, media_type=content_type if shown else "application/octet-stream")
 
