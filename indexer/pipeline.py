@@ -1,6 +1,6 @@
 """What happens to one batch between ledger and store. Knows nothing of leases and retries.
 
-items ─► latest of an id ─► image digest ─► changed? ─► text and image bytes ─► encoder ─► finite? ─► store
+items ─► latest of an id ─► image digest ─► changed? ─► text and image bytes ─► encoder ─► finite? ─► image to keep ─► store
          others: skipped    URLs fetched    no: skipped  from the blobs          bulk lane   no: failed
 """
 
@@ -19,6 +19,7 @@ from indexer.catalog import mismatch
 from indexer.encoder import Encoder, Lane
 from indexer.records import Batch, Collection, Document, JobKind, Outcome, Point, Status, content_hash
 from indexer.store import Points
+from indexer.thumbnails import Keeper
 from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, NotFound, RetrievalError
 from model.inputs import Embedding, Input, Role
 
@@ -67,6 +68,7 @@ class Pipeline:
     encoder: Encoder
     blobs: Blobs
     fetcher: ImageFetcher
+    keeper: Keeper | None = None  # None: originals are kept
 
     async def run(
         self, batch: Batch, collection: Collection, points: Points, *, hold: Hold, last_attempt: bool
@@ -90,6 +92,7 @@ class Pipeline:
         works = await _changed(works, points, collection.fingerprint, result)
         async for call in self._calls(works, result):
             embedded = await self._embed(call, collection, result)
+            embedded = await self._keep(call, embedded, result)
             await hold()
             await _upsert(embedded, points, result)
         return result
@@ -154,6 +157,24 @@ class Pipeline:
             elif isinstance(each, Embedding):
                 embedded.append((work, each))
         return embedded
+
+    async def _keep(
+        self, call: Sequence[tuple[Work, Input]], embedded: Sequence[tuple[Work, Embedding]], result: Result
+    ) -> list[tuple[Work, Embedding]]:
+        """Each work's digest is from here on that of what is kept of its image; whether it changed was told by the original's."""
+        originals = {work.position: item.image for work, item in call}
+
+        async def kept(work: Work) -> bool:
+            if self.keeper is not None and work.digest is not None:
+                try:
+                    work.digest = await self.keeper.keep(work.digest, originals[work.position])
+                except InvalidInput as error:
+                    result.fail(work, error)
+                    return False
+            return True
+
+        good = await asyncio.gather(*(kept(work) for work, _ in embedded))
+        return [each for each, is_good in zip(embedded, good, strict=True) if is_good]
 
 
 def _latest(works: Sequence[Work], result: Result) -> list[Work]:

@@ -31,6 +31,7 @@ from indexer.records import Batch, Outcome, Status
 from indexer.retry import delay_after_s, delay_s
 from indexer.settings import IndexerSettings
 from indexer.store import Store
+from indexer.thumbnails import Keeper
 from model.errors import DependencyUnavailable, RetrievalError
 
 log = structlog.get_logger(__name__)
@@ -60,10 +61,11 @@ class Worker:
         settings: IndexerSettings,
         progress: Progress,
         *,
+        keeper: Keeper | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self._ledger, self._store, self._settings, self._progress = ledger, store, settings, progress
-        self._pipeline = Pipeline(encoder, blobs, fetcher)
+        self._pipeline = Pipeline(encoder, blobs, fetcher, keeper)
         self._rng = rng or random.Random()
         self._wake = asyncio.Event()
         self._claiming = asyncio.Lock()

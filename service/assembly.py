@@ -28,6 +28,7 @@ from indexer.sources import Fetcher
 from indexer.store import Store
 from indexer.store.edge import EdgeStore
 from indexer.store.server import ServerStore
+from indexer.thumbnails import Keeper, KeepSettings
 from indexer.worker import Worker
 from model.errors import Conflict
 from service.api.app import create_app
@@ -97,11 +98,11 @@ def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
     )
     ledger = Ledger(f"sqlite:///{data_dir / 'ledger.sqlite'}", exclusive=True)  # `only_server_of` sees to that
     store = _store(settings)
-    blobs = Blobs(f"file://{data_dir / 'blobs'}")
+    blobs = Blobs(settings.blobs)
     fetcher = Fetcher(settings.fetch)
     catalog = Catalog(ledger, store, encoder)
     progress = Progress(ledger, settings.indexer.poll_s)
-    worker = Worker(ledger, store, encoder, blobs, fetcher, settings.indexer, progress)
+    worker = Worker(ledger, store, encoder, blobs, fetcher, settings.indexer, progress, keeper=_keeper(settings, blobs))
     return Parts(
         settings=settings,
         metrics=metrics,
@@ -123,6 +124,10 @@ def _store(settings: Settings) -> Store:
     if settings.qdrant_url is None:
         return EdgeStore(settings.data_dir.expanduser() / "index")
     return ServerStore(settings.qdrant(settings.qdrant_url))
+
+
+def _keeper(settings: Settings, blobs: Blobs) -> Keeper:
+    return Keeper(blobs, KeepSettings(settings.keep_images, settings.thumbnail_px), settings.limits)
 
 
 def _api_keys(settings: Settings) -> KeyFile | None:
