@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from indexer.filters import FieldType, Filter
-from indexer.records import Hit, Point
+from indexer.records import Hit, Page, Point
 from model.inputs import Float32
 
 
@@ -35,6 +35,10 @@ class Points(Protocol):
         ...
 
     async def count(self) -> int: ...
+
+    async def page(self, after: str | None, limit: int) -> Page:
+        """Document ids in the order of their points, which no write changes, from behind the page that said `after`."""
+        ...
 
 
 class Store(Protocol):
