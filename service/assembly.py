@@ -19,9 +19,12 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from indexer.blobs import Blobs
 from indexer.catalog import Catalog
 from indexer.encoder_client import HttpEncoder
+from indexer.encoders import Encoders
 from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.progress import Progress
+from indexer.reindex import Reindexes
+from indexer.reindexer import Reindexer
 from indexer.sources import Fetcher
 from indexer.store.edge import EdgeStore
 from indexer.worker import Worker
@@ -61,7 +64,7 @@ def build_encoder(settings: Settings, runtime: Runtime | None = None) -> Encoder
     return EncoderParts(settings, metrics, _batcher(settings, metrics, runtime), api_keys)
 
 
-def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
+def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runtime | None = None) -> Parts:
     """Everything in one process: Qdrant Edge, SQLite and image files under `data_dir`, and the model, unless another process has it."""
     api_keys = _api_keys(settings)
     data_dir = settings.data_dir.expanduser()
@@ -72,13 +75,16 @@ def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
         if settings.encoder_url
         else _batcher(settings, metrics, runtime)
     )
+    next_encoder = _next_encoder(settings, next_runtime)
+    encoders = Encoders(encoder, next_encoder)
     ledger = Ledger(f"sqlite:///{data_dir / 'ledger.sqlite'}", exclusive=True)  # `only_server_of` sees to that
     store = EdgeStore(data_dir / "index")
     blobs = Blobs(f"file://{data_dir / 'blobs'}")
     fetcher = Fetcher(settings.fetch)
-    catalog = Catalog(ledger, store, encoder)
+    catalog = Catalog(ledger, store, encoders)
     progress = Progress(ledger, settings.indexer.poll_s)
-    worker = Worker(ledger, store, encoder, blobs, fetcher, settings.indexer, progress)
+    worker = Worker(ledger, store, encoders, blobs, fetcher, settings.indexer, progress)
+    reindexer = Reindexer(ledger, store, settings.indexer, progress, on_planned=worker.poke)
     return Parts(
         settings=settings,
         metrics=metrics,
@@ -91,6 +97,9 @@ def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
         intake=Intake(ledger, blobs, settings.indexer, on_accepted=worker.poke),
         worker=worker,
         progress=progress,
+        reindexes=Reindexes(ledger, catalog, encoders, on_ordered=reindexer.poke),
+        reindexer=reindexer,
+        next_encoder=next_encoder,
         api_keys=api_keys,
     )
 
@@ -98,6 +107,16 @@ def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
 def _api_keys(settings: Settings) -> tuple[str, ...]:
     """Read first: it may refuse, and loading a model takes long."""
     return read_keys(settings.api_keys_file) if settings.api_keys_file else ()
+
+
+def _next_encoder(settings: Settings, runtime: Runtime | None) -> Batcher | HttpEncoder | None:
+    """What its batches cost is not among the metrics of this process, which are those of the first."""
+    if settings.next_encoder_url:
+        return HttpEncoder(settings.encoder_client(settings.next_encoder_url))
+    if settings.next_model is None:
+        return None
+    second = settings.model_copy(update={"model": settings.next_model})
+    return _batcher(second, Metrics(CollectorRegistry()), runtime)
 
 
 def _batcher(settings: Settings, metrics: Metrics, runtime: Runtime | None) -> Batcher:

@@ -23,6 +23,7 @@ from service.benchmark_commands import m2kr, mbeir
 from service.client import DEFAULT_URL, Client, Loaded
 from service.flags import with_settings
 from service.model_commands import eval_app, model_app
+from service.reindex_commands import reindex
 from service.settings import Settings
 from service.tables import (
     Failed,
@@ -201,6 +202,7 @@ def demo(
         raise typer.Exit(1)
 
 
+app.command()(reindex)
 app.command()(train)
 app.add_typer(model_app, name="model")
 eval_app.command()(m2kr)

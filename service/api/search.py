@@ -19,7 +19,7 @@ router = APIRouter(route_class=StrictRoute, tags=["search"])
 
 
 def searcher_of(parts: PartsOf) -> Searcher:
-    return Searcher(parts.catalog, parts.store, parts.encoder, parts.fetcher, parts.settings.limits, parts.metrics)
+    return Searcher(parts.catalog, parts.fetcher, parts.settings.limits, parts.metrics)
 
 
 SearcherOf = Annotated[Searcher, Depends(searcher_of)]

@@ -12,7 +12,7 @@ from indexer.catalog import Catalog, require_same_model
 from indexer.encoder import Encoder, Lane
 from indexer.filters import Filter
 from indexer.records import Collection, Hit, Point
-from indexer.store import Points, Store
+from indexer.store import Points
 from model.errors import NotFound, RetrievalError
 from model.inputs import Float32, Limits, Role
 from service import inputs
@@ -46,8 +46,6 @@ class Searcher:
     """Safe to call from many tasks at once; holds nothing of a search."""
 
     catalog: Catalog
-    store: Store
-    encoder: Encoder
     fetcher: ImageFetcher
     limits: Limits
     metrics: Metrics
@@ -56,22 +54,23 @@ class Searcher:
         """`SearchOut` as plain data. Raises what is wrong with the query, `NotFound`, `Conflict` or what does not answer."""
         clock = Clock(time.perf_counter())
         condition = None if wanted.filter is None else filters.parse(wanted.filter)
-        collection = await self.catalog.compatible(wanted.collection)
-        points = self.store.points(collection.name)
+        collection = await self.catalog.get(wanted.collection)
+        encoder = await self.catalog.encoder(collection)
+        points = self.catalog.points(collection)
         if wanted.query.document_id is not None:
             vector = (await stored(points, collection.name, wanted.query.document_id)).vector
         else:
-            vector = await self._embed(wanted.query, collection, clock)
+            vector = await self._embed(wanted.query, collection, encoder, clock)
         hits = await self._ask(points, wanted, vector, condition, clock)
         self.metrics.hits.observe(len(hits))
         return {"hits": [hit_wire(collection.name, hit) for hit in hits], "timings": clock.wire()}
 
-    async def _embed(self, query: QueryIn, collection: Collection, clock: Clock) -> Float32:
+    async def _embed(self, query: QueryIn, collection: Collection, encoder: Encoder, clock: Clock) -> Float32:
         instruction = collection.instruction if query.instruction is None else query.instruction
         text = " ".join(part for part in (instruction, query.text) if part)
         item = await inputs.read(text, query.image, self.limits, self.fetcher)
         clock.decode_ms = _ms_since(clock.began)
-        (result,) = await self.encoder.encode([item], role=Role.QUERY, lane=Lane.SEARCH)
+        (result,) = await encoder.encode([item], role=Role.QUERY, lane=Lane.SEARCH)
         if isinstance(result, RetrievalError):
             raise result
         require_same_model(collection, result.fingerprint)
