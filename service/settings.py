@@ -93,6 +93,19 @@ class Settings(BaseSettings):
     encoder_timeout_s: Seconds = Field(30.0, description="one call of the encoder, waiting in its queue included")
     encoder_attempts: Positive = Field(3, description="attempts at a call of the encoder that does not reach it")
 
+    # --- a second model, with which collections are reindexed
+    next_model: str | None = Field(
+        None, description="as `model`: a second one in this process, for collections that are reindexed with it"
+    )
+    next_encoder_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/]",
+        description="or the address of a second `--role encoder` process, with the same key",
+    )
+    reindex_grace_s: float = Field(
+        3600.0, ge=0, description="how long after a reindex the previous generation is kept for a rollback"
+    )
+
     # --- vectors on a Qdrant server
     qdrant_url: str | None = Field(
         None,
@@ -224,6 +237,15 @@ class Settings(BaseSettings):
                 raise ValueError(f"RET2_{name.upper()} is set, but this version runs on one machine only; unset it")
         if self.role is ServerRole.ENCODER and self.encoder_url is not None:
             raise ValueError("RET2_ENCODER_URL is set, but this process is to be the encoder: RET2_ROLE=encoder")
+        if self.next_model is not None and (
+            self.next_encoder_url or self.encoder_url or self.role is ServerRole.ENCODER
+        ):
+            raise ValueError(
+                "RET2_NEXT_MODEL is for a process that has its first model in itself and no other one; "
+                "beside RET2_ENCODER_URL set RET2_NEXT_ENCODER_URL, and an encoder process has one model"
+            )
+        if self.next_encoder_url is not None and self.role is ServerRole.ENCODER:
+            raise ValueError("RET2_NEXT_ENCODER_URL is set, but this process is to be the encoder: RET2_ROLE=encoder")
         return self
 
     @model_validator(mode="after")
@@ -317,6 +339,8 @@ class Settings(BaseSettings):
             batch_documents=self.index_batch_documents,
             max_attempts=self.index_max_attempts,
             concurrency=self.index_concurrency,
+            reindex_grace_s=self.reindex_grace_s,
+            reindex_linger_s=self.request_timeout_s,
         )
 
 

@@ -92,7 +92,7 @@ async def delete_many(name: CollectionPath, body: DeleteIn, parts: PartsOf, wait
 @router.get("/collections/{name}/documents/{id}", response_model=DocumentOut)
 async def read(name: CollectionPath, document_id: DocumentPath, parts: PartsOf, with_vector: bool = False) -> Response:
     collection = await parts.catalog.get(name)
-    point = await stored(parts.store.points(collection.name), collection.name, document_id)
+    point = await stored(parts.catalog.points(collection), collection.name, document_id)
     wire: dict[str, Any] = {"id": point.document_id, **content_wire(collection.name, point)}
     return Json({**wire, "vector": point.vector} if with_vector else wire)
 
@@ -120,7 +120,7 @@ async def image(
 ) -> Response:
     """The image as it is kept. With the `v` of an `image_url` it may be kept for good, else it is to be asked for again."""
     collection = await parts.catalog.get(name)
-    point = await stored(parts.store.points(collection.name), collection.name, document_id)
+    point = await stored(parts.catalog.points(collection), collection.name, document_id)
     digest = point.image_digest
     if digest is None:
         no_images = parts.settings.keep_images is Keep.NONE
