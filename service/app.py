@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 
-from service import errors, probes
+from service import errors, openapi, probes
 from service.auth import ApiKeyGate
 from service.keys import KeyFile
 from service.limits import EncodedPaths, RequestLimits
@@ -67,4 +67,10 @@ def application(
     for router in routers:
         app.include_router(router, responses=_PROBLEMS)
     app.include_router(probes.router)
+    _complete_openapi(app)
     return app
+
+
+def _complete_openapi(app: FastAPI) -> None:
+    made = app.openapi
+    app.openapi = lambda: openapi.complete(made())  # type: ignore[method-assign]
