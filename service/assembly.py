@@ -28,6 +28,7 @@ from indexer.sources import Fetcher
 from indexer.store import Store
 from indexer.store.edge import EdgeStore
 from indexer.store.server import ServerStore
+from indexer.watch import watched
 from indexer.worker import Worker
 from model.errors import Conflict
 from service.api.app import create_app
@@ -35,9 +36,10 @@ from service.encoder.app import EncoderParts, create_encoder_app
 from service.encoder.batcher import Batcher, Runtime
 from service.encoder.queue import QueueSettings
 from service.keys import KeyFile
+from service.logs import configure_logs
 from service.parts import Parts
 from service.settings import ServerRole, Settings
-from service.telemetry import Metrics, configure_logs
+from service.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -95,13 +97,15 @@ def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
         if settings.encoder_url
         else _batcher(settings, metrics, runtime)
     )
-    ledger = Ledger(f"sqlite:///{data_dir / 'ledger.sqlite'}", exclusive=True)  # `only_server_of` sees to that
-    store = _store(settings)
+    ledger = Ledger(
+        f"sqlite:///{data_dir / 'ledger.sqlite'}", exclusive=True, watch=metrics
+    )  # `only_server_of` sees to that
+    store = watched(_store(settings), metrics)
     blobs = Blobs(f"file://{data_dir / 'blobs'}")
     fetcher = Fetcher(settings.fetch)
     catalog = Catalog(ledger, store, encoder)
     progress = Progress(ledger, settings.indexer.poll_s)
-    worker = Worker(ledger, store, encoder, blobs, fetcher, settings.indexer, progress)
+    worker = Worker(ledger, store, encoder, blobs, fetcher, settings.indexer, progress, watch=metrics)
     return Parts(
         settings=settings,
         metrics=metrics,
@@ -145,6 +149,7 @@ def _batcher(settings: Settings, metrics: Metrics, runtime: Runtime | None) -> B
             threads=settings.threads,
             limits=settings.limits,
         )
+        metrics.watch_device(torch_runtime.state)
         if settings.max_batch_cost is None:
             queue = settings.queue(torch_runtime.best_batch_cost())
     return Batcher(runtime, queue, metrics, prepare_threads=settings.prepares, stuck_after_s=settings.stuck_after_s)
