@@ -152,6 +152,15 @@ class Job:
         return self.accepted - self.indexed - self.skipped - self.failed - self.cancelled
 
 
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The ledger in numbers: jobs by state, documents accepted and not yet done, and for how long the oldest of them has waited."""
+
+    jobs: Mapping[JobState, int]
+    pending_documents: int
+    oldest_s: float
+
+
 class Status(StrEnum):
     """What became of one document of a job."""
 

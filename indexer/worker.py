@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -42,6 +43,7 @@ from indexer.retry import delay_after_s, delay_s
 from indexer.settings import IndexerSettings
 from indexer.store import Store
 from indexer.thumbnails import Keeper
+from indexer.watch import NOBODY, Watch
 from model.errors import DependencyUnavailable, RetrievalError
 
 log = structlog.get_logger(__name__)
@@ -74,11 +76,13 @@ class Worker:
         *,
         keeper: Keeper | None = None,
         rng: random.Random | None = None,
+        watch: Watch = NOBODY,
     ) -> None:
         self._ledger, self._store, self._settings, self._progress = ledger, store, settings, progress
         self._encoders = Encoders.of(encoder)
         self._pipeline = Pipeline(self._encoders.first, blobs, fetcher, keeper)
         self._rng = rng or random.Random()
+        self._watch = watch
         self._wake = asyncio.Event()
         self._claiming = asyncio.Lock()
         self._in_flight = 0
@@ -281,6 +285,15 @@ class Worker:
     async def _settle(self, settled: Sequence[Settled], **options: Any) -> None:
         if not await self._ledger.call(self._ledger.finish, settled, **options):
             raise LeaseLost
+        self._tell(settled, waits=options.get("waiting_on") is not None, keep=options.get("keep", False))
+
+    def _tell(self, settled: Sequence[Settled], *, waits: bool = False, keep: bool = False) -> None:
+        for batch, outcomes in settled:
+            for status, count in Counter(outcome.status for outcome in outcomes).items():
+                deleted = batch.kind is JobKind.DELETE and status is Status.INDEXED
+                self._watch.settled("deleted" if deleted else status, count)
+            if len(outcomes) < len(batch.items) and not keep:
+                self._watch.tried_again("waiting" if waits else "attempt")
 
     async def _give_back(self, claim: Claim, error: Exception) -> None:
         """Batches wait for what they need; or count an attempt, and after the last one their documents have failed."""
@@ -290,10 +303,11 @@ class Worker:
             first, detail = claim.batches[0], error.detail[:300]
             log.warning("batch waits", batch=first.id, job=first.job_id, detail=detail, retry_after_s=round(pause, 2))
             call = self._releasing(claim, pause, detail, whole_collection=alone)
+            settled: list[Settled] = [(batch, []) for batch in claim.batches]
         else:
             detail = error.detail if isinstance(error, RetrievalError) else f"{type(error).__name__} while indexing"
             code = error.code if isinstance(error, RetrievalError) else "internal"
-            settled: list[Settled] = []
+            settled = []
             for batch in claim.batches:
                 dead = batch.attempts + 1 >= self._settings.max_attempts
                 settled.append((batch, _failed(batch, code, detail).outcomes if dead else []))
@@ -301,6 +315,7 @@ class Worker:
             call = self._finishing(settled, pause)
         try:
             await self._ledger.call(call)
+            self._tell(settled, waits=isinstance(error, RetrievalError) and error.retryable)
         except DependencyUnavailable as unreachable:  # the lease will run out, and the batch is claimed again
             log.warning("cannot record an outcome", batch=claim.batches[0].id, detail=unreachable.detail)
 

@@ -32,6 +32,7 @@ from indexer.store import Store
 from indexer.store.edge import EdgeStore
 from indexer.store.server import ServerStore
 from indexer.thumbnails import Keeper, KeepSettings
+from indexer.watch import watched
 from indexer.worker import Worker
 from model.errors import Conflict
 from service.api.app import create_app
@@ -39,9 +40,10 @@ from service.encoder.app import EncoderParts, create_encoder_app
 from service.encoder.batcher import Batcher, Runtime
 from service.encoder.queue import QueueSettings
 from service.keys import KeyFile
+from service.logs import configure_logs
 from service.parts import Parts
 from service.settings import ServerRole, Settings
-from service.telemetry import Metrics, configure_logs
+from service.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -101,14 +103,15 @@ def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runt
     )
     next_encoder = _next_encoder(settings, next_runtime)
     encoders = Encoders(encoder, next_encoder)
-    ledger = Ledger(f"sqlite:///{data_dir / 'ledger.sqlite'}", exclusive=True)  # `only_server_of` sees to that
-    store = _store(settings)
+    # `only_server_of` sees to it that nobody else has this file open.
+    ledger = Ledger(f"sqlite:///{data_dir / 'ledger.sqlite'}", exclusive=True, watch=metrics)
+    store = watched(_store(settings), metrics)
     blobs = Blobs(settings.blobs)
     fetcher = Fetcher(settings.fetch)
     catalog = Catalog(ledger, store, encoders)
     progress = Progress(ledger, settings.indexer.poll_s)
     keeper = _keeper(settings, blobs)
-    worker = Worker(ledger, store, encoders, blobs, fetcher, settings.indexer, progress, keeper=keeper)
+    worker = Worker(ledger, store, encoders, blobs, fetcher, settings.indexer, progress, keeper=keeper, watch=metrics)
     reindexer = Reindexer(ledger, store, settings.indexer, progress, on_planned=worker.poke)
     return Parts(
         settings=settings,
@@ -170,6 +173,7 @@ def _batcher(settings: Settings, metrics: Metrics, runtime: Runtime | None) -> B
             threads=settings.threads,
             limits=settings.limits,
         )
+        metrics.watch_device(torch_runtime.state)
         if settings.max_batch_cost is None:
             queue = settings.queue(torch_runtime.best_batch_cost())
     return Batcher(runtime, queue, metrics, prepare_threads=settings.prepares, stuck_after_s=settings.stuck_after_s)

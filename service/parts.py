@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, ParamSpec, TypeVar
@@ -20,7 +21,7 @@ from indexer.reindex import Reindexes
 from indexer.reindexer import Reindexer
 from indexer.store import Store
 from indexer.worker import Worker
-from model.errors import DependencyUnavailable
+from model.errors import DependencyUnavailable, RetrievalError
 from service.encoder.batcher import Batcher
 from service.health import Health
 from service.inputs import ImageFetcher
@@ -74,7 +75,11 @@ class Parts:
         )
 
     async def refresh_metrics(self) -> None:
-        self.metrics.pending_documents.set(await self.in_ledger(self.ledger.pending_documents))
+        """What does not answer keeps its last numbers: metrics are wanted most when something is wrong."""
+        with contextlib.suppress(RetrievalError):
+            self.metrics.see_ledger(await self.in_ledger(self.ledger.overview))
+        with contextlib.suppress(RetrievalError):
+            self.metrics.see_model(await self.encoder.info())
 
     async def _worker_runs(self) -> None:
         if not self.worker.alive:

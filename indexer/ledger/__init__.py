@@ -16,6 +16,7 @@ from indexer.ledger.database import again_on_deadlock
 from indexer.ledger.reindexing import Reindexing
 from indexer.ledger.schema import batches, collections, jobs
 from indexer.records import Collection
+from indexer.watch import NOBODY, Watch
 from model.errors import Conflict, NotFound
 
 
@@ -26,8 +27,15 @@ class Ledger(Reindexing):
     is opened. Otherwise that waits until the leases run out, for their holders may be alive.
     """
 
-    def __init__(self, url: str, *, exclusive: bool = False, clock: Callable[[], float] | None = None) -> None:
-        super().__init__(url, clock=clock)
+    def __init__(
+        self,
+        url: str,
+        *,
+        exclusive: bool = False,
+        clock: Callable[[], float] | None = None,
+        watch: Watch = NOBODY,
+    ) -> None:
+        super().__init__(url, clock=clock, watch=watch)
         if exclusive:
             self._take_over()
 

@@ -10,9 +10,10 @@ from indexer.ledger.accepting import OPEN_S, Accepting
 from indexer.ledger.rows import as_job, find_job, unpack_outcomes
 from indexer.ledger.schema import batches, failures, jobs, reindexes
 from indexer.ledger.working import Working
-from indexer.records import Failure, Job, JobState, Outcome
+from indexer.records import Failure, Job, JobState, Outcome, Overview
 
 _CANCEL_BATCHES = 50  # of one transaction
+_accepted, _open = jobs.c.seq.is_not(None), jobs.c.finished_at.is_(None)
 
 
 class Jobs(Accepting, Working):
@@ -64,6 +65,16 @@ class Jobs(Accepting, Working):
         with self._read() as connection:
             found = connection.execute(query.where(jobs.c.finished_at.is_(None), jobs.c.seq.is_not(None)))
             return int(found.scalar_one())
+
+    def overview(self) -> Overview:
+        with self._read() as connection:
+            counted = connection.execute(
+                sa.select(jobs.c.state, sa.func.count()).where(_accepted).group_by(jobs.c.state)
+            )
+            states = {JobState(state): count for state, count in counted}
+            oldest = connection.execute(sa.select(sa.func.min(jobs.c.created_at)).where(_accepted, _open)).scalar_one()
+            age_s = 0.0 if oldest is None else max(0.0, self._now(connection) - oldest)
+        return Overview({state: states.get(state, 0) for state in JobState}, self.pending_documents(), age_s)
 
     def cancel_job(self, job_id: str) -> Job:
         """The job, of which nothing more is begun; what is in a worker's hands is finished first, and then so is the job.

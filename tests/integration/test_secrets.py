@@ -151,7 +151,7 @@ _LIBRARIES = """
 import asyncio, os, sys
 from indexer.blobs import Blobs, BlobSettings
 from indexer.ledger import Ledger
-from service.telemetry import configure_logs
+from service.logs import configure_logs
 import structlog
 
 configure_logs("debug")
