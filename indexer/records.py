@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from indexer.filters import FieldType
 from model.inputs import Float32
 
 Metadata = Mapping[str, Any]
@@ -46,6 +47,16 @@ class Collection:
     dimensions: int
     created_at: float
     instruction: str | None = None
+    limit: int | None = None  # hits of a search that says nothing
+    indexes: Mapping[str, FieldType] = field(default_factory=dict)  # the declared types of metadata fields
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Documents of a collection that are not in the index: accepted and waiting, and failed without a later write."""
+
+    pending: int
+    failed: int
 
 
 class JobState(StrEnum):
@@ -154,6 +165,14 @@ class Point:
     image_digest: str | None
     metadata: Metadata
     content_hash: str  # of text, image and metadata with the model's fingerprint: unchanged means skip
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some documents in the order of their points, and what to ask for next: None after the last."""
+
+    document_ids: tuple[str, ...]
+    after: str | None
 
 
 @dataclass(frozen=True, slots=True)

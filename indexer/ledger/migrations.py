@@ -32,6 +32,13 @@ MIGRATIONS: Mapping[int, Sequence[Step]] = {
         "CREATE TABLE counters (name VARCHAR NOT NULL, value INTEGER NOT NULL, PRIMARY KEY (name))",
         "INSERT INTO counters (name, value) SELECT 'seq', coalesce(max(seq), 0) FROM jobs",
     ),
+    3: (),
+    4: (
+        "ALTER TABLE collections ADD COLUMN settings VARCHAR NOT NULL DEFAULT '{}'",
+        "CREATE TABLE aliases (name VARCHAR NOT NULL, collection VARCHAR NOT NULL REFERENCES collections (name) "
+        "ON DELETE CASCADE, PRIMARY KEY (name))",
+        "CREATE INDEX ix_aliases_collection ON aliases (collection)",
+    ),
 }
 NEWEST = max(MIGRATIONS)
 

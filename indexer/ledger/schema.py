@@ -15,6 +15,14 @@ collections = sa.Table(
     sa.Column("dimensions", sa.Integer, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("instruction", sa.String),
+    sa.Column("settings", sa.String, nullable=False, default="{}", server_default="{}"),  # JSON: what can be added to
+)
+
+aliases = sa.Table(
+    "aliases",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("collection", sa.ForeignKey(collections.c.name, ondelete="CASCADE"), nullable=False, index=True),
 )
 
 jobs = sa.Table(

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
-from service.api import collections, documents, jobs, search
+from service.api import aliases, collections, documents, jobs, search
 from service.app import application
 from service.encoder import routes as encode
 from service.parts import Parts
@@ -15,7 +15,7 @@ from service.parts import Parts
 
 def create_app(parts: Parts) -> FastAPI:
     """Starts encoder and worker with its lifespan; takes ready objects, so that tests pass fakes."""
-    routers = (search.router, encode.router, collections.router, documents.router, jobs.router)
+    routers = (search.router, encode.router, collections.router, aliases.router, documents.router, jobs.router)
     app = application(parts, parts.api_keys, routers, _lifespan)
     settings = parts.settings
     app.state.parts = parts

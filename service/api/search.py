@@ -21,7 +21,7 @@ router = APIRouter(route_class=StrictRoute, tags=["search"])
 def searcher_of(parts: PartsOf) -> Searcher:
     settings = parts.settings
     bounds = SearchBounds(settings.max_search_hits, settings.max_search_depth, settings.request_timeout_s)
-    return Searcher(parts.catalog, parts.store, parts.encoder, parts.fetcher, settings.limits, bounds, parts.metrics)
+    return Searcher(parts.catalog, parts.encoder, parts.fetcher, settings.limits, bounds, parts.metrics)
 
 
 SearcherOf = Annotated[Searcher, Depends(searcher_of)]

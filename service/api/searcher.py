@@ -16,14 +16,14 @@ from indexer.catalog import Catalog, require_same_model
 from indexer.encoder import Encoder, Lane
 from indexer.filters import AllOf, Filter
 from indexer.records import Collection, Hit, Point
-from indexer.store import Points, Store
+from indexer.store import Points
 from model.errors import DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 from model.inputs import Embedding, Float32, Input, Limits, Role
 from service import inputs
 from service.api import examples
 from service.api.ranking import Group, Mark, Page, Ranking, read_cursor, selected
 from service.inputs import ImageFetcher
-from service.schemas import QueryIn, SearchIn
+from service.schemas import MAX_GROUPS, QueryIn, SearchIn
 from service.telemetry import Metrics
 
 DEFAULT_LIMIT = 10  # hits, where neither the search nor the collection says
@@ -57,12 +57,21 @@ class SearchBounds:
     depth: int
     timeout_s: float
 
+    def default_limit(self, wanted: SearchIn, collection: Collection) -> int:
+        """The collection's own may be over a bound that was set later."""
+        most = min(self.hits, self.depth) if wanted.group_by is None else min(self.hits, MAX_GROUPS)
+        return min(collection.limit or DEFAULT_LIMIT, most)
+
     def check(self, wanted: SearchIn, limit: int) -> None:
         """Raises `InvalidInput` naming the field, its value and the limit."""
         if limit > self.hits:
             raise InvalidInput(f"limit is {limit}, at most {self.hits}", field="limit", value=limit, limit=self.hits)
         if wanted.offset + limit > self.depth:
             raise _too_deep("offset", wanted.offset, limit, self.depth)
+        if wanted.group_by is not None and limit > MAX_GROUPS:
+            raise InvalidInput(
+                f"limit is {limit} groups, at most {MAX_GROUPS}", field="limit", value=limit, limit=MAX_GROUPS
+            )
         if wanted.group_by is not None and limit * (wanted.group_size or 1) > self.hits:
             raise InvalidInput(
                 f"limit x group_size is {limit} x {wanted.group_size}, at most {self.hits} hits",
@@ -93,7 +102,6 @@ class Searcher:
     """Safe to call from many tasks at once; holds nothing of a search."""
 
     catalog: Catalog
-    store: Store
     encoder: Encoder
     fetcher: ImageFetcher
     limits: Limits
@@ -114,11 +122,13 @@ class Searcher:
         clock = Clock(time.perf_counter())
         condition = None if wanted.filter is None else filters.parse(wanted.filter)
         if wanted.group_by is not None:
-            filters.parse({"field": wanted.group_by, "exists": True})  # a name that a store can look up
-        limit = wanted.limit or DEFAULT_LIMIT
-        self.bounds.check(wanted, limit)
+            filters.check_field(wanted.group_by, "group_by")
         collection = await self.catalog.compatible(wanted.collection)
-        points = self.store.points(collection.name)
+        limit = wanted.limit or self.bounds.default_limit(wanted, collection)
+        self.bounds.check(wanted, limit)
+        if condition is not None:
+            filters.check_types(condition, collection.indexes)
+        points = self.catalog.points(collection)
         vector = await self._vector(wanted.query, collection, points, clock)
         ask = partial(self._ask, points, wanted, vector, condition, clock)
         ranking = Ranking(ask, frozenset(examples.document_ids(wanted.query)), self.bounds.depth)
