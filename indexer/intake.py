@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import structlog
+
 from indexer.blobs import Blobs
 from indexer.filters import Filter
 from indexer.ledger import Ledger
@@ -72,6 +74,7 @@ class Intake:
             idempotency_key=idempotency_key,
             body_hash=body_hash,
         )
+        structlog.contextvars.bind_contextvars(job=job.id)
         if not new:
             return Accepted(job, tuple([item async for item in documents if isinstance(item, Rejected)]))
         try:
@@ -111,6 +114,7 @@ class Intake:
 
     async def _delete(self, collection: Collection, batches: AsyncIterable[Sequence[str]]) -> Job:
         job, _ = await self._ledger.call(self._ledger.open_job, collection.name, JobKind.DELETE)
+        structlog.contextvars.bind_contextvars(job=job.id)
         position = 0
         try:
             async for ids in batches:

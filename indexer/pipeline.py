@@ -20,7 +20,7 @@ from indexer.encoder import Encoder, Lane
 from indexer.records import Batch, Collection, Document, JobKind, Outcome, Point, Status, content_hash
 from indexer.store import Points
 from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, NotFound, RetrievalError
-from model.inputs import Embedding, Float32, Input, Role
+from model.inputs import Embedding, Input, Role
 
 _FETCHES = 8  # URLs of one batch fetched at a time
 _CALL_IMAGE_BYTES = 64 * 2**20  # held for one encoder call; a batch with more takes several
@@ -138,7 +138,7 @@ class Pipeline:
 
     async def _embed(
         self, call: Sequence[tuple[Work, Input]], collection: Collection, result: Result
-    ) -> list[tuple[Work, Float32]]:
+    ) -> list[tuple[Work, Embedding]]:
         encoded = await self.encoder.encode([item for _, item in call], role=Role.DOCUMENT, lane=Lane.BULK)
         if len(call) > 1 and all(isinstance(each, EncodeFailed) for each in encoded):
             raise EncodeFailed(
@@ -152,7 +152,7 @@ class Pipeline:
             elif error is not None:
                 result.fail(work, error)
             elif isinstance(each, Embedding):
-                embedded.append((work, each.vector))
+                embedded.append((work, each))
         return embedded
 
 
@@ -179,13 +179,13 @@ async def _changed(works: Sequence[Work], points: Points, fingerprint: str, resu
     return changed
 
 
-async def _upsert(embedded: Sequence[tuple[Work, Float32]], points: Points, result: Result) -> None:
+async def _upsert(embedded: Sequence[tuple[Work, Embedding]], points: Points, result: Result) -> None:
     """All at once; when the store refuses one of them, one by one, so that it harms only itself."""
     if not embedded:
         return
     try:
         with _in_store():
-            await points.upsert([_point(work, vector) for work, vector in embedded])
+            await points.upsert([_point(work, embedding) for work, embedding in embedded])
     except InvalidInput as error:
         if len(embedded) == 1:
             result.fail(embedded[0][0], error)
@@ -210,9 +210,17 @@ def unfit(embedding: Embedding, collection: Collection) -> RetrievalError | None
     return None
 
 
-def _point(work: Work, vector: Float32) -> Point:
+def _point(work: Work, embedding: Embedding) -> Point:
     document = work.document
-    return Point(document.id, vector, document.text, work.digest, document.metadata, work.hashed)
+    return Point(
+        document_id=document.id,
+        vector=embedding.vector,
+        text=document.text,
+        image_digest=work.digest,
+        metadata=document.metadata,
+        content_hash=work.hashed,
+        shares=embedding.shares,
+    )
 
 
 @contextmanager

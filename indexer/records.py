@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from indexer.filters import FieldType
-from model.inputs import Float32
+from model.inputs import Float32, Shares
 
 Metadata = Mapping[str, Any]
 
@@ -165,6 +165,7 @@ class Point:
     image_digest: str | None
     metadata: Metadata
     content_hash: str  # of text, image and metadata with the model's fingerprint: unchanged means skip
+    shares: Shares | None = None  # what came from text and image; None of what was indexed before they were kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +186,7 @@ class Hit:
     image_digest: str | None
     metadata: Metadata
     vector: Float32 | None = None
+    shares: Shares | None = None
 
 
 def point_id(document_id: str) -> str:

@@ -27,7 +27,7 @@ MANAGED = {
         "log_level",
         "grace_s",
         "api_keys_file",
-        "allow_anonymous",
+        "insecure",
     ),
     *(
         "encoder_url",

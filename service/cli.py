@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -18,11 +19,12 @@ from typer.core import TyperGroup
 
 from indexer import readers
 from indexer.formats.columns import FORMATS
-from model.errors import InvalidInput, RetrievalError
+from model.errors import Forbidden, InvalidInput, RetrievalError
 from service import demo as demonstration
 from service.benchmark_commands import m2kr, mbeir
 from service.client import DEFAULT_URL, Client, Hit, Loaded
 from service.flags import with_settings
+from service.key_commands import keys_app
 from service.model_commands import eval_app, model_app
 from service.settings import Settings
 from service.tables import (
@@ -95,6 +97,7 @@ def search(
     filter: Annotated[  # noqa: A002 - the flag's name
         str | None, typer.Option(help='condition on metadata: {"field": "region", "equals": "Europe"}')
     ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="say what came from text and what from the image")] = False,
     like: Annotated[list[str] | None, typer.Option(help="id of a document to find more like; may be repeated")] = None,
     unlike: Annotated[
         list[str] | None, typer.Option(help="id of a document to keep away from; may be repeated")
@@ -123,6 +126,7 @@ def search(
             image if remote or image is None else Path(image),
             limit=limit,
             filter=_json_object(filter, "--filter"),
+            explain=explain,
             positive=like or (),
             negative=[*(unlike or ()), *({"text": text} for text in avoid or ())],
             instruction=instruction,
@@ -170,7 +174,8 @@ def load(
     failures: list[Failed] = []
     indexed = skipped = left = 0
     with Client(url, api_key=api_key, attempts=1000, give_up_after_s=_LOAD_PATIENCE_S) as client, progress_bar() as bar:
-        client.create_collection(collection)
+        with suppress(Forbidden):  # a key that may write but makes no collections: this one is there
+            client.create_collection(collection)
         for file in files:
             reading = _Reading(file, read)
             task = bar.add_task(file.name, total=readers.count(file))
@@ -235,7 +240,36 @@ def demo(
         raise typer.Exit(1)
 
 
+@app.command()
+def mcp(
+    collection: Annotated[
+        str | None, typer.Option("--collection", "-c", help="where calls look that name no collection")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="calls may search with image files of this folder; without: with URLs only")
+    ] = None,
+    http: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="serve on http://127.0.0.1:PORT/mcp instead of standard input and output"),
+    ] = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Offer a running service to assistants, as tools of the Model Context Protocol: search, get_document, collections."""
+    try:
+        from service.mcp_server import mcp_server  # here, so that everything else works without the extra
+    except ModuleNotFoundError as error:
+        raise InvalidInput("`ret2 mcp` needs the extra mcp: pip install 'ret2[mcp]'") from error
+    with Client(url, api_key=api_key) as client:
+        server = mcp_server(client, collection=collection, images=images)
+        if http is None:
+            server.run()
+        else:
+            server.run("streamable-http", port=http)
+
+
 app.command()(train)
+app.add_typer(keys_app, name="keys")
 app.add_typer(model_app, name="model")
 eval_app.command()(m2kr)
 eval_app.command()(mbeir)
@@ -285,7 +319,12 @@ def _json_object(text: str | None, flag: str) -> dict[str, Any] | None:
 
 
 def _hits_json(hits: Iterable[Hit]) -> list[dict[str, Any]]:
-    return [{"id": hit.id, "score": hit.score, "text": hit.text, "metadata": hit.metadata} for hit in hits]
+    return [_hit_json(hit) for hit in hits]
+
+
+def _hit_json(hit: Hit) -> dict[str, Any]:
+    wire = {"id": hit.id, "score": hit.score, "text": hit.text, "metadata": hit.metadata}
+    return wire if hit.explanation is None else {**wire, "explanation": hit.explanation}
 
 
 def _print_json(value: Any) -> None:

@@ -63,6 +63,7 @@ class Search:
     filter: Mapping[str, Any] | None = None
     score_threshold: float | None = None
     with_vector: bool = False
+    explain: bool = False
     positive: Sequence[Example] = ()
     negative: Sequence[Example] = ()
     cursor: str | None = None
@@ -90,6 +91,7 @@ class Search:
             "filter": self.filter,
             "score_threshold": self.score_threshold,
             "with_vector": self.with_vector or None,
+            "explain": self.explain or None,
             "cursor": self.cursor,
             "group_by": self.group_by,
             "group_size": self.group_size,
@@ -102,7 +104,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """`image_url` is a path of the service."""
+    """`image_url` is a path of the service; `explanation` is there when asked for, as docs/explain.md has it."""
 
     id: str
     score: float
@@ -110,6 +112,7 @@ class Hit:
     image_url: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     vector: Sequence[float] | None = None
+    explanation: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +374,10 @@ class Client:
 
     def document(self, collection: str, document_id: str) -> dict[str, Any]:
         return self._object("GET", _path("collections", collection, "documents", document_id))
+
+    def image(self, collection: str, document_id: str) -> bytes:
+        """The file of a document's image. Raises `NotFound` when it has none."""
+        return self._request("GET", _path("collections", collection, "documents", document_id, "image")).content
 
     def delete_documents(
         self,

@@ -39,7 +39,7 @@ class Process(Protocol):
         ...
 
 
-def process_of(request: Request) -> Process:
+async def process_of(request: Request) -> Process:  # async: FastAPI would take a plain one to a thread
     process: Process = request.app.state.process
     return process
 
@@ -85,6 +85,7 @@ async def info(process: ProcessOf) -> Response:
                 "dimensions": model.dimensions,
                 "max_text_tokens": model.max_text_tokens,
                 "image_size_px": model.image_size_px,
+                "latents": model.latents,
             },
             "limits": {name: getattr(settings, name) for name in names},
         }

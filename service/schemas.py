@@ -195,6 +195,7 @@ class SearchIn(Wire):
         True, description="the metadata that hits hold: these fields alone, or true for all, false for none"
     )
     with_vector: bool = False
+    explain: bool = Field(False, description="say of each hit what came from text and what from image")
     timeout_s: float | None = Field(
         None, ge=1, description="an error after this time; unset, and at most: the service's `request_timeout_s`"
     )
@@ -222,6 +223,35 @@ class ErrorOut(BaseModel):
     detail: str
 
 
+class LayerOut(BaseModel):
+    """Of what one tapped layer put into an embedding. Both are 0 where it put nothing."""
+
+    layer: int = Field(description="0 is the earliest of the layers that the model reads")
+    text: float
+    image: float
+
+
+class SharesOut(BaseModel):
+    layers: list[LayerOut]
+
+
+class LexicalOut(BaseModel):
+    score: float = Field(description="BM25")
+    share: float = Field(description="of the hit's score")
+
+
+class ExplanationOut(BaseModel):
+    document: SharesOut | None = Field(description="null for what was indexed before shares were kept")
+    query: SharesOut | None
+    without_text: float | None = Field(
+        description="similarity when the query's text is left out; null unless it has both"
+    )
+    without_image: float | None = Field(
+        description="similarity when the query's image is left out; null unless it has both"
+    )
+    lexical: LexicalOut | None = Field(description="null where no word of the query counted")
+
+
 class HitOut(BaseModel):
     id: str
     score: float
@@ -229,6 +259,7 @@ class HitOut(BaseModel):
     image_url: str | None
     metadata: dict[str, Any]
     vector: list[float] | None = None
+    explanation: ExplanationOut | None = None
 
 
 class TimingsOut(BaseModel):
@@ -427,12 +458,22 @@ class ModelOut(BaseModel):
     dimensions: int
     max_text_tokens: int
     image_size_px: int
+    latents: int = Field(description="vectors of one input; with several, late interaction can rerank")
 
 
 class InfoOut(BaseModel):
     version: str
     model: ModelOut
     limits: dict[str, int]
+
+
+class OpenAiError(BaseModel):
+    """The same error in the words of OpenAI's clients."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
 
 
 class Problem(BaseModel):
@@ -445,6 +486,7 @@ class Problem(BaseModel):
     code: str
     request_id: str
     errors: list[dict[str, Any]] | None = None
+    error: OpenAiError | None = Field(None, description="under /v1/ alone")
 
 
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:

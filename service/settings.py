@@ -60,8 +60,10 @@ class Settings(BaseSettings):
     )
 
     # --- who
-    api_keys_file: Path | None = Field(None, description="file with one API key per line; unset: no keys")
-    allow_anonymous: bool = Field(False, description="allow listening on other than loopback without API keys")
+    api_keys_file: Path | None = Field(
+        None, description="file of API keys, a line each as `ret2 keys new` writes it; unset: no keys"
+    )
+    insecure: bool = Field(False, description="allow listening on other than loopback without API keys")
 
     # --- an encoder in another process
     encoder_url: str | None = Field(
@@ -205,10 +207,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _not_open_by_accident(self) -> Self:
-        if not (_is_loopback(self.host) or self.api_keys_file or self.allow_anonymous):
+        if not (_is_loopback(self.host) or self.api_keys_file or self.insecure):
             raise ValueError(
                 f"RET2_HOST={self.host} can be reached from other machines and there are no API keys; "
-                "set RET2_API_KEYS_FILE, or RET2_ALLOW_ANONYMOUS=true if the network keeps strangers out"
+                "set RET2_API_KEYS_FILE, or RET2_INSECURE=true if the network keeps strangers out"
             )
         return self
 

@@ -87,7 +87,7 @@ class FakePoints:
             raise InvalidInput("limit or offset is below 0")
         found = [(float(each.vector @ query), each) for each in kept.values()]
         hits = [
-            Hit(p.document_id, score, p.text, p.image_digest, p.metadata, p.vector if with_vector else None)
+            Hit(p.document_id, score, p.text, p.image_digest, p.metadata, p.vector if with_vector else None, p.shares)
             for score, p in found
             if (condition is None or matches(condition, p.metadata))
             and (score_threshold is None or score >= score_threshold)

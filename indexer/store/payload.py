@@ -10,19 +10,22 @@ from urllib.parse import quote
 from indexer.filters import steps
 from indexer.records import Hit, Point
 from model.errors import InvalidInput
-from model.inputs import Float32
+from model.inputs import SHARE_DIGITS, Float32, Shares
 
 MAX_NAME_BYTES = 200  # a file name has 255, as a Qdrant collection
 
 
 def payload_of(point: Point) -> dict[str, Any]:
-    return {
+    payload: dict[str, Any] = {
         "document_id": point.document_id,
         "text": point.text,
         "image_digest": point.image_digest,
         "content_hash": point.content_hash,
         "metadata": dict(point.metadata),
     }
+    if point.shares is not None:
+        payload["shares"] = [[round(share, SHARE_DIGITS) for share in layer] for layer in point.shares]
+    return payload
 
 
 def point_of(payload: Mapping[str, Any], vector: Float32) -> Point:
@@ -33,6 +36,7 @@ def point_of(payload: Mapping[str, Any], vector: Float32) -> Point:
         image_digest=payload["image_digest"],
         metadata=payload["metadata"],
         content_hash=payload["content_hash"],
+        shares=_shares(payload),
     )
 
 
@@ -44,7 +48,13 @@ def hit_of(payload: Mapping[str, Any], score: float, vector: Float32 | None) -> 
         image_digest=payload["image_digest"],
         metadata=payload["metadata"],
         vector=vector,
+        shares=_shares(payload),
     )
+
+
+def _shares(payload: Mapping[str, Any]) -> Shares | None:
+    layers = payload.get("shares")
+    return None if layers is None else tuple((text, image) for text, image in layers)
 
 
 def path_of(field: str) -> str:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from indexer.records import Collection
 from model.errors import InvalidInput
 from service.api.paths import CollectionPath
+from service.auth import CallerOf
 from service.parts import Parts, PartsOf
 from service.schemas import CollectionIn, CollectionOut, CollectionsOut
 from service.wire import Json, StrictRoute
@@ -46,8 +47,9 @@ async def read(name: CollectionPath, parts: PartsOf) -> Response:
 
 
 @router.get("/collections", response_model=CollectionsOut)
-async def read_all(parts: PartsOf) -> Response:
-    collections = await parts.catalog.all()
+async def read_all(parts: PartsOf, caller: CallerOf) -> Response:
+    """Those that the API key is for."""
+    collections = [one for one in await parts.catalog.all() if caller.sees(one.name)]
     return Json({"collections": await asyncio.gather(*(_wire(parts, one) for one in collections))})
 
 

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from model.errors import Overloaded, RetrievalError, TooLarge
 from service.api.searcher import SearchBounds, Searcher
+from service.auth import CallerOf
 from service.errors import error_wire
 from service.parts import PartsOf
 from service.schemas import SearchBatchIn, SearchBatchOut, SearchIn, SearchOut, checked
@@ -18,10 +19,10 @@ from service.wire import Json, StrictRoute, answer_within
 router = APIRouter(route_class=StrictRoute, tags=["search"])
 
 
-def searcher_of(parts: PartsOf) -> Searcher:
+async def searcher_of(parts: PartsOf, caller: CallerOf) -> Searcher:
     settings = parts.settings
     bounds = SearchBounds(settings.max_search_hits, settings.max_search_depth, settings.request_timeout_s)
-    return Searcher(parts.catalog, parts.encoder, parts.fetcher, settings.limits, bounds, parts.metrics)
+    return Searcher(parts.catalog, parts.encoder, parts.fetcher, settings.limits, bounds, parts.metrics, caller)
 
 
 SearcherOf = Annotated[Searcher, Depends(searcher_of)]

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -21,8 +21,10 @@ from model.errors import DependencyUnavailable, InvalidInput, NotFound, Retrieva
 from model.inputs import Embedding, Float32, Input, Limits, Role
 from service import inputs
 from service.api import examples
+from service.api.explain import Asked, asked, explanation, halves
 from service.api.ranking import Group, Mark, Page, Ranking, read_cursor, selected
 from service.inputs import ImageFetcher
+from service.keys import Key
 from service.schemas import MAX_GROUPS, QueryIn, SearchIn
 from service.telemetry import Metrics
 
@@ -107,9 +109,11 @@ class Searcher:
     limits: Limits
     bounds: SearchBounds
     metrics: Metrics
+    caller: Key
 
     async def search(self, wanted: SearchIn) -> dict[str, Any]:
         """`SearchOut` as plain data. Raises what is wrong with the query, `NotFound`, `Conflict` or what does not answer."""
+        self.caller.require(wanted.collection)
         try:
             async with asyncio.timeout(wanted.timeout_s):
                 return await self._search(wanted)
@@ -129,14 +133,14 @@ class Searcher:
         if condition is not None:
             filters.check_types(condition, collection.indexes)
         points = self.catalog.points(collection)
-        vector = await self._vector(wanted.query, collection, points, clock)
-        ask = partial(self._ask, points, wanted, vector, condition, clock)
+        query = await self._asked(wanted, collection, points, clock)
+        ask = partial(self._ask, points, wanted, query.vector, condition, clock)
         ranking = Ranking(ask, frozenset(examples.document_ids(wanted.query)), self.bounds.depth)
         found = await self._found(ranking, wanted, limit)
         self.metrics.store_seconds.observe(clock.store_ms / 1e3)
         parts = [found] if isinstance(found, Page) else found
         self.metrics.hits.observe(sum(len(part.hits) for part in parts))
-        wires = [[_hit(collection.name, hit, wanted) for hit in part.hits] for part in parts]
+        wires = [[_wire(collection.name, hit, wanted, query) for hit in part.hits] for part in parts]
         if isinstance(found, Page):
             return {"hits": wires[0], "cursor": _cursor(found, wanted), "timings": clock.wire()}
         groups = [{"value": group.value, "hits": wire} for group, wire in zip(found, wires, strict=True)]
@@ -152,28 +156,38 @@ class Searcher:
             raise _too_deep("cursor", mark.place, limit, self.bounds.depth)
         return await ranking.after(mark, limit)
 
-    async def _vector(self, query: QueryIn, collection: Collection, points: Points, clock: Clock) -> Float32:
+    async def _asked(self, wanted: SearchIn, collection: Collection, points: Points, clock: Clock) -> Asked:
+        """What is searched with. Of several examples it is their vector alone: only of one thing can it be said what is in it."""
+        query = wanted.query
         ids = examples.document_ids(query)
         known = await stored_all(points, collection.name, ids)
-        encoded = await self._embed(query, collection, clock)
-        return examples.vector_of(query, encoded, {point.document_id: point.vector for point in known})
+        alone = len(ids) + len(examples.to_encode(query)) == 1
+        encoded, parts = await self._embed(query, collection, clock, halved=wanted.explain and alone)
+        stored_vectors = {point.document_id: point.vector for point in known}
+        vector = examples.vector_of(query, [one.vector for one in encoded], stored_vectors)
+        if not alone:
+            return Asked(vector)
+        return Asked(vector, known[0].shares) if known else asked(encoded[0], parts)
 
-    async def _embed(self, query: QueryIn, collection: Collection, clock: Clock) -> list[Float32]:
-        """What the query has of text and images, each as one embedding, all in one call."""
+    async def _embed(
+        self, query: QueryIn, collection: Collection, clock: Clock, *, halved: bool
+    ) -> tuple[list[Embedding], list[Embedding]]:
+        """What the query has of text and images, each as one embedding, and with `halved` the two halves of the first; all in
+        one call."""
         instruction = collection.instruction if query.instruction is None else query.instruction
         items = []
         for one in examples.to_encode(query):
             text = " ".join(part for part in (instruction, one.text) if part)
             items.append(await inputs.read(text, one.image, self.limits, self.fetcher))
         if not items:
-            return []
+            return [], []
         clock.decode_ms = _ms_since(clock.began)
-        embeddings = await self._encode(items, collection)
+        embeddings = await self._encode([*items, *(halves(items[0]) if halved else [])], collection)
         # One batch as a rule: the time of the whole is that of the slowest.
         clock.decode_ms += max(one.timing.decode_s for one in embeddings) * 1e3
         clock.queue_ms = max(one.timing.queue_s for one in embeddings) * 1e3
         clock.encode_ms = max(one.timing.encode_s for one in embeddings) * 1e3
-        return [one.vector for one in embeddings]
+        return embeddings[: len(items)], embeddings[len(items) :]
 
     async def _encode(self, items: Sequence[Input], collection: Collection) -> list[Embedding]:
         embeddings = []
@@ -204,7 +218,7 @@ class Searcher:
             offset=offset,
             condition=AllOf(of) if len(of) > 1 else next(iter(of), None),
             score_threshold=wanted.score_threshold,
-            with_vector=wanted.with_vector,
+            with_vector=wanted.with_vector or wanted.explain,
             consistency=wanted.consistency,
         )
         clock.store_ms += _ms_since(began)
@@ -245,8 +259,10 @@ async def stored_all(points: Points, collection: str, document_ids: Sequence[str
     return found
 
 
-def _hit(collection: str, hit: Hit, wanted: SearchIn) -> dict[str, Any]:
-    return {**hit_wire(collection, hit), "metadata": selected(hit.metadata, wanted.metadata_fields)}
+def _wire(collection: str, hit: Hit, wanted: SearchIn, query: Asked) -> dict[str, Any]:
+    wire = hit_wire(collection, hit if wanted.with_vector else replace(hit, vector=None))
+    wire["metadata"] = selected(hit.metadata, wanted.metadata_fields)
+    return {**wire, "explanation": explanation(query, hit)} if wanted.explain else wire
 
 
 def hit_wire(collection: str, hit: Hit) -> dict[str, Any]:

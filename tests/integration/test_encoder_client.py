@@ -83,7 +83,8 @@ async def test_the_same_by_either_path(remote: Any, make_image: Callable[..., by
         assert isinstance(one, Embedding)
         assert isinstance(other, Embedding)
         assert one.vector.tobytes() == other.vector.tobytes()
-        assert (one.fingerprint, one.cost) == (other.fingerprint, other.cost)
+        assert (one.fingerprint, one.cost, one.shares) == (other.fingerprint, other.cost, other.shares)
+        assert one.shares is not None
         assert other.timing.encode_s > 0
     assert [type(one) for one in near[3:]] == [type(one) for one in far[3:]] == [InvalidInput, InvalidInput]
     assert await there.client().info() == await there.batcher.info()

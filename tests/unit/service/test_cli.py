@@ -111,6 +111,30 @@ def test_search_prints_hits_scores_and_timings(ret2: Callable[..., Any], service
     assert body["filter"] == {"field": "a", "equals": 1}
 
 
+def test_search_explains_when_asked(
+    ret2: Callable[..., Any], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = [
+        {"layers": [{"layer": n, "text": 1 - part, "image": part} for n, part in enumerate(each)]}
+        for each in ((0.41, 0.6), (0.0, 1.0))
+    ]
+    why = {"query": shares[0], "document": shares[1], "without_text": 0.123, "without_image": None}
+    lexical = {"score": 4.2, "share": 0.25}
+    monkeypatch.setitem(HIT, "explanation", {**why, "lexical": lexical})
+    output = ret2("search", "which?", "-c", "c", "--explain").output
+    for shown in (
+        "query image 41% 60%",
+        "document image 0% 100%",
+        "without text 0.123",
+        "words 4.20, 25% of the score",
+    ):
+        assert shown in output
+    assert "without image" not in output
+    assert service.requests[0][2]["explain"] is True
+    (hit,) = json.loads(ret2("search", "which?", "-c", "c", "--explain", "--json").stdout)
+    assert hit["explanation"]["lexical"] == lexical
+
+
 def test_search_has_the_options_of_a_search(ret2: Callable[..., Any], service: Service) -> None:
     options = "--like a --like b --unlike c --avoid blue --group-by region --group-size 2 --field region --score-threshold 0.5"
     result = ret2("search", "-c", "c", "-n", 3, "--instruction", "find", *options.split())

@@ -33,7 +33,7 @@ def wrong(model: Any, value: object) -> list[dict[str, Any]]:
         ({"mode": "text"}, "mode"),
         ({"rerank": True}, "rerank"),
         ({"group_bye": "x"}, "group_bye"),
-        ({"explain": True}, "explain"),
+        ({"explained": True}, "explained"),
         ({"collection": "../etc"}, "collection"),
         ({"collection": ""}, "collection"),
         ({"filter": []}, "filter"),

@@ -49,7 +49,7 @@ def test_open_to_strangers_is_refused(host: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("RET2_HOST", host)
     with pytest.raises(ValidationError, match="RET2_API_KEYS_FILE"):
         Settings()
-    monkeypatch.setenv("RET2_ALLOW_ANONYMOUS", "true")
+    monkeypatch.setenv("RET2_INSECURE", "true")
     assert Settings().host == host
 
 
