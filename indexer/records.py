@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from indexer.filters import FieldType
 from model.inputs import Float32, Shares
 
 Metadata = Mapping[str, Any]
@@ -49,6 +50,8 @@ class Collection:
     dimensions: int
     created_at: float
     instruction: str | None = None
+    limit: int | None = None  # hits of a search that says nothing
+    indexes: Mapping[str, FieldType] = field(default_factory=dict)  # the declared types of metadata fields
     generation: int = 0
     paused: bool = False
 
@@ -102,6 +105,14 @@ class Reindex:
     @property
     def points_name(self) -> str:
         return points_name(self.collection, self.generation)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Documents of a collection that are not in the index: accepted and waiting, and failed without a later write."""
+
+    pending: int
+    failed: int
 
 
 class JobState(StrEnum):

@@ -124,7 +124,8 @@ class Reindexer:
         return 0.0
 
     async def _make(self, reindex: Reindex) -> None:
-        await self._store.create(reindex.points_name, reindex.dimensions)
+        serving = await self._ledger.call(self._ledger.collection, reindex.collection)
+        await self._store.create(reindex.points_name, reindex.dimensions, serving.indexes)
         if await self._ledger.call(self._ledger.reindex, reindex.collection) is None:
             await self._store.drop(reindex.points_name)  # the collection was dropped while we did that
 

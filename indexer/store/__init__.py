@@ -39,7 +39,7 @@ class Points(Protocol):
 
     async def count(self) -> int: ...
 
-    async def page(self, after: str | None, limit: int) -> Page:
+    async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
         """Document ids in the order of their points, which no write changes, from behind the page that said `after`."""
         ...
 
@@ -54,6 +54,10 @@ class Store(Protocol):
     async def drop(self, name: str) -> None: ...
 
     def points(self, name: str) -> Points: ...
+
+    async def size_bytes(self, name: str) -> int | None:
+        """On disk; None where the engine does not say."""
+        ...
 
     async def ping(self) -> None:
         """Raises `DependencyUnavailable` when the engine does not answer."""

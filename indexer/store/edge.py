@@ -65,6 +65,10 @@ class EdgeStore:
     def points(self, name: str) -> EdgePoints:
         return EdgePoints(self._call, name)
 
+    async def size_bytes(self, name: str) -> int | None:
+        size: int = await self._call("size_bytes", name)
+        return size
+
     async def ping(self) -> None:
         await self._call("ping")
 
@@ -118,8 +122,8 @@ class EdgePoints:
         count: int = await self._call("count", self._name)
         return count
 
-    async def page(self, after: str | None, limit: int) -> Page:
-        page: Page = await self._call("page", self._name, after, limit)
+    async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
+        page: Page = await self._call("page", self._name, after, limit, condition)
         return page
 
 

@@ -89,6 +89,11 @@ class ServerStore:
     def points(self, name: str) -> ServerPoints:
         return ServerPoints(self, name)
 
+    async def size_bytes(self, name: str) -> int | None:
+        """A server tells it of its whole disk alone."""
+        await self.known(name)
+        return None
+
     async def ping(self) -> None:
         with translated("ping"):
             await self.client.get_collections()
@@ -243,12 +248,15 @@ class ServerPoints:
         with translated("count"):
             return (await self._client.count(self._engine_name, exact=True)).count
 
-    async def page(self, after: str | None, limit: int) -> Page:
+    async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
         """Qdrant is asked from a point on, that one included: `after` is the first of the next page."""
         await self._store.known(self._name)
+        if condition is not None:
+            await self._index(condition)
+        chosen = None if condition is None else to_server(condition)
         with translated("scroll"):
             records, following = await self._client.scroll(
-                self._engine_name, offset=after, limit=limit, with_payload=["document_id"], with_vectors=False
+                self._engine_name, chosen, offset=after, limit=limit, with_payload=["document_id"], with_vectors=False
             )
         ids = tuple((each.payload or {})["document_id"] for each in records)
         return Page(ids, None if following is None else str(following))

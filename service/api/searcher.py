@@ -25,7 +25,7 @@ from service.api.explain import Asked, asked, explanation, halves
 from service.api.ranking import Group, Mark, Page, Ranking, read_cursor, selected
 from service.inputs import ImageFetcher
 from service.keys import Key
-from service.schemas import QueryIn, SearchIn
+from service.schemas import MAX_GROUPS, QueryIn, SearchIn
 from service.telemetry import Metrics
 
 DEFAULT_LIMIT = 10  # hits, where neither the search nor the collection says
@@ -59,12 +59,21 @@ class SearchBounds:
     depth: int
     timeout_s: float
 
+    def default_limit(self, wanted: SearchIn, collection: Collection) -> int:
+        """The collection's own may be over a bound that was set later."""
+        most = min(self.hits, self.depth) if wanted.group_by is None else min(self.hits, MAX_GROUPS)
+        return min(collection.limit or DEFAULT_LIMIT, most)
+
     def check(self, wanted: SearchIn, limit: int) -> None:
         """Raises `InvalidInput` naming the field, its value and the limit."""
         if limit > self.hits:
             raise InvalidInput(f"limit is {limit}, at most {self.hits}", field="limit", value=limit, limit=self.hits)
         if wanted.offset + limit > self.depth:
             raise _too_deep("offset", wanted.offset, limit, self.depth)
+        if wanted.group_by is not None and limit > MAX_GROUPS:
+            raise InvalidInput(
+                f"limit is {limit} groups, at most {MAX_GROUPS}", field="limit", value=limit, limit=MAX_GROUPS
+            )
         if wanted.group_by is not None and limit * (wanted.group_size or 1) > self.hits:
             raise InvalidInput(
                 f"limit x group_size is {limit} x {wanted.group_size}, at most {self.hits} hits",
@@ -116,10 +125,12 @@ class Searcher:
         clock = Clock(time.perf_counter())
         condition = None if wanted.filter is None else filters.parse(wanted.filter)
         if wanted.group_by is not None:
-            filters.parse({"field": wanted.group_by, "exists": True})  # a name that a store can look up
-        limit = wanted.limit or DEFAULT_LIMIT
-        self.bounds.check(wanted, limit)
+            filters.check_field(wanted.group_by, "group_by")
         collection = await self.catalog.get(wanted.collection)
+        limit = wanted.limit or self.bounds.default_limit(wanted, collection)
+        self.bounds.check(wanted, limit)
+        if condition is not None:
+            filters.check_types(condition, collection.indexes)
         encoder = await self.catalog.encoder(collection)
         points = self.catalog.points(collection)
         query = await self._asked(wanted, collection, encoder, points, clock)
