@@ -6,9 +6,10 @@ import re
 import time
 
 from indexer.encoder import Encoder
+from indexer.encoders import Encoders
 from indexer.ledger import Ledger
 from indexer.records import Collection
-from indexer.store import Store
+from indexer.store import Points, Store
 from model.errors import Conflict, InvalidInput, NotFound
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -17,8 +18,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 class Catalog:
     """Safe to use from many tasks."""
 
-    def __init__(self, ledger: Ledger, store: Store, encoder: Encoder) -> None:
-        self._ledger, self._store, self._encoder = ledger, store, encoder
+    def __init__(self, ledger: Ledger, store: Store, encoder: Encoder | Encoders) -> None:
+        self._ledger, self._store, self._encoders = ledger, store, Encoders.of(encoder)
 
     async def create(self, name: str, *, instruction: str | None = None) -> tuple[Collection, bool]:
         """The collection and whether it is new. Raises `Conflict` when it is there with other settings or of another model.
@@ -33,20 +34,32 @@ class Catalog:
                 value=name[:100],
                 limit=63,
             )
-        info = await self._encoder.info()
-        wanted = Collection(name, info.fingerprint, info.name, info.dimensions, time.time(), instruction)
         try:
-            there = _same(await self.get(name), wanted)
+            there = await self._same(name, instruction)
         except NotFound:
-            there = None
-        await self._make_points(name, info.dimensions, known=there is not None)
-        if there is not None:
+            pass
+        else:
+            await self._make_points(there.points_name, there.dimensions, known=True)
             return there, False
+        info = await self._encoders.first.info()
+        wanted = Collection(name, info.fingerprint, info.name, info.dimensions, time.time(), instruction)
+        await self._make_points(wanted.points_name, info.dimensions, known=False)
         try:
             await self._ledger.call(self._ledger.create_collection, wanted)
         except Conflict:  # another request made it meanwhile
-            return _same(await self.get(name), wanted), False
+            return await self._same(name, instruction), False
         return wanted, True
+
+    async def _same(self, name: str, instruction: str | None) -> Collection:
+        """The collection that is there. Raises `NotFound`, or `Conflict` when it is another than the one that is asked for."""
+        there = await self.compatible(name)
+        if there.instruction != instruction:
+            raise Conflict(
+                f"collection {there.name!r} exists with instruction {there.instruction!r}, not {instruction!r}",
+                field="instruction",
+                value=instruction,
+            )
+        return there
 
     async def _make_points(self, name: str, dimensions: int, *, known: bool) -> None:
         try:
@@ -67,18 +80,33 @@ class Catalog:
 
     async def drop(self, name: str) -> None:
         """Raises `NotFound`. The points first, so that what is left after a crash still has a name to be dropped by."""
-        await self.get(name)
-        await self._store.drop(name)
+        collection = await self.get(name)
+        other = await self._ledger.call(self._ledger.reindex, name)
+        await self._store.drop(collection.points_name)
+        if other is not None:
+            await self._store.drop(other.points_name)
         await self._ledger.call(self._ledger.drop_collection, name)
 
     async def compatible(self, name: str) -> Collection:
-        """The collection, if the present model filled it. Raises `NotFound`, or `Conflict` for another model (promise 9)."""
-        collection, info = await self.get(name), await self._encoder.info()
-        require_same_model(collection, info.fingerprint)
+        """The collection, if a model that runs here filled it. Raises `NotFound`, or `Conflict` for another (promise 9)."""
+        collection = await self.get(name)
+        await self.encoder(collection)
         return collection
 
+    async def encoder(self, collection: Collection) -> Encoder:
+        """The encoder whose model filled the collection. Raises `Conflict` when there is none."""
+        found = await self._encoders.by_fingerprint(collection.fingerprint)
+        if found is None:
+            present = await self._encoders.first.info()
+            raise Conflict(mismatch(collection, present.fingerprint), field="collection", value=collection.name)
+        return found[0]
+
+    def points(self, collection: Collection) -> Points:
+        """Those of its present generation."""
+        return self._store.points(collection.points_name)
+
     async def count(self, name: str) -> int:
-        return await self._store.points(name).count()
+        return await self.points(await self.get(name)).count()
 
 
 def require_same_model(collection: Collection, fingerprint: str) -> None:
@@ -90,16 +118,5 @@ def require_same_model(collection: Collection, fingerprint: str) -> None:
 def mismatch(collection: Collection, fingerprint: str) -> str:
     return (
         f"collection {collection.name!r} was filled by model {collection.model} ({collection.fingerprint[:12]}), "
-        f"this encoder is {fingerprint[:12]}: serve that model, or fill a new collection"
+        f"this encoder is {fingerprint[:12]}: serve that model, or reindex the collection"
     )
-
-
-def _same(there: Collection, wanted: Collection) -> Collection:
-    require_same_model(there, wanted.fingerprint)
-    if there.instruction != wanted.instruction:
-        raise Conflict(
-            f"collection {there.name!r} exists with instruction {there.instruction!r}, not {wanted.instruction!r}",
-            field="instruction",
-            value=wanted.instruction,
-        )
-    return there

@@ -33,6 +33,7 @@ OPEN: frozenset[KeyScope] = frozenset()  # and who has none
 # somebody forgot is closed. A test fails for it.
 SCOPES: Mapping[str, frozenset[KeyScope]] = {
     "GET /": OPEN,
+    "GET /ui/{file}": OPEN,
     "GET /docs": OPEN,
     "GET /docs/start.js": OPEN,
     "GET /docs/swagger-ui-bundle.js": OPEN,
@@ -52,6 +53,11 @@ SCOPES: Mapping[str, frozenset[KeyScope]] = {
     "GET /collections/{name}": ANY,
     "PUT /collections/{name}": ADMIN,
     "DELETE /collections/{name}": ADMIN,
+    "POST /collections/{name}/reindex": ADMIN,
+    "GET /collections/{name}/reindex": ADMIN,
+    "POST /collections/{name}/reindex/cancel": ADMIN,
+    "POST /collections/{name}/reindex/rollback": ADMIN,
+    "POST /collections/{name}/reindex/finish": ADMIN,
     "POST /collections/{name}/documents": WRITE,
     "POST /collections/{name}/documents/delete": WRITE,
     "GET /collections/{name}/documents/{id}": SEARCH,

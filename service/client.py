@@ -163,6 +163,27 @@ class Collection:
     created_at: float
     instruction: str | None = None
     compatible: bool = True
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    generation: int
+    model: str
+    fingerprint: str
+    dimensions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reindex:
+    """The two generations of a collection. `job` is the id of the job that fills, or filled, the newer one."""
+
+    collection: str
+    state: str
+    serving: Generation
+    other: Generation
+    job: str
+    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +314,29 @@ class Client:
 
     def delete_collection(self, name: str) -> None:
         self._request("DELETE", _path("collections", name))
+
+    # --- reindex
+
+    def reindex(self, collection: str, *, model: str | None = None, max_failures: int = 0) -> Job:
+        """Its job; wait for that with `wait_job`. `model` is the name or fingerprint of one that the service runs beside."""
+        body = _present({"model": model, "max_failures": max_failures or None})
+        return _job(self._object("POST", _path("collections", collection, "reindex"), body)["job"])
+
+    def generations(self, collection: str) -> Reindex:
+        """Raises `NotFound` when there is one only."""
+        return _reindex(self._object("GET", _path("collections", collection, "reindex")))
+
+    def cancel_reindex(self, collection: str) -> Job:
+        """Before the switch."""
+        return _job(self._object("POST", _path("collections", collection, "reindex", "cancel"))["job"])
+
+    def roll_back_reindex(self, collection: str) -> Reindex:
+        """After the switch, while the previous generation is kept. The answer comes before it serves again."""
+        return _reindex(self._object("POST", _path("collections", collection, "reindex", "rollback")))
+
+    def finish_reindex(self, collection: str) -> Reindex:
+        """After the switch: the previous generation is given up."""
+        return _reindex(self._object("POST", _path("collections", collection, "reindex", "finish")))
 
     # --- documents
 
@@ -595,6 +639,11 @@ def _example(example: Example) -> str | dict[str, Any]:
     if isinstance(example, str):
         return example
     return {**example, "image": image_wire(example["image"])} if example.get("image") is not None else {**example}
+
+
+def _reindex(body: Mapping[str, Any]) -> Reindex:
+    generations = {name: _build(Generation, body[name]) for name in ("serving", "other")}
+    return _build(Reindex, {**body, **generations})
 
 
 def _job(body: Mapping[str, Any]) -> Job:

@@ -13,9 +13,12 @@ from fastapi import Depends, Request
 from indexer.blobs import Blobs
 from indexer.catalog import Catalog
 from indexer.encoder_client import HttpEncoder
+from indexer.encoders import Encoders
 from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.progress import Progress
+from indexer.reindex import Reindexes
+from indexer.reindexer import Reindexer
 from indexer.store import Store
 from indexer.worker import Worker
 from model.errors import DependencyUnavailable, RetrievalError
@@ -43,14 +46,25 @@ class Parts:
     intake: Intake
     worker: Worker
     progress: Progress
+    reindexes: Reindexes
+    reindexer: Reindexer
+    next_encoder: Batcher | HttpEncoder | None = None
     api_keys: KeyFile | None = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)  # this process is on its way out
 
     @property
+    def encoders(self) -> Encoders:
+        return Encoders(self.encoder, self.next_encoder)
+
+    @property
     def health(self) -> Health:
+        """A next encoder in another process may be away without this one being unready: only its own collections want it."""
         max_age_s = self.settings.ready_max_age_s
         return Health(
-            alive={"encoder": lambda: self.encoder.alive, "worker": lambda: self.worker.alive},
+            alive={
+                "encoder": lambda: self.encoder.alive and (self.next_encoder is None or self.next_encoder.alive),
+                "worker": lambda: self.worker.alive and self.reindexer.alive,
+            },
             checks={
                 "encoder": lambda: self.encoder.check(max_age_s),
                 "store": self.store.ping,

@@ -331,7 +331,8 @@ class CollectionOut(BaseModel):
     dimensions: int
     instruction: str | None
     created_at: float
-    compatible: bool = Field(description="filled by the model that runs now; else searches and writes are refused")
+    compatible: bool = Field(description="filled by a model that runs now; else searches and writes are refused")
+    generation: int = Field(description="another number after each reindex")
 
 
 class CollectionsOut(BaseModel):
@@ -385,6 +386,35 @@ class AcceptedOut(BaseModel):
 
 class DeletedOut(BaseModel):
     job: JobOut
+
+
+class ReindexingOut(BaseModel):
+    job: JobOut
+
+
+class ReindexIn(Wire):
+    model: str | None = Field(
+        None, min_length=1, max_length=200, description="name or fingerprint of one that runs here; unset: the next one"
+    )
+    max_failures: int = Field(
+        0, ge=0, description="documents that the new model may fail to embed; with more of them the job waits"
+    )
+
+
+class GenerationOut(BaseModel):
+    generation: int
+    model: str
+    fingerprint: str
+    dimensions: int
+
+
+class ReindexOut(BaseModel):
+    collection: str
+    state: Literal["filling", "switching", "kept", "rolling_back", "dropping"]
+    serving: GenerationOut = Field(description="what searches find now")
+    other: GenerationOut = Field(description="being filled; or the previous one, kept until a rollback or `until`")
+    until: float | None
+    job: str = Field(description="the id of its job, which has progress and failures")
 
 
 class JobsOut(BaseModel):

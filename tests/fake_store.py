@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from indexer.filters import FieldType, Filter, matches
-from indexer.records import Hit, Point
+from indexer.records import Hit, Page, Point, point_id
 from indexer.store import Consistency
 from model.errors import Conflict, InvalidInput, NotFound, RetrievalError
 from model.inputs import Float32
@@ -90,6 +90,11 @@ class FakePoints:
 
     async def count(self) -> int:
         return len(self._kept()[1])
+
+    async def page(self, after: str | None, limit: int) -> Page:
+        ids = sorted(self._kept()[1], key=point_id)
+        rest = [each for each in ids if after is None or point_id(each) >= after]
+        return Page(tuple(rest[:limit]), point_id(rest[limit]) if len(rest) > limit else None)
 
     def _kept(self) -> tuple[int, dict[str, Point]]:
         self._store.check()

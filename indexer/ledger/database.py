@@ -73,6 +73,11 @@ class Database:
         with _our_errors(), self._writes.begin() as connection:
             yield connection
 
+    def now(self) -> float:
+        """Unix seconds, by the clock that all times of the ledger are of."""
+        with self._read() as connection:
+            return self._now(connection)
+
     def _now(self, connection: sa.Connection) -> float:
         """Unix seconds."""
         if self._clock is not None:

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from indexer.ledger.accepting import OPEN_S, Accepting
 from indexer.ledger.rows import as_job, find_job, unpack_outcomes
-from indexer.ledger.schema import batches, failures, jobs
+from indexer.ledger.schema import batches, failures, jobs, reindexes
 from indexer.ledger.working import Working
 from indexer.records import Failure, Job, JobState, Outcome, Overview
 
@@ -100,7 +100,8 @@ class Jobs(Accepting, Working):
             old = sa.or_(
                 jobs.c.finished_at < now - retention_s, sa.and_(jobs.c.seq.is_(None), jobs.c.updated_at < now - OPEN_S)
             )
-            forgotten = connection.execute(sa.select(jobs.c.id).where(old).limit(1)).scalar_one_or_none()
+            needed = jobs.c.id.in_(sa.select(reindexes.c.job_id))  # its batches keep the previous generation up to date
+            forgotten = connection.execute(sa.select(jobs.c.id).where(old, ~needed).limit(1)).scalar_one_or_none()
         more = [self.cancel_some(job_id, _CANCEL_BATCHES) for job_id in stopped]
         if forgotten is not None:
             self._erase_some(forgotten)

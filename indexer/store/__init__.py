@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 from indexer.filters import FieldType, Filter
-from indexer.records import Hit, Point
+from indexer.records import Hit, Page, Point
 from model.inputs import Float32
 
 Consistency = Literal["one", "majority", "quorum", "all"]  # of the copies of a shard, how many a search asks
@@ -38,6 +38,10 @@ class Points(Protocol):
         ...
 
     async def count(self) -> int: ...
+
+    async def page(self, after: str | None, limit: int) -> Page:
+        """Document ids in the order of their points, which no write changes, from behind the page that said `after`."""
+        ...
 
 
 class Store(Protocol):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.filters import FieldType, Filter
-from indexer.records import Hit, Point
+from indexer.records import Hit, Page, Point
 from indexer.store import Consistency
 from indexer.store.edge_snapshot import pack
 from model.errors import DependencyUnavailable, RetrievalError
@@ -117,6 +117,10 @@ class EdgePoints:
     async def count(self) -> int:
         count: int = await self._call("count", self._name)
         return count
+
+    async def page(self, after: str | None, limit: int) -> Page:
+        page: Page = await self._call("page", self._name, after, limit)
+        return page
 
 
 class _Child:

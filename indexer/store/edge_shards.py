@@ -19,7 +19,7 @@ import numpy as np
 import qdrant_edge as qe
 
 from indexer.filters import FieldType, Filter
-from indexer.records import Hit, Point, point_id
+from indexer.records import Hit, Page, Point, point_id
 from indexer.store.edge_search import INDEX_KINDS, ranked, to_edge
 from indexer.store.edge_snapshot import copy, unpack
 from indexer.store.edge_snapshot import sync as _sync
@@ -169,6 +169,14 @@ class Shards:
 
     def count(self, name: str) -> int:
         return int(self._opened(name).shard.count(qe.CountRequest(exact=True)))
+
+    def page(self, name: str, after: str | None, limit: int) -> Page:
+        """Edge is asked from a point on, that one included: `after` is the first of the next page."""
+        request = qe.ScrollRequest(offset=after, limit=limit, with_payload=["document_id"], with_vector=False)
+        records, following = self._opened(name).shard.scroll(request)
+        return Page(
+            tuple(each.payload["document_id"] for each in records), None if following is None else str(following)
+        )
 
     def ping(self) -> None:
         """That an answer comes is the answer."""

@@ -19,7 +19,7 @@ from qdrant_client import AsyncQdrantClient
 from qdrant_client import models as q
 
 from indexer.filters import FieldType, Filter
-from indexer.records import Hit, Point, point_id
+from indexer.records import Hit, Page, Point, point_id
 from indexer.store import Consistency
 from indexer.store.indexes import missing
 from indexer.store.payload import engine_name, hit_of, path_of, payload_of, point_of, quoted
@@ -242,6 +242,16 @@ class ServerPoints:
         await self._store.known(self._name)
         with translated("count"):
             return (await self._client.count(self._engine_name, exact=True)).count
+
+    async def page(self, after: str | None, limit: int) -> Page:
+        """Qdrant is asked from a point on, that one included: `after` is the first of the next page."""
+        await self._store.known(self._name)
+        with translated("scroll"):
+            records, following = await self._client.scroll(
+                self._engine_name, offset=after, limit=limit, with_payload=["document_id"], with_vectors=False
+            )
+        ids = tuple((each.payload or {})["document_id"] for each in records)
+        return Page(ids, None if following is None else str(following))
 
     async def _ranked(self, request: dict[str, Any], parts: dict[str, Any], wanted: int) -> list[q.ScoredPoint]:
         """The best `wanted`, equal scores by document id.

@@ -45,14 +45,15 @@ async def drop(name: CollectionPath, parts: PartsOf) -> Response:
 
 
 async def _wire(parts: Parts, collection: Collection) -> dict[str, Any]:
-    info = await parts.encoder.info()
+    encoder = await parts.encoders.by_fingerprint(collection.fingerprint)
     return {
         "name": collection.name,
-        "documents": await parts.catalog.count(collection.name),
+        "documents": await parts.catalog.points(collection).count(),
         "model": collection.model,
         "fingerprint": collection.fingerprint,
         "dimensions": collection.dimensions,
         "instruction": collection.instruction,
         "created_at": collection.created_at,
-        "compatible": collection.fingerprint == info.fingerprint,
+        "compatible": encoder is not None,
+        "generation": collection.generation,
     }

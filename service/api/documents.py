@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from indexer.intake import Accepted
 from indexer.records import Job, Outcome
+from indexer.thumbnails import Keep
 from model.errors import NotFound
 from service import images
 from service.api import posting
@@ -91,7 +92,7 @@ async def delete_many(name: CollectionPath, body: DeleteIn, parts: PartsOf, wait
 @router.get("/collections/{name}/documents/{id}", response_model=DocumentOut)
 async def read(name: CollectionPath, document_id: DocumentPath, parts: PartsOf, with_vector: bool = False) -> Response:
     collection = await parts.catalog.get(name)
-    point = await stored(parts.store.points(collection.name), collection.name, document_id)
+    point = await stored(parts.catalog.points(collection), collection.name, document_id)
     wire: dict[str, Any] = {"id": point.document_id, **content_wire(collection.name, point)}
     return Json({**wire, "vector": point.vector} if with_vector else wire)
 
@@ -110,19 +111,21 @@ async def delete(name: CollectionPath, document_id: DocumentPath, parts: PartsOf
     "/collections/{name}/documents/{id}/image",
     response_class=Response,
     responses={
-        200: {"content": {"image/*": {}}, "description": "the image file as it was posted"},
+        200: {"content": {"image/*": {}}, "description": "the image file as it is kept: by setting as it was posted"},
         304: {"description": "unchanged"},
     },
 )
 async def image(
     name: CollectionPath, document_id: DocumentPath, request: Request, parts: PartsOf, v: str = ""
 ) -> Response:
-    """The image as it was posted. With the `v` of an `image_url` it may be kept for good, else it is to be asked for again."""
+    """The image as it is kept. With the `v` of an `image_url` it may be kept for good, else it is to be asked for again."""
     collection = await parts.catalog.get(name)
-    point = await stored(parts.store.points(collection.name), collection.name, document_id)
+    point = await stored(parts.catalog.points(collection), collection.name, document_id)
     digest = point.image_digest
     if digest is None:
-        raise NotFound(f"document {document_id!r:.100} has no image", field="id", value=document_id)
+        no_images = parts.settings.keep_images is Keep.NONE
+        why = "; this service keeps none (RET2_KEEP_IMAGES=none)" if no_images else ""
+        raise NotFound(f"document {document_id!r:.100} has no image{why}", field="id", value=document_id)
     kept = bool(v) and digest.startswith(v)
     etag = f'"{digest}"'
     headers = {"etag": etag, "cache-control": "private, max-age=31536000, immutable" if kept else "private, no-cache"}

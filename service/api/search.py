@@ -22,9 +22,7 @@ router = APIRouter(route_class=StrictRoute, tags=["search"])
 async def searcher_of(parts: PartsOf, caller: CallerOf) -> Searcher:
     settings = parts.settings
     bounds = SearchBounds(settings.max_search_hits, settings.max_search_depth, settings.request_timeout_s)
-    return Searcher(
-        parts.catalog, parts.store, parts.encoder, parts.fetcher, settings.limits, bounds, parts.metrics, caller
-    )
+    return Searcher(parts.catalog, parts.fetcher, settings.limits, bounds, parts.metrics, caller)
 
 
 SearcherOf = Annotated[Searcher, Depends(searcher_of)]

@@ -16,7 +16,7 @@ from indexer.catalog import Catalog, require_same_model
 from indexer.encoder import Encoder, Lane
 from indexer.filters import AllOf, Filter
 from indexer.records import Collection, Hit, Point
-from indexer.store import Points, Store
+from indexer.store import Points
 from model.errors import DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 from model.inputs import Embedding, Float32, Input, Limits, Role
 from service import inputs
@@ -95,8 +95,6 @@ class Searcher:
     """Safe to call from many tasks at once; holds nothing of a search."""
 
     catalog: Catalog
-    store: Store
-    encoder: Encoder
     fetcher: ImageFetcher
     limits: Limits
     bounds: SearchBounds
@@ -121,9 +119,10 @@ class Searcher:
             filters.parse({"field": wanted.group_by, "exists": True})  # a name that a store can look up
         limit = wanted.limit or DEFAULT_LIMIT
         self.bounds.check(wanted, limit)
-        collection = await self.catalog.compatible(wanted.collection)
-        points = self.store.points(collection.name)
-        query = await self._asked(wanted, collection, points, clock)
+        collection = await self.catalog.get(wanted.collection)
+        encoder = await self.catalog.encoder(collection)
+        points = self.catalog.points(collection)
+        query = await self._asked(wanted, collection, encoder, points, clock)
         ask = partial(self._ask, points, wanted, query.vector, condition, clock)
         ranking = Ranking(ask, frozenset(examples.document_ids(wanted.query)), self.bounds.depth)
         found = await self._found(ranking, wanted, limit)
@@ -146,13 +145,15 @@ class Searcher:
             raise _too_deep("cursor", mark.place, limit, self.bounds.depth)
         return await ranking.after(mark, limit)
 
-    async def _asked(self, wanted: SearchIn, collection: Collection, points: Points, clock: Clock) -> Asked:
+    async def _asked(
+        self, wanted: SearchIn, collection: Collection, encoder: Encoder, points: Points, clock: Clock
+    ) -> Asked:
         """What is searched with. Of several examples it is their vector alone: only of one thing can it be said what is in it."""
         query = wanted.query
         ids = examples.document_ids(query)
         known = await stored_all(points, collection.name, ids)
         alone = len(ids) + len(examples.to_encode(query)) == 1
-        encoded, parts = await self._embed(query, collection, clock, halved=wanted.explain and alone)
+        encoded, parts = await self._embed(query, collection, encoder, clock, halved=wanted.explain and alone)
         stored_vectors = {point.document_id: point.vector for point in known}
         vector = examples.vector_of(query, [one.vector for one in encoded], stored_vectors)
         if not alone:
@@ -160,7 +161,7 @@ class Searcher:
         return Asked(vector, known[0].shares) if known else asked(encoded[0], parts)
 
     async def _embed(
-        self, query: QueryIn, collection: Collection, clock: Clock, *, halved: bool
+        self, query: QueryIn, collection: Collection, encoder: Encoder, clock: Clock, *, halved: bool
     ) -> tuple[list[Embedding], list[Embedding]]:
         """What the query has of text and images, each as one embedding, and with `halved` the two halves of the first; all in
         one call."""
@@ -172,21 +173,12 @@ class Searcher:
         if not items:
             return [], []
         clock.decode_ms = _ms_since(clock.began)
-        embeddings = await self._encode([*items, *(halves(items[0]) if halved else [])], collection)
+        embeddings = await _encode([*items, *(halves(items[0]) if halved else [])], collection, encoder)
         # One batch as a rule: the time of the whole is that of the slowest.
         clock.decode_ms += max(one.timing.decode_s for one in embeddings) * 1e3
         clock.queue_ms = max(one.timing.queue_s for one in embeddings) * 1e3
         clock.encode_ms = max(one.timing.encode_s for one in embeddings) * 1e3
         return embeddings[: len(items)], embeddings[len(items) :]
-
-    async def _encode(self, items: Sequence[Input], collection: Collection) -> list[Embedding]:
-        embeddings = []
-        for result in await self.encoder.encode(items, role=Role.QUERY, lane=Lane.SEARCH):
-            if isinstance(result, RetrievalError):
-                raise result
-            require_same_model(collection, result.fingerprint)
-            embeddings.append(result)
-        return embeddings
 
     async def _ask(
         self,
@@ -213,6 +205,16 @@ class Searcher:
         )
         clock.store_ms += _ms_since(began)
         return hits
+
+
+async def _encode(items: Sequence[Input], collection: Collection, encoder: Encoder) -> list[Embedding]:
+    embeddings = []
+    for result in await encoder.encode(items, role=Role.QUERY, lane=Lane.SEARCH):
+        if isinstance(result, RetrievalError):
+            raise result
+        require_same_model(collection, result.fingerprint)
+        embeddings.append(result)
+    return embeddings
 
 
 # What may differ from page to page.
