@@ -18,7 +18,9 @@ async def test_every_answer_has_them(served: Any, path: str) -> None:
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
     assert headers["x-frame-options"] == "DENY"
-    assert headers["content-security-policy"].startswith("default-src 'none'; frame-ancestors 'none'")
+    policy = _directives(headers["content-security-policy"])
+    assert policy["default-src"] == policy["frame-ancestors"] == {"'none'"}
+    assert not {"'unsafe-inline'", "'unsafe-eval'", "*"} & policy.get("script-src", set())
     assert "server" not in headers
 
 
