@@ -7,9 +7,11 @@ import time
 
 from indexer.encoder import Encoder
 from indexer.ledger import Ledger
+from indexer.lexical import SIMPLE, check_language
 from indexer.records import Collection
-from indexer.store import Store
+from indexer.store import Layout, Store
 from model.errors import Conflict, InvalidInput, NotFound
+from model.inputs import ModelInfo
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
@@ -20,8 +22,12 @@ class Catalog:
     def __init__(self, ledger: Ledger, store: Store, encoder: Encoder) -> None:
         self._ledger, self._store, self._encoder = ledger, store, encoder
 
-    async def create(self, name: str, *, instruction: str | None = None) -> tuple[Collection, bool]:
+    async def create(
+        self, name: str, *, instruction: str | None = None, language: str | None = None
+    ) -> tuple[Collection, bool]:
         """The collection and whether it is new. Raises `Conflict` when it is there with other settings or of another model.
+
+        `language` is that of the words of its texts; unset: as it is, in a new collection `simple`.
 
         The store first, and whether or not the ledger knows the name: what a process that died half-way left over, on the
         way in or out, is whole after the next `create`.
@@ -33,13 +39,18 @@ class Catalog:
                 value=name[:100],
                 limit=63,
             )
+        if language is not None:
+            check_language(language)
         info = await self._encoder.info()
         wanted = Collection(name, info.fingerprint, info.name, info.dimensions, time.time(), instruction)
         try:
             there = _same(await self.get(name), wanted)
         except NotFound:
             there = None
-        await self._make_points(name, info.dimensions, known=there is not None)
+        if there is not None:
+            await self._store.create(name, info.dimensions, language=language)
+        else:
+            await self._make_points(name, info, language or SIMPLE)
         if there is not None:
             return there, False
         try:
@@ -48,15 +59,14 @@ class Catalog:
             return _same(await self.get(name), wanted), False
         return wanted, True
 
-    async def _make_points(self, name: str, dimensions: int, *, known: bool) -> None:
+    async def _make_points(self, name: str, info: ModelInfo, language: str) -> None:
+        latents = info.latents > 1
         try:
-            await self._store.create(name, dimensions)
+            await self._store.create(name, info.dimensions, language=language, latents=latents)
         except Conflict:
-            if known:
-                raise
             # Left over from a `create` of another model that died: empty, for nobody could name it.
             await self._store.drop(name)
-            await self._store.create(name, dimensions)
+            await self._store.create(name, info.dimensions, language=language, latents=latents)
 
     async def get(self, name: str) -> Collection:
         """Raises `NotFound`."""
@@ -76,6 +86,9 @@ class Catalog:
         collection, info = await self.get(name), await self._encoder.info()
         require_same_model(collection, info.fingerprint)
         return collection
+
+    async def layout(self, name: str) -> Layout:
+        return await self._store.points(name).layout()
 
     async def count(self, name: str) -> int:
         return await self._store.points(name).count()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Callable, Iterator
+from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +41,12 @@ _LOAD_PATIENCE_S = 600.0  # a load outlives a restart of the service and waits w
 Url = Annotated[str, typer.Option(envvar="RET2_URL", help="address of the service")]
 ApiKey = Annotated[str | None, typer.Option(envvar="RET2_API_KEY", help="better given as variable than as flag")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+
+
+class SearchMode(StrEnum):
+    FUSED = "fused"
+    LEXICAL = "lexical"
+    HYBRID = "hybrid"
 
 
 class _OneLineErrors(TyperGroup):
@@ -92,6 +99,10 @@ def search(
     filter: Annotated[  # noqa: A002 - the flag's name
         str | None, typer.Option(help='condition on metadata: {"field": "region", "equals": "Europe"}')
     ] = None,
+    mode: Annotated[
+        SearchMode | None, typer.Option(help="by embedding, by words, or both; unset: as the collection has it")
+    ] = None,
+    rerank: Annotated[bool, typer.Option("--rerank", help="rank the nearest again by all their latents")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="say what came from text and what from the image")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -103,8 +114,9 @@ def search(
     remote = image is not None and image.startswith(("http://", "https://", "data:"))
     picture = image if remote or image is None else Path(image)
     with Client(url, api_key=api_key) as client:
-        options = {"limit": limit, "filter": _json_object(filter, "--filter"), "explain": explain}
-        result = client.search(collection, question, picture, **options)
+        options = {"mode": mode and mode.value, "rerank": rerank, "explain": explain}
+        condition = _json_object(filter, "--filter")
+        result = client.search(collection, question, picture, limit=limit, filter=condition, **options)
     if as_json:
         _print_json([_hit_json(hit) for hit in result.hits])
         return

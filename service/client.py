@@ -60,6 +60,9 @@ class Search:
     score_threshold: float | None = None
     with_vector: bool = False
     explain: bool = False
+    mode: str | None = None
+    fusion: Mapping[str, Any] | None = None
+    rerank: bool | Mapping[str, Any] = False
 
     def wire(self) -> dict[str, Any]:
         query = {
@@ -77,6 +80,9 @@ class Search:
             "score_threshold": self.score_threshold,
             "with_vector": self.with_vector or None,
             "explain": self.explain or None,
+            "mode": self.mode,
+            "fusion": self.fusion,
+            "rerank": self.rerank or None,
         }
         return _present(body)
 
@@ -132,6 +138,8 @@ class Collection:
     created_at: float
     instruction: str | None = None
     compatible: bool = True
+    language: str | None = None
+    latents: bool = False
 
 
 @dataclass(frozen=True, slots=True)

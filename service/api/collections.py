@@ -20,7 +20,8 @@ router = APIRouter(route_class=StrictRoute, tags=["collections"])
 @router.put("/collections/{name}", response_model=CollectionOut, responses={201: {"model": CollectionOut}})
 async def create(name: CollectionPath, parts: PartsOf, body: CollectionIn | None = None) -> Response:
     """201 when it is new, 200 when it is there already."""
-    collection, created = await parts.catalog.create(name, instruction=body.instruction if body else None)
+    settings = body or CollectionIn(instruction=None, language=None)
+    collection, created = await parts.catalog.create(name, instruction=settings.instruction, language=settings.language)
     return Json(await _wire(parts, collection), 201 if created else 200)
 
 
@@ -43,7 +44,7 @@ async def drop(name: CollectionPath, parts: PartsOf) -> Response:
 
 
 async def _wire(parts: Parts, collection: Collection) -> dict[str, Any]:
-    info = await parts.encoder.info()
+    info, layout = await parts.encoder.info(), await parts.catalog.layout(collection.name)
     return {
         "name": collection.name,
         "documents": await parts.catalog.count(collection.name),
@@ -51,6 +52,8 @@ async def _wire(parts: Parts, collection: Collection) -> dict[str, Any]:
         "fingerprint": collection.fingerprint,
         "dimensions": collection.dimensions,
         "instruction": collection.instruction,
+        "language": layout.language,
+        "latents": layout.latents,
         "created_at": collection.created_at,
         "compatible": collection.fingerprint == info.fingerprint,
     }

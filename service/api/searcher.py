@@ -15,9 +15,10 @@ from indexer.filters import Filter
 from indexer.records import Collection, Hit, Point
 from indexer.store import Points, Store
 from model.errors import NotFound, RetrievalError
-from model.inputs import Embedding, Float32, Input, Limits, Role
+from model.inputs import Embedding, Input, Limits, Role
 from service import inputs
 from service.api.explain import Asked, asked, explanation, halves
+from service.api.modes import ModeSearch, Wanted
 from service.inputs import ImageFetcher
 from service.schemas import QueryIn, SearchIn
 from service.telemetry import Metrics
@@ -57,15 +58,21 @@ class Searcher:
     async def search(self, wanted: SearchIn) -> dict[str, Any]:
         """`SearchOut` as plain data. Raises what is wrong with the query, `NotFound`, `Conflict` or what does not answer."""
         clock = Clock(time.perf_counter())
+        ranking = Wanted.of(wanted)
         condition = None if wanted.filter is None else filters.parse(wanted.filter)
         collection = await self.catalog.compatible(wanted.collection)
         points = self.store.points(collection.name)
         if wanted.query.document_id is not None:
-            point = await stored(points, collection.name, wanted.query.document_id)
-            query = Asked(point.vector, point.shares)
+            point = await stored(points, collection.name, wanted.query.document_id, with_latents=bool(wanted.rerank))
+            query = Asked(point.vector, point.shares, latents=point.latents)
+            ranking = replace(ranking, text=point.text)
+        elif not ranking.embeds:
+            inputs.check_text(wanted.query.text, self.limits)
+            query = Asked()
         else:
             query = await self._embed(wanted.query, collection, clock, explained=wanted.explain)
-        hits = await self._ask(points, wanted, query.vector, condition, clock)
+        by_mode = ModeSearch(points, ranking, query.vector, query.latents)
+        hits = await self._ask(by_mode, wanted, condition, clock)
         self.metrics.hits.observe(len(hits))
         return {"hits": [_wire(collection.name, hit, wanted, query) for hit in hits], "timings": clock.wire()}
 
@@ -89,15 +96,12 @@ class Searcher:
             embeddings.append(result)
         return embeddings
 
-    async def _ask(
-        self, points: Points, wanted: SearchIn, vector: Float32, condition: Filter | None, clock: Clock
-    ) -> list[Hit]:
+    async def _ask(self, ranking: ModeSearch, wanted: SearchIn, condition: Filter | None, clock: Clock) -> list[Hit]:
         began = time.perf_counter()
         # A document is the nearest to itself: one more is asked for, and it is left out before the offset counts.
         itself = wanted.query.document_id
         offset, limit = (wanted.offset, wanted.limit) if itself is None else (0, wanted.offset + wanted.limit + 1)
-        hits = await points.search(
-            vector,
+        hits = await ranking.search(
             limit=limit,
             offset=offset,
             condition=condition,
@@ -111,8 +115,8 @@ class Searcher:
         return hits
 
 
-async def stored(points: Points, collection: str, document_id: str) -> Point:
-    (point,) = await points.fetch([document_id])
+async def stored(points: Points, collection: str, document_id: str, *, with_latents: bool = False) -> Point:
+    (point,) = await points.fetch([document_id], with_latents=with_latents)
     if point is None:
         raise NotFound(
             f"there is no document {document_id!r:.100} in collection {collection!r}",
