@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass, field
 
+import structlog
+
 from indexer.blobs import Blobs
 from indexer.ledger import Ledger
 from indexer.records import Collection, Document, ImageRef, Job, JobKind, Metadata, content_id
@@ -68,6 +70,7 @@ class Intake:
             idempotency_key=idempotency_key,
             body_hash=body_hash,
         )
+        structlog.contextvars.bind_contextvars(job=job.id)
         if not new:
             return Accepted(job, tuple([item async for item in documents if isinstance(item, Rejected)]))
         try:
@@ -82,6 +85,7 @@ class Intake:
         if not document_ids:
             raise InvalidInput("no document ids", field="ids")
         job, _ = await self._ledger.call(self._ledger.open_job, collection.name, JobKind.DELETE)
+        structlog.contextvars.bind_contextvars(job=job.id)
         items = [(position, Document(key)) for position, key in enumerate(document_ids)]
         size = self._settings.batch_documents
         try:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from model.config import Ret2Config
 from model.explain import magnitudes
+from model.packed import PackedLinear
 
 
 class Attention(nn.Module):
@@ -18,6 +19,7 @@ class Attention(nn.Module):
     def __init__(self, size: int, heads: int, *, bias: bool, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
+        self._packed: list[PackedLinear] = []
         self.in_proj_weight = nn.Parameter(torch.empty(3 * size, size))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * size)) if bias else None
         self.out_proj = nn.Linear(size, size, bias=bias)
@@ -37,10 +39,20 @@ class Attention(nn.Module):
         merged: Tensor = self.out_proj(read)
         return merged
 
+    def pack(self) -> None:
+        """For inference on a CPU: see `model.packed`. The weights as they were stay, for the way that takes parts of them."""
+        self._packed = [PackedLinear(weight, bias) for weight, bias in zip(*self._parts(), strict=True)]
+
+    def _project(self, values: Tensor, part: int) -> Tensor:
+        """By the weights of queries (0), keys (1) or values (2)."""
+        if self._packed:
+            return self._packed[part](values)  # type: ignore[no-any-return]
+        weights, biases = self._parts()
+        return F.linear(values, weights[part], biases[part])
+
     def _of_one(self, context: Tensor) -> Tensor:
         """All attention goes to a token that is the only one, whoever asks: so it is with the self-attention of one latent."""
-        (_, _, weight), (_, _, bias) = self._parts()
-        return F.linear(context, weight, bias)
+        return self._project(context, 2)
 
     def _queries_are_few(self, queries: int, tokens: int) -> bool:
         """Whether it is less work to bring the queries into the space of the context than the context into that of each head.
@@ -52,10 +64,9 @@ class Attention(nn.Module):
 
     def _by_context(self, query: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
         """As usual: keys and values of every token."""
-        weights, biases = self._parts()
         q, k, v = (
-            F.linear(x, w, b).view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, H, ., D/H)
-            for x, w, b in zip((query, context, context), weights, biases, strict=True)
+            self._project(x, part).view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, H, ., D/H)
+            for part, x in enumerate((query, context, context))
         )
         attended = F.scaled_dot_product_attention(
             q,
@@ -72,10 +83,10 @@ class Attention(nn.Module):
         A bias of the keys adds the same to every score of a query, which softmax takes out again; one of the values is added once,
         for the attention sums to 1.
         """
-        (wq, wk, wv), (bq, _, bv) = self._parts()
+        (_, wk, wv), (_, _, bv) = self._parts()
         batch, queries, size = query.shape
         heads = self.heads, size // self.heads, size  # (H, D/H, D)
-        q = F.linear(query, wq, bq).view(batch * queries, self.heads, -1).transpose(0, 1)  # (H, BK, D/H)
+        q = self._project(query, 0).view(batch * queries, self.heads, -1).transpose(0, 1)  # (H, BK, D/H)
         asked = torch.bmm(q, wk.view(heads)).view(self.heads, batch, queries, size)
         asked = asked.permute(1, 0, 2, 3).flatten(1, 2)  # (B, HK, D)
         scores = torch.bmm(asked, context.transpose(1, 2)) * (size // self.heads) ** -0.5  # (B, HK, T)

@@ -25,10 +25,12 @@ from model.backbones import (
     read_tokenizer,
     with_prefix,
 )
+from model.cell import Attention
 from model.config import BackboneConfig, Ret2Config
 from model.errors import InvalidInput
 from model.explain import shares
 from model.inputs import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
+from model.packed import pack_linears, packing_pays
 from model.ret2 import States, build_fusion
 from model.weights import CONFIG_FILE, WEIGHTS_FILE, fingerprint, load_strict, locate, read_config, read_tensors
 
@@ -141,6 +143,23 @@ class Retriever(nn.Module):
         ]
         checkpoint_fingerprint = fingerprint(config.to_json(), files, preprocess.VERSION)
         return cls(config, towers, sides, preprocessor, checkpoint_fingerprint, document_towers)
+
+    def pack(self, *, vision: bool = True) -> Retriever:
+        """For inference alone, where that is faster: see `model.packed`. What was packed cannot learn, move or be saved any more.
+        `vision`: the vision tower too."""
+        if self.packs:
+            for module in self.modules():
+                if isinstance(module, Attention):
+                    module.pack()
+            for name, part in self.named_children():
+                if vision or name != "vision_tower":
+                    pack_linears(part)
+        return self
+
+    @property
+    def packs(self) -> bool:
+        """Whether packed layers are faster where this one is."""
+        return self.device.type == "cpu" and packing_pays(self.dtype)
 
     def prepare(self, item: Input, role: Role, limits: Limits) -> Prepared:
         return self.preprocessor.prepare(item, role, limits)

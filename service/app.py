@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import version
 from typing import Any
@@ -12,7 +12,9 @@ from starlette.middleware import Middleware
 
 from service import errors, probes
 from service.auth import ApiKeyGate
+from service.keys import KeyFile
 from service.limits import EncodedPaths, RequestLimits
+from service.openai_errors import OpenAiErrors
 from service.probes import Process
 from service.schemas import Problem
 from service.telemetry import RequestLog
@@ -24,6 +26,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "the input cannot be used",
         401: "no valid API key",
+        403: "the API key is not for this: another scope, or another collection",
         404: "there is nothing of that name",
         409: "does not fit the present state, such as a collection of another model",
         413: "over a size limit",
@@ -34,7 +37,9 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def application(process: Process, api_keys: Sequence[str], routers: Iterable[APIRouter], lifespan: Lifespan) -> FastAPI:
+def application(
+    process: Process, api_keys: KeyFile | None, routers: Iterable[APIRouter], lifespan: Lifespan
+) -> FastAPI:
     """The routers and the probes over a process; what its routes need is put into `state` by the caller."""
     settings = process.settings
     app = FastAPI(
@@ -43,8 +48,11 @@ def application(process: Process, api_keys: Sequence[str], routers: Iterable[API
         description="Multimodal retrieval: documents and queries of text, an image, or both, fused into one embedding.",
         lifespan=lifespan,
         redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         middleware=[
+            Middleware(OpenAiErrors),
             Middleware(RequestLog, metrics=process.metrics),
+            Middleware(EncodedPaths),
             Middleware(ApiKeyGate, keys=api_keys),
             Middleware(
                 RequestLimits,
@@ -52,7 +60,6 @@ def application(process: Process, api_keys: Sequence[str], routers: Iterable[API
                 max_stream_bytes=settings.max_stream_bytes,
                 max_in_flight=settings.max_requests_in_flight,
             ),
-            Middleware(EncodedPaths),
         ],
     )
     app.state.process = process

@@ -45,16 +45,20 @@ _CHUNK_BYTES = 8 * 2**20
 _POLL_MIN_S, _POLL_MAX_S = 0.05, 1.0
 
 
+Example = str | Mapping[str, Any]  # a document's id, or {"text"?, "image"?}
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
-    """One search. `document_id` searches with a document that is already in the collection."""
+    """One search. `document_id` searches with a document that is already in the collection, `positive` and `negative` with
+    examples of what is sought and what is not. What is None is left to the collection or the service."""
 
     collection: str
     text: str | None = None
     image: Image | None = None
     instruction: str | None = None
     document_id: str | None = None
-    limit: int = 10
+    limit: int | None = None
     offset: int = 0
     filter: Mapping[str, Any] | None = None
     score_threshold: float | None = None
@@ -63,6 +67,14 @@ class Search:
     mode: str | None = None
     fusion: Mapping[str, Any] | None = None
     rerank: bool | Mapping[str, Any] = False
+    positive: Sequence[Example] = ()
+    negative: Sequence[Example] = ()
+    cursor: str | None = None
+    group_by: str | None = None
+    group_size: int | None = None
+    metadata_fields: bool | Sequence[str] = True
+    timeout_s: float | None = None
+    consistency: str | None = None
 
     def wire(self) -> dict[str, Any]:
         query = {
@@ -70,12 +82,15 @@ class Search:
             "image": None if self.image is None else image_wire(self.image),
             "instruction": self.instruction,
             "document_id": self.document_id,
+            "positive": [_example(one) for one in self.positive] or None,
+            "negative": [_example(one) for one in self.negative] or None,
         }
+        fields = self.metadata_fields
         body = {
             "collection": self.collection,
             "query": _present(query),
             "limit": self.limit,
-            "offset": self.offset,
+            "offset": self.offset or None,
             "filter": self.filter,
             "score_threshold": self.score_threshold,
             "with_vector": self.with_vector or None,
@@ -83,6 +98,12 @@ class Search:
             "mode": self.mode,
             "fusion": self.fusion,
             "rerank": self.rerank or None,
+            "cursor": self.cursor,
+            "group_by": self.group_by,
+            "group_size": self.group_size,
+            "metadata_fields": None if fields is True else fields if fields is False else list(fields),
+            "timeout_s": self.timeout_s,
+            "consistency": self.consistency,
         }
         return _present(body)
 
@@ -112,9 +133,19 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    value: str | float | bool
+    hits: tuple[Hit, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SearchResult:
+    """`cursor` leads to the hits behind these, None when there are none. With `group_by` the hits are in `groups`."""
+
     hits: tuple[Hit, ...]
     timings: Timings
+    cursor: str | None = None
+    groups: tuple[Group, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +271,18 @@ class Client:
         """`options` are the other fields of `Search`."""
         return _search_result(self._object("POST", "/search", Search(collection, text, image, **options).wire()))
 
+    def search_all(
+        self, collection: str, text: str | None = None, image: Image | None = None, *, page: int = 100, **options: Any
+    ) -> Iterator[Hit]:
+        """Every hit, best first, page by page, until `max_search_depth` of the service, beyond which it raises `InvalidInput`."""
+        cursor: str | None = None
+        while True:
+            result = self.search(collection, text, image, limit=page, cursor=cursor, **options)
+            yield from result.hits
+            cursor = result.cursor
+            if cursor is None:
+                return
+
     def search_batch(self, searches: Sequence[Search]) -> tuple[SearchResult | RetrievalError, ...]:
         """A result or an error for each search, in order."""
         body = self._object("POST", "/search/batch", {"searches": [search.wire() for search in searches]})
@@ -314,6 +357,10 @@ class Client:
 
     def document(self, collection: str, document_id: str) -> dict[str, Any]:
         return self._object("GET", _path("collections", collection, "documents", document_id))
+
+    def image(self, collection: str, document_id: str) -> bytes:
+        """The file of a document's image. Raises `NotFound` when it has none."""
+        return self._request("GET", _path("collections", collection, "documents", document_id, "image")).content
 
     def delete_documents(self, collection: str, ids: Sequence[str]) -> Job:
         return _job(self._object("POST", _path("collections", collection, "documents", "delete"), {"ids": ids})["job"])
@@ -544,8 +591,18 @@ def _serialised(document: Mapping[str, Any]) -> bytes:
 
 
 def _search_result(body: Mapping[str, Any]) -> SearchResult:
-    hits = tuple(_build(Hit, one) for one in body["hits"])
-    return SearchResult(hits, _build(Timings, body.get("timings", {})))
+    groups = tuple(Group(one["value"], _hits(one["hits"])) for one in body.get("groups") or ())
+    return SearchResult(_hits(body["hits"]), _build(Timings, body.get("timings", {})), body.get("cursor"), groups)
+
+
+def _hits(wire: Iterable[Mapping[str, Any]]) -> tuple[Hit, ...]:
+    return tuple(_build(Hit, one) for one in wire)
+
+
+def _example(example: Example) -> str | dict[str, Any]:
+    if isinstance(example, str):
+        return example
+    return {**example, "image": image_wire(example["image"])} if example.get("image") is not None else {**example}
 
 
 def _job(body: Mapping[str, Any]) -> Job:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, ParamSpec, TypeVar
 
@@ -21,6 +21,7 @@ from model.errors import DependencyUnavailable
 from service.encoder.batcher import Batcher
 from service.health import Health
 from service.inputs import ImageFetcher
+from service.keys import KeyFile
 from service.settings import Settings
 from service.telemetry import Metrics
 
@@ -41,7 +42,7 @@ class Parts:
     intake: Intake
     worker: Worker
     progress: Progress
-    api_keys: Sequence[str] = ()
+    api_keys: KeyFile | None = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)  # this process is on its way out
 
     @property
@@ -70,7 +71,7 @@ class Parts:
         return await self.ledger.call(call, *args, **kwargs)
 
 
-def parts_of(request: Request) -> Parts:
+async def parts_of(request: Request) -> Parts:  # async: FastAPI would take a plain one to a thread
     parts: Parts = request.app.state.parts
     return parts
 

@@ -39,7 +39,7 @@ class Process(Protocol):
         ...
 
 
-def process_of(request: Request) -> Process:
+async def process_of(request: Request) -> Process:  # async: FastAPI would take a plain one to a thread
     process: Process = request.app.state.process
     return process
 

@@ -25,10 +25,13 @@ from service.errors import invalid
 T = TypeVar("T")
 
 COLLECTION_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"  # as `indexer.catalog` has it
+MAX_EXAMPLES = 16  # of each kind: one call of the encoder
+MAX_GROUPS = 100  # of one search; each may take a query of the store
 DOCUMENT_ID = r"^[^\x00-\x1f\x7f-\x9f]{1,512}$"
 
 CollectionName = Annotated[str, StringConstraints(pattern=COLLECTION_NAME)]
 DocumentId = Annotated[str, StringConstraints(pattern=DOCUMENT_ID)]
+FieldName = Annotated[str, StringConstraints(min_length=1, max_length=128)]  # of metadata: keys joined by dots
 
 
 class Wire(BaseModel):
@@ -91,21 +94,53 @@ class DocumentIn(InputIn):
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
+class ExampleIn(InputIn):
+    """An example by its content: text, an image, or both, embedded as a query."""
+
+
+def _example_form(value: object) -> str:
+    return "<id>" if isinstance(value, str) else "<content>"
+
+
+Example = Annotated[
+    Annotated[DocumentId, Tag("<id>")] | Annotated[ExampleIn, Tag("<content>")], Discriminator(_example_form)
+]
+
+
 class QueryIn(Wire):
-    """Text, an image, or both; or the id of a document, to find what is like it."""
+    """Text, an image, or both; or the id of a document, to find what is like it; and examples of what is sought and what is not.
+
+    With examples the search is for 2 * mean(positive) - mean(negative), without negative ones for mean(positive), where the
+    text, image or document of the query itself is one of the positive. Documents that the query names are never hits.
+    """
 
     text: str | None = None
     image: ImageField | None = None
-    instruction: str | None = Field(None, description="put before the text; unset: the collection's own")
+    instruction: str | None = Field(None, description="put before each text; unset: the collection's own")
     document_id: DocumentId | None = None
+    positive: list[Example] = Field(
+        [], max_length=MAX_EXAMPLES, description="more examples of what is sought: document ids, or text and image"
+    )
+    negative: list[Example] = Field(
+        [], max_length=MAX_EXAMPLES, description="examples of what is not sought: document ids, or text and image"
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> QueryIn:
-        if self.document_id is not None and (self.text or self.image is not None or self.instruction):
-            raise ValueError("document_id goes alone: its stored embedding is the query")
-        if self.document_id is None and not self.text and self.image is None:
-            raise ValueError("neither text, image nor document_id: one is needed")
+        if self.document_id is not None and (self.text or self.image is not None):
+            raise ValueError("document_id stands in place of text and image: name the document in `positive` instead")
+        if self.document_id is None and not self.text and self.image is None and not self.positive:
+            asked = "negative examples alone say nothing of what is sought; " if self.negative else ""
+            raise ValueError(f"{asked}neither text, image, document_id nor positive: one is needed")
+        if self.instruction and not self._has_content():
+            raise ValueError(
+                "instruction goes before a text, and the query has neither text nor image: stored embeddings"
+            )
         return self
+
+    def _has_content(self) -> bool:
+        examples = (*self.positive, *self.negative)
+        return bool(self.text) or self.image is not None or any(isinstance(one, ExampleIn) for one in examples)
 
 
 # --- one bad item among good ones
@@ -159,12 +194,24 @@ def _finite(value: float) -> float:
 class SearchIn(Wire):
     collection: CollectionName
     query: QueryIn
-    limit: int = Field(10, ge=1, le=1000)
-    offset: int = Field(0, ge=0, le=10_000)
+    limit: int | None = Field(None, ge=1, description="hits, or groups; unset: the collection's own, else 10")
+    offset: int = Field(0, ge=0)
+    cursor: str | None = Field(
+        None,
+        max_length=4096,
+        description="of the page before: the hits behind it. The search must be the same but for limit and what the hits hold",
+    )
     filter: dict[str, Any] | None = Field(
         None, description="a condition on metadata, such as {field, equals}; all, any, not"
     )
     score_threshold: Annotated[float, AfterValidator(_finite)] | None = None
+    group_by: FieldName | None = Field(
+        None, description="a metadata field: `groups` instead of `hits`, one for each of its values, by their best hit"
+    )
+    group_size: int | None = Field(None, ge=1, le=100, description="hits of each group; unset: 1")
+    metadata_fields: bool | list[FieldName] = Field(
+        True, description="the metadata that hits hold: these fields alone, or true for all, false for none"
+    )
     with_vector: bool = False
     explain: bool = Field(False, description="say of each hit what came from text and what from image")
     mode: Literal["fused", "lexical", "hybrid"] | None = Field(
@@ -176,6 +223,24 @@ class SearchIn(Wire):
     rerank: bool | RerankIn = Field(
         False, description="rank the nearest again by late interaction; for models with several latents"
     )
+    timeout_s: float | None = Field(
+        None, ge=1, description="an error after this time; unset, and at most: the service's `request_timeout_s`"
+    )
+    consistency: Literal["one", "majority", "quorum", "all"] = Field(
+        "one", description="of the copies of a shard on a Qdrant cluster, how many are asked"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SearchIn:
+        if self.cursor is not None and self.offset:
+            raise ValueError("cursor and offset both say where the page begins: give one of them")
+        if self.group_by is None and self.group_size is not None:
+            raise ValueError("group_size is of the groups of group_by, which is not given")
+        if self.group_by is not None and (self.cursor is not None or self.offset):
+            raise ValueError("groups come from the best hit on: group_by goes with neither offset nor cursor")
+        if self.group_by is not None and (self.limit or 0) > MAX_GROUPS:
+            raise ValueError(f"limit is {self.limit} groups, at most {MAX_GROUPS}")
+        return self
 
 
 class SearchBatchIn(Wire):
@@ -237,8 +302,15 @@ class TimingsOut(BaseModel):
     total_ms: float
 
 
-class SearchOut(BaseModel):
+class GroupOut(BaseModel):
+    value: str | int | float | bool
     hits: list[HitOut]
+
+
+class SearchOut(BaseModel):
+    hits: list[HitOut] = Field(description="best first; empty with `group_by`")
+    groups: list[GroupOut] | None = Field(None, description="with `group_by` alone: by their best hit")
+    cursor: str | None = Field(None, description="for the hits behind these; null when there are none")
     timings: TimingsOut
 
 
@@ -400,6 +472,15 @@ class InfoOut(BaseModel):
     limits: dict[str, int]
 
 
+class OpenAiError(BaseModel):
+    """The same error in the words of OpenAI's clients."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
 class Problem(BaseModel):
     """RFC 9457."""
 
@@ -410,6 +491,7 @@ class Problem(BaseModel):
     code: str
     request_id: str
     errors: list[dict[str, Any]] | None = None
+    error: OpenAiError | None = Field(None, description="under /v1/ alone")
 
 
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:

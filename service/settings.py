@@ -6,13 +6,14 @@ import ipaddress
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Self, cast
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from indexer.encoder_client import EncoderClientSettings
 from indexer.settings import FetchSettings, IndexerSettings
+from indexer.store.server_settings import CollectionSettings, Quantization, ServerStoreSettings
 from model.inputs import Limits
 from service.encoder.queue import QueueSettings
 
@@ -59,8 +60,10 @@ class Settings(BaseSettings):
     )
 
     # --- who
-    api_keys_file: Path | None = Field(None, description="file with one API key per line; unset: no keys")
-    allow_anonymous: bool = Field(False, description="allow listening on other than loopback without API keys")
+    api_keys_file: Path | None = Field(
+        None, description="file of API keys, a line each as `ret2 keys new` writes it; unset: no keys"
+    )
+    insecure: bool = Field(False, description="allow listening on other than loopback without API keys")
 
     # --- an encoder in another process
     encoder_url: str | None = Field(
@@ -72,10 +75,55 @@ class Settings(BaseSettings):
     encoder_timeout_s: Seconds = Field(30.0, description="one call of the encoder, waiting in its queue included")
     encoder_attempts: Positive = Field(3, description="attempts at a call of the encoder that does not reach it")
 
-    # --- many machines, not yet supported
+    # --- vectors on a Qdrant server
     qdrant_url: str | None = Field(
-        None, description="Qdrant server; unset: embedded Qdrant Edge (a server is not supported yet)"
+        None,
+        pattern=r"^https?://[^/@]+(/[^@]*)?$",
+        description="Qdrant server or cluster; https is TLS for gRPC too; unset: embedded Qdrant Edge in data_dir",
     )
+    qdrant_api_key: SecretStr | None = Field(None, description="API key that the Qdrant server wants")
+    qdrant_prefer_grpc: bool = Field(True, description="speak gRPC with Qdrant, which is faster; else HTTP alone")
+    qdrant_grpc_port: int = Field(6334, ge=1, le=65535, description="Qdrant's port for gRPC")
+    qdrant_timeout_s: Positive = Field(10, description="one call of Qdrant; whole seconds")
+    qdrant_prefix: str = Field(
+        "",
+        pattern=r"^[a-z0-9_-]{0,63}$",
+        description="begins the name of each collection there, for several deployments on one server",
+    )
+
+    # --- how collections are made on a Qdrant server; those already there stay as they are
+    qdrant_shards: Positive | None = Field(None, description="shards of a collection; unset: one per node")
+    qdrant_replication_factor: Positive = Field(1, description="copies of each shard")
+    qdrant_write_consistency_factor: Positive = Field(
+        1, description="copies that have to have written before a write counts; at most the replication factor"
+    )
+    qdrant_vectors_on_disk: bool = Field(False, description="vectors in memory-mapped files instead of memory")
+    qdrant_payload_on_disk: bool = Field(True, description="texts and metadata on disk instead of in memory")
+    qdrant_quantization: str = Field(
+        "none",
+        pattern="^(none|scalar|binary|product)$",
+        description="none, scalar, binary or product; candidates are rescored with the whole vectors",
+    )
+    qdrant_quantized_in_memory: bool = Field(
+        True, description="quantized vectors in memory, wherever the whole ones are"
+    )
+    qdrant_oversampling: float = Field(
+        2.0, ge=1, le=100, description="candidates for each hit where there is quantization"
+    )
+    qdrant_hnsw_m: Positive | None = Field(
+        None, description="links of a node of the HNSW graph; unset: Qdrant's default"
+    )
+    qdrant_hnsw_ef_construct: Positive | None = Field(
+        None, description="neighbours looked at as the HNSW graph is built; unset: Qdrant's default"
+    )
+    qdrant_hnsw_ef: Positive | None = Field(
+        None, description="neighbours looked at by a search; unset: Qdrant's default"
+    )
+    qdrant_indexing_threshold_kb: Positive = Field(
+        10_000, description="segments with more vectors than this get an HNSW graph; smaller ones are searched exactly"
+    )
+
+    # --- many machines, not yet supported
     database_url: SecretStr | None = Field(
         None, description="PostgreSQL; unset: SQLite in data_dir (a server is not supported yet)"
     )
@@ -96,6 +144,11 @@ class Settings(BaseSettings):
     )
     max_inputs_per_call: Positive = Field(256, description="inputs of one /encode or /v1/embeddings call")
     max_searches_per_call: Positive = Field(64, description="searches of one /search/batch call")
+    max_search_hits: Positive = Field(1_000, description="hits of one search")
+    max_search_depth: Positive = Field(
+        10_000,
+        description="how far a ranking can be walked, by offset or cursor, and how much of it groups are sought in",
+    )
     max_requests_in_flight: Positive = Field(256, description="requests being answered at once; probes are not counted")
 
     # --- bounds on what waits for the model
@@ -136,7 +189,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _only_what_is_built(self) -> Self:
-        for name in ("qdrant_url", "database_url", "blobs_url"):
+        for name in ("database_url", "blobs_url"):
             if getattr(self, name) is not None:
                 raise ValueError(f"RET2_{name.upper()} is set, but this version runs on one machine only; unset it")
         if self.role is ServerRole.ENCODER and self.encoder_url is not None:
@@ -144,11 +197,20 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _qdrant_can_be_so(self) -> Self:
+        if self.qdrant_write_consistency_factor > self.qdrant_replication_factor:
+            raise ValueError(
+                f"RET2_QDRANT_WRITE_CONSISTENCY_FACTOR is {self.qdrant_write_consistency_factor}, "
+                f"limit is RET2_QDRANT_REPLICATION_FACTOR, {self.qdrant_replication_factor}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _not_open_by_accident(self) -> Self:
-        if not (_is_loopback(self.host) or self.api_keys_file or self.allow_anonymous):
+        if not (_is_loopback(self.host) or self.api_keys_file or self.insecure):
             raise ValueError(
                 f"RET2_HOST={self.host} can be reached from other machines and there are no API keys; "
-                "set RET2_API_KEYS_FILE, or RET2_ALLOW_ANONYMOUS=true if the network keeps strangers out"
+                "set RET2_API_KEYS_FILE, or RET2_INSECURE=true if the network keeps strangers out"
             )
         return self
 
@@ -163,6 +225,31 @@ class Settings(BaseSettings):
             api_key=key.get_secret_value() if key else None,
             timeout_s=self.encoder_timeout_s,
             attempts=self.encoder_attempts,
+        )
+
+    def qdrant(self, url: str) -> ServerStoreSettings:
+        key = self.qdrant_api_key
+        return ServerStoreSettings(
+            url,
+            api_key=key.get_secret_value() if key else None,
+            prefer_grpc=self.qdrant_prefer_grpc,
+            grpc_port=self.qdrant_grpc_port,
+            timeout_s=self.qdrant_timeout_s,
+            collection_prefix=self.qdrant_prefix,
+            collection=CollectionSettings(
+                shards=self.qdrant_shards,
+                replication_factor=self.qdrant_replication_factor,
+                write_consistency_factor=self.qdrant_write_consistency_factor,
+                vectors_on_disk=self.qdrant_vectors_on_disk,
+                payload_on_disk=self.qdrant_payload_on_disk,
+                quantization=cast(Quantization, self.qdrant_quantization),
+                quantized_in_memory=self.qdrant_quantized_in_memory,
+                oversampling=self.qdrant_oversampling,
+                hnsw_m=self.qdrant_hnsw_m,
+                hnsw_ef_construct=self.qdrant_hnsw_ef_construct,
+                hnsw_ef=self.qdrant_hnsw_ef,
+                indexing_threshold_kb=self.qdrant_indexing_threshold_kb,
+            ),
         )
 
     def queue(self, measured_batch_cost: int) -> QueueSettings:

@@ -52,7 +52,8 @@ def why(explanation: Mapping[str, Any]) -> str:
 def timings_line(result: SearchResult) -> str:
     t = result.timings
     parts = f"decode {t.decode_ms:.1f}, queue {t.queue_ms:.1f}, encode {t.encode_ms:.1f}, store {t.store_ms:.1f}"
-    return f"{len(result.hits)} hits in {t.total_ms:.1f} ms ({parts})"
+    count = len(result.hits) + sum(len(group.hits) for group in result.groups)
+    return f"{count} hits in {t.total_ms:.1f} ms ({parts})"
 
 
 def collections_table(collections: Iterable[Collection]) -> Table:

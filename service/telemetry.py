@@ -93,6 +93,7 @@ class RequestLog:
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
         began = time.perf_counter()
+        structlog.contextvars.unbind_contextvars("job")  # of an earlier request in this task
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -119,7 +120,8 @@ class RequestLog:
                 self._count(scope, status, time.perf_counter() - began)
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
+        state = scope["state"]
+        route = state.get("route") or getattr(scope.get("route"), "path", "other")
         self._metrics.requests.labels(route, scope["method"], status).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
         log.info(
@@ -128,6 +130,7 @@ class RequestLog:
             path=scope["path"],
             route=route,
             status=status,
+            key=getattr(state.get("key"), "name", None),
             ms=round(seconds * 1e3, 1),
         )
 

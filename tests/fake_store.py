@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from indexer.filters import FieldType, Filter, matches
 from indexer.lexical import check_language, tokens
 from indexer.ranking import Criterion, LateInteraction, Nearest, Ranked, WordMatch
 from indexer.records import Hit, Point
-from indexer.store import Layout
+from indexer.store import Consistency, Layout
 from model.errors import Conflict, InvalidInput, NotFound, RetrievalError
 from model.inputs import Float32
 
@@ -90,6 +91,7 @@ class FakePoints:
         condition: Filter | None = None,
         score_threshold: float | None = None,
         with_vector: bool = False,
+        consistency: Consistency = "one",
     ) -> list[Hit]:
         layout, kept = self._kept()
         query = unit(vector, layout.dimensions)
@@ -104,7 +106,9 @@ class FakePoints:
         ]
         return sorted(hits, key=lambda hit: (-hit.score, hit.document_id))[offset : offset + limit]
 
-    async def rank(self, by: Criterion, *, limit: int, condition: Filter | None = None) -> Ranked:
+    async def rank(
+        self, by: Criterion, *, limit: int, condition: Filter | None = None, consistency: Consistency = "one"
+    ) -> Ranked:
         layout, kept = self._kept()
         if limit < 0:
             raise InvalidInput("limit is below 0")
@@ -140,7 +144,7 @@ class FakePoints:
 
 def bm25(texts: Mapping[str, str], query: str, language: str) -> dict[str, float]:
     """The scores above 0, by the textbook: one loop over the documents, none of it shared with `indexer.lexical` but the words."""
-    documents = {name: words for name, text in texts.items() if (words := tokens(text, language))}
+    documents = {name: words for name, text in texts.items() if (words := _tokens(text, language))}
     scores: dict[str, float] = {}
     for word in tokens(query, language):
         having = sum(word in words for words in documents.values())
@@ -150,6 +154,11 @@ def bm25(texts: Mapping[str, str], query: str, language: str) -> dict[str, float
                 norm = 1.2 * (1 - 0.75 + 0.75 * len(words) / 64)
                 scores[name] = scores.get(name, 0.0) + idf * count * 2.2 / (count + norm)
     return scores
+
+
+@cache
+def _tokens(text: str, language: str) -> list[str]:
+    return tokens(text, language)
 
 
 def maxsim(query: Float32, document: Float32 | None) -> float:

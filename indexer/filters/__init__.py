@@ -4,7 +4,7 @@
 {"field": "region", "in": ["Europe", "Asia"]}    {"all": [..]}   {"any": [..]}   {"not": {..}}   and more: docs/filters.md
 """
 
-from indexer.filters.meaning import matches
+from indexer.filters.meaning import elements, matches
 from indexer.filters.tree import (
     AllOf,
     AnyOf,
@@ -50,6 +50,7 @@ __all__ = [
     "Range",
     "Scalar",
     "check_types",
+    "elements",
     "matches",
     "parse",
     "steps",

@@ -22,12 +22,20 @@ class Jobs(Accepting, Working):
             return find_job(connection, job_id)
 
     def jobs(
-        self, *, collection: str | None = None, states: Iterable[JobState] = (), limit: int = 50, offset: int = 0
+        self,
+        *,
+        collection: str | None = None,
+        prefixes: Iterable[str] = (),
+        states: Iterable[JobState] = (),
+        limit: int = 50,
+        offset: int = 0,
     ) -> list[Job]:
-        """Newest first."""
+        """Newest first; with `prefixes`, of collections whose names begin with one of them."""
         query = sa.select(jobs).where(jobs.c.seq.is_not(None)).order_by(jobs.c.seq.desc()).limit(limit).offset(offset)
         if collection is not None:
             query = query.where(jobs.c.collection == collection)
+        if begins := [jobs.c.collection.startswith(prefix, autoescape=True) for prefix in prefixes]:
+            query = query.where(sa.or_(*begins))
         if wanted := list(states):
             query = query.where(jobs.c.state.in_(wanted))
         with self._read() as connection:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from indexer.filters import FieldType, Filter
 from indexer.ranking import Criterion, Ranked
 from indexer.records import Hit, Point
 from model.inputs import Float32
+
+Consistency = Literal["one", "majority", "quorum", "all"]  # of the copies of a shard, how many a search asks
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,14 @@ class Points(Protocol):
         condition: Filter | None = None,
         score_threshold: float | None = None,
         with_vector: bool = False,
+        consistency: Consistency = "one",
     ) -> list[Hit]:
-        """Best first; equal scores in a stable order."""
+        """Best first, equal scores by document id. Where there is one copy alone, `consistency` changes nothing."""
         ...
 
-    async def rank(self, by: Criterion, *, limit: int, condition: Filter | None = None) -> Ranked:
+    async def rank(
+        self, by: Criterion, *, limit: int, condition: Filter | None = None, consistency: Consistency = "one"
+    ) -> Ranked:
         """Document ids and scores alone. Raises `Conflict` for what the collection does not hold: see `layout`."""
         ...
 

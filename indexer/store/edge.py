@@ -18,7 +18,7 @@ from typing import Any
 from indexer.filters import FieldType, Filter
 from indexer.ranking import Criterion, Ranked
 from indexer.records import Hit, Point
-from indexer.store import Layout
+from indexer.store import Consistency, Layout
 from indexer.store.edge_snapshot import pack
 from model.errors import DependencyUnavailable, RetrievalError
 from model.inputs import Float32
@@ -116,13 +116,16 @@ class EdgePoints:
         condition: Filter | None = None,
         score_threshold: float | None = None,
         with_vector: bool = False,
+        consistency: Consistency = "one",
     ) -> list[Hit]:
         hits: list[Hit] = await self._call(
             "search", self._name, vector, limit, offset, condition, score_threshold, with_vector
         )
         return hits
 
-    async def rank(self, by: Criterion, *, limit: int, condition: Filter | None = None) -> Ranked:
+    async def rank(
+        self, by: Criterion, *, limit: int, condition: Filter | None = None, consistency: Consistency = "one"
+    ) -> Ranked:
         ranked: Ranked = await self._call("rank", self._name, by, limit, condition)
         return ranked
 

@@ -10,8 +10,8 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import orjson
@@ -22,12 +22,13 @@ from indexer.filters import FieldType, Filter
 from indexer.lexical import check_language
 from indexer.ranking import Criterion, Ranked
 from indexer.records import Hit, Point, point_id
-from indexer.store import Layout
+from indexer.store import Consistency, Layout
 from indexer.store.indexes import missing
 from indexer.store.payload import engine_name, hit_of, path_of, payload_of, point_of, quoted
 from indexer.store.server_errors import translated
 from indexer.store.server_rank import asked, layout_of, sparse, vector_params
 from indexer.store.server_search import INDEX_KINDS, KINDS, to_server
+from indexer.store.server_settings import CollectionSettings, ServerStoreSettings
 from indexer.store.vectors import DENSE, LATENTS, fits, just_below, read, unit, vectors_of
 from model.errors import Conflict, InvalidInput, NotFound
 from model.inputs import Float32
@@ -38,60 +39,14 @@ MAX_DIMENSIONS = 65_535
 MAX_TIES = 1_000  # points of the same score past the end of a page that are looked at to put them in order
 FETCH_POINTS = 256  # of one read of whole points
 KNOWN_S = 60.0  # how long what a collection is counts as known; another process may drop it and make another
-INDEXING_THRESHOLD_KB = 10_000  # Qdrant's default: segments over it get an HNSW index
 
+_CONSISTENCY: dict[Consistency, q.ReadConsistencyType | None] = {
+    "one": None,
+    "majority": q.ReadConsistencyType.MAJORITY,
+    "quorum": q.ReadConsistencyType.QUORUM,
+    "all": q.ReadConsistencyType.ALL,
+}
 _ID_ONLY: dict[str, Any] = {"with_payload": ["document_id"], "with_vectors": False}
-
-Quantization = Literal["none", "scalar", "binary", "product"]
-
-
-@dataclass(frozen=True, slots=True)
-class CollectionSettings:
-    """How new collections are made; those already there stay as they are. None leaves it to the server."""
-
-    shards: int | None = None
-    replication_factor: int = 1
-    write_consistency_factor: int = 1  # replicas that have to have written before a write is acknowledged
-    vectors_on_disk: bool = False
-    payload_on_disk: bool = True
-    quantization: Quantization = "none"
-    quantized_in_memory: bool = True
-    oversampling: float = 2.0  # with quantization: candidates a hit, rescored with the whole vectors
-    hnsw_m: int | None = None
-    hnsw_ef_construct: int | None = None
-    hnsw_ef: int | None = None  # of a search
-    indexing_threshold_kb: int = INDEXING_THRESHOLD_KB
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.write_consistency_factor <= self.replication_factor:
-            raise ValueError(
-                f"write_consistency_factor is {self.write_consistency_factor}, "
-                f"limit is 1 to the replication_factor, {self.replication_factor}"
-            )
-        if self.oversampling < 1:
-            raise ValueError(f"oversampling is {self.oversampling}, the least is 1")
-        if self.indexing_threshold_kb < 1:  # 0 would never index
-            raise ValueError(f"indexing_threshold_kb is {self.indexing_threshold_kb}, the least is 1")
-
-
-@dataclass(frozen=True, slots=True)
-class ServerStoreSettings:
-    """An https URL means TLS for REST and gRPC alike."""
-
-    url: str
-    api_key: str | None = field(default=None, repr=False)
-    prefer_grpc: bool = True
-    grpc_port: int = 6334
-    timeout_s: int = 10  # of a call; whole seconds, as the client has them
-    upsert_points: int = 128  # of one call
-    collection_prefix: str = ""  # for several deployments on one server
-    collection: CollectionSettings = field(default_factory=CollectionSettings)
-
-    def __post_init__(self) -> None:
-        if not 64 <= self.upsert_points <= 256:
-            raise ValueError(f"upsert_points is {self.upsert_points}, limit is 64 to 256")
-        if self.timeout_s < 1:
-            raise ValueError(f"timeout_s is {self.timeout_s}, the least is 1")
 
 
 @dataclass(slots=True)
@@ -268,6 +223,7 @@ class ServerPoints:
         condition: Filter | None = None,
         score_threshold: float | None = None,
         with_vector: bool = False,
+        consistency: Consistency = "one",
     ) -> list[Hit]:
         known = await self._store.known(self._name)
         query = unit(vector, known.layout.dimensions, "the query").tolist()
@@ -282,18 +238,21 @@ class ServerPoints:
             "query_filter": None if condition is None else to_server(condition),
             "search_params": search_params(self._store.settings.collection),
             "score_threshold": None if score_threshold is None else just_below(score_threshold),
+            "consistency": _CONSISTENCY[consistency],
         }
         parts = [DENSE] if with_vector else False
         whole = {"with_payload": True, "with_vectors": parts} if offset == 0 else _ID_ONLY
         page = (await self._ranked(request, whole, offset + limit))[offset:]
         partial = [str(each.id) for each in page if "metadata" not in (each.payload or {})]
-        records = {str(each.id): each for each in page} | await self._retrieve(partial, parts)
+        records = {str(each.id): each for each in page} | await self._retrieve(partial, parts, consistency)
         present = {
             key for key, each in records.items() if "metadata" in (each.payload or {})
         }  # one may just have been deleted
         return [_hit(each, records[str(each.id)], with_vector) for each in page if str(each.id) in present]
 
-    async def rank(self, by: Criterion, *, limit: int, condition: Filter | None = None) -> Ranked:
+    async def rank(
+        self, by: Criterion, *, limit: int, condition: Filter | None = None, consistency: Consistency = "one"
+    ) -> Ranked:
         known = await self._store.known(self._name)
         if limit < 0:
             raise InvalidInput(f"limit is {limit}, the least is 0")
@@ -304,7 +263,7 @@ class ServerPoints:
         if limit == 0 or query is None:
             return []
         request, scale = query
-        found = await self._ranked(request, _ID_ONLY, limit)
+        found = await self._ranked({**request, "consistency": _CONSISTENCY[consistency]}, _ID_ONLY, limit)
         return [((hit.payload or {})["document_id"], hit.score * scale) for hit in found]
 
     async def layout(self) -> Layout:
@@ -330,12 +289,18 @@ class ServerPoints:
         with translated("query_points"):
             return (await self._client.query_points(self._engine_name, **request, **parts, limit=limit)).points
 
-    async def _retrieve(self, ids: list[str], parts: bool | list[str]) -> dict[str, q.Record]:
+    async def _retrieve(
+        self, ids: list[str], parts: bool | list[str], consistency: Consistency = "one"
+    ) -> dict[str, q.Record]:
         records: list[q.Record] = []
         for start in range(0, len(ids), FETCH_POINTS):
             with translated("retrieve"):
                 records += await self._client.retrieve(
-                    self._engine_name, ids[start : start + FETCH_POINTS], with_payload=True, with_vectors=parts
+                    self._engine_name,
+                    ids[start : start + FETCH_POINTS],
+                    with_payload=True,
+                    with_vectors=parts,
+                    consistency=_CONSISTENCY[consistency],
                 )
         return {str(each.id): each for each in records}
 

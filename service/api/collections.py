@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from indexer.records import Collection
 from service.api.paths import CollectionPath
+from service.auth import CallerOf
 from service.parts import Parts, PartsOf
 from service.schemas import CollectionIn, CollectionOut, CollectionsOut
 from service.wire import Json, StrictRoute
@@ -31,8 +32,9 @@ async def read(name: CollectionPath, parts: PartsOf) -> Response:
 
 
 @router.get("/collections", response_model=CollectionsOut)
-async def read_all(parts: PartsOf) -> Response:
-    collections = await parts.catalog.all()
+async def read_all(parts: PartsOf, caller: CallerOf) -> Response:
+    """Those that the API key is for."""
+    collections = [one for one in await parts.catalog.all() if caller.sees(one.name)]
     return Json({"collections": await asyncio.gather(*(_wire(parts, one) for one in collections))})
 
 

@@ -22,6 +22,7 @@ class Asked:
     without_text: Float32 | None = None
     without_image: Float32 | None = None
     latents: Float32 | None = None  # (K, D)
+    text: str | None = None  # the words it brings
 
 
 def halves(item: Input) -> list[Input]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from indexer.filters import Filter
 from indexer.ranking import Criterion, Fused, LateInteraction, Nearest, WordMatch, reciprocal_ranks, weighted
 from indexer.records import Hit, Lexical, Point
-from indexer.store import Points
+from indexer.store import Consistency, Points
 from model.errors import InvalidInput
 from model.inputs import Float32
 from service.schemas import RerankIn, RrfIn, SearchIn, WeightedIn
@@ -26,12 +26,11 @@ Fusion = RrfIn | WeightedIn
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a search says of its ranking. `text` are the words it brings, None where it brings none."""
+    """What a search says of its ranking."""
 
     mode: str = "fused"
     fusion: Fusion | None = None  # of mode hybrid; None: by rank
     oversampling: float | None = None  # candidates a hit for late interaction; None: none of it
-    text: str | None = None
 
     @classmethod
     def of(cls, search: SearchIn) -> Wanted:
@@ -43,23 +42,33 @@ class Wanted:
             raise _unfit("rerank", "rerank is by the embedding's latents, which mode lexical does not look at")
         if mode == "lexical" and search.query.image is not None:
             raise _unfit("mode", "mode lexical looks at words alone and would ignore the image: take hybrid or fused")
+        examples = bool(search.query.positive or search.query.negative)
+        if mode == "lexical" and examples:
+            raise _unfit("mode", "mode lexical looks at the query's own words, not at examples: take hybrid or fused")
+        if search.rerank and examples:
+            raise _unfit("rerank", "rerank is by the latents of one query, and of several examples there are none")
         rerank = RerankIn() if search.rerank is True else search.rerank
-        return cls(mode, search.fusion, rerank.oversampling if rerank else None, search.query.text or None)
+        return cls(mode, search.fusion, rerank.oversampling if rerank else None)
 
     @property
     def embeds(self) -> bool:
         """Whether the query's embedding has a part in it."""
         return self.mode != "lexical"
 
+    @property
+    def reranks(self) -> bool:
+        return self.oversampling is not None
+
 
 @dataclass(frozen=True, slots=True)
 class ModeSearch:
-    """`Points.search` in every mode. `vector` is there if the mode embeds, `latents` if it reranks."""
+    """`Points.search` in every mode. `vector` is there if the mode embeds, `latents` if it reranks, `text` if the query has words."""
 
     points: Points
     wanted: Wanted
     vector: Float32 | None = None  # (D,)
     latents: Float32 | None = None  # (K, D)
+    text: str | None = None
 
     async def search(
         self,
@@ -69,9 +78,10 @@ class ModeSearch:
         condition: Filter | None = None,
         score_threshold: float | None = None,
         with_vector: bool = False,
+        consistency: Consistency = "one",
     ) -> list[Hit]:
         """A window of the ranking. Raises `Conflict` where the collection does not hold what the mode needs."""
-        if self.wanted.mode == "fused" and self.wanted.oversampling is None and self.vector is not None:
+        if self.wanted.mode == "fused" and not self.wanted.reranks and self.vector is not None:
             return await self.points.search(
                 self.vector,
                 limit=limit,
@@ -79,28 +89,35 @@ class ModeSearch:
                 condition=condition,
                 score_threshold=score_threshold,
                 with_vector=with_vector,
+                consistency=consistency,
             )
-        ranking = await self._ranking(offset + limit, condition)
+        ranking = await self._ranking(offset + limit, condition, consistency)
         page = [one for one in ranking if score_threshold is None or one.score >= score_threshold]
         return await self._hits(page[offset : offset + limit], with_vector)
 
-    async def _ranking(self, depth: int, condition: Filter | None) -> list[Fused]:
+    async def _ranking(self, depth: int, condition: Filter | None, consistency: Consistency) -> list[Fused]:
         match self.wanted.mode:
             case "fused":
-                ranked = await self.points.rank(self._by_embedding(depth), limit=depth, condition=condition)
+                ranked = await self.points.rank(
+                    self._by_embedding(depth), limit=depth, condition=condition, consistency=consistency
+                )
                 return [Fused(document_id, score, None, 0.0) for document_id, score in ranked]
             case "lexical":
-                ranked = await self.points.rank(self._by_words(), limit=depth, condition=condition)
+                ranked = await self.points.rank(
+                    self._by_words(), limit=depth, condition=condition, consistency=consistency
+                )
                 return [Fused(document_id, score, score, 1.0) for document_id, score in ranked]
             case _:
-                return await self._hybrid(condition)
+                return await self._hybrid(condition, consistency)
 
-    async def _hybrid(self, condition: Filter | None) -> list[Fused]:
+    async def _hybrid(self, condition: Filter | None, consistency: Consistency) -> list[Fused]:
         """A query without words is ranked by its embedding alone, as one whose words are nowhere."""
         by = [self._by_embedding(CANDIDATES)]
-        if self.wanted.text:
+        if self.text:
             by.append(self._by_words())
-        ranked = await asyncio.gather(*(self.points.rank(each, limit=CANDIDATES, condition=condition) for each in by))
+        ranked = await asyncio.gather(
+            *(self.points.rank(each, limit=CANDIDATES, condition=condition, consistency=consistency) for each in by)
+        )
         embedding, words = ranked[0], ranked[1] if len(ranked) > 1 else ()
         match self.wanted.fusion or RrfIn(method="rrf"):
             case RrfIn(k=k):
@@ -122,9 +139,9 @@ class ModeSearch:
         )
 
     def _by_words(self) -> WordMatch:
-        if not self.wanted.text:
+        if not self.text:
             raise _unfit("mode", "mode lexical needs a text, and the query has none")
-        return WordMatch(self.wanted.text)
+        return WordMatch(self.text)
 
     async def _hits(self, page: Sequence[Fused], with_vector: bool) -> list[Hit]:
         points = await self.points.fetch([one.document_id for one in page]) if page else []

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from model.errors import Overloaded, RetrievalError, TooLarge
-from service.api.searcher import Searcher
+from service.api.searcher import SearchBounds, Searcher
+from service.auth import CallerOf
 from service.errors import error_wire
 from service.parts import PartsOf
 from service.schemas import SearchBatchIn, SearchBatchOut, SearchIn, SearchOut, checked
@@ -18,8 +19,12 @@ from service.wire import Json, StrictRoute, answer_within
 router = APIRouter(route_class=StrictRoute, tags=["search"])
 
 
-def searcher_of(parts: PartsOf) -> Searcher:
-    return Searcher(parts.catalog, parts.store, parts.encoder, parts.fetcher, parts.settings.limits, parts.metrics)
+async def searcher_of(parts: PartsOf, caller: CallerOf) -> Searcher:
+    settings = parts.settings
+    bounds = SearchBounds(settings.max_search_hits, settings.max_search_depth, settings.request_timeout_s)
+    return Searcher(
+        parts.catalog, parts.store, parts.encoder, parts.fetcher, settings.limits, bounds, parts.metrics, caller
+    )
 
 
 SearcherOf = Annotated[Searcher, Depends(searcher_of)]

@@ -21,7 +21,7 @@ from service.settings import ServerRole, Settings
 from service.telemetry import Metrics
 
 SETTINGS = {f"RET2_{name.upper()}" for name in Settings.model_fields}
-COMING_SETTINGS = {"RET2_QDRANT_API_KEY"}  # beside RET2_QDRANT_URL, as RET2_ENCODER_API_KEY beside RET2_ENCODER_URL
+COMING_SETTINGS: set[str] = set()
 COMING_ROLES = {"api", "indexer"}
 COMING_COMMANDS = {"migrate"}
 COMING_METRICS: set[str] = set()

@@ -71,6 +71,10 @@ def test_from_an_empty_service_to_a_hit(client: Client, make_image: Callable[...
     assert client.search("c", image=make_image("blue")).hits[0].id == "picture"
     assert client.search("c", "word7", filter={"field": "n", "equals": 8}).hits[0].id == "d/8"
     assert client.document("c", "d/7")["text"] == "word7"
+    assert len({hit.id for hit in client.search_all("c", "word7", page=8)}) == 21
+    assert client.search("c", positive=["d/7"], negative=[{"text": "word8"}], limit=30).hits[-1].id == "d/8"
+    groups = client.search("c", "word7", group_by="n", limit=2, metadata_fields=False).groups
+    assert (groups[0].value, groups[0].hits[0].metadata) == (7, {})
 
     client.wait_job(client.delete_documents("c", ["d/7"]).id)
     with pytest.raises(NotFound):

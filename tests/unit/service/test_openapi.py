@@ -51,6 +51,8 @@ def test_the_design_s_calls_are_there(openapi: dict[str, Any]) -> None:
         "POST /search/batch",
         "POST /encode",
         "POST /v1/embeddings",
+        "GET /v1/models",
+        "GET /v1/models/{model}",
         "GET /collections",
         "PUT /collections/{name}",
         "GET /collections/{name}",
