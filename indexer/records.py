@@ -232,6 +232,15 @@ class Point:
     metadata: Metadata
     content_hash: str  # of text, image and metadata with the model's fingerprint: unchanged means skip
     shares: Shares | None = None  # what came from text and image; None of what was indexed before they were kept
+    latents: Float32 | None = None  # (K, D); read back only when asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Lexical:
+    """What the words of the query did for a hit: its BM25 score, and what that made of the hit's score (1: all of it)."""
+
+    score: float
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +253,8 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One search result; `score` is the cosine of query and document embedding. `vector` only when asked for."""
+    """One search result; `score` is the cosine of query and document embedding unless the search had another mode. `vector` only when
+    asked for."""
 
     document_id: str
     score: float
@@ -253,6 +263,7 @@ class Hit:
     metadata: Metadata
     vector: Float32 | None = None
     shares: Shares | None = None
+    lexical: Lexical | None = None
 
 
 def points_name(collection: str, generation: int) -> str:
