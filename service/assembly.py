@@ -28,6 +28,7 @@ from indexer.sources import Fetcher
 from indexer.store import Store
 from indexer.store.edge import EdgeStore
 from indexer.store.server import ServerStore
+from indexer.sweeper import Sweeper
 from indexer.thumbnails import Keeper, KeepSettings
 from indexer.worker import Worker
 from model.errors import Conflict
@@ -102,7 +103,9 @@ def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
     fetcher = Fetcher(settings.fetch)
     catalog = Catalog(ledger, store, encoder)
     progress = Progress(ledger, settings.indexer.poll_s)
-    worker = Worker(ledger, store, encoder, blobs, fetcher, settings.indexer, progress, keeper=_keeper(settings, blobs))
+    keeper = Keeper(blobs, KeepSettings(settings.keep_images, settings.thumbnail_px), settings.limits)
+    chores = [Sweeper(ledger, store, blobs, settings.sweep_every_s)] if settings.sweep_every_s else []
+    worker = Worker(ledger, store, encoder, blobs, fetcher, settings.indexer, progress, keeper=keeper, chores=chores)
     return Parts(
         settings=settings,
         metrics=metrics,
@@ -124,10 +127,6 @@ def _store(settings: Settings) -> Store:
     if settings.qdrant_url is None:
         return EdgeStore(settings.data_dir.expanduser() / "index")
     return ServerStore(settings.qdrant(settings.qdrant_url))
-
-
-def _keeper(settings: Settings, blobs: Blobs) -> Keeper:
-    return Keeper(blobs, KeepSettings(settings.keep_images, settings.thumbnail_px), settings.limits)
 
 
 def _api_keys(settings: Settings) -> KeyFile | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from indexer.filters import FieldType, Filter, matches
-from indexer.records import Hit, Point
+from indexer.records import Hit, Point, point_id
 from indexer.store import Consistency
 from model.errors import Conflict, InvalidInput, NotFound, RetrievalError
 from model.inputs import Float32
@@ -90,6 +90,12 @@ class FakePoints:
 
     async def count(self) -> int:
         return len(self._kept()[1])
+
+    async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
+        kept = sorted(self._kept()[1].values(), key=lambda each: point_id(each.document_id))
+        rest = [each for each in kept if after is None or point_id(each.document_id) >= after]
+        following = point_id(rest[limit].document_id) if len(rest) > limit else None
+        return [each.image_digest for each in rest[:limit] if each.image_digest is not None], following
 
     def _kept(self) -> tuple[int, dict[str, Point]]:
         self._store.check()

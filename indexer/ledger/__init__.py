@@ -15,11 +15,12 @@ from sqlalchemy.exc import IntegrityError
 from indexer.ledger.database import again_on_deadlock
 from indexer.ledger.jobs import Jobs
 from indexer.ledger.schema import batches, collections, jobs
+from indexer.ledger.upkeep import Upkeep
 from indexer.records import Collection
 from model.errors import Conflict, NotFound
 
 
-class Ledger(Jobs):
+class Ledger(Jobs, Upkeep):
     """The whole of it: collections here, jobs and their documents in the modules beside.
 
     `exclusive` promises that no other process has this database open: whatever one left in hand or half written is taken back as it

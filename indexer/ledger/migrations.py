@@ -32,6 +32,9 @@ MIGRATIONS: Mapping[int, Sequence[Step]] = {
         "CREATE TABLE counters (name VARCHAR NOT NULL, value INTEGER NOT NULL, PRIMARY KEY (name))",
         "INSERT INTO counters (name, value) SELECT 'seq', coalesce(max(seq), 0) FROM jobs",
     ),
+    3: (),
+    4: (),
+    5: ("CREATE TABLE chores (name VARCHAR NOT NULL, begun_at FLOAT NOT NULL, PRIMARY KEY (name))",),
 }
 NEWEST = max(MIGRATIONS)
 

@@ -96,6 +96,14 @@ sa.Index(
     postgresql_where=failures.c.item.is_not(None),
 )
 
+# What one process of all does now and then.
+chores = sa.Table(
+    "chores",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("begun_at", sa.Float, nullable=False),
+)
+
 # One row: the last `jobs.seq`. Whoever accepts a job holds its lock until the commit, so jobs become visible in this order.
 counters = sa.Table(
     "counters",

@@ -118,6 +118,10 @@ class EdgePoints:
         count: int = await self._call("count", self._name)
         return count
 
+    async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
+        page: tuple[list[str], str | None] = await self._call("images", self._name, after, limit)
+        return page
+
 
 class _Child:
     """The process and its pipe. Used by one thread only."""

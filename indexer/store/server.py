@@ -22,7 +22,7 @@ from indexer.filters import FieldType, Filter
 from indexer.records import Hit, Point, point_id
 from indexer.store import Consistency
 from indexer.store.indexes import missing
-from indexer.store.payload import engine_name, hit_of, path_of, payload_of, point_of, quoted
+from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
 from indexer.store.server_errors import translated
 from indexer.store.server_search import INDEX_KINDS, KINDS, to_server
 from indexer.store.server_settings import CollectionSettings, ServerStoreSettings
@@ -242,6 +242,14 @@ class ServerPoints:
         await self._store.known(self._name)
         with translated("count"):
             return (await self._client.count(self._engine_name, exact=True)).count
+
+    async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
+        """Qdrant is asked from a point on, that one included: `after` is the first of the next page."""
+        await self._store.known(self._name)
+        parts: dict[str, Any] = {"with_payload": ["image_digest"], "with_vectors": False}
+        with translated("scroll"):
+            records, following = await self._client.scroll(self._engine_name, offset=after, limit=limit, **parts)
+        return digests(each.payload for each in records), None if following is None else str(following)
 
     async def _ranked(self, request: dict[str, Any], parts: dict[str, Any], wanted: int) -> list[q.ScoredPoint]:
         """The best `wanted`, equal scores by document id.
