@@ -13,6 +13,7 @@ that moves while this looks has been seen, or is seen where it comes to. What co
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import sqlite3
 import tempfile
@@ -26,7 +27,7 @@ import structlog
 from indexer.blobs import Blobs, Swept
 from indexer.ledger import Ledger
 from indexer.store import Store
-from model.errors import DependencyUnavailable, RetrievalError
+from model.errors import DependencyUnavailable, NotFound, RetrievalError
 
 log = structlog.get_logger(__name__)
 _CHORE = "sweep"
@@ -60,7 +61,10 @@ class Sweeper:
             await self._mark_ledger(marks, self._ledger.images_waiting, _BATCHES)
             await self._mark_ledger(marks, self._ledger.images_to_retry, _FAILURES)
             for collection in await self._ledger.call(self._ledger.collections):
-                await self._mark_points(marks, collection.name)
+                await self._mark_points(marks, collection.points_name)
+            for reindex in await self._ledger.call(self._ledger.reindexes):
+                with contextlib.suppress(NotFound):  # not made yet, or gone
+                    await self._mark_points(marks, reindex.points_name)
 
             async def marked(digests: Sequence[str]) -> set[str]:
                 return await self._blobs.run(partial(marks.among, digests))

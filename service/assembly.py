@@ -21,15 +21,19 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from indexer.blobs import Blobs
 from indexer.catalog import Catalog
 from indexer.encoder_client import HttpEncoder
+from indexer.encoders import Encoders
 from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.progress import Progress
+from indexer.reindex import Reindexes
+from indexer.reindexer import Reindexer
 from indexer.sources import Fetcher
 from indexer.store import Store
 from indexer.store.edge import EdgeStore
 from indexer.store.server import ServerStore
 from indexer.sweeper import Sweeper
 from indexer.thumbnails import Keeper, KeepSettings
+from indexer.watch import watched
 from indexer.worker import Worker
 from model.errors import Conflict
 from service.api.app import create_app
@@ -37,9 +41,10 @@ from service.encoder.app import EncoderParts, create_encoder_app
 from service.encoder.batcher import Batcher, Runtime
 from service.encoder.queue import QueueSettings
 from service.keys import KeyFile
+from service.logs import configure_logs
 from service.parts import Parts
 from service.settings import ServerRole, Settings
-from service.telemetry import Metrics, configure_logs
+from service.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -86,7 +91,7 @@ def build_encoder(settings: Settings, runtime: Runtime | None = None) -> Encoder
     return EncoderParts(settings, metrics, _batcher(settings, metrics, runtime), api_keys)
 
 
-def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
+def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runtime | None = None) -> Parts:
     """Everything in one process: index, SQLite and image files under `data_dir`, and the model. Or others have index and model."""
     api_keys = _api_keys(settings)
     data_dir = settings.data_dir.expanduser()
@@ -97,15 +102,21 @@ def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
         if settings.encoder_url
         else _batcher(settings, metrics, runtime)
     )
-    ledger = Ledger(f"sqlite:///{data_dir / 'ledger.sqlite'}", exclusive=True)  # `only_server_of` sees to that
-    store = _store(settings)
+    next_encoder = _next_encoder(settings, next_runtime)
+    encoders = Encoders(encoder, next_encoder)
+    # `only_server_of` sees to it that nobody else has this file open.
+    ledger = Ledger(f"sqlite:///{data_dir / 'ledger.sqlite'}", exclusive=True, watch=metrics)
+    store = watched(_store(settings), metrics)
     blobs = Blobs(settings.blobs)
     fetcher = Fetcher(settings.fetch)
-    catalog = Catalog(ledger, store, encoder)
+    catalog = Catalog(ledger, store, encoders)
     progress = Progress(ledger, settings.indexer.poll_s)
     keeper = Keeper(blobs, KeepSettings(settings.keep_images, settings.thumbnail_px), settings.limits)
     chores = [Sweeper(ledger, store, blobs, settings.sweep_every_s)] if settings.sweep_every_s else []
-    worker = Worker(ledger, store, encoder, blobs, fetcher, settings.indexer, progress, keeper=keeper, chores=chores)
+    worker = Worker(
+        ledger, store, encoders, blobs, fetcher, settings.indexer, progress, keeper=keeper, chores=chores, watch=metrics
+    )
+    reindexer = Reindexer(ledger, store, settings.indexer, progress, on_planned=worker.poke)
     return Parts(
         settings=settings,
         metrics=metrics,
@@ -118,6 +129,9 @@ def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
         intake=Intake(ledger, blobs, settings.indexer, on_accepted=worker.poke),
         worker=worker,
         progress=progress,
+        reindexes=Reindexes(ledger, catalog, encoders, on_ordered=reindexer.poke),
+        reindexer=reindexer,
+        next_encoder=next_encoder,
         api_keys=api_keys,
     )
 
@@ -132,6 +146,16 @@ def _store(settings: Settings) -> Store:
 def _api_keys(settings: Settings) -> KeyFile | None:
     """Read first: it may refuse, and loading a model takes long."""
     return KeyFile(settings.api_keys_file) if settings.api_keys_file else None
+
+
+def _next_encoder(settings: Settings, runtime: Runtime | None) -> Batcher | HttpEncoder | None:
+    """What its batches cost is not among the metrics of this process, which are those of the first."""
+    if settings.next_encoder_url:
+        return HttpEncoder(settings.encoder_client(settings.next_encoder_url))
+    if settings.next_model is None:
+        return None
+    second = settings.model_copy(update={"model": settings.next_model})
+    return _batcher(second, Metrics(CollectorRegistry()), runtime)
 
 
 def _batcher(settings: Settings, metrics: Metrics, runtime: Runtime | None) -> Batcher:
@@ -149,6 +173,7 @@ def _batcher(settings: Settings, metrics: Metrics, runtime: Runtime | None) -> B
             threads=settings.threads,
             limits=settings.limits,
         )
+        metrics.watch_device(torch_runtime.state)
         if settings.max_batch_cost is None:
             queue = settings.queue(torch_runtime.best_batch_cost())
     return Batcher(runtime, queue, metrics, prepare_threads=settings.prepares, stuck_after_s=settings.stuck_after_s)

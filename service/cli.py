@@ -26,6 +26,7 @@ from service.client import DEFAULT_URL, Client, Hit, Loaded
 from service.flags import with_settings
 from service.key_commands import keys_app
 from service.model_commands import eval_app, model_app
+from service.reindex_commands import reindex
 from service.settings import Settings
 from service.tables import (
     Failed,
@@ -268,6 +269,7 @@ def mcp(
             server.run("streamable-http", port=http)
 
 
+app.command()(reindex)
 app.command()(train)
 app.add_typer(keys_app, name="keys")
 app.add_typer(model_app, name="model")

@@ -153,7 +153,10 @@ class Info:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A collection as it stands: `compatible` says whether the model that runs now is the one that filled it."""
+    """A collection as it stands: `compatible` says whether the model that runs now is the one that filled it.
+
+    `documents` are in the index, `pending` accepted and not yet, `failed` those whose last accepted write failed.
+    """
 
     name: str
     documents: int
@@ -163,6 +166,33 @@ class Collection:
     created_at: float
     instruction: str | None = None
     compatible: bool = True
+    pending: int = 0
+    failed: int = 0
+    size_bytes: int | None = None
+    limit: int | None = None
+    indexes: Mapping[str, str] = field(default_factory=dict)
+    aliases: Sequence[str] = ()
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    generation: int
+    model: str
+    fingerprint: str
+    dimensions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reindex:
+    """The two generations of a collection. `job` is the id of the job that fills, or filled, the newer one."""
+
+    collection: str
+    state: str
+    serving: Generation
+    other: Generation
+    job: str
+    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +313,12 @@ class Client:
     # --- collections
 
     def create_collection(self, name: str, **settings: Any) -> Collection:
+        """`settings`: instruction, limit, indexes such as {"region": "keyword"}. One that is there has to have those that are given."""
         return _build(Collection, self._object("PUT", _path("collections", name), settings))
+
+    def change_collection(self, name: str, **settings: Any) -> Collection:
+        """The same settings; `indexes` are added to those there are."""
+        return _build(Collection, self._object("PATCH", _path("collections", name), settings))
 
     def collections(self) -> list[Collection]:
         return [_build(Collection, one) for one in self._object("GET", "/collections")["collections"]]
@@ -293,6 +328,40 @@ class Client:
 
     def delete_collection(self, name: str) -> None:
         self._request("DELETE", _path("collections", name))
+
+    # --- reindex
+
+    def reindex(self, collection: str, *, model: str | None = None, max_failures: int = 0) -> Job:
+        """Its job; wait for that with `wait_job`. `model` is the name or fingerprint of one that the service runs beside."""
+        body = _present({"model": model, "max_failures": max_failures or None})
+        return _job(self._object("POST", _path("collections", collection, "reindex"), body)["job"])
+
+    def generations(self, collection: str) -> Reindex:
+        """Raises `NotFound` when there is one only."""
+        return _reindex(self._object("GET", _path("collections", collection, "reindex")))
+
+    def cancel_reindex(self, collection: str) -> Job:
+        """Before the switch."""
+        return _job(self._object("POST", _path("collections", collection, "reindex", "cancel"))["job"])
+
+    def roll_back_reindex(self, collection: str) -> Reindex:
+        """After the switch, while the previous generation is kept. The answer comes before it serves again."""
+        return _reindex(self._object("POST", _path("collections", collection, "reindex", "rollback")))
+
+    def finish_reindex(self, collection: str) -> Reindex:
+        """After the switch: the previous generation is given up."""
+        return _reindex(self._object("POST", _path("collections", collection, "reindex", "finish")))
+
+    def set_alias(self, alias: str, collection: str) -> None:
+        """Makes the alias, or switches it at once."""
+        self._request("PUT", _path("aliases", alias), {"collection": collection})
+
+    def aliases(self) -> dict[str, str]:
+        """Collections by alias."""
+        return {one["alias"]: one["collection"] for one in self._object("GET", "/aliases")["aliases"]}
+
+    def delete_alias(self, alias: str) -> None:
+        self._request("DELETE", _path("aliases", alias))
 
     # --- documents
 
@@ -354,8 +423,16 @@ class Client:
         """The file of a document's image. Raises `NotFound` when it has none."""
         return self._request("GET", _path("collections", collection, "documents", document_id, "image")).content
 
-    def delete_documents(self, collection: str, ids: Sequence[str]) -> Job:
-        return _job(self._object("POST", _path("collections", collection, "documents", "delete"), {"ids": ids})["job"])
+    def delete_documents(
+        self,
+        collection: str,
+        ids: Sequence[str] | None = None,
+        *,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the wire's name
+    ) -> Job:
+        """By ids, or those in the index that fulfil a filter now. A retry of the latter may make a second, harmless job."""
+        body = _present({"ids": ids, "filter": filter})
+        return _job(self._object("POST", _path("collections", collection, "documents", "delete"), body)["job"])
 
     # --- jobs
 
@@ -595,6 +672,11 @@ def _example(example: Example) -> str | dict[str, Any]:
     if isinstance(example, str):
         return example
     return {**example, "image": image_wire(example["image"])} if example.get("image") is not None else {**example}
+
+
+def _reindex(body: Mapping[str, Any]) -> Reindex:
+    generations = {name: _build(Generation, body[name]) for name in ("serving", "other")}
+    return _build(Reindex, {**body, **generations})
 
 
 def _job(body: Mapping[str, Any]) -> Job:

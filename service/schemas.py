@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    Strict,
     StringConstraints,
     Tag,
     ValidationError,
@@ -19,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from indexer.filters import FieldType
 from model.errors import InvalidInput
 from service.errors import invalid
 
@@ -209,8 +211,6 @@ class SearchIn(Wire):
             raise ValueError("group_size is of the groups of group_by, which is not given")
         if self.group_by is not None and (self.cursor is not None or self.offset):
             raise ValueError("groups come from the best hit on: group_by goes with neither offset nor cursor")
-        if self.group_by is not None and (self.limit or 0) > MAX_GROUPS:
-            raise ValueError(f"limit is {self.limit} groups, at most {MAX_GROUPS}")
         return self
 
 
@@ -320,18 +320,47 @@ class EncodeOut(BaseModel):
 
 
 class CollectionIn(Wire):
+    """How a collection is made, or with PATCH what of it is changed."""
+
     instruction: str | None = Field(None, max_length=2000, description="put before the text of queries that bring none")
+    limit: int | None = Field(None, ge=1, description="hits of searches that name no limit; unset: 10")
+    indexes: dict[FieldName, Annotated[FieldType, Strict(strict=False)]] = Field(
+        default_factory=dict,
+        max_length=64,
+        description="the types of metadata fields: keyword, number, bool, datetime, text or geo. Each gets an index, and a "
+        "filter that asks a field as another type is refused. PATCH adds to them",
+    )
+
+
+class AliasIn(Wire):
+    collection: CollectionName
+
+
+class AliasOut(BaseModel):
+    alias: str
+    collection: str
+
+
+class AliasesOut(BaseModel):
+    aliases: list[AliasOut]
 
 
 class CollectionOut(BaseModel):
     name: str
-    documents: int
+    documents: int = Field(description="in the index")
+    pending: int = Field(description="documents of jobs that wait or run")
+    failed: int = Field(description="documents whose last accepted write failed, while its job is kept")
+    size_bytes: int | None = Field(description="of the index on disk; null where a Qdrant server has it")
+    indexes: dict[str, FieldType] = Field(description="the declared types of metadata fields")
+    aliases: list[str]
+    limit: int | None
     model: str
     fingerprint: str
     dimensions: int
     instruction: str | None
     created_at: float
-    compatible: bool = Field(description="filled by the model that runs now; else searches and writes are refused")
+    compatible: bool = Field(description="filled by a model that runs now; else searches and writes are refused")
+    generation: int = Field(description="another number after each reindex")
 
 
 class CollectionsOut(BaseModel):
@@ -339,7 +368,16 @@ class CollectionsOut(BaseModel):
 
 
 class DeleteIn(Wire):
-    ids: list[DocumentId] = Field(min_length=1, max_length=10_000)
+    """Documents by their ids, or by a filter on their metadata."""
+
+    ids: list[DocumentId] | None = Field(None, min_length=1, max_length=10_000)
+    filter: dict[str, Any] | None = Field(None, description="those that are in the index and fulfil it now")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> DeleteIn:
+        if (self.ids is None) == (self.filter is None):
+            raise ValueError("either ids or filter: exactly one of them is needed")
+        return self
 
 
 class DocumentOut(BaseModel):
@@ -385,6 +423,35 @@ class AcceptedOut(BaseModel):
 
 class DeletedOut(BaseModel):
     job: JobOut
+
+
+class ReindexingOut(BaseModel):
+    job: JobOut
+
+
+class ReindexIn(Wire):
+    model: str | None = Field(
+        None, min_length=1, max_length=200, description="name or fingerprint of one that runs here; unset: the next one"
+    )
+    max_failures: int = Field(
+        0, ge=0, description="documents that the new model may fail to embed; with more of them the job waits"
+    )
+
+
+class GenerationOut(BaseModel):
+    generation: int
+    model: str
+    fingerprint: str
+    dimensions: int
+
+
+class ReindexOut(BaseModel):
+    collection: str
+    state: Literal["filling", "switching", "kept", "rolling_back", "dropping"]
+    serving: GenerationOut = Field(description="what searches find now")
+    other: GenerationOut = Field(description="being filled; or the previous one, kept until a rollback or `until`")
+    until: float | None
+    job: str = Field(description="the id of its job, which has progress and failures")
 
 
 class JobsOut(BaseModel):

@@ -153,7 +153,7 @@ def make_image() -> Callable[..., bytes]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def need() -> Callable[[bool, str], None]:
     """Skips a test whose need is absent, and says which; where CI promises everything to be there, that is a failure."""
 

@@ -6,25 +6,27 @@ from dataclasses import replace
 import numpy as np
 
 from indexer.filters import FieldType, Filter, matches
-from indexer.records import Hit, Point, point_id
+from indexer.records import Hit, Page, Point, point_id
 from indexer.store import Consistency
 from model.errors import Conflict, InvalidInput, NotFound, RetrievalError
 from model.inputs import Float32
 
 
 class FakeStore:
-    """`broken` set is raised by every call; `upserts` has the document ids of each write."""
+    """`broken` set is raised by every call; `upserts` has the document ids of each write, `indexes` what was declared."""
 
     def __init__(self) -> None:
         self.kept: dict[str, tuple[int, dict[str, Point]]] = {}
         self.broken: RetrievalError | None = None
         self.upserts: list[list[str]] = []
+        self.indexes: dict[str, dict[str, FieldType]] = {}
 
     async def create(self, name: str, dimensions: int, indexes: Mapping[str, FieldType] | None = None) -> None:
         self.check()
         present, _ = self.kept.setdefault(name, (dimensions, {}))
         if present != dimensions:
             raise Conflict(f"collection {name} has {present} dimensions, not {dimensions}")
+        self.indexes.setdefault(name, {}).update(indexes or {})
 
     async def drop(self, name: str) -> None:
         self.check()
@@ -32,6 +34,10 @@ class FakeStore:
 
     def points(self, name: str) -> "FakePoints":
         return FakePoints(self, name)
+
+    async def size_bytes(self, name: str) -> int | None:
+        await self.points(name).count()
+        return None
 
     async def ping(self) -> None:
         self.check()
@@ -90,6 +96,12 @@ class FakePoints:
 
     async def count(self) -> int:
         return len(self._kept()[1])
+
+    async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
+        kept = [each for each in self._kept()[1].values() if condition is None or matches(condition, each.metadata)]
+        ids = sorted((each.document_id for each in kept), key=point_id)
+        rest = [each for each in ids if after is None or point_id(each) >= after]
+        return Page(tuple(rest[:limit]), point_id(rest[limit]) if len(rest) > limit else None)
 
     async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
         kept = sorted(self._kept()[1].values(), key=lambda each: point_id(each.document_id))

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from indexer.ledger.migrations import migrate
+from indexer.watch import NOBODY, Watch
 from model.errors import DependencyUnavailable, InvalidInput
 
 P = ParamSpec("P")
@@ -34,8 +35,9 @@ class Database:
     The time is the database's own where it is PostgreSQL, so that machines need not agree on it; `clock` is for tests.
     """
 
-    def __init__(self, url: str, *, clock: Callable[[], float] | None = None) -> None:
+    def __init__(self, url: str, *, clock: Callable[[], float] | None = None, watch: Watch = NOBODY) -> None:
         self._clock = clock
+        self._watch = watch
         self._engine = _engine(url)
         self._writes = self._engine.execution_options(immediate=True)
         self._threads = ThreadPoolExecutor(_THREADS[self._engine.dialect.name], thread_name_prefix="ledger")
@@ -52,7 +54,14 @@ class Database:
 
     async def call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`await ledger.call(ledger.job, job_id)`"""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(method, *args, **kwargs))
+        began, failed = time.perf_counter(), False
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, partial(method, *args, **kwargs))
+        except DependencyUnavailable:
+            failed = True
+            raise
+        finally:
+            self._watch.called_ledger(time.perf_counter() - began, failed=failed)
 
     @contextmanager
     def _read(self) -> Iterator[sa.Connection]:
@@ -63,6 +72,11 @@ class Database:
     def _write(self) -> Iterator[sa.Connection]:
         with _our_errors(), self._writes.begin() as connection:
             yield connection
+
+    def now(self) -> float:
+        """Unix seconds, by the clock that all times of the ledger are of."""
+        with self._read() as connection:
+            return self._now(connection)
 
     def _now(self, connection: sa.Connection) -> float:
         """Unix seconds."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 from indexer.filters import FieldType, Filter
-from indexer.records import Hit, Point
+from indexer.records import Hit, Page, Point
 from model.inputs import Float32
 
 Consistency = Literal["one", "majority", "quorum", "all"]  # of the copies of a shard, how many a search asks
@@ -39,6 +39,10 @@ class Points(Protocol):
 
     async def count(self) -> int: ...
 
+    async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
+        """Document ids in the order of their points, which no write changes, from behind the page that said `after`."""
+        ...
+
     async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
         """Digests of the images of at most `limit` points, in the order of the points, which no write changes; and what to ask for
         next as `after`, None after the last."""
@@ -55,6 +59,10 @@ class Store(Protocol):
     async def drop(self, name: str) -> None: ...
 
     def points(self, name: str) -> Points: ...
+
+    async def size_bytes(self, name: str) -> int | None:
+        """On disk; None where the engine does not say."""
+        ...
 
     async def ping(self) -> None:
         """Raises `DependencyUnavailable` when the engine does not answer."""

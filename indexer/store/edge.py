@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.filters import FieldType, Filter
-from indexer.records import Hit, Point
+from indexer.records import Hit, Page, Point
 from indexer.store import Consistency
 from indexer.store.edge_snapshot import pack
 from model.errors import DependencyUnavailable, RetrievalError
@@ -64,6 +64,10 @@ class EdgeStore:
 
     def points(self, name: str) -> EdgePoints:
         return EdgePoints(self._call, name)
+
+    async def size_bytes(self, name: str) -> int | None:
+        size: int = await self._call("size_bytes", name)
+        return size
 
     async def ping(self) -> None:
         await self._call("ping")
@@ -117,6 +121,10 @@ class EdgePoints:
     async def count(self) -> int:
         count: int = await self._call("count", self._name)
         return count
+
+    async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
+        page: Page = await self._call("page", self._name, after, limit, condition)
+        return page
 
     async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
         page: tuple[list[str], str | None] = await self._call("images", self._name, after, limit)

@@ -19,7 +19,7 @@ import numpy as np
 import qdrant_edge as qe
 
 from indexer.filters import FieldType, Filter
-from indexer.records import Hit, Point, point_id
+from indexer.records import Hit, Page, Point, point_id
 from indexer.store.edge_search import INDEX_KINDS, ranked, to_edge
 from indexer.store.edge_snapshot import copy, unpack
 from indexer.store.edge_snapshot import sync as _sync
@@ -169,6 +169,25 @@ class Shards:
 
     def count(self, name: str) -> int:
         return int(self._opened(name).shard.count(qe.CountRequest(exact=True)))
+
+    def page(self, name: str, after: str | None, limit: int, condition: Filter | None) -> Page:
+        """Edge is asked from a point on, that one included: `after` is the first of the next page."""
+        opened = self._opened(name)
+        if condition is not None:
+            self._index(opened, condition)
+        chosen = None if condition is None else to_edge(condition)
+        request = qe.ScrollRequest(
+            offset=after, limit=limit, filter=chosen, with_payload=["document_id"], with_vector=False
+        )
+        records, following = opened.shard.scroll(request)
+        return Page(
+            tuple(each.payload["document_id"] for each in records), None if following is None else str(following)
+        )
+
+    def size_bytes(self, name: str) -> int:
+        """What the files take up: Edge's have large holes."""
+        self._opened(name)
+        return sum(path.lstat().st_blocks * 512 for path in self._path(name).rglob("*"))
 
     def images(self, name: str, after: str | None, limit: int) -> tuple[list[str], str | None]:
         """Edge is asked from a point on, that one included: `after` is the first of the next page."""

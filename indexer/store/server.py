@@ -19,7 +19,7 @@ from qdrant_client import AsyncQdrantClient
 from qdrant_client import models as q
 
 from indexer.filters import FieldType, Filter
-from indexer.records import Hit, Point, point_id
+from indexer.records import Hit, Page, Point, point_id
 from indexer.store import Consistency
 from indexer.store.indexes import missing
 from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
@@ -88,6 +88,11 @@ class ServerStore:
 
     def points(self, name: str) -> ServerPoints:
         return ServerPoints(self, name)
+
+    async def size_bytes(self, name: str) -> int | None:
+        """A server tells it of its whole disk alone."""
+        await self.known(name)
+        return None
 
     async def ping(self) -> None:
         with translated("ping"):
@@ -242,6 +247,19 @@ class ServerPoints:
         await self._store.known(self._name)
         with translated("count"):
             return (await self._client.count(self._engine_name, exact=True)).count
+
+    async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
+        """Qdrant is asked from a point on, that one included: `after` is the first of the next page."""
+        await self._store.known(self._name)
+        if condition is not None:
+            await self._index(condition)
+        chosen = None if condition is None else to_server(condition)
+        with translated("scroll"):
+            records, following = await self._client.scroll(
+                self._engine_name, chosen, offset=after, limit=limit, with_payload=["document_id"], with_vectors=False
+            )
+        ids = tuple((each.payload or {})["document_id"] for each in records)
+        return Page(ids, None if following is None else str(following))
 
     async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
         """Qdrant is asked from a point on, that one included: `after` is the first of the next page."""

@@ -16,7 +16,7 @@ from indexer.catalog import Catalog, require_same_model
 from indexer.encoder import Encoder, Lane
 from indexer.filters import AllOf, Filter
 from indexer.records import Collection, Hit, Point
-from indexer.store import Points, Store
+from indexer.store import Points
 from model.errors import DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 from model.inputs import Embedding, Float32, Input, Limits, Role
 from service import inputs
@@ -25,7 +25,7 @@ from service.api.explain import Asked, asked, explanation, halves
 from service.api.ranking import Group, Mark, Page, Ranking, read_cursor, selected
 from service.inputs import ImageFetcher
 from service.keys import Key
-from service.schemas import QueryIn, SearchIn
+from service.schemas import MAX_GROUPS, QueryIn, SearchIn
 from service.telemetry import Metrics
 
 DEFAULT_LIMIT = 10  # hits, where neither the search nor the collection says
@@ -59,12 +59,21 @@ class SearchBounds:
     depth: int
     timeout_s: float
 
+    def default_limit(self, wanted: SearchIn, collection: Collection) -> int:
+        """The collection's own may be over a bound that was set later."""
+        most = min(self.hits, self.depth) if wanted.group_by is None else min(self.hits, MAX_GROUPS)
+        return min(collection.limit or DEFAULT_LIMIT, most)
+
     def check(self, wanted: SearchIn, limit: int) -> None:
         """Raises `InvalidInput` naming the field, its value and the limit."""
         if limit > self.hits:
             raise InvalidInput(f"limit is {limit}, at most {self.hits}", field="limit", value=limit, limit=self.hits)
         if wanted.offset + limit > self.depth:
             raise _too_deep("offset", wanted.offset, limit, self.depth)
+        if wanted.group_by is not None and limit > MAX_GROUPS:
+            raise InvalidInput(
+                f"limit is {limit} groups, at most {MAX_GROUPS}", field="limit", value=limit, limit=MAX_GROUPS
+            )
         if wanted.group_by is not None and limit * (wanted.group_size or 1) > self.hits:
             raise InvalidInput(
                 f"limit x group_size is {limit} x {wanted.group_size}, at most {self.hits} hits",
@@ -95,8 +104,6 @@ class Searcher:
     """Safe to call from many tasks at once; holds nothing of a search."""
 
     catalog: Catalog
-    store: Store
-    encoder: Encoder
     fetcher: ImageFetcher
     limits: Limits
     bounds: SearchBounds
@@ -118,12 +125,15 @@ class Searcher:
         clock = Clock(time.perf_counter())
         condition = None if wanted.filter is None else filters.parse(wanted.filter)
         if wanted.group_by is not None:
-            filters.parse({"field": wanted.group_by, "exists": True})  # a name that a store can look up
-        limit = wanted.limit or DEFAULT_LIMIT
+            filters.check_field(wanted.group_by, "group_by")
+        collection = await self.catalog.get(wanted.collection)
+        limit = wanted.limit or self.bounds.default_limit(wanted, collection)
         self.bounds.check(wanted, limit)
-        collection = await self.catalog.compatible(wanted.collection)
-        points = self.store.points(collection.name)
-        query = await self._asked(wanted, collection, points, clock)
+        if condition is not None:
+            filters.check_types(condition, collection.indexes)
+        encoder = await self.catalog.encoder(collection)
+        points = self.catalog.points(collection)
+        query = await self._asked(wanted, collection, encoder, points, clock)
         ask = partial(self._ask, points, wanted, query.vector, condition, clock)
         ranking = Ranking(ask, frozenset(examples.document_ids(wanted.query)), self.bounds.depth)
         found = await self._found(ranking, wanted, limit)
@@ -146,13 +156,15 @@ class Searcher:
             raise _too_deep("cursor", mark.place, limit, self.bounds.depth)
         return await ranking.after(mark, limit)
 
-    async def _asked(self, wanted: SearchIn, collection: Collection, points: Points, clock: Clock) -> Asked:
+    async def _asked(
+        self, wanted: SearchIn, collection: Collection, encoder: Encoder, points: Points, clock: Clock
+    ) -> Asked:
         """What is searched with. Of several examples it is their vector alone: only of one thing can it be said what is in it."""
         query = wanted.query
         ids = examples.document_ids(query)
         known = await stored_all(points, collection.name, ids)
         alone = len(ids) + len(examples.to_encode(query)) == 1
-        encoded, parts = await self._embed(query, collection, clock, halved=wanted.explain and alone)
+        encoded, parts = await self._embed(query, collection, encoder, clock, halved=wanted.explain and alone)
         stored_vectors = {point.document_id: point.vector for point in known}
         vector = examples.vector_of(query, [one.vector for one in encoded], stored_vectors)
         if not alone:
@@ -160,7 +172,7 @@ class Searcher:
         return Asked(vector, known[0].shares) if known else asked(encoded[0], parts)
 
     async def _embed(
-        self, query: QueryIn, collection: Collection, clock: Clock, *, halved: bool
+        self, query: QueryIn, collection: Collection, encoder: Encoder, clock: Clock, *, halved: bool
     ) -> tuple[list[Embedding], list[Embedding]]:
         """What the query has of text and images, each as one embedding, and with `halved` the two halves of the first; all in
         one call."""
@@ -172,21 +184,12 @@ class Searcher:
         if not items:
             return [], []
         clock.decode_ms = _ms_since(clock.began)
-        embeddings = await self._encode([*items, *(halves(items[0]) if halved else [])], collection)
+        embeddings = await _encode([*items, *(halves(items[0]) if halved else [])], collection, encoder)
         # One batch as a rule: the time of the whole is that of the slowest.
         clock.decode_ms += max(one.timing.decode_s for one in embeddings) * 1e3
         clock.queue_ms = max(one.timing.queue_s for one in embeddings) * 1e3
         clock.encode_ms = max(one.timing.encode_s for one in embeddings) * 1e3
         return embeddings[: len(items)], embeddings[len(items) :]
-
-    async def _encode(self, items: Sequence[Input], collection: Collection) -> list[Embedding]:
-        embeddings = []
-        for result in await self.encoder.encode(items, role=Role.QUERY, lane=Lane.SEARCH):
-            if isinstance(result, RetrievalError):
-                raise result
-            require_same_model(collection, result.fingerprint)
-            embeddings.append(result)
-        return embeddings
 
     async def _ask(
         self,
@@ -213,6 +216,16 @@ class Searcher:
         )
         clock.store_ms += _ms_since(began)
         return hits
+
+
+async def _encode(items: Sequence[Input], collection: Collection, encoder: Encoder) -> list[Embedding]:
+    embeddings = []
+    for result in await encoder.encode(items, role=Role.QUERY, lane=Lane.SEARCH):
+        if isinstance(result, RetrievalError):
+            raise result
+        require_same_model(collection, result.fingerprint)
+        embeddings.append(result)
+    return embeddings
 
 
 # What may differ from page to page.

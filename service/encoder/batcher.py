@@ -248,6 +248,7 @@ class Batcher:
                 continue
             self._last_success = self._clock()
             timing = Timing(entry.decode_s, began - entry.ready_at, encode_s)
+            self._metrics.queue_wait_seconds.labels(entry.lane).observe(timing.queue_s)
             dropped = entry.prepared.dropped_tokens if entry.prepared else 0
             vector, shares, latents = _row(outcome, row)
             results.append(Embedding(vector, fingerprint, dropped, entry.cost, timing, shares, latents))
@@ -259,7 +260,7 @@ class Batcher:
         forward_s = ended - max(began, self._last_end)
         self._last_end = ended
         cost = sum(entry.cost for entry in batch)
-        self._metrics.batch(batch[0].lane, len(batch), cost, forward_s)
+        self._metrics.batch(batch[0].lane, len(batch), cost, self._budget, forward_s)
         if cost < self._budget * _RATE_MIN_FILL:
             return
         kept = 0.5 ** (forward_s / _RATE_HALF_LIFE_S)

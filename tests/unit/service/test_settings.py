@@ -66,6 +66,7 @@ def test_loopback_is_no_stranger(host: str) -> None:
         ("port", 70_000),
         ("device", "tpu"),
         ("log_level", "loud"),
+        ("cors_origins", "a.example"),
         ("qdrant_url", "qdrant:6333"),
         ("qdrant_url", "https://user:secret@qdrant"),
         ("qdrant_timeout_s", 0),
