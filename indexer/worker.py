@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -56,6 +56,12 @@ class LeaseLost(Exception):
     """The batch is another worker's by now, or gone with its collection."""
 
 
+class Chore(Protocol):
+    """What a worker does besides; it goes on until it is cancelled, and gives back within moments what it has in hand then."""
+
+    async def run(self) -> None: ...
+
+
 class Worker:
     """Runs in the event loop that starts it. Bounded: `concurrency` encoder calls' worth of documents in flight, and as many of a
     reindex.
@@ -75,6 +81,7 @@ class Worker:
         progress: Progress,
         *,
         keeper: Keeper | None = None,
+        chores: Sequence[Chore] = (),
         rng: random.Random | None = None,
         watch: Watch = NOBODY,
     ) -> None:
@@ -88,6 +95,8 @@ class Worker:
         self._in_flight = 0
         self._suspicious = False  # what is in flight may kill the process: nothing is to be blamed along with it
         self._loops: list[asyncio.Task[None]] = []
+        self._chores = chores
+        self._doing: list[asyncio.Task[None]] = []
         self._stopping = False
         self._waits = 0  # in a row, of any batch, on what every batch needs
         self._paused_until = 0.0
@@ -101,13 +110,17 @@ class Worker:
             for number in range(self._settings.concurrency)
         ]
         self._loops.append(asyncio.create_task(self._tidy(), name="worker-tidy"))
-        for task in self._loops:
+        self._doing = [asyncio.create_task(chore.run(), name=type(chore).__name__) for chore in self._chores]
+        for task in (*self._loops, *self._doing):
             task.add_done_callback(_report_death)
 
     async def stop(self, timeout_s: float = _STOP_S) -> None:
         """Batches in flight are finished, or after `timeout_s` given back."""
         self._stopping = True
         self.poke()
+        for chore in self._doing:
+            chore.cancel()
+        await asyncio.gather(*self._doing, return_exceptions=True)
         if self._loops:
             *working, tidying = self._loops
             tidying.cancel()
@@ -120,7 +133,8 @@ class Worker:
     @property
     def alive(self) -> bool:
         """False once a loop has ended by itself: nothing it claimed would be worked on any more."""
-        return bool(self._loops) and (self._stopping or not any(task.done() for task in self._loops))
+        tasks = (*self._loops, *self._doing)
+        return bool(self._loops) and (self._stopping or not any(task.done() for task in tasks))
 
     def poke(self) -> None:
         """There may be work."""

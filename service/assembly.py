@@ -31,6 +31,7 @@ from indexer.sources import Fetcher
 from indexer.store import Store
 from indexer.store.edge import EdgeStore
 from indexer.store.server import ServerStore
+from indexer.sweeper import Sweeper
 from indexer.thumbnails import Keeper, KeepSettings
 from indexer.watch import watched
 from indexer.worker import Worker
@@ -110,8 +111,11 @@ def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runt
     fetcher = Fetcher(settings.fetch)
     catalog = Catalog(ledger, store, encoders)
     progress = Progress(ledger, settings.indexer.poll_s)
-    keeper = _keeper(settings, blobs)
-    worker = Worker(ledger, store, encoders, blobs, fetcher, settings.indexer, progress, keeper=keeper, watch=metrics)
+    keeper = Keeper(blobs, KeepSettings(settings.keep_images, settings.thumbnail_px), settings.limits)
+    chores = [Sweeper(ledger, store, blobs, settings.sweep_every_s)] if settings.sweep_every_s else []
+    worker = Worker(
+        ledger, store, encoders, blobs, fetcher, settings.indexer, progress, keeper=keeper, chores=chores, watch=metrics
+    )
     reindexer = Reindexer(ledger, store, settings.indexer, progress, on_planned=worker.poke)
     return Parts(
         settings=settings,
@@ -137,10 +141,6 @@ def _store(settings: Settings) -> Store:
     if settings.qdrant_url is None:
         return EdgeStore(settings.data_dir.expanduser() / "index")
     return ServerStore(settings.qdrant(settings.qdrant_url))
-
-
-def _keeper(settings: Settings, blobs: Blobs) -> Keeper:
-    return Keeper(blobs, KeepSettings(settings.keep_images, settings.thumbnail_px), settings.limits)
 
 
 def _api_keys(settings: Settings) -> KeyFile | None:

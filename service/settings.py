@@ -173,6 +173,15 @@ class Settings(BaseSettings):
         "cannot be reindexed",
     )
     thumbnail_px: int = Field(512, ge=16, le=4096, description="longer side of a thumbnail")
+    sweep_every_s: float = Field(
+        6 * 3600.0, ge=0, description="how often images that nothing refers to any more are deleted; 0: never"
+    )
+    sweep_grace_s: float = Field(
+        24 * 3600.0,
+        ge=600,
+        description="younger images stay, whatever refers to them: over twice the longest time from storing an image to "
+        "accepting or indexing its document",
+    )
 
     # --- bounds on a request
     max_body_bytes: Positive = Field(64 * MIB, description="one request body")
@@ -268,7 +277,8 @@ class Settings(BaseSettings):
 
     @property
     def blobs(self) -> BlobSettings:
-        return BlobSettings(self.blobs_url or f"file://{self.data_dir.expanduser() / 'blobs'}", self.blobs_timeout_s)
+        url = self.blobs_url or f"file://{self.data_dir.expanduser() / 'blobs'}"
+        return BlobSettings(url, self.blobs_timeout_s, self.sweep_grace_s)
 
     @property
     def limits(self) -> Limits:

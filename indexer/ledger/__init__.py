@@ -16,12 +16,13 @@ from indexer.ledger.database import again_on_deadlock
 from indexer.ledger.reindexing import Reindexing
 from indexer.ledger.rows import as_collection, collection_row, no_collection
 from indexer.ledger.schema import aliases, batches, collections, jobs
+from indexer.ledger.upkeep import Upkeep
 from indexer.records import Collection
 from indexer.watch import NOBODY, Watch
 from model.errors import Conflict
 
 
-class Ledger(Reindexing, Aliases):
+class Ledger(Reindexing, Aliases, Upkeep):
     """The whole of it: collections here, jobs and their documents in the modules beside.
 
     `exclusive` promises that no other process has this database open: whatever one left in hand or half written is taken back as it

@@ -64,6 +64,7 @@ MIGRATIONS: Mapping[int, Sequence[Step]] = {
         "ON DELETE CASCADE, PRIMARY KEY (name))",
         "CREATE INDEX ix_aliases_collection ON aliases (collection)",
     ),
+    5: ("CREATE TABLE chores (name VARCHAR NOT NULL, begun_at FLOAT NOT NULL, PRIMARY KEY (name))",),
 }
 NEWEST = max(MIGRATIONS)
 

@@ -112,6 +112,14 @@ sa.Index(
     postgresql_where=failures.c.item.is_not(None),
 )
 
+# What one process of all does now and then.
+chores = sa.Table(
+    "chores",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("begun_at", sa.Float, nullable=False),
+)
+
 # The other generation of a collection, while there is one.
 reindexes = sa.Table(
     "reindexes",
