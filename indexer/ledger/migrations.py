@@ -58,6 +58,9 @@ MIGRATIONS: Mapping[int, Sequence[Step]] = {
         )""",
         "INSERT INTO counters (name, value) VALUES ('generation', 0)",
     ),
+    4: (),
+    5: (),
+    6: ("ALTER TABLE jobs ADD COLUMN trace VARCHAR",),
 }
 NEWEST = max(MIGRATIONS)
 

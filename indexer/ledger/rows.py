@@ -59,6 +59,7 @@ def as_batch(row: sa.Row[Any], lease: str) -> Batch:
         lease=lease,
         crashes=row.crashes,
         suspect=row.suspect,
+        trace=row._mapping.get("trace"),
     )
 
 
