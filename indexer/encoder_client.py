@@ -197,6 +197,7 @@ def _detail(response: httpx.Response) -> str:
 def _model_info(response: httpx.Response, name: str) -> ModelInfo:
     try:
         model: dict[str, Any] = response.json()["model"]
-        return ModelInfo(**{name: model[name] for name in ModelInfo.__dataclass_fields__})
+        # One of an older version says less, and gives a single vector.
+        return ModelInfo(**{name: model[name] for name in ModelInfo.__dataclass_fields__ if name in model})
     except (ValueError, KeyError, TypeError) as error:
         raise DependencyUnavailable(f"encoder {name} answered what is no encoder's /info") from error

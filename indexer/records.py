@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from indexer.filters import FieldType
 from model.inputs import Float32, Shares
 
 Metadata = Mapping[str, Any]
@@ -49,6 +50,8 @@ class Collection:
     dimensions: int
     created_at: float
     instruction: str | None = None
+    limit: int | None = None  # hits of a search that says nothing
+    indexes: Mapping[str, FieldType] = field(default_factory=dict)  # the declared types of metadata fields
     generation: int = 0
     paused: bool = False
 
@@ -102,6 +105,14 @@ class Reindex:
     @property
     def points_name(self) -> str:
         return points_name(self.collection, self.generation)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Documents of a collection that are not in the index: accepted and waiting, and failed without a later write."""
+
+    pending: int
+    failed: int
 
 
 class JobState(StrEnum):
@@ -222,6 +233,15 @@ class Point:
     metadata: Metadata
     content_hash: str  # of text, image and metadata with the model's fingerprint: unchanged means skip
     shares: Shares | None = None  # what came from text and image; None of what was indexed before they were kept
+    latents: Float32 | None = None  # (K, D); read back only when asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Lexical:
+    """What the words of the query did for a hit: its BM25 score, and what that made of the hit's score (1: all of it)."""
+
+    score: float
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +254,8 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One search result; `score` is the cosine of query and document embedding. `vector` only when asked for."""
+    """One search result; `score` is the cosine of query and document embedding unless the search had another mode. `vector` only when
+    asked for."""
 
     document_id: str
     score: float
@@ -243,6 +264,7 @@ class Hit:
     metadata: Metadata
     vector: Float32 | None = None
     shares: Shares | None = None
+    lexical: Lexical | None = None
 
 
 def points_name(collection: str, generation: int) -> str:

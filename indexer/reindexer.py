@@ -124,7 +124,9 @@ class Reindexer:
         return 0.0
 
     async def _make(self, reindex: Reindex) -> None:
-        await self._store.create(reindex.points_name, reindex.dimensions)
+        serving = await self._ledger.call(self._ledger.collection, reindex.collection)
+        layout = await self._store.points(serving.points_name).layout()
+        await self._store.create(reindex.points_name, reindex.dimensions, serving.indexes, language=layout.language)
         if await self._ledger.call(self._ledger.reindex, reindex.collection) is None:
             await self._store.drop(reindex.points_name)  # the collection was dropped while we did that
 

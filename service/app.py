@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from service import documentation, errors, probes
+from service import documentation, errors, openapi, probes
 from service.auth import ApiKeyGate
 from service.headers import SecurityHeaders
 from service.keys import KeyFile
@@ -76,7 +76,13 @@ def application(
         app.include_router(router, responses=_PROBLEMS)
     app.include_router(probes.router)
     app.include_router(documentation.router)
+    _complete_openapi(app)
     return app
+
+
+def _complete_openapi(app: FastAPI) -> None:
+    made = app.openapi
+    app.openapi = lambda: openapi.complete(made())  # type: ignore[method-assign]
 
 
 def _cors(origins: str | None) -> list[Middleware]:

@@ -105,9 +105,8 @@ def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runt
     )
     next_encoder = _next_encoder(settings, next_runtime)
     encoders = Encoders(encoder, next_encoder)
-    ledger = Ledger(
-        f"sqlite:///{data_dir / 'ledger.sqlite'}", exclusive=True, watch=metrics
-    )  # `only_server_of` sees to that
+    # `only_server_of` sees to it that nobody else has this file open.
+    ledger = Ledger(f"sqlite:///{data_dir / 'ledger.sqlite'}", exclusive=True, watch=metrics)
     store = watched(_store(settings), metrics)
     blobs = Blobs(settings.blobs)
     fetcher = Fetcher(settings.fetch)

@@ -64,6 +64,9 @@ class Search:
     score_threshold: float | None = None
     with_vector: bool = False
     explain: bool = False
+    mode: str | None = None
+    fusion: Mapping[str, Any] | None = None
+    rerank: bool | Mapping[str, Any] = False
     positive: Sequence[Example] = ()
     negative: Sequence[Example] = ()
     cursor: str | None = None
@@ -92,6 +95,9 @@ class Search:
             "score_threshold": self.score_threshold,
             "with_vector": self.with_vector or None,
             "explain": self.explain or None,
+            "mode": self.mode,
+            "fusion": self.fusion,
+            "rerank": self.rerank or None,
             "cursor": self.cursor,
             "group_by": self.group_by,
             "group_size": self.group_size,
@@ -153,7 +159,10 @@ class Info:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A collection as it stands: `compatible` says whether the model that runs now is the one that filled it."""
+    """A collection as it stands: `compatible` says whether the model that runs now is the one that filled it.
+
+    `documents` are in the index, `pending` accepted and not yet, `failed` those whose last accepted write failed.
+    """
 
     name: str
     documents: int
@@ -163,6 +172,14 @@ class Collection:
     created_at: float
     instruction: str | None = None
     compatible: bool = True
+    pending: int = 0
+    failed: int = 0
+    size_bytes: int | None = None
+    limit: int | None = None
+    indexes: Mapping[str, str] = field(default_factory=dict)
+    aliases: Sequence[str] = ()
+    language: str | None = None
+    latents: bool = False
     generation: int = 0
 
 
@@ -304,7 +321,12 @@ class Client:
     # --- collections
 
     def create_collection(self, name: str, **settings: Any) -> Collection:
+        """`settings`: instruction, limit, indexes such as {"region": "keyword"}. One that is there has to have those that are given."""
         return _build(Collection, self._object("PUT", _path("collections", name), settings))
+
+    def change_collection(self, name: str, **settings: Any) -> Collection:
+        """The same settings; `indexes` are added to those there are."""
+        return _build(Collection, self._object("PATCH", _path("collections", name), settings))
 
     def collections(self) -> list[Collection]:
         return [_build(Collection, one) for one in self._object("GET", "/collections")["collections"]]
@@ -337,6 +359,17 @@ class Client:
     def finish_reindex(self, collection: str) -> Reindex:
         """After the switch: the previous generation is given up."""
         return _reindex(self._object("POST", _path("collections", collection, "reindex", "finish")))
+
+    def set_alias(self, alias: str, collection: str) -> None:
+        """Makes the alias, or switches it at once."""
+        self._request("PUT", _path("aliases", alias), {"collection": collection})
+
+    def aliases(self) -> dict[str, str]:
+        """Collections by alias."""
+        return {one["alias"]: one["collection"] for one in self._object("GET", "/aliases")["aliases"]}
+
+    def delete_alias(self, alias: str) -> None:
+        self._request("DELETE", _path("aliases", alias))
 
     # --- documents
 
@@ -398,8 +431,16 @@ class Client:
         """The file of a document's image. Raises `NotFound` when it has none."""
         return self._request("GET", _path("collections", collection, "documents", document_id, "image")).content
 
-    def delete_documents(self, collection: str, ids: Sequence[str]) -> Job:
-        return _job(self._object("POST", _path("collections", collection, "documents", "delete"), {"ids": ids})["job"])
+    def delete_documents(
+        self,
+        collection: str,
+        ids: Sequence[str] | None = None,
+        *,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the wire's name
+    ) -> Job:
+        """By ids, or those in the index that fulfil a filter now. A retry of the latter may make a second, harmless job."""
+        body = _present({"ids": ids, "filter": filter})
+        return _job(self._object("POST", _path("collections", collection, "documents", "delete"), body)["job"])
 
     # --- jobs
 

@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    Strict,
     StringConstraints,
     Tag,
     ValidationError,
@@ -19,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from indexer.filters import FieldType
 from model.errors import InvalidInput
 from service.errors import invalid
 
@@ -165,6 +167,26 @@ def checked(item: T) -> T | InvalidInput:
 # --- search
 
 
+class RrfIn(Wire):
+    """By rank: the sum of 1 / (k + rank) in the ranking by embedding and in that by words."""
+
+    method: Literal["rrf"]
+    k: int = Field(default=60, ge=1, le=10_000)
+
+
+class WeightedIn(Wire):
+    """By score: both scaled to 0 to 1 and added, the words with this weight and the embedding with the rest."""
+
+    method: Literal["weighted"]
+    weight: float = Field(default=0.5, ge=0, le=1)
+
+
+class RerankIn(Wire):
+    """Candidates a hit: those nearest by embedding, ranked again by all their latents."""
+
+    oversampling: float = Field(default=4.0, ge=1, le=100)
+
+
 def _finite(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError("must be a finite number")
@@ -194,6 +216,15 @@ class SearchIn(Wire):
     )
     with_vector: bool = False
     explain: bool = Field(False, description="say of each hit what came from text and what from image")
+    mode: Literal["fused", "lexical", "hybrid"] | None = Field(
+        None, description="by embedding, by the words of the texts (BM25), or by both; unset: fused"
+    )
+    fusion: Annotated[RrfIn | WeightedIn, Discriminator("method")] | None = Field(
+        None, description="how mode hybrid makes one ranking of two; unset: rrf with k 60"
+    )
+    rerank: bool | RerankIn = Field(
+        False, description="rank the nearest again by late interaction; for models with several latents"
+    )
     timeout_s: float | None = Field(
         None, ge=1, description="an error after this time; unset, and at most: the service's `request_timeout_s`"
     )
@@ -209,8 +240,6 @@ class SearchIn(Wire):
             raise ValueError("group_size is of the groups of group_by, which is not given")
         if self.group_by is not None and (self.cursor is not None or self.offset):
             raise ValueError("groups come from the best hit on: group_by goes with neither offset nor cursor")
-        if self.group_by is not None and (self.limit or 0) > MAX_GROUPS:
-            raise ValueError(f"limit is {self.limit} groups, at most {MAX_GROUPS}")
         return self
 
 
@@ -243,6 +272,9 @@ class LexicalOut(BaseModel):
 class ExplanationOut(BaseModel):
     document: SharesOut | None = Field(description="null for what was indexed before shares were kept")
     query: SharesOut | None
+    similarity: float | None = Field(
+        description="cosine of query and document embedding, whatever `score` is; null in mode lexical"
+    )
     without_text: float | None = Field(
         description="similarity when the query's text is left out; null unless it has both"
     )
@@ -320,16 +352,54 @@ class EncodeOut(BaseModel):
 
 
 class CollectionIn(Wire):
+    """How a collection is made, or with PATCH what of it is changed."""
+
     instruction: str | None = Field(None, max_length=2000, description="put before the text of queries that bring none")
+    limit: int | None = Field(None, ge=1, description="hits of searches that name no limit; unset: 10")
+    language: str | None = Field(
+        None,
+        max_length=60,
+        description="of the words that modes lexical and hybrid search: a language of Snowball's stemmers, such as english, "
+        "or simple, which takes words as they are. Fixed when the collection is made; unset: simple",
+    )
+    indexes: dict[FieldName, Annotated[FieldType, Strict(strict=False)]] = Field(
+        default_factory=dict,
+        max_length=64,
+        description="the types of metadata fields: keyword, number, bool, datetime, text or geo. Each gets an index, and a "
+        "filter that asks a field as another type is refused. PATCH adds to them",
+    )
+
+
+class AliasIn(Wire):
+    collection: CollectionName
+
+
+class AliasOut(BaseModel):
+    alias: str
+    collection: str
+
+
+class AliasesOut(BaseModel):
+    aliases: list[AliasOut]
 
 
 class CollectionOut(BaseModel):
     name: str
-    documents: int
+    documents: int = Field(description="in the index")
+    pending: int = Field(description="documents of jobs that wait or run")
+    failed: int = Field(description="documents whose last accepted write failed, while its job is kept")
+    size_bytes: int | None = Field(description="of the index on disk; null where a Qdrant server has it")
+    indexes: dict[str, FieldType] = Field(description="the declared types of metadata fields")
+    aliases: list[str]
+    limit: int | None
     model: str
     fingerprint: str
     dimensions: int
     instruction: str | None
+    language: str | None = Field(
+        description="of the words of texts; null: made before they were kept, mode fused alone"
+    )
+    latents: bool = Field(description="several vectors of each document are kept, so that hits can be reranked")
     created_at: float
     compatible: bool = Field(description="filled by a model that runs now; else searches and writes are refused")
     generation: int = Field(description="another number after each reindex")
@@ -340,7 +410,16 @@ class CollectionsOut(BaseModel):
 
 
 class DeleteIn(Wire):
-    ids: list[DocumentId] = Field(min_length=1, max_length=10_000)
+    """Documents by their ids, or by a filter on their metadata."""
+
+    ids: list[DocumentId] | None = Field(None, min_length=1, max_length=10_000)
+    filter: dict[str, Any] | None = Field(None, description="those that are in the index and fulfil it now")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> DeleteIn:
+        if (self.ids is None) == (self.filter is None):
+            raise ValueError("either ids or filter: exactly one of them is needed")
+        return self
 
 
 class DocumentOut(BaseModel):

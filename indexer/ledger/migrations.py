@@ -58,7 +58,12 @@ MIGRATIONS: Mapping[int, Sequence[Step]] = {
         )""",
         "INSERT INTO counters (name, value) VALUES ('generation', 0)",
     ),
-    4: (),
+    4: (
+        "ALTER TABLE collections ADD COLUMN settings VARCHAR NOT NULL DEFAULT '{}'",
+        "CREATE TABLE aliases (name VARCHAR NOT NULL, collection VARCHAR NOT NULL REFERENCES collections (name) "
+        "ON DELETE CASCADE, PRIMARY KEY (name))",
+        "CREATE INDEX ix_aliases_collection ON aliases (collection)",
+    ),
     5: (),
     6: ("ALTER TABLE jobs ADD COLUMN trace VARCHAR",),
 }

@@ -17,6 +17,14 @@ collections = sa.Table(
     sa.Column("instruction", sa.String),
     sa.Column("generation", sa.Integer, nullable=False, default=0, server_default="0"),
     sa.Column("paused", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
+    sa.Column("settings", sa.String, nullable=False, default="{}", server_default="{}"),  # JSON: what can be added to
+)
+
+aliases = sa.Table(
+    "aliases",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("collection", sa.ForeignKey(collections.c.name, ondelete="CASCADE"), nullable=False, index=True),
 )
 
 jobs = sa.Table(

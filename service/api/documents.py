@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
+from indexer import filters
 from indexer.intake import Accepted
 from indexer.records import Job, Outcome
 from indexer.thumbnails import Keep
@@ -85,8 +86,19 @@ async def post(
     responses={200: {"model": DeletedOut}},
 )
 async def delete_many(name: CollectionPath, body: DeleteIn, parts: PartsOf, wait: Wait = False) -> Response:
-    """Deletes documents by id; ids that are not there do no harm."""
-    return await _delete(parts, name, body.ids, wait)
+    """Deletes documents by id, where ids that are not there do no harm, or by a filter on their metadata.
+
+    The filter is asked at once: the job deletes the documents that are in the index and fulfil it as the request is accepted, by
+    their ids, after every write accepted before and before those that follow. Documents that still wait for their first
+    indexing are not seen: wait for their jobs first. The answer comes when all ids are written down.
+    """
+    if body.ids is not None:
+        return await _delete(parts, name, body.ids, wait)
+    collection = await parts.catalog.get(name)
+    condition = filters.parse(body.filter)
+    filters.check_types(condition, collection.indexes)
+    points = parts.catalog.points(collection)
+    return await _deleting(parts, await parts.intake.delete_matching(collection, points, condition), wait)
 
 
 @router.get("/collections/{name}/documents/{id}", response_model=DocumentOut)
@@ -154,7 +166,11 @@ async def _accepted(parts: Parts, accepted: Accepted, wait: bool) -> Response:
 
 async def _delete(parts: Parts, name: str, document_ids: list[str], wait: bool) -> Response:
     collection = await parts.catalog.get(name)
-    job = await _awaited(parts, await parts.intake.delete(collection, document_ids), wait)
+    return await _deleting(parts, await parts.intake.delete(collection, document_ids), wait)
+
+
+async def _deleting(parts: Parts, accepted: Job, wait: bool) -> Response:
+    job = await _awaited(parts, accepted, wait)
     return Json({"job": job_wire(job)}, 200 if wait and job.state.finished else 202)
 
 

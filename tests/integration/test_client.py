@@ -76,6 +76,15 @@ def test_from_an_empty_service_to_a_hit(client: Client, make_image: Callable[...
     groups = client.search("c", "word7", group_by="n", limit=2, metadata_fields=False).groups
     assert (groups[0].value, groups[0].hits[0].metadata) == (7, {})
 
+    assert client.change_collection("c", limit=4, indexes={"n": "number"}).indexes == {"n": "number"}
+    assert len(client.search("c", "word7").hits) == 4
+    client.set_alias("live", "c")
+    assert client.search("live", "word7").hits[0].id == "d/7"
+    assert (client.aliases(), client.collection("live").aliases) == ({"live": "c"}, ["live"])
+    client.delete_alias("live")
+    assert client.aliases() == {}
+    client.wait_job(client.delete_documents("c", filter={"field": "n", "gte": 15}).id)
+    assert client.collection("c").documents == 16
     client.wait_job(client.delete_documents("c", ["d/7"]).id)
     with pytest.raises(NotFound):
         client.document("c", "d/7")

@@ -65,6 +65,27 @@ async def test_a_key_sees_its_collections_and_jobs_alone(served: Any) -> None:
         assert hidden.status_code == 404
 
 
+async def test_an_alias_leads_a_key_where_an_admin_of_both_led_it(served: Any, tmp_path: Path) -> None:
+    """Who may not name a collection gets no alias for it, and sees none but its own."""
+    limited = {"x-api-key": "0123456789abcdef-limited"}
+    with (tmp_path / "keys").open("a") as file:
+        file.write("\n" + line_of(limited["x-api-key"], Key("limited", frozenset(KeyScope), ("shop-",))))
+    served.parts.api_keys._read_at = -1e9  # it looks at the file again
+    await load(served, "other", OPS)
+    client = served.client
+    for alias, collection in (("shop-live", "other"), ("live", "shop-1")):
+        refused = await client.put(f"/aliases/{alias}", json={"collection": collection}, headers=limited)
+        assert refused.status_code == 403, alias
+    assert (await client.put("/aliases/shop-live", json={"collection": "shop-1"}, headers=SHOP)).status_code == 403
+    assert (await client.put("/aliases/shop-live", json={"collection": "other"}, headers=OPS)).status_code == 201
+    assert (await client.put("/aliases/live", json={"collection": "shop-1"}, headers=OPS)).status_code == 201
+    assert [one["alias"] for one in (await client.get("/aliases", headers=SHOP)).json()["aliases"]] == ["shop-live"]
+    found = await client.post("/search", json={"collection": "shop-live", "query": {"text": "red"}}, headers=SHOP)
+    assert found.json()["hits"][0]["id"] == "a"
+    refused = await client.post("/search", json={"collection": "live", "query": {"text": "red"}}, headers=SHOP)
+    assert refused.status_code == 403
+
+
 async def test_a_packed_body_needs_a_key_as_any_other(served: Any) -> None:
     headers = {"content-type": "application/vnd.msgpack"}
     assert (await served.client.post("/encode", content=b"\x80", headers=headers)).status_code == 401

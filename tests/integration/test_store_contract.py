@@ -541,10 +541,57 @@ async def test_fetch_answers_in_the_order_asked(points: Points) -> None:
     assert await points.fetch([]) == []
 
 
+async def paged(points: Points, limit: int, condition: Filter | None = None) -> list[str]:
+    found: list[str] = []
+    after = None
+    while True:
+        page = await points.page(after, limit, condition)
+        assert len(page.document_ids) <= limit
+        found += page.document_ids
+        if page.after is None:
+            return found
+        after = page.after
+
+
+async def test_pages_have_every_document_that_matches_once(points: Points, compared: Callable[[], None]) -> None:
+    data = make_points()
+    await points.upsert(data)
+    random = rng(23)
+    everything = await paged(points, 7)
+    assert sorted(everything) == sorted(each.document_id for each in data)
+    assert await paged(points, N) == await paged(points, N + 1) == everything
+    for _ in range(20):
+        condition = random_filter(random)
+        wanted = {each.document_id for each in data if matches(condition, each.metadata)}
+        assert await paged(points, 50, condition) == [each for each in everything if each in wanted], condition
+        compared()
+
+
+async def test_pages_go_on_though_documents_are_deleted(points: Points) -> None:
+    data = make_points(40)
+    await points.upsert(data)
+    order = await paged(points, 100)
+    page = await points.page(None, 10)
+    await points.delete(order[5:15])
+    assert page.after is not None
+    following = await points.page(page.after, 100)
+    assert list(following.document_ids) == order[15:]
+
+
+async def test_size(store: Store, points: Points) -> None:
+    await points.upsert(make_points(100))
+    size = await store.size_bytes("c")
+    assert size is None or size > 10_000
+    assert (size is not None) == isinstance(store, EdgeStore)
+    with pytest.raises(NotFound):
+        await store.size_bytes("unknown")
+
+
 async def test_an_empty_collection(points: Points) -> None:
     await points.upsert([])
     assert await points.count() == 0
     assert await points.search(random_vector(rng()), limit=5) == []
+    assert (await points.page(None, 5)).document_ids == ()
     assert await points.search(random_vector(rng()), limit=5, condition=Equals("x", 1), score_threshold=0.1) == []
 
 
