@@ -11,7 +11,10 @@ from http import HTTPStatus
 from typing import Any
 
 import httpx
+import structlog
+from opentelemetry.trace import SpanKind
 
+from indexer import tracing
 from indexer.encoder import Lane
 from model import codec
 from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TooLarge
@@ -108,7 +111,8 @@ class HttpEncoder:
 
     async def _encode(self, inputs: Sequence[Input], role: Role, lane: Lane) -> list[Embedding | RetrievalError]:
         try:
-            response = await self._request("POST", "/encode", codec.pack_call(inputs, role, lane))
+            with tracing.span("call encoder", SpanKind.CLIENT, inputs=len(inputs), lane=lane):
+                response = await self._request("POST", "/encode", codec.pack_call(inputs, role, lane))
         except TooLarge as error:  # this encoder takes less at once than we thought
             if len(inputs) == 1:
                 return [error]
@@ -133,7 +137,7 @@ class HttpEncoder:
                 await asyncio.sleep(self._settings.retry_base_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
             try:
                 response = await self._http.request(
-                    method, path, content=body, headers={"content-type": codec.MEDIA_TYPE} if body else {}
+                    method, path, content=body, headers=_whence() | ({"content-type": codec.MEDIA_TYPE} if body else {})
                 )
             except _RETRIED as error:
                 failed = self._unavailable(type(error).__name__, error)
@@ -160,6 +164,13 @@ class HttpEncoder:
         error = DependencyUnavailable(f"encoder {self._name}: {what}")
         error.__cause__ = cause
         return error
+
+
+def _whence() -> dict[str, str]:
+    """So that the encoder's logs and spans name the request or the job that it works for."""
+    known = structlog.contextvars.get_contextvars()
+    request_id = known.get("request_id") or (f"job:{known['job']}" if "job" in known else None)
+    return tracing.headers() | ({"x-request-id": request_id[:128]} if request_id else {})
 
 
 def _bearer(key: str) -> Callable[[httpx.Request], httpx.Request]:

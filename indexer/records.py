@@ -208,6 +208,7 @@ class Batch:
     lease: str
     crashes: int = 0
     suspect: int | None = None
+    trace: str | None = None  # of the request that brought its job
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,9 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import structlog
+from opentelemetry.trace import SpanKind
 
+from indexer import tracing
 from indexer.blobs import Blobs
 from indexer.claim import Claim
 from indexer.encoder import Encoder
@@ -48,6 +50,7 @@ from model.errors import DependencyUnavailable, RetrievalError
 
 log = structlog.get_logger(__name__)
 _STOP_S = 5.0  # the rest of `grace_s` is for requests before and the batcher after
+_NAMED_JOBS = 3  # in each line of the log; a claim of small batches may have many
 _TIDY_S = 60.0  # between two looks for what can be deleted; a step is a few small transactions
 _TIDY_STEP_S = 0.05  # between two steps: tidying must not be what the database is busy with
 
@@ -153,7 +156,7 @@ class Worker:
                 self._pause(error)
                 continue
             if claim is not None:
-                await self._work(claim)
+                await self._told(claim)
             else:
                 await self._sleep(await self._until_due())
 
@@ -176,6 +179,24 @@ class Worker:
             self._in_flight += 1
             self._suspicious = any(batch.crashes for batch in batches)
             return Claim(tuple(batches))
+
+    async def _told(self, claim: Claim) -> None:
+        """The work, with the job in every line of the log, and in the trace of the request that brought the first of its batches."""
+        first, *others = claim.batches
+        jobs = list(dict.fromkeys(batch.job_id for batch in claim.batches))
+        about: dict[str, str | int] = {
+            "collection": first.collection,
+            "job": first.job_id,
+            "documents": len(claim.whole.items),
+        }
+        links = {batch.trace for batch in others if batch.trace and batch.trace != first.trace}
+        with (
+            structlog.contextvars.bound_contextvars(job=",".join(jobs[:_NAMED_JOBS])),
+            tracing.span(
+                "index", SpanKind.CONSUMER, parent=tracing.context_of(first.trace), links=sorted(links), **about
+            ),
+        ):
+            await self._work(claim)
 
     async def _work(self, claim: Claim) -> None:
         """From claim to outcome; whatever raises, each batch is either settled or given back."""

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from indexer import tracing
 from indexer.ledger.database import Database, again_on_deadlock
 from indexer.ledger.rows import Item, as_job, find_job, no_job, pack, unpack
 from indexer.ledger.schema import batches, counters, failures, jobs, pending
@@ -65,6 +66,7 @@ class Accepting(Database):
                     return _same_job(known, key, values["body_hash"]), False
             job_id = uuid.uuid4().hex
             row = {"id": job_id, "state": JobState.QUEUED, "created_at": now, "updated_at": now, "idempotency_key": key}
+            row["trace"] = tracing.here()
             connection.execute(sa.insert(jobs).values(**row, **values))
             return find_job(connection, job_id), True
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -63,7 +64,9 @@ class Database:
         """`await ledger.call(ledger.job, job_id)`"""
         began, failed = time.perf_counter(), False
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, partial(method, *args, **kwargs))
+            # With the context of the caller, which a thread would not have: what is traced there, and the log's ids.
+            bound = partial(copy_context().run, method, *args, **kwargs)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, bound)
         except DependencyUnavailable:
             failed = True
             raise

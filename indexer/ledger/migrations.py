@@ -65,6 +65,7 @@ MIGRATIONS: Mapping[int, Sequence[Step]] = {
         "CREATE INDEX ix_aliases_collection ON aliases (collection)",
     ),
     5: ("CREATE TABLE chores (name VARCHAR NOT NULL, begun_at FLOAT NOT NULL, PRIMARY KEY (name))",),
+    6: ("ALTER TABLE jobs ADD COLUMN trace VARCHAR",),
 }
 NEWEST = max(MIGRATIONS)
 

@@ -79,6 +79,7 @@ def as_batch(row: sa.Row[Any], lease: str) -> Batch:
         lease=lease,
         crashes=row.crashes + (row.lease is not None),
         suspect=row.suspect,
+        trace=row._mapping.get("trace"),
     )
 
 

@@ -48,6 +48,7 @@ jobs = sa.Table(
     sa.Column("cancelling", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
     sa.Column("finished_at", sa.Float),
     sa.Column("retry_of", sa.String),  # a job, which may be gone by now
+    sa.Column("trace", sa.String),  # W3C trace parent of the request that brought it
     sa.UniqueConstraint("collection", "idempotency_key"),
 )
 sa.Index(

@@ -198,7 +198,7 @@ class Working(Database):
 def _due(now: float, filling: bool) -> sa.Select[Any]:
     paused = sa.select(sa.literal(1)).where(collections.c.name == batches.c.collection, collections.c.paused)
     return (
-        sa.select(batches)
+        sa.select(batches, jobs.c.trace)
         .join(jobs)
         .where(
             *((OF_REINDEX,) if filling else (~OF_REINDEX, ~paused.exists())),
