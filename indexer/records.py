@@ -231,7 +231,7 @@ class Point:
     text: str | None
     image_digest: str | None
     metadata: Metadata
-    content_hash: str  # of text, image and metadata with the model's fingerprint: unchanged means skip
+    content_hash: str  # `stamped`: of text, original image and metadata, and of the model. Unchanged means skip
     shares: Shares | None = None  # what came from text and image; None of what was indexed before they were kept
     latents: Float32 | None = None  # (K, D); read back only when asked for
 
@@ -283,8 +283,19 @@ def content_id(text: str | None, image: str | None, metadata: Metadata) -> str:
 
 
 def content_hash(text: str | None, image: str | None, metadata: Metadata, fingerprint: str = "") -> str:
-    """SHA-256 (hex) over a canonical form. `image` is the blob's digest."""
+    """SHA-256 (hex) over a canonical form. `image` is the blob's digest. With a `fingerprint` it is what points had before 0.2."""
     canonical = json.dumps(
         [text, image, metadata, fingerprint], sort_keys=True, ensure_ascii=False, separators=(",", ":")
     )
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def stamped(content: str, fingerprint: str) -> str:
+    """A content hash with the model that embedded the content."""
+    return f"{content}-{fingerprint[:16]}"
+
+
+def unstamped(stamp: str) -> str | None:
+    """The content hash; None for a point of before 0.2, whose hash has the model mixed into it."""
+    content, dash, _ = stamp.partition("-")
+    return content if dash else None
