@@ -146,7 +146,7 @@ class Worker:
         beat = asyncio.create_task(self._heartbeat(claim))
         try:
             if claim.batches[0].crashes >= min(SOLO_AFTER, self._settings.max_attempts):
-                await self._solo(claim.batches[0])
+                await self._solo(claim)
             else:
                 await self._finish(claim, await self._attempt(claim))
             self._waits = 0
@@ -168,7 +168,7 @@ class Worker:
             self._in_flight -= 1
             self._suspicious = False
         self.poke()  # what waited for this batch's documents may be due
-        await self._progress.notify()
+        self._progress.notify()
 
     async def _attempt(self, claim: Claim) -> Result:
         batch = claim.whole
@@ -186,9 +186,10 @@ class Worker:
             whole.waiting = whole.waiting or result.waiting
         return whole
 
-    async def _solo(self, batch: Batch) -> None:
+    async def _solo(self, claim: Claim) -> None:
         """A batch with which workers died: each document is written down before it is tried and recorded after, so that the one
         that kills is known, and is a failure once it has done so `max_attempts` times."""
+        (batch,) = claim.batches
         last = batch.attempts + 1 >= self._settings.max_attempts
         waiting: RetrievalError | None = None
         for item in batch.items:
@@ -196,13 +197,14 @@ class Worker:
             if batch.suspect == item[0] and batch.crashes >= self._settings.max_attempts:
                 result = _failed(one, "worker_died", f"the worker died {batch.crashes} times while indexing it")
             elif await self._ledger.call(self._ledger.suspect, batch, item[0]):
-                result = await self._one(Claim((batch,)), one, last_attempt=last)
+                result = await self._one(claim, one, last_attempt=last)
             else:
                 raise LeaseLost
             waiting = waiting or result.waiting
             if result.outcomes:
                 await self._settle([(batch, result.outcomes)], keep=True)
                 batch = replace(batch, items=tuple(each for each in batch.items if each != item))
+                claim.batches = (batch,)
         if batch.items:
             pause = delay_s(batch.attempts, self._settings, self._rng)
             await self._settle([(batch, [])], retry_after_s=pause, waiting_on=waiting.detail[:300] if waiting else None)
