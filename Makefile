@@ -4,6 +4,7 @@
 #   make test           the tests                                                          MARK=slow: the slow ones
 #   make test-images    build the container images and start them: ten minutes
 #   make check          what CI checks besides the tests
+#   make docs           the manual as pages, in site/
 #   make bench          measure speed on this machine     QUICK=1: in ten minutes, not forty   SECTIONS="a c": only those
 #
 # PYTHON=python3.12     another interpreter
@@ -16,7 +17,7 @@ MARK   ?= not slow
 BIN   := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo serve test test-slow test-images check bench
+.PHONY: setup demo serve test test-slow test-images check bench docs
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -56,6 +57,9 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench: $(READY)
 	TORCH='$(TORCH)' $(BIN)/python -m benchmarks $(SECTIONS) $(if $(QUICK),--quick)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import structlog
+
 from indexer.blobs import Blobs
+from indexer.filters import Filter
 from indexer.ledger import Ledger
 from indexer.records import Collection, Document, ImageRef, Job, JobKind, Metadata, content_id
 from indexer.settings import IndexerSettings
+from indexer.store import Points
 from model.errors import InvalidInput
+
+_DELETE_IDS = 256  # of one batch of a deletion by filter: ids alone, that need no encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,7 @@ class Intake:
             idempotency_key=idempotency_key,
             body_hash=body_hash,
         )
+        structlog.contextvars.bind_contextvars(job=job.id)
         if not new:
             return Accepted(job, tuple([item async for item in documents if isinstance(item, Rejected)]))
         try:
@@ -81,12 +88,39 @@ class Intake:
         """A job like any other, so that it keeps its place among the writes before and after it (promise 4)."""
         if not document_ids:
             raise InvalidInput("no document ids", field="ids")
-        job, _ = await self._ledger.call(self._ledger.open_job, collection.name, JobKind.DELETE)
-        items = [(position, Document(key)) for position, key in enumerate(document_ids)]
         size = self._settings.batch_documents
+        return await self._delete(
+            collection, _each(document_ids[start : start + size] for start in range(0, len(document_ids), size))
+        )
+
+    async def delete_matching(self, collection: Collection, points: Points, condition: Filter) -> Job:
+        """A job that deletes what is in the index now and fulfils the condition now, named by its ids before it is accepted.
+
+        So it comes after every write that was accepted before it, and before those that follow (promise 4). What was accepted and
+        waits to be indexed for the first time is not seen.
+        """
+
+        async def matching() -> AsyncIterator[Sequence[str]]:
+            after: str | None = None
+            while True:
+                page = await points.page(after, _DELETE_IDS, condition)
+                if page.document_ids:
+                    yield page.document_ids
+                if page.after is None:
+                    return
+                after = page.after
+
+        return await self._delete(collection, matching())
+
+    async def _delete(self, collection: Collection, batches: AsyncIterable[Sequence[str]]) -> Job:
+        job, _ = await self._ledger.call(self._ledger.open_job, collection.name, JobKind.DELETE)
+        structlog.contextvars.bind_contextvars(job=job.id)
+        position = 0
         try:
-            for start in range(0, len(items), size):
-                await self._ledger.call(self._ledger.append, job.id, items[start : start + size])
+            async for ids in batches:
+                items = [(place, Document(key)) for place, key in enumerate(ids, position)]
+                await self._ledger.call(self._ledger.append, job.id, items)
+                position += len(ids)
             return await self._commit(job)
         except BaseException:
             await asyncio.shield(self._ledger.call(self._ledger.abandon_job, job.id))
@@ -121,3 +155,8 @@ class Intake:
         committed = await self._ledger.call(self._ledger.commit_job, job.id)
         self._on_accepted()
         return committed
+
+
+async def _each(batches: Iterable[Sequence[str]]) -> AsyncIterator[Sequence[str]]:
+    for batch in batches:
+        yield batch

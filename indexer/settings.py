@@ -19,6 +19,8 @@ class IndexerSettings:
     job_retention_s: float = (
         7 * 86400.0
     )  # finished jobs are kept for this long, with their failures and idempotency keys
+    reindex_grace_s: float = 3600.0  # how long the previous generation is kept and written to, for a rollback
+    reindex_linger_s: float = 30.0  # how long a generation that was given up outlives the searches under way in it
 
 
 @dataclass(frozen=True, slots=True)

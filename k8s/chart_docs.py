@@ -27,9 +27,18 @@ MANAGED = {
         "log_level",
         "grace_s",
         "api_keys_file",
-        "allow_anonymous",
+        "insecure",
     ),
-    *("encoder_url", "encoder_api_key", "qdrant_url", "qdrant_api_key", "database_url", "blobs_url"),
+    *(
+        "encoder_url",
+        "encoder_api_key",
+        "qdrant_url",
+        "qdrant_api_key",
+        "qdrant_grpc_port",
+        "qdrant_prefer_grpc",
+        "database_url",
+        "blobs_url",
+    ),
 }
 
 

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import Ret2Config
+from model.explain import magnitudes
+from model.packed import PackedLinear
 
 
 class Attention(nn.Module):
@@ -17,6 +19,7 @@ class Attention(nn.Module):
     def __init__(self, size: int, heads: int, *, bias: bool, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
+        self._packed: list[PackedLinear] = []
         self.in_proj_weight = nn.Parameter(torch.empty(3 * size, size))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * size)) if bias else None
         self.out_proj = nn.Linear(size, size, bias=bias)
@@ -26,11 +29,44 @@ class Attention(nn.Module):
 
     def forward(self, query: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         """query (B, K, D), context (B, T, D), mask (B, T) True where attended -> (B, K, D)."""
-        weights = self.in_proj_weight.chunk(3)
-        biases: tuple[Tensor | None, ...] = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        queries, tokens = query.shape[1], context.shape[1]
+        if tokens == 1 and mask is None and not self.training:
+            read = self._of_one(context).expand(-1, queries, -1)
+        elif self._queries_are_few(queries, tokens):
+            read = self._by_query(query, context, mask)
+        else:
+            read = self._by_context(query, context, mask)
+        merged: Tensor = self.out_proj(read)
+        return merged
+
+    def pack(self) -> None:
+        """For inference on a CPU: see `model.packed`. The weights as they were stay, for the way that takes parts of them."""
+        self._packed = [PackedLinear(weight, bias) for weight, bias in zip(*self._parts(), strict=True)]
+
+    def _project(self, values: Tensor, part: int) -> Tensor:
+        """By the weights of queries (0), keys (1) or values (2)."""
+        if self._packed:
+            return self._packed[part](values)  # type: ignore[no-any-return]
+        weights, biases = self._parts()
+        return F.linear(values, weights[part], biases[part])
+
+    def _of_one(self, context: Tensor) -> Tensor:
+        """All attention goes to a token that is the only one, whoever asks: so it is with the self-attention of one latent."""
+        return self._project(context, 2)
+
+    def _queries_are_few(self, queries: int, tokens: int) -> bool:
+        """Whether it is less work to bring the queries into the space of the context than the context into that of each head.
+
+        Multiplications of the two ways, but for what they share: 2KD^2 + 2KTHD here, 2TD^2 + 2KTD there.
+        """
+        size = self.out_proj.in_features
+        return queries * (size + self.heads * tokens) < tokens * (size + queries)
+
+    def _by_context(self, query: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        """As usual: keys and values of every token."""
         q, k, v = (
-            F.linear(x, w, b).view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, H, ., D/H)
-            for x, w, b in zip((query, context, context), weights, biases, strict=True)
+            self._project(x, part).view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, H, ., D/H)
+            for part, x in enumerate((query, context, context))
         )
         attended = F.scaled_dot_product_attention(
             q,
@@ -39,8 +75,33 @@ class Attention(nn.Module):
             attn_mask=None if mask is None else mask[:, None, None, :],
             dropout_p=self.dropout if self.training else 0.0,
         )
-        merged: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))  # (B, K, D)
-        return merged
+        return attended.transpose(1, 2).flatten(2)
+
+    def _by_query(self, query: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        """The same, for few queries: q (W c) = (q W) c and sum a (W c) = W (sum a c), so no token is projected.
+
+        A bias of the keys adds the same to every score of a query, which softmax takes out again; one of the values is added once,
+        for the attention sums to 1.
+        """
+        (_, wk, wv), (_, _, bv) = self._parts()
+        batch, queries, size = query.shape
+        heads = self.heads, size // self.heads, size  # (H, D/H, D)
+        q = self._project(query, 0).view(batch * queries, self.heads, -1).transpose(0, 1)  # (H, BK, D/H)
+        asked = torch.bmm(q, wk.view(heads)).view(self.heads, batch, queries, size)
+        asked = asked.permute(1, 0, 2, 3).flatten(1, 2)  # (B, HK, D)
+        scores = torch.bmm(asked, context.transpose(1, 2)) * (size // self.heads) ** -0.5  # (B, HK, T)
+        if mask is not None:  # not -inf: a row that attends to nothing is finite, and its presence is 0
+            scores = scores.masked_fill(~mask[:, None, :], torch.finfo(scores.dtype).min)
+        attended = F.dropout(scores.softmax(dim=-1), self.dropout, self.training)
+        read = torch.bmm(attended, context).view(batch, self.heads, queries, size)
+        read = read.transpose(0, 1).reshape(self.heads, batch * queries, size)  # (H, BK, D)
+        values = torch.bmm(read, wv.view(heads).transpose(1, 2)).transpose(0, 1).reshape(batch, queries, size)
+        return values if bv is None else values + bv
+
+    def _parts(self) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+        """Weights (D, D) and biases (D) of queries, keys and values."""
+        biases = self.in_proj_bias
+        return self.in_proj_weight.chunk(3), (None,) * 3 if biases is None else biases.chunk(3)
 
 
 class RecurrentCell(nn.Module):
@@ -88,27 +149,29 @@ class RecurrentCell(nn.Module):
         text_mask: Tensor | None = None,  # (B, T) True where there is a token
         text_present: Tensor | None = None,  # (B,) 1 or 0; None: present in every row
         image_present: Tensor | None = None,
+        contributions: list[Tensor] | None = None,  # where given, what this step took in is appended: `model.explain`
     ) -> Tensor:
         state = state + self.positions
         normed = self.norm(state)
         residual = state + self.self_attention(normed, normed)
         forget: Tensor | float = self.forget_gate_prior
-        total = torch.zeros_like(residual)
+        text_in = image_in = torch.zeros_like(residual)
         if text is not None:
             read = self.text_attention(normed, self.text_norm(text), text_mask)
             present = 1.0 if text_present is None else text_present[:, None, None]
             forget = forget + self.text_forget_gate(read) * present
-            total = total + self._squash(read) * (
-                torch.sigmoid(self.text_input_gate(read) + self.input_gate_prior) * present
-            )
+            text_in = self._squash(read) * (torch.sigmoid(self.text_input_gate(read) + self.input_gate_prior) * present)
         if vision is not None:
             read = self.vision_attention(normed, self.vision_norm(vision))
             present = 1.0 if image_present is None else image_present[:, None, None]
             forget = forget + self.vision_forget_gate(read) * present
-            total = total + self._squash(read) * (
+            image_in = self._squash(read) * (
                 torch.sigmoid(self.vision_input_gate(read) + self.input_gate_prior) * present
             )
-        state = self._squash(residual) * torch.sigmoid(torch.as_tensor(forget, dtype=residual.dtype)) + total
+        if contributions is not None:
+            contributions.append(magnitudes(text_in, image_in))
+        kept = self._squash(residual) * torch.sigmoid(torch.as_tensor(forget, dtype=residual.dtype))
+        state = kept + text_in + image_in
         return state + self.mlp(self.mlp_norm(state))  # type: ignore[no-any-return]
 
     def _squash(self, values: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 call    {"role": "query"|"document", "lane"?: str, "inputs": [{"text"?: str, "image"?: bytes}]}
 answer  {"model", "fingerprint", "dimensions", "results": [result]}
-result  {"embedding": D little-endian float32 in bytes, "dropped_tokens", "cost", "decode_s", "queue_s", "encode_s"}
+result  {"embedding": D little-endian float32 in bytes, "dropped_tokens", "cost", "decode_s", "queue_s", "encode_s",
+         "shares"?: L x 2 float32 in bytes, "latents"?: K x D}
      or {"error": {"code", "detail", "field"?, "limit"?}}
 """
 
@@ -14,9 +15,10 @@ from typing import Any
 
 import msgpack
 import numpy as np
+from numpy.typing import NDArray
 
 from model.errors import EncodeFailed, InvalidInput, RetrievalError, error_class
-from model.inputs import Embedding, Input, ModelInfo, Role, Timing
+from model.inputs import Embedding, Float32, Input, ModelInfo, Role, Timing
 
 MEDIA_TYPE = "application/msgpack"
 _CALL_FIELDS, _INPUT_FIELDS = {"role", "lane", "inputs"}, {"text", "image"}
@@ -84,11 +86,13 @@ def _result(result: Embedding | RetrievalError) -> dict[str, Any]:
     if isinstance(result, RetrievalError):
         error = {"code": result.code, "detail": result.detail, "field": result.field, "limit": result.limit}
         return {"error": {name: value for name, value in error.items() if value is not None}}
+    more = {"shares": result.shares, "latents": result.latents}
     return {
-        "embedding": result.vector.astype("<f4", copy=False).tobytes(),
+        "embedding": _bytes(result.vector),
         "dropped_tokens": result.dropped_tokens,
         "cost": result.cost,
         **{name: getattr(result.timing, name) for name in _TIMES},
+        **{name: _bytes(np.asarray(value)) for name, value in more.items() if value is not None},
     }
 
 
@@ -96,9 +100,24 @@ def _embedding(result: Mapping[str, Any], fingerprint: str) -> Embedding | Retri
     if error := result.get("error"):
         kind = error_class(str(error["code"]), EncodeFailed.status)
         return kind(str(error["detail"]), field=error.get("field"), limit=error.get("limit"))
-    vector = np.frombuffer(result["embedding"], "<f4").astype(np.float32)  # (D,)
+    vector = _floats(result["embedding"])  # (D,)
     timing = Timing(*(float(result[name]) for name in _TIMES))
-    return Embedding(vector, fingerprint, int(result["dropped_tokens"]), int(result["cost"]), timing)
+    shares = (
+        tuple((text, image) for text, image in _floats(result["shares"]).reshape(-1, 2).tolist())
+        if "shares" in result
+        else None
+    )
+    latents = _floats(result["latents"]).reshape(-1, len(vector)) if "latents" in result else None
+    dropped, cost = int(result["dropped_tokens"]), int(result["cost"])
+    return Embedding(vector, fingerprint, dropped, cost, timing, shares, latents)
+
+
+def _bytes(values: NDArray[Any]) -> bytes:
+    return values.astype("<f4", copy=False).tobytes()
+
+
+def _floats(data: bytes) -> Float32:
+    return np.frombuffer(data, "<f4").astype(np.float32)
 
 
 def _pack(value: Any) -> bytes:

@@ -108,6 +108,11 @@ class Ret2Config:
     def dimensions(self) -> int:
         return self.output_size or self.hidden_size
 
+    @property
+    def latents(self) -> int:
+        """Vectors that the model gives of one input; 1 where they are pooled."""
+        return self.num_latents if self.fusion == "recurrent" and self.pooling == "none" else 1
+
     def to_json(self) -> dict[str, Any]:
         return {"model_type": "ret2", **dataclasses.asdict(self)}
 

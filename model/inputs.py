@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
+Shares = tuple[tuple[float, float], ...]  # of text and image at each tapped layer, of sum 1: `model.explain`
+SHARE_DIGITS = 4  # as they are kept and shown: what a share is good for, some 60 bytes a point of three layers
 
 
 class Role(StrEnum):
@@ -49,10 +51,21 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Encoded:
+    """What one forward gives of a batch: vectors (B, D) of unit length; shares (B, L, 2) unless the model has no gates; latents
+    (B, K, D), each of unit length, from a model that gives several."""
+
+    vectors: Float32
+    shares: Float32 | None = None
+    latents: Float32 | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Embedding:
     """One input's vector, (D,) float32 of unit length; the fingerprint of the model that made it, what it cost and where the time went.
 
-    `dropped_tokens` of the text were over the model's limit.
+    `dropped_tokens` of the text were over the model's limit. `shares` is None from a model without gates, `latents` (K, D) from one
+    that gives a single vector.
     """
 
     vector: Float32
@@ -60,6 +73,8 @@ class Embedding:
     dropped_tokens: int = 0
     cost: int = 0
     timing: Timing = Timing()
+    shares: Shares | None = None
+    latents: Float32 | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +86,7 @@ class ModelInfo:
     dimensions: int
     max_text_tokens: int
     image_size_px: int
+    latents: int = 1  # vectors of one input
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,8 @@ class Ret2(nn.Module):
             nn.Linear(config.hidden_size, config.output_size, bias=False) if config.output_size else nn.Identity()
         )
 
-    def forward(self, states: States) -> Tensor:
+    def forward(self, states: States, contributions: list[Tensor] | None = None) -> Tensor:
+        """`contributions`, where given, gets what each step took in of text and image: (B, 2), see `model.explain`."""
         latents = self.cell.initial(states.batch)  # (B, K, D)
         for step in range(len(self.text_adapters)):
             latents = self.cell(
@@ -54,6 +55,7 @@ class Ret2(nn.Module):
                 states.text_mask,
                 states.text_present,
                 states.image_present,
+                contributions,
             )
         if self.pooled:
             latents = latents.mean(dim=1, keepdim=True)  # (B, 1, D)
@@ -71,7 +73,8 @@ class SumFusion(nn.Module):
             nn.LayerNorm(vision_widths[-1]), _projector(vision_widths[-1], size, config.dimensions)
         )
 
-    def forward(self, states: States) -> Tensor:
+    def forward(self, states: States, contributions: list[Tensor] | None = None) -> Tensor:
+        """There are no gates: nothing is appended to `contributions`."""
         total = torch.zeros(())
         if states.text is not None:
             last = states.text[-1]

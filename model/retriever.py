@@ -25,9 +25,12 @@ from model.backbones import (
     read_tokenizer,
     with_prefix,
 )
+from model.cell import Attention
 from model.config import BackboneConfig, Ret2Config
 from model.errors import InvalidInput
-from model.inputs import Float32, Input, Limits, ModelInfo, Prepared, Role
+from model.explain import shares
+from model.inputs import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
+from model.packed import pack_linears, packing_pays
 from model.ret2 import States, build_fusion
 from model.weights import CONFIG_FILE, WEIGHTS_FILE, fingerprint, load_strict, locate, read_config, read_tensors
 
@@ -54,12 +57,14 @@ class Retriever(nn.Module):
         self.document_towers = nn.ModuleDict(document_towers)  # "text", "vision": those the sides do not share
         self.sides = nn.ModuleDict(sides)
         self.preprocessor = preprocessor
+        self.tokens = self.padding = 0  # text positions computed since it was made
         self.info = ModelInfo(
             name=config.name,
             fingerprint=checkpoint_fingerprint,
             dimensions=config.dimensions,
             max_text_tokens=config.max_text_tokens,
             image_size_px=config.image.size_px,
+            latents=config.latents,
         )
 
     @classmethod
@@ -140,6 +145,23 @@ class Retriever(nn.Module):
         checkpoint_fingerprint = fingerprint(config.to_json(), files, preprocess.VERSION)
         return cls(config, towers, sides, preprocessor, checkpoint_fingerprint, document_towers)
 
+    def pack(self, *, vision: bool = True) -> Retriever:
+        """For inference alone, where that is faster: see `model.packed`. What was packed cannot learn, move or be saved any more.
+        `vision`: the vision tower too."""
+        if self.packs:
+            for module in self.modules():
+                if isinstance(module, Attention):
+                    module.pack()
+            for name, part in self.named_children():
+                if vision or name != "vision_tower":
+                    pack_linears(part)
+        return self
+
+    @property
+    def packs(self) -> bool:
+        """Whether packed layers are faster where this one is."""
+        return self.device.type == "cpu" and packing_pays(self.dtype)
+
     def prepare(self, item: Input, role: Role, limits: Limits) -> Prepared:
         return self.preprocessor.prepare(item, role, limits)
 
@@ -154,37 +176,32 @@ class Retriever(nn.Module):
 
     def encode(self, batch: Sequence[Prepared]) -> Float32:
         """(B, E) float32 of unit length: the mean of an input's latents."""
-        return self.launch(batch)()
+        return self.launch(batch)().vectors
 
     @torch.inference_mode()
-    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Float32]:
-        """Starts `encode`; what it returns waits for the result, in any thread. A CPU has computed it by then, CUDA has not.
+    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
+        """Starts a forward; what it returns waits for the result, in any thread. A CPU has computed it by then, CUDA has not.
 
         No tower runs for a modality that is absent (promise 8). Rows are sorted so that those of one kind lie together: their towers
         run over them as slices, the cell needs no masks of presence, and texts are padded to little more than their own length.
         """
         order = sorted(range(len(batch)), key=lambda row: _kind(batch[row]))
-        vectors = [
-            self._encode_alike([batch[row] for row in rows], towers_of)
-            for towers_of, rows in (
-                (role, list(rows)) for role, rows in groupby(order, lambda row: self._towers_of(batch[row]))
+        rows = [
+            self._encode_alike([batch[row] for row in places], towers_of)
+            for towers_of, places in (
+                (role, list(places)) for role, places in groupby(order, lambda row: self._towers_of(batch[row]))
             )
         ]
-        received = _to_host(torch.cat(vectors))
+        received = _to_host(torch.cat(rows))
         back = np.argsort(order)
-
-        def wait() -> Float32:
-            values: Float32 = received().numpy()[back]
-            return values
-
-        return wait
+        return lambda: self._unpacked(received().numpy()[back])
 
     def _encode_alike(self, batch: Sequence[Prepared], towers_of: Role) -> Tensor:
-        """(B, E) of rows that are sorted by kind and share their towers."""
+        """(B, ·) as `_packed`, of rows that are sorted by kind and share their towers."""
         pixels = [item.pixels for item in batch if item.pixels is not None]
         vision = self.vision_states(pixels, towers_of) if pixels else []  # each (images, P, Wv)
         seen = 0
-        vectors = []
+        rows = []
         for (role, has_image, has_text), group in groupby(batch, lambda item: _kind(item)[:3]):
             for alike in self._alike_in_length(list(group)):
                 states = States()
@@ -195,9 +212,21 @@ class Retriever(nn.Module):
                 if has_image:
                     states = replace(states, vision=[layer[seen : seen + len(alike)] for layer in vision])
                     seen += len(alike)
-                latents = self.side(Role(role))(states)  # (b, K, E)
-                vectors.append(F.normalize(latents.float().mean(dim=1), dim=-1))
-        return torch.cat(vectors)
+                contributions: list[Tensor] = []
+                latents = self.side(Role(role))(states, contributions)  # (b, K, E)
+                rows.append(_packed(latents.float(), contributions))
+        return torch.cat(rows)
+
+    def _unpacked(self, rows: Float32) -> Encoded:
+        """`_packed` undone."""
+        batch, size = len(rows), self.config.dimensions
+        steps = self.config.steps if self.config.fusion == "recurrent" else 0
+        vectors, gates, latents = np.split(rows, [size, size + 2 * steps], axis=1)
+        return Encoded(
+            np.ascontiguousarray(vectors),
+            gates.reshape(batch, steps, 2) if steps else None,
+            latents.reshape(batch, -1, size) if self.config.latents > 1 else None,
+        )
 
     def _alike_in_length(self, batch: list[Prepared]) -> Iterator[list[Prepared]]:
         """Rows of one kind, longest text first, cut where the padding would cost more than another pass."""
@@ -221,6 +250,8 @@ class Retriever(nn.Module):
         mask = np.zeros((len(tokens), longest), bool)
         for row, values in enumerate(tokens):
             ids[row, : len(values)], mask[row, : len(values)] = values, True
+        held = int(np.count_nonzero(mask))
+        self.tokens, self.padding = self.tokens + held, self.padding + mask.size - held
         present = self._to_device(torch.from_numpy(mask))
         padded = not mask.all()  # where nothing is, attention is faster without a mask
         return self.tower("text", role)(
@@ -254,6 +285,16 @@ def _kind(item: Prepared) -> tuple[str, bool, bool, int]:
 
 def _length(item: Prepared) -> int:
     return 0 if item.tokens is None else len(item.tokens)
+
+
+def _packed(latents: Tensor, contributions: Sequence[Tensor]) -> Tensor:
+    """(B, E + 2L + KE): embeddings, shares where there are gates, latents where there are several; one thing to bring to the host."""
+    parts = [F.normalize(latents.mean(dim=1), dim=-1)]
+    if contributions:
+        parts.append(shares(contributions).flatten(1))
+    if latents.shape[1] > 1:
+        parts.append(F.normalize(latents, dim=-1).flatten(1))
+    return torch.cat(parts, dim=1)
 
 
 def _to_host(vectors: Tensor) -> Callable[[], Tensor]:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
-from service import errors, probes
+from service import documentation, errors, openapi, probes
 from service.auth import ApiKeyGate
+from service.headers import SecurityHeaders
+from service.keys import KeyFile
 from service.limits import EncodedPaths, RequestLimits
+from service.openai_errors import OpenAiErrors
 from service.probes import Process
+from service.quotas import KeyQuotas
 from service.schemas import Problem
 from service.telemetry import RequestLog
+from service.tracing import Traces
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -24,6 +30,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "the input cannot be used",
         401: "no valid API key",
+        403: "the API key is not for this: another scope, or another collection",
         404: "there is nothing of that name",
         409: "does not fit the present state, such as a collection of another model",
         413: "over a size limit",
@@ -34,7 +41,9 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def application(process: Process, api_keys: Sequence[str], routers: Iterable[APIRouter], lifespan: Lifespan) -> FastAPI:
+def application(
+    process: Process, api_keys: KeyFile | None, routers: Iterable[APIRouter], lifespan: Lifespan
+) -> FastAPI:
     """The routers and the probes over a process; what its routes need is put into `state` by the caller."""
     settings = process.settings
     app = FastAPI(
@@ -42,17 +51,23 @@ def application(process: Process, api_keys: Sequence[str], routers: Iterable[API
         version=version("ret2"),
         description="Multimodal retrieval: documents and queries of text, an image, or both, fused into one embedding.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         middleware=[
+            Middleware(SecurityHeaders),
+            Middleware(OpenAiErrors),
+            Middleware(Traces),
             Middleware(RequestLog, metrics=process.metrics),
+            *_cors(settings.cors_origins),
+            Middleware(EncodedPaths),
             Middleware(ApiKeyGate, keys=api_keys),
+            Middleware(KeyQuotas, settings=settings.quotas),
             Middleware(
                 RequestLimits,
                 max_body_bytes=settings.max_body_bytes,
                 max_stream_bytes=settings.max_stream_bytes,
                 max_in_flight=settings.max_requests_in_flight,
             ),
-            Middleware(EncodedPaths),
         ],
     )
     app.state.process = process
@@ -60,4 +75,26 @@ def application(process: Process, api_keys: Sequence[str], routers: Iterable[API
     for router in routers:
         app.include_router(router, responses=_PROBLEMS)
     app.include_router(probes.router)
+    app.include_router(documentation.router)
+    _complete_openapi(app)
     return app
+
+
+def _complete_openapi(app: FastAPI) -> None:
+    made = app.openapi
+    app.openapi = lambda: openapi.complete(made())  # type: ignore[method-assign]
+
+
+def _cors(origins: str | None) -> list[Middleware]:
+    """A page asks first, without a key, whether it may send one."""
+    if origins is None:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins.split(","),
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "x-api-key", "x-request-id"],
+            expose_headers=["retry-after", "server-timing", "x-request-id"],
+        )
+    ]

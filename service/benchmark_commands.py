@@ -174,7 +174,7 @@ class _Run:
             transient=True,
         )
         self._tasks: dict[str, TaskID] = {}
-        retriever = Retriever.load(model, device=self.device)
+        retriever = Retriever.load(model, device=self.device).pack()
         self._embedder: Embedder = Embedder(
             retriever, roots, batch=batch, cache=cache, strict=strict, report=self.report
         )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -17,12 +20,14 @@ from typer.core import TyperGroup
 
 from indexer import readers
 from indexer.formats.columns import FORMATS
-from model.errors import InvalidInput, RetrievalError
+from model.errors import Forbidden, InvalidInput, RetrievalError
 from service import demo as demonstration
 from service.benchmark_commands import m2kr, mbeir
-from service.client import DEFAULT_URL, Client, Loaded
+from service.client import DEFAULT_URL, Client, Hit, Loaded
 from service.flags import with_settings
+from service.key_commands import keys_app
 from service.model_commands import eval_app, model_app
+from service.reindex_commands import reindex
 from service.settings import Settings
 from service.tables import (
     Failed,
@@ -40,6 +45,12 @@ _LOAD_PATIENCE_S = 600.0  # a load outlives a restart of the service and waits w
 Url = Annotated[str, typer.Option(envvar="RET2_URL", help="address of the service")]
 ApiKey = Annotated[str | None, typer.Option(envvar="RET2_API_KEY", help="better given as variable than as flag")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+
+
+class SearchMode(StrEnum):
+    FUSED = "fused"
+    LEXICAL = "lexical"
+    HYBRID = "hybrid"
 
 
 class _OneLineErrors(TyperGroup):
@@ -88,29 +99,70 @@ def search(
     collection: Annotated[str, typer.Option("--collection", "-c", help="where to search")],
     question: Annotated[str | None, typer.Argument(help="the text of the query")] = None,
     image: Annotated[str | None, typer.Option("--image", "-i", help="an image file or URL of the query")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1)] = 10,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", min=1, help="unset: the collection's own, else 10")
+    ] = None,
     filter: Annotated[  # noqa: A002 - the flag's name
         str | None, typer.Option(help='condition on metadata: {"field": "region", "equals": "Europe"}')
+    ] = None,
+    mode: Annotated[
+        SearchMode | None, typer.Option(help="by embedding, by words, or both; unset: as the collection has it")
+    ] = None,
+    rerank: Annotated[bool, typer.Option("--rerank", help="rank the nearest again by all their latents")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="say what came from text and what from the image")] = False,
+    like: Annotated[list[str] | None, typer.Option(help="id of a document to find more like; may be repeated")] = None,
+    unlike: Annotated[
+        list[str] | None, typer.Option(help="id of a document to keep away from; may be repeated")
+    ] = None,
+    avoid: Annotated[list[str] | None, typer.Option(help="a text to keep away from; may be repeated")] = None,
+    instruction: Annotated[str | None, typer.Option(help="put before the text; unset: the collection's own")] = None,
+    score_threshold: Annotated[float | None, typer.Option(help="no hits below it")] = None,
+    cursor: Annotated[str | None, typer.Option(help="as the page before printed it")] = None,
+    group_by: Annotated[str | None, typer.Option(help="the best hits of each value of a metadata field")] = None,
+    group_size: Annotated[int | None, typer.Option(min=1, help="hits of each group; unset: 1")] = None,
+    fields: Annotated[
+        list[str] | None, typer.Option("--field", help="show this metadata field alone; may be repeated")
     ] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search with a question, a picture, or a picture and a question about it."""
-    if question is None and image is None:
-        raise InvalidInput("nothing to search with: give a question, --image, or both")
+    """Search with a question, a picture, a picture and a question about it, or documents that are there."""
+    if question is None and image is None and not like:
+        raise InvalidInput("nothing to search with: give a question, --image, both, or --like")
     remote = image is not None and image.startswith(("http://", "https://", "data:"))
-    picture = image if remote or image is None else Path(image)
     with Client(url, api_key=api_key) as client:
-        result = client.search(collection, question, picture, limit=limit, filter=_json_object(filter, "--filter"))
-    if as_json:
-        _print_json(
-            [{"id": hit.id, "score": hit.score, "text": hit.text, "metadata": hit.metadata} for hit in result.hits]
+        result = client.search(
+            collection,
+            question,
+            image if remote or image is None else Path(image),
+            limit=limit,
+            filter=_json_object(filter, "--filter"),
+            mode=mode and mode.value,
+            rerank=rerank,
+            explain=explain,
+            positive=like or (),
+            negative=[*(unlike or ()), *({"text": text} for text in avoid or ())],
+            instruction=instruction,
+            score_threshold=score_threshold,
+            cursor=cursor,
+            group_by=group_by,
+            group_size=group_size,
+            metadata_fields=fields or True,
         )
+    if as_json:
+        groups = [{"value": group.value, "hits": _hits_json(group.hits)} for group in result.groups]
+        _print_json(groups if group_by else _hits_json(result.hits))
         return
     console = Console()
-    console.print(hits_table(result))
+    if group_by is None:
+        console.print(hits_table(result))
+    for group in result.groups:
+        console.print(f"{group_by} = {group.value}", markup=False)
+        console.print(hits_table(replace(result, hits=group.hits)))
     console.print(timings_line(result), style="dim")
+    if result.cursor:
+        console.print(f"more: --cursor {result.cursor}", style="dim", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -136,7 +188,8 @@ def load(
     failures: list[Failed] = []
     indexed = skipped = left = 0
     with Client(url, api_key=api_key, attempts=1000, give_up_after_s=_LOAD_PATIENCE_S) as client, progress_bar() as bar:
-        client.create_collection(collection)
+        with suppress(Forbidden):  # a key that may write but makes no collections: this one is there
+            client.create_collection(collection)
         for file in files:
             reading = _Reading(file, read)
             task = bar.add_task(file.name, total=readers.count(file))
@@ -201,7 +254,37 @@ def demo(
         raise typer.Exit(1)
 
 
+@app.command()
+def mcp(
+    collection: Annotated[
+        str | None, typer.Option("--collection", "-c", help="where calls look that name no collection")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="calls may search with image files of this folder; without: with URLs only")
+    ] = None,
+    http: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="serve on http://127.0.0.1:PORT/mcp instead of standard input and output"),
+    ] = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Offer a running service to assistants, as tools of the Model Context Protocol: search, get_document, collections."""
+    try:
+        from service.mcp_server import mcp_server  # here, so that everything else works without the extra
+    except ModuleNotFoundError as error:
+        raise InvalidInput("`ret2 mcp` needs the extra mcp: pip install 'ret2[mcp]'") from error
+    with Client(url, api_key=api_key) as client:
+        server = mcp_server(client, collection=collection, images=images)
+        if http is None:
+            server.run()
+        else:
+            server.run("streamable-http", port=http)
+
+
+app.command()(reindex)
 app.command()(train)
+app.add_typer(keys_app, name="keys")
 app.add_typer(model_app, name="model")
 eval_app.command()(m2kr)
 eval_app.command()(mbeir)
@@ -248,6 +331,15 @@ def _json_object(text: str | None, flag: str) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise InvalidInput(f"{flag} is a JSON {type(value).__name__}, it must be an object")
     return value
+
+
+def _hits_json(hits: Iterable[Hit]) -> list[dict[str, Any]]:
+    return [_hit_json(hit) for hit in hits]
+
+
+def _hit_json(hit: Hit) -> dict[str, Any]:
+    wire = {"id": hit.id, "score": hit.score, "text": hit.text, "metadata": hit.metadata}
+    return wire if hit.explanation is None else {**wire, "explanation": hit.explanation}
 
 
 def _print_json(value: Any) -> None:

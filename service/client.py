@@ -45,20 +45,36 @@ _CHUNK_BYTES = 8 * 2**20
 _POLL_MIN_S, _POLL_MAX_S = 0.05, 1.0
 
 
+Example = str | Mapping[str, Any]  # a document's id, or {"text"?, "image"?}
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
-    """One search. `document_id` searches with a document that is already in the collection."""
+    """One search. `document_id` searches with a document that is already in the collection, `positive` and `negative` with
+    examples of what is sought and what is not. What is None is left to the collection or the service."""
 
     collection: str
     text: str | None = None
     image: Image | None = None
     instruction: str | None = None
     document_id: str | None = None
-    limit: int = 10
+    limit: int | None = None
     offset: int = 0
     filter: Mapping[str, Any] | None = None
     score_threshold: float | None = None
     with_vector: bool = False
+    explain: bool = False
+    mode: str | None = None
+    fusion: Mapping[str, Any] | None = None
+    rerank: bool | Mapping[str, Any] = False
+    positive: Sequence[Example] = ()
+    negative: Sequence[Example] = ()
+    cursor: str | None = None
+    group_by: str | None = None
+    group_size: int | None = None
+    metadata_fields: bool | Sequence[str] = True
+    timeout_s: float | None = None
+    consistency: str | None = None
 
     def wire(self) -> dict[str, Any]:
         query = {
@@ -66,22 +82,35 @@ class Search:
             "image": None if self.image is None else image_wire(self.image),
             "instruction": self.instruction,
             "document_id": self.document_id,
+            "positive": [_example(one) for one in self.positive] or None,
+            "negative": [_example(one) for one in self.negative] or None,
         }
+        fields = self.metadata_fields
         body = {
             "collection": self.collection,
             "query": _present(query),
             "limit": self.limit,
-            "offset": self.offset,
+            "offset": self.offset or None,
             "filter": self.filter,
             "score_threshold": self.score_threshold,
             "with_vector": self.with_vector or None,
+            "explain": self.explain or None,
+            "mode": self.mode,
+            "fusion": self.fusion,
+            "rerank": self.rerank or None,
+            "cursor": self.cursor,
+            "group_by": self.group_by,
+            "group_size": self.group_size,
+            "metadata_fields": None if fields is True else fields if fields is False else list(fields),
+            "timeout_s": self.timeout_s,
+            "consistency": self.consistency,
         }
         return _present(body)
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """`image_url` is a path of the service."""
+    """`image_url` is a path of the service; `explanation` is there when asked for, as docs/explain.md has it."""
 
     id: str
     score: float
@@ -89,6 +118,7 @@ class Hit:
     image_url: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     vector: Sequence[float] | None = None
+    explanation: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +133,19 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    value: str | float | bool
+    hits: tuple[Hit, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SearchResult:
+    """`cursor` leads to the hits behind these, None when there are none. With `group_by` the hits are in `groups`."""
+
     hits: tuple[Hit, ...]
     timings: Timings
+    cursor: str | None = None
+    groups: tuple[Group, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +159,10 @@ class Info:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A collection as it stands: `compatible` says whether the model that runs now is the one that filled it."""
+    """A collection as it stands: `compatible` says whether the model that runs now is the one that filled it.
+
+    `documents` are in the index, `pending` accepted and not yet, `failed` those whose last accepted write failed.
+    """
 
     name: str
     documents: int
@@ -129,6 +172,35 @@ class Collection:
     created_at: float
     instruction: str | None = None
     compatible: bool = True
+    pending: int = 0
+    failed: int = 0
+    size_bytes: int | None = None
+    limit: int | None = None
+    indexes: Mapping[str, str] = field(default_factory=dict)
+    aliases: Sequence[str] = ()
+    language: str | None = None
+    latents: bool = False
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    generation: int
+    model: str
+    fingerprint: str
+    dimensions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reindex:
+    """The two generations of a collection. `job` is the id of the job that fills, or filled, the newer one."""
+
+    collection: str
+    state: str
+    serving: Generation
+    other: Generation
+    job: str
+    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +301,18 @@ class Client:
         """`options` are the other fields of `Search`."""
         return _search_result(self._object("POST", "/search", Search(collection, text, image, **options).wire()))
 
+    def search_all(
+        self, collection: str, text: str | None = None, image: Image | None = None, *, page: int = 100, **options: Any
+    ) -> Iterator[Hit]:
+        """Every hit, best first, page by page, until `max_search_depth` of the service, beyond which it raises `InvalidInput`."""
+        cursor: str | None = None
+        while True:
+            result = self.search(collection, text, image, limit=page, cursor=cursor, **options)
+            yield from result.hits
+            cursor = result.cursor
+            if cursor is None:
+                return
+
     def search_batch(self, searches: Sequence[Search]) -> tuple[SearchResult | RetrievalError, ...]:
         """A result or an error for each search, in order."""
         body = self._object("POST", "/search/batch", {"searches": [search.wire() for search in searches]})
@@ -237,7 +321,12 @@ class Client:
     # --- collections
 
     def create_collection(self, name: str, **settings: Any) -> Collection:
+        """`settings`: instruction, limit, indexes such as {"region": "keyword"}. One that is there has to have those that are given."""
         return _build(Collection, self._object("PUT", _path("collections", name), settings))
+
+    def change_collection(self, name: str, **settings: Any) -> Collection:
+        """The same settings; `indexes` are added to those there are."""
+        return _build(Collection, self._object("PATCH", _path("collections", name), settings))
 
     def collections(self) -> list[Collection]:
         return [_build(Collection, one) for one in self._object("GET", "/collections")["collections"]]
@@ -247,6 +336,40 @@ class Client:
 
     def delete_collection(self, name: str) -> None:
         self._request("DELETE", _path("collections", name))
+
+    # --- reindex
+
+    def reindex(self, collection: str, *, model: str | None = None, max_failures: int = 0) -> Job:
+        """Its job; wait for that with `wait_job`. `model` is the name or fingerprint of one that the service runs beside."""
+        body = _present({"model": model, "max_failures": max_failures or None})
+        return _job(self._object("POST", _path("collections", collection, "reindex"), body)["job"])
+
+    def generations(self, collection: str) -> Reindex:
+        """Raises `NotFound` when there is one only."""
+        return _reindex(self._object("GET", _path("collections", collection, "reindex")))
+
+    def cancel_reindex(self, collection: str) -> Job:
+        """Before the switch."""
+        return _job(self._object("POST", _path("collections", collection, "reindex", "cancel"))["job"])
+
+    def roll_back_reindex(self, collection: str) -> Reindex:
+        """After the switch, while the previous generation is kept. The answer comes before it serves again."""
+        return _reindex(self._object("POST", _path("collections", collection, "reindex", "rollback")))
+
+    def finish_reindex(self, collection: str) -> Reindex:
+        """After the switch: the previous generation is given up."""
+        return _reindex(self._object("POST", _path("collections", collection, "reindex", "finish")))
+
+    def set_alias(self, alias: str, collection: str) -> None:
+        """Makes the alias, or switches it at once."""
+        self._request("PUT", _path("aliases", alias), {"collection": collection})
+
+    def aliases(self) -> dict[str, str]:
+        """Collections by alias."""
+        return {one["alias"]: one["collection"] for one in self._object("GET", "/aliases")["aliases"]}
+
+    def delete_alias(self, alias: str) -> None:
+        self._request("DELETE", _path("aliases", alias))
 
     # --- documents
 
@@ -304,8 +427,20 @@ class Client:
     def document(self, collection: str, document_id: str) -> dict[str, Any]:
         return self._object("GET", _path("collections", collection, "documents", document_id))
 
-    def delete_documents(self, collection: str, ids: Sequence[str]) -> Job:
-        return _job(self._object("POST", _path("collections", collection, "documents", "delete"), {"ids": ids})["job"])
+    def image(self, collection: str, document_id: str) -> bytes:
+        """The file of a document's image. Raises `NotFound` when it has none."""
+        return self._request("GET", _path("collections", collection, "documents", document_id, "image")).content
+
+    def delete_documents(
+        self,
+        collection: str,
+        ids: Sequence[str] | None = None,
+        *,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the wire's name
+    ) -> Job:
+        """By ids, or those in the index that fulfil a filter now. A retry of the latter may make a second, harmless job."""
+        body = _present({"ids": ids, "filter": filter})
+        return _job(self._object("POST", _path("collections", collection, "documents", "delete"), body)["job"])
 
     # --- jobs
 
@@ -533,8 +668,23 @@ def _serialised(document: Mapping[str, Any]) -> bytes:
 
 
 def _search_result(body: Mapping[str, Any]) -> SearchResult:
-    hits = tuple(_build(Hit, one) for one in body["hits"])
-    return SearchResult(hits, _build(Timings, body.get("timings", {})))
+    groups = tuple(Group(one["value"], _hits(one["hits"])) for one in body.get("groups") or ())
+    return SearchResult(_hits(body["hits"]), _build(Timings, body.get("timings", {})), body.get("cursor"), groups)
+
+
+def _hits(wire: Iterable[Mapping[str, Any]]) -> tuple[Hit, ...]:
+    return tuple(_build(Hit, one) for one in wire)
+
+
+def _example(example: Example) -> str | dict[str, Any]:
+    if isinstance(example, str):
+        return example
+    return {**example, "image": image_wire(example["image"])} if example.get("image") is not None else {**example}
+
+
+def _reindex(body: Mapping[str, Any]) -> Reindex:
+    generations = {name: _build(Generation, body[name]) for name in ("serving", "other")}
+    return _build(Reindex, {**body, **generations})
 
 
 def _job(body: Mapping[str, Any]) -> Job:

@@ -70,7 +70,7 @@ def atlas(
     from model.retriever import Retriever
 
     with _progress() as progress:
-        ours = _Embedder(Retriever.load(model), progress)
+        ours = _Embedder(Retriever.load(model).pack(), progress)
         console.print(_nine_table(nine(data, lambda _, items: ours.searcher(items)), f"{model}, in process"))
         if not ablations:
             return
@@ -83,7 +83,7 @@ def atlas(
                 console.print(f"{label}: no checkpoint in benchmarks/ablations/{name} (ret2 train --variant {name})")
                 continue
             rows[label] = recall(
-                both, items, _Embedder(Retriever.load(str(ABLATIONS / name)), progress).searcher(items)
+                both, items, _Embedder(Retriever.load(str(ABLATIONS / name)).pack(), progress).searcher(items)
             )
         rows["ours, question alone"] = recall(
             [replace(q, content=replace(q.content, image=None)) for q in both], items, search

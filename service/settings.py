@@ -6,15 +6,19 @@ import ipaddress
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Self, cast
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from indexer.blobs import BlobSettings
 from indexer.encoder_client import EncoderClientSettings
 from indexer.settings import FetchSettings, IndexerSettings
+from indexer.store.server_settings import CollectionSettings, Quantization, ServerStoreSettings
+from indexer.thumbnails import Keep
 from model.inputs import Limits
 from service.encoder.queue import QueueSettings
+from service.quotas import QuotaSettings
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -59,8 +63,25 @@ class Settings(BaseSettings):
     )
 
     # --- who
-    api_keys_file: Path | None = Field(None, description="file with one API key per line; unset: no keys")
-    allow_anonymous: bool = Field(False, description="allow listening on other than loopback without API keys")
+    api_keys_file: Path | None = Field(
+        None, description="file of API keys, a line each as `ret2 keys new` writes it; unset: no keys"
+    )
+    insecure: bool = Field(False, description="allow listening on other than loopback without API keys")
+
+    key_requests_per_s: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="requests per second of one API key, in each process; unset: no limit"
+    )
+    key_burst_requests: Positive | None = Field(
+        None, description="requests of one API key that may come at once; unset: as many as in a second"
+    )
+    key_requests_in_flight: Positive | None = Field(
+        None, description="requests of one API key being answered at once, in each process; unset: no limit"
+    )
+    cors_origins: str | None = Field(
+        None,
+        pattern=r"^(\*|https?://[^/,\s]+(,https?://[^/,\s]+)*)$",
+        description="origins whose pages may call this API from a browser: https://a.example,https://b.example, or *; unset: none",
+    )
 
     # --- an encoder in another process
     encoder_url: str | None = Field(
@@ -72,15 +93,94 @@ class Settings(BaseSettings):
     encoder_timeout_s: Seconds = Field(30.0, description="one call of the encoder, waiting in its queue included")
     encoder_attempts: Positive = Field(3, description="attempts at a call of the encoder that does not reach it")
 
-    # --- many machines, not yet supported
-    qdrant_url: str | None = Field(
-        None, description="Qdrant server; unset: embedded Qdrant Edge (a server is not supported yet)"
+    # --- a second model, with which collections are reindexed
+    next_model: str | None = Field(
+        None, description="as `model`: a second one in this process, for collections that are reindexed with it"
     )
+    next_encoder_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/]",
+        description="or the address of a second `--role encoder` process, with the same key",
+    )
+    reindex_grace_s: float = Field(
+        3600.0, ge=0, description="how long after a reindex the previous generation is kept for a rollback"
+    )
+
+    # --- vectors on a Qdrant server
+    qdrant_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/@]+(/[^@]*)?$",
+        description="Qdrant server or cluster; https is TLS for gRPC too; unset: embedded Qdrant Edge in data_dir",
+    )
+    qdrant_api_key: SecretStr | None = Field(None, description="API key that the Qdrant server wants")
+    qdrant_prefer_grpc: bool = Field(True, description="speak gRPC with Qdrant, which is faster; else HTTP alone")
+    qdrant_grpc_port: int = Field(6334, ge=1, le=65535, description="Qdrant's port for gRPC")
+    qdrant_timeout_s: Positive = Field(10, description="one call of Qdrant; whole seconds")
+    qdrant_prefix: str = Field(
+        "",
+        pattern=r"^[a-z0-9_-]{0,63}$",
+        description="begins the name of each collection there, for several deployments on one server",
+    )
+
+    # --- how collections are made on a Qdrant server; those already there stay as they are
+    qdrant_shards: Positive | None = Field(None, description="shards of a collection; unset: one per node")
+    qdrant_replication_factor: Positive = Field(1, description="copies of each shard")
+    qdrant_write_consistency_factor: Positive = Field(
+        1, description="copies that have to have written before a write counts; at most the replication factor"
+    )
+    qdrant_vectors_on_disk: bool = Field(False, description="vectors in memory-mapped files instead of memory")
+    qdrant_payload_on_disk: bool = Field(True, description="texts and metadata on disk instead of in memory")
+    qdrant_quantization: str = Field(
+        "none",
+        pattern="^(none|scalar|binary|product)$",
+        description="none, scalar, binary or product; candidates are rescored with the whole vectors",
+    )
+    qdrant_quantized_in_memory: bool = Field(
+        True, description="quantized vectors in memory, wherever the whole ones are"
+    )
+    qdrant_oversampling: float = Field(
+        2.0, ge=1, le=100, description="candidates for each hit where there is quantization"
+    )
+    qdrant_hnsw_m: Positive | None = Field(
+        None, description="links of a node of the HNSW graph; unset: Qdrant's default"
+    )
+    qdrant_hnsw_ef_construct: Positive | None = Field(
+        None, description="neighbours looked at as the HNSW graph is built; unset: Qdrant's default"
+    )
+    qdrant_hnsw_ef: Positive | None = Field(
+        None, description="neighbours looked at by a search; unset: Qdrant's default"
+    )
+    qdrant_indexing_threshold_kb: Positive = Field(
+        10_000, description="segments with more vectors than this get an HNSW graph; smaller ones are searched exactly"
+    )
+
+    # --- many machines, not yet supported
     database_url: SecretStr | None = Field(
         None, description="PostgreSQL; unset: SQLite in data_dir (a server is not supported yet)"
     )
+
+    # --- images
     blobs_url: str | None = Field(
-        None, description="object storage; unset: data_dir (another place is not supported yet)"
+        None,
+        description="where images are kept: a folder or an fsspec URL such as s3://bucket/images, of this service alone; "
+        "credentials come from its own variables (AWS_ACCESS_KEY_ID, …); unset: data_dir",
+    )
+    blobs_timeout_s: Seconds = Field(30.0, description="one image read or written there")
+    keep_images: Keep = Field(
+        Keep.ORIGINAL,
+        description="what is kept of an image once it is indexed: original, thumbnail or none; the model always sees the original. "
+        "A reindex uses what is kept: with none there is no image to show (404), and a document that is an image alone "
+        "cannot be reindexed",
+    )
+    thumbnail_px: int = Field(512, ge=16, le=4096, description="longer side of a thumbnail")
+    sweep_every_s: float = Field(
+        6 * 3600.0, ge=0, description="how often images that nothing refers to any more are deleted; 0: never"
+    )
+    sweep_grace_s: float = Field(
+        24 * 3600.0,
+        ge=600,
+        description="younger images stay, whatever refers to them: over twice the longest time from storing an image to "
+        "accepting or indexing its document",
     )
 
     # --- bounds on a request
@@ -96,6 +196,11 @@ class Settings(BaseSettings):
     )
     max_inputs_per_call: Positive = Field(256, description="inputs of one /encode or /v1/embeddings call")
     max_searches_per_call: Positive = Field(64, description="searches of one /search/batch call")
+    max_search_hits: Positive = Field(1_000, description="hits of one search")
+    max_search_depth: Positive = Field(
+        10_000,
+        description="how far a ranking can be walked, by offset or cursor, and how much of it groups are sought in",
+    )
     max_requests_in_flight: Positive = Field(256, description="requests being answered at once; probes are not counted")
 
     # --- bounds on what waits for the model
@@ -136,21 +241,44 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _only_what_is_built(self) -> Self:
-        for name in ("qdrant_url", "database_url", "blobs_url"):
+        for name in ("database_url",):
             if getattr(self, name) is not None:
                 raise ValueError(f"RET2_{name.upper()} is set, but this version runs on one machine only; unset it")
         if self.role is ServerRole.ENCODER and self.encoder_url is not None:
             raise ValueError("RET2_ENCODER_URL is set, but this process is to be the encoder: RET2_ROLE=encoder")
+        if self.next_model is not None and (
+            self.next_encoder_url or self.encoder_url or self.role is ServerRole.ENCODER
+        ):
+            raise ValueError(
+                "RET2_NEXT_MODEL is for a process that has its first model in itself and no other one; "
+                "beside RET2_ENCODER_URL set RET2_NEXT_ENCODER_URL, and an encoder process has one model"
+            )
+        if self.next_encoder_url is not None and self.role is ServerRole.ENCODER:
+            raise ValueError("RET2_NEXT_ENCODER_URL is set, but this process is to be the encoder: RET2_ROLE=encoder")
+        return self
+
+    @model_validator(mode="after")
+    def _qdrant_can_be_so(self) -> Self:
+        if self.qdrant_write_consistency_factor > self.qdrant_replication_factor:
+            raise ValueError(
+                f"RET2_QDRANT_WRITE_CONSISTENCY_FACTOR is {self.qdrant_write_consistency_factor}, "
+                f"limit is RET2_QDRANT_REPLICATION_FACTOR, {self.qdrant_replication_factor}"
+            )
         return self
 
     @model_validator(mode="after")
     def _not_open_by_accident(self) -> Self:
-        if not (_is_loopback(self.host) or self.api_keys_file or self.allow_anonymous):
+        if not (_is_loopback(self.host) or self.api_keys_file or self.insecure):
             raise ValueError(
                 f"RET2_HOST={self.host} can be reached from other machines and there are no API keys; "
-                "set RET2_API_KEYS_FILE, or RET2_ALLOW_ANONYMOUS=true if the network keeps strangers out"
+                "set RET2_API_KEYS_FILE, or RET2_INSECURE=true if the network keeps strangers out"
             )
         return self
+
+    @property
+    def blobs(self) -> BlobSettings:
+        url = self.blobs_url or f"file://{self.data_dir.expanduser() / 'blobs'}"
+        return BlobSettings(url, self.blobs_timeout_s, self.sweep_grace_s)
 
     @property
     def limits(self) -> Limits:
@@ -165,6 +293,31 @@ class Settings(BaseSettings):
             attempts=self.encoder_attempts,
         )
 
+    def qdrant(self, url: str) -> ServerStoreSettings:
+        key = self.qdrant_api_key
+        return ServerStoreSettings(
+            url,
+            api_key=key.get_secret_value() if key else None,
+            prefer_grpc=self.qdrant_prefer_grpc,
+            grpc_port=self.qdrant_grpc_port,
+            timeout_s=self.qdrant_timeout_s,
+            collection_prefix=self.qdrant_prefix,
+            collection=CollectionSettings(
+                shards=self.qdrant_shards,
+                replication_factor=self.qdrant_replication_factor,
+                write_consistency_factor=self.qdrant_write_consistency_factor,
+                vectors_on_disk=self.qdrant_vectors_on_disk,
+                payload_on_disk=self.qdrant_payload_on_disk,
+                quantization=cast(Quantization, self.qdrant_quantization),
+                quantized_in_memory=self.qdrant_quantized_in_memory,
+                oversampling=self.qdrant_oversampling,
+                hnsw_m=self.qdrant_hnsw_m,
+                hnsw_ef_construct=self.qdrant_hnsw_ef_construct,
+                hnsw_ef=self.qdrant_hnsw_ef,
+                indexing_threshold_kb=self.qdrant_indexing_threshold_kb,
+            ),
+        )
+
     def queue(self, measured_batch_cost: int) -> QueueSettings:
         return QueueSettings(
             max_search_cost=self.max_search_queue_cost,
@@ -174,6 +327,10 @@ class Settings(BaseSettings):
             max_queue_s=self.max_queue_s,
             max_wait_s=self.max_batch_wait_ms / 1e3,
         )
+
+    @property
+    def quotas(self) -> QuotaSettings:
+        return QuotaSettings(self.key_requests_per_s, self.key_burst_requests, self.key_requests_in_flight)
 
     @property
     def prepares(self) -> int:
@@ -192,6 +349,8 @@ class Settings(BaseSettings):
             batch_documents=self.index_batch_documents,
             max_attempts=self.index_max_attempts,
             concurrency=self.index_concurrency,
+            reindex_grace_s=self.reindex_grace_s,
+            reindex_linger_s=self.request_timeout_s,
         )
 
 

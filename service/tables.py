@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.box import SIMPLE
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -24,16 +25,35 @@ def hits_table(result: SearchResult) -> Table:
     table.add_column("id", no_wrap=True)
     table.add_column("text")
     table.add_column("metadata", no_wrap=True, overflow="ellipsis", max_width=_METADATA_WIDTH)
+    explained = any(hit.explanation for hit in result.hits)
+    if explained:
+        table.add_column("why", no_wrap=True)
     for rank, hit in enumerate(result.hits, 1):
         metadata = ", ".join(f"{name}={value}" for name, value in hit.metadata.items())
-        _row(table, str(rank), f"{hit.score:.3f}", hit.id, short(hit.text or "(a picture alone)"), metadata)
+        cells = (str(rank), f"{hit.score:.3f}", hit.id, short(hit.text or "(a picture alone)"), metadata)
+        _row(table, *cells, *([why(hit.explanation)] if explained and hit.explanation else []))
     return table
+
+
+def why(explanation: Mapping[str, Any]) -> str:
+    """A line for each side and part; of the shares the image's, from the earliest layer to the last."""
+    lines = []
+    for side in ("query", "document"):
+        if shares := explanation[side]:
+            lines.append(f"{side} image " + " ".join(f"{layer['image']:.0%}" for layer in shares["layers"]))
+    for part in ("text", "image"):
+        if (score := explanation[f"without_{part}"]) is not None:
+            lines.append(f"without {part} {score:.3f}")
+    if lexical := explanation["lexical"]:
+        lines.append(f"words {lexical['score']:.2f}, {lexical['share']:.0%} of the score")
+    return "\n".join(lines)
 
 
 def timings_line(result: SearchResult) -> str:
     t = result.timings
     parts = f"decode {t.decode_ms:.1f}, queue {t.queue_ms:.1f}, encode {t.encode_ms:.1f}, store {t.store_ms:.1f}"
-    return f"{len(result.hits)} hits in {t.total_ms:.1f} ms ({parts})"
+    count = len(result.hits) + sum(len(group.hits) for group in result.groups)
+    return f"{count} hits in {t.total_ms:.1f} ms ({parts})"
 
 
 def collections_table(collections: Iterable[Collection]) -> Table:

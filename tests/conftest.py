@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from model.errors import InvalidInput
 from model.images import decode_image
-from model.inputs import Float32, Input, Limits, ModelInfo, Prepared, Role
+from model.inputs import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
 from service.encoder.batcher import Batcher
 from service.encoder.queue import QueueSettings
 from service.telemetry import Metrics
@@ -68,7 +68,7 @@ class FakeRuntime:
             role, tokens if len(tokens) else None, pixels, max(1, len(tokens)) + (0 if pixels is None else IMAGE_COST)
         )
 
-    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Float32]:
+    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
         texts = [bytes([] if item.tokens is None else item.tokens.astype(np.uint8)).decode() for item in batch]
         self.batches.append(texts)
         self.costs.append([item.cost for item in batch])
@@ -77,14 +77,20 @@ class FakeRuntime:
         if answer is None:
             answer = np.stack([embed(text, item.pixels) for text, item in zip(texts, batch, strict=True)])
 
-        def wait() -> Float32:
+        def wait() -> Encoded:
             self.on_result(texts)
-            return answer
+            return Encoded(answer, shares(batch))
 
         return wait
 
     async def busy_with(self, text: str) -> None:
         await until(lambda: any(text in batch for batch in self.batches))
+
+
+def shares(batch: Sequence[Prepared]) -> Float32:
+    """(B, 2, 2): a quarter of two layers is the image's, where there is one and a text beside it."""
+    image = np.array([0 if item.pixels is None else 1 if item.tokens is None else 0.25 for item in batch], np.float32)
+    return np.repeat(np.stack([1 - image, image], axis=1)[:, None], 2, axis=1)
 
 
 def embed(text: str, pixels: Float32 | None = None) -> Float32:
@@ -148,7 +154,7 @@ def make_image() -> Callable[..., bytes]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def need() -> Callable[[bool, str], None]:
     """Skips a test whose need is absent, and says which; where CI promises everything to be there, that is a failure."""
 

@@ -4,7 +4,7 @@
 {"field": "region", "in": ["Europe", "Asia"]}    {"all": [..]}   {"any": [..]}   {"not": {..}}   and more: docs/filters.md
 """
 
-from indexer.filters.meaning import matches
+from indexer.filters.meaning import elements, matches
 from indexer.filters.tree import (
     AllOf,
     AnyOf,
@@ -27,7 +27,7 @@ from indexer.filters.tree import (
     whole_number_beyond_doubles,
 )
 from indexer.filters.types import FieldType, check_types, types_asked_of
-from indexer.filters.wire import MAX_CONDITIONS, MAX_DEPTH, parse
+from indexer.filters.wire import MAX_CONDITIONS, MAX_DEPTH, check_field, parse
 
 __all__ = [
     "MAX_CONDITIONS",
@@ -49,7 +49,9 @@ __all__ = [
     "Not",
     "Range",
     "Scalar",
+    "check_field",
     "check_types",
+    "elements",
     "matches",
     "parse",
     "steps",

@@ -51,11 +51,11 @@ def matches(condition: Filter, metadata: object) -> bool:
         case Empty(field):
             return _value(metadata, field) in (None, [], ())
         case FullText(field, text):
-            present = {word for each in _elements(metadata, field) if isinstance(each, str) for word in words(each)}
+            present = {word for each in elements(metadata, field) if isinstance(each, str) for word in words(each)}
             wanted = set(words(text))
             return bool(wanted) and wanted <= present
         case _:
-            return any(_fulfils(condition, element) for element in _elements(metadata, condition.field))
+            return any(_fulfils(condition, element) for element in elements(metadata, condition.field))
 
 
 def _value(metadata: object, field: str) -> object:
@@ -67,7 +67,8 @@ def _value(metadata: object, field: str) -> object:
     return value
 
 
-def _elements(metadata: object, field: str) -> list[object]:
+def elements(metadata: object, field: str) -> list[object]:
+    """What a condition on the field looks at: the elements of a list, or the value by itself; None where it is absent."""
     value = _value(metadata, field)
     return list(value) if isinstance(value, list | tuple) else [value]
 

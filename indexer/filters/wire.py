@@ -184,7 +184,11 @@ def _moment(value: object, at: str) -> datetime:
 
 
 def _field(value: object, at: str) -> str:
-    at = f"{at}.field"
+    return check_field(value, f"{at}.field")
+
+
+def check_field(value: object, at: str) -> str:
+    """The name of a metadata field that a store can look up. Raises `InvalidInput`."""
     if not isinstance(value, str):
         raise _invalid(at, "is not a string", value, "string")
     if not all(steps(value)):

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from indexer import tracing
 from indexer.ledger.database import Database, again_on_deadlock
 from indexer.ledger.rows import Item, as_job, find_job, no_job, pack, unpack
 from indexer.ledger.schema import batches, counters, failures, jobs, pending
@@ -65,6 +66,7 @@ class Accepting(Database):
                     return _same_job(known, key, values["body_hash"]), False
             job_id = uuid.uuid4().hex
             row = {"id": job_id, "state": JobState.QUEUED, "created_at": now, "updated_at": now, "idempotency_key": key}
+            row["trace"] = tracing.here()
             connection.execute(sa.insert(jobs).values(**row, **values))
             return find_job(connection, job_id), True
 
@@ -92,7 +94,7 @@ class Accepting(Database):
     def commit_job(self, job_id: str) -> Job:
         """From here on the job is accepted (promise 3), and comes after every job that was accepted before (promise 4)."""
         with self._write() as connection:
-            seq = _next_seq(connection)
+            seq = next_of("seq", connection)
             job, now = find_job(connection, job_id), self._now(connection)
             if (
                 job.retry_of is not None
@@ -131,6 +133,8 @@ class Accepting(Database):
         """
         with self._read() as connection:
             old = find_job(connection, job_id)
+        if old.kind is JobKind.REINDEX:
+            raise Conflict(f"job {job_id} is a reindex: ask for that again, and what failed is tried again")
         if not old.state.finished:
             raise Conflict(f"job {job_id} is {old.state}; what failed can be tried again when it is finished")
         for _ in range(_RETRY_TRIES):
@@ -204,9 +208,9 @@ def _to_retry(job_id: str, *, count: bool = False) -> sa.Select[Any]:
     return sa.select(*chosen).where(failures.c.job_id == job_id, failures.c.item.is_not(None), ~later.exists())
 
 
-def _next_seq(connection: sa.Connection) -> int:
+def next_of(counter: str, connection: sa.Connection) -> int:
     """Its row is locked until the commit: jobs become visible in the order of their numbers, whoever accepts them."""
-    counted = sa.update(counters).where(counters.c.name == "seq").values(value=counters.c.value + 1)
+    counted = sa.update(counters).where(counters.c.name == counter).values(value=counters.c.value + 1)
     return int(connection.execute(counted.returning(counters.c.value)).scalar_one())
 
 

@@ -8,11 +8,12 @@ import sqlalchemy as sa
 
 from indexer.ledger.accepting import Accepting, left_open
 from indexer.ledger.rows import as_job, find_job, unpack_outcomes
-from indexer.ledger.schema import batches, failures, jobs
+from indexer.ledger.schema import batches, failures, jobs, reindexes
 from indexer.ledger.working import Working
-from indexer.records import Failure, Job, JobState, Outcome
+from indexer.records import Failure, Job, JobState, Outcome, Overview
 
 _CANCEL_BATCHES = 50  # of one transaction
+_accepted, _open = jobs.c.seq.is_not(None), jobs.c.finished_at.is_(None)
 
 
 class Jobs(Accepting, Working):
@@ -22,12 +23,20 @@ class Jobs(Accepting, Working):
             return find_job(connection, job_id)
 
     def jobs(
-        self, *, collection: str | None = None, states: Iterable[JobState] = (), limit: int = 50, offset: int = 0
+        self,
+        *,
+        collection: str | None = None,
+        prefixes: Iterable[str] = (),
+        states: Iterable[JobState] = (),
+        limit: int = 50,
+        offset: int = 0,
     ) -> list[Job]:
-        """Newest first."""
+        """Newest first; with `prefixes`, of collections whose names begin with one of them."""
         query = sa.select(jobs).where(jobs.c.seq.is_not(None)).order_by(jobs.c.seq.desc()).limit(limit).offset(offset)
         if collection is not None:
             query = query.where(jobs.c.collection == collection)
+        if begins := [jobs.c.collection.startswith(prefix, autoescape=True) for prefix in prefixes]:
+            query = query.where(sa.or_(*begins))
         if wanted := list(states):
             query = query.where(jobs.c.state.in_(wanted))
         with self._read() as connection:
@@ -57,6 +66,16 @@ class Jobs(Accepting, Working):
             found = connection.execute(query.where(jobs.c.finished_at.is_(None), jobs.c.seq.is_not(None)))
             return int(found.scalar_one())
 
+    def overview(self) -> Overview:
+        with self._read() as connection:
+            counted = connection.execute(
+                sa.select(jobs.c.state, sa.func.count()).where(_accepted).group_by(jobs.c.state)
+            )
+            states = {JobState(state): count for state, count in counted}
+            oldest = connection.execute(sa.select(sa.func.min(jobs.c.created_at)).where(_accepted, _open)).scalar_one()
+            age_s = 0.0 if oldest is None else max(0.0, self._now(connection) - oldest)
+        return Overview({state: states.get(state, 0) for state in JobState}, self.pending_documents(), age_s)
+
     def cancel_job(self, job_id: str) -> Job:
         """The job, of which nothing more is begun; what is in a worker's hands is finished first, and then so is the job.
 
@@ -78,7 +97,9 @@ class Jobs(Accepting, Working):
             now = self._now(connection)
             accepted = jobs.c.seq.is_not(None), jobs.c.finished_at.is_(None)
             stopped = connection.execute(_first(jobs.c.cancelling, *accepted, limit=10)).scalars().all()
-            forgotten = connection.execute(_first(jobs.c.finished_at < now - retention_s)).scalar_one_or_none()
+            needed = jobs.c.id.in_(sa.select(reindexes.c.job_id))  # its batches keep the previous generation up to date
+            old = _first(jobs.c.finished_at < now - retention_s, ~needed)
+            forgotten = connection.execute(old).scalar_one_or_none()
             abandoned = connection.execute(_first(*left_open(now))).scalar_one_or_none()
         more = [self.cancel_some(job_id, _CANCEL_BATCHES) for job_id in stopped]
         if forgotten is not None:

@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
 
+from indexer.filters import FieldType
 from indexer.ledger.schema import jobs
-from indexer.records import Batch, Document, ImageRef, Job, JobKind, JobState, Outcome, Status
+from indexer.records import Batch, Collection, Document, ImageRef, Job, JobKind, JobState, Outcome, Status
 from model.errors import NotFound
 
 Item = tuple[int, Document]  # position in the job, and what stood there
+
+
+def as_collection(row: sa.Row[Any]) -> Collection:
+    values = dict(row._mapping)
+    settings = json.loads(values.pop("settings"))
+    indexes = {name: FieldType(kind) for name, kind in settings.get("indexes", {}).items()}
+    return Collection(**values, limit=settings.get("limit"), indexes=indexes)
+
+
+def collection_row(collection: Collection) -> dict[str, Any]:
+    values = asdict(collection)
+    settings = {"limit": values.pop("limit"), "indexes": values.pop("indexes")}
+    return {**values, "settings": json.dumps(settings, ensure_ascii=False)}
+
+
+def no_collection(name: str) -> NotFound:
+    return NotFound(f"there is no collection {name!r}", field="collection", value=name)
 
 
 def as_job(row: sa.Row[Any]) -> Job:
@@ -60,6 +79,7 @@ def as_batch(row: sa.Row[Any], lease: str) -> Batch:
         lease=lease,
         crashes=row.crashes + (row.lease is not None),
         suspect=row.suspect,
+        trace=row._mapping.get("trace"),
     )
 
 

@@ -47,7 +47,23 @@ def main() -> None:
 def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
     """Answers each (method, arguments) with its result or a RetrievalError, until the other end is closed."""
     s = shards
-    served = (s.create, s.drop, s.upsert, s.delete, s.fetch, s.search, s.count, s.ping, s.copy, s.restore)
+    served = (
+        s.create,
+        s.drop,
+        s.upsert,
+        s.delete,
+        s.fetch,
+        s.search,
+        s.rank,
+        s.layout,
+        s.count,
+        s.page,
+        s.images,
+        s.size_bytes,
+        s.ping,
+        s.copy,
+        s.restore,
+    )
     methods: dict[str, Callable[..., Any]] = {each.__name__: each for each in served}
     while True:
         if not pipe.poll(IDLE_S if shards.untidy else None):

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
 from indexer.filters import steps
 from indexer.records import Hit, Point
 from model.errors import InvalidInput
-from model.inputs import Float32
+from model.inputs import SHARE_DIGITS, Float32, Shares
 
 MAX_NAME_BYTES = 200  # a file name has 255, as a Qdrant collection
 
 
 def payload_of(point: Point) -> dict[str, Any]:
-    return {
+    payload: dict[str, Any] = {
         "document_id": point.document_id,
         "text": point.text,
         "image_digest": point.image_digest,
         "content_hash": point.content_hash,
         "metadata": dict(point.metadata),
     }
+    if point.shares is not None:
+        payload["shares"] = [[round(share, SHARE_DIGITS) for share in layer] for layer in point.shares]
+    return payload
 
 
-def point_of(payload: Mapping[str, Any], vector: Float32) -> Point:
+def point_of(payload: Mapping[str, Any], vector: Float32, latents: Float32 | None = None) -> Point:
     return Point(
         document_id=payload["document_id"],
         vector=vector,
@@ -33,6 +36,8 @@ def point_of(payload: Mapping[str, Any], vector: Float32) -> Point:
         image_digest=payload["image_digest"],
         metadata=payload["metadata"],
         content_hash=payload["content_hash"],
+        shares=_shares(payload),
+        latents=latents,
     )
 
 
@@ -44,7 +49,19 @@ def hit_of(payload: Mapping[str, Any], score: float, vector: Float32 | None) -> 
         image_digest=payload["image_digest"],
         metadata=payload["metadata"],
         vector=vector,
+        shares=_shares(payload),
     )
+
+
+def _shares(payload: Mapping[str, Any]) -> Shares | None:
+    layers = payload.get("shares")
+    return None if layers is None else tuple((text, image) for text, image in layers)
+
+
+def digests(payloads: Iterable[Mapping[str, Any] | None]) -> list[str]:
+    """Of the images of points that have one."""
+    found = ((each or {}).get("image_digest") for each in payloads)
+    return [digest for digest in found if digest is not None]
 
 
 def path_of(field: str) -> str:

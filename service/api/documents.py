@@ -9,13 +9,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
+from indexer import filters
 from indexer.intake import Accepted
 from indexer.records import Job, Outcome
+from indexer.thumbnails import Keep
 from model.errors import NotFound
 from service import images
 from service.api import posting
 from service.api.paths import CollectionPath, DocumentPath, job_wire
 from service.api.searcher import content_wire, stored
+from service.headers import NOTHING
 from service.limits import NDJSON
 from service.parts import Parts, PartsOf
 from service.schemas import AcceptedOut, DeletedOut, DeleteIn, DocumentIn, DocumentOut, schema_of
@@ -83,14 +86,25 @@ async def post(
     responses={200: {"model": DeletedOut}},
 )
 async def delete_many(name: CollectionPath, body: DeleteIn, parts: PartsOf, wait: Wait = False) -> Response:
-    """Deletes documents by id; ids that are not there do no harm."""
-    return await _delete(parts, name, body.ids, wait)
+    """Deletes documents by id, where ids that are not there do no harm, or by a filter on their metadata.
+
+    The filter is asked at once: the job deletes the documents that are in the index and fulfil it as the request is accepted, by
+    their ids, after every write accepted before and before those that follow. Documents that still wait for their first
+    indexing are not seen: wait for their jobs first. The answer comes when all ids are written down.
+    """
+    if body.ids is not None:
+        return await _delete(parts, name, body.ids, wait)
+    collection = await parts.catalog.get(name)
+    condition = filters.parse(body.filter)
+    filters.check_types(condition, collection.indexes)
+    points = parts.catalog.points(collection)
+    return await _deleting(parts, await parts.intake.delete_matching(collection, points, condition), wait)
 
 
 @router.get("/collections/{name}/documents/{id}", response_model=DocumentOut)
 async def read(name: CollectionPath, document_id: DocumentPath, parts: PartsOf, with_vector: bool = False) -> Response:
     collection = await parts.catalog.get(name)
-    point = await stored(parts.store.points(collection.name), collection.name, document_id)
+    point = await stored(parts.catalog.points(collection), collection.name, document_id)
     wire: dict[str, Any] = {"id": point.document_id, **content_wire(collection.name, point)}
     return Json({**wire, "vector": point.vector} if with_vector else wire)
 
@@ -109,19 +123,21 @@ async def delete(name: CollectionPath, document_id: DocumentPath, parts: PartsOf
     "/collections/{name}/documents/{id}/image",
     response_class=Response,
     responses={
-        200: {"content": {"image/*": {}}, "description": "the image file as it was posted"},
+        200: {"content": {"image/*": {}}, "description": "the image file as it is kept: by setting as it was posted"},
         304: {"description": "unchanged"},
     },
 )
 async def image(
     name: CollectionPath, document_id: DocumentPath, request: Request, parts: PartsOf, v: str = ""
 ) -> Response:
-    """The image as it was posted. With the `v` of an `image_url` it may be kept for good, else it is to be asked for again."""
+    """The image as it is kept. With the `v` of an `image_url` it may be kept for good, else it is to be asked for again."""
     collection = await parts.catalog.get(name)
-    point = await stored(parts.store.points(collection.name), collection.name, document_id)
+    point = await stored(parts.catalog.points(collection), collection.name, document_id)
     digest = point.image_digest
     if digest is None:
-        raise NotFound(f"document {document_id!r:.100} has no image", field="id", value=document_id)
+        no_images = parts.settings.keep_images is Keep.NONE
+        why = "; this service keeps none (RET2_KEEP_IMAGES=none)" if no_images else ""
+        raise NotFound(f"document {document_id!r:.100} has no image{why}", field="id", value=document_id)
     kept = bool(v) and digest.startswith(v)
     etag = f'"{digest}"'
     headers = {"etag": etag, "cache-control": "private, max-age=31536000, immutable" if kept else "private, no-cache"}
@@ -131,7 +147,7 @@ async def image(
     content_type = images.sniff(data)
     shown = content_type in images.SHOWN_TYPES
     # The bytes are a stranger's: no browser may take them for anything but what they are.
-    headers |= {"x-content-type-options": "nosniff", "content-security-policy": "default-src 'none'; sandbox"}
+    headers |= {"content-security-policy": f"{NOTHING}; sandbox"}
     headers |= {} if shown else {"content-disposition": "attachment"}
     return Response(data, headers=headers, media_type=content_type if shown else "application/octet-stream")
 
@@ -150,7 +166,11 @@ async def _accepted(parts: Parts, accepted: Accepted, wait: bool) -> Response:
 
 async def _delete(parts: Parts, name: str, document_ids: list[str], wait: bool) -> Response:
     collection = await parts.catalog.get(name)
-    job = await _awaited(parts, await parts.intake.delete(collection, document_ids), wait)
+    return await _deleting(parts, await parts.intake.delete(collection, document_ids), wait)
+
+
+async def _deleting(parts: Parts, accepted: Job, wait: bool) -> Response:
+    job = await _awaited(parts, accepted, wait)
     return Json({"job": job_wire(job)}, 200 if wait and job.state.finished else 202)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -13,6 +13,7 @@ from service.app import application
 from service.encoder import routes
 from service.encoder.batcher import Batcher
 from service.health import Health
+from service.keys import KeyFile
 from service.settings import Settings
 from service.telemetry import Metrics
 
@@ -24,7 +25,7 @@ class EncoderParts:
     settings: Settings
     metrics: Metrics
     encoder: Batcher
-    api_keys: Sequence[str] = ()
+    api_keys: KeyFile | None = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -36,7 +37,7 @@ class EncoderParts:
         )
 
     async def refresh_metrics(self) -> None:
-        """The batcher keeps its own up to date."""
+        self.metrics.see_model(await self.encoder.info())
 
 
 def create_encoder_app(parts: EncoderParts) -> FastAPI:

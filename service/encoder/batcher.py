@@ -26,16 +26,19 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
+from indexer import tracing
 from indexer.encoder import Lane
 from model.errors import DependencyUnavailable, EncodeFailed, Overloaded, RetrievalError
-from model.inputs import Embedding, Float32, Input, ModelInfo, Prepared, Role, Timing
+from model.inputs import Embedding, Encoded, Float32, Input, ModelInfo, Prepared, Role, Shares, Timing
 from service.encoder.lanes import Entry, Result
 from service.encoder.queue import Queue, QueueSettings
 from service.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+Float64 = NDArray[np.float64]
 
 _RATE_HALF_LIFE_S = 10.0  # of busy time, after which a batch counts half
 _RATE_MIN_FILL = (
@@ -59,8 +62,8 @@ class Runtime(Protocol):
         """Raises `InvalidInput` or `TooLarge`."""
         ...
 
-    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Float32]:
-        """Starts the forward. What it returns waits for the result (B, D), in whatever thread; a CPU has it by then."""
+    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
+        """Starts the forward. What it returns waits for the result, in whatever thread; a CPU has it by then."""
         ...
 
 
@@ -70,7 +73,7 @@ class Flight:
 
     batch: list[Entry]
     began: float
-    wait: Callable[[], Float32]
+    wait: Callable[[], Encoded]
 
 
 class Batcher:
@@ -147,13 +150,15 @@ class Batcher:
     async def encode(self, inputs: Sequence[Input], *, role: Role, lane: Lane) -> list[Result]:
         loop = asyncio.get_running_loop()
         entries = [Entry(item, role, lane, loop.create_future(), self._runtime.estimate(item)) for item in inputs]
-        self._admit(lane, entries)
-        try:
-            for _ in entries:
-                self._pool.submit(self._prepare_next)
-            results = await asyncio.gather(*(entry.future for entry in entries))
-        finally:
-            self._queue.discard(entries)
+        with tracing.span("encode", inputs=len(entries), lane=lane):
+            self._admit(lane, entries)
+            try:
+                for _ in entries:
+                    self._pool.submit(self._prepare_next)
+                results = await asyncio.gather(*(entry.future for entry in entries))
+            finally:
+                self._queue.discard(entries)
+            _note_times(results)
         for result in results:
             if isinstance(result, DependencyUnavailable):
                 raise result
@@ -219,7 +224,7 @@ class Batcher:
         while flight := self._launched.get():
             self._conclude(flight.batch, _attempt(flight.wait, "forward"), flight.began)
 
-    def _conclude(self, batch: list[Entry], outcome: Float32 | RetrievalError, began: float) -> None:
+    def _conclude(self, batch: list[Entry], outcome: Encoded | RetrievalError, began: float) -> None:
         """A batch that failed is run again input by input; anything else is answered."""
         self._forwards.remove(began)
         self._slots.release()
@@ -230,24 +235,26 @@ class Batcher:
         self._deliver(list(zip(batch, self._results(batch, outcome, began), strict=True)))
         self._queue.answered(batch)
 
-    def _results(self, batch: list[Entry], outcome: Float32 | RetrievalError, began: float) -> list[Result]:
+    def _results(self, batch: list[Entry], outcome: Encoded | RetrievalError, began: float) -> list[Result]:
         wanted = (len(batch), self._runtime.info.dimensions)
-        if not isinstance(outcome, RetrievalError) and outcome.shape != wanted:
-            outcome = EncodeFailed(f"the model answered with shape {outcome.shape}, wanted {wanted}")
+        if not isinstance(outcome, RetrievalError) and outcome.vectors.shape != wanted:
+            outcome = EncodeFailed(f"the model answered with shape {outcome.vectors.shape}, wanted {wanted}")
         if isinstance(outcome, RetrievalError):
             return [outcome] * len(batch)
         encode_s = self._clock() - began
-        norms = np.linalg.norm(outcome.astype(np.float64), axis=1)  # (B,); in float32 a large row would overflow
+        norms = _norms(outcome)
         fingerprint = self._runtime.info.fingerprint
         results: list[Result] = []
-        for entry, vector, norm in zip(batch, outcome, norms, strict=True):
+        for row, (entry, norm) in enumerate(zip(batch, norms, strict=True)):
             if not abs(norm - 1) <= _NORM_TOLERANCE:  # NaN is neither above nor below
                 results.append(EncodeFailed(f"the model gave an embedding of length {norm:g}, which cannot be used"))
                 continue
             self._last_success = self._clock()
             timing = Timing(entry.decode_s, began - entry.ready_at, encode_s)
+            self._metrics.queue_wait_seconds.labels(entry.lane).observe(timing.queue_s)
             dropped = entry.prepared.dropped_tokens if entry.prepared else 0
-            results.append(Embedding(vector.astype(np.float32, copy=True), fingerprint, dropped, entry.cost, timing))
+            vector, shares, latents = _row(outcome, row)
+            results.append(Embedding(vector, fingerprint, dropped, entry.cost, timing, shares, latents))
         return results
 
     def _observe(self, batch: list[Entry], began: float) -> None:
@@ -256,7 +263,7 @@ class Batcher:
         forward_s = ended - max(began, self._last_end)
         self._last_end = ended
         cost = sum(entry.cost for entry in batch)
-        self._metrics.batch(batch[0].lane, len(batch), cost, forward_s)
+        self._metrics.batch(batch[0].lane, len(batch), cost, self._budget, forward_s)
         if cost < self._budget * _RATE_MIN_FILL:
             return
         kept = 0.5 ** (forward_s / _RATE_HALF_LIFE_S)
@@ -276,6 +283,29 @@ class Batcher:
             # A closed loop has nobody left who waits.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(_settle, answers)
+
+
+def _norms(encoded: Encoded) -> Float64:
+    """(B,): of each row the length of that vector, embedding or latent, which is furthest from 1."""
+    vectors = encoded.vectors[:, None]  # (B, 1, D)
+    if encoded.latents is not None:
+        vectors = np.concatenate([vectors, encoded.latents], axis=1)
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=2)  # (B, 1 + K); in float32 a large row would overflow
+    worst: Float64 = norms[np.arange(len(norms)), np.abs(norms - 1).argmax(axis=1)]
+    return worst
+
+
+def _row(encoded: Encoded, row: int) -> tuple[Float32, Shares | None, Float32 | None]:
+    """Copies: an embedding that is kept must not keep its batch."""
+    shares = None if encoded.shares is None else tuple((text, image) for text, image in encoded.shares[row].tolist())
+    latents = None if encoded.latents is None else encoded.latents[row].astype(np.float32, copy=True)
+    return encoded.vectors[row].astype(np.float32, copy=True), shares, latents
+
+
+def _note_times(results: Sequence[Result]) -> None:
+    if timings := [one.timing for one in results if isinstance(one, Embedding)]:
+        tracing.note(queue_ms=max(one.queue_s for one in timings) * 1e3)
+        tracing.note(encode_ms=max(one.encode_s for one in timings) * 1e3)
 
 
 def _settle(answers: list[tuple[Entry, Result]]) -> None:

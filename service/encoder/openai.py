@@ -1,4 +1,4 @@
-"""OpenAI's embeddings request and answer, with content parts for images."""
+"""OpenAI's embeddings and models over the wire, with content parts for images."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from model.errors import InvalidInput
+from model.inputs import ModelInfo
 from service.errors import invalid
-from service.schemas import ImageUrl, InputIn, Wire
+from service.schemas import InputIn, Wire
 
 
 class TextPart(Wire):
@@ -16,9 +17,16 @@ class TextPart(Wire):
     text: str
 
 
+class PartUrl(Wire):
+    """An image as OpenAI's content parts have it: a URL or a data URI."""
+
+    url: str
+    detail: Literal["auto", "low", "high"] | None = Field(None, description="taken and ignored")
+
+
 class ImagePart(Wire):
     type: Literal["image_url"]
-    image_url: str | ImageUrl
+    image_url: str | PartUrl
 
 
 Part = TextPart | ImagePart
@@ -42,6 +50,8 @@ class EmbeddingDatum(BaseModel):
 
 
 class Usage(BaseModel):
+    """What the model worked on: text tokens plus image patches."""
+
     prompt_tokens: int
     total_tokens: int
 
@@ -51,6 +61,31 @@ class EmbeddingsOut(BaseModel):
     model: str
     data: list[EmbeddingDatum]
     usage: Usage
+
+
+class OpenAiModelOut(BaseModel):
+    id: str = Field(description="the name that `model` has in the answers of /v1/embeddings")
+    object: Literal["model"]
+    created: int = Field(description="always 0: checkpoints do not say when they were made")
+    owned_by: str
+    dimensions: int = Field(description="not OpenAI's: the length of its embeddings")
+    fingerprint: str = Field(description="not OpenAI's: changes with anything that changes embeddings")
+
+
+class OpenAiModelsOut(BaseModel):
+    object: Literal["list"]
+    data: list[OpenAiModelOut]
+
+
+def model_wire(info: ModelInfo) -> dict[str, Any]:
+    return {
+        "id": info.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "ret2",
+        "dimensions": info.dimensions,
+        "fingerprint": info.fingerprint,
+    }
 
 
 def items_of(body: EmbeddingsIn) -> list[InputIn | InvalidInput]:
@@ -78,7 +113,12 @@ def _item(parts: list[Part]) -> InputIn | InvalidInput:
     images = [part.image_url for part in parts if isinstance(part, ImagePart)]
     if len(images) > 1:
         return InvalidInput(f"{len(images)} images in one input, limit is 1", value=len(images), limit=1)
+    if not images and not any(texts):
+        return InvalidInput("neither text nor image: at least one is needed")
+    image = images[0] if images else None
+    if isinstance(image, PartUrl):
+        image = image.url
     try:
-        return InputIn(text=" ".join(texts) or None, image=images[0] if images else None)
+        return InputIn(text=" ".join(texts) or None, image=image)
     except ValidationError as error:
         return invalid(error.errors(include_url=False))

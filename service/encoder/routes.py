@@ -1,4 +1,4 @@
-"""POST /encode, in JSON or msgpack, and the OpenAI-compatible POST /v1/embeddings."""
+"""POST /encode, in JSON or msgpack, and what is OpenAI-compatible: POST /v1/embeddings, GET /v1/models."""
 
 from __future__ import annotations
 
@@ -9,19 +9,28 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Path, Request
+from pydantic import AfterValidator
 from starlette.responses import Response
 
 from indexer.encoder import Encoder, Lane
 from model import codec
-from model.errors import InvalidInput, RetrievalError, TooLarge
-from model.inputs import Embedding, Input, Limits, Role
+from model.errors import InvalidInput, NotFound, RetrievalError, TooLarge
+from model.inputs import Embedding, Input, Limits, Role, Timing
 from service import inputs
-from service.encoder.openai import EmbeddingsIn, EmbeddingsOut, items_of
+from service.encoder.openai import (
+    EmbeddingsIn,
+    EmbeddingsOut,
+    OpenAiModelOut,
+    OpenAiModelsOut,
+    items_of,
+    model_wire,
+)
 from service.errors import error_wire
 from service.inputs import ImageFetcher
+from service.limits import SLASH
 from service.schemas import EncodeIn, EncodeOut, InputIn, checked
-from service.wire import Json, StrictRoute, answer_within
+from service.wire import Json, StrictRoute, answer_within, took
 
 _PACKED = {codec.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
 
@@ -53,6 +62,14 @@ class Encoding:
     max_inputs: int
     timeout_s: float
 
+    async def answer(
+        self, request: Request, items: Sequence[Input | InputIn | InvalidInput], role: Role, lane: Lane | None = None
+    ) -> list[Embedding | RetrievalError]:
+        """`encode` within the time there is, and no longer than the caller waits."""
+        results = await answer_within(request, self.encode(items, role, lane), self.timeout_s)
+        took(request, [_stages(one.timing) for one in results if isinstance(one, Embedding)])
+        return results
+
     async def encode(
         self, items: Sequence[Input | InputIn | InvalidInput], role: Role, lane: Lane | None = None
     ) -> list[Embedding | RetrievalError]:
@@ -82,12 +99,15 @@ class Encoding:
             return error
 
 
-def encoding_of(request: Request) -> Encoding:
+async def encoding_of(request: Request) -> Encoding:  # async: FastAPI would take a plain one to a thread
     encoding: Encoding = request.app.state.encoding
     return encoding
 
 
 EncodingOf = Annotated[Encoding, Depends(encoding_of)]
+ModelPath = Annotated[
+    str, Path(alias="model", min_length=1, max_length=512), AfterValidator(lambda name: name.replace(SLASH, "/"))
+]
 
 
 @packed_router.post(
@@ -103,19 +123,18 @@ async def encode(body: EncodeIn, request: Request, encoding: EncodingOf) -> Resp
     bytes and an embedding is its little-endian float32 values.
     """
     lane = Lane(body.lane) if body.lane else None
-    work = encoding.encode([checked(item) for item in body.inputs], Role(body.role), lane)
-    results = await answer_within(request, work, encoding.timeout_s)
+    results = await encoding.answer(request, [checked(item) for item in body.inputs], Role(body.role), lane)
     info = await encoding.encoder.info()
     return Json({"model": info.name, "dimensions": info.dimensions, "results": [_result(one) for one in results]})
 
 
 async def _encode_packed(request: Request) -> Response:
-    encoding = encoding_of(request)
+    encoding: Encoding = request.app.state.encoding
     call = codec.unpack_call(await request.body())
     if call.lane is not None and call.lane not in tuple(Lane):
         raise InvalidInput(f"lane is {call.lane!r:.100}, known are {', '.join(Lane)}", field="lane", value=call.lane)
     lane = Lane(call.lane) if call.lane else None
-    results = await answer_within(request, encoding.encode(call.inputs, call.role, lane), encoding.timeout_s)
+    results = await encoding.answer(request, call.inputs, call.role, lane)
     return Response(codec.pack_answer(await encoding.encoder.info(), results), media_type=codec.MEDIA_TYPE)
 
 
@@ -130,7 +149,7 @@ async def embeddings(body: EmbeddingsIn, request: Request, encoding: EncodingOf)
             value=body.dimensions,
             limit=info.dimensions,
         )
-    results = await answer_within(request, encoding.encode(items_of(body), Role(body.input_type)), encoding.timeout_s)
+    results = await encoding.answer(request, items_of(body), Role(body.input_type))
     data = []
     tokens = 0
     for index, result in enumerate(results):
@@ -143,6 +162,24 @@ async def embeddings(body: EmbeddingsIn, request: Request, encoding: EncodingOf)
         data.append({"object": "embedding", "index": index, "embedding": vector})
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return Json({"object": "list", "model": info.name, "data": data, "usage": usage})
+
+
+@router.get("/v1/models", response_model=OpenAiModelsOut)
+async def models(encoding: EncodingOf) -> Response:
+    """The one model there is, for clients that list models before they use one."""
+    return Json({"object": "list", "data": [model_wire(await encoding.encoder.info())]})
+
+
+@router.get("/v1/models/{model}", response_model=OpenAiModelOut)
+async def model(name: ModelPath, encoding: EncodingOf) -> Response:
+    info = await encoding.encoder.info()
+    if name != info.name:
+        raise NotFound(f"there is no model {name!r:.100}, only {info.name!r}", field="model", value=name)
+    return Json(model_wire(info))
+
+
+def _stages(timing: Timing) -> dict[str, float]:
+    return {"decode_ms": timing.decode_s * 1e3, "queue_ms": timing.queue_s * 1e3, "encode_ms": timing.encode_s * 1e3}
 
 
 def _result(result: Embedding | RetrievalError) -> dict[str, Any]:

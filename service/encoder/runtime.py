@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import io
 import time
 from collections.abc import Callable, Sequence
@@ -13,14 +15,17 @@ import torch
 from PIL import Image
 
 from model.errors import EncodeFailed
-from model.inputs import Float32, Input, Limits, ModelInfo, Prepared, Role
+from model.inputs import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
+from model.packed import pack_linears
 from model.retriever import Retriever
+from service.telemetry import DeviceState
 
 log = structlog.get_logger(__name__)
 
 _MIN_BATCH_COST = 512  # below it texts go in batches too small: 16 tokens each, 32 of them are 1.5 times faster than 8
 _MAX_BATCH_COST = 131_072
 _WORTH_IT = 1.05  # a larger batch, or a compiled tower, is taken when it is this much faster
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _MEMORY_SHARE = 0.7  # of the device's memory that a measured batch may take; inputs differ, and other things want some
 
 
@@ -30,6 +35,7 @@ class TorchRuntime:
     def __init__(self, retriever: Retriever, limits: Limits) -> None:
         self._retriever = retriever
         self._limits = limits
+        self._oom_recoveries = 0
         self._picture = self.prepare(Input(image=_dot()), Role.DOCUMENT)
 
     @classmethod
@@ -37,7 +43,10 @@ class TorchRuntime:
         cls, source: str, *, device: str, precision: str, compiled: bool, threads: int | None, limits: Limits
     ) -> Self:
         place = choose_device(device)
+        if place == "cpu":
+            _keep_freed_memory()
         retriever = Retriever.load(source, device=place, dtype=choose_dtype(precision, place), threads=threads)
+        retriever.pack(vision=not compiled)
         runtime = cls(retriever, limits)
         runtime.warm_up()
         if compiled:
@@ -47,6 +56,11 @@ class TorchRuntime:
     @property
     def info(self) -> ModelInfo:
         return self._retriever.info
+
+    def state(self) -> DeviceState:
+        """From any thread."""
+        retriever = self._retriever
+        return DeviceState(retriever.tokens, retriever.padding, self._oom_recoveries, _memory_bytes(retriever.device))
 
     def estimate(self, item: Input) -> int:
         """No tokeniser makes more tokens than a text has bytes, but for the special ones at its ends."""
@@ -59,7 +73,7 @@ class TorchRuntime:
     def prepare(self, item: Input, role: Role) -> Prepared:
         return self._retriever.prepare(item, role, self._limits)
 
-    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Float32]:
+    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
         """A batch that does not fit into the device's memory is halved until it does; raises `EncodeFailed` for one input that
         does not fit by itself."""
         try:
@@ -72,10 +86,11 @@ class TorchRuntime:
             raise EncodeFailed(
                 f"this input of {batch[0].cost} positions does not fit into the memory of {self._retriever.device}"
             )
+        self._oom_recoveries += 1
         log.warning("out of memory, batch is halved", inputs=len(batch), reason=reason)
         middle = len(batch) // 2
         halves = [self.launch(part)() for part in (batch[:middle], batch[middle:])]
-        return lambda: np.concatenate(halves)
+        return lambda: _joined(halves)
 
     def warm_up(self) -> None:
         """One forward of every kind, so that the first caller does not pay for lazy initialisation."""
@@ -98,19 +113,22 @@ class TorchRuntime:
         return cost
 
     def compile_if_faster(self) -> bool:
-        """Compiles the vision tower and keeps it compiled if that is faster here. Takes a minute or more."""
+        """Compiles the vision tower and keeps it compiled if that is faster here than packing it. Takes a minute or more."""
         tower = self._retriever.vision_tower
         count = max(1, _MIN_BATCH_COST // self._picture.cost)
-        plain = self._images_per_s(count)
         try:
             tower.compile(dynamic=True)
             compiled = self._images_per_s(count)
         except Exception as error:  # noqa: BLE001  a compiler has many ways to fail, and none of them is a reason not to serve
             log.warning("the vision tower does not compile", reason=f"{type(error).__name__}: {error}"[:300])
             compiled = 0.0
+        call, tower._compiled_call_impl = tower._compiled_call_impl, None
+        unpack = pack_linears(tower) if self._retriever.packs else lambda: None
+        plain = self._images_per_s(count)
         faster = compiled > plain * _WORTH_IT
-        if not faster:
-            tower._compiled_call_impl = None
+        if faster:
+            unpack()
+            tower._compiled_call_impl = call
         log.info("compiled", kept=faster, images_per_s=round(compiled, 1), plain_images_per_s=round(plain, 1))
         return faster
 
@@ -134,6 +152,26 @@ class TorchRuntime:
         return torch.cuda.max_memory_reserved(self._retriever.device) * 2 < total * _MEMORY_SHARE
 
 
+def _joined(parts: Sequence[Encoded]) -> Encoded:
+    def column(values: Sequence[Float32 | None]) -> Float32 | None:
+        there = [each for each in values if each is not None]
+        return np.concatenate(there) if there else None
+
+    vectors = np.concatenate([part.vectors for part in parts])
+    return Encoded(vectors, column([part.shares for part in parts]), column([part.latents for part in parts]))
+
+
+def _memory_bytes(device: torch.device) -> dict[str, int]:
+    """`used` by tensors, `reserved` by torch for them, `total` of the device; nothing where it has no memory of its own."""
+    if device.type != "cuda":
+        return {}
+    return {
+        "used": torch.cuda.memory_allocated(device),
+        "reserved": torch.cuda.memory_reserved(device),
+        "total": torch.cuda.get_device_properties(device).total_memory,
+    }
+
+
 def choose_device(wanted: str) -> str:
     """`auto` is the first of CUDA, MPS and CPU that is there."""
     if wanted != "auto":
@@ -151,6 +189,15 @@ def choose_dtype(wanted: str, device: str) -> torch.dtype:
     if not device.startswith("cuda"):
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _keep_freed_memory() -> None:
+    """glibc hands large blocks back to the kernel as they are freed, and the next forward waits for as many page faults: a sixth of
+    its time with batches of eight images. Another C library may have no such switch."""
+    with contextlib.suppress(AttributeError, OSError):
+        libc = ctypes.CDLL(None)
+        for option, value in ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, (1 << 31) - 1)):
+            libc.mallopt(option, value)
 
 
 def _dot() -> bytes:

@@ -26,21 +26,28 @@ class Process:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.flags: list[str] = []
         self._child: subprocess.Popen[bytes] | None = None
         self._clients: list[Client] = []
 
-    def start(self) -> Client:
+    def spawn(self) -> subprocess.Popen[bytes]:
+        """Started, not yet ready."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RET2_")}
         command = [sys.executable, "-m", "service", "serve", f"--port={self.port}", f"--data-dir={self.data_dir}"]
+        command += self.flags
         with self.log.open("ab") as log:
             self._child = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
             )
+        return self._child
+
+    def start(self) -> Client:
+        child = self.spawn()
         client = Client(self.url)
         self._clients.append(client)
         deadline = time.monotonic() + 90
         while not client.ready():
-            assert self._child.poll() is None, f"ended with {self._child.returncode}:\n{self.tail()}"
+            assert child.poll() is None, f"ended with {child.returncode}:\n{self.tail()}"
             assert time.monotonic() < deadline, f"not ready after 90 s:\n{self.tail()}"
             time.sleep(0.05)
         return client

@@ -102,3 +102,11 @@ def test_the_same_load_again_embeds_nothing(serve: Any, documents: list[dict[str
     again = client.load("atlas", documents[:100])
     assert (again.indexed, again.skipped, again.left) == (0, 100, 0)
     assert client.collection("atlas").documents == 100
+
+
+def test_sigterm_while_the_model_is_loading_ends_it_at_once(serve: Any) -> None:
+    serve.spawn()
+    while "loading the model" not in serve.tail():
+        time.sleep(0.01)
+    assert serve.send(signal.SIGTERM) == 0, serve.tail()
+    assert "stopping before the start" in serve.tail()

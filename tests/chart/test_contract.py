@@ -21,7 +21,7 @@ from service.settings import ServerRole, Settings
 from service.telemetry import Metrics
 
 SETTINGS = {f"RET2_{name.upper()}" for name in Settings.model_fields}
-COMING_SETTINGS = {"RET2_QDRANT_API_KEY"}  # beside RET2_QDRANT_URL, as RET2_ENCODER_API_KEY beside RET2_ENCODER_URL
+COMING_SETTINGS: set[str] = set()
 COMING_ROLES = {"api", "indexer"}
 COMING_COMMANDS = {"migrate"}
 COMING_METRICS: set[str] = set()
@@ -95,7 +95,9 @@ def _exported() -> set[str]:
     Metrics(registry)
     names = set()
     for metric in registry.collect():
-        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(metric.type, ("",))
+        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",)}.get(
+            metric.type, ("",)
+        )
         names |= {metric.name + suffix for suffix in suffixes}
     return names
 

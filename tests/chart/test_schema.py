@@ -36,7 +36,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 # What the schema cannot say: values that do not go together.
 DO_NOT_GO_TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
-    "no keys and not anonymous": ({"apiKeys": {"existingSecret": ""}}, "allowAnonymous"),
+    "no keys and not anonymous": ({"apiKeys": {"existingSecret": ""}}, "insecure"),
     "volume without a volume": ({"model": {"source": "volume", "path": "/models/a"}}, "existingClaim"),
     "volume with a path elsewhere": ({"model": {"source": "volume", "volume": {"existingClaim": "m"}}}, "/models"),
     "hub without a model": ({"model": {"source": "hub"}}, "repository"),

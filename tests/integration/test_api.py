@@ -202,9 +202,15 @@ async def test_collections(served: Any) -> None:
     again = await served.client.put("/collections/flags", json={"instruction": "find:"})
     assert again.status_code == 200
     assert again.json() == created.json()
-    assert created.json() | {"created_at": 0} == {
+    assert created.json() | {"created_at": 0, "size_bytes": 0} == {
         "name": "flags",
         "documents": 0,
+        "pending": 0,
+        "failed": 0,
+        "size_bytes": 0,
+        "indexes": {},
+        "aliases": [],
+        "limit": None,
         "model": "fake",
         "fingerprint": "fake-fingerprint",
         "dimensions": 64,

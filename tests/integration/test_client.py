@@ -71,7 +71,20 @@ def test_from_an_empty_service_to_a_hit(client: Client, make_image: Callable[...
     assert client.search("c", image=make_image("blue")).hits[0].id == "picture"
     assert client.search("c", "word7", filter={"field": "n", "equals": 8}).hits[0].id == "d/8"
     assert client.document("c", "d/7")["text"] == "word7"
+    assert len({hit.id for hit in client.search_all("c", "word7", page=8)}) == 21
+    assert client.search("c", positive=["d/7"], negative=[{"text": "word8"}], limit=30).hits[-1].id == "d/8"
+    groups = client.search("c", "word7", group_by="n", limit=2, metadata_fields=False).groups
+    assert (groups[0].value, groups[0].hits[0].metadata) == (7, {})
 
+    assert client.change_collection("c", limit=4, indexes={"n": "number"}).indexes == {"n": "number"}
+    assert len(client.search("c", "word7").hits) == 4
+    client.set_alias("live", "c")
+    assert client.search("live", "word7").hits[0].id == "d/7"
+    assert (client.aliases(), client.collection("live").aliases) == ({"live": "c"}, ["live"])
+    client.delete_alias("live")
+    assert client.aliases() == {}
+    client.wait_job(client.delete_documents("c", filter={"field": "n", "gte": 15}).id)
+    assert client.collection("c").documents == 16
     client.wait_job(client.delete_documents("c", ["d/7"]).id)
     with pytest.raises(NotFound):
         client.document("c", "d/7")

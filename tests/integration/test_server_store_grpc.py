@@ -13,7 +13,8 @@ from qdrant_client.grpc.points_service_pb2_grpc import PointsServicer, add_Point
 
 from indexer.filters import Equals
 from indexer.records import Point, point_id
-from indexer.store.server import ServerStore, ServerStoreSettings
+from indexer.store.server import ServerStore
+from indexer.store.server_settings import ServerStoreSettings
 from model.errors import DependencyUnavailable, InvalidInput, NotFound, Overloaded, RetrievalError
 
 D = 4

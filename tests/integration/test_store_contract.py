@@ -19,14 +19,29 @@ from filter_strategies import BEYOND_DOUBLES, NUMBERS, corpus, filters, metadata
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from indexer.filters import AllOf, AnyOf, DateRange, Equals, FieldType, Filter, GeoRadius, In, Not, Range, matches
+from indexer.filters import (
+    AllOf,
+    AnyOf,
+    DateRange,
+    Equals,
+    FieldType,
+    Filter,
+    GeoRadius,
+    In,
+    Not,
+    Range,
+    elements,
+    matches,
+)
 from indexer.filters.values import read_moment
 from indexer.records import Hit, Point
-from indexer.store import Points, Store
+from indexer.store import Consistency, Points, Store
 from indexer.store.edge import EdgeStore
-from indexer.store.server import ServerStore, ServerStoreSettings
+from indexer.store.server import ServerStore
+from indexer.store.server_settings import ServerStoreSettings
 from model.errors import Conflict, InvalidInput, NotFound
 from model.inputs import Float32
+from service.api.ranking import Mark, Ranking
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
@@ -375,6 +390,70 @@ async def test_offset_walks_the_same_ranking(points: Points) -> None:
     assert await points.search(query, limit=0) == []
 
 
+@pytest.mark.parametrize("consistency", ["one", "majority", "quorum", "all"])
+async def test_any_consistency_is_the_same_where_nothing_is_being_written(
+    points: Points, consistency: Consistency
+) -> None:
+    data = make_points(30)
+    await points.upsert(data)
+    query = random_vector(rng(2))
+    for offset in (0, 5):
+        hits = await points.search(query, limit=7, offset=offset, consistency=consistency)
+        assert_hits(hits, expected(data, query)[offset : offset + 7])
+
+
+def asked(points: Points, query: Float32, condition: Filter | None = None) -> Ranking:
+    """As a search walks it."""
+
+    async def ask(offset: int, limit: int, beside: Filter | None) -> list[Hit]:
+        both = tuple(each for each in (condition, beside) if each is not None)
+        return await points.search(query, limit=limit, offset=offset, condition=AllOf(both) if both else None)
+
+    return Ranking(ask, frozenset(), 10_000)
+
+
+async def test_cursors_walk_the_same_ranking(points: Points, compared: Callable[[], None]) -> None:
+    """Every third vector is another one's: the pages are cut among equal scores too."""
+    data = make_points(120)
+    data = [replace(each, vector=data[i % 40].vector) for i, each in enumerate(data)]
+    await points.upsert(data)
+    random = rng(21)
+    for limit in (1, 7, 50):
+        condition, query = random_filter(random), random_vector(random)
+        wanted = expected(data, query, condition)
+        page = await asked(points, query, condition).page(0, limit)
+        hits = list(page.hits)
+        while page.place is not None:
+            last = page.hits[-1]
+            mark = Mark(page.place, last.score, last.document_id, "")
+            page = await asked(points, query, condition).after(mark, limit)
+            hits += page.hits
+        assert len({hit.document_id for hit in hits}) == len(hits)
+        assert_same(hits, wanted)
+        compared()
+
+
+@pytest.mark.parametrize("field", ["x", "n.y"])
+async def test_groups_are_the_same(points: Points, compared: Callable[[], None], field: str) -> None:
+    data = make_points()
+    await points.upsert(data)
+    query = random_vector(rng(22))
+    by_id = {each.document_id: each for each in data}
+    groups = await asked(points, query).groups(field, 4, 5)
+    best: dict[Any, list[tuple[str, float]]] = {}
+    for document_id, score in expected(data, query):
+        for element in dict.fromkeys(
+            (isinstance(value, bool), value)
+            for value in elements(by_id[document_id].metadata, field)
+            if isinstance(value, str | int | float)
+        ):
+            best.setdefault(element, []).append((document_id, score))
+    assert [(isinstance(each.value, bool), each.value) for each in groups] == list(best)[:4]
+    for group, wanted in zip(groups, best.values(), strict=False):
+        assert_hits(group.hits, wanted[:5])
+    compared()
+
+
 async def test_score_threshold(points: Points) -> None:
     data = make_points()
     await points.upsert(data)
@@ -462,10 +541,75 @@ async def test_fetch_answers_in_the_order_asked(points: Points) -> None:
     assert await points.fetch([]) == []
 
 
+async def test_the_images_of_all_points_page_by_page(store: Store, points: Points) -> None:
+    await store.create("other", D)
+    await store.points("other").upsert([replace(make_points(1)[0], image_digest="f" * 64)])
+    assert await points.images(None, 10) == ([], None)
+    data = make_points()
+    await points.upsert(data)
+    found: list[str] = []
+    after, pages = None, 0
+    while True:
+        digests, after = await points.images(after, 50)
+        assert len(digests) <= 50
+        found, pages = found + digests, pages + 1
+        if after is None:
+            break
+    assert sorted(found) == sorted(each.image_digest for each in data if each.image_digest is not None)
+    assert pages == N // 50
+
+
+async def paged(points: Points, limit: int, condition: Filter | None = None) -> list[str]:
+    found: list[str] = []
+    after = None
+    while True:
+        page = await points.page(after, limit, condition)
+        assert len(page.document_ids) <= limit
+        found += page.document_ids
+        if page.after is None:
+            return found
+        after = page.after
+
+
+async def test_pages_have_every_document_that_matches_once(points: Points, compared: Callable[[], None]) -> None:
+    data = make_points()
+    await points.upsert(data)
+    random = rng(23)
+    everything = await paged(points, 7)
+    assert sorted(everything) == sorted(each.document_id for each in data)
+    assert await paged(points, N) == await paged(points, N + 1) == everything
+    for _ in range(20):
+        condition = random_filter(random)
+        wanted = {each.document_id for each in data if matches(condition, each.metadata)}
+        assert await paged(points, 50, condition) == [each for each in everything if each in wanted], condition
+        compared()
+
+
+async def test_pages_go_on_though_documents_are_deleted(points: Points) -> None:
+    data = make_points(40)
+    await points.upsert(data)
+    order = await paged(points, 100)
+    page = await points.page(None, 10)
+    await points.delete(order[5:15])
+    assert page.after is not None
+    following = await points.page(page.after, 100)
+    assert list(following.document_ids) == order[15:]
+
+
+async def test_size(store: Store, points: Points) -> None:
+    await points.upsert(make_points(100))
+    size = await store.size_bytes("c")
+    assert size is None or size > 10_000
+    assert (size is not None) == isinstance(store, EdgeStore)
+    with pytest.raises(NotFound):
+        await store.size_bytes("unknown")
+
+
 async def test_an_empty_collection(points: Points) -> None:
     await points.upsert([])
     assert await points.count() == 0
     assert await points.search(random_vector(rng()), limit=5) == []
+    assert (await points.page(None, 5)).document_ids == ()
     assert await points.search(random_vector(rng()), limit=5, condition=Equals("x", 1), score_threshold=0.1) == []
 
 

@@ -58,6 +58,9 @@
 {{- $qdrant := include "ret2.portOf" (dict "url" .Values.qdrant.url "without" "6333") }}
 {{- $blobs := include "ret2.portOf" (dict "url" .Values.blobs.endpoint "without" (ternary "80" "443" (hasPrefix "http:" .Values.blobs.endpoint))) }}
 {{ include "ret2.to.port" (dict "to" .Values.networkPolicy.qdrantTo "port" $qdrant) }}
+{{- with .Values.qdrant.grpcPort }}
+{{ include "ret2.to.port" (dict "to" $.Values.networkPolicy.qdrantTo "port" .) }}
+{{- end }}
 {{ include "ret2.to.database" . }}
 {{ include "ret2.to.port" (dict "to" .Values.networkPolicy.blobsTo "port" $blobs) }}
 {{- if .Values.networkPolicy.fetchImages }}

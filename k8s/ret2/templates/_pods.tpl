@@ -144,8 +144,8 @@ livenessProbe:
 {{ include "ret2.env.process" . }}
 - name: RET2_DATA_DIR
   value: /tmp/ret2
-{{- if .Values.apiKeys.allowAnonymous }}
-- name: RET2_ALLOW_ANONYMOUS
+{{- if .Values.apiKeys.insecure }}
+- name: RET2_INSECURE
   value: "true"
 {{- else }}
 - name: RET2_API_KEYS_FILE
@@ -160,6 +160,13 @@ livenessProbe:
       key: {{ .Values.encoder.auth.key }}
 - name: RET2_QDRANT_URL
   value: {{ .Values.qdrant.url }}
+{{- if .Values.qdrant.grpcPort }}
+- name: RET2_QDRANT_GRPC_PORT
+  value: {{ .Values.qdrant.grpcPort | quote }}
+{{- else }}
+- name: RET2_QDRANT_PREFER_GRPC
+  value: "false"
+{{- end }}
 {{- with .Values.qdrant.existingSecret }}
 - name: RET2_QDRANT_API_KEY
   valueFrom:
@@ -225,14 +232,14 @@ containers:
       {{- toYaml $own.resources | nindent 6 }}
     volumeMounts:
       - {name: tmp, mountPath: /tmp}
-      {{- if not $values.apiKeys.allowAnonymous }}
+      {{- if not $values.apiKeys.insecure }}
       - {name: api-keys, mountPath: /etc/ret2/keys, readOnly: true} # a folder: a changed Secret reaches it
       {{- end }}
 volumes:
   - name: tmp
     emptyDir:
       sizeLimit: 1Gi
-  {{- if not $values.apiKeys.allowAnonymous }}
+  {{- if not $values.apiKeys.insecure }}
   - name: api-keys
     secret:
       secretName: {{ $values.apiKeys.existingSecret }}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from indexer.filters import FieldType
 from indexer.intake import Incoming
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 
@@ -32,8 +33,9 @@ async def test_creating_takes_the_model_from_the_encoder(world: Any) -> None:
     assert await world.catalog.get("flags") == made
     assert await world.catalog.all() == [made]
     assert await world.catalog.count("flags") == 0
+    assert await world.catalog.create("flags") == (made, False)  # what is not said is not asked about
     with pytest.raises(Conflict, match="instruction"):
-        await world.catalog.create("flags")
+        await world.catalog.create("flags", instruction="other")
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "-a", "_a", "a.b", "a/b", "a b", "ü", "a\n", "a" * 64])
@@ -81,6 +83,78 @@ async def test_a_store_that_is_away_makes_no_collection(world: Any) -> None:
     assert await world.catalog.all() == []
 
 
+async def test_settings_are_kept_compared_and_changed(world: Any) -> None:
+    made, _ = await world.catalog.create(
+        "flags", limit=5, indexes={"region": FieldType.KEYWORD, "a.b": FieldType.NUMBER}
+    )
+    assert await world.catalog.get("flags") == made
+    assert (await world.catalog.create("flags", limit=5, indexes={"region": FieldType.KEYWORD}))[0] == made
+    changed = await world.catalog.change(
+        "flags", {"limit": None, "indexes": {"area": FieldType.NUMBER}, "instruction": "find"}
+    )
+    assert changed == await world.catalog.get("flags")
+    assert (changed.limit, changed.instruction) == (None, "find")
+    assert changed.indexes == {"region": "keyword", "a.b": "number", "area": "number"}
+    assert await world.catalog.change("flags", {}) == changed
+    assert world.store.indexes["flags"] == changed.indexes
+    assert changed.created_at == made.created_at
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"limit": 6}, "exists with limit 5, not 6; PATCH changes it"),
+        ({"indexes": {"area": FieldType.NUMBER}}, "without a declared field area; PATCH adds it"),
+        ({"indexes": {"region": FieldType.TEXT}}, "declared keyword, not text. A declared type stays"),
+    ],
+)
+async def test_creating_with_other_settings_is_a_conflict_that_says_what_to_do(
+    world: Any, settings: Any, says: str
+) -> None:
+    made, _ = await world.catalog.create("flags", limit=5, indexes={"region": FieldType.KEYWORD})
+    with pytest.raises(Conflict, match=says):
+        await world.catalog.create("flags", **settings)
+    assert await world.catalog.get("flags") == made
+
+
+async def test_a_declared_type_stays(world: Any) -> None:
+    made, _ = await world.catalog.create("flags", indexes={"region": FieldType.KEYWORD})
+    with pytest.raises(Conflict, match="fill a new collection") as refused:
+        await world.catalog.change("flags", {"indexes": {"area": FieldType.NUMBER, "region": FieldType.NUMBER}})
+    assert (refused.value.field, refused.value.limit) == ("indexes.region", "keyword")
+    assert await world.catalog.get("flags") == made
+    assert world.store.indexes["flags"] == {"region": "keyword"}
+
+
+@pytest.mark.parametrize("indexes", [{"": FieldType.TEXT}, {"a..b": FieldType.TEXT}, {'a"': FieldType.TEXT}])
+async def test_fields_that_no_store_can_look_up_are_not_declared(world: Any, indexes: Any) -> None:
+    with pytest.raises(InvalidInput, match="indexes"):
+        await world.catalog.create("flags", indexes=indexes)
+    await world.catalog.create("flags", indexes={f"f{i}": FieldType.TEXT for i in range(60)})
+    with pytest.raises(InvalidInput, match="65 declared fields, limit is 64"):
+        await world.catalog.change("flags", {"indexes": {f"g{i}": FieldType.TEXT for i in range(5)}})
+
+
+async def test_fields_declared_at_the_same_time_are_all_kept(world: Any) -> None:
+    await world.catalog.create("flags")
+    await asyncio.gather(*(world.catalog.change("flags", {"indexes": {f"f{i}": FieldType.BOOL}}) for i in range(8)))
+    assert set((await world.catalog.get("flags")).indexes) == {f"f{i}" for i in range(8)}
+
+
+async def test_an_alias_is_read_as_its_collection_and_changes_nothing_of_it(world: Any) -> None:
+    for name in ("a", "b"):
+        await world.catalog.create(name)
+    assert await world.catalog.set_alias("live", "a")
+    assert (await world.catalog.get("live")).name == (await world.catalog.compatible("live")).name == "a"
+    assert not await world.catalog.set_alias("live", "b")
+    assert (await world.catalog.get("live")).name == "b"
+    for call in (world.catalog.create, world.catalog.drop, lambda name: world.catalog.change(name, {})):
+        with pytest.raises(Conflict, match="'live' is an alias"):
+            await call("live")
+    with pytest.raises(InvalidInput, match="alias name"):
+        await world.catalog.set_alias("Live", "a")
+
+
 async def test_half_made_by_another_model_is_made_anew(world: Any) -> None:
     await world.store.create("flags", 99)
     made, created = await world.catalog.create("flags")
@@ -95,3 +169,11 @@ async def test_half_dropped_can_be_dropped_or_made_whole(world: Any) -> None:
         del world.store.kept["flags"]  # as if the process had died between store and ledger
         await repeat("flags")
     assert await world.catalog.count("flags") == 0
+
+
+async def test_a_language_stays(world: Any) -> None:
+    await world.catalog.create("flags", language="english")
+    assert (await world.catalog.change("flags", {"language": "english", "limit": 3})).limit == 3
+    with pytest.raises(Conflict, match="A language stays") as refused:
+        await world.catalog.change("flags", {"language": "german"})
+    assert (refused.value.field, refused.value.limit) == ("language", "english")

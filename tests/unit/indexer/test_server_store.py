@@ -25,12 +25,13 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 from indexer.filters import DateRange, Equals, FieldType, Filter, Range
 from indexer.filters.values import read_moment
 from indexer.records import Point, point_id
-from indexer.store import server
+from indexer.store import Consistency, server
 from indexer.store.indexes import missing
 from indexer.store.payload import path_of, quoted
-from indexer.store.server import CollectionSettings, Quantization, ServerStore, ServerStoreSettings, connect
+from indexer.store.server import ServerStore, connect
 from indexer.store.server_errors import TRANSLATED, ours, translated
 from indexer.store.server_search import to_server
+from indexer.store.server_settings import CollectionSettings, Quantization, ServerStoreSettings
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, Overloaded, RetrievalError, TooLarge
 
 D = 4
@@ -203,6 +204,7 @@ class Qdrant:
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
         self.dimensions: dict[str, int] = {}
         self.schema: dict[str, Any] = {}
+        self.points: list[Any] = []
         self.refuse: httpx.Response | None = None
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -220,7 +222,7 @@ class Qdrant:
         elif request.method == "PUT" and path.count("/") == 1:
             self.dimensions[name] = body["vectors"]["size"]
         elif path.endswith("/query"):
-            result = {"points": []}
+            result = {"points": self.points}
         elif path.endswith("/points") and request.method == "POST":
             result = []
         elif path.endswith(("/points", "/delete", "/index")) or "/index/" in path:
@@ -312,6 +314,20 @@ async def test_quantized_candidates_are_rescored(
     else:
         assert quantization in made["quantization_config"]
         assert asked["params"] == {"hnsw_ef": 99, "quantization": {"rescore": True, "oversampling": 3}}
+
+
+@pytest.mark.parametrize("consistency", ["one", "majority", "quorum", "all"])
+async def test_consistency_goes_with_both_calls_of_a_search(
+    qdrant: Qdrant, serve: Callable[..., ServerStore], consistency: Consistency
+) -> None:
+    store = serve()
+    await store.create("c", D)
+    hit = {"id": point_id("d0"), "version": 0, "score": 1.0, "payload": {"document_id": "d0"}}
+    qdrant.points = [hit, {**hit, "id": point_id("d1"), "payload": {"document_id": "d1"}}]
+    await store.points("c").search(np.ones(D, np.float32), limit=1, offset=1, consistency=consistency)
+    queries = {path: query.get("consistency") for method, path, query, _ in qdrant.asked if method == "POST"}
+    wanted = None if consistency == "one" else consistency
+    assert queries == {"/c/points/query": wanted, "/c/points": wanted}
 
 
 async def test_writes_wait_and_go_in_calls_of_the_set_size(qdrant: Qdrant, serve: Callable[..., ServerStore]) -> None:

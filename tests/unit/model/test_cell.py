@@ -16,14 +16,29 @@ def seeded() -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_attention_equals_torch_with_padding(bias: bool) -> None:
+@pytest.mark.parametrize(("queries", "tokens", "way"), [(3, 7, "_by_query"), (9, 7, "_by_context"), (2, 1, "_of_one")])
+def test_attention_equals_torch_whichever_way_it_is_computed(
+    bias: bool, queries: int, tokens: int, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours = Attention(32, 4, bias=bias, dropout=0.0).eval()
+    if bias:
+        nn.init.normal_(ours.in_proj_bias)
     theirs = nn.MultiheadAttention(32, 4, bias=bias, batch_first=True).eval()
     theirs.load_state_dict(ours.state_dict())
-    query, context = torch.randn(5, 3, 32), torch.randn(5, 7, 32)
-    mask = torch.arange(7)[None] < torch.tensor([7, 1, 3, 6, 2])[:, None]
-    expected, _ = theirs(query, context, context, key_padding_mask=~mask)
+    query, context = torch.randn(5, queries, 32), torch.randn(5, tokens, 32)
+    mask = torch.arange(tokens)[None] < torch.tensor([7, 1, 3, 6, 2])[:, None] if tokens > 1 else None
+    expected, _ = theirs(query, context, context, key_padding_mask=None if mask is None else ~mask)
+    for other in {"_by_query", "_by_context", "_of_one"} - {way}:
+        monkeypatch.setattr(ours, other, None)
     torch.testing.assert_close(ours(query, context, mask), expected, atol=1e-5, rtol=0)
+
+
+def test_a_row_that_attends_to_nothing_is_finite() -> None:
+    """Its presence is 0, and 0 times NaN would be NaN."""
+    attention = Attention(32, 4, bias=False, dropout=0.0).eval()
+    for queries in (1, 9):
+        nothing = attention(torch.randn(2, queries, 32), torch.randn(2, 7, 32), torch.zeros(2, 7, dtype=torch.bool))
+        assert nothing.isfinite().all()
 
 
 def cell(**changes: object) -> RecurrentCell:

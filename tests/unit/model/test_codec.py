@@ -26,7 +26,8 @@ def test_a_call_arrives_as_it_was_sent(items: list[Input], role: Role, lane: str
 
 def test_an_answer_arrives_as_it_was_sent() -> None:
     vector = np.array([0.1, -2.0, 3e-9], np.float32)
-    embedding = Embedding(vector, INFO.fingerprint, 2, 34, Timing(0.5, 0.25, 0.125))
+    shares, latents = ((0.25, 0.75), (1.0, 0.0)), np.array([[1, 2, 3], [4, 5, 6.5]], np.float32)
+    embedding = Embedding(vector, INFO.fingerprint, 2, 34, Timing(0.5, 0.25, 0.125), shares, latents)
     sent = [embedding, EncodeFailed("the forward raised"), TooLarge("text is long", field="text", value=9, limit=8)]
     got, failed, large = codec.unpack_answer(codec.pack_answer(INFO, sent))
     assert isinstance(got, Embedding)
@@ -38,8 +39,17 @@ def test_an_answer_arrives_as_it_was_sent() -> None:
         embedding.timing,
     )
     assert (type(failed), str(failed)) == (EncodeFailed, "the forward raised")
+    assert got.shares == shares
+    assert got.latents is not None
+    assert got.latents.tolist() == latents.tolist()
     assert isinstance(large, TooLarge)
     assert (large.detail, large.field, large.limit) == ("text is long", "text", 8)
+
+
+def test_what_a_model_does_not_give_is_not_made_up() -> None:
+    (got,) = codec.unpack_answer(codec.pack_answer(INFO, [Embedding(np.ones(3, np.float32), INFO.fingerprint)]))
+    assert isinstance(got, Embedding)
+    assert (got.shares, got.latents) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,10 @@ class Service:
         self.requests.append((request.method, request.url.path, body))
         match request.method, request.url.path:
             case "POST", "/search":
-                return httpx.Response(200, json={"hits": [HIT], "timings": {"total_ms": 12.34}})
+                found: dict[str, Any] = {"hits": [HIT], "cursor": "abc"}
+                if "group_by" in body:
+                    found = {"hits": [], "groups": [{"value": "[bold]Europe", "hits": [HIT]}]}
+                return httpx.Response(200, json={**found, "timings": {"total_ms": 12.34}})
             case "POST", "/collections/c/documents":
                 self.posted = body
                 rejected = [
@@ -106,6 +109,48 @@ def test_search_prints_hits_scores_and_timings(ret2: Callable[..., Any], service
     _, _, body = service.requests[0]
     assert body["query"] == {"text": "which?", "image": {"base64": "UE5H"}}
     assert body["filter"] == {"field": "a", "equals": 1}
+
+
+def test_search_explains_when_asked(
+    ret2: Callable[..., Any], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = [
+        {"layers": [{"layer": n, "text": 1 - part, "image": part} for n, part in enumerate(each)]}
+        for each in ((0.41, 0.6), (0.0, 1.0))
+    ]
+    why = {"query": shares[0], "document": shares[1], "without_text": 0.123, "without_image": None}
+    lexical = {"score": 4.2, "share": 0.25}
+    monkeypatch.setitem(HIT, "explanation", {**why, "lexical": lexical})
+    output = ret2("search", "which?", "-c", "c", "--explain").output
+    for shown in (
+        "query image 41% 60%",
+        "document image 0% 100%",
+        "without text 0.123",
+        "words 4.20, 25% of the score",
+    ):
+        assert shown in output
+    assert "without image" not in output
+    assert service.requests[0][2]["explain"] is True
+    (hit,) = json.loads(ret2("search", "which?", "-c", "c", "--explain", "--json").stdout)
+    assert hit["explanation"]["lexical"] == lexical
+
+
+def test_search_has_the_options_of_a_search(ret2: Callable[..., Any], service: Service) -> None:
+    options = "--like a --like b --unlike c --avoid blue --group-by region --group-size 2 --field region --score-threshold 0.5"
+    result = ret2("search", "-c", "c", "-n", 3, "--instruction", "find", *options.split())
+    assert result.exit_code == 0, result.output
+    assert "region = [bold]Europe" in result.output
+    assert service.requests[0][2] == {
+        "collection": "c",
+        "query": {"instruction": "find", "positive": ["a", "b"], "negative": ["c", {"text": "blue"}]},
+        "limit": 3,
+        "score_threshold": 0.5,
+        "group_by": "region",
+        "group_size": 2,
+        "metadata_fields": ["region"],
+    }
+    assert "more: --cursor abc" in ret2("search", "x", "-c", "c", "--cursor", "before").output
+    assert service.requests[1][2] == {"collection": "c", "query": {"text": "x"}, "cursor": "before"}
 
 
 def test_search_as_json(ret2: Callable[..., Any]) -> None:

@@ -229,9 +229,54 @@ def test_search_sends_what_was_asked_and_types_what_comes_back() -> None:
         "collection": "flags",
         "query": {"text": "which?", "image": {"base64": base64.b64encode(b"PNG").decode()}},
         "limit": 3,
-        "offset": 0,
         "filter": {"field": "a", "equals": 1},
     }
+
+
+def test_every_option_of_a_search_is_sent() -> None:
+    service = Service(ok({"hits": [], "groups": [{"value": "x", "hits": [{"id": "a", "score": 1.0}]}], "timings": {}}))
+    result = service.client().search(
+        "flags",
+        "which?",
+        instruction="find",
+        positive=["fr", {"text": "red", "image": b"PNG"}],
+        negative=[{"text": "blue"}],
+        offset=2,
+        score_threshold=0.5,
+        group_by="region",
+        group_size=2,
+        metadata_fields=("a", "b.c"),
+        with_vector=True,
+        timeout_s=1.5,
+        consistency="all",
+    )
+    assert (result.groups[0].value, result.groups[0].hits[0].id) == ("x", "a")
+    image = {"base64": base64.b64encode(b"PNG").decode()}
+    assert json.loads(service.requests[0].content) == {
+        "collection": "flags",
+        "query": {
+            "text": "which?",
+            "instruction": "find",
+            "positive": ["fr", {"text": "red", "image": image}],
+            "negative": [{"text": "blue"}],
+        },
+        "offset": 2,
+        "score_threshold": 0.5,
+        "group_by": "region",
+        "group_size": 2,
+        "metadata_fields": ["a", "b.c"],
+        "with_vector": True,
+        "timeout_s": 1.5,
+        "consistency": "all",
+    }
+    assert Search("c", "x", metadata_fields=False).wire()["metadata_fields"] is False
+
+
+def test_all_hits_come_page_by_page() -> None:
+    pages = [([{"id": "a", "score": 1.0}, {"id": "b", "score": 0.9}], "next"), ([{"id": "c", "score": 0.8}], None)]
+    service = Service(*(ok({"hits": hits, "cursor": cursor, "timings": {}}) for hits, cursor in pages))
+    assert [hit.id for hit in service.client().search_all("c", "x", page=2)] == ["a", "b", "c"]
+    assert [json.loads(request.content).get("cursor") for request in service.requests] == [None, "next"]
 
 
 def test_batches_keep_one_answer_each() -> None:

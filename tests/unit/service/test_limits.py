@@ -101,4 +101,4 @@ async def test_encoded_slashes_stay_in_their_segment() -> None:
     assert (await client.get("/things/a/b")).status_code == 404
     value = metrics.registry.get_sample_value
     assert value("ret2_requests_total", {"route": "/things/{thing}", "method": "GET", "status": "200"}) == 4
-    assert value("ret2_requests_total", {"route": "unmatched", "method": "GET", "status": "404"}) == 1
+    assert value("ret2_requests_total", {"route": "other", "method": "GET", "status": "404"}) == 1

@@ -54,10 +54,11 @@ def with_memory_for(runtime: TorchRuntime, cost: int, monkeypatch: pytest.Monkey
 
 def test_out_of_memory_halves_the_batch(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = prepared(tiny, "one", "two", "red", "blue", "a square")
-    whole = tiny.launch(batch)()
+    whole = tiny.launch(batch)().vectors
     asked = with_memory_for(tiny, 7, monkeypatch)
-    assert np.abs(tiny.launch(batch)() - whole).max() <= 1e-5
+    assert np.abs(tiny.launch(batch)().vectors - whole).max() <= 1e-5
     assert asked == [5, 2, 3, 1, 2]
+    assert tiny.state().oom_recoveries == 2
 
 
 def test_only_the_input_that_cannot_fit_fails(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +68,7 @@ def test_only_the_input_that_cannot_fit_fails(tiny: TorchRuntime, monkeypatch: p
         tiny.launch([large])
     with pytest.raises(EncodeFailed):  # the batcher runs each alone after that
         tiny.launch([*prepared(tiny, "one"), large])
-    assert tiny.launch(prepared(tiny, "one"))().shape == (1, 16)
+    assert tiny.launch(prepared(tiny, "one"))().vectors.shape == (1, 16)
 
 
 def test_the_budget_is_the_smallest_that_is_about_as_fast(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +92,7 @@ def test_half_precision_is_near_and_of_unit_length(folder: Path, make_image: Cal
     assert half._retriever.dtype is torch.bfloat16
     items = [Input("a red square"), Input(image=make_image("red")), Input("what is this", make_image("blue"))]
     batches = [[one.prepare(item, Role.QUERY) for item in items] for one in (exact, half)]
-    near, far = exact.launch(batches[0])(), half.launch(batches[1])()
+    near, far = exact.launch(batches[0])().vectors, half.launch(batches[1])().vectors
     assert far.dtype == np.float32
     assert np.allclose(np.linalg.norm(far, axis=1), 1, atol=1e-3)
     assert ((near * far).sum(axis=1) > 0.995).all()
@@ -112,19 +113,30 @@ def test_compiling_changes_nothing_but_speed(
     plain, compiled = load(folder), load(folder, compiled=True)
     assert compiled._retriever.vision_tower._compiled_call_impl is not None
     item = plain.prepare(Input("what is this", make_image("blue")), Role.QUERY)
-    assert np.abs(plain.launch([item])() - compiled.launch([item])()).max() <= 1e-5
+    assert np.abs(plain.launch([item])().vectors - compiled.launch([item])().vectors).max() <= 1e-5
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_does_not_compile_runs_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = load(folder)
-    rates = iter([10.0])
 
     def measure(_count: int) -> float:
-        for rate in rates:
-            return rate
-        raise RuntimeError("no compiler")
+        if runtime._retriever.vision_tower._compiled_call_impl is not None:
+            raise RuntimeError("no compiler")
+        return 10.0
 
     monkeypatch.setattr(runtime, "_images_per_s", measure)
     assert runtime.compile_if_faster() is False
     assert runtime._retriever.vision_tower._compiled_call_impl is None
+
+
+def test_what_it_counts_of_itself(tiny: TorchRuntime) -> None:
+    """Text positions with and without a token; of a CPU no memory."""
+    before = tiny.state()
+    batch = prepared(tiny, "red", "red square of the capital")
+    tiny.launch(batch)()
+    after = tiny.state()
+    lengths = [len(item.tokens) for item in batch if item.tokens is not None]
+    assert after.tokens - before.tokens == sum(lengths)
+    assert after.padding - before.padding == 2 * max(lengths) - sum(lengths)
+    assert (after.oom_recoveries, after.memory_bytes) == (before.oom_recoveries, {})

@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from indexer.store.server_settings import CollectionSettings, ServerStoreSettings
 from service.settings import Settings
 
 UNITS = (
@@ -18,6 +19,7 @@ UNITS = (
     "_redirects",
     "_attempts",
     "_documents",
+    "_hits",
 )
 
 
@@ -34,7 +36,7 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().limits.max_text_chars == 10
 
 
-@pytest.mark.parametrize("name", ["qdrant_url", "database_url", "blobs_url"])
+@pytest.mark.parametrize("name", ["database_url"])
 def test_what_is_not_built_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"RET2_{name.upper()}", "http://user:secret@elsewhere")
     with pytest.raises(ValidationError, match=f"RET2_{name.upper()} is set") as refused:
@@ -47,7 +49,7 @@ def test_open_to_strangers_is_refused(host: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("RET2_HOST", host)
     with pytest.raises(ValidationError, match="RET2_API_KEYS_FILE"):
         Settings()
-    monkeypatch.setenv("RET2_ALLOW_ANONYMOUS", "true")
+    monkeypatch.setenv("RET2_INSECURE", "true")
     assert Settings().host == host
 
 
@@ -58,7 +60,20 @@ def test_loopback_is_no_stranger(host: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("max_body_bytes", 0), ("grace_s", -1), ("port", 70_000), ("device", "tpu"), ("log_level", "loud")],
+    [
+        ("max_body_bytes", 0),
+        ("grace_s", -1),
+        ("port", 70_000),
+        ("device", "tpu"),
+        ("log_level", "loud"),
+        ("cors_origins", "a.example"),
+        ("qdrant_url", "qdrant:6333"),
+        ("qdrant_url", "https://user:secret@qdrant"),
+        ("qdrant_timeout_s", 0),
+        ("qdrant_quantization", "ternary"),
+        ("qdrant_oversampling", 0.5),
+        ("qdrant_write_consistency_factor", 2),
+    ],
 )
 def test_bounds_are_bounded(name: str, value: object) -> None:
     with pytest.raises(ValidationError):
@@ -80,3 +95,34 @@ def test_bounds_reach_those_who_keep_them() -> None:
     assert settings.queue(64).max_wait_s == pytest.approx(0.002)
     assert settings.fetch.max_bytes == settings.limits.max_image_bytes == 7
     assert settings.indexer.max_attempts == 3
+
+
+def test_qdrant_is_reached_and_its_collections_made_as_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RET2_QDRANT_URL", "https://qdrant.example:6333")
+    monkeypatch.setenv("RET2_QDRANT_API_KEY", "secret")
+    settings = Settings(
+        qdrant_prefer_grpc=False,
+        qdrant_grpc_port=7,
+        qdrant_timeout_s=3,
+        qdrant_prefix="a-",
+        qdrant_shards=6,
+        qdrant_replication_factor=3,
+        qdrant_write_consistency_factor=2,
+        qdrant_vectors_on_disk=True,
+        qdrant_payload_on_disk=False,
+        qdrant_quantization="scalar",
+        qdrant_quantized_in_memory=False,
+        qdrant_oversampling=3,
+        qdrant_hnsw_m=32,
+        qdrant_hnsw_ef_construct=200,
+        qdrant_hnsw_ef=99,
+        qdrant_indexing_threshold_kb=5_000,
+    )
+    made = CollectionSettings(6, 3, 2, True, False, "scalar", False, 3.0, 32, 200, 99, 5_000)
+    wanted = ServerStoreSettings("https://qdrant.example:6333", "secret", False, 7, 3, 128, "a-", made)
+    assert settings.qdrant(str(settings.qdrant_url)) == wanted
+    assert "secret" not in repr(settings)
+
+
+def test_unset_qdrant_settings_are_the_store_s_own() -> None:
+    assert Settings().qdrant("http://q") == ServerStoreSettings("http://q")

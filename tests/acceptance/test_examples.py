@@ -1,0 +1,102 @@
+"""examples/ with the bundled model: what retrieval is worth to an answer, photos in one command, what fine-tuning gains."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_endpoint import chat_endpoint, reader
+from example_files import EXAMPLES, load_example
+
+from model.atlas import Atlas
+from service.client import Client
+from service.demo import atlas_documents
+
+openai = pytest.importorskip("openai")
+
+
+@pytest.fixture
+def chat() -> Iterator[Any]:
+    with chat_endpoint(reader(load_example("rag").fact)) as url:
+        proxyless = openai.DefaultHttpxClient(trust_env=False)
+        with openai.OpenAI(base_url=url, api_key="none", http_client=proxyless) as chat:
+            yield chat
+
+
+def accuracies(client: Client, chat: Any, asked: list[Any]) -> dict[str, float]:
+    rag = load_example("rag")
+    measured = partial(rag.accuracy, client, chat, "reader", asked, limit=3)
+    found = {by: measured(by) for by in rag.RETRIEVED_BY}
+    for by, share in found.items():
+        print(f"{by:>12} {share:.3f}  ({len(asked)} questions)")
+    return found
+
+
+def test_retrieval_by_text_and_image_answers_best(serve: Any, chat: Any) -> None:
+    """Over the passages of the first 16 countries; all of them in the slow test."""
+    atlas = Atlas.read()
+    countries = sorted({one.subject for one in atlas.documents if one.part == "flags"})[:16]
+    chosen = {one.id for one in atlas.documents if one.subject in countries}
+    wanted = {one.heldout_image_id for one in atlas.queries if one.subject in countries}
+    asked = [
+        one for one in load_example("rag").questions(atlas) if one.picture in {atlas.images[id_] for id_ in wanted}
+    ]
+    client = serve.start()
+    client.create_collection("atlas")
+    assert client.load("atlas", [one for one in atlas_documents(atlas) if one["id"] in chosen]).indexed == len(chosen)
+    found = accuracies(client, chat, asked)
+    assert found["nothing"] == 0
+    assert found["text+image"] >= 0.9
+    assert found["text+image"] > 2 * max(found["text"], found["image"])
+
+
+@pytest.mark.slow  # embeds all of atlas
+@pytest.mark.timeout(1800)
+def test_the_same_over_all_of_atlas(serve: Any, chat: Any) -> None:
+    """What docs/examples.md says."""
+    atlas = Atlas.read()
+    client = serve.start()
+    client.create_collection("atlas")
+    client.load("atlas", atlas_documents(atlas))
+    found = accuracies(client, chat, load_example("rag").questions(atlas))
+    assert found["nothing"] == 0
+    assert found["text+image"] >= 0.95
+    assert found["text"] < 0.25
+
+
+def test_rag_as_a_command(serve: Any) -> None:
+    """The table, over a collection of one passage: the question it answers is the only one that can be right."""
+    client = serve.start()
+    client.create_collection("atlas")
+    client.load("atlas", [{"id": "x", "text": "The area of Andorra is 468 square kilometres."}])
+    with chat_endpoint(reader(load_example("rag").fact)) as base_url:
+        environment = os.environ | {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "none", "NO_PROXY": "127.0.0.1"}
+        command = [sys.executable, f"{EXAMPLES}/rag.py", "--model=reader", "--questions=4", f"--url={serve.url}"]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "4 questions, 3 passages each" in done.stdout
+    assert "text+image" in done.stdout
+
+
+def test_photos_in_one_command(tmp_path: Path) -> None:
+    """It starts the service itself, finds a flag by another artist's drawing of it, and leaves nothing running."""
+    atlas = Atlas.read()
+    folder = tmp_path / "flags"
+    folder.mkdir()
+    for country in ("ke", "br", "ch", "jp"):
+        (folder / f"{country}.png").write_bytes(atlas.images[f"flag/{country}/noto"])
+    query = tmp_path / "query.png"
+    query.write_bytes(atlas.images["flag/ch/twemoji"])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RET2_")}
+    command = [sys.executable, f"{EXAMPLES}/photos.py", str(folder), "--image", str(query), "--limit", "1"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment | {"COLUMNS": "160"}, timeout=110, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 new, 0 known, 0 failed" in done.stdout
+    assert "ch.png" in done.stdout
+    assert not (folder / ".ret2" / "demo.json").exists()

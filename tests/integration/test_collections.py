@@ -1,0 +1,222 @@
+"""Collections over HTTP, with Qdrant Edge and with the server store: declared fields, defaults, aliases, counts, deletion by filter."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from indexer.store.server import ServerStore
+from indexer.store.server_settings import ServerStoreSettings
+from service import assembly
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
+    pytest.mark.filterwarnings("ignore:Local mode is not recommended"),
+]
+
+DECLARED = {
+    "region": "keyword",
+    "area": "number",
+    "at": "datetime",
+    "caption": "text",
+    "place": "geo",
+    "member": "bool",
+}
+
+
+@pytest.fixture(params=["edge", "server"])
+async def served(
+    request: pytest.FixtureRequest, serve: Callable[..., Awaitable[Any]], monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    if request.param == "server":
+        monkeypatch.setattr(assembly, "_store", lambda _settings: ServerStore(ServerStoreSettings(":memory:")))
+    return await serve(max_search_hits=50)
+
+
+def documents(n: int = 20) -> list[dict[str, Any]]:
+    return [
+        {"id": f"d{i:03}", "text": f"word{i}", "metadata": {"region": ["Europe", "Asia"][i % 2], "area": i}}
+        for i in range(n)
+    ]
+
+
+async def ask(served: Any, method: str, path: str, body: Any = None, *, status: int = 200) -> Any:
+    response = await served.client.request(method, path, json=body)
+    assert response.status_code == status, response.text
+    return response.json() if response.content else None
+
+
+async def hits(served: Any, collection: str, **options: Any) -> list[str]:
+    body = {"collection": collection, "query": {"text": "word1"}, **options}
+    return [hit["id"] for hit in (await ask(served, "POST", "/search", body))["hits"]]
+
+
+# --- declared fields and defaults
+
+
+async def test_declared_fields_are_kept_added_to_and_checked(served: Any) -> None:
+    declared = {"region": "keyword", "area": "number"}
+    made = await ask(served, "PUT", "/collections/flags", {"indexes": declared}, status=201)
+    assert made["indexes"] == declared
+    assert await ask(served, "PUT", "/collections/flags", {"indexes": declared}) == made
+    assert await ask(served, "PUT", "/collections/flags") == made
+    await served.load(*documents())
+    changed = await ask(served, "PATCH", "/collections/flags", {"indexes": DECLARED})
+    assert changed["indexes"] == DECLARED
+    assert (await ask(served, "GET", "/collections/flags"))["indexes"] == DECLARED
+    assert len(await hits(served, "flags", filter={"field": "region", "equals": "Asia"})) == 10
+    assert await hits(served, "flags", filter={"field": "area", "gte": 19}) == ["d019"]
+    for wrong, field in (
+        ({"field": "region", "gte": 5}, "region"),
+        ({"all": [{"field": "area", "lt": 3}, {"not": {"field": "at", "equals": True}}]}, "at"),
+        ({"field": "place", "match": "here"}, "place"),
+    ):
+        body = {"collection": "flags", "query": {"text": "x"}, "filter": wrong}
+        refused = await ask(served, "POST", "/search", body, status=400)
+        assert f"field {field} is declared {DECLARED[field]}" in refused["detail"]
+        refused = await ask(served, "POST", "/collections/flags/documents/delete", {"filter": wrong}, status=400)
+        assert refused["errors"][0]["field"] == field
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "status", "says"),
+    [
+        ("PUT", {"indexes": {"region": "text"}}, 409, "A declared type stays"),
+        ("PUT", {"indexes": {"new": "text"}}, 409, "PATCH adds it"),
+        ("PUT", {"limit": 4}, 409, "PATCH changes it"),
+        ("PATCH", {"indexes": {"region": "number"}}, 409, "switch an alias to it"),
+        ("PATCH", {"indexes": {"region": "words"}}, 422, "indexes.region"),
+        ("PATCH", {"indexes": {"a..b": "text"}}, 400, "indexes is empty or has an empty part"),
+        ("PATCH", {"limit": 51}, 400, "limit is 51, at most 50"),
+        ("PUT", {"limit": 0}, 422, "limit"),
+        ("PATCH", {"fingerprint": "x"}, 422, "no such field"),
+        ("PATCH", None, 422, "Field required"),
+    ],
+)
+async def test_what_cannot_be_changed_is_refused_and_says_how(
+    served: Any, method: str, body: Any, status: int, says: str
+) -> None:
+    before = await ask(served, "PUT", "/collections/flags", {"indexes": {"region": "keyword"}, "limit": 3}, status=201)
+    refused = await ask(served, method, "/collections/flags", body, status=status)
+    assert says in str(refused)
+    assert await ask(served, "GET", "/collections/flags") == before
+
+
+async def test_defaults_are_those_of_the_collection_until_a_search_says_otherwise(served: Any, runtime: Any) -> None:
+    await ask(served, "PUT", "/collections/flags", {"limit": 3}, status=201)
+    await served.load(*documents())
+    assert len(await hits(served, "flags")) == 3
+    assert len(await hits(served, "flags", limit=5)) == 5
+    changed = await ask(served, "PATCH", "/collections/flags", {"limit": None, "instruction": "find:"})
+    assert (changed["limit"], changed["instruction"]) == (None, "find:")
+    assert len(await hits(served, "flags")) == 10
+    assert runtime.batches[-1] == ["find: word1"]
+    assert (await ask(served, "PATCH", "/collections/flags", {}))["instruction"] == "find:"
+    await ask(served, "PATCH", "/collections/none", {}, status=404)
+
+
+async def test_counts_and_size(served: Any, runtime: Any) -> None:
+    await served.load(*documents(5))
+    runtime.on_forward = lambda texts: 1 / 0 if "bad" in texts else None
+    await served.load({"id": "d000", "text": "bad"})
+    runtime.gate.clear()
+    posted = await ask(served, "POST", "/collections/flags/documents", documents(9)[5:], status=202)
+    one = await ask(served, "GET", "/collections/flags")
+    assert (one["documents"], one["pending"], one["failed"]) == (5, 4, 1)
+    runtime.gate.set()
+    await served.parts.progress.wait(posted["job"]["id"], 10)
+    await served.load({"id": "d000", "text": "good"})
+    one = await ask(served, "GET", "/collections/flags")
+    assert (one["documents"], one["pending"], one["failed"]) == (9, 0, 0)
+    assert one["size_bytes"] is None or one["size_bytes"] > 1_000
+    assert (await ask(served, "GET", "/collections"))["collections"] == [one]
+
+
+# --- aliases
+
+
+async def test_an_alias_stands_for_a_collection_and_is_switched(served: Any) -> None:
+    await served.load(*documents(2), collection="one")
+    await served.load({"id": "new", "text": "word1"}, collection="two")
+    assert await ask(served, "PUT", "/aliases/live", {"collection": "one"}, status=201) == {
+        "alias": "live",
+        "collection": "one",
+    }
+    assert await hits(served, "live") == ["d001", "d000"]
+    read = await ask(served, "GET", "/collections/live/documents/d001")
+    assert read["text"] == "word1"
+    assert (await ask(served, "GET", "/collections/live"))["name"] == "one"
+    accepted = await served.client.post("/collections/live/documents?wait=true", json=documents(3)[2:])
+    assert accepted.json()["job"]["collection"] == "one"
+    await ask(served, "PUT", "/aliases/live", {"collection": "two"})
+    assert await hits(served, "live") == ["new"]
+    assert (await ask(served, "GET", "/collections/two"))["aliases"] == ["live"]
+    assert (await ask(served, "GET", "/collections/one"))["aliases"] == []
+    assert (await ask(served, "GET", "/aliases"))["aliases"] == [{"alias": "live", "collection": "two"}]
+    deleted = await served.client.post("/collections/live/documents/delete?wait=true", json={"ids": ["new"]})
+    assert deleted.status_code == 200
+    assert await hits(served, "live") == []
+    await ask(served, "DELETE", "/aliases/live", status=204)
+    await ask(served, "GET", "/collections/live", status=404)
+    await ask(served, "DELETE", "/aliases/live", status=404)
+    assert len(await hits(served, "one")) == 3
+
+
+async def test_an_alias_is_no_collection(served: Any) -> None:
+    await served.load(*documents(2), collection="one")
+    await ask(served, "PUT", "/aliases/live", {"collection": "one"}, status=201)
+    for method, body in (("PUT", {}), ("PATCH", {}), ("DELETE", None)):
+        refused = await ask(served, method, "/collections/live", body, status=409)
+        assert "'live' is an alias of collection 'one'" in refused["detail"]
+    await ask(served, "PUT", "/aliases/one", {"collection": "one"}, status=409)
+    await ask(served, "PUT", "/aliases/second", {"collection": "live"}, status=404)
+    await ask(served, "PUT", "/aliases/Live", {"collection": "one"}, status=422)
+    assert len(await hits(served, "one")) == 2
+    await ask(served, "DELETE", "/collections/one", status=204)
+    assert (await ask(served, "GET", "/aliases"))["aliases"] == []
+
+
+# --- deletion by filter
+
+
+async def test_documents_are_deleted_by_filter(served: Any) -> None:
+    await served.load(*documents(600))
+    path = "/collections/flags/documents/delete?wait=true"
+    job = (await ask(served, "POST", path, {"filter": {"field": "region", "equals": "Asia"}}))["job"]
+    assert (job["kind"], job["state"], job["accepted"], job["indexed"]) == ("delete", "succeeded", 300, 300)
+    assert (await ask(served, "GET", "/collections/flags"))["documents"] == 300
+    assert await hits(served, "flags", filter={"field": "region", "equals": "Asia"}) == []
+    again = (await ask(served, "POST", path, {"filter": {"field": "region", "equals": "Asia"}}))["job"]
+    assert (again["state"], again["accepted"]) == ("succeeded", 0)
+
+
+async def test_a_deletion_by_filter_keeps_its_place_among_the_writes(served: Any, runtime: Any) -> None:
+    """Promise 4. The model is held: the write before it is still waiting, the one behind it is accepted."""
+    await served.load(*documents(2))
+    runtime.gate.clear()
+    before = await ask(served, "POST", "/collections/flags/documents", [{"id": "d000", "text": "before"}], status=202)
+    delete = {"filter": {"field": "region", "exists": True}}
+    deleted = await ask(served, "POST", "/collections/flags/documents/delete", delete, status=202)
+    after = await ask(served, "POST", "/collections/flags/documents", [{"id": "d001", "text": "after"}], status=202)
+    runtime.gate.set()
+    for accepted in (before, deleted, after):
+        assert (await served.parts.progress.wait(accepted["job"]["id"], 10)).state == "succeeded"
+    await ask(served, "GET", "/collections/flags/documents/d000", status=404)
+    assert (await ask(served, "GET", "/collections/flags/documents/d001"))["text"] == "after"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({}, 422),
+        ({"ids": ["a"], "filter": {"field": "a", "equals": 1}}, 422),
+        ({"ids": []}, 422),
+        ({"filter": {}}, 400),
+        ({"filter": {"field": "a", "nearly": 1}}, 400),
+    ],
+)
+async def test_a_deletion_of_nothing_in_particular_is_refused(served: Any, body: Any, status: int) -> None:
+    await served.load(*documents(2))
+    await ask(served, "POST", "/collections/flags/documents/delete", body, status=status)
+    assert (await ask(served, "GET", "/collections/flags"))["documents"] == 2
+    assert (await ask(served, "GET", "/jobs?collection=flags"))["jobs"][0]["kind"] == "documents"

@@ -1,0 +1,236 @@
+"""Walking a ranking, compared with the whole of it: pages, cursors while documents come and go, groups, left-out documents."""
+
+import base64
+import json
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from indexer.filters import Filter, matches
+from indexer.records import Hit
+from model.errors import InvalidInput
+from service.api.examples import average
+from service.api.ranking import Mark, Ranking, read_cursor, selected
+
+
+def hit(document_id: str, score: float, **metadata: Any) -> Hit:
+    return Hit(document_id, score, None, None, metadata)
+
+
+class Documents:
+    """A ranking that can change; `windows` has what was asked of it."""
+
+    def __init__(self, hits: Sequence[Hit]) -> None:
+        self.hits = {each.document_id: each for each in hits}
+        self.windows: list[tuple[int, int]] = []
+
+    def ranked(self) -> list[Hit]:
+        return sorted(self.hits.values(), key=lambda each: (-each.score, each.document_id))
+
+    async def ask(self, offset: int, limit: int, beside: Filter | None) -> list[Hit]:
+        self.windows.append((offset, limit))
+        found = [each for each in self.ranked() if beside is None or matches(beside, each.metadata)]
+        return found[offset : offset + limit]
+
+    def ranking(self, *left_out: str, depth: int = 10_000) -> Ranking:
+        return Ranking(self.ask, frozenset(left_out), depth)
+
+
+def mark_of(page: Any) -> Mark:
+    return Mark(page.place, page.hits[-1].score, page.hits[-1].document_id, "s")
+
+
+async def walked(documents: Documents, limit: int, *left_out: str, between: Any = lambda: None) -> list[str]:
+    """The ids of every page, by cursor from the second on."""
+    page = await documents.ranking(*left_out).page(0, limit)
+    ids = [each.document_id for each in page.hits]
+    while page.place is not None:
+        between()
+        page = await documents.ranking(*left_out).after(mark_of(page), limit)
+        assert len(page.hits) <= limit
+        ids += [each.document_id for each in page.hits]
+    return ids
+
+
+scores = st.lists(st.sampled_from([0.1, 0.2, 0.25, 0.5, 0.9]), max_size=40)
+
+
+@given(scores=scores, limit=st.integers(1, 9), left_out=st.sets(st.integers(0, 39), max_size=4))
+async def test_pages_by_cursor_and_by_offset_are_the_whole_ranking(
+    scores: list[float], limit: int, left_out: set[int]
+) -> None:
+    documents = Documents([hit(f"d{i:02}", score) for i, score in enumerate(scores)])
+    out = [f"d{i:02}" for i in left_out]
+    wanted = [each.document_id for each in documents.ranked() if each.document_id not in out]
+    assert await walked(documents, limit, *out) == wanted
+    by_offset = [
+        each.document_id
+        for offset in range(0, len(wanted) + limit, limit)
+        for each in (await documents.ranking(*out).page(offset, limit)).hits
+    ]
+    assert by_offset == wanted
+
+
+@given(scores=st.lists(st.floats(0, 1), min_size=30, max_size=60), limit=st.integers(1, 7), seed=st.integers(0, 99))
+async def test_what_stays_is_seen_once_whatever_comes_and_goes(scores: list[float], limit: int, seed: int) -> None:
+    documents = Documents([hit(f"d{i:02}", score) for i, score in enumerate(scores)])
+    chance = random.Random(seed)
+    stays = {f"d{i:02}" for i in range(0, len(scores), 2)}
+    come = iter(range(10_000))
+
+    def change() -> None:
+        for each in [each for each in documents.hits if each not in stays and chance.random() < 0.2]:
+            del documents.hits[each]
+        for _ in range(chance.randrange(4) if next(come) < 20 else 0):
+            new = hit(f"n{next(come)}", chance.random())
+            documents.hits[new.document_id] = new
+
+    ids = await walked(documents, limit, between=change)
+    assert len(ids) == len(set(ids))
+    assert stays <= set(ids)
+    kept = [each for each in ids if each in stays]
+    assert kept == [each.document_id for each in documents.ranked() if each.document_id in stays]
+
+
+async def test_a_page_behind_a_cursor_is_one_small_window() -> None:
+    documents = Documents([hit(f"d{i:03}", 1 - i / 1000) for i in range(500)])
+    first = await documents.ranking().page(400, 10)
+    documents.windows.clear()
+    second = await documents.ranking().after(mark_of(first), 10)
+    assert [each.document_id for each in second.hits] == [f"d{i:03}" for i in range(410, 420)]
+    assert documents.windows == [(409, 12)]
+
+
+async def test_a_score_that_differs_in_its_last_digit_repeats_nothing() -> None:
+    documents = Documents([hit(f"d{i}", 1 - i / 10) for i in range(6)])
+    first = await documents.ranking().page(0, 2)
+    for key, each in documents.hits.items():
+        documents.hits[key] = hit(key, each.score - 1e-7)
+    second = await documents.ranking().after(mark_of(first), 2)
+    assert [each.document_id for each in second.hits] == ["d2", "d3"]
+
+
+async def test_the_walk_ends_at_its_depth() -> None:
+    documents = Documents([hit(f"d{i:03}", 0.5) for i in range(100)])
+    first = await documents.ranking(depth=20).page(0, 10)
+    for i in range(50):
+        documents.hits[f"a{i}"] = hit(f"a{i}", 0.9)  # they push the mark beyond it
+    second = await documents.ranking(depth=20).after(mark_of(first), 10)
+    assert second.hits == []
+    assert (
+        max(offset + limit for offset, limit in documents.windows) <= 21
+    )  # the one behind it tells that there are more
+
+
+# --- groups
+
+values = st.sampled_from(
+    ["Europe", "Asia", 1, 1.0, True, 2.5, None, [], {"a": 1}, ["Asia", "Africa"], ["Asia", "Asia"], [[1]]]
+)
+
+
+def grouped(hits: Sequence[Hit], limit: int, size: int) -> list[tuple[Any, list[str]]]:
+    """The plain way."""
+    groups: list[tuple[Any, list[str]]] = []
+    for each in hits:
+        value = each.metadata.get("v")
+        for element in value if isinstance(value, list) else [value]:
+            if not isinstance(element, str | int | float):
+                continue
+            same = [g for v, g in groups if v == element and isinstance(v, bool) == isinstance(element, bool)]
+            if not same:
+                groups.append((element, [each.document_id]))
+            elif each.document_id not in same[0]:
+                same[0].append(each.document_id)
+    return [(value, ids[:size]) for value, ids in groups[:limit]]
+
+
+@given(
+    found=st.lists(values, max_size=150),
+    limit=st.integers(1, 5),
+    size=st.integers(1, 4),
+    left_out=st.sets(st.integers(0, 20), max_size=3),
+)
+async def test_groups_are_those_of_the_whole_ranking(
+    found: list[Any], limit: int, size: int, left_out: set[int]
+) -> None:
+    documents = Documents([hit(f"d{i:03}", (i * 7 % 13) / 13, v=value) for i, value in enumerate(found)])
+    out = [f"d{i:03}" for i in left_out]
+    groups = await documents.ranking(*out).groups("v", limit, size)
+    kept = [each for each in documents.ranked() if each.document_id not in out]
+    assert [(g.value, [each.document_id for each in g.hits]) for g in groups] == grouped(kept, limit, size)
+
+
+async def test_a_group_far_behind_is_filled_and_the_search_for_groups_is_bounded() -> None:
+    """Ninety-nine of one value come before the other, whose second is the last of all."""
+    many = [hit(f"a{i:04}", 0.9, v="a") for i in range(2_000)]
+    documents = Documents(
+        [*many, hit("b1", 0.5, v="b"), *(hit(f"c{i:04}", 0.4) for i in range(500)), hit("b2", 0.1, v="b")]
+    )
+    groups = await documents.ranking().groups("v", 2, 2)
+    assert [(g.value, [each.document_id for each in g.hits]) for g in groups] == [
+        ("a", ["a0000", "a0001"]),
+        ("b", ["b1", "b2"]),
+    ]
+    assert [g.value for g in await documents.ranking(depth=500).groups("v", 2, 2)] == ["a"]
+    assert max(limit for _, limit in documents.windows) <= 1_000
+
+
+# --- cursors, vectors, metadata
+
+
+def test_a_cursor_comes_back_as_it_was() -> None:
+    mark = Mark(7, 0.123456789, "ü/1", "abc")
+    assert read_cursor(mark.cursor(), "abc") == mark
+    with pytest.raises(InvalidInput, match="another search"):
+        read_cursor(mark.cursor(), "other")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        5,
+        [1, 2],
+        [1, 0.5, "d"],
+        ["1", 0.5, "d", "s"],
+        [1, "x", "d", "s"],
+        [1, 0.5, 7, "s"],
+        [0, 0.5, "d", "s"],
+        [True, 0.5, "d", "s"],
+        {},
+    ],
+)
+def test_a_cursor_of_others_is_refused(fields: Any) -> None:
+    text = base64.urlsafe_b64encode(json.dumps(fields).encode()).decode()
+    with pytest.raises(InvalidInput, match="none of this service") as refused:
+        read_cursor(text, "s")
+    assert refused.value.field == "cursor"
+
+
+@pytest.mark.parametrize("text", ["", "x", "ü", "%%%", "AAAA", "a" * 4096])
+def test_what_is_no_cursor_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="none of this service"):
+        read_cursor(text, "s")
+
+
+def test_the_vector_of_examples() -> None:
+    a, b, c = np.eye(3, dtype=np.float32)
+    assert average([a], []) is a
+    np.testing.assert_array_equal(average([a, b], []), [0.5, 0.5, 0])
+    np.testing.assert_array_equal(average([a], [c]), [2, 0, -1])
+    np.testing.assert_array_equal(average([a, b], [b, c]), [1, 0.5, -0.5])
+    assert average([a, b], [c]).dtype == np.float32
+
+
+def test_selected_metadata() -> None:
+    metadata = {"a": 1, "o": {"x": 1, "y": {"z": 2, "w": 3}}, "l": [{"x": 1}], "d.e": 5}
+    assert selected(metadata, True) == metadata
+    assert selected(metadata, False) == selected(metadata, []) == selected(metadata, ["absent", "a.b", "o.no"]) == {}
+    assert selected(metadata, ["a", "o.y.z"]) == {"a": 1, "o": {"y": {"z": 2}}}
+    assert selected(metadata, ["o", "o.x"])["o"] == metadata["o"]
+    assert selected(metadata, ["l.x", "l", "d.e"]) == {"l": [{"x": 1}], "d.e": 5}
