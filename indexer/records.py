@@ -214,6 +214,7 @@ class Batch:
     lease: str
     crashes: int = 0
     suspect: int | None = None
+    trace: str | None = None  # of the request that brought its job
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +238,17 @@ class Point:
     text: str | None
     image_digest: str | None
     metadata: Metadata
-    content_hash: str  # of text, image and metadata with the model's fingerprint: unchanged means skip
+    content_hash: str  # `stamped`: of text, original image and metadata, and of the model. Unchanged means skip
     shares: Shares | None = None  # what came from text and image; None of what was indexed before they were kept
+    latents: Float32 | None = None  # (K, D); read back only when asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Lexical:
+    """What the words of the query did for a hit: its BM25 score, and what that made of the hit's score (1: all of it)."""
+
+    score: float
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +261,8 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One search result; `score` is the cosine of query and document embedding. `vector` only when asked for."""
+    """One search result; `score` is the cosine of query and document embedding unless the search had another mode. `vector` only when
+    asked for."""
 
     document_id: str
     score: float
@@ -260,6 +271,7 @@ class Hit:
     metadata: Metadata
     vector: Float32 | None = None
     shares: Shares | None = None
+    lexical: Lexical | None = None
 
 
 def points_name(collection: str, generation: int) -> str:
@@ -278,8 +290,19 @@ def content_id(text: str | None, image: str | None, metadata: Metadata) -> str:
 
 
 def content_hash(text: str | None, image: str | None, metadata: Metadata, fingerprint: str = "") -> str:
-    """SHA-256 (hex) over a canonical form. `image` is the blob's digest."""
+    """SHA-256 (hex) over a canonical form. `image` is the blob's digest. With a `fingerprint` it is what points had before 0.2."""
     canonical = json.dumps(
         [text, image, metadata, fingerprint], sort_keys=True, ensure_ascii=False, separators=(",", ":")
     )
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def stamped(content: str, fingerprint: str) -> str:
+    """A content hash with the model that embedded the content."""
+    return f"{content}-{fingerprint[:16]}"
+
+
+def unstamped(stamp: str) -> str | None:
+    """The content hash; None for a point of before 0.2, whose hash has the model mixed into it."""
+    content, dash, _ = stamp.partition("-")
+    return content if dash else None

@@ -20,7 +20,9 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import structlog
+from opentelemetry.trace import SpanKind
 
+from indexer import tracing
 from indexer.blobs import Blobs
 from indexer.claim import Claim
 from indexer.encoder import Encoder
@@ -48,6 +50,7 @@ from model.errors import DependencyUnavailable, RetrievalError
 
 log = structlog.get_logger(__name__)
 _STOP_S = 5.0  # the rest of `grace_s` is for requests before and the batcher after
+_NAMED_JOBS = 3  # in each line of the log; a claim of small batches may have many
 _TIDY_S = 60.0  # between two looks for what can be deleted; a step is a few small transactions
 _TIDY_STEP_S = 0.05  # between two steps: tidying must not be what the database is busy with
 
@@ -153,7 +156,7 @@ class Worker:
                 self._pause(error)
                 continue
             if claim is not None:
-                await self._work(claim)
+                await self._told(claim)
             else:
                 await self._sleep(await self._until_due())
 
@@ -177,12 +180,30 @@ class Worker:
             self._suspicious = any(batch.crashes for batch in batches)
             return Claim(tuple(batches))
 
+    async def _told(self, claim: Claim) -> None:
+        """The work, with the job in every line of the log, and in the trace of the request that brought the first of its batches."""
+        first, *others = claim.batches
+        jobs = list(dict.fromkeys(batch.job_id for batch in claim.batches))
+        about: dict[str, str | int] = {
+            "collection": first.collection,
+            "job": first.job_id,
+            "documents": len(claim.whole.items),
+        }
+        links = {batch.trace for batch in others if batch.trace and batch.trace != first.trace}
+        with (
+            structlog.contextvars.bound_contextvars(job=",".join(jobs[:_NAMED_JOBS])),
+            tracing.span(
+                "index", SpanKind.CONSUMER, parent=tracing.context_of(first.trace), links=sorted(links), **about
+            ),
+        ):
+            await self._work(claim)
+
     async def _work(self, claim: Claim) -> None:
         """From claim to outcome; whatever raises, each batch is either settled or given back."""
         beat = asyncio.create_task(self._heartbeat(claim))
         try:
             if claim.batches[0].crashes >= min(SOLO_AFTER, self._settings.max_attempts):
-                await self._solo(claim.batches[0])
+                await self._solo(claim)
             else:
                 await self._finish(claim, await self._attempt(claim))
             self._waits = 0
@@ -204,7 +225,7 @@ class Worker:
             self._in_flight -= 1
             self._suspicious = False
         self.poke()  # what waited for this batch's documents may be due
-        await self._progress.notify()
+        self._progress.notify()
 
     async def _attempt(self, claim: Claim) -> Result:
         batch = claim.whole
@@ -222,9 +243,10 @@ class Worker:
             whole.waiting = whole.waiting or result.waiting
         return whole
 
-    async def _solo(self, batch: Batch) -> None:
+    async def _solo(self, claim: Claim) -> None:
         """A batch with which workers died: each document is written down before it is tried and recorded after, so that the one
         that kills is known, and is a failure once it has done so `max_attempts` times."""
+        (batch,) = claim.batches
         last = batch.attempts + 1 >= self._settings.max_attempts
         waiting: RetrievalError | None = None
         for item in batch.items:
@@ -232,13 +254,14 @@ class Worker:
             if batch.suspect == item[0] and batch.crashes >= self._settings.max_attempts:
                 result = _failed(one, "worker_died", f"the worker died {batch.crashes} times while indexing it")
             elif await self._ledger.call(self._ledger.suspect, batch, item[0]):
-                result = await self._one(Claim((batch,)), one, last_attempt=last)
+                result = await self._one(claim, one, last_attempt=last)
             else:
                 raise LeaseLost
             waiting = waiting or result.waiting
             if result.outcomes:
                 await self._settle([(batch, result.outcomes)], keep=True)
                 batch = replace(batch, items=tuple(each for each in batch.items if each != item))
+                claim.batches = (batch,)
         if batch.items:
             pause = delay_s(batch.attempts, self._settings, self._rng)
             await self._settle([(batch, [])], retry_after_s=pause, waiting_on=waiting.detail[:300] if waiting else None)
@@ -278,7 +301,7 @@ class Worker:
         reindex = await self._ledger.call(self._ledger.reindex, collection.name)
         if reindex is None or reindex.state is ReindexState.DROPS or reindex.job_id != batch.job_id:
             return Result([Outcome(position, one.id, Status.SKIPPED) for position, one in batch.items])
-        pipeline = await self._pipeline_for(reindex.fingerprint)
+        pipeline = replace(await self._pipeline_for(reindex.fingerprint), keeper=None)  # what was kept stays as it is
         serving, others = (self._store.points(each.points_name) for each in (collection, reindex))
         fill = Fill(pipeline, serving, others, collection.other(reindex), lenient=not reindex.state.before_switch)
         return await fill.run(batch, hold=hold)

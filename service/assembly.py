@@ -47,6 +47,7 @@ from service.logs import configure_logs
 from service.parts import Parts
 from service.settings import ServerRole, Settings
 from service.telemetry import Metrics
+from service.tracing import start_traces
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -60,6 +61,7 @@ _WATCH_S = 0.5  # how soon a dead model thread or worker is noticed
 def serve(settings: Settings) -> None:
     """Runs until SIGTERM or Ctrl-C, then drains. Exit status 1 when something inside died, so that a supervisor restarts it."""
     configure_logs(settings.log_level)
+    start_traces(settings.role)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _leave)
     if settings.role is ServerRole.ENCODER:

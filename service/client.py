@@ -64,6 +64,9 @@ class Search:
     score_threshold: float | None = None
     with_vector: bool = False
     explain: bool = False
+    mode: str | None = None
+    fusion: Mapping[str, Any] | None = None
+    rerank: bool | Mapping[str, Any] = False
     positive: Sequence[Example] = ()
     negative: Sequence[Example] = ()
     cursor: str | None = None
@@ -92,6 +95,9 @@ class Search:
             "score_threshold": self.score_threshold,
             "with_vector": self.with_vector or None,
             "explain": self.explain or None,
+            "mode": self.mode,
+            "fusion": self.fusion,
+            "rerank": self.rerank or None,
             "cursor": self.cursor,
             "group_by": self.group_by,
             "group_size": self.group_size,
@@ -172,6 +178,8 @@ class Collection:
     limit: int | None = None
     indexes: Mapping[str, str] = field(default_factory=dict)
     aliases: Sequence[str] = ()
+    language: str | None = None
+    latents: bool = False
     generation: int = 0
 
 

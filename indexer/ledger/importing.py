@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from indexer import tracing
 from indexer.ledger.accepting import _same_job, next_of
 from indexer.ledger.database import again_on_deadlock
 from indexer.ledger.jobs import Jobs
@@ -90,7 +91,7 @@ class Importing(Jobs):
                 "updated_at": now,
                 "growing": True,
             }
-            row |= {"idempotency_key": key, "body_hash": body_hash}
+            row |= {"idempotency_key": key, "body_hash": body_hash, "trace": tracing.here()}
             connection.execute(sa.insert(jobs).values(row))
             connection.execute(sa.insert(steps).values(job_id=job_id))
             return find_job(connection, job_id)

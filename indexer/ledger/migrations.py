@@ -85,8 +85,9 @@ MIGRATIONS: Mapping[int, Sequence[Step]] = {
         "ON DELETE CASCADE, PRIMARY KEY (name))",
         "CREATE INDEX ix_aliases_collection ON aliases (collection)",
     ),
-    5: (
-        "CREATE TABLE chores (name VARCHAR NOT NULL, begun_at FLOAT NOT NULL, PRIMARY KEY (name))",
+    5: ("CREATE TABLE chores (name VARCHAR NOT NULL, begun_at FLOAT NOT NULL, PRIMARY KEY (name))",),
+    6: ("ALTER TABLE jobs ADD COLUMN trace VARCHAR",),
+    7: (
         "ALTER TABLE jobs ADD COLUMN source VARCHAR",
         "ALTER TABLE jobs ADD COLUMN growing BOOLEAN NOT NULL DEFAULT FALSE",
         "ALTER TABLE jobs ADD COLUMN unread INTEGER NOT NULL DEFAULT 0",

@@ -48,6 +48,7 @@ jobs = sa.Table(
     sa.Column("cancelling", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
     sa.Column("finished_at", sa.Float),
     sa.Column("retry_of", sa.String),  # a job, which may be gone by now
+    sa.Column("trace", sa.String),  # W3C trace parent of the request that brought it
     sa.Column("source", sa.String),  # JSON: what an import reads
     sa.Column("growing", sa.Boolean, nullable=False, default=False, server_default=sa.false()),  # more will be accepted
     sa.Column("unread", sa.Integer, nullable=False, default=0, server_default="0"),  # of the accepted, still in files

@@ -54,6 +54,8 @@ def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
         s.delete,
         s.fetch,
         s.search,
+        s.rank,
+        s.layout,
         s.count,
         s.page,
         s.images,

@@ -28,7 +28,7 @@ def payload_of(point: Point) -> dict[str, Any]:
     return payload
 
 
-def point_of(payload: Mapping[str, Any], vector: Float32) -> Point:
+def point_of(payload: Mapping[str, Any], vector: Float32, latents: Float32 | None = None) -> Point:
     return Point(
         document_id=payload["document_id"],
         vector=vector,
@@ -37,6 +37,7 @@ def point_of(payload: Mapping[str, Any], vector: Float32) -> Point:
         metadata=payload["metadata"],
         content_hash=payload["content_hash"],
         shares=_shares(payload),
+        latents=latents,
     )
 
 
