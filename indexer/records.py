@@ -132,6 +132,7 @@ class JobState(StrEnum):
 class JobKind(StrEnum):
     DOCUMENTS = "documents"
     DELETE = "delete"
+    IMPORT = "import"
     REINDEX = "reindex"  # its documents are ids alone, to be made equal in the other generation
 
 
@@ -139,7 +140,8 @@ class JobKind(StrEnum):
 class Job:
     """accepted = indexed + skipped + failed + cancelled + left. Times are Unix seconds.
 
-    `cancelling`: nothing more of it is begun. `retry_of`: the job whose failures this one tries again.
+    `cancelling`: nothing more of it is begun. `retry_of`: the job whose failures this one tries again. An import is `growing` while
+    it is being planned, and `unread` of the accepted documents stand in its files still.
     """
 
     id: str
@@ -157,6 +159,10 @@ class Job:
     cancelling: bool = False
     finished_at: float | None = None
     retry_of: str | None = None
+    source: Mapping[str, Any] | None = None  # of an import: uri, format, mapping, image_root
+    growing: bool = False
+    unread: int = 0
+    started_at: float | None = None
 
     @property
     def left(self) -> int:
@@ -213,13 +219,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One document that could not be indexed; `position` counts from 0 in what was posted."""
+    """One document that could not be indexed; `position` counts from 0 in what was posted, or in all files of an import."""
 
     job_id: str
     position: int
     document_id: str
     code: str
     detail: str
+    file: str | None = None  # of an import
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from service import demo as demonstration
 from service.benchmark_commands import m2kr, mbeir
 from service.client import DEFAULT_URL, Client, Hit, Loaded
 from service.flags import with_settings
+from service.import_commands import import_files
 from service.key_commands import keys_app
 from service.model_commands import eval_app, model_app
 from service.reindex_commands import reindex
@@ -282,6 +283,7 @@ def mcp(
             server.run("streamable-http", port=http)
 
 
+app.command("import")(import_files)
 app.command()(reindex)
 app.command()(train)
 app.add_typer(keys_app, name="keys")

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from indexer.filters import FieldType
+from indexer.formats.columns import Format
 from model.errors import InvalidInput
 from service.errors import invalid
 
@@ -437,6 +438,33 @@ class DocumentOut(BaseModel):
     vector: list[float] | None = None
 
 
+class ImportIn(Wire):
+    """Files of documents, and which of their fields are what."""
+
+    uri: str = Field(min_length=1, max_length=4096, description="a file, a folder, or a pattern with `*`")
+    format: Format | None = Field(None, description="unset: by the name")
+    mapping: dict[str, Any] | None = Field(
+        None, description='which field is what: {"text": …, "image": …, "id": …, "metadata": [names] or "*"}'
+    )
+    image_root: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="what image paths are relative to; unset: the folder of the file",
+    )
+
+
+class ProgressOut(BaseModel):
+    """How far an import is."""
+
+    uri: str = Field(description="what is imported, without the query of a URL")
+    format: str
+    planned: bool = Field(description="`accepted` is all there is; until then more is being found")
+    unread: int = Field(description="of the accepted documents, those that stand in the files still")
+    documents_per_s: float | None = Field(description="done since it began, on average; null before there is any")
+    remaining_s: float | None = Field(description="at that rate; null while it is not known")
+
+
 class JobOut(BaseModel):
     id: str
     collection: str
@@ -449,6 +477,13 @@ class JobOut(BaseModel):
     created_at: float
     updated_at: float
     waiting_on: str | None
+    progress: ProgressOut | None = Field(None, description="of an import")
+
+
+class ImportingOut(BaseModel):
+    """The job that imports."""
+
+    job: JobOut
 
 
 class RejectedOut(BaseModel):
@@ -512,6 +547,7 @@ class FailureOut(BaseModel):
     id: str
     code: str
     detail: str
+    file: str | None = Field(None, description="of an import: the file that the record is in")
 
 
 class FailuresOut(BaseModel):
