@@ -6,14 +6,18 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from indexer.encoder import Encoder
+from indexer.encoders import Encoders
 from indexer.filters import FieldType, check_field
 from indexer.ledger import Ledger
+from indexer.lexical import SIMPLE, check_language
 from indexer.records import Collection, Counts
-from indexer.store import Points, Store
+from indexer.store import Layout, Points, Store
 from model.errors import Conflict, InvalidInput, NotFound
+from model.inputs import ModelInfo
 
 MAX_DECLARED = 64  # fields of one collection; each index takes memory, and time with every write
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -22,8 +26,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 class Catalog:
     """Safe to use from many tasks."""
 
-    def __init__(self, ledger: Ledger, store: Store, encoder: Encoder) -> None:
-        self._ledger, self._store, self._encoder = ledger, store, encoder
+    def __init__(self, ledger: Ledger, store: Store, encoder: Encoder | Encoders) -> None:
+        self._ledger, self._store, self._encoders = ledger, store, Encoders.of(encoder)
 
     async def create(
         self,
@@ -32,41 +36,55 @@ class Catalog:
         instruction: str | None = None,
         limit: int | None = None,
         indexes: Mapping[str, FieldType] | None = None,
+        language: str | None = None,
     ) -> tuple[Collection, bool]:
         """The collection and whether it is new. Raises `Conflict` when it is there with other settings or of another model;
         what is None is not asked about.
+
+        `language` is that of the words of its texts; unset: as it is, in a new collection `simple`.
 
         The store first, and whether or not the ledger knows the name: what a process that died half-way left over, on the
         way in or out, is whole after the next `create`.
         """
         _check_name(name, "collection")
+        if language is not None:
+            check_language(language)
         declared = _checked(indexes or {})
-        info = await self._encoder.info()
-        wanted = Collection(
-            name, info.fingerprint, info.name, info.dimensions, time.time(), instruction, limit, declared
-        )
+        asked = {"instruction": instruction, "limit": limit, "indexes": declared}
         try:
-            there = _same(await self._named(name), wanted)
+            there = _same(await self._present(name), asked)
         except NotFound:
-            there = None
-        await self._make_points(name, info.dimensions, (there or wanted).indexes, known=there is not None)
-        if there is not None:
+            pass
+        else:
+            await self._store.create(there.points_name, there.dimensions, there.indexes, language=language)
             return there, False
+        info = await self._encoders.first.info()
+        wanted = Collection(
+            name, info.fingerprint, info.name, info.dimensions, time.time(), instruction, limit=limit, indexes=declared
+        )
+        await self._make_points(wanted.points_name, info, declared, language or SIMPLE)
         try:
             await self._ledger.call(self._ledger.create_collection, wanted)
         except Conflict:  # another request made it meanwhile
-            return _same(await self._named(name), wanted), False
+            return _same(await self._present(name), asked), False
         return wanted, True
 
-    async def _make_points(self, name: str, dimensions: int, indexes: Mapping[str, FieldType], *, known: bool) -> None:
+    async def _present(self, name: str) -> Collection:
+        """The collection of this very name, if a model that runs here filled it. Raises `NotFound`, `Conflict`."""
+        there = await self._named(name)
+        await self.encoder(there)
+        return there
+
+    async def _make_points(self, name: str, info: ModelInfo, indexes: Mapping[str, FieldType], language: str) -> None:
+        create = partial(
+            self._store.create, name, info.dimensions, indexes, language=language, latents=info.latents > 1
+        )
         try:
-            await self._store.create(name, dimensions, indexes)
+            await create()
         except Conflict:
-            if known:
-                raise
             # Left over from a `create` of another model that died: empty, for nobody could name it.
             await self._store.drop(name)
-            await self._store.create(name, dimensions, indexes)
+            await create()
 
     async def change(self, name: str, settings: Mapping[str, Any]) -> Collection:
         """The collection with these of its `instruction`, `limit` and `indexes` changed; indexes are added to those there are.
@@ -82,10 +100,26 @@ class Catalog:
             return replace(there, **{**settings, "indexes": _checked({**there.indexes, **added})})
 
         there = await self._named(name)
+        settings = dict(settings)
+        if (language := settings.pop("language", None)) is not None:
+            await self._require_language(there, language)
         changed(there)
         # Before the ledger says so: what is declared has its index, also after a crash between the two.
-        await self._store.create(there.name, there.dimensions, added)
+        await self._store.create(there.points_name, there.dimensions, added)
+        if (other := await self._ledger.call(self._ledger.reindex, name)) is not None:
+            await self._store.create(other.points_name, other.dimensions, added)
         return await self._ledger.call(self._ledger.change_collection, name, changed)
+
+    async def _require_language(self, there: Collection, language: str) -> None:
+        present = (await self.layout(there)).language
+        if language != present:
+            raise Conflict(
+                f"collection {there.name!r} keeps words of {present!r}, not {language!r}. A language stays: fill a new collection "
+                "of the other, and switch an alias to it",
+                field="language",
+                value=language,
+                limit=present,
+            )
 
     async def get(self, name: str) -> Collection:
         """By its name or an alias. Raises `NotFound`."""
@@ -107,18 +141,33 @@ class Catalog:
 
     async def drop(self, name: str) -> None:
         """With its aliases. Raises `NotFound`. The points first, so that what is left after a crash still has a name to be dropped by."""
-        await self._named(name)
-        await self._store.drop(name)
+        collection = await self._named(name)
+        other = await self._ledger.call(self._ledger.reindex, name)
+        await self._store.drop(collection.points_name)
+        if other is not None:
+            await self._store.drop(other.points_name)
         await self._ledger.call(self._ledger.drop_collection, name)
 
     async def compatible(self, name: str) -> Collection:
-        """The collection, if the present model filled it. Raises `NotFound`, or `Conflict` for another model (promise 9)."""
-        collection, info = await self.get(name), await self._encoder.info()
-        require_same_model(collection, info.fingerprint)
+        """The collection, if a model that runs here filled it. Raises `NotFound`, or `Conflict` for another (promise 9)."""
+        collection = await self.get(name)
+        await self.encoder(collection)
         return collection
 
+    async def encoder(self, collection: Collection) -> Encoder:
+        """The encoder whose model filled the collection. Raises `Conflict` when there is none."""
+        found = await self._encoders.by_fingerprint(collection.fingerprint)
+        if found is None:
+            present = await self._encoders.first.info()
+            raise Conflict(mismatch(collection, present.fingerprint), field="collection", value=collection.name)
+        return found[0]
+
     def points(self, collection: Collection) -> Points:
-        return self._store.points(collection.name)
+        """Those of its present generation."""
+        return self._store.points(collection.points_name)
+
+    async def layout(self, collection: Collection) -> Layout:
+        return await self.points(collection).layout()
 
     async def count(self, name: str) -> int:
         return await self.points(await self.get(name)).count()
@@ -127,7 +176,7 @@ class Catalog:
         return await self._ledger.call(self._ledger.counts, collection.name)
 
     async def size_bytes(self, collection: Collection) -> int | None:
-        return await self._store.size_bytes(collection.name)
+        return await self._store.size_bytes(collection.points_name)
 
     async def aliases(self, collection: Collection | None = None) -> dict[str, str]:
         """Collections by alias: all, or those of one."""
@@ -185,21 +234,20 @@ def require_same_model(collection: Collection, fingerprint: str) -> None:
 def mismatch(collection: Collection, fingerprint: str) -> str:
     return (
         f"collection {collection.name!r} was filled by model {collection.model} ({collection.fingerprint[:12]}), "
-        f"this encoder is {fingerprint[:12]}: serve that model, or fill a new collection"
+        f"this encoder is {fingerprint[:12]}: serve that model, or reindex the collection"
     )
 
 
-def _same(there: Collection, wanted: Collection) -> Collection:
-    require_same_model(there, wanted.fingerprint)
+def _same(there: Collection, asked: Mapping[str, Any]) -> Collection:
     for name in ("instruction", "limit"):
-        present, asked = getattr(there, name), getattr(wanted, name)
-        if asked is not None and asked != present:
+        present, wanted = getattr(there, name), asked[name]
+        if wanted is not None and wanted != present:
             raise Conflict(
-                f"collection {there.name!r} exists with {name} {present!r}, not {asked!r}; PATCH changes it",
+                f"collection {there.name!r} exists with {name} {present!r}, not {wanted!r}; PATCH changes it",
                 field=name,
-                value=asked,
+                value=wanted,
             )
-    for field, kind in wanted.indexes.items():
+    for field, kind in asked["indexes"].items():
         if field not in there.indexes:
             raise Conflict(
                 f"collection {there.name!r} exists without a declared field {field}; PATCH adds it",

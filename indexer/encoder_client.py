@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 import httpx
+import structlog
+from opentelemetry.trace import SpanKind
 
+from indexer import tracing
 from indexer.encoder import Lane
 from model import codec
 from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TooLarge
@@ -42,10 +45,13 @@ class HttpEncoder:
 
     def __init__(self, settings: EncoderClientSettings, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._settings = settings
-        key = settings.api_key
+        url = httpx.URL(settings.url)
+        self._name = (
+            f"{url.scheme}://{url.netloc.decode()}"  # as messages have it: without the password that a URL may carry
+        )
         self._http = httpx.AsyncClient(
             base_url=settings.url,
-            headers={"authorization": f"Bearer {key}"} if key else {},
+            auth=_bearer(settings.api_key) if settings.api_key else None,
             timeout=httpx.Timeout(settings.timeout_s, connect=settings.connect_timeout_s),
             limits=httpx.Limits(max_connections=settings.connections, max_keepalive_connections=settings.connections),
             trust_env=False,
@@ -74,7 +80,7 @@ class HttpEncoder:
         async with self._asking:
             if self._info is None or time.monotonic() - self._info_at > self._settings.info_max_age_s:
                 try:
-                    self._info = _model_info(await self._request("GET", "/info"))
+                    self._info = _model_info(await self._request("GET", "/info"), self._name)
                 except RetrievalError:
                     if self._info is None:
                         raise
@@ -105,7 +111,8 @@ class HttpEncoder:
 
     async def _encode(self, inputs: Sequence[Input], role: Role, lane: Lane) -> list[Embedding | RetrievalError]:
         try:
-            response = await self._request("POST", "/encode", codec.pack_call(inputs, role, lane))
+            with tracing.span("call encoder", SpanKind.CLIENT, inputs=len(inputs), lane=lane):
+                response = await self._request("POST", "/encode", codec.pack_call(inputs, role, lane))
         except TooLarge as error:  # this encoder takes less at once than we thought
             if len(inputs) == 1:
                 return [error]
@@ -117,11 +124,9 @@ class HttpEncoder:
         try:
             results = codec.unpack_answer(response.content)
         except InvalidInput as error:
-            raise DependencyUnavailable(f"encoder {self._settings.url}: {error.detail}") from error
+            raise DependencyUnavailable(f"encoder {self._name}: {error.detail}") from error
         if len(results) != len(inputs):
-            raise DependencyUnavailable(
-                f"encoder {self._settings.url} gave {len(results)} results for {len(inputs)} inputs"
-            )
+            raise DependencyUnavailable(f"encoder {self._name} gave {len(results)} results for {len(inputs)} inputs")
         return results
 
     async def _request(self, method: str, path: str, body: bytes | None = None) -> httpx.Response:
@@ -132,7 +137,7 @@ class HttpEncoder:
                 await asyncio.sleep(self._settings.retry_base_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
             try:
                 response = await self._http.request(
-                    method, path, content=body, headers={"content-type": codec.MEDIA_TYPE} if body else {}
+                    method, path, content=body, headers=_whence() | ({"content-type": codec.MEDIA_TYPE} if body else {})
                 )
             except _RETRIED as error:
                 failed = self._unavailable(type(error).__name__, error)
@@ -156,9 +161,26 @@ class HttpEncoder:
         return self._unavailable(f"answered {response.status_code}: {detail}")
 
     def _unavailable(self, what: str, cause: Exception | None = None) -> DependencyUnavailable:
-        error = DependencyUnavailable(f"encoder {self._settings.url}: {what}")
+        error = DependencyUnavailable(f"encoder {self._name}: {what}")
         error.__cause__ = cause
         return error
+
+
+def _whence() -> dict[str, str]:
+    """So that the encoder's logs and spans name the request or the job that it works for."""
+    known = structlog.contextvars.get_contextvars()
+    request_id = known.get("request_id") or (f"job:{known['job']}" if "job" in known else None)
+    return tracing.headers() | ({"x-request-id": request_id[:128]} if request_id else {})
+
+
+def _bearer(key: str) -> Callable[[httpx.Request], httpx.Request]:
+    """The key goes before a password in the URL, which httpx would else send in its place."""
+
+    def with_key(request: httpx.Request) -> httpx.Request:
+        request.headers["authorization"] = f"Bearer {key}"
+        return request
+
+    return with_key
 
 
 def _detail(response: httpx.Response) -> str:
@@ -172,9 +194,10 @@ def _detail(response: httpx.Response) -> str:
     return str(body.get("detail", "")) if isinstance(body, dict) else ""
 
 
-def _model_info(response: httpx.Response) -> ModelInfo:
+def _model_info(response: httpx.Response, name: str) -> ModelInfo:
     try:
         model: dict[str, Any] = response.json()["model"]
-        return ModelInfo(**{name: model[name] for name in ModelInfo.__dataclass_fields__})
+        # One of an older version says less, and gives a single vector.
+        return ModelInfo(**{name: model[name] for name in ModelInfo.__dataclass_fields__ if name in model})
     except (ValueError, KeyError, TypeError) as error:
-        raise DependencyUnavailable(f"{response.request.url} answered what is no encoder's /info") from error
+        raise DependencyUnavailable(f"encoder {name} answered what is no encoder's /info") from error

@@ -1,6 +1,6 @@
 """What happens to one batch between ledger and store. Knows nothing of leases and retries.
 
-items ─► latest of an id ─► image digest ─► changed? ─► text and image bytes ─► encoder ─► finite? ─► store
+items ─► latest of an id ─► image digest ─► changed? ─► text and image bytes ─► encoder ─► finite? ─► image to keep ─► store
          others: skipped    URLs fetched    no: skipped  from the blobs          bulk lane   no: failed
 """
 
@@ -19,8 +19,9 @@ from indexer.catalog import mismatch
 from indexer.encoder import Encoder, Lane
 from indexer.records import Batch, Collection, Document, JobKind, Outcome, Point, Status, content_hash
 from indexer.store import Points
-from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, NotFound, RetrievalError
-from model.inputs import Embedding, Input, Role
+from indexer.thumbnails import Keeper
+from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, NotFound, Overloaded, RetrievalError
+from model.inputs import Embedding, Input, ModelInfo, Role
 
 _FETCHES = 8  # URLs of one batch fetched at a time
 _CALL_IMAGE_BYTES = 64 * 2**20  # held for one encoder call; a batch with more takes several
@@ -34,6 +35,21 @@ class ImageFetcher(Protocol):
 
 class CollectionUnavailable(DependencyUnavailable):
     """This collection cannot be written now; others can."""
+
+
+@dataclass(frozen=True, slots=True)
+class OneOfTwo:
+    """An encoder beside which there is another: away or full, it holds up its own collections only."""
+
+    encoder: Encoder
+
+    async def encode(self, inputs: Sequence[Input], *, role: Role, lane: Lane) -> list[Embedding | RetrievalError]:
+        with one_collection_waits():
+            return await self.encoder.encode(inputs, role=role, lane=lane)
+
+    async def info(self) -> ModelInfo:
+        with one_collection_waits():
+            return await self.encoder.info()
 
 
 @dataclass(slots=True)
@@ -67,6 +83,7 @@ class Pipeline:
     encoder: Encoder
     blobs: Blobs
     fetcher: ImageFetcher
+    keeper: Keeper | None = None  # None: originals are kept
 
     async def run(
         self, batch: Batch, collection: Collection, points: Points, *, hold: Hold, last_attempt: bool
@@ -78,7 +95,7 @@ class Pipeline:
         """
         if batch.kind is JobKind.DELETE:
             await hold()
-            with _in_store():
+            with in_store():
                 await points.delete([document.id for _, document in batch.items])
             return Result([Outcome(position, document.id, Status.INDEXED) for position, document in batch.items])
         info = await self.encoder.info()
@@ -87,12 +104,19 @@ class Pipeline:
         result = Result()
         works = _latest([Work(*item) for item in batch.items], result)
         works = await self._with_images(works, result, last_attempt=last_attempt)
-        works = await _changed(works, points, collection.fingerprint, result)
+        works = await changed(works, points, collection.fingerprint, result)
+        await self.write(works, collection, points, result, hold=hold)
+        return result
+
+    async def write(
+        self, works: Sequence[Work], collection: Collection, points: Points, result: Result, *, hold: Hold
+    ) -> None:
+        """From works whose images are blobs to points, or to their failures."""
         async for call in self._calls(works, result):
             embedded = await self._embed(call, collection, result)
+            embedded = await self._keep(call, embedded, result)
             await hold()
             await _upsert(embedded, points, result)
-        return result
 
     async def _with_images(self, works: Sequence[Work], result: Result, *, last_attempt: bool) -> list[Work]:
         """Every image in the blobs: what is known by its URL is fetched. An image is not held any longer than that."""
@@ -155,6 +179,24 @@ class Pipeline:
                 embedded.append((work, each))
         return embedded
 
+    async def _keep(
+        self, call: Sequence[tuple[Work, Input]], embedded: Sequence[tuple[Work, Embedding]], result: Result
+    ) -> list[tuple[Work, Embedding]]:
+        """Each work's digest is from here on that of what is kept of its image; whether it changed was told by the original's."""
+        originals = {work.position: item.image for work, item in call}
+
+        async def kept(work: Work) -> bool:
+            if self.keeper is not None and work.digest is not None:
+                try:
+                    work.digest = await self.keeper.keep(work.digest, originals[work.position])
+                except InvalidInput as error:
+                    result.fail(work, error)
+                    return False
+            return True
+
+        good = await asyncio.gather(*(kept(work) for work, _ in embedded))
+        return [each for each, is_good in zip(embedded, good, strict=True) if is_good]
+
 
 def _latest(works: Sequence[Work], result: Result) -> list[Work]:
     """Of several documents with one id the last; the others are skipped."""
@@ -165,18 +207,18 @@ def _latest(works: Sequence[Work], result: Result) -> list[Work]:
     return list(last.values())
 
 
-async def _changed(works: Sequence[Work], points: Points, fingerprint: str, result: Result) -> list[Work]:
+async def changed(works: Sequence[Work], points: Points, fingerprint: str, result: Result) -> list[Work]:
     """Without what the store holds already, text, image, metadata and model alike."""
-    with _in_store():
+    with in_store():
         stored = await points.fetch([work.document.id for work in works]) if works else []
-    changed = []
+    different = []
     for work, point in zip(works, stored, strict=True):
         work.hashed = content_hash(work.document.text, work.digest, work.document.metadata, fingerprint)
         if point is not None and point.content_hash == work.hashed:
             result.settle(work, Status.SKIPPED)
         else:
-            changed.append(work)
-    return changed
+            different.append(work)
+    return different
 
 
 async def _upsert(embedded: Sequence[tuple[Work, Embedding]], points: Points, result: Result) -> None:
@@ -184,7 +226,7 @@ async def _upsert(embedded: Sequence[tuple[Work, Embedding]], points: Points, re
     if not embedded:
         return
     try:
-        with _in_store():
+        with in_store():
             await points.upsert([_point(work, embedding) for work, embedding in embedded])
     except InvalidInput as error:
         if len(embedded) == 1:
@@ -220,11 +262,20 @@ def _point(work: Work, embedding: Embedding) -> Point:
         metadata=document.metadata,
         content_hash=work.hashed,
         shares=embedding.shares,
+        latents=embedding.latents,
     )
 
 
 @contextmanager
-def _in_store() -> Iterator[None]:
+def one_collection_waits() -> Iterator[None]:
+    try:
+        yield
+    except (DependencyUnavailable, Overloaded) as error:
+        raise CollectionUnavailable(error.detail) from error
+
+
+@contextmanager
+def in_store() -> Iterator[None]:
     """A collection that the ledger knows and the store does not is being dropped, or somebody has to bring its files back:
     its documents are not at fault."""
     try:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -39,7 +39,10 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A collection and the model that fills it; vectors of another fingerprint are refused (promise 9)."""
+    """A collection and the model that fills it; vectors of another fingerprint are refused (promise 9).
+
+    `paused`: nothing is written to it just now, for it is being switched to another generation.
+    """
 
     name: str
     fingerprint: str
@@ -49,6 +52,59 @@ class Collection:
     instruction: str | None = None
     limit: int | None = None  # hits of a search that says nothing
     indexes: Mapping[str, FieldType] = field(default_factory=dict)  # the declared types of metadata fields
+    generation: int = 0
+    paused: bool = False
+
+    @property
+    def points_name(self) -> str:
+        """What the points of its present generation are called in the store."""
+        return points_name(self.name, self.generation)
+
+    def other(self, reindex: Reindex) -> Collection:
+        """The collection as its other generation is."""
+        model = {"fingerprint": reindex.fingerprint, "model": reindex.model, "dimensions": reindex.dimensions}
+        return replace(self, generation=reindex.generation, **model)  # type: ignore[arg-type]
+
+
+class ReindexState(StrEnum):
+    """fills -> switches -> keeps -> drops; back to fills when the switch is not done in time, and from keeps by way of returns."""
+
+    FILLS = "filling"
+    SWITCHES = "switching"
+    KEEPS = "kept"  # the other generation is the previous one, for a rollback
+    RETURNS = "rolling_back"
+    DROPS = "dropping"  # nobody asks for the other generation any more
+
+    @property
+    def before_switch(self) -> bool:
+        return self in (ReindexState.FILLS, ReindexState.SWITCHES)
+
+
+@dataclass(frozen=True, slots=True)
+class Reindex:
+    """The other generation of a collection: the one being filled, or the previous one. Times are Unix seconds.
+
+    `version` counts the changes of state: whoever moves it on says from which.
+    """
+
+    collection: str
+    generation: int
+    fingerprint: str
+    model: str
+    dimensions: int
+    state: ReindexState
+    version: int
+    job_id: str
+    since: float  # of this state
+    cursor: str | None = None  # the last point of the serving generation that the scan has passed
+    scanned: bool = False
+    passes: int = 1
+    max_failures: int = 0
+    until: float | None = None  # kept, or about to be dropped
+
+    @property
+    def points_name(self) -> str:
+        return points_name(self.collection, self.generation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +132,7 @@ class JobState(StrEnum):
 class JobKind(StrEnum):
     DOCUMENTS = "documents"
     DELETE = "delete"
+    REINDEX = "reindex"  # its documents are ids alone, to be made equal in the other generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +161,15 @@ class Job:
     @property
     def left(self) -> int:
         return self.accepted - self.indexed - self.skipped - self.failed - self.cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The ledger in numbers: jobs by state, documents accepted and not yet done, and for how long the oldest of them has waited."""
+
+    jobs: Mapping[JobState, int]
+    pending_documents: int
+    oldest_s: float
 
 
 class Status(StrEnum):
@@ -142,6 +208,7 @@ class Batch:
     lease: str
     crashes: int = 0
     suspect: int | None = None
+    trace: str | None = None  # of the request that brought its job
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +233,15 @@ class Point:
     metadata: Metadata
     content_hash: str  # of text, image and metadata with the model's fingerprint: unchanged means skip
     shares: Shares | None = None  # what came from text and image; None of what was indexed before they were kept
+    latents: Float32 | None = None  # (K, D); read back only when asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Lexical:
+    """What the words of the query did for a hit: its BM25 score, and what that made of the hit's score (1: all of it)."""
+
+    score: float
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +254,8 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One search result; `score` is the cosine of query and document embedding. `vector` only when asked for."""
+    """One search result; `score` is the cosine of query and document embedding unless the search had another mode. `vector` only when
+    asked for."""
 
     document_id: str
     score: float
@@ -187,6 +264,12 @@ class Hit:
     metadata: Metadata
     vector: Float32 | None = None
     shares: Shares | None = None
+    lexical: Lexical | None = None
+
+
+def points_name(collection: str, generation: int) -> str:
+    """`~` is in no collection's name."""
+    return f"{collection}~{generation}" if generation else collection
 
 
 def point_id(document_id: str) -> str:

@@ -16,7 +16,11 @@ class IndexerSettings:
     retry_max_s: float = 60.0
     concurrency: int = 2  # encoder calls in flight in one worker
     poll_s: float = 5.0  # how often to look for what another process did; what this one does wakes whoever waits
-    job_retention_s: float = 7 * 86400.0  # finished jobs are kept for this long, with their failures and idempotency keys
+    job_retention_s: float = (
+        7 * 86400.0
+    )  # finished jobs are kept for this long, with their failures and idempotency keys
+    reindex_grace_s: float = 3600.0  # how long the previous generation is kept and written to, for a rollback
+    reindex_linger_s: float = 30.0  # how long a generation that was given up outlives the searches under way in it
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,27 +14,43 @@ import asyncio
 import contextlib
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
+from opentelemetry.trace import SpanKind
 
+from indexer import tracing
 from indexer.blobs import Blobs
 from indexer.claim import Claim
 from indexer.encoder import Encoder
+from indexer.encoders import Encoders
+from indexer.fill import Fill
 from indexer.ledger import Ledger
 from indexer.ledger.working import SOLO_AFTER, Settled
-from indexer.pipeline import CollectionUnavailable, ImageFetcher, Pipeline, Result
+from indexer.pipeline import (
+    CollectionUnavailable,
+    Hold,
+    ImageFetcher,
+    OneOfTwo,
+    Pipeline,
+    Result,
+    one_collection_waits,
+)
 from indexer.progress import Progress
-from indexer.records import Batch, Outcome, Status
+from indexer.records import Batch, Collection, JobKind, Outcome, ReindexState, Status
 from indexer.retry import delay_after_s, delay_s
 from indexer.settings import IndexerSettings
 from indexer.store import Store
+from indexer.thumbnails import Keeper
+from indexer.watch import NOBODY, Watch
 from model.errors import DependencyUnavailable, RetrievalError
 
 log = structlog.get_logger(__name__)
 _STOP_S = 5.0  # the rest of `grace_s` is for requests before and the batcher after
+_NAMED_JOBS = 3  # in each line of the log; a claim of small batches may have many
 _TIDY_S = 60.0  # between two looks for what can be deleted; a step is a few small transactions
 _TIDY_STEP_S = 0.05  # between two steps: tidying must not be what the database is busy with
 
@@ -43,8 +59,15 @@ class LeaseLost(Exception):
     """The batch is another worker's by now, or gone with its collection."""
 
 
+class Chore(Protocol):
+    """What a worker does besides; it goes on until it is cancelled, and gives back within moments what it has in hand then."""
+
+    async def run(self) -> None: ...
+
+
 class Worker:
-    """Runs in the event loop that starts it. Bounded: `concurrency` encoder calls' worth of documents in flight.
+    """Runs in the event loop that starts it. Bounded: `concurrency` encoder calls' worth of documents in flight, and as many of a
+    reindex.
 
     A batch that fails because something it needs does not answer goes back and waits, for ever if need be, visibly. One that
     fails otherwise is tried `max_attempts` times, at the end document by document, so that only the poison becomes a failure.
@@ -54,39 +77,53 @@ class Worker:
         self,
         ledger: Ledger,
         store: Store,
-        encoder: Encoder,
+        encoder: Encoder | Encoders,
         blobs: Blobs,
         fetcher: ImageFetcher,
         settings: IndexerSettings,
         progress: Progress,
         *,
+        keeper: Keeper | None = None,
+        chores: Sequence[Chore] = (),
         rng: random.Random | None = None,
+        watch: Watch = NOBODY,
     ) -> None:
         self._ledger, self._store, self._settings, self._progress = ledger, store, settings, progress
-        self._pipeline = Pipeline(encoder, blobs, fetcher)
+        self._encoders = Encoders.of(encoder)
+        self._pipeline = Pipeline(self._encoders.first, blobs, fetcher, keeper)
         self._rng = rng or random.Random()
+        self._watch = watch
         self._wake = asyncio.Event()
         self._claiming = asyncio.Lock()
         self._in_flight = 0
         self._suspicious = False  # what is in flight may kill the process: nothing is to be blamed along with it
         self._loops: list[asyncio.Task[None]] = []
+        self._chores = chores
+        self._doing: list[asyncio.Task[None]] = []
         self._stopping = False
         self._waits = 0  # in a row, of any batch, on what every batch needs
         self._paused_until = 0.0
 
     async def start(self) -> None:
         self._stopping = False
+        # Loops of their own for a reindex: were its encoder slow or silent, it would keep the others from being written.
         self._loops = [
-            asyncio.create_task(self._loop(), name=f"worker-{number}") for number in range(self._settings.concurrency)
+            asyncio.create_task(self._loop(filling), name=f"{'filler' if filling else 'worker'}-{number}")
+            for filling in (False, True)
+            for number in range(self._settings.concurrency)
         ]
         self._loops.append(asyncio.create_task(self._tidy(), name="worker-tidy"))
-        for task in self._loops:
+        self._doing = [asyncio.create_task(chore.run(), name=type(chore).__name__) for chore in self._chores]
+        for task in (*self._loops, *self._doing):
             task.add_done_callback(_report_death)
 
     async def stop(self, timeout_s: float = _STOP_S) -> None:
         """Batches in flight are finished, or after `timeout_s` given back."""
         self._stopping = True
         self.poke()
+        for chore in self._doing:
+            chore.cancel()
+        await asyncio.gather(*self._doing, return_exceptions=True)
         if self._loops:
             *working, tidying = self._loops
             tidying.cancel()
@@ -99,30 +136,31 @@ class Worker:
     @property
     def alive(self) -> bool:
         """False once a loop has ended by itself: nothing it claimed would be worked on any more."""
-        return bool(self._loops) and (self._stopping or not any(task.done() for task in self._loops))
+        tasks = (*self._loops, *self._doing)
+        return bool(self._loops) and (self._stopping or not any(task.done() for task in tasks))
 
     def poke(self) -> None:
         """There may be work."""
         self._wake.set()
 
-    async def _loop(self) -> None:
+    async def _loop(self, filling: bool) -> None:
         while not self._stopping:
             self._wake.clear()
             if (paused_s := self._paused_until - time.time()) > 0:
                 await self._sleep(paused_s)
                 continue
             try:
-                claim = await self._claim()
+                claim = await self._claim(filling)
             except DependencyUnavailable as error:
                 log.warning("cannot claim work", detail=error.detail)
                 self._pause(error)
                 continue
             if claim is not None:
-                await self._work(claim)
+                await self._told(claim)
             else:
                 await self._sleep(await self._until_due())
 
-    async def _claim(self) -> Claim | None:
+    async def _claim(self, filling: bool) -> Claim | None:
         """One encoder call's worth of what is due, in as many batches as that takes."""
         async with self._claiming:
             if self._suspicious:
@@ -134,6 +172,7 @@ class Worker:
                 self._settings.lease_s,
                 max_documents=documents,
                 alone=self._in_flight == 0,
+                filling=filling,
             )
             if not batches:
                 return None
@@ -141,12 +180,30 @@ class Worker:
             self._suspicious = any(batch.crashes for batch in batches)
             return Claim(tuple(batches))
 
+    async def _told(self, claim: Claim) -> None:
+        """The work, with the job in every line of the log, and in the trace of the request that brought the first of its batches."""
+        first, *others = claim.batches
+        jobs = list(dict.fromkeys(batch.job_id for batch in claim.batches))
+        about: dict[str, str | int] = {
+            "collection": first.collection,
+            "job": first.job_id,
+            "documents": len(claim.whole.items),
+        }
+        links = {batch.trace for batch in others if batch.trace and batch.trace != first.trace}
+        with (
+            structlog.contextvars.bound_contextvars(job=",".join(jobs[:_NAMED_JOBS])),
+            tracing.span(
+                "index", SpanKind.CONSUMER, parent=tracing.context_of(first.trace), links=sorted(links), **about
+            ),
+        ):
+            await self._work(claim)
+
     async def _work(self, claim: Claim) -> None:
         """From claim to outcome; whatever raises, each batch is either settled or given back."""
         beat = asyncio.create_task(self._heartbeat(claim))
         try:
             if claim.batches[0].crashes >= min(SOLO_AFTER, self._settings.max_attempts):
-                await self._solo(claim.batches[0])
+                await self._solo(claim)
             else:
                 await self._finish(claim, await self._attempt(claim))
             self._waits = 0
@@ -168,7 +225,7 @@ class Worker:
             self._in_flight -= 1
             self._suspicious = False
         self.poke()  # what waited for this batch's documents may be due
-        await self._progress.notify()
+        self._progress.notify()
 
     async def _attempt(self, claim: Claim) -> Result:
         batch = claim.whole
@@ -186,9 +243,10 @@ class Worker:
             whole.waiting = whole.waiting or result.waiting
         return whole
 
-    async def _solo(self, batch: Batch) -> None:
+    async def _solo(self, claim: Claim) -> None:
         """A batch with which workers died: each document is written down before it is tried and recorded after, so that the one
         that kills is known, and is a failure once it has done so `max_attempts` times."""
+        (batch,) = claim.batches
         last = batch.attempts + 1 >= self._settings.max_attempts
         waiting: RetrievalError | None = None
         for item in batch.items:
@@ -196,13 +254,14 @@ class Worker:
             if batch.suspect == item[0] and batch.crashes >= self._settings.max_attempts:
                 result = _failed(one, "worker_died", f"the worker died {batch.crashes} times while indexing it")
             elif await self._ledger.call(self._ledger.suspect, batch, item[0]):
-                result = await self._one(Claim((batch,)), one, last_attempt=last)
+                result = await self._one(claim, one, last_attempt=last)
             else:
                 raise LeaseLost
             waiting = waiting or result.waiting
             if result.outcomes:
                 await self._settle([(batch, result.outcomes)], keep=True)
                 batch = replace(batch, items=tuple(each for each in batch.items if each != item))
+                claim.batches = (batch,)
         if batch.items:
             pause = delay_s(batch.attempts, self._settings, self._rng)
             await self._settle([(batch, [])], retry_after_s=pause, waiting_on=waiting.detail[:300] if waiting else None)
@@ -226,12 +285,34 @@ class Worker:
 
     async def _run(self, claim: Claim, batch: Batch, *, last_attempt: bool) -> Result:
         async def hold() -> None:
-            if not await self._ledger.call(self._ledger.renew, claim.batches, self._settings.lease_s):
+            if not await self._ledger.call(self._ledger.renew, claim.batches, self._settings.lease_s, writing=True):
                 raise LeaseLost
 
         collection = await self._ledger.call(self._ledger.collection, batch.collection)
-        points = self._store.points(collection.name)
-        return await self._pipeline.run(batch, collection, points, hold=hold, last_attempt=last_attempt)
+        if batch.kind is JobKind.REINDEX:
+            return await self._fill(batch, collection, hold)
+        if collection.paused:
+            raise CollectionUnavailable(f"collection {collection.name!r} is being switched to another generation")
+        points = self._store.points(collection.points_name)
+        pipeline = await self._pipeline_for(collection.fingerprint)
+        return await pipeline.run(batch, collection, points, hold=hold, last_attempt=last_attempt)
+
+    async def _fill(self, batch: Batch, collection: Collection, hold: Hold) -> Result:
+        reindex = await self._ledger.call(self._ledger.reindex, collection.name)
+        if reindex is None or reindex.state is ReindexState.DROPS or reindex.job_id != batch.job_id:
+            return Result([Outcome(position, one.id, Status.SKIPPED) for position, one in batch.items])
+        pipeline = await self._pipeline_for(reindex.fingerprint)
+        serving, others = (self._store.points(each.points_name) for each in (collection, reindex))
+        fill = Fill(pipeline, serving, others, collection.other(reindex), lenient=not reindex.state.before_switch)
+        return await fill.run(batch, hold=hold)
+
+    async def _pipeline_for(self, fingerprint: str) -> Pipeline:
+        """With the encoder of that model; where there is none with the first, which the pipeline refuses by its fingerprint."""
+        if self._encoders.next is None:
+            return self._pipeline
+        with one_collection_waits():
+            found = await self._encoders.by_fingerprint(fingerprint)
+        return replace(self._pipeline, encoder=OneOfTwo(found[0] if found else self._encoders.first))
 
     async def _finish(self, claim: Claim, result: Result) -> None:
         pause = delay_after_s(result.waiting, claim.attempts, self._settings, self._rng) if result.waiting else 0.0
@@ -241,6 +322,15 @@ class Worker:
     async def _settle(self, settled: Sequence[Settled], **options: Any) -> None:
         if not await self._ledger.call(self._ledger.finish, settled, **options):
             raise LeaseLost
+        self._tell(settled, waits=options.get("waiting_on") is not None, keep=options.get("keep", False))
+
+    def _tell(self, settled: Sequence[Settled], *, waits: bool = False, keep: bool = False) -> None:
+        for batch, outcomes in settled:
+            for status, count in Counter(outcome.status for outcome in outcomes).items():
+                deleted = batch.kind is JobKind.DELETE and status is Status.INDEXED
+                self._watch.settled("deleted" if deleted else status, count)
+            if len(outcomes) < len(batch.items) and not keep:
+                self._watch.tried_again("waiting" if waits else "attempt")
 
     async def _give_back(self, claim: Claim, error: Exception) -> None:
         """Batches wait for what they need; or count an attempt, and after the last one their documents have failed."""
@@ -250,10 +340,11 @@ class Worker:
             first, detail = claim.batches[0], error.detail[:300]
             log.warning("batch waits", batch=first.id, job=first.job_id, detail=detail, retry_after_s=round(pause, 2))
             call = self._releasing(claim, pause, detail, whole_collection=alone)
+            settled: list[Settled] = [(batch, []) for batch in claim.batches]
         else:
             detail = error.detail if isinstance(error, RetrievalError) else f"{type(error).__name__} while indexing"
             code = error.code if isinstance(error, RetrievalError) else "internal"
-            settled: list[Settled] = []
+            settled = []
             for batch in claim.batches:
                 dead = batch.attempts + 1 >= self._settings.max_attempts
                 settled.append((batch, _failed(batch, code, detail).outcomes if dead else []))
@@ -261,6 +352,7 @@ class Worker:
             call = self._finishing(settled, pause)
         try:
             await self._ledger.call(call)
+            self._tell(settled, waits=isinstance(error, RetrievalError) and error.retryable)
         except DependencyUnavailable as unreachable:  # the lease will run out, and the batch is claimed again
             log.warning("cannot record an outcome", batch=claim.batches[0].id, detail=unreachable.detail)
 

@@ -8,6 +8,7 @@ RetrievalError                 status, code, retryable; the docstring's first li
 ├─ NotFound              404
 ├─ Conflict              409
 ├─ Overloaded            429   try again; carries retry_after_s
+│  └─ RateLimited        429   this caller's own limit
 ├─ EncodeFailed          500   the forward raised; this input only
 └─ DependencyUnavailable 503   Qdrant, encoder, database or object store unreachable
 """
@@ -97,6 +98,12 @@ class Overloaded(RetrievalError):
         self.retry_after_s = retry_after_s
 
 
+class RateLimited(Overloaded):
+    """This API key is at its limit; try again later."""
+
+    code = "rate_limited"
+
+
 class EncodeFailed(RetrievalError):
     """The model could not encode this input."""
 
@@ -119,6 +126,7 @@ _KINDS: tuple[type[RetrievalError], ...] = (
     Forbidden,
     NotFound,
     Conflict,
+    RateLimited,
     Overloaded,
     EncodeFailed,
     DependencyUnavailable,

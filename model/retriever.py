@@ -57,6 +57,7 @@ class Retriever(nn.Module):
         self.document_towers = nn.ModuleDict(document_towers)  # "text", "vision": those the sides do not share
         self.sides = nn.ModuleDict(sides)
         self.preprocessor = preprocessor
+        self.tokens = self.padding = 0  # text positions computed since it was made
         self.info = ModelInfo(
             name=config.name,
             fingerprint=checkpoint_fingerprint,
@@ -249,6 +250,8 @@ class Retriever(nn.Module):
         mask = np.zeros((len(tokens), longest), bool)
         for row, values in enumerate(tokens):
             ids[row, : len(values)], mask[row, : len(values)] = values, True
+        held = int(np.count_nonzero(mask))
+        self.tokens, self.padding = self.tokens + held, self.padding + mask.size - held
         present = self._to_device(torch.from_numpy(mask))
         padded = not mask.all()  # where nothing is, attention is faster without a mask
         return self.tower("text", role)(

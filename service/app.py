@@ -9,15 +9,19 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
-from service import errors, probes
+from service import documentation, errors, openapi, probes
 from service.auth import ApiKeyGate
+from service.headers import SecurityHeaders
 from service.keys import KeyFile
 from service.limits import EncodedPaths, RequestLimits
 from service.openai_errors import OpenAiErrors
 from service.probes import Process
+from service.quotas import KeyQuotas
 from service.schemas import Problem
 from service.telemetry import RequestLog
+from service.tracing import Traces
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -47,13 +51,17 @@ def application(
         version=version("ret2"),
         description="Multimodal retrieval: documents and queries of text, an image, or both, fused into one embedding.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         middleware=[
+            Middleware(SecurityHeaders),
             Middleware(OpenAiErrors),
+            Middleware(Traces),
             Middleware(RequestLog, metrics=process.metrics),
+            *_cors(settings.cors_origins),
             Middleware(EncodedPaths),
             Middleware(ApiKeyGate, keys=api_keys),
+            Middleware(KeyQuotas, settings=settings.quotas),
             Middleware(
                 RequestLimits,
                 max_body_bytes=settings.max_body_bytes,
@@ -67,4 +75,26 @@ def application(
     for router in routers:
         app.include_router(router, responses=_PROBLEMS)
     app.include_router(probes.router)
+    app.include_router(documentation.router)
+    _complete_openapi(app)
     return app
+
+
+def _complete_openapi(app: FastAPI) -> None:
+    made = app.openapi
+    app.openapi = lambda: openapi.complete(made())  # type: ignore[method-assign]
+
+
+def _cors(origins: str | None) -> list[Middleware]:
+    """A page asks first, without a key, whether it may send one."""
+    if origins is None:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins.split(","),
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "x-api-key", "x-request-id"],
+            expose_headers=["retry-after", "server-timing", "x-request-id"],
+        )
+    ]

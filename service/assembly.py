@@ -21,13 +21,19 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from indexer.blobs import Blobs
 from indexer.catalog import Catalog
 from indexer.encoder_client import HttpEncoder
+from indexer.encoders import Encoders
 from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.progress import Progress
+from indexer.reindex import Reindexes
+from indexer.reindexer import Reindexer
 from indexer.sources import Fetcher
 from indexer.store import Store
 from indexer.store.edge import EdgeStore
 from indexer.store.server import ServerStore
+from indexer.sweeper import Sweeper
+from indexer.thumbnails import Keeper, KeepSettings
+from indexer.watch import watched
 from indexer.worker import Worker
 from model.errors import Conflict
 from service.api.app import create_app
@@ -35,9 +41,11 @@ from service.encoder.app import EncoderParts, create_encoder_app
 from service.encoder.batcher import Batcher, Runtime
 from service.encoder.queue import QueueSettings
 from service.keys import KeyFile
+from service.logs import configure_logs
 from service.parts import Parts
 from service.settings import ServerRole, Settings
-from service.telemetry import Metrics, configure_logs
+from service.telemetry import Metrics
+from service.tracing import start_traces
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -51,6 +59,7 @@ _WATCH_S = 0.5  # how soon a dead model thread or worker is noticed
 def serve(settings: Settings) -> None:
     """Runs until SIGTERM or Ctrl-C, then drains. Exit status 1 when something inside died, so that a supervisor restarts it."""
     configure_logs(settings.log_level)
+    start_traces(settings.role)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _leave)
     if settings.role is ServerRole.ENCODER:
@@ -84,7 +93,7 @@ def build_encoder(settings: Settings, runtime: Runtime | None = None) -> Encoder
     return EncoderParts(settings, metrics, _batcher(settings, metrics, runtime), api_keys)
 
 
-def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
+def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runtime | None = None) -> Parts:
     """Everything in one process: index, SQLite and image files under `data_dir`, and the model. Or others have index and model."""
     api_keys = _api_keys(settings)
     data_dir = settings.data_dir.expanduser()
@@ -95,13 +104,21 @@ def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
         if settings.encoder_url
         else _batcher(settings, metrics, runtime)
     )
-    ledger = Ledger(f"sqlite:///{data_dir / 'ledger.sqlite'}", exclusive=True)  # `only_server_of` sees to that
-    store = _store(settings)
-    blobs = Blobs(f"file://{data_dir / 'blobs'}")
+    next_encoder = _next_encoder(settings, next_runtime)
+    encoders = Encoders(encoder, next_encoder)
+    # `only_server_of` sees to it that nobody else has this file open.
+    ledger = Ledger(f"sqlite:///{data_dir / 'ledger.sqlite'}", exclusive=True, watch=metrics)
+    store = watched(_store(settings), metrics)
+    blobs = Blobs(settings.blobs)
     fetcher = Fetcher(settings.fetch)
-    catalog = Catalog(ledger, store, encoder)
+    catalog = Catalog(ledger, store, encoders)
     progress = Progress(ledger, settings.indexer.poll_s)
-    worker = Worker(ledger, store, encoder, blobs, fetcher, settings.indexer, progress)
+    keeper = Keeper(blobs, KeepSettings(settings.keep_images, settings.thumbnail_px), settings.limits)
+    chores = [Sweeper(ledger, store, blobs, settings.sweep_every_s)] if settings.sweep_every_s else []
+    worker = Worker(
+        ledger, store, encoders, blobs, fetcher, settings.indexer, progress, keeper=keeper, chores=chores, watch=metrics
+    )
+    reindexer = Reindexer(ledger, store, settings.indexer, progress, on_planned=worker.poke)
     return Parts(
         settings=settings,
         metrics=metrics,
@@ -114,6 +131,9 @@ def build(settings: Settings, runtime: Runtime | None = None) -> Parts:
         intake=Intake(ledger, blobs, settings.indexer, on_accepted=worker.poke),
         worker=worker,
         progress=progress,
+        reindexes=Reindexes(ledger, catalog, encoders, on_ordered=reindexer.poke),
+        reindexer=reindexer,
+        next_encoder=next_encoder,
         api_keys=api_keys,
     )
 
@@ -128,6 +148,16 @@ def _store(settings: Settings) -> Store:
 def _api_keys(settings: Settings) -> KeyFile | None:
     """Read first: it may refuse, and loading a model takes long."""
     return KeyFile(settings.api_keys_file) if settings.api_keys_file else None
+
+
+def _next_encoder(settings: Settings, runtime: Runtime | None) -> Batcher | HttpEncoder | None:
+    """What its batches cost is not among the metrics of this process, which are those of the first."""
+    if settings.next_encoder_url:
+        return HttpEncoder(settings.encoder_client(settings.next_encoder_url))
+    if settings.next_model is None:
+        return None
+    second = settings.model_copy(update={"model": settings.next_model})
+    return _batcher(second, Metrics(CollectorRegistry()), runtime)
 
 
 def _batcher(settings: Settings, metrics: Metrics, runtime: Runtime | None) -> Batcher:
@@ -145,6 +175,7 @@ def _batcher(settings: Settings, metrics: Metrics, runtime: Runtime | None) -> B
             threads=settings.threads,
             limits=settings.limits,
         )
+        metrics.watch_device(torch_runtime.state)
         if settings.max_batch_cost is None:
             queue = settings.queue(torch_runtime.best_batch_cost())
     return Batcher(runtime, queue, metrics, prepare_threads=settings.prepares, stuck_after_s=settings.stuck_after_s)

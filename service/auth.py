@@ -33,7 +33,11 @@ OPEN: frozenset[KeyScope] = frozenset()  # and who has none
 # somebody forgot is closed. A test fails for it.
 SCOPES: Mapping[str, frozenset[KeyScope]] = {
     "GET /": OPEN,
+    "GET /ui/{file}": OPEN,
     "GET /docs": OPEN,
+    "GET /docs/start.js": OPEN,
+    "GET /docs/swagger-ui-bundle.js": OPEN,
+    "GET /docs/swagger-ui.css": OPEN,
     "GET /openapi.json": OPEN,
     "GET /livez": OPEN,
     "GET /readyz": OPEN,
@@ -50,6 +54,11 @@ SCOPES: Mapping[str, frozenset[KeyScope]] = {
     "PUT /collections/{name}": ADMIN,
     "PATCH /collections/{name}": ADMIN,
     "DELETE /collections/{name}": ADMIN,
+    "POST /collections/{name}/reindex": ADMIN,
+    "GET /collections/{name}/reindex": ADMIN,
+    "POST /collections/{name}/reindex/cancel": ADMIN,
+    "POST /collections/{name}/reindex/rollback": ADMIN,
+    "POST /collections/{name}/reindex/finish": ADMIN,
     "GET /aliases": ANY,
     "PUT /aliases/{name}": ADMIN,
     "DELETE /aliases/{name}": ADMIN,

@@ -64,6 +64,9 @@ class Search:
     score_threshold: float | None = None
     with_vector: bool = False
     explain: bool = False
+    mode: str | None = None
+    fusion: Mapping[str, Any] | None = None
+    rerank: bool | Mapping[str, Any] = False
     positive: Sequence[Example] = ()
     negative: Sequence[Example] = ()
     cursor: str | None = None
@@ -92,6 +95,9 @@ class Search:
             "score_threshold": self.score_threshold,
             "with_vector": self.with_vector or None,
             "explain": self.explain or None,
+            "mode": self.mode,
+            "fusion": self.fusion,
+            "rerank": self.rerank or None,
             "cursor": self.cursor,
             "group_by": self.group_by,
             "group_size": self.group_size,
@@ -172,6 +178,29 @@ class Collection:
     limit: int | None = None
     indexes: Mapping[str, str] = field(default_factory=dict)
     aliases: Sequence[str] = ()
+    language: str | None = None
+    latents: bool = False
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    generation: int
+    model: str
+    fingerprint: str
+    dimensions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reindex:
+    """The two generations of a collection. `job` is the id of the job that fills, or filled, the newer one."""
+
+    collection: str
+    state: str
+    serving: Generation
+    other: Generation
+    job: str
+    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +336,29 @@ class Client:
 
     def delete_collection(self, name: str) -> None:
         self._request("DELETE", _path("collections", name))
+
+    # --- reindex
+
+    def reindex(self, collection: str, *, model: str | None = None, max_failures: int = 0) -> Job:
+        """Its job; wait for that with `wait_job`. `model` is the name or fingerprint of one that the service runs beside."""
+        body = _present({"model": model, "max_failures": max_failures or None})
+        return _job(self._object("POST", _path("collections", collection, "reindex"), body)["job"])
+
+    def generations(self, collection: str) -> Reindex:
+        """Raises `NotFound` when there is one only."""
+        return _reindex(self._object("GET", _path("collections", collection, "reindex")))
+
+    def cancel_reindex(self, collection: str) -> Job:
+        """Before the switch."""
+        return _job(self._object("POST", _path("collections", collection, "reindex", "cancel"))["job"])
+
+    def roll_back_reindex(self, collection: str) -> Reindex:
+        """After the switch, while the previous generation is kept. The answer comes before it serves again."""
+        return _reindex(self._object("POST", _path("collections", collection, "reindex", "rollback")))
+
+    def finish_reindex(self, collection: str) -> Reindex:
+        """After the switch: the previous generation is given up."""
+        return _reindex(self._object("POST", _path("collections", collection, "reindex", "finish")))
 
     def set_alias(self, alias: str, collection: str) -> None:
         """Makes the alias, or switches it at once."""
@@ -628,6 +680,11 @@ def _example(example: Example) -> str | dict[str, Any]:
     if isinstance(example, str):
         return example
     return {**example, "image": image_wire(example["image"])} if example.get("image") is not None else {**example}
+
+
+def _reindex(body: Mapping[str, Any]) -> Reindex:
+    generations = {name: _build(Generation, body[name]) for name in ("serving", "other")}
+    return _build(Reindex, {**body, **generations})
 
 
 def _job(body: Mapping[str, Any]) -> Job:

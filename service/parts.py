@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, ParamSpec, TypeVar
@@ -12,12 +13,15 @@ from fastapi import Depends, Request
 from indexer.blobs import Blobs
 from indexer.catalog import Catalog
 from indexer.encoder_client import HttpEncoder
+from indexer.encoders import Encoders
 from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.progress import Progress
+from indexer.reindex import Reindexes
+from indexer.reindexer import Reindexer
 from indexer.store import Store
 from indexer.worker import Worker
-from model.errors import DependencyUnavailable
+from model.errors import DependencyUnavailable, RetrievalError
 from service.encoder.batcher import Batcher
 from service.health import Health
 from service.inputs import ImageFetcher
@@ -42,14 +46,25 @@ class Parts:
     intake: Intake
     worker: Worker
     progress: Progress
+    reindexes: Reindexes
+    reindexer: Reindexer
+    next_encoder: Batcher | HttpEncoder | None = None
     api_keys: KeyFile | None = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)  # this process is on its way out
 
     @property
+    def encoders(self) -> Encoders:
+        return Encoders(self.encoder, self.next_encoder)
+
+    @property
     def health(self) -> Health:
+        """A next encoder in another process may be away without this one being unready: only its own collections want it."""
         max_age_s = self.settings.ready_max_age_s
         return Health(
-            alive={"encoder": lambda: self.encoder.alive, "worker": lambda: self.worker.alive},
+            alive={
+                "encoder": lambda: self.encoder.alive and (self.next_encoder is None or self.next_encoder.alive),
+                "worker": lambda: self.worker.alive and self.reindexer.alive,
+            },
             checks={
                 "encoder": lambda: self.encoder.check(max_age_s),
                 "store": self.store.ping,
@@ -60,7 +75,11 @@ class Parts:
         )
 
     async def refresh_metrics(self) -> None:
-        self.metrics.pending_documents.set(await self.in_ledger(self.ledger.pending_documents))
+        """What does not answer keeps its last numbers: metrics are wanted most when something is wrong."""
+        with contextlib.suppress(RetrievalError):
+            self.metrics.see_ledger(await self.in_ledger(self.ledger.overview))
+        with contextlib.suppress(RetrievalError):
+            self.metrics.see_model(await self.encoder.info())
 
     async def _worker_runs(self) -> None:
         if not self.worker.alive:

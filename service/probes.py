@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import HTMLResponse, Response
 
 from indexer.encoder import Encoder
+from service.headers import page_policy
 from service.health import Health
 from service.schemas import InfoOut, LiveOut, ReadyOut
 from service.settings import Settings
@@ -94,7 +95,8 @@ async def info(process: ProcessOf) -> Response:
 
 @router.get("/", response_class=HTMLResponse, include_in_schema=False)
 async def root(process: ProcessOf) -> HTMLResponse:
-    return HTMLResponse(_PAGE.format(model=(await process.encoder.info()).name))
+    page = _PAGE.format(model=(await process.encoder.info()).name)
+    return HTMLResponse(page, headers={"content-security-policy": page_policy("style-src 'unsafe-inline'")})
 
 
 _PAGE = """<!doctype html>

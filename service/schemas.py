@@ -167,6 +167,26 @@ def checked(item: T) -> T | InvalidInput:
 # --- search
 
 
+class RrfIn(Wire):
+    """By rank: the sum of 1 / (k + rank) in the ranking by embedding and in that by words."""
+
+    method: Literal["rrf"]
+    k: int = Field(default=60, ge=1, le=10_000)
+
+
+class WeightedIn(Wire):
+    """By score: both scaled to 0 to 1 and added, the words with this weight and the embedding with the rest."""
+
+    method: Literal["weighted"]
+    weight: float = Field(default=0.5, ge=0, le=1)
+
+
+class RerankIn(Wire):
+    """Candidates a hit: those nearest by embedding, ranked again by all their latents."""
+
+    oversampling: float = Field(default=4.0, ge=1, le=100)
+
+
 def _finite(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError("must be a finite number")
@@ -196,6 +216,15 @@ class SearchIn(Wire):
     )
     with_vector: bool = False
     explain: bool = Field(False, description="say of each hit what came from text and what from image")
+    mode: Literal["fused", "lexical", "hybrid"] | None = Field(
+        None, description="by embedding, by the words of the texts (BM25), or by both; unset: fused"
+    )
+    fusion: Annotated[RrfIn | WeightedIn, Discriminator("method")] | None = Field(
+        None, description="how mode hybrid makes one ranking of two; unset: rrf with k 60"
+    )
+    rerank: bool | RerankIn = Field(
+        False, description="rank the nearest again by late interaction; for models with several latents"
+    )
     timeout_s: float | None = Field(
         None, ge=1, description="an error after this time; unset, and at most: the service's `request_timeout_s`"
     )
@@ -243,6 +272,9 @@ class LexicalOut(BaseModel):
 class ExplanationOut(BaseModel):
     document: SharesOut | None = Field(description="null for what was indexed before shares were kept")
     query: SharesOut | None
+    similarity: float | None = Field(
+        description="cosine of query and document embedding, whatever `score` is; null in mode lexical"
+    )
     without_text: float | None = Field(
         description="similarity when the query's text is left out; null unless it has both"
     )
@@ -324,6 +356,12 @@ class CollectionIn(Wire):
 
     instruction: str | None = Field(None, max_length=2000, description="put before the text of queries that bring none")
     limit: int | None = Field(None, ge=1, description="hits of searches that name no limit; unset: 10")
+    language: str | None = Field(
+        None,
+        max_length=60,
+        description="of the words that modes lexical and hybrid search: a language of Snowball's stemmers, such as english, "
+        "or simple, which takes words as they are. Fixed when the collection is made; unset: simple",
+    )
     indexes: dict[FieldName, Annotated[FieldType, Strict(strict=False)]] = Field(
         default_factory=dict,
         max_length=64,
@@ -358,8 +396,13 @@ class CollectionOut(BaseModel):
     fingerprint: str
     dimensions: int
     instruction: str | None
+    language: str | None = Field(
+        description="of the words of texts; null: made before they were kept, mode fused alone"
+    )
+    latents: bool = Field(description="several vectors of each document are kept, so that hits can be reranked")
     created_at: float
-    compatible: bool = Field(description="filled by the model that runs now; else searches and writes are refused")
+    compatible: bool = Field(description="filled by a model that runs now; else searches and writes are refused")
+    generation: int = Field(description="another number after each reindex")
 
 
 class CollectionsOut(BaseModel):
@@ -422,6 +465,35 @@ class AcceptedOut(BaseModel):
 
 class DeletedOut(BaseModel):
     job: JobOut
+
+
+class ReindexingOut(BaseModel):
+    job: JobOut
+
+
+class ReindexIn(Wire):
+    model: str | None = Field(
+        None, min_length=1, max_length=200, description="name or fingerprint of one that runs here; unset: the next one"
+    )
+    max_failures: int = Field(
+        0, ge=0, description="documents that the new model may fail to embed; with more of them the job waits"
+    )
+
+
+class GenerationOut(BaseModel):
+    generation: int
+    model: str
+    fingerprint: str
+    dimensions: int
+
+
+class ReindexOut(BaseModel):
+    collection: str
+    state: Literal["filling", "switching", "kept", "rolling_back", "dropping"]
+    serving: GenerationOut = Field(description="what searches find now")
+    other: GenerationOut = Field(description="being filled; or the previous one, kept until a rollback or `until`")
+    until: float | None
+    job: str = Field(description="the id of its job, which has progress and failures")
 
 
 class JobsOut(BaseModel):

@@ -11,11 +11,14 @@ from typing import Annotated, Self, cast
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from indexer.blobs import BlobSettings
 from indexer.encoder_client import EncoderClientSettings
 from indexer.settings import FetchSettings, IndexerSettings
 from indexer.store.server_settings import CollectionSettings, Quantization, ServerStoreSettings
+from indexer.thumbnails import Keep
 from model.inputs import Limits
 from service.encoder.queue import QueueSettings
+from service.quotas import QuotaSettings
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -65,6 +68,21 @@ class Settings(BaseSettings):
     )
     insecure: bool = Field(False, description="allow listening on other than loopback without API keys")
 
+    key_requests_per_s: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="requests per second of one API key, in each process; unset: no limit"
+    )
+    key_burst_requests: Positive | None = Field(
+        None, description="requests of one API key that may come at once; unset: as many as in a second"
+    )
+    key_requests_in_flight: Positive | None = Field(
+        None, description="requests of one API key being answered at once, in each process; unset: no limit"
+    )
+    cors_origins: str | None = Field(
+        None,
+        pattern=r"^(\*|https?://[^/,\s]+(,https?://[^/,\s]+)*)$",
+        description="origins whose pages may call this API from a browser: https://a.example,https://b.example, or *; unset: none",
+    )
+
     # --- an encoder in another process
     encoder_url: str | None = Field(
         None,
@@ -74,6 +92,19 @@ class Settings(BaseSettings):
     encoder_api_key: SecretStr | None = Field(None, description="API key that the encoder wants")
     encoder_timeout_s: Seconds = Field(30.0, description="one call of the encoder, waiting in its queue included")
     encoder_attempts: Positive = Field(3, description="attempts at a call of the encoder that does not reach it")
+
+    # --- a second model, with which collections are reindexed
+    next_model: str | None = Field(
+        None, description="as `model`: a second one in this process, for collections that are reindexed with it"
+    )
+    next_encoder_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/]",
+        description="or the address of a second `--role encoder` process, with the same key",
+    )
+    reindex_grace_s: float = Field(
+        3600.0, ge=0, description="how long after a reindex the previous generation is kept for a rollback"
+    )
 
     # --- vectors on a Qdrant server
     qdrant_url: str | None = Field(
@@ -127,8 +158,29 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(
         None, description="PostgreSQL; unset: SQLite in data_dir (a server is not supported yet)"
     )
+
+    # --- images
     blobs_url: str | None = Field(
-        None, description="object storage; unset: data_dir (another place is not supported yet)"
+        None,
+        description="where images are kept: a folder or an fsspec URL such as s3://bucket/images, of this service alone; "
+        "credentials come from its own variables (AWS_ACCESS_KEY_ID, …); unset: data_dir",
+    )
+    blobs_timeout_s: Seconds = Field(30.0, description="one image read or written there")
+    keep_images: Keep = Field(
+        Keep.ORIGINAL,
+        description="what is kept of an image once it is indexed: original, thumbnail or none; the model always sees the original. "
+        "A reindex uses what is kept: with none there is no image to show (404), and a document that is an image alone "
+        "cannot be reindexed",
+    )
+    thumbnail_px: int = Field(512, ge=16, le=4096, description="longer side of a thumbnail")
+    sweep_every_s: float = Field(
+        6 * 3600.0, ge=0, description="how often images that nothing refers to any more are deleted; 0: never"
+    )
+    sweep_grace_s: float = Field(
+        24 * 3600.0,
+        ge=600,
+        description="younger images stay, whatever refers to them: over twice the longest time from storing an image to "
+        "accepting or indexing its document",
     )
 
     # --- bounds on a request
@@ -189,11 +241,20 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _only_what_is_built(self) -> Self:
-        for name in ("database_url", "blobs_url"):
+        for name in ("database_url",):
             if getattr(self, name) is not None:
                 raise ValueError(f"RET2_{name.upper()} is set, but this version runs on one machine only; unset it")
         if self.role is ServerRole.ENCODER and self.encoder_url is not None:
             raise ValueError("RET2_ENCODER_URL is set, but this process is to be the encoder: RET2_ROLE=encoder")
+        if self.next_model is not None and (
+            self.next_encoder_url or self.encoder_url or self.role is ServerRole.ENCODER
+        ):
+            raise ValueError(
+                "RET2_NEXT_MODEL is for a process that has its first model in itself and no other one; "
+                "beside RET2_ENCODER_URL set RET2_NEXT_ENCODER_URL, and an encoder process has one model"
+            )
+        if self.next_encoder_url is not None and self.role is ServerRole.ENCODER:
+            raise ValueError("RET2_NEXT_ENCODER_URL is set, but this process is to be the encoder: RET2_ROLE=encoder")
         return self
 
     @model_validator(mode="after")
@@ -213,6 +274,11 @@ class Settings(BaseSettings):
                 "set RET2_API_KEYS_FILE, or RET2_INSECURE=true if the network keeps strangers out"
             )
         return self
+
+    @property
+    def blobs(self) -> BlobSettings:
+        url = self.blobs_url or f"file://{self.data_dir.expanduser() / 'blobs'}"
+        return BlobSettings(url, self.blobs_timeout_s, self.sweep_grace_s)
 
     @property
     def limits(self) -> Limits:
@@ -263,6 +329,10 @@ class Settings(BaseSettings):
         )
 
     @property
+    def quotas(self) -> QuotaSettings:
+        return QuotaSettings(self.key_requests_per_s, self.key_burst_requests, self.key_requests_in_flight)
+
+    @property
     def prepares(self) -> int:
         # Two at least: a large image must not keep a short text from being tokenised.
         return self.prepare_threads or max(2, min(8, os.cpu_count() or 2))
@@ -279,6 +349,8 @@ class Settings(BaseSettings):
             batch_documents=self.index_batch_documents,
             max_attempts=self.index_max_attempts,
             concurrency=self.index_concurrency,
+            reindex_grace_s=self.reindex_grace_s,
+            reindex_linger_s=self.request_timeout_s,
         )
 
 

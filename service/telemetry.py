@@ -1,31 +1,69 @@
-"""What ops see: Prometheus metrics, JSON logs, and one INFO line per request with its id. Never texts, image bytes or keys."""
+"""What ops see: Prometheus metrics, and one INFO line per request with its id. Never texts, image bytes or keys."""
 
 from __future__ import annotations
 
-import logging
 import re
-import sys
 import time
 import uuid
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from indexer.encoder import Lane
+from indexer.records import Overview
+from model.inputs import ModelInfo
 from service.errors import problem
 
 log = structlog.get_logger(__name__)
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 _COSTS = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
 
 # A caller's own request id is kept when it is harmless in logs and headers.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+OTHER = "other"  # routes and methods that there are not: a caller may think of any number of them
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceState:
+    """What the model's runtime has counted since it was loaded. A position of a text is a token, or padding beside a longer text."""
+
+    tokens: int = 0
+    padding: int = 0
+    oom_recoveries: int = 0
+    memory_bytes: Mapping[str, int] = field(default_factory=dict)  # used, reserved and total; none on a CPU
+
+
+class _Device(Collector):
+    """Asked at each scrape."""
+
+    def __init__(self) -> None:
+        self.state: Callable[[], DeviceState] = DeviceState
+
+    def collect(self) -> Iterator[Metric]:
+        state = self.state()
+        positions = CounterMetricFamily("ret2_text_positions", "Text positions computed", labels=["kind"])
+        positions.add_metric(["token"], state.tokens)
+        positions.add_metric(["padding"], state.padding)
+        yield positions
+        yield CounterMetricFamily(
+            "ret2_oom_recoveries", "Batches halved because the device was out of memory", value=state.oom_recoveries
+        )
+        memory = GaugeMetricFamily("ret2_device_memory_bytes", "Memory of the model's device", labels=["kind"])
+        for kind, size in state.memory_bytes.items():
+            memory.add_metric([kind], size)
+        yield memory
 
 
 class Metrics:
@@ -40,6 +78,19 @@ class Metrics:
             "ret2_request_seconds", "HTTP request duration", ["route"], buckets=_SECONDS, registry=registry
         )
         self.requests_in_flight = Gauge("ret2_requests_in_flight", "HTTP requests being answered", registry=registry)
+        self.model = Info("ret2_model", "The model behind this process", registry=registry)
+        self.queue_wait_seconds = Histogram(
+            "ret2_queue_wait_seconds",
+            "From prepared to the start of a batch",
+            ["lane"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.batch_fill_ratio = Histogram(
+            "ret2_batch_fill_ratio", "Cost of a batch over its budget", ["lane"], buckets=_RATIOS, registry=registry
+        )
+        self._device = _Device()
+        registry.register(self._device)
         self.queue_cost = Gauge("ret2_queue_cost", "Cost waiting for the model", ["lane"], registry=registry)
         self.overloaded = Counter(
             "ret2_overloaded", "Encoder calls refused because a lane was full", ["lane"], registry=registry
@@ -64,6 +115,31 @@ class Metrics:
         self.pending_documents = Gauge(
             "ret2_pending_documents", "Accepted documents not yet indexed", registry=registry
         )
+        self.jobs = Gauge("ret2_jobs", "Accepted jobs that are kept, by state", ["state"], registry=registry)
+        self.oldest_pending_seconds = Gauge(
+            "ret2_oldest_pending_seconds", "Age of the oldest job that is not finished", registry=registry
+        )
+        self.documents = Counter(
+            "ret2_documents", "Documents that this process has done", ["result"], registry=registry
+        )
+        self.batch_retries = Counter(
+            "ret2_batch_retries",
+            "Batches given back: waiting for what does not answer, or after an attempt that failed",
+            ["cause"],
+            registry=registry,
+        )
+        self.store_call_seconds = Histogram(
+            "ret2_store_seconds", "Calls of the vector store", ["operation"], buckets=_SECONDS, registry=registry
+        )
+        self.store_errors = Counter(
+            "ret2_store_errors", "Calls that the vector store did not answer", ["operation"], registry=registry
+        )
+        self.ledger_seconds = Histogram(
+            "ret2_ledger_seconds", "Calls of the ledger", buckets=_SECONDS, registry=registry
+        )
+        self.ledger_errors = Counter(
+            "ret2_ledger_errors", "Calls that the ledger's database did not answer", registry=registry
+        )
         self.rejected_documents = Counter(
             "ret2_rejected_documents", "Posted documents not accepted", ["code"], registry=registry
         )
@@ -72,10 +148,43 @@ class Metrics:
         for lane in Lane:
             self.queue_cost.labels(lane).set_function(partial(held, lane))
 
-    def batch(self, lane: Lane, inputs: int, cost: int, forward_s: float) -> None:
+    def watch_device(self, state: Callable[[], DeviceState]) -> None:
+        self._device.state = state
+
+    def batch(self, lane: Lane, inputs: int, cost: int, budget: int, forward_s: float) -> None:
         self.batch_inputs.labels(lane).observe(inputs)
         self.batch_cost.labels(lane).observe(cost)
+        self.batch_fill_ratio.labels(lane).observe(cost / budget)
         self.forward_seconds.labels(lane).observe(forward_s)
+
+    def see_model(self, info: ModelInfo) -> None:
+        """The present one alone: after a change nothing of the last is left."""
+        facts = {"name": info.name, "fingerprint": info.fingerprint, "dimensions": str(info.dimensions)}
+        self.model.info(facts)
+
+    def see_ledger(self, overview: Overview) -> None:
+        self.pending_documents.set(overview.pending_documents)
+        self.oldest_pending_seconds.set(overview.oldest_s)
+        for state, count in overview.jobs.items():
+            self.jobs.labels(state).set(count)
+
+    # --- `indexer.watch.Watch`
+
+    def settled(self, result: str, documents: int) -> None:
+        self.documents.labels(result).inc(documents)
+
+    def tried_again(self, cause: str) -> None:
+        self.batch_retries.labels(cause).inc()
+
+    def called_store(self, operation: str, seconds: float, *, failed: bool) -> None:
+        self.store_call_seconds.labels(operation).observe(seconds)
+        if failed:
+            self.store_errors.labels(operation).inc()
+
+    def called_ledger(self, seconds: float, *, failed: bool) -> None:
+        self.ledger_seconds.observe(seconds)
+        if failed:
+            self.ledger_errors.inc()
 
 
 class RequestLog:
@@ -99,7 +208,11 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
+                headers = [(b"x-request-id", request_id.encode())]
+                if stages := scope["state"].get("took"):
+                    stages["total_ms"] = (time.perf_counter() - began) * 1e3
+                    headers.append((b"server-timing", server_timing(stages).encode()))
+                message = {**message, "headers": [*message["headers"], *headers]}
             await send(message)
 
         with (
@@ -121,8 +234,9 @@ class RequestLog:
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         state = scope["state"]
-        route = state.get("route") or getattr(scope.get("route"), "path", "other")
-        self._metrics.requests.labels(route, scope["method"], status).inc()
+        route = state.get("route") or getattr(scope.get("route"), "path", OTHER)
+        method = scope["method"] if scope["method"] in _METHODS else OTHER
+        self._metrics.requests.labels(route, method, status).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
         log.info(
             "request",
@@ -135,49 +249,13 @@ class RequestLog:
         )
 
 
+def server_timing(stages: Mapping[str, float]) -> str:
+    """`decode_ms` as `decode;dur=1.2`: browsers show it, and the clients of other tools read it."""
+    return ", ".join(f"{name.removesuffix('_ms')};dur={value:.3f}" for name, value in stages.items())
+
+
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(given := value.decode("latin-1")):
             return str(given)
     return uuid.uuid4().hex
-
-
-def configure_logs(level: str) -> None:
-    """One JSON object a line on standard error, from structlog and from the standard library alike."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                _drop_color,
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(level.upper())
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
-        logging.getLogger(name).handlers = []
-        logging.getLogger(name).propagate = name != "uvicorn.access"  # RequestLog writes that line
-    for name in ("httpx", "httpcore", "PIL"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # they log URLs and chunks of every request
-
-
-def _drop_color(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    event.pop("color_message", None)  # uvicorn's, for terminals
-    return event

@@ -13,6 +13,7 @@ import pytest
 import structlog
 from hypothesis import settings as hypothesis_settings
 from PIL import Image
+from postgres_server import postgres, postgres_process, postgres_url  # noqa: F401 - fixtures
 from prometheus_client import CollectorRegistry
 
 from model.errors import InvalidInput
@@ -153,7 +154,7 @@ def make_image() -> Callable[..., bytes]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def need() -> Callable[[bool, str], None]:
     """Skips a test whose need is absent, and says which; where CI promises everything to be there, that is a failure."""
 

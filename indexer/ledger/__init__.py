@@ -13,22 +13,31 @@ from sqlalchemy.exc import IntegrityError
 
 from indexer.ledger.aliases import Aliases
 from indexer.ledger.database import again_on_deadlock
-from indexer.ledger.jobs import Jobs
+from indexer.ledger.reindexing import Reindexing
 from indexer.ledger.rows import as_collection, collection_row, no_collection
 from indexer.ledger.schema import aliases, batches, collections, jobs
+from indexer.ledger.upkeep import Upkeep
 from indexer.records import Collection
+from indexer.watch import NOBODY, Watch
 from model.errors import Conflict
 
 
-class Ledger(Jobs, Aliases):
+class Ledger(Reindexing, Aliases, Upkeep):
     """The whole of it: collections here, jobs and their documents in the modules beside.
 
     `exclusive` promises that no other process has this database open: whatever one left in hand or half written is taken back as it
     is opened. Otherwise that waits until the leases run out, for their holders may be alive.
     """
 
-    def __init__(self, url: str, *, exclusive: bool = False, clock: Callable[[], float] | None = None) -> None:
-        super().__init__(url, clock=clock)
+    def __init__(
+        self,
+        url: str,
+        *,
+        exclusive: bool = False,
+        clock: Callable[[], float] | None = None,
+        watch: Watch = NOBODY,
+    ) -> None:
+        super().__init__(url, clock=clock, watch=watch)
         if exclusive:
             self._take_over()
 

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from indexer import tracing
 from indexer.ledger.database import Database, again_on_deadlock
 from indexer.ledger.rows import Item, as_job, find_job, no_job, pack, unpack
 from indexer.ledger.schema import batches, counters, failures, jobs, pending
@@ -17,6 +18,9 @@ from model.errors import Conflict, NotFound
 
 # A job that nobody has written to for this long was left by a process that died; the slowest upload sends a batch more often.
 OPEN_S = 900.0
+
+# What an open job becomes before it is erased piece by piece: no batch is added to it any more, and nobody accepts it.
+_TAKEN_BACK = {"cancelling": True, "idempotency_key": None, "updated_at": 0.0}
 
 _PAGE = 64  # failures that become one batch of a retry
 _RETRY_TRIES = 5
@@ -56,22 +60,23 @@ class Accepting(Database):
             if key is not None:
                 mine = jobs.c.collection == values["collection"], jobs.c.idempotency_key == key
                 # Left by a process that died: it gives up the key, and is tidied away later.
-                left = jobs.c.seq.is_(None), jobs.c.updated_at < now - OPEN_S
-                connection.execute(sa.update(jobs).where(*mine, *left).values(idempotency_key=None))
+                connection.execute(sa.update(jobs).where(*mine, *left_open(now)).values(_TAKEN_BACK))
                 known = connection.execute(sa.select(jobs).where(*mine)).one_or_none()
                 if known is not None:
                     return _same_job(known, key, values["body_hash"]), False
             job_id = uuid.uuid4().hex
             row = {"id": job_id, "state": JobState.QUEUED, "created_at": now, "updated_at": now, "idempotency_key": key}
+            row["trace"] = tracing.here()
             connection.execute(sa.insert(jobs).values(**row, **values))
             return find_job(connection, job_id), True
 
+    @again_on_deadlock
     def append(self, job_id: str, items: Sequence[Item]) -> None:
         """One more batch of an open job."""
         with self._write() as connection:
             counted = (
                 sa.update(jobs)
-                .where(jobs.c.id == job_id, jobs.c.seq.is_(None))
+                .where(*_still_open(job_id))
                 .values(accepted=jobs.c.accepted + len(items), updated_at=self._now(connection))
                 .returning(jobs.c.collection, jobs.c.kind)
             )
@@ -89,7 +94,7 @@ class Accepting(Database):
     def commit_job(self, job_id: str) -> Job:
         """From here on the job is accepted (promise 3), and comes after every job that was accepted before (promise 4)."""
         with self._write() as connection:
-            seq = _next_seq(connection)
+            seq = next_of("seq", connection)
             job, now = find_job(connection, job_id), self._now(connection)
             if (
                 job.retry_of is not None
@@ -97,9 +102,9 @@ class Accepting(Database):
             ):
                 raise _Overtaken
             empty = job.accepted == 0
-            connection.execute(
+            committed = (
                 sa.update(jobs)
-                .where(jobs.c.id == job_id, jobs.c.seq.is_(None))
+                .where(*_still_open(job_id))
                 .values(
                     seq=seq,
                     state=JobState.SUCCEEDED if empty else JobState.QUEUED,
@@ -107,13 +112,15 @@ class Accepting(Database):
                     finished_at=now if empty else None,
                 )
             )
+            if not connection.execute(committed).rowcount:
+                raise no_job(job_id)
             return find_job(connection, job_id)
 
     def abandon_job(self, job_id: str) -> None:
         """Takes an open job back, as if it had never been; one that is accepted stays."""
-        gone = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.seq.is_(None))
         with self._write() as connection:
-            if not connection.execute(gone.values(idempotency_key=None, updated_at=0.0)).rowcount:
+            open_job = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.seq.is_(None))
+            if not connection.execute(open_job.values(_TAKEN_BACK)).rowcount:
                 return
         while self._erase_some(job_id):
             pass
@@ -126,6 +133,8 @@ class Accepting(Database):
         """
         with self._read() as connection:
             old = find_job(connection, job_id)
+        if old.kind is JobKind.REINDEX:
+            raise Conflict(f"job {job_id} is a reindex: ask for that again, and what failed is tried again")
         if not old.state.finished:
             raise Conflict(f"job {job_id} is {old.state}; what failed can be tried again when it is finished")
         for _ in range(_RETRY_TRIES):
@@ -159,6 +168,14 @@ class Accepting(Database):
                 "write of its document with its content kept"
             )
 
+    def _erase_left(self, job_id: str) -> None:
+        """A little of an open job that nobody writes to any more."""
+        with self._write() as connection:
+            left = sa.update(jobs).where(jobs.c.id == job_id, *left_open(self._now(connection)))
+            if not connection.execute(left.values(_TAKEN_BACK)).rowcount:
+                return
+        self._erase_some(job_id)
+
     def _erase_some(self, job_id: str) -> bool:
         """One small transaction of deleting a job with all it has; whether there is more of it."""
         with self._write() as connection:
@@ -168,6 +185,14 @@ class Accepting(Database):
                     return True
             connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
             return False
+
+
+def _still_open(job_id: str) -> tuple[sa.ColumnElement[bool], ...]:
+    return jobs.c.id == job_id, jobs.c.seq.is_(None), ~jobs.c.cancelling
+
+
+def left_open(now: float) -> tuple[sa.ColumnElement[bool], ...]:
+    return jobs.c.seq.is_(None), jobs.c.updated_at < now - OPEN_S
 
 
 def _to_retry(job_id: str, *, count: bool = False) -> sa.Select[Any]:
@@ -183,9 +208,9 @@ def _to_retry(job_id: str, *, count: bool = False) -> sa.Select[Any]:
     return sa.select(*chosen).where(failures.c.job_id == job_id, failures.c.item.is_not(None), ~later.exists())
 
 
-def _next_seq(connection: sa.Connection) -> int:
+def next_of(counter: str, connection: sa.Connection) -> int:
     """Its row is locked until the commit: jobs become visible in the order of their numbers, whoever accepts them."""
-    counted = sa.update(counters).where(counters.c.name == "seq").values(value=counters.c.value + 1)
+    counted = sa.update(counters).where(counters.c.name == counter).values(value=counters.c.value + 1)
     return int(connection.execute(counted.returning(counters.c.value)).scalar_one())
 
 

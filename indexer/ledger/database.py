@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from indexer.ledger.migrations import migrate
+from indexer.watch import NOBODY, Watch
 from model.errors import DependencyUnavailable, InvalidInput
 
 P = ParamSpec("P")
@@ -34,17 +36,25 @@ class Database:
     The time is the database's own where it is PostgreSQL, so that machines need not agree on it; `clock` is for tests.
     """
 
-    def __init__(self, url: str, *, clock: Callable[[], float] | None = None) -> None:
+    def __init__(self, url: str, *, clock: Callable[[], float] | None = None, watch: Watch = NOBODY) -> None:
         self._clock = clock
+        self._watch = watch
         self._engine = _engine(url)
         self._writes = self._engine.execution_options(immediate=True)
         self._threads = ThreadPoolExecutor(_THREADS[self._engine.dialect.name], thread_name_prefix="ledger")
         try:
             with self._write() as connection:
-                migrate(connection, self._engine.url.render_as_string(hide_password=True))
+                migrate(connection, self.name)
         except BaseException:
             self.close()
             raise
+
+    @property
+    def name(self) -> str:
+        """Where it is, for messages: without user, password and options."""
+        url = self._engine.url
+        port = f":{url.port}" if url.port else ""
+        return f"{url.host}{port}/{url.database}" if url.host else str(url.database)
 
     def close(self) -> None:
         self._threads.shutdown()
@@ -52,7 +62,16 @@ class Database:
 
     async def call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`await ledger.call(ledger.job, job_id)`"""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(method, *args, **kwargs))
+        began, failed = time.perf_counter(), False
+        try:
+            # With the context of the caller, which a thread would not have: what is traced there, and the log's ids.
+            bound = partial(copy_context().run, method, *args, **kwargs)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, bound)
+        except DependencyUnavailable:
+            failed = True
+            raise
+        finally:
+            self._watch.called_ledger(time.perf_counter() - began, failed=failed)
 
     @contextmanager
     def _read(self) -> Iterator[sa.Connection]:
@@ -63,6 +82,11 @@ class Database:
     def _write(self) -> Iterator[sa.Connection]:
         with _our_errors(), self._writes.begin() as connection:
             yield connection
+
+    def now(self) -> float:
+        """Unix seconds, by the clock that all times of the ledger are of."""
+        with self._read() as connection:
+            return self._now(connection)
 
     def _now(self, connection: sa.Connection) -> float:
         """Unix seconds."""
@@ -100,6 +124,8 @@ def _our_errors() -> Iterator[None]:
         yield
     except IntegrityError:
         raise  # the caller's: it says what was taken or missing
+    except DataError as error:  # another try would end the same way
+        raise InvalidInput("the ledger's database cannot hold a value of this, such as a zero byte") from error
     except SQLAlchemyError as error:
         # Only the kind of error: a driver's own words may hold the address with its password, or documents.
         kind = _Deadlock if isinstance(error, DBAPIError) and _sqlstate(error) in _DEADLOCKS else DependencyUnavailable

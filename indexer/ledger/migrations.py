@@ -32,13 +32,40 @@ MIGRATIONS: Mapping[int, Sequence[Step]] = {
         "CREATE TABLE counters (name VARCHAR NOT NULL, value INTEGER NOT NULL, PRIMARY KEY (name))",
         "INSERT INTO counters (name, value) SELECT 'seq', coalesce(max(seq), 0) FROM jobs",
     ),
-    3: (),
+    3: (
+        "ALTER TABLE collections ADD COLUMN generation INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE collections ADD COLUMN paused BOOLEAN NOT NULL DEFAULT FALSE",
+        "ALTER TABLE batches ADD COLUMN touched BOOLEAN NOT NULL DEFAULT FALSE",
+        "UPDATE batches SET touched = TRUE WHERE NOT done",
+        "CREATE INDEX batches_filling ON batches (id) WHERE NOT done AND kind = 'reindex'",
+        """CREATE TABLE reindexes (
+            collection VARCHAR NOT NULL REFERENCES collections (name) ON DELETE CASCADE,
+            generation INTEGER NOT NULL,
+            fingerprint VARCHAR NOT NULL,
+            model VARCHAR NOT NULL,
+            dimensions INTEGER NOT NULL,
+            state VARCHAR NOT NULL,
+            version INTEGER NOT NULL,
+            job_id VARCHAR NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+            since FLOAT NOT NULL,
+            cursor VARCHAR,
+            scanned BOOLEAN NOT NULL,
+            expected INTEGER NOT NULL,
+            passes INTEGER NOT NULL,
+            max_failures INTEGER NOT NULL,
+            until FLOAT,
+            PRIMARY KEY (collection)
+        )""",
+        "INSERT INTO counters (name, value) VALUES ('generation', 0)",
+    ),
     4: (
         "ALTER TABLE collections ADD COLUMN settings VARCHAR NOT NULL DEFAULT '{}'",
         "CREATE TABLE aliases (name VARCHAR NOT NULL, collection VARCHAR NOT NULL REFERENCES collections (name) "
         "ON DELETE CASCADE, PRIMARY KEY (name))",
         "CREATE INDEX ix_aliases_collection ON aliases (collection)",
     ),
+    5: ("CREATE TABLE chores (name VARCHAR NOT NULL, begun_at FLOAT NOT NULL, PRIMARY KEY (name))",),
+    6: ("ALTER TABLE jobs ADD COLUMN trace VARCHAR",),
 }
 NEWEST = max(MIGRATIONS)
 
@@ -55,7 +82,7 @@ def migrate(connection: sa.Connection, where: str) -> None:
         )
     if version == 0:
         metadata.create_all(connection)
-        connection.execute(sa.insert(counters).values(name="seq", value=0))
+        connection.execute(sa.insert(counters), [{"name": name, "value": 0} for name in ("seq", "generation")])
     else:
         for following in range(version + 1, NEWEST + 1):
             _step_to(connection, following)

@@ -15,6 +15,8 @@ collections = sa.Table(
     sa.Column("dimensions", sa.Integer, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("instruction", sa.String),
+    sa.Column("generation", sa.Integer, nullable=False, default=0, server_default="0"),
+    sa.Column("paused", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
     sa.Column("settings", sa.String, nullable=False, default="{}", server_default="{}"),  # JSON: what can be added to
 )
 
@@ -46,6 +48,7 @@ jobs = sa.Table(
     sa.Column("cancelling", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
     sa.Column("finished_at", sa.Float),
     sa.Column("retry_of", sa.String),  # a job, which may be gone by now
+    sa.Column("trace", sa.String),  # W3C trace parent of the request that brought it
     sa.UniqueConstraint("collection", "idempotency_key"),
 )
 sa.Index(
@@ -71,8 +74,14 @@ batches = sa.Table(
     sa.Column("not_before", sa.Float, nullable=False, default=0.0),
     sa.Column("crashes", sa.Integer, nullable=False, default=0, server_default="0"),  # leases that nobody gave back
     sa.Column("suspect", sa.Integer),  # position of the document that is being tried by itself
+    # whether something of it may have been written since it was accepted, or last given back
+    sa.Column("touched", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
 )
 sa.Index("batches_open", batches.c.id, sqlite_where=~batches.c.done, postgresql_where=~batches.c.done)
+# Written out, not as a parameter: SQLite uses a partial index only for a condition that it can read.
+OF_REINDEX = sa.literal_column("batches.kind") == sa.literal_column("'reindex'")
+_FILLING = sa.and_(~batches.c.done, sa.literal_column("kind") == sa.literal_column("'reindex'"))
+sa.Index("batches_filling", batches.c.id, sqlite_where=_FILLING, postgresql_where=_FILLING)
 
 # Which documents the unfinished batches will write: what keeps writes of one document in order.
 pending = sa.Table(
@@ -104,7 +113,37 @@ sa.Index(
     postgresql_where=failures.c.item.is_not(None),
 )
 
-# One row: the last `jobs.seq`. Whoever accepts a job holds its lock until the commit, so jobs become visible in this order.
+# What one process of all does now and then.
+chores = sa.Table(
+    "chores",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("begun_at", sa.Float, nullable=False),
+)
+
+# The other generation of a collection, while there is one.
+reindexes = sa.Table(
+    "reindexes",
+    metadata,
+    sa.Column("collection", sa.ForeignKey(collections.c.name, ondelete="CASCADE"), primary_key=True),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("fingerprint", sa.String, nullable=False),
+    sa.Column("model", sa.String, nullable=False),
+    sa.Column("dimensions", sa.Integer, nullable=False),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False, default=1),
+    sa.Column("job_id", sa.ForeignKey(jobs.c.id, ondelete="CASCADE"), nullable=False),
+    sa.Column("since", sa.Float, nullable=False),
+    sa.Column("cursor", sa.String),
+    sa.Column("scanned", sa.Boolean, nullable=False, default=False),
+    sa.Column("expected", sa.Integer, nullable=False, default=0),  # of the job's accepted documents: not scanned yet
+    sa.Column("passes", sa.Integer, nullable=False, default=1),
+    sa.Column("max_failures", sa.Integer, nullable=False, default=0),
+    sa.Column("until", sa.Float),
+)
+
+# The last `jobs.seq`, and the last generation's number. Whoever accepts a job holds its lock until the commit, so jobs become
+# visible in this order.
 counters = sa.Table(
     "counters",
     metadata,

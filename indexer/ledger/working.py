@@ -6,15 +6,17 @@ Locks are taken in one order, batches by id and then jobs by id, so that transac
 from __future__ import annotations
 
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from indexer.ledger.database import Database, again_on_deadlock
-from indexer.ledger.rows import Item, add_outcomes, as_batch, as_job, pack, unpack
-from indexer.ledger.schema import batches, failures, jobs, pending
-from indexer.records import Batch, Job, JobState, Outcome, Status
+from indexer.ledger.following import follow
+from indexer.ledger.rows import Item, add_outcomes, as_batch, as_job, pack, plain
+from indexer.ledger.schema import OF_REINDEX, batches, collections, failures, jobs, pending, reindexes
+from indexer.records import Batch, Job, JobKind, JobState, Outcome, Status
 
 SOLO_AFTER = 2  # crashes, after which a batch goes document by document: the first may have had another cause
 
@@ -24,7 +26,15 @@ Row = sa.Row[Any]
 
 class Working(Database):
     @again_on_deadlock
-    def claim(self, limit: int, lease_s: float, *, max_documents: int | None = None, alone: bool = True) -> list[Batch]:
+    def claim(
+        self,
+        limit: int,
+        lease_s: float,
+        *,
+        max_documents: int | None = None,
+        alone: bool = True,
+        filling: bool = False,
+    ) -> list[Batch]:
         """Up to `limit` batches that are due, oldest first, leased to the caller. With `max_documents` those are of one collection
         and kind, and have together no more documents than that, or it is one batch.
 
@@ -33,24 +43,26 @@ class Working(Database):
 
         A batch whose lease ran out is handed out by itself and only to a caller that is `alone`, with nothing else in flight:
         what was in flight when a process died is what may have killed it, and nothing else is to be suspected with it.
+
+        Batches of a reindex have no place in that order: they are handed out to who is `filling`, and the others to who is not.
         """
         with self._write() as connection:
             now = self._now(connection)
-            chosen = _plain(connection.execute(_due(now).limit(1 if max_documents else limit)).all(), alone=alone)
+            due = connection.execute(_due(now, filling).limit(1 if max_documents else limit)).all()
+            chosen = _plain(due, alone=alone)
+            if chosen and not _suspect(chosen[0]) and connection.execute(_suspects(now, not filling)).first():
+                return []  # there would never be nothing in flight, were the one kind claimed while one of the other waits for that
             if max_documents and chosen:
                 chosen += _more(connection, chosen[0], max_documents, limit, now)
             lease = uuid.uuid4().hex
-            for row in chosen:
-                leased = {
-                    "lease": lease,
-                    "lease_until": now + lease_s,
-                    "crashes": row.crashes + (row.lease is not None),
-                }
-                connection.execute(sa.update(batches).where(batches.c.id == row.id).values(leased))
+            claimed = [as_batch(row, lease) for row in chosen]
+            for batch in claimed:
+                leased = {"lease": lease, "lease_until": now + lease_s, "crashes": batch.crashes}
+                connection.execute(sa.update(batches).where(batches.c.id == batch.id).values(leased))
             for job_id in sorted({row.job_id for row in chosen}):
                 running = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED)
                 connection.execute(running.values(state=JobState.RUNNING, updated_at=now))
-            return [as_batch(row, lease) for row in chosen]
+            return claimed
 
     def due_in_s(self) -> float | None:
         """Seconds until the next batch that is not due yet will be; None when there is none."""
@@ -63,12 +75,16 @@ class Working(Database):
             value = connection.execute(query).scalar_one()
             return None if value is None else float(value) - now
 
-    def renew(self, claimed: Sequence[Batch], lease_s: float) -> bool:
-        """False when a lease was lost: the batch is another's by now, or gone with its collection. The others are renewed."""
+    def renew(self, claimed: Sequence[Batch], lease_s: float, *, writing: bool = False) -> bool:
+        """False when a lease was lost: the batch is another's by now, or gone with its collection. The others are renewed.
+
+        `writing`: something of the batches is about to be written to the store.
+        """
         with self._write() as connection:
             held = _held(connection, claimed)
-            until = self._now(connection) + lease_s
-            connection.execute(sa.update(batches).where(batches.c.id.in_(held)).values(lease_until=until))
+            values: dict[str, object] = {"lease_until": self._now(connection) + lease_s}
+            values |= {"touched": True} if writing else {}
+            connection.execute(sa.update(batches).where(batches.c.id.in_(held)).values(values))
             return len(held) == len(claimed)
 
     def suspect(self, batch: Batch, position: int) -> bool:
@@ -104,13 +120,15 @@ class Working(Database):
                     ending += [Outcome(position, one.id, Status.CANCELLED) for position, one in rest]
                     rest = ()
                 values: dict[str, object] = {"items": pack(rest), "size": len(rest), "done": not rest, "suspect": None}
-                values["outcomes"] = add_outcomes(held[batch.id], ending)
+                values["outcomes"] = add_outcomes(held[batch.id].outcomes, ending)
                 if keep and rest:
                     values["crashes"] = SOLO_AFTER  # it got on: what happened to others is not this one's doing
                 else:
                     values |= {"attempts": batch.attempts + 1, "not_before": now + retry_after_s, "crashes": 0}
-                    values |= {"lease": None, "lease_until": 0.0}
+                    values |= {"lease": None, "lease_until": 0.0, "touched": False}
                 connection.execute(sa.update(batches).where(batches.c.id == batch.id).values(values))
+                if held[batch.id].touched:
+                    follow(connection, batch, [one.document_id for one in ending] if keep else _ids(batch))
                 _no_longer_pending(connection, batch, rest)
                 _record_failures(connection, batch, ending)
                 _count(connection, batch.job_id, ending, waiting_on if rest and not keep else None, now)
@@ -125,7 +143,8 @@ class Working(Database):
         waiting_on: str | None,
         whole_collection: bool = False,
     ) -> None:
-        """Gives batches back untouched: something they need does not answer, or the worker stops. Not an attempt.
+        """Gives batches back untouched: something they need does not answer, or the worker stops. Not an attempt. Those of a job
+        that is being cancelled end here.
 
         `whole_collection` holds up what else of this kind waits there: else each batch would be claimed to meet the same trouble.
         """
@@ -134,8 +153,14 @@ class Working(Database):
             not_before = now + retry_after_s
             held = _held(connection, claimed)
             mine = [batch for batch in claimed if batch.id in held]
-            back = {"lease": None, "lease_until": 0.0, "not_before": not_before, "suspect": None}
+            stopped = _lock_jobs(connection, (batch.job_id for batch in mine))
+            ended = _cancel(connection, [batch.id for batch in mine if batch.job_id in stopped])
+            back = {"lease": None, "lease_until": 0.0, "not_before": not_before, "suspect": None, "touched": False}
             for batch in mine:
+                if batch.job_id in stopped:
+                    continue
+                if held[batch.id].touched:
+                    follow(connection, batch, _ids(batch))
                 releases = batch.releases + (waiting_on is not None)
                 connection.execute(sa.update(batches).where(batches.c.id == batch.id).values(**back, releases=releases))
             if mine and whole_collection:
@@ -148,9 +173,8 @@ class Working(Database):
                 )
                 free = hold_up.order_by(batches.c.id).with_for_update(skip_locked=True)
                 connection.execute(sa.update(batches).where(batches.c.id.in_(free)).values(not_before=not_before))
-            _lock_jobs(connection, (batch.job_id for batch in mine))
             for job_id in sorted({batch.job_id for batch in mine}):
-                _count(connection, job_id, (), waiting_on, now)
+                _count(connection, job_id, ended[job_id], waiting_on, now)
 
     @again_on_deadlock
     def cancel_some(self, job_id: str, limit: int) -> bool:
@@ -158,33 +182,26 @@ class Working(Database):
         with self._write() as connection:
             now = self._now(connection)
             free = (
-                sa.select(batches)
+                sa.select(batches.c.id)
                 .where(batches.c.job_id == job_id, ~batches.c.done, batches.c.lease_until <= now)
                 .order_by(batches.c.id)
                 .limit(limit)
                 .with_for_update(skip_locked=True)
             )
-            rows = connection.execute(free).all()
+            chosen = connection.execute(free).scalars().all()
             _lock_jobs(connection, [job_id])
-            ending: list[Outcome] = []
-            for row in rows:
-                outcomes = [Outcome(position, one.id, Status.CANCELLED) for position, one in unpack(row.items)]
-                emptied = {"items": "[]", "size": 0, "done": True, "lease": None, "lease_until": 0.0}
-                said = add_outcomes(row.outcomes, outcomes)
-                connection.execute(sa.update(batches).where(batches.c.id == row.id).values(**emptied, outcomes=said))
-                _record_failures(connection, as_batch(row, ""), outcomes)
-                ending += outcomes
-            if rows:
-                connection.execute(sa.delete(pending).where(pending.c.batch_id.in_([row.id for row in rows])))
-                _count(connection, job_id, ending, None, now)
-            return len(rows) == limit
+            if chosen:
+                _count(connection, job_id, _cancel(connection, chosen)[job_id], None, now)
+            return len(chosen) == limit
 
 
-def _due(now: float) -> sa.Select[Any]:
+def _due(now: float, filling: bool) -> sa.Select[Any]:
+    paused = sa.select(sa.literal(1)).where(collections.c.name == batches.c.collection, collections.c.paused)
     return (
-        sa.select(batches)
+        sa.select(batches, jobs.c.trace)
         .join(jobs)
         .where(
+            *((OF_REINDEX,) if filling else (~OF_REINDEX, ~paused.exists())),
             ~batches.c.done,
             jobs.c.seq.is_not(None),
             ~jobs.c.cancelling,
@@ -225,10 +242,18 @@ def _earlier_write() -> sa.ColumnElement[bool]:
 
 def _plain(rows: Sequence[Row], *, alone: bool) -> list[Row]:
     """The rows up to the first suspect one; that one by itself where it comes first."""
-    suspects = [row.lease is not None or row.crashes > 0 for row in rows]
+    suspects = [_suspect(row) for row in rows]
     if any(suspects[:1]):
         return list(rows[:1]) if alone else []
     return list(rows[: [*suspects, True].index(True)])
+
+
+def _suspect(row: Row) -> bool:
+    return row.lease is not None or row.crashes > 0
+
+
+def _suspects(now: float, filling: bool) -> sa.Select[Any]:
+    return _due(now, filling).where(sa.or_(batches.c.lease.is_not(None), batches.c.crashes > 0)).limit(1)
 
 
 def _more(connection: sa.Connection, first: Row, max_documents: int, limit: int, now: float) -> list[Row]:
@@ -237,7 +262,7 @@ def _more(connection: sa.Connection, first: Row, max_documents: int, limit: int,
     room = min(limit - 1, (max_documents - first.size) // max(1, first.size))
     if room <= 0 or first.crashes or first.lease is not None:
         return []
-    like = _due(now).where(
+    like = _due(now, first.kind == JobKind.REINDEX).where(
         batches.c.id != first.id,
         batches.c.collection == first.collection,
         batches.c.kind == first.kind,
@@ -253,20 +278,41 @@ def _more(connection: sa.Connection, first: Row, max_documents: int, limit: int,
     return more
 
 
-def _held(connection: sa.Connection, claimed: Sequence[Batch]) -> dict[int, str]:
-    """Those of the batches that are still the caller's, locked, each with its outcomes so far."""
-    query = sa.select(batches.c.id, batches.c.lease, batches.c.outcomes).where(
+def _held(connection: sa.Connection, claimed: Sequence[Batch]) -> dict[int, sa.Row[Any, Any, Any, Any]]:
+    """Those of the batches that are still the caller's, locked, each with its outcomes so far and whether it was touched."""
+    query = sa.select(batches.c.id, batches.c.lease, batches.c.outcomes, batches.c.touched).where(
         batches.c.id.in_([one.id for one in claimed])
     )
     leases = {batch.id: batch.lease for batch in claimed}
     rows = connection.execute(query.order_by(batches.c.id).with_for_update()).all()
-    return {row.id: row.outcomes for row in rows if row.lease == leases[row.id]}
+    return {row.id: row for row in rows if row.lease == leases[row.id]}
 
 
 def _lock_jobs(connection: sa.Connection, job_ids: Iterable[str]) -> set[str]:
     """Locks the jobs; those of them that are being cancelled."""
     query = sa.select(jobs.c.id, jobs.c.cancelling).where(jobs.c.id.in_(set(job_ids))).order_by(jobs.c.id)
     return {row.id for row in connection.execute(query.with_for_update(key_share=True)) if row.cancelling}
+
+
+def _ids(batch: Batch) -> list[str]:
+    return [document.id for _, document in batch.items]
+
+
+def _cancel(connection: sa.Connection, batch_ids: Sequence[int]) -> dict[str, list[Outcome]]:
+    """Ends batches that are locked, as their jobs are; by job what is to be counted."""
+    ended: dict[str, list[Outcome]] = defaultdict(list)
+    for row in connection.execute(sa.select(batches).where(batches.c.id.in_(batch_ids))).all() if batch_ids else ():
+        batch = as_batch(row, "")
+        outcomes = [Outcome(position, one.id, Status.CANCELLED) for position, one in batch.items]
+        emptied = {"items": "[]", "size": 0, "done": True, "lease": None, "lease_until": 0.0, "suspect": None}
+        said = add_outcomes(row.outcomes, outcomes)
+        connection.execute(sa.update(batches).where(batches.c.id == row.id).values(**emptied, outcomes=said))
+        if row.touched:
+            follow(connection, batch, _ids(batch))
+        _no_longer_pending(connection, batch, ())
+        _record_failures(connection, batch, outcomes)
+        ended[batch.job_id] += outcomes
+    return ended
 
 
 def _without(batch: Batch, outcomes: Sequence[Outcome]) -> tuple[Item, ...]:
@@ -298,6 +344,8 @@ def _record_failures(connection: sa.Connection, batch: Batch, outcomes: Sequence
         .order_by(failures.c.id)
         .with_for_update()
     )
+    of_reindex = failures.c.job_id.in_(sa.select(reindexes.c.job_id))  # it writes nothing that was posted
+    superseded = superseded.where(of_reindex if batch.kind is JobKind.REINDEX else ~of_reindex)
     if found := connection.execute(superseded).scalars().all():
         connection.execute(sa.update(failures).where(failures.c.id.in_(found)).values(item=None))
     items = dict(batch.items)
@@ -307,7 +355,7 @@ def _record_failures(connection: sa.Connection, batch: Batch, outcomes: Sequence
             "position": one.position,
             "document_id": one.document_id,
             "code": one.code or "",
-            "detail": one.detail or "",
+            "detail": plain(one.detail or ""),
             "collection": batch.collection,
             "item": pack([(one.position, items[one.position])]) if last[one.document_id] is one else None,
         }
@@ -325,7 +373,7 @@ def _count(
     counts = {status.value: sum(outcome.status is status for outcome in outcomes) for status in Status}
     counted = (
         sa.update(jobs)
-        .where(jobs.c.id == job_id)
+        .where(jobs.c.id == job_id, jobs.c.finished_at.is_(None))  # a reindex goes on after its end, for a rollback
         .values({name: jobs.c[name] + count for name, count in counts.items()})
         .returning(jobs)
     )
@@ -334,8 +382,9 @@ def _count(
         return
     job = as_job(row)
     state = JobState.WAITING if waiting_on else JobState.RUNNING
-    ended = job.left == 0
-    values = {"state": _final(job) if ended else state, "waiting_on": waiting_on, "updated_at": now}
+    ended = job.left == 0 and job.kind is not JobKind.REINDEX  # that ends with the switch
+    values: dict[str, object] = {"state": _final(job) if ended else state, "updated_at": now}
+    values["waiting_on"] = None if ended or waiting_on is None else plain(waiting_on)
     connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(**values, finished_at=now if ended else None))
 
 

@@ -7,7 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
-from service.api import aliases, collections, documents, jobs, search
+from service import ui
+from service.api import aliases, collections, documents, jobs, reindex, search
 from service.app import application
 from service.encoder import routes as encode
 from service.parts import Parts
@@ -15,7 +16,16 @@ from service.parts import Parts
 
 def create_app(parts: Parts) -> FastAPI:
     """Starts encoder and worker with its lifespan; takes ready objects, so that tests pass fakes."""
-    routers = (search.router, encode.router, collections.router, aliases.router, documents.router, jobs.router)
+    routers = (
+        search.router,
+        encode.router,
+        collections.router,
+        aliases.router,
+        documents.router,
+        reindex.router,
+        jobs.router,
+        ui.router,
+    )
     app = application(parts, parts.api_keys, routers, _lifespan)
     settings = parts.settings
     app.state.parts = parts
@@ -38,7 +48,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.push_async_callback(
             parts.encoder.stop, parts.settings.grace_s / 4
         )  # requests and worker are done by then
+        if parts.next_encoder is not None:
+            parts.next_encoder.start()
+            stack.push_async_callback(parts.next_encoder.stop, parts.settings.grace_s / 4)
         await parts.worker.start()
         stack.push_async_callback(parts.worker.stop)
+        await parts.reindexer.start()
+        stack.push_async_callback(parts.reindexer.stop)
         yield
         parts.draining.set()

@@ -12,11 +12,13 @@ from starlette.responses import Response
 from indexer import filters
 from indexer.intake import Accepted
 from indexer.records import Job, Outcome
+from indexer.thumbnails import Keep
 from model.errors import NotFound
 from service import images
 from service.api import posting
 from service.api.paths import CollectionPath, DocumentPath, job_wire
 from service.api.searcher import content_wire, stored
+from service.headers import NOTHING
 from service.limits import NDJSON
 from service.parts import Parts, PartsOf
 from service.schemas import AcceptedOut, DeletedOut, DeleteIn, DocumentIn, DocumentOut, schema_of
@@ -102,7 +104,7 @@ async def delete_many(name: CollectionPath, body: DeleteIn, parts: PartsOf, wait
 @router.get("/collections/{name}/documents/{id}", response_model=DocumentOut)
 async def read(name: CollectionPath, document_id: DocumentPath, parts: PartsOf, with_vector: bool = False) -> Response:
     collection = await parts.catalog.get(name)
-    point = await stored(parts.store.points(collection.name), collection.name, document_id)
+    point = await stored(parts.catalog.points(collection), collection.name, document_id)
     wire: dict[str, Any] = {"id": point.document_id, **content_wire(collection.name, point)}
     return Json({**wire, "vector": point.vector} if with_vector else wire)
 
@@ -121,19 +123,21 @@ async def delete(name: CollectionPath, document_id: DocumentPath, parts: PartsOf
     "/collections/{name}/documents/{id}/image",
     response_class=Response,
     responses={
-        200: {"content": {"image/*": {}}, "description": "the image file as it was posted"},
+        200: {"content": {"image/*": {}}, "description": "the image file as it is kept: by setting as it was posted"},
         304: {"description": "unchanged"},
     },
 )
 async def image(
     name: CollectionPath, document_id: DocumentPath, request: Request, parts: PartsOf, v: str = ""
 ) -> Response:
-    """The image as it was posted. With the `v` of an `image_url` it may be kept for good, else it is to be asked for again."""
+    """The image as it is kept. With the `v` of an `image_url` it may be kept for good, else it is to be asked for again."""
     collection = await parts.catalog.get(name)
-    point = await stored(parts.store.points(collection.name), collection.name, document_id)
+    point = await stored(parts.catalog.points(collection), collection.name, document_id)
     digest = point.image_digest
     if digest is None:
-        raise NotFound(f"document {document_id!r:.100} has no image", field="id", value=document_id)
+        no_images = parts.settings.keep_images is Keep.NONE
+        why = "; this service keeps none (RET2_KEEP_IMAGES=none)" if no_images else ""
+        raise NotFound(f"document {document_id!r:.100} has no image{why}", field="id", value=document_id)
     kept = bool(v) and digest.startswith(v)
     etag = f'"{digest}"'
     headers = {"etag": etag, "cache-control": "private, max-age=31536000, immutable" if kept else "private, no-cache"}
@@ -143,7 +147,7 @@ async def image(
     content_type = images.sniff(data)
     shown = content_type in images.SHOWN_TYPES
     # The bytes are a stranger's: no browser may take them for anything but what they are.
-    headers |= {"x-content-type-options": "nosniff", "content-security-policy": "default-src 'none'; sandbox"}
+    headers |= {"content-security-policy": f"{NOTHING}; sandbox"}
     headers |= {} if shown else {"content-disposition": "attachment"}
     return Response(data, headers=headers, media_type=content_type if shown else "application/octet-stream")
 

@@ -14,7 +14,7 @@ from service.auth import CallerOf
 from service.errors import error_wire
 from service.parts import PartsOf
 from service.schemas import SearchBatchIn, SearchBatchOut, SearchIn, SearchOut, checked
-from service.wire import Json, StrictRoute, answer_within
+from service.wire import Json, StrictRoute, answer_within, took
 
 router = APIRouter(route_class=StrictRoute, tags=["search"])
 
@@ -22,7 +22,7 @@ router = APIRouter(route_class=StrictRoute, tags=["search"])
 async def searcher_of(parts: PartsOf, caller: CallerOf) -> Searcher:
     settings = parts.settings
     bounds = SearchBounds(settings.max_search_hits, settings.max_search_depth, settings.request_timeout_s)
-    return Searcher(parts.catalog, parts.encoder, parts.fetcher, settings.limits, bounds, parts.metrics, caller)
+    return Searcher(parts.catalog, parts.fetcher, settings.limits, bounds, parts.metrics, caller)
 
 
 SearcherOf = Annotated[Searcher, Depends(searcher_of)]
@@ -31,7 +31,9 @@ SearcherOf = Annotated[Searcher, Depends(searcher_of)]
 @router.post("/search", response_model=SearchOut)
 async def search(body: SearchIn, request: Request, searcher: SearcherOf, parts: PartsOf) -> Response:
     """Documents nearest to a query of text, an image or both, best first."""
-    return Json(await answer_within(request, searcher.search(body), parts.settings.request_timeout_s))
+    answer = await answer_within(request, searcher.search(body), parts.settings.request_timeout_s)
+    took(request, [answer["timings"]])
+    return Json(answer)
 
 
 @router.post("/search/batch", response_model=SearchBatchOut)
@@ -50,6 +52,7 @@ async def search_batch(body: SearchBatchIn, request: Request, searcher: Searcher
     refused = [outcome for outcome in outcomes if isinstance(outcome, Overloaded)]
     if len(refused) == len(outcomes):
         raise refused[0]
+    took(request, [outcome["timings"] for outcome in outcomes if not isinstance(outcome, RetrievalError)])
     return Json(
         {"results": [error_wire(outcome) if isinstance(outcome, RetrievalError) else outcome for outcome in outcomes]}
     )

@@ -37,7 +37,7 @@ class EncoderParts:
         )
 
     async def refresh_metrics(self) -> None:
-        """The batcher keeps its own up to date."""
+        self.metrics.see_model(await self.encoder.info())
 
 
 def create_encoder_app(parts: EncoderParts) -> FastAPI:

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from indexer.encoder import Encoder, Lane
 from model import codec
 from model.errors import InvalidInput, NotFound, RetrievalError, TooLarge
-from model.inputs import Embedding, Input, Limits, Role
+from model.inputs import Embedding, Input, Limits, Role, Timing
 from service import inputs
 from service.encoder.openai import (
     EmbeddingsIn,
@@ -30,7 +30,7 @@ from service.errors import error_wire
 from service.inputs import ImageFetcher
 from service.limits import SLASH
 from service.schemas import EncodeIn, EncodeOut, InputIn, checked
-from service.wire import Json, StrictRoute, answer_within
+from service.wire import Json, StrictRoute, answer_within, took
 
 _PACKED = {codec.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
 
@@ -61,6 +61,14 @@ class Encoding:
     limits: Limits
     max_inputs: int
     timeout_s: float
+
+    async def answer(
+        self, request: Request, items: Sequence[Input | InputIn | InvalidInput], role: Role, lane: Lane | None = None
+    ) -> list[Embedding | RetrievalError]:
+        """`encode` within the time there is, and no longer than the caller waits."""
+        results = await answer_within(request, self.encode(items, role, lane), self.timeout_s)
+        took(request, [_stages(one.timing) for one in results if isinstance(one, Embedding)])
+        return results
 
     async def encode(
         self, items: Sequence[Input | InputIn | InvalidInput], role: Role, lane: Lane | None = None
@@ -115,8 +123,7 @@ async def encode(body: EncodeIn, request: Request, encoding: EncodingOf) -> Resp
     bytes and an embedding is its little-endian float32 values.
     """
     lane = Lane(body.lane) if body.lane else None
-    work = encoding.encode([checked(item) for item in body.inputs], Role(body.role), lane)
-    results = await answer_within(request, work, encoding.timeout_s)
+    results = await encoding.answer(request, [checked(item) for item in body.inputs], Role(body.role), lane)
     info = await encoding.encoder.info()
     return Json({"model": info.name, "dimensions": info.dimensions, "results": [_result(one) for one in results]})
 
@@ -127,7 +134,7 @@ async def _encode_packed(request: Request) -> Response:
     if call.lane is not None and call.lane not in tuple(Lane):
         raise InvalidInput(f"lane is {call.lane!r:.100}, known are {', '.join(Lane)}", field="lane", value=call.lane)
     lane = Lane(call.lane) if call.lane else None
-    results = await answer_within(request, encoding.encode(call.inputs, call.role, lane), encoding.timeout_s)
+    results = await encoding.answer(request, call.inputs, call.role, lane)
     return Response(codec.pack_answer(await encoding.encoder.info(), results), media_type=codec.MEDIA_TYPE)
 
 
@@ -142,7 +149,7 @@ async def embeddings(body: EmbeddingsIn, request: Request, encoding: EncodingOf)
             value=body.dimensions,
             limit=info.dimensions,
         )
-    results = await answer_within(request, encoding.encode(items_of(body), Role(body.input_type)), encoding.timeout_s)
+    results = await encoding.answer(request, items_of(body), Role(body.input_type))
     data = []
     tokens = 0
     for index, result in enumerate(results):
@@ -169,6 +176,10 @@ async def model(name: ModelPath, encoding: EncodingOf) -> Response:
     if name != info.name:
         raise NotFound(f"there is no model {name!r:.100}, only {info.name!r}", field="model", value=name)
     return Json(model_wire(info))
+
+
+def _stages(timing: Timing) -> dict[str, float]:
+    return {"decode_ms": timing.decode_s * 1e3, "queue_ms": timing.queue_s * 1e3, "encode_ms": timing.encode_s * 1e3}
 
 
 def _result(result: Embedding | RetrievalError) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from model.errors import EncodeFailed
 from model.inputs import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
 from model.packed import pack_linears
 from model.retriever import Retriever
+from service.telemetry import DeviceState
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +35,7 @@ class TorchRuntime:
     def __init__(self, retriever: Retriever, limits: Limits) -> None:
         self._retriever = retriever
         self._limits = limits
+        self._oom_recoveries = 0
         self._picture = self.prepare(Input(image=_dot()), Role.DOCUMENT)
 
     @classmethod
@@ -54,6 +56,11 @@ class TorchRuntime:
     @property
     def info(self) -> ModelInfo:
         return self._retriever.info
+
+    def state(self) -> DeviceState:
+        """From any thread."""
+        retriever = self._retriever
+        return DeviceState(retriever.tokens, retriever.padding, self._oom_recoveries, _memory_bytes(retriever.device))
 
     def estimate(self, item: Input) -> int:
         """No tokeniser makes more tokens than a text has bytes, but for the special ones at its ends."""
@@ -79,6 +86,7 @@ class TorchRuntime:
             raise EncodeFailed(
                 f"this input of {batch[0].cost} positions does not fit into the memory of {self._retriever.device}"
             )
+        self._oom_recoveries += 1
         log.warning("out of memory, batch is halved", inputs=len(batch), reason=reason)
         middle = len(batch) // 2
         halves = [self.launch(part)() for part in (batch[:middle], batch[middle:])]
@@ -151,6 +159,17 @@ def _joined(parts: Sequence[Encoded]) -> Encoded:
 
     vectors = np.concatenate([part.vectors for part in parts])
     return Encoded(vectors, column([part.shares for part in parts]), column([part.latents for part in parts]))
+
+
+def _memory_bytes(device: torch.device) -> dict[str, int]:
+    """`used` by tensors, `reserved` by torch for them, `total` of the device; nothing where it has no memory of its own."""
+    if device.type != "cuda":
+        return {}
+    return {
+        "used": torch.cuda.memory_allocated(device),
+        "reserved": torch.cuda.memory_reserved(device),
+        "total": torch.cuda.get_device_properties(device).total_memory,
+    }
 
 
 def choose_device(wanted: str) -> str:

@@ -26,6 +26,7 @@ class Process:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.flags: list[str] = []
         self._child: subprocess.Popen[bytes] | None = None
         self._clients: list[Client] = []
 
@@ -33,6 +34,7 @@ class Process:
         """Started, not yet ready."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RET2_")}
         command = [sys.executable, "-m", "service", "serve", f"--port={self.port}", f"--data-dir={self.data_dir}"]
+        command += self.flags
         with self.log.open("ab") as log:
             self._child = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment

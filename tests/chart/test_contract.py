@@ -95,7 +95,9 @@ def _exported() -> set[str]:
     Metrics(registry)
     names = set()
     for metric in registry.collect():
-        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(metric.type, ("",))
+        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",)}.get(
+            metric.type, ("",)
+        )
         names |= {metric.name + suffix for suffix in suffixes}
     return names
 

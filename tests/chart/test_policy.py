@@ -204,7 +204,16 @@ def test_ports_of_the_stores_are_open(render: Render) -> None:
     assert set(ports) == {53, "http", 443, 25060}
     assert ports[25060] == [{"ipBlock": {"cidr": "192.0.2.16/28"}}]
     everything = _policies(render("everything"))["api"]["egress"]
-    assert {port["port"] for rule in everything for port in rule["ports"]} == {53, "http", 6333, 6334, 5432, 8333, 80, 443}
+    assert {port["port"] for rule in everything for port in rule["ports"]} == {
+        53,
+        "http",
+        6333,
+        6334,
+        5432,
+        8333,
+        80,
+        443,
+    }
 
 
 def test_the_migration_is_let_through_before_it_runs(find: Callable[..., Object]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, Over
 from model.inputs import Embedding, Input, Role
 from service.encoder.app import EncoderParts, create_encoder_app
 from service.encoder.batcher import Batcher
+from service.keys import KeyFile
 from service.settings import ServerRole, Settings
 from service.telemetry import Metrics
 
@@ -33,11 +35,12 @@ class Way(httpx.AsyncBaseTransport):
 
 
 class Remote:
-    def __init__(self, runtime: Any, **settings: Any) -> None:
+    def __init__(self, runtime: Any, keys: Path, **settings: Any) -> None:
+        keys.write_text("k" * 16)
         self.settings = Settings(role=ServerRole.ENCODER, **settings)
         self.metrics = Metrics(CollectorRegistry())
         self.batcher = Batcher(runtime, self.settings.queue(2_048), self.metrics)
-        self.app = create_encoder_app(EncoderParts(self.settings, self.metrics, self.batcher, ("k" * 16,)))
+        self.app = create_encoder_app(EncoderParts(self.settings, self.metrics, self.batcher, KeyFile(keys)))
         self.way = Way(self.app)
 
     def client(self, **options: Any) -> HttpEncoder:
@@ -46,11 +49,11 @@ class Remote:
 
 
 @pytest.fixture
-async def remote(runtime: Any) -> AsyncIterator[Callable[..., Remote]]:
+async def remote(runtime: Any, tmp_path: Path) -> AsyncIterator[Callable[..., Remote]]:
     running: list[Any] = []
 
     async def start(**settings: Any) -> Remote:
-        one = Remote(runtime, **settings)
+        one = Remote(runtime, tmp_path / "keys", **settings)
         life = one.app.router.lifespan_context(one.app)
         await life.__aenter__()
         running.append(life)

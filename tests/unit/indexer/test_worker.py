@@ -228,10 +228,10 @@ async def test_a_backlog_of_another_model_is_not_run_through(
     await world.collection("old")
     backlog = await world.post(*posted(*(str(i) for i in range(50))), collection="old")
     world.encoder.model = type(world.encoder.model)("new", "fingerprint-2", 8, 100, 16)
-    released: list[int] = []
+    released: list[Any] = []
     release = world.ledger.release
     monkeypatch.setattr(
-        world.ledger, "release", lambda batch, **options: (released.append(batch.id), release(batch, **options))
+        world.ledger, "release", lambda batches, **options: (released.append(batches), release(batches, **options))
     )
     await world.start_worker()
     assert counts(await world.done(await world.post(*posted("b"), collection="new"))) == (1, 1, 0, 0)
@@ -294,7 +294,7 @@ async def test_stop_gives_back_what_does_not_end(world: Any, posted: Make) -> No
     assert world.stored() == {}
     world.encoder.gate.set()
     await world.start_worker()
-    done = await world.workers[1].wait(job.id, 20)
+    done = await world.progress.wait(job.id, 20)
     assert counts(done) == (1, 1, 0, 0)
     (batch,) = world.ledger._engine.connect().exec_driver_sql("SELECT attempts FROM batches").all()
     assert batch.attempts == 1  # the one that worked
@@ -313,7 +313,7 @@ async def test_a_lease_that_was_lost_writes_nothing(make_world: Make, posted: Ma
     await world.workers[0].stop()
     assert world.store.upserts == []
     assert taken.attempts == 0
-    assert world.ledger.renew(taken, 60.0)
+    assert world.ledger.renew([taken], 60.0)
 
 
 async def test_a_collection_dropped_under_the_worker_leaves_nothing(world: Any, posted: Make) -> None:
@@ -329,7 +329,7 @@ async def test_a_collection_dropped_under_the_worker_leaves_nothing(world: Any, 
 
 
 async def test_a_loop_that_dies_is_seen(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("a bug")
 
     assert world.workers[0].alive
@@ -341,7 +341,7 @@ async def test_a_loop_that_dies_is_seen(world: Any, monkeypatch: pytest.MonkeyPa
 async def test_a_database_that_is_away_is_waited_for(world: Any, posted: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     tries = 0
 
-    def away(*_: Any) -> None:
+    def away(*_: Any, **__: Any) -> None:
         nonlocal tries
         tries += 1
         raise DependencyUnavailable("database is away")
@@ -356,8 +356,8 @@ async def test_a_database_that_is_away_is_waited_for(world: Any, posted: Make, m
 async def test_waiting_ends_with_the_time(world: Any, posted: Make) -> None:
     world.encoder.gate.clear()
     job = await world.post(*posted("a"))
-    assert not (await world.workers[0].wait(job.id, 0)).state.finished
-    assert not (await world.workers[0].wait(job.id, 0.01)).state.finished
+    assert not (await world.progress.wait(job.id, 0)).state.finished
+    assert not (await world.progress.wait(job.id, 0.01)).state.finished
 
 
 # --- order

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from prometheus_client import CollectorRegistry
 
+from service import openapi as served
 from service.api.app import create_app
 from service.settings import Settings
 from service.telemetry import Metrics
@@ -30,6 +32,42 @@ def test_the_file_is_the_application(openapi: dict[str, Any]) -> None:
     if os.environ.get("UPDATE_DOCS"):
         FILE.write_text(written)
     assert FILE.read_text() == written, "run UPDATE_DOCS=1 pytest tests/unit/service/test_openapi.py and read the diff"
+
+
+NO_EXAMPLE = {("SearchIn", "cursor")}  # it would have to be of a search that was made
+
+
+def test_everything_has_a_description(openapi: dict[str, Any]) -> None:
+    """Words that lack go to `service/glossary.py`."""
+    lacking = [name for name, schema in served.schemas(openapi) if not schema.get("description")]
+    lacking += [
+        f"{name}.{field}"
+        for name, schema in served.schemas(openapi)
+        for field, value in schema.get("properties", {}).items()
+        if not value.get("description")
+    ]
+    lacking += [f"{path}.{one['name']}" for path, one in served.parameters(openapi) if not one.get("description")]
+    lacking += [
+        f"{method.upper()} {path}"
+        for path, methods in openapi["paths"].items()
+        for method, operation in methods.items()
+        if not operation.get("description")
+    ]
+    assert not lacking
+
+
+def test_everything_has_an_example_that_fits(openapi: dict[str, Any]) -> None:
+    """Examples are in `service/wire_examples.py`; together those of a schema show each of its fields."""
+    lacking: list[str] = [path for path, one in served.parameters(openapi) if "example" not in one]
+    for name, schema in served.schemas(openapi):
+        examples = schema.get("examples", [])
+        whole = {**schema, "components": openapi["components"]}
+        for example in examples:
+            Draft202012Validator(whole).validate(example)
+        shown = {key for example in examples if isinstance(example, dict) for key in example}
+        lacking += [] if examples else [name]
+        lacking += [f"{name}.{field}" for field in schema.get("properties", {}) if field not in shown]
+    assert {tuple(one.split(".")) for one in lacking} == NO_EXAMPLE
 
 
 def test_every_reference_leads_somewhere(openapi: dict[str, Any]) -> None:
@@ -58,6 +96,11 @@ def test_the_design_s_calls_are_there(openapi: dict[str, Any]) -> None:
         "GET /collections/{name}",
         "PATCH /collections/{name}",
         "DELETE /collections/{name}",
+        "POST /collections/{name}/reindex",
+        "GET /collections/{name}/reindex",
+        "POST /collections/{name}/reindex/cancel",
+        "POST /collections/{name}/reindex/rollback",
+        "POST /collections/{name}/reindex/finish",
         "GET /aliases",
         "PUT /aliases/{name}",
         "DELETE /aliases/{name}",

@@ -58,6 +58,7 @@ def test_out_of_memory_halves_the_batch(tiny: TorchRuntime, monkeypatch: pytest.
     asked = with_memory_for(tiny, 7, monkeypatch)
     assert np.abs(tiny.launch(batch)().vectors - whole).max() <= 1e-5
     assert asked == [5, 2, 3, 1, 2]
+    assert tiny.state().oom_recoveries == 2
 
 
 def test_only_the_input_that_cannot_fit_fails(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,3 +128,15 @@ def test_what_does_not_compile_runs_as_it_is(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(runtime, "_images_per_s", measure)
     assert runtime.compile_if_faster() is False
     assert runtime._retriever.vision_tower._compiled_call_impl is None
+
+
+def test_what_it_counts_of_itself(tiny: TorchRuntime) -> None:
+    """Text positions with and without a token; of a CPU no memory."""
+    before = tiny.state()
+    batch = prepared(tiny, "red", "red square of the capital")
+    tiny.launch(batch)()
+    after = tiny.state()
+    lengths = [len(item.tokens) for item in batch if item.tokens is not None]
+    assert after.tokens - before.tokens == sum(lengths)
+    assert after.padding - before.padding == 2 * max(lengths) - sum(lengths)
+    assert (after.oom_recoveries, after.memory_bytes) == (before.oom_recoveries, {})

@@ -36,7 +36,7 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().limits.max_text_chars == 10
 
 
-@pytest.mark.parametrize("name", ["database_url", "blobs_url"])
+@pytest.mark.parametrize("name", ["database_url"])
 def test_what_is_not_built_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"RET2_{name.upper()}", "http://user:secret@elsewhere")
     with pytest.raises(ValidationError, match=f"RET2_{name.upper()} is set") as refused:
@@ -66,6 +66,7 @@ def test_loopback_is_no_stranger(host: str) -> None:
         ("port", 70_000),
         ("device", "tpu"),
         ("log_level", "loud"),
+        ("cors_origins", "a.example"),
         ("qdrant_url", "qdrant:6333"),
         ("qdrant_url", "https://user:secret@qdrant"),
         ("qdrant_timeout_s", 0),

@@ -1,0 +1,274 @@
+"""The other generation of a collection: how far it is, what it still lacks, and the switch. Each step is one transaction.
+
+Any number of processes may take the steps at once: each says from which `version` of the row it goes on, and of two one finds
+that another was quicker, and gets False.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from indexer.ledger.accepting import next_of
+from indexer.ledger.database import again_on_deadlock
+from indexer.ledger.following import add_fill
+from indexer.ledger.jobs import Jobs
+from indexer.ledger.rows import as_job, find_job
+from indexer.ledger.schema import OF_REINDEX, batches, collections, failures, jobs, reindexes
+from indexer.records import Collection, Job, JobKind, JobState, Page, Reindex, ReindexState
+from model.errors import Conflict, NotFound
+from model.inputs import ModelInfo
+
+_SWAPPED = ("generation", "fingerprint", "model", "dimensions")
+_FIELDS = [reindexes.c[name] for name in Reindex.__dataclass_fields__]
+
+
+class Reindexing(Jobs):
+    def reindex(self, collection: str) -> Reindex | None:
+        with self._read() as connection:
+            return _find(connection, collection)
+
+    def reindexes(self) -> list[Reindex]:
+        with self._read() as connection:
+            rows = connection.execute(sa.select(*_FIELDS).order_by(reindexes.c.collection)).all()
+            return [_as_reindex(row) for row in rows]
+
+    def start_reindex(
+        self, collection: Collection, model: ModelInfo, *, documents: int, max_failures: int
+    ) -> tuple[Job, bool]:
+        """The job that fills a new generation, and whether it is new. One that is under way is given other `max_failures`, and
+        what failed so far is tried again. Raises `Conflict` while there is a generation of something else."""
+        for _ in range(2):  # of two requests the database refuses the later, which then finds the other's
+            try:
+                return self._start(collection, model, documents, max_failures)
+            except IntegrityError:
+                continue
+        raise NotFound(f"there is no collection {collection.name!r}", field="collection", value=collection.name)
+
+    @again_on_deadlock
+    def _start(self, collection: Collection, model: ModelInfo, documents: int, max_failures: int) -> tuple[Job, bool]:
+        with self._write() as connection:
+            if (there := _find(connection, collection.name)) is not None:
+                return self._again(connection, there, model, max_failures), False
+            now = self._now(connection)
+            job_id = uuid.uuid4().hex
+            job = {"id": job_id, "collection": collection.name, "kind": JobKind.REINDEX, "state": JobState.RUNNING}
+            seq = next_of("seq", connection)
+            inserted = sa.insert(jobs).values(**job, seq=seq, accepted=documents, created_at=now, updated_at=now)
+            connection.execute(inserted)
+            made_by = {"fingerprint": model.fingerprint, "model": model.name, "dimensions": model.dimensions}
+            row = {"collection": collection.name, "state": ReindexState.FILLS, "job_id": job_id, **made_by}
+            generation, bounds = (
+                next_of("generation", connection),
+                {"expected": documents, "max_failures": max_failures},
+            )
+            connection.execute(sa.insert(reindexes).values(**row, generation=generation, since=now, **bounds))
+            return find_job(connection, job_id), True
+
+    def _again(self, connection: sa.Connection, there: Reindex, model: ModelInfo, max_failures: int) -> Job:
+        job = find_job(connection, there.job_id)
+        if not there.state.before_switch or there.fingerprint != model.fingerprint or job.cancelling:
+            raise Conflict(
+                f"collection {there.collection!r} has another generation already, of model {there.model} "
+                f"({there.fingerprint[:12]}), {there.state}: finish it, roll it back or cancel it first",
+                field="collection",
+                value=there.collection,
+            )
+        values: dict[str, Any] = {"max_failures": max_failures}
+        if there.scanned and _unmended(connection, there.job_id):
+            values |= {"cursor": None, "scanned": False, "passes": 1}
+        connection.execute(sa.update(reindexes).where(reindexes.c.collection == there.collection).values(values))
+        return job
+
+    # --- the fill
+
+    def to_fill(self, reindex: Reindex) -> tuple[int, bool]:
+        """Batches that are not done, and whether one of them waits for something that is away."""
+        query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(batches.c.releases), 0))
+        with self._read() as connection:
+            count, releases = connection.execute(query.where(*_open_fill(reindex))).one()
+            return int(count), bool(releases)
+
+    @again_on_deadlock
+    def plan_fill(self, reindex: Reindex, page: Page) -> bool:
+        """What the scan found after `reindex.cursor` is to be filled. What is done of the job is tidied away."""
+        with self._write() as connection:
+            row = connection.execute(_at(sa.select(reindexes), reindex).with_for_update()).one_or_none()
+            if row is None or row.scanned or row.cursor != reindex.cursor:
+                return False
+            done = sa.delete(batches).where(batches.c.job_id == reindex.job_id, batches.c.done)
+            connection.execute(done)
+            counted = min(len(page.document_ids), row.expected)
+            add_fill(
+                connection, reindex.job_id, reindex.collection, list(page.document_ids), row.expected, counted=counted
+            )
+            expected = row.expected - counted
+            if page.after is None:  # fewer than there were: they were deleted meanwhile
+                fewer = sa.update(jobs).where(jobs.c.id == reindex.job_id).values(accepted=jobs.c.accepted - expected)
+                connection.execute(fewer)
+                expected = 0
+            values = {"cursor": page.after, "scanned": page.after is None, "expected": expected}
+            connection.execute(_at(sa.update(reindexes), reindex).values(values))
+            return True
+
+    def unmended(self, reindex: Reindex) -> int:
+        """Documents whose last try failed."""
+        with self._read() as connection:
+            return _unmended(connection, reindex.job_id)
+
+    def note_reindex(self, reindex: Reindex, waiting_on: str | None) -> None:
+        """What its job says it waits for."""
+        state = JobState.WAITING if waiting_on else JobState.RUNNING
+        with self._write() as connection:
+            told = sa.update(jobs).where(jobs.c.id == reindex.job_id, jobs.c.finished_at.is_(None))
+            differs = jobs.c.waiting_on.is_distinct_from(waiting_on)
+            connection.execute(
+                told.where(differs).values(state=state, waiting_on=waiting_on, updated_at=self._now(connection))
+            )
+
+    def refill(self, reindex: Reindex) -> bool:
+        """The switch found the two generations unequal: the scan begins again. Writes go on."""
+        again = {"cursor": None, "scanned": False, "passes": reindex.passes + 1}
+        return self._move(reindex, ReindexState.FILLS, paused=False, **again)
+
+    # --- the switch
+
+    def pause(self, reindex: Reindex) -> bool:
+        """Before a switch in either direction: from here on nothing of the collection is claimed to be written."""
+        forth = reindex.state is ReindexState.FILLS
+        return self._move(reindex, ReindexState.SWITCHES if forth else ReindexState.RETURNS, paused=True)
+
+    def resume(self, reindex: Reindex) -> bool:
+        """The switch is put off."""
+        forth = reindex.state is ReindexState.SWITCHES
+        return self._move(reindex, ReindexState.FILLS if forth else ReindexState.KEEPS, paused=False)
+
+    def under_way(self, reindex: Reindex) -> bool:
+        """Whether anything is being written to the collection, was left half written, or is still to be filled."""
+        writing = sa.or_(batches.c.lease.is_not(None), batches.c.touched)
+        with self._read() as connection:
+            return _any_batch(connection, reindex, sa.or_(OF_REINDEX, writing))
+
+    def left_behind(self, reindex: Reindex) -> bool:
+        """Whether a worker died while it wrote to the collection, and nobody has gone on from there: a pause would forbid it."""
+        with self._read() as connection:
+            nobodys = batches.c.lease_until <= self._now(connection)
+            begun = sa.or_(batches.c.lease.is_not(None), batches.c.touched)
+            return _any_batch(connection, reindex, sa.and_(~OF_REINDEX, begun, nobodys))
+
+    def switch(self, reindex: Reindex, keep_s: float) -> bool:
+        """The other generation serves from here on, and its job is done; the one before is kept for `keep_s`."""
+        with self._write() as connection:
+            now = self._now(connection)
+            if not self._swap(connection, reindex, ReindexState.KEEPS, now, now + keep_s):
+                return False
+            failed = find_job(connection, reindex.job_id).failed
+            state = JobState.SUCCEEDED_WITH_FAILURES if failed else JobState.SUCCEEDED
+            ended = {"state": state, "waiting_on": None, "updated_at": now, "finished_at": now}
+            connection.execute(sa.update(jobs).where(jobs.c.id == reindex.job_id).values(ended))
+            return True
+
+    def switch_back(self, reindex: Reindex, drop_after_s: float) -> bool:
+        """The previous generation serves again; the one that is given up outlives the searches that are under way in it."""
+        with self._write() as connection:
+            now = self._now(connection)
+            if not self._swap(connection, reindex, ReindexState.DROPS, now, now + drop_after_s):
+                return False
+            connection.execute(sa.delete(batches).where(batches.c.job_id == reindex.job_id))
+            return True
+
+    def _swap(self, connection: sa.Connection, there: Reindex, state: ReindexState, now: float, until: float) -> bool:
+        row = connection.execute(_at(sa.select(reindexes), there).with_for_update()).one_or_none()
+        if row is None:
+            return False
+        named = collections.c.name == there.collection
+        present = connection.execute(sa.select(collections).where(named).with_for_update()).one()
+        theirs = {name: getattr(row, name) for name in _SWAPPED}
+        ours = {name: getattr(present, name) for name in _SWAPPED}
+        connection.execute(sa.update(collections).where(named).values(**theirs, paused=False))
+        connection.execute(_at(sa.update(reindexes), there).values(**ours, **_moved(there, state, now), until=until))
+        return True
+
+    # --- the end
+
+    def drop_reindex(self, reindex: Reindex, after_s: float = 0.0, *, failed: str | None = None) -> bool:
+        """The other generation is given up. Before the switch that ends its job: as failed, or else cancelled."""
+        with self._write() as connection:
+            now = self._now(connection)
+            if not _move(connection, reindex, ReindexState.DROPS, now, paused=False, until=now + after_s):
+                return False
+            connection.execute(sa.delete(batches).where(batches.c.job_id == reindex.job_id))
+            if reindex.state.before_switch:
+                _end(connection, reindex.job_id, JobState.FAILED if failed else JobState.CANCELLED, failed, now)
+            return True
+
+    def expire_reindex(self, reindex: Reindex) -> bool:
+        """The previous generation is kept no longer than a search may still be under way in it: the loop sees to that."""
+        with self._write() as connection:
+            ended = _at(sa.update(reindexes), reindex).where(reindexes.c.state == ReindexState.KEEPS)
+            return bool(connection.execute(ended.values(until=self._now(connection))).rowcount)
+
+    def forget_reindex(self, reindex: Reindex) -> bool:
+        """Its points are gone from the store."""
+        with self._write() as connection:
+            return bool(connection.execute(_at(sa.delete(reindexes), reindex)).rowcount)
+
+    def _move(self, reindex: Reindex, state: ReindexState, *, paused: bool, **values: Any) -> bool:
+        with self._write() as connection:
+            return _move(connection, reindex, state, self._now(connection), paused=paused, **values)
+
+
+def _find(connection: sa.Connection, collection: str) -> Reindex | None:
+    row = connection.execute(sa.select(*_FIELDS).where(reindexes.c.collection == collection)).one_or_none()
+    return None if row is None else _as_reindex(row)
+
+
+def _as_reindex(row: sa.Row[Any]) -> Reindex:
+    return Reindex(**{**row._mapping, "state": ReindexState(row.state)})
+
+
+def _at(statement: Any, reindex: Reindex) -> Any:
+    """On the row as the caller knows it: the number says which generation, and the version where it stood."""
+    known = reindexes.c.generation == reindex.generation, reindexes.c.version == reindex.version
+    return statement.where(reindexes.c.collection == reindex.collection, *known)
+
+
+def _moved(there: Reindex, state: ReindexState, now: float) -> dict[str, Any]:
+    return {"state": state, "version": there.version + 1, "since": now}
+
+
+def _move(
+    connection: sa.Connection, there: Reindex, state: ReindexState, now: float, *, paused: bool, **values: Any
+) -> bool:
+    moved = _at(sa.update(reindexes), there).values(**_moved(there, state, now), **values)
+    if not connection.execute(moved).rowcount:
+        return False
+    connection.execute(sa.update(collections).where(collections.c.name == there.collection).values(paused=paused))
+    return True
+
+
+def _open_fill(reindex: Reindex) -> Sequence[sa.ColumnElement[bool]]:
+    return OF_REINDEX, ~batches.c.done, batches.c.collection == reindex.collection
+
+
+def _any_batch(connection: sa.Connection, reindex: Reindex, condition: sa.ColumnElement[bool]) -> bool:
+    mine = batches.c.collection == reindex.collection, ~batches.c.done
+    return connection.execute(sa.select(batches.c.id).where(*mine, condition).limit(1)).first() is not None
+
+
+def _unmended(connection: sa.Connection, job_id: str) -> int:
+    """A failure keeps its item until its document is tried again."""
+    query = sa.select(sa.func.count()).select_from(failures)
+    return int(connection.execute(query.where(failures.c.job_id == job_id, failures.c.item.is_not(None))).scalar_one())
+
+
+def _end(connection: sa.Connection, job_id: str, state: JobState, reason: str | None, now: float) -> None:
+    row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id).with_for_update()).one()
+    ended = {"state": state, "waiting_on": reason, "updated_at": now, "finished_at": now}
+    connection.execute(
+        sa.update(jobs).where(jobs.c.id == job_id).values(**ended, cancelled=row.cancelled + as_job(row).left)
+    )

@@ -1,0 +1,102 @@
+"""Orders about the generations of a collection: begin one, cancel, roll back, finish. `indexer.reindexer` carries them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from indexer.catalog import Catalog
+from indexer.encoders import Encoders
+from indexer.ledger import Ledger
+from indexer.records import Collection, Job, Reindex, ReindexState
+from model.errors import Conflict, DependencyUnavailable, NotFound
+from model.inputs import ModelInfo
+
+
+class Reindexes:
+    """Safe to use from many tasks. Each order is in the ledger when it returns. `on_ordered` wakes a reindexer of this process."""
+
+    def __init__(
+        self, ledger: Ledger, catalog: Catalog, encoders: Encoders, *, on_ordered: Callable[[], None] = lambda: None
+    ) -> None:
+        self._ledger, self._catalog, self._encoders, self._on_ordered = ledger, catalog, encoders, on_ordered
+
+    async def start(self, name: str, *, model: str | None = None, max_failures: int = 0) -> tuple[Job, bool]:
+        """The job, and whether it is new. `model` is the name or the fingerprint, or its beginning, of one that runs here.
+
+        Raises `Conflict` when no other model runs than the collection's, or while there is another generation of it.
+        """
+        collection = await self._catalog.get(name)
+        target = await self._target(collection, model)
+        documents = await self._catalog.count(name)
+        started = await self._ledger.call(
+            self._ledger.start_reindex, collection, target, documents=documents, max_failures=max_failures
+        )
+        self._on_ordered()
+        return started
+
+    async def get(self, name: str) -> Reindex:
+        """Raises `NotFound` when the collection has one generation only."""
+        await self._catalog.get(name)
+        reindex = await self._ledger.call(self._ledger.reindex, name)
+        if reindex is None:
+            raise NotFound(f"collection {name!r} has no other generation", field="collection", value=name)
+        return reindex
+
+    async def cancel(self, name: str) -> Job:
+        """Before the switch: the new generation is given up."""
+        reindex = await self.get(name)
+        if not reindex.state.before_switch:
+            raise _too_late(reindex, "cancelled")
+        job = await self._ledger.call(self._ledger.cancel_job, reindex.job_id)
+        self._on_ordered()
+        return job
+
+    async def roll_back(self, name: str) -> Reindex:
+        """After the switch, while the previous generation is kept: it will serve again, with all that was written meanwhile."""
+        reindex = await self.get(name)
+        if reindex.state is not ReindexState.KEEPS:
+            raise _too_late(reindex, "rolled back")
+        if await self._encoders.by_fingerprint(reindex.fingerprint) is None:
+            raise Conflict(
+                f"the previous generation of {name!r} is of model {reindex.model} ({reindex.fingerprint[:12]}), "
+                "which does not run any more: start its encoder again first",
+                field="collection",
+                value=name,
+            )
+        return await self._order(reindex, lambda: self._ledger.pause(reindex))
+
+    async def finish(self, name: str) -> Reindex:
+        """After the switch: the previous generation is given up before its time."""
+        reindex = await self.get(name)
+        if reindex.state is not ReindexState.KEEPS:
+            raise _too_late(reindex, "finished")
+        return await self._order(reindex, lambda: self._ledger.expire_reindex(reindex))
+
+    async def _order(self, reindex: Reindex, step: Callable[[], bool]) -> Reindex:
+        if not await self._ledger.call(step):
+            raise DependencyUnavailable(f"the generations of {reindex.collection!r} are changing just now; try again")
+        self._on_ordered()
+        return await self._ledger.call(self._ledger.reindex, reindex.collection) or reindex
+
+    async def _target(self, collection: Collection, model: str | None) -> ModelInfo:
+        running = [await encoder.info() for encoder in reversed(self._encoders.all)]
+        others = [info for info in running if info.fingerprint != collection.fingerprint]
+        chosen = [info for info in others if model is None or info.name == model or info.fingerprint.startswith(model)]
+        if chosen:
+            return chosen[0]
+        there = ", ".join(f"{info.name} ({info.fingerprint[:12]})" for info in running)
+        wanted = "another model" if model is None else f"{model!r:.100}, other than that of the collection,"
+        raise Conflict(
+            f"collection {collection.name!r} is of model {collection.model} ({collection.fingerprint[:12]}) and {wanted} "
+            f"does not run here, but {there}: give the service RET2_NEXT_MODEL or RET2_NEXT_ENCODER_URL",
+            field="model",
+            value=model,
+        )
+
+
+def _too_late(reindex: Reindex, what: str) -> Conflict:
+    return Conflict(
+        f"the other generation of {reindex.collection!r} is {reindex.state}: it cannot be {what}",
+        field="collection",
+        value=reindex.collection,
+    )

@@ -1,0 +1,197 @@
+"""The loop that moves every reindex on: plans the fill, switches, keeps, drops. Where each stands is in the ledger alone.
+
+filling ──► switching ──► kept ──► dropping ──► gone
+   ▲            │          ▲ │         ▲
+   └─ not yet ──┘  not yet │ ▼         │
+                        rolling back ──┘       before the switch, cancelled: ──► dropping
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from indexer.ledger import Ledger
+from indexer.progress import Progress
+from indexer.records import Reindex, ReindexState
+from indexer.settings import IndexerSettings
+from indexer.store import Store
+from model.errors import RetrievalError
+
+log = structlog.get_logger(__name__)
+
+_WINDOW_BATCHES = 16  # planned ahead; small, for claiming looks at each of them
+_FEW_BATCHES = 4  # with no more than this left to fill a switch is tried
+_PAUSE_S = 30.0  # the longest that a switch keeps writes waiting; one encoder call is usual
+_PASSES = 3  # scans after which generations that are still unequal are somebody's bug
+_STEP_S = 0.1  # between two looks at a reindex that is under way
+
+
+class Reindexer:
+    """Runs in the event loop that starts it; any number of processes may have one. `on_planned` wakes the workers."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        store: Store,
+        settings: IndexerSettings,
+        progress: Progress,
+        *,
+        on_planned: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._ledger, self._store, self._settings, self._progress = ledger, store, settings, progress
+        self._on_planned = on_planned
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    async def start(self) -> None:
+        self._stopping = False
+        self._task = asyncio.create_task(self._loop(), name="reindexer")
+
+    async def stop(self) -> None:
+        """Whatever step it is in may be broken off: each is one transaction, or can be done again."""
+        self._stopping = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def alive(self) -> bool:
+        return self._task is not None and (self._stopping or not self._task.done())
+
+    def poke(self) -> None:
+        """There may be something to do."""
+        self._wake.set()
+
+    async def _loop(self) -> None:
+        while True:
+            self._wake.clear()
+            pause_s = self._settings.poll_s * random.uniform(0.5, 1.0)  # many processes do not look all at once
+            try:
+                for reindex in await self._ledger.call(self._ledger.reindexes):
+                    pause_s = min(pause_s, await self._step(reindex))
+            except RetrievalError as error:
+                log.warning("cannot look after a reindex", detail=error.detail)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):  # `wait_for` of Python 3.11 may swallow a cancellation
+                    await self._wake.wait()
+
+    async def _step(self, reindex: Reindex) -> float:
+        """One step of one reindex, and seconds until the next look at it."""
+        steps: dict[ReindexState, Callable[[Reindex], Awaitable[float]]] = {
+            ReindexState.FILLS: self._fill,
+            ReindexState.SWITCHES: self._switch,
+            ReindexState.KEEPS: self._keep,
+            ReindexState.RETURNS: self._return,
+            ReindexState.DROPS: self._drop,
+        }
+        try:
+            if reindex.state.before_switch and (await self._ledger.call(self._ledger.job, reindex.job_id)).cancelling:
+                await self._ledger.call(self._ledger.drop_reindex, reindex)
+                await self._moved(reindex, "reindex cancelled")
+                return 0.0
+            return await steps[reindex.state](reindex)
+        except RetrievalError as error:  # the store is away, or the collection was dropped under us
+            log.warning("reindex waits", collection=reindex.collection, state=reindex.state, detail=error.detail)
+            return self._settings.retry_base_s
+
+    async def _fill(self, reindex: Reindex) -> float:
+        left, waits = await self._ledger.call(self._ledger.to_fill, reindex)
+        if not reindex.scanned:
+            return await self._plan(reindex, _WINDOW_BATCHES - left)
+        failed = await self._ledger.call(self._ledger.unmended, reindex)
+        if left == 0 and failed > reindex.max_failures:
+            await self._ledger.call(self._ledger.note_reindex, reindex, _too_many(failed, reindex.max_failures))
+        elif left <= _FEW_BATCHES and not waits and not await self._ledger.call(self._ledger.left_behind, reindex):
+            await self._ledger.call(self._ledger.pause, reindex)
+            return 0.0
+        return _STEP_S
+
+    async def _plan(self, reindex: Reindex, batches: int) -> float:
+        if reindex.cursor is None:
+            await self._make(reindex)
+        if batches <= 0:
+            return _STEP_S
+        serving = await self._ledger.call(self._ledger.collection, reindex.collection)
+        page = await self._store.points(serving.points_name).page(reindex.cursor, self._settings.batch_documents)
+        await self._ledger.call(self._ledger.plan_fill, reindex, page)
+        self._on_planned()
+        return 0.0
+
+    async def _make(self, reindex: Reindex) -> None:
+        serving = await self._ledger.call(self._ledger.collection, reindex.collection)
+        layout = await self._store.points(serving.points_name).layout()
+        await self._store.create(reindex.points_name, reindex.dimensions, serving.indexes, language=layout.language)
+        if await self._ledger.call(self._ledger.reindex, reindex.collection) is None:
+            await self._store.drop(reindex.points_name)  # the collection was dropped while we did that
+
+    async def _switch(self, reindex: Reindex) -> float:
+        if await self._ledger.call(self._ledger.under_way, reindex):
+            return await self._wait_or_resume(reindex)
+        serving = await self._ledger.call(self._ledger.collection, reindex.collection)
+        failed = await self._ledger.call(self._ledger.unmended, reindex)
+        have, had = [await self._store.points(each.points_name).count() for each in (reindex, serving)]
+        if failed > reindex.max_failures:
+            await self._ledger.call(self._ledger.resume, reindex)
+        elif have + failed == had:
+            if await self._ledger.call(self._ledger.switch, reindex, self._settings.reindex_grace_s):
+                await self._moved(reindex, "reindex switched", documents=have, failed=failed)
+        elif reindex.passes < _PASSES:
+            log.warning("reindex found a difference", collection=reindex.collection, have=have, had=had, failed=failed)
+            await self._ledger.call(self._ledger.refill, reindex)
+        else:
+            reason = f"the new generation has {have} documents and {failed} failed, of {had}, after {_PASSES} scans"
+            await self._ledger.call(self._ledger.drop_reindex, reindex, failed=reason)
+            await self._moved(reindex, "reindex failed", reason=reason)
+        return 0.0
+
+    async def _keep(self, reindex: Reindex) -> float:
+        left_s = await self._left_s(reindex)
+        if left_s > 0:
+            return left_s
+        lingers_s = reindex.since + self._settings.reindex_linger_s - await self._ledger.call(self._ledger.now)
+        if await self._ledger.call(self._ledger.drop_reindex, reindex, max(0.0, lingers_s)):
+            await self._moved(reindex, "previous generation is given up")
+        return 0.0
+
+    async def _return(self, reindex: Reindex) -> float:
+        if await self._ledger.call(self._ledger.under_way, reindex):
+            return await self._wait_or_resume(reindex)
+        if await self._ledger.call(self._ledger.switch_back, reindex, self._settings.reindex_linger_s):
+            await self._moved(reindex, "reindex rolled back")
+        return 0.0
+
+    async def _drop(self, reindex: Reindex) -> float:
+        left_s = await self._left_s(reindex)
+        if left_s > 0:
+            return left_s
+        await self._store.drop(reindex.points_name)
+        await self._ledger.call(self._ledger.forget_reindex, reindex)
+        return 0.0
+
+    async def _wait_or_resume(self, reindex: Reindex) -> float:
+        paused_s = await self._ledger.call(self._ledger.now) - reindex.since
+        if paused_s > _PAUSE_S or await self._ledger.call(self._ledger.left_behind, reindex):
+            await self._ledger.call(self._ledger.resume, reindex)
+            await self._moved(reindex, "switch put off, writes go on", paused_s=round(paused_s, 1))
+        return _STEP_S
+
+    async def _left_s(self, reindex: Reindex) -> float:
+        return (reindex.until or 0.0) - await self._ledger.call(self._ledger.now)
+
+    async def _moved(self, reindex: Reindex, event: str, **fields: object) -> None:
+        log.info(event, collection=reindex.collection, generation=reindex.generation, model=reindex.model, **fields)
+        self._on_planned()  # what was paused goes on
+        self._progress.notify()
+
+
+def _too_many(failed: int, limit: int) -> str:
+    return (
+        f"{failed} documents could not be embedded by the new model, the limit is {limit}: see the failures, then ask for "
+        "the reindex again, with max_failures or after mending the cause, or cancel it"
+    )

@@ -1,0 +1,86 @@
+"""What one API key may ask for: requests per second with a burst, and requests at once. Each process counts for itself."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from model.errors import Overloaded, RateLimited
+from service.errors import problem_of
+from service.keys import Key
+from service.limits import PROBES
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaSettings:
+    """None is without a limit."""
+
+    requests_per_s: float | None = None
+    burst: int | None = None  # None: as many as in one second, at least one
+    in_flight: int | None = None
+
+    @property
+    def capacity(self) -> float:
+        return float(self.burst or max(1, math.ceil(self.requests_per_s or 0)))
+
+
+class Bucket:
+    """A token bucket: full at first, refilled evenly; what is refused takes nothing."""
+
+    def __init__(self, settings: QuotaSettings, now: float) -> None:
+        self._settings, self._tokens, self._at = settings, settings.capacity, now
+
+    def take(self, now: float) -> float:
+        """0 when there was a token, else the seconds until there is one."""
+        rate = self._settings.requests_per_s
+        if rate is None:
+            return 0.0
+        self._tokens = min(self._settings.capacity, self._tokens + (now - self._at) * rate)
+        self._at = now
+        if self._tokens < 1:
+            return (1 - self._tokens) / rate
+        self._tokens -= 1
+        return 0.0
+
+
+@dataclass(slots=True)
+class _Use:
+    bucket: Bucket
+    in_flight: int = 0
+
+
+class KeyQuotas:
+    """Keys of one name share; so do all callers where there are no keys. Probes are not counted, nor who has no key to an open page."""
+
+    def __init__(self, app: ASGIApp, settings: QuotaSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._app, self._settings, self._clock = app, settings, clock
+        self._uses: dict[str, _Use] = {}  # by name: no more than the file of keys has had
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        key: Key | None = scope["state"]["key"] if scope["type"] == "http" else None
+        if key is None or scope["path"] in PROBES:
+            await self._app(scope, receive, send)
+            return
+        now = self._clock()
+        use = self._uses.setdefault(key.name, _Use(Bucket(self._settings, now)))
+        if error := self._refusal(key, use, now):
+            await problem_of(error, scope["state"]["request_id"])(scope, receive, send)
+            return
+        use.in_flight += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            use.in_flight -= 1
+
+    def _refusal(self, key: Key, use: _Use, now: float) -> Overloaded | None:
+        limit = self._settings.in_flight
+        if limit is not None and use.in_flight >= limit:
+            return RateLimited(f"{use.in_flight} requests of key {key.name!r} are being answered, which is its limit")
+        if wait_s := use.bucket.take(now):
+            rate = self._settings.requests_per_s
+            return RateLimited(f"key {key.name!r} is over its {rate:g} requests per second", retry_after_s=wait_s)
+        return None

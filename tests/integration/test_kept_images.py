@@ -1,0 +1,131 @@
+"""What is kept of images, and where: through the HTTP API, in a folder and on a real S3 server."""
+
+import base64
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from s3_server import KEY, SECRET, S3Server
+
+from model.errors import InvalidInput
+from service.assembly import build
+from service.settings import Settings
+
+Make = Callable[..., bytes]
+
+
+def b64(data: bytes) -> dict[str, str]:
+    return {"base64": base64.b64encode(data).decode()}
+
+
+def photograph(seed: int = 0) -> bytes:
+    file = io.BytesIO()
+    Image.effect_noise((640, 320), 60 + seed).convert("RGB").save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def seen(runtime: Any) -> list[bytes]:
+    """The image files that the model was given."""
+    found: list[bytes] = []
+    runtime.on_prepare = lambda item: found.append(item.image) if item.image is not None else None
+    return found
+
+
+async def image_of(served: Any, document_id: str) -> Any:
+    return await served.client.get(f"/collections/flags/documents/{document_id}/image")
+
+
+async def test_a_thumbnail_is_kept_and_the_model_sees_the_original(serve: Make, seen: list[bytes]) -> None:
+    served: Any = await serve(keep_images="thumbnail", thumbnail_px=64)
+    original = photograph()
+    await served.load({"id": "a", "text": "red", "image": b64(original)})
+    assert seen == [original]
+    answer = await image_of(served, "a")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "private, no-cache"
+    assert Image.open(io.BytesIO(answer.content)).size == (64, 32)
+    (hit,) = (await served.search("red"))["hits"]
+    kept = await served.client.get(hit["image_url"])
+    assert kept.content == answer.content
+    assert "immutable" in kept.headers["cache-control"]
+
+    again = await served.load({"id": "a", "text": "red", "image": b64(original)})
+    assert [one["status"] for one in again["results"]] == ["skipped"], "unchanged is told by the original"
+    changed = await served.load({"id": "a", "text": "red", "image": b64(photograph(1))})
+    assert [one["status"] for one in changed["results"]] == ["indexed"]
+
+
+async def test_nothing_is_kept(serve: Make, seen: list[bytes]) -> None:
+    served: Any = await serve(keep_images="none")
+    await served.load({"id": "a", "text": "red", "image": b64(photograph())})
+    assert len(seen) == 1
+    (hit,) = (await served.search("red"))["hits"]
+    assert hit["image_url"] is None
+    answer = await image_of(served, "a")
+    assert answer.status_code == 404
+    assert "RET2_KEEP_IMAGES=none" in answer.json()["detail"]
+
+
+async def test_a_fetched_image_is_kept_as_a_posted_one_is(
+    serve: Make, seen: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: Any = await serve(keep_images="thumbnail", thumbnail_px=64)
+    original = photograph()
+
+    async def fetch(_url: str) -> bytes:
+        return original
+
+    monkeypatch.setattr(served.parts.fetcher, "fetch", fetch)
+    await served.load({"id": "a", "image": {"url": "https://host/a.png"}})
+    assert seen == [original]
+    assert Image.open(io.BytesIO((await image_of(served, "a")).content)).size == (64, 32)
+
+
+async def test_images_in_a_folder_of_choice(serve: Make, tmp_path: Path, make_image: Make) -> None:
+    served: Any = await serve(blobs_url=str(tmp_path / "pictures"))
+    await served.load({"id": "a", "image": b64(make_image("red"))})
+    assert len([path for path in (tmp_path / "pictures").rglob("*") if path.is_file()]) == 1
+    assert not (tmp_path / "blobs").exists()
+    assert (await image_of(served, "a")).content == make_image("red")
+
+
+async def test_images_on_s3(
+    serve: Make,
+    s3: S3Server,
+    bucket: str,
+    make_image: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """By the URL alone, with what the environment says, as a deployment has it."""
+    for name, value in (("ENDPOINT_URL", s3.url), ("ACCESS_KEY_ID", KEY), ("SECRET_ACCESS_KEY", SECRET)):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    served: Any = await serve(blobs_url=f"s3://{bucket}/images", keep_images="thumbnail", thumbnail_px=64)
+    original = photograph()
+    await served.load(
+        {"id": "large", "text": "red", "image": b64(original)}, {"id": "small", "image": b64(make_image("red"))}
+    )
+    answer = await image_of(served, "large")
+    assert Image.open(io.BytesIO(answer.content)).size == (64, 32)
+    assert answer.headers["etag"]
+    assert (await image_of(served, "small")).content == make_image("red")
+    # the two originals, of which a thumbnail replaces one
+    assert len(s3.files().find(f"{bucket}/images")) == 3
+
+    s3.files().rm(f"{bucket}/images", recursive=True)
+    lost = await image_of(served, "large")
+    assert lost.status_code == 404
+    assert SECRET not in caplog.text
+
+
+def test_a_wrong_place_is_refused_as_it_is_built(tmp_path: Path, runtime: Any) -> None:
+    settings = Settings(data_dir=tmp_path, blobs_url="s3://key:hunter2@bucket/images")
+    with pytest.raises(InvalidInput, match="carries credentials") as refused:
+        build(settings, runtime)
+    assert "hunter2" not in refused.value.detail
