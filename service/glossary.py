@@ -69,6 +69,13 @@ WORDS = {
     "instruction": "put before the text of queries that bring none; null for none",
     "created_at": "seconds since 1970, UTC",
     "updated_at": "seconds since 1970, UTC",
+    "generation": "the number of the index behind a collection: another one after each reindex",
+    "alias": "another name of a collection, good wherever its own is",
+    "aliases": "other names of collections",
+    "CollectionOut.aliases": "its other names",
+    "CollectionOut.limit": "hits of searches that name no limit; null for 10",
+    "until": "seconds since 1970, UTC: when the previous generation is dropped; null while there is none",
+    "/aliases/{name}.name": "another name for a collection",
     # jobs
     "job": "the job that does it",
     "jobs": "newest first",
@@ -116,6 +123,14 @@ WORDS = {
 }
 
 SCHEMAS = {
+    "AliasIn": "What a name is to stand for.",
+    "AliasOut": "Another name and the collection that it stands for.",
+    "AliasesOut": "All aliases.",
+    "FieldType": "What values of a metadata field are taken as.",
+    "GenerationOut": "An index behind a collection, and the model that fills it.",
+    "ReindexIn": "Which model to embed a collection's documents with anew.",
+    "ReindexOut": "How far a collection is on its way to another model.",
+    "ReindexingOut": "The job that fills the new generation.",
     "AcceptedOut": "What became of posted documents so far; with `wait=true` of each.",
     "CollectionIn": "Settings of a collection.",
     "CollectionOut": "A collection as it stands.",

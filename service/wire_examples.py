@@ -41,13 +41,21 @@ _REJECTED = {"position": 3, "id": "flag:xx/area", **_ERROR}
 _COLLECTION = {
     "name": "flags",
     "documents": 2,
+    "pending": 0,
+    "failed": 0,
+    "size_bytes": 1048576,
+    "indexes": {"region": "keyword"},
+    "aliases": ["banners"],
+    "limit": None,
     "model": "ret2-atlas",
     "fingerprint": "3f2c9a",
     "dimensions": 256,
     "instruction": None,
     "created_at": 1760000000.0,
     "compatible": True,
+    "generation": 1,
 }
+_GENERATION = {"generation": 1, "model": "ret2-atlas", "fingerprint": "3f2c9a", "dimensions": 256}
 _MODEL = {
     "id": "ret2-atlas",
     "object": "model",
@@ -75,6 +83,7 @@ DOCUMENTS: list[Any] = [
 
 PARAMETERS: dict[str, Any] = {
     "name": "flags",
+    "/aliases/{name}.name": "banners",
     "id": "flag:fr/borders",
     "wait": True,
     "idempotency-key": "load-2025-10-09",
@@ -96,10 +105,22 @@ SCHEMAS: dict[str, list[Any]] = {
     "AcceptedOut": [
         {"job": _JOB, "rejected": [_REJECTED], "results": [{"id": "flag:fr/borders", "status": "indexed"}]}
     ],
-    "CollectionIn": [{"instruction": "Find the passage that answers the question."}],
+    "AliasIn": [{"collection": "flags"}],
+    "AliasOut": [{"alias": "banners", "collection": "flags"}],
+    "AliasesOut": [{"aliases": [{"alias": "banners", "collection": "flags"}]}],
+    "CollectionIn": [
+        {
+            "instruction": "Find the passage that answers the question.",
+            "limit": 20,
+            "indexes": {"region": "keyword", "area_km2": "number"},
+        }
+    ],
     "CollectionOut": [_COLLECTION],
     "CollectionsOut": [{"collections": [_COLLECTION]}],
-    "DeleteIn": [{"ids": ["flag:fr/borders", "flag:ke/currency"]}],
+    "DeleteIn": [
+        {"ids": ["flag:fr/borders", "flag:ke/currency"]},
+        {"filter": {"field": "region", "equals": "Europe"}},
+    ],
     "DeletedOut": [{"job": {**_JOB, "kind": "delete"}}],
     "DocumentIn": DOCUMENTS,
     "DocumentOut": [{key: value for key, value in _HIT.items() if key != "score"} | {"vector": [0.6, 0.8]}],
@@ -132,6 +153,8 @@ SCHEMAS: dict[str, list[Any]] = {
     "ExplanationOut": [_EXPLANATION],
     "FailureOut": [{"position": 7, "id": "flag:xx/area", **_ERROR}],
     "FailuresOut": [{"failures": [{"position": 7, "id": "flag:xx/area", **_ERROR}]}],
+    "FieldType": ["keyword"],
+    "GenerationOut": [_GENERATION],
     "GroupOut": [{"value": "Europe", "hits": [_HIT]}],
     "HitOut": [{**_HIT, "vector": [0.6, 0.8], "explanation": _EXPLANATION}],
     "ImageBase64": [{"base64": _PNG}],
@@ -197,6 +220,18 @@ SCHEMAS: dict[str, list[Any]] = {
         {"document_id": "flag:fr/borders", "positive": [{"text": "rivers"}], "negative": ["flag:ke/currency"]},
     ],
     "ReadyOut": [{"ready": True, "checks": {"encoder": "ok", "store": "ok", "ledger": "ok"}}],
+    "ReindexIn": [{"model": "my-model", "max_failures": 10}],
+    "ReindexOut": [
+        {
+            "collection": "flags",
+            "state": "kept",
+            "serving": {**_GENERATION, "generation": 2, "model": "my-model", "fingerprint": "77be01"},
+            "other": _GENERATION,
+            "until": 1760086400.0,
+            "job": _JOB_ID,
+        }
+    ],
+    "ReindexingOut": [{"job": {**_JOB, "kind": "reindex"}}],
     "RejectedOut": [_REJECTED],
     "ResultOut": [
         {"id": "flag:fr/borders", "status": "indexed"},
