@@ -474,10 +474,18 @@ class JobOut(BaseModel):
     indexed: int
     skipped: int
     failed: int
+    cancelled: int
+    retry_of: str | None
     created_at: float
     updated_at: float
     waiting_on: str | None
     progress: ProgressOut | None = Field(None, description="of an import")
+
+
+class RetriedOut(BaseModel):
+    """The job that tries again."""
+
+    job: JobOut
 
 
 class ImportingOut(BaseModel):
