@@ -187,7 +187,7 @@ class Reindexer:
     async def _moved(self, reindex: Reindex, event: str, **fields: object) -> None:
         log.info(event, collection=reindex.collection, generation=reindex.generation, model=reindex.model, **fields)
         self._on_planned()  # what was paused goes on
-        await self._progress.notify()
+        self._progress.notify()
 
 
 def _too_many(failed: int, limit: int) -> str:

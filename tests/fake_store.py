@@ -147,6 +147,12 @@ class FakePoints:
         rest = [each for each in ids if after is None or point_id(each) >= after]
         return Page(tuple(rest[:limit]), point_id(rest[limit]) if len(rest) > limit else None)
 
+    async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
+        kept = sorted(self._kept()[1].values(), key=lambda each: point_id(each.document_id))
+        rest = [each for each in kept if after is None or point_id(each.document_id) >= after]
+        following = point_id(rest[limit].document_id) if len(rest) > limit else None
+        return [each.image_digest for each in rest[:limit] if each.image_digest is not None], following
+
     def _kept(self) -> tuple[Layout, dict[str, Point]]:
         self._store.check()
         if self._name not in self._store.kept:

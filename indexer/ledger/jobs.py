@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 import sqlalchemy as sa
 
-from indexer.ledger.accepting import OPEN_S, Accepting
+from indexer.ledger.accepting import Accepting, left_open
 from indexer.ledger.rows import as_job, find_job, unpack_outcomes
 from indexer.ledger.schema import batches, failures, jobs, reindexes
 from indexer.ledger.working import Working
-from indexer.records import Failure, Job, JobState, Outcome, Overview
+from indexer.records import Failure, Job, JobKind, JobState, Outcome, Overview
 
 _CANCEL_BATCHES = 50  # of one transaction
 _accepted, _open = jobs.c.seq.is_not(None), jobs.c.finished_at.is_(None)
@@ -72,7 +72,12 @@ class Jobs(Accepting, Working):
                 sa.select(jobs.c.state, sa.func.count()).where(_accepted).group_by(jobs.c.state)
             )
             states = {JobState(state): count for state, count in counted}
-            oldest = connection.execute(sa.select(sa.func.min(jobs.c.created_at)).where(_accepted, _open)).scalar_one()
+            documents = (
+                _accepted,
+                _open,
+                jobs.c.kind != JobKind.REINDEX,
+            )  # that may well take days, and nobody waits for it
+            oldest = connection.execute(sa.select(sa.func.min(jobs.c.created_at)).where(*documents)).scalar_one()
             age_s = 0.0 if oldest is None else max(0.0, self._now(connection) - oldest)
         return Overview({state: states.get(state, 0) for state in JobState}, self.pending_documents(), age_s)
 
@@ -95,14 +100,19 @@ class Jobs(Accepting, Working):
         and jobs finished longer than `retention_s` ago. Whether there is more to do. Any number of processes may do it at once."""
         with self._read() as connection:
             now = self._now(connection)
-            unfinished = sa.select(jobs.c.id).where(jobs.c.cancelling, jobs.c.finished_at.is_(None))
-            stopped = connection.execute(unfinished.limit(10)).scalars().all()
-            old = sa.or_(
-                jobs.c.finished_at < now - retention_s, sa.and_(jobs.c.seq.is_(None), jobs.c.updated_at < now - OPEN_S)
-            )
+            accepted = jobs.c.seq.is_not(None), jobs.c.finished_at.is_(None)
+            stopped = connection.execute(_first(jobs.c.cancelling, *accepted, limit=10)).scalars().all()
             needed = jobs.c.id.in_(sa.select(reindexes.c.job_id))  # its batches keep the previous generation up to date
-            forgotten = connection.execute(sa.select(jobs.c.id).where(old, ~needed).limit(1)).scalar_one_or_none()
+            old = _first(jobs.c.finished_at < now - retention_s, ~needed)
+            forgotten = connection.execute(old).scalar_one_or_none()
+            abandoned = connection.execute(_first(*left_open(now))).scalar_one_or_none()
         more = [self.cancel_some(job_id, _CANCEL_BATCHES) for job_id in stopped]
         if forgotten is not None:
             self._erase_some(forgotten)
-        return any(more) or forgotten is not None
+        if abandoned is not None:
+            self._erase_left(abandoned)
+        return any(more) or forgotten is not None or abandoned is not None
+
+
+def _first(*conditions: sa.ColumnElement[bool], limit: int = 1) -> sa.Select[str]:
+    return sa.select(jobs.c.id).where(*conditions).limit(limit)

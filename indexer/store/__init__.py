@@ -62,6 +62,11 @@ class Points(Protocol):
         """Document ids in the order of their points, which no write changes, from behind the page that said `after`."""
         ...
 
+    async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
+        """Digests of the images of at most `limit` points, in the order of the points, which no write changes; and what to ask for
+        next as `after`, None after the last."""
+        ...
+
 
 class Store(Protocol):
     """The collections of one engine. `close()` flushes; a store is opened once per process."""

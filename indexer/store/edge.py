@@ -145,6 +145,10 @@ class EdgePoints:
         page: Page = await self._call("page", self._name, after, limit, condition)
         return page
 
+    async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
+        page: tuple[list[str], str | None] = await self._call("images", self._name, after, limit)
+        return page
+
 
 class _Child:
     """The process and its pipe. Used by one thread only."""

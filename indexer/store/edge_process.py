@@ -58,6 +58,7 @@ def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
         s.layout,
         s.count,
         s.page,
+        s.images,
         s.size_bytes,
         s.ping,
         s.copy,

@@ -28,7 +28,7 @@ from indexer.store.edge_search import INDEX_KINDS, ranked, to_edge
 from indexer.store.edge_snapshot import copy, unpack
 from indexer.store.edge_snapshot import sync as _sync
 from indexer.store.indexes import missing
-from indexer.store.payload import engine_name, hit_of, path_of, payload_of, point_of, quoted
+from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
 from indexer.store.vectors import DENSE, LATENTS, fits, read, unit, vectors_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 from model.inputs import Float32
@@ -208,6 +208,12 @@ class Shards:
         """What the files take up: Edge's have large holes."""
         self._opened(name)
         return sum(path.lstat().st_blocks * 512 for path in self._path(name).rglob("*"))
+
+    def images(self, name: str, after: str | None, limit: int) -> tuple[list[str], str | None]:
+        """Edge is asked from a point on, that one included: `after` is the first of the next page."""
+        request = qe.ScrollRequest(offset=after, limit=limit, with_payload=["image_digest"], with_vector=False)
+        records, following = self._opened(name).shard.scroll(request)
+        return digests(each.payload for each in records), None if following is None else str(following)
 
     def ping(self) -> None:
         """That an answer comes is the answer."""

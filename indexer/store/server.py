@@ -24,7 +24,7 @@ from indexer.ranking import Criterion, Ranked
 from indexer.records import Hit, Page, Point, point_id
 from indexer.store import Consistency, Layout
 from indexer.store.indexes import missing
-from indexer.store.payload import engine_name, hit_of, path_of, payload_of, point_of, quoted
+from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
 from indexer.store.server_errors import translated
 from indexer.store.server_rank import asked, layout_of, sparse, vector_params
 from indexer.store.server_search import INDEX_KINDS, KINDS, to_server
@@ -291,6 +291,14 @@ class ServerPoints:
             )
         ids = tuple((each.payload or {})["document_id"] for each in records)
         return Page(ids, None if following is None else str(following))
+
+    async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
+        """Qdrant is asked from a point on, that one included: `after` is the first of the next page."""
+        await self._store.known(self._name)
+        parts: dict[str, Any] = {"with_payload": ["image_digest"], "with_vectors": False}
+        with translated("scroll"):
+            records, following = await self._client.scroll(self._engine_name, offset=after, limit=limit, **parts)
+        return digests(each.payload for each in records), None if following is None else str(following)
 
     async def _ranked(self, request: dict[str, Any], parts: dict[str, Any], wanted: int) -> list[q.ScoredPoint]:
         """The best `wanted`, equal scores by document id.
