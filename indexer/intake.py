@@ -126,6 +126,12 @@ class Intake:
             await asyncio.shield(self._ledger.call(self._ledger.abandon_job, job.id))
             raise
 
+    async def retry(self, job_id: str) -> tuple[Job, bool]:
+        """`Ledger.retry_job`, and somebody starts on it."""
+        retried = await self._ledger.call(self._ledger.retry_job, job_id)
+        self._on_accepted()
+        return retried
+
     async def _write(self, job: Job, documents: AsyncIterable[Incoming | Rejected]) -> tuple[Rejected, ...]:
         rejected: list[Rejected] = []
         batch: list[tuple[int, Document]] = []

@@ -44,10 +44,10 @@ class Parts:
     fetcher: ImageFetcher
     catalog: Catalog
     intake: Intake
-    worker: Worker
     progress: Progress
     reindexes: Reindexes
-    reindexer: Reindexer
+    worker: Worker | None = None  # of the roles that index, as the reindexer is
+    reindexer: Reindexer | None = None
     next_encoder: Batcher | HttpEncoder | None = None
     api_keys: KeyFile | None = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)  # this process is on its way out
@@ -60,19 +60,24 @@ class Parts:
     def health(self) -> Health:
         """A next encoder in another process may be away without this one being unready: only its own collections want it."""
         max_age_s = self.settings.ready_max_age_s
+        indexing = {"worker": self.indexing} if self.worker else {}
         return Health(
             alive={
                 "encoder": lambda: self.encoder.alive and (self.next_encoder is None or self.next_encoder.alive),
-                "worker": lambda: self.worker.alive and self.reindexer.alive,
+                **indexing,
             },
             checks={
                 "encoder": lambda: self.encoder.check(max_age_s),
                 "store": self.store.ping,
                 "ledger": lambda: self.in_ledger(self.ledger.pending_documents),
-                "worker": self._worker_runs,
+                **dict.fromkeys(indexing, self._worker_runs),
             },
             draining=self.draining,
         )
+
+    def indexing(self) -> bool:
+        """Whether what indexes here, if anything, is at work."""
+        return all(part is None or part.alive for part in (self.worker, self.reindexer))
 
     async def refresh_metrics(self) -> None:
         """What does not answer keeps its last numbers: metrics are wanted most when something is wrong."""
@@ -82,7 +87,7 @@ class Parts:
             self.metrics.see_model(await self.encoder.info())
 
     async def _worker_runs(self) -> None:
-        if not self.worker.alive:
+        if not self.indexing():
             raise DependencyUnavailable("the worker is not running")
 
     async def in_ledger(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
