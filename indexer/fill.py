@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from indexer.pipeline import CollectionUnavailable, Hold, Pipeline, Result, Work, changed, in_store
-from indexer.records import Batch, Collection, Document, ImageRef, Outcome, Point, Status
+from indexer.records import Batch, Collection, Document, ImageRef, Outcome, Point, Status, unstamped
 from indexer.store import Points
 from model.errors import RetrievalError
 
@@ -93,6 +93,9 @@ class Fill:
 
 
 def _work(place: int, point: Point) -> Work:
+    """With the hash of its original image, of which there may be a thumbnail alone. Where nothing was kept of it the hash is of the
+    text alone, as the embedding will be: posted again with its image it has changed."""
     image = ImageRef(point.image_digest) if point.image_digest else None
     document = Document(point.document_id, point.text, image, point.metadata)
-    return Work(place, document, digest=point.image_digest)
+    content = unstamped(point.content_hash) if point.image_digest else None
+    return Work(place, document, digest=point.image_digest, content=content)

@@ -17,7 +17,7 @@ import numpy as np
 from indexer.blobs import Blobs
 from indexer.catalog import mismatch
 from indexer.encoder import Encoder, Lane
-from indexer.records import Batch, Collection, Document, JobKind, Outcome, Point, Status, content_hash
+from indexer.records import Batch, Collection, Document, JobKind, Outcome, Point, Status, content_hash, stamped
 from indexer.store import Points
 from indexer.thumbnails import Keeper
 from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, NotFound, Overloaded, RetrievalError
@@ -59,6 +59,7 @@ class Work:
     position: int
     document: Document
     digest: str | None = None  # of its image
+    content: str | None = None  # its content hash, where that is known without the original image
     hashed: str = ""
 
 
@@ -213,8 +214,9 @@ async def changed(works: Sequence[Work], points: Points, fingerprint: str, resul
         stored = await points.fetch([work.document.id for work in works]) if works else []
     different = []
     for work, point in zip(works, stored, strict=True):
-        work.hashed = content_hash(work.document.text, work.digest, work.document.metadata, fingerprint)
-        if point is not None and point.content_hash == work.hashed:
+        parts = work.document.text, work.digest, work.document.metadata
+        work.hashed = stamped(work.content or content_hash(*parts), fingerprint)
+        if point is not None and point.content_hash in (work.hashed, content_hash(*parts, fingerprint)):
             result.settle(work, Status.SKIPPED)
         else:
             different.append(work)

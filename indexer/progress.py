@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from indexer.ledger import Ledger
 from indexer.records import Job
@@ -39,7 +39,7 @@ class Progress:
                 return job
             await self._until(changed, left_s)
 
-    async def follow(self, job_id: str, every_s: float) -> AsyncIterator[Job]:
+    async def follow(self, job_id: str, every_s: float) -> AsyncGenerator[Job, None]:
         """The job now and after each change, at most one in `every_s`, the last time as it finished. Raises `NotFound`."""
         seen = None
         while seen is None or not seen.state.finished:

@@ -132,6 +132,7 @@ class JobState(StrEnum):
 class JobKind(StrEnum):
     DOCUMENTS = "documents"
     DELETE = "delete"
+    IMPORT = "import"
     REINDEX = "reindex"  # its documents are ids alone, to be made equal in the other generation
 
 
@@ -139,7 +140,8 @@ class JobKind(StrEnum):
 class Job:
     """accepted = indexed + skipped + failed + cancelled + left. Times are Unix seconds.
 
-    `cancelling`: nothing more of it is begun. `retry_of`: the job whose failures this one tries again.
+    `cancelling`: nothing more of it is begun. `retry_of`: the job whose failures this one tries again. An import is `growing` while
+    it is being planned, and `unread` of the accepted documents stand in its files still.
     """
 
     id: str
@@ -157,6 +159,10 @@ class Job:
     cancelling: bool = False
     finished_at: float | None = None
     retry_of: str | None = None
+    source: Mapping[str, Any] | None = None  # of an import: uri, format, mapping, image_root
+    growing: bool = False
+    unread: int = 0
+    started_at: float | None = None
 
     @property
     def left(self) -> int:
@@ -213,13 +219,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One document that could not be indexed; `position` counts from 0 in what was posted."""
+    """One document that could not be indexed; `position` counts from 0 in what was posted, or in all files of an import."""
 
     job_id: str
     position: int
     document_id: str
     code: str
     detail: str
+    file: str | None = None  # of an import
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +238,7 @@ class Point:
     text: str | None
     image_digest: str | None
     metadata: Metadata
-    content_hash: str  # of text, image and metadata with the model's fingerprint: unchanged means skip
+    content_hash: str  # `stamped`: of text, original image and metadata, and of the model. Unchanged means skip
     shares: Shares | None = None  # what came from text and image; None of what was indexed before they were kept
     latents: Float32 | None = None  # (K, D); read back only when asked for
 
@@ -283,8 +290,19 @@ def content_id(text: str | None, image: str | None, metadata: Metadata) -> str:
 
 
 def content_hash(text: str | None, image: str | None, metadata: Metadata, fingerprint: str = "") -> str:
-    """SHA-256 (hex) over a canonical form. `image` is the blob's digest."""
+    """SHA-256 (hex) over a canonical form. `image` is the blob's digest. With a `fingerprint` it is what points had before 0.2."""
     canonical = json.dumps(
         [text, image, metadata, fingerprint], sort_keys=True, ensure_ascii=False, separators=(",", ":")
     )
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def stamped(content: str, fingerprint: str) -> str:
+    """A content hash with the model that embedded the content."""
+    return f"{content}-{fingerprint[:16]}"
+
+
+def unstamped(stamp: str) -> str | None:
+    """The content hash; None for a point of before 0.2, whose hash has the model mixed into it."""
+    content, dash, _ = stamp.partition("-")
+    return content if dash else None

@@ -27,7 +27,7 @@ class Reindexes:
         """
         collection = await self._catalog.get(name)
         target = await self._target(collection, model)
-        documents = await self._catalog.count(name)
+        documents = await self._catalog.points(collection).count()
         started = await self._ledger.call(
             self._ledger.start_reindex, collection, target, documents=documents, max_failures=max_failures
         )
@@ -36,8 +36,8 @@ class Reindexes:
 
     async def get(self, name: str) -> Reindex:
         """Raises `NotFound` when the collection has one generation only."""
-        await self._catalog.get(name)
-        reindex = await self._ledger.call(self._ledger.reindex, name)
+        collection = await self._catalog.get(name)
+        reindex = await self._ledger.call(self._ledger.reindex, collection.name)
         if reindex is None:
             raise NotFound(f"collection {name!r} has no other generation", field="collection", value=name)
         return reindex

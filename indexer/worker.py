@@ -301,7 +301,7 @@ class Worker:
         reindex = await self._ledger.call(self._ledger.reindex, collection.name)
         if reindex is None or reindex.state is ReindexState.DROPS or reindex.job_id != batch.job_id:
             return Result([Outcome(position, one.id, Status.SKIPPED) for position, one in batch.items])
-        pipeline = await self._pipeline_for(reindex.fingerprint)
+        pipeline = replace(await self._pipeline_for(reindex.fingerprint), keeper=None)  # what was kept stays as it is
         serving, others = (self._store.points(each.points_name) for each in (collection, reindex))
         fill = Fill(pipeline, serving, others, collection.other(reindex), lenient=not reindex.state.before_switch)
         return await fill.run(batch, hold=hold)

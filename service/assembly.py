@@ -22,6 +22,8 @@ from indexer.blobs import Blobs
 from indexer.catalog import Catalog
 from indexer.encoder_client import HttpEncoder
 from indexer.encoders import Encoders
+from indexer.importer import Importer
+from indexer.imports import Imports
 from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.ledger.migrations import NEWEST
@@ -35,7 +37,7 @@ from indexer.store.server import ServerStore
 from indexer.sweeper import Sweeper
 from indexer.thumbnails import Keeper, KeepSettings
 from indexer.watch import watched
-from indexer.worker import Worker
+from indexer.worker import Chore, Worker
 from model.errors import Conflict
 from service.api.app import create_app
 from service.encoder.app import EncoderParts, create_encoder_app
@@ -122,14 +124,17 @@ def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runt
     catalog = Catalog(ledger, store, encoders)
     progress = Progress(ledger, settings.indexer.poll_s)
     keeper = Keeper(blobs, KeepSettings(settings.keep_images, settings.thumbnail_px), settings.limits)
-    chores = [Sweeper(ledger, store, blobs, settings.sweep_every_s)] if settings.sweep_every_s else []
+    imports = Imports(settings.imports)
+    importer = Importer(
+        ledger, blobs, imports, settings.indexer, readers=settings.import_readers, on_read=lambda: worker.poke()
+    )
+    chores: list[Chore] = [importer]
+    if settings.sweep_every_s:
+        chores.append(Sweeper(ledger, store, blobs, settings.sweep_every_s))
     worker = Worker(
         ledger, store, encoders, blobs, fetcher, settings.indexer, progress, keeper=keeper, chores=chores, watch=metrics
     )
     reindexer = Reindexer(ledger, store, settings.indexer, progress, on_planned=worker.poke)
-    works = (
-        settings.role is not ServerRole.API
-    )  # where it does not, they are never started, and poking them does nothing
     return Parts(
         settings=settings,
         metrics=metrics,
@@ -140,10 +145,12 @@ def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runt
         fetcher=fetcher,
         catalog=catalog,
         intake=Intake(ledger, blobs, settings.indexer, on_accepted=worker.poke),
-        worker=worker if works else None,
+        worker=worker,
+        imports=imports,
+        importer=importer,
         progress=progress,
         reindexes=Reindexes(ledger, catalog, encoders, on_ordered=reindexer.poke),
-        reindexer=reindexer if works else None,
+        reindexer=reindexer,
         next_encoder=next_encoder,
         api_keys=api_keys,
     )

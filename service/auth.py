@@ -64,12 +64,16 @@ SCOPES: Mapping[str, frozenset[KeyScope]] = {
     "DELETE /aliases/{name}": ADMIN,
     "POST /collections/{name}/documents": WRITE,
     "POST /collections/{name}/documents/delete": WRITE,
+    "POST /collections/{name}/imports": WRITE,
     "GET /collections/{name}/documents/{id}": SEARCH,
     "DELETE /collections/{name}/documents/{id}": WRITE,
     "GET /collections/{name}/documents/{id}/image": SEARCH,
     "GET /jobs": WRITE | ADMIN,
     "GET /jobs/{id}": WRITE | ADMIN,
     "GET /jobs/{id}/failures": WRITE | ADMIN,
+    "GET /jobs/{id}/events": WRITE | ADMIN,
+    "POST /jobs/{id}/cancel": WRITE | ADMIN,
+    "POST /jobs/{id}/retry": WRITE,
 }
 
 

@@ -25,6 +25,7 @@ from service import demo as demonstration
 from service.benchmark_commands import m2kr, mbeir
 from service.client import DEFAULT_URL, Client, Hit, Loaded
 from service.flags import settings_from, with_settings
+from service.import_commands import import_files
 from service.key_commands import keys_app
 from service.model_commands import eval_app, model_app
 from service.reindex_commands import reindex
@@ -236,16 +237,23 @@ def jobs(
     job_id: Annotated[str | None, typer.Argument(help="one job, with its failures; without: the newest jobs")] = None,
     collection: Annotated[str | None, typer.Option("--collection", "-c")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1)] = 20,
+    cancel: Annotated[bool, typer.Option("--cancel", help="begin nothing more of it")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="a new job of what failed in it")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
-    """List the indexing jobs, or show one with what failed and why."""
+    """List the indexing jobs, or show one with what failed and why; cancel it, or try again what failed."""
     console = Console()
+    if (cancel or retry) and job_id is None:
+        raise InvalidInput("which job? --cancel and --retry are for one: ret2 jobs ID --cancel")
+    if cancel and retry:
+        raise InvalidInput("--cancel and --retry are two things: give one of them")
     with Client(url, api_key=api_key) as client:
         if job_id is None:
             console.print(jobs_table(client.jobs(collection=collection, limit=limit)))
             return
-        job = client.job(job_id)
+        act = client.cancel_job if cancel else client.retry_job if retry else client.job
+        job = act(job_id)
         console.print(jobs_table([job]))
         if job.failed:
             found = [(f"#{one.position} {one.document_id}", one.code, one.detail) for one in client.failures(job_id)]
@@ -295,6 +303,7 @@ def mcp(
             server.run("streamable-http", port=http)
 
 
+app.command("import")(import_files)
 app.command()(reindex)
 app.command()(train)
 app.add_typer(keys_app, name="keys")

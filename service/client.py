@@ -442,6 +442,21 @@ class Client:
         body = _present({"ids": ids, "filter": filter})
         return _job(self._object("POST", _path("collections", collection, "documents", "delete"), body)["job"])
 
+    def import_files(
+        self,
+        collection: str,
+        uri: str,
+        *,
+        format: str | None = None,  # noqa: A002 - the wire's name
+        mapping: Mapping[str, Any] | None = None,
+        image_root: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Has the service read documents from files that it can reach; `load` sends those that only the caller can."""
+        body = _present({"uri": uri, "format": format, "mapping": mapping, "image_root": image_root})
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        return _job(self._object("POST", _path("collections", collection, "imports"), body, headers=headers)["job"])
+
     # --- jobs
 
     def jobs(self, *, collection: str | None = None, limit: int = 50) -> list[Job]:
@@ -453,13 +468,21 @@ class Client:
         body = self._object("GET", _path("jobs", job_id))
         return _job(body.get("job", body))
 
+    def cancel_job(self, job_id: str) -> Job:
+        """What a worker has in hand is finished first: wait for it with `wait_job`."""
+        return _job(self._object("POST", _path("jobs", job_id, "cancel")))
+
+    def retry_job(self, job_id: str) -> Job:
+        """A new job of what failed in this one. Raises `Conflict` when there is nothing to try again."""
+        return _job(self._object("POST", _path("jobs", job_id, "retry"))["job"])
+
     def failures(self, job_id: str, *, page: int = 100) -> Iterator[Failure]:
         """Every document of a job that could not be indexed."""
         offset = 0
         while True:
             params = {"limit": page, "offset": offset}
             found = self._object("GET", _path("jobs", job_id, "failures"), params=params)["failures"]
-            yield from (Failure(job_id, one["position"], one["id"], one["code"], one["detail"]) for one in found)
+            yield from (_build(Failure, {**one, "job_id": job_id, "document_id": one["id"]}) for one in found)
             if len(found) < page:
                 return
             offset += page

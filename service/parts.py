@@ -14,6 +14,8 @@ from indexer.blobs import Blobs
 from indexer.catalog import Catalog
 from indexer.encoder_client import HttpEncoder
 from indexer.encoders import Encoders
+from indexer.importer import Importer
+from indexer.imports import Imports
 from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.progress import Progress
@@ -26,7 +28,7 @@ from service.encoder.batcher import Batcher
 from service.health import Health
 from service.inputs import ImageFetcher
 from service.keys import KeyFile
-from service.settings import Settings
+from service.settings import ServerRole, Settings
 from service.telemetry import Metrics
 
 P = ParamSpec("P")
@@ -44,13 +46,20 @@ class Parts:
     fetcher: ImageFetcher
     catalog: Catalog
     intake: Intake
+    worker: Worker
+    imports: Imports
+    importer: Importer
     progress: Progress
     reindexes: Reindexes
-    worker: Worker | None = None  # of the roles that index, as the reindexer is
-    reindexer: Reindexer | None = None
+    reindexer: Reindexer
     next_encoder: Batcher | HttpEncoder | None = None
     api_keys: KeyFile | None = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)  # this process is on its way out
+
+    @property
+    def indexes(self) -> bool:
+        """Whether worker and reindexer run here. Where they do not, they were never started, and to poke them does nothing."""
+        return self.settings.role is not ServerRole.API
 
     @property
     def encoders(self) -> Encoders:
@@ -60,24 +69,20 @@ class Parts:
     def health(self) -> Health:
         """A next encoder in another process may be away without this one being unready: only its own collections want it."""
         max_age_s = self.settings.ready_max_age_s
-        indexing = {"worker": self.indexing} if self.worker else {}
+        working = {"worker": lambda: self.worker.alive and self.reindexer.alive} if self.indexes else {}
         return Health(
             alive={
                 "encoder": lambda: self.encoder.alive and (self.next_encoder is None or self.next_encoder.alive),
-                **indexing,
+                **working,
             },
             checks={
                 "encoder": lambda: self.encoder.check(max_age_s),
                 "store": self.store.ping,
                 "ledger": lambda: self.in_ledger(self.ledger.pending_documents),
-                **dict.fromkeys(indexing, self._worker_runs),
+                **dict.fromkeys(working, self._worker_runs),
             },
             draining=self.draining,
         )
-
-    def indexing(self) -> bool:
-        """Whether what indexes here, if anything, is at work."""
-        return all(part is None or part.alive for part in (self.worker, self.reindexer))
 
     async def refresh_metrics(self) -> None:
         """What does not answer keeps its last numbers: metrics are wanted most when something is wrong."""
@@ -87,7 +92,7 @@ class Parts:
             self.metrics.see_model(await self.encoder.info())
 
     async def _worker_runs(self) -> None:
-        if not self.indexing():
+        if not self.worker.alive:
             raise DependencyUnavailable("the worker is not running")
 
     async def in_ledger(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from indexer.filters import FieldType
+from indexer.formats.columns import Format
 from model.errors import InvalidInput
 from service.errors import invalid
 
@@ -187,6 +188,13 @@ class RerankIn(Wire):
     oversampling: float = Field(default=4.0, ge=1, le=100)
 
 
+# Tags in angle brackets, as above: a wrong option is named `rerank.oversampling`.
+Rerank = Annotated[
+    Annotated[bool, Tag("<bool>")] | Annotated[RerankIn, Tag("<options>")],
+    Discriminator(lambda value: "<bool>" if isinstance(value, bool) else "<options>"),
+]
+
+
 def _finite(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError("must be a finite number")
@@ -222,7 +230,7 @@ class SearchIn(Wire):
     fusion: Annotated[RrfIn | WeightedIn, Discriminator("method")] | None = Field(
         None, description="how mode hybrid makes one ranking of two; unset: rrf with k 60"
     )
-    rerank: bool | RerankIn = Field(
+    rerank: Rerank = Field(
         False, description="rank the nearest again by late interaction; for models with several latents"
     )
     timeout_s: float | None = Field(
@@ -430,6 +438,33 @@ class DocumentOut(BaseModel):
     vector: list[float] | None = None
 
 
+class ImportIn(Wire):
+    """Files of documents, and which of their fields are what."""
+
+    uri: str = Field(min_length=1, max_length=4096, description="a file, a folder, or a pattern with `*`")
+    format: Format | None = Field(None, description="unset: by the name")
+    mapping: dict[str, Any] | None = Field(
+        None, description='which field is what: {"text": …, "image": …, "id": …, "metadata": [names] or "*"}'
+    )
+    image_root: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="what image paths are relative to; unset: the folder of the file",
+    )
+
+
+class ProgressOut(BaseModel):
+    """How far an import is."""
+
+    uri: str = Field(description="what is imported, without the query of a URL")
+    format: str
+    planned: bool = Field(description="`accepted` is all there is; until then more is being found")
+    unread: int = Field(description="of the accepted documents, those that stand in the files still")
+    documents_per_s: float | None = Field(description="done since it began, on average; null before there is any")
+    remaining_s: float | None = Field(description="at that rate; null while it is not known")
+
+
 class JobOut(BaseModel):
     id: str
     collection: str
@@ -439,9 +474,24 @@ class JobOut(BaseModel):
     indexed: int
     skipped: int
     failed: int
+    cancelled: int
+    retry_of: str | None
     created_at: float
     updated_at: float
     waiting_on: str | None
+    progress: ProgressOut | None = Field(None, description="of an import")
+
+
+class RetriedOut(BaseModel):
+    """The job that tries again."""
+
+    job: JobOut
+
+
+class ImportingOut(BaseModel):
+    """The job that imports."""
+
+    job: JobOut
 
 
 class RejectedOut(BaseModel):
@@ -505,6 +555,7 @@ class FailureOut(BaseModel):
     id: str
     code: str
     detail: str
+    file: str | None = Field(None, description="of an import: the file that the record is in")
 
 
 class FailuresOut(BaseModel):

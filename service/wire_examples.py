@@ -34,10 +34,21 @@ _JOB = {
     "indexed": 1,
     "skipped": 0,
     "failed": 0,
+    "cancelled": 0,
+    "retry_of": None,
     "created_at": 1760000000.0,
     "updated_at": 1760000001.5,
     "waiting_on": None,
 }
+_PROGRESS = {
+    "uri": "s3://pictures/flags.parquet",
+    "format": "parquet",
+    "planned": True,
+    "unread": 120,
+    "documents_per_s": 41.5,
+    "remaining_s": 2.9,
+}
+_IMPORT = {**_JOB, "kind": "import", "progress": _PROGRESS}
 _REJECTED = {"position": 3, "id": "flag:xx/area", **_ERROR}
 _COLLECTION = {
     "name": "flags",
@@ -148,7 +159,7 @@ SCHEMAS: dict[str, list[Any]] = {
     "ErrorOut": [_ERROR],
     "ExampleIn": [{"text": "tricolours", "image": {"base64": _PNG}}],
     "ExplanationOut": [_EXPLANATION],
-    "FailureOut": [{"position": 7, "id": "flag:xx/area", **_ERROR}],
+    "FailureOut": [{"position": 7, "id": "flag:xx/area", **_ERROR, "file": "s3://pictures/flags.parquet"}],
     "FailuresOut": [{"failures": [{"position": 7, "id": "flag:xx/area", **_ERROR}]}],
     "GroupOut": [{"value": "Europe", "hits": [_HIT]}],
     "HitOut": [{**_HIT, "vector": [0.6, 0.8], "explanation": _EXPLANATION}],
@@ -170,7 +181,18 @@ SCHEMAS: dict[str, list[Any]] = {
         }
     ],
     "InputIn": [{"text": "Which countries lie next to this country?", "image": {"base64": _PNG}}],
-    "JobOut": [_JOB],
+    "ImportIn": [
+        {
+            "uri": "s3://pictures/flags.parquet",
+            "format": "parquet",
+            "mapping": {"text": "caption", "image": "picture", "id": "key", "metadata": ["region"]},
+            "image_root": None,
+        }
+    ],
+    "ImportingOut": [{"job": _IMPORT}],
+    "ProgressOut": [_PROGRESS],
+    "RetriedOut": [{"job": {**_JOB, "retry_of": "01JZ8Q4N6Y2A"}}],
+    "JobOut": [_IMPORT],
     "JobState": ["running"],
     "JobsOut": [{"jobs": [_JOB]}],
     "LayerOut": [{"layer": 0, "text": 0.62, "image": 0.38}],

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from indexer import tracing
 from indexer.ledger.database import Database, again_on_deadlock
 from indexer.ledger.rows import Item, as_job, find_job, no_job, pack, unpack
-from indexer.ledger.schema import batches, counters, failures, jobs, pending
+from indexer.ledger.schema import batches, counters, failures, jobs, pending, steps
 from indexer.records import Job, JobKind, JobState
 from model.errors import Conflict, NotFound
 
@@ -98,7 +98,7 @@ class Accepting(Database):
             job, now = find_job(connection, job_id), self._now(connection)
             if (
                 job.retry_of is not None
-                and job.accepted != connection.execute(_to_retry(job.retry_of, count=True)).scalar_one()
+                and job.accepted - job.unread != connection.execute(_to_retry(job.retry_of, count=True)).scalar_one()
             ):
                 raise _Overtaken
             empty = job.accepted == 0
@@ -179,7 +179,7 @@ class Accepting(Database):
     def _erase_some(self, job_id: str) -> bool:
         """One small transaction of deleting a job with all it has; whether there is more of it."""
         with self._write() as connection:
-            for table, some in ((failures, 1_000), (batches, 200)):
+            for table, some in ((failures, 1_000), (batches, 200), (steps, 1_000)):
                 chosen = sa.select(table.c.id).where(table.c.job_id == job_id).limit(some)
                 if connection.execute(sa.delete(table).where(table.c.id.in_(chosen))).rowcount:
                     return True

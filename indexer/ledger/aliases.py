@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from indexer.ledger.database import Database, again_on_deadlock
 from indexer.ledger.rows import as_collection, no_collection
 from indexer.ledger.schema import aliases, collections, failures, jobs
-from indexer.records import Collection, Counts
+from indexer.records import Collection, Counts, JobKind
 from model.errors import Conflict, NotFound
 
 
@@ -58,11 +58,16 @@ class Aliases(Database):
     def counts(self, collection: str) -> Counts:
         done = jobs.c.indexed + jobs.c.skipped + jobs.c.failed + jobs.c.cancelled
         pending = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.accepted - done), 0)).where(
-            jobs.c.collection == collection, jobs.c.finished_at.is_(None), jobs.c.seq.is_not(None)
+            jobs.c.collection == collection,
+            jobs.c.kind != JobKind.REINDEX,  # its documents are in the index
+            jobs.c.finished_at.is_(None),
+            jobs.c.seq.is_not(None),
         )
         # What keeps its content is a document's last accepted write.
         failed = sa.select(sa.func.count(sa.distinct(failures.c.document_id))).where(
-            failures.c.collection == collection, failures.c.item.is_not(None)
+            failures.c.collection == collection,
+            failures.c.item.is_not(None),
+            failures.c.job_id.not_in(sa.select(jobs.c.id).where(jobs.c.kind == JobKind.REINDEX)),
         )
         with self._read() as connection:
             return Counts(int(connection.execute(pending).scalar_one()), int(connection.execute(failed).scalar_one()))

@@ -10,7 +10,7 @@ from indexer.ledger.accepting import Accepting, left_open
 from indexer.ledger.rows import as_job, find_job, unpack_outcomes
 from indexer.ledger.schema import batches, failures, jobs, reindexes
 from indexer.ledger.working import Working
-from indexer.records import Failure, Job, JobState, Outcome, Overview
+from indexer.records import Failure, Job, JobKind, JobState, Outcome, Overview
 
 _CANCEL_BATCHES = 50  # of one transaction
 _accepted, _open = jobs.c.seq.is_not(None), jobs.c.finished_at.is_(None)
@@ -72,7 +72,12 @@ class Jobs(Accepting, Working):
                 sa.select(jobs.c.state, sa.func.count()).where(_accepted).group_by(jobs.c.state)
             )
             states = {JobState(state): count for state, count in counted}
-            oldest = connection.execute(sa.select(sa.func.min(jobs.c.created_at)).where(_accepted, _open)).scalar_one()
+            documents = (
+                _accepted,
+                _open,
+                jobs.c.kind != JobKind.REINDEX,
+            )  # that may well take days, and nobody waits for it
+            oldest = connection.execute(sa.select(sa.func.min(jobs.c.created_at)).where(*documents)).scalar_one()
             age_s = 0.0 if oldest is None else max(0.0, self._now(connection) - oldest)
         return Overview({state: states.get(state, 0) for state in JobState}, self.pending_documents(), age_s)
 

@@ -51,6 +51,10 @@ def as_job(row: sa.Row[Any]) -> Job:
         cancelling=row.cancelling,
         finished_at=row.finished_at,
         retry_of=row.retry_of,
+        source=None if row.source is None else json.loads(row.source),
+        growing=row.growing,
+        unread=row.unread,
+        started_at=row.started_at,
     )
 
 

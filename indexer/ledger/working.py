@@ -223,7 +223,9 @@ def _earlier_write() -> sa.ColumnElement[bool]:
     mine, other = pending.alias(), pending.alias()
     other_batch, other_job = batches.alias(), jobs.alias()
     same = sa.and_(other.c.collection == mine.c.collection, other.c.document_id == mine.c.document_id)
-    earlier_in_job = sa.and_(other_job.c.seq == jobs.c.seq, other.c.batch_id < batches.c.id)
+    accepted = sa.func.coalesce(batches.c.seq, jobs.c.seq)
+    other_accepted = sa.func.coalesce(other_batch.c.seq, other_job.c.seq)
+    earlier_in_job = sa.and_(other_accepted == accepted, other.c.batch_id < batches.c.id)
     return (
         sa.select(sa.literal(1))
         .select_from(
@@ -234,7 +236,7 @@ def _earlier_write() -> sa.ColumnElement[bool]:
         .where(
             mine.c.batch_id == batches.c.id,
             other.c.batch_id != batches.c.id,
-            sa.or_(other_job.c.seq < jobs.c.seq, earlier_in_job),
+            sa.or_(other_accepted < accepted, earlier_in_job),
         )
         .exists()
     )
@@ -382,7 +384,7 @@ def _count(
         return
     job = as_job(row)
     state = JobState.WAITING if waiting_on else JobState.RUNNING
-    ended = job.left == 0 and job.kind is not JobKind.REINDEX  # that ends with the switch
+    ended = job.left == 0 and not job.growing and job.kind is not JobKind.REINDEX  # that ends with the switch
     values: dict[str, object] = {"state": _final(job) if ended else state, "updated_at": now}
     values["waiting_on"] = None if ended or waiting_on is None else plain(waiting_on)
     connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(**values, finished_at=now if ended else None))

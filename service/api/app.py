@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from fastapi import FastAPI
 
 from service import ui
-from service.api import aliases, collections, documents, jobs, reindex, search
+from service.api import aliases, collections, documents, imports, jobs, reindex, search
 from service.app import application
 from service.encoder import routes as encode
 from service.parts import Parts
@@ -20,6 +20,7 @@ _ROUTERS = (
     collections.router,
     aliases.router,
     documents.router,
+    imports.router,
     reindex.router,
     jobs.router,
     ui.router,
@@ -54,9 +55,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         if parts.next_encoder is not None:
             parts.next_encoder.start()
             stack.push_async_callback(parts.next_encoder.stop, parts.settings.grace_s / 4)
-        for part in (parts.worker, parts.reindexer):
-            if part is not None:
-                await part.start()
-                stack.push_async_callback(part.stop)
+        for part in (parts.worker, parts.reindexer) if parts.indexes else ():
+            await part.start()
+            stack.push_async_callback(part.stop)
         yield
         parts.draining.set()

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from indexer.records import JobState, content_hash, content_id, point_id
+from indexer.records import JobState, content_hash, content_id, point_id, stamped, unstamped
 
 
 def test_the_id_of_a_point_never_changes() -> None:
@@ -18,6 +18,14 @@ def test_the_hash_of_a_content_never_changes() -> None:
     canonical = '["é","0a",{"a":[null,true],"b":1},"model"]'
     digest = content_hash("é", "0a", {"b": 1, "a": [None, True]}, "model")
     assert digest == hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def test_a_stamp_says_of_which_content_and_model() -> None:
+    """So that another model's stamp can be made of it when the original image is gone."""
+    content = content_hash("t", "i", {"k": 1})
+    assert unstamped(stamped(content, "fingerprint")) == content
+    assert stamped(content, "fingerprint") != stamped(content, "other")
+    assert unstamped(content_hash("t", "i", {"k": 1}, "model")) is None
 
 
 @pytest.mark.parametrize(

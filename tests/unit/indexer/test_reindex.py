@@ -21,10 +21,11 @@ from indexer.encoders import Encoders
 from indexer.intake import Incoming, Intake
 from indexer.ledger import Ledger
 from indexer.progress import Progress
-from indexer.records import Job, JobState, ReindexState
+from indexer.records import Job, JobState, ReindexState, content_hash
 from indexer.reindex import Reindexes
 from indexer.reindexer import Reindexer
 from indexer.settings import IndexerSettings
+from indexer.thumbnails import Keep, Keeper, KeepSettings
 from indexer.worker import Worker
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 from model.inputs import Embedding, Input, ModelInfo, Role
@@ -184,7 +185,8 @@ class World:
 
     def contents(self, generation: int) -> dict[str, str | None]:
         """What stands in a generation by id; every vector of it must be of its own model."""
-        dimensions, points = self.store.kept[f"c~{generation}" if generation else "c"]
+        layout, points = self.store.kept[f"c~{generation}" if generation else "c"]
+        dimensions = layout.dimensions
         assert {len(each.vector) for each in points.values()} <= {dimensions}
         return {key: each.text for key, each in points.items()}
 
@@ -298,6 +300,42 @@ async def test_images_are_embedded_again_from_the_blobs(make_world: Make) -> Non
     }
     vector = world.new._one(Input(None, b"picture")).vector
     assert after["i"].vector @ vector == pytest.approx(1.0)
+
+
+async def test_from_a_thumbnail_and_posted_again_it_is_unchanged(
+    make_world: Make, make_image: Callable[..., bytes]
+) -> None:
+    """The original is gone, yet its hash is known: what was posted before is not embedded once more."""
+    world = await make_world(documents=0)
+    keeper = Keeper(world.blobs, KeepSettings(Keep.THUMBNAIL, 16))
+    world.workers[0]._pipeline = replace(world.workers[0]._pipeline, keeper=keeper)
+    posted = Incoming(0, id="i", text="t", image=make_image(size=(400, 300)))
+    await world.done(await world.post(posted))
+    kept = world.store.kept["c"][1]["i"].image_digest
+    await world.done((await world.reindexes.start("c"))[0])
+    assert world.store.kept[(await world.catalog.get("c")).points_name][1]["i"].image_digest == kept
+    assert (await world.done(await world.post(posted))).skipped == 1
+
+
+async def test_what_an_earlier_version_wrote_is_unchanged_too(make_world: Make) -> None:
+    """Its hashes had the model mixed in."""
+    world = await make_world(documents=1)
+    (point,) = await world.store.points("c").fetch(["d0"])
+    old = content_hash(point.text, None, point.metadata, "fingerprint-of-old")
+    await world.store.points("c").upsert([replace(point, content_hash=old)])
+    assert (await world.done(await world.post(*numbered(1)))).skipped == 1
+    await world.done((await world.reindexes.start("c"))[0])
+    assert (await world.done(await world.post(*numbered(1)))).skipped == 1
+
+
+async def test_an_alias_means_its_collection(make_world: Make) -> None:
+    world = await make_world(documents=2)
+    await world.catalog.set_alias("also", "c")
+    job, _ = await world.reindexes.start("also")
+    assert job.collection == "c"
+    await world.done(job)
+    assert (await world.reindexes.get("also")).collection == "c"
+    await world.reindexes.roll_back("also")
 
 
 async def test_asked_twice_it_is_the_same_job(make_world: Make) -> None:
