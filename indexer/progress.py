@@ -56,4 +56,5 @@ class Progress:
     async def _until(self, changed: asyncio.Event, limit_s: float) -> None:
         """Until something happened, or a poll is due. Spread, so that many who wait do not ask all at once."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(changed.wait(), min(limit_s, self._poll_s * random.uniform(0.5, 1.0)))
+            async with asyncio.timeout(min(limit_s, self._poll_s * random.uniform(0.5, 1.0))):
+                await changed.wait()

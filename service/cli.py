@@ -24,7 +24,7 @@ from model.errors import Forbidden, InvalidInput, RetrievalError
 from service import demo as demonstration
 from service.benchmark_commands import m2kr, mbeir
 from service.client import DEFAULT_URL, Client, Hit, Loaded
-from service.flags import with_settings
+from service.flags import settings_from, with_settings
 from service.import_commands import import_files
 from service.key_commands import keys_app
 from service.model_commands import eval_app, model_app
@@ -89,10 +89,23 @@ def main(
 @app.command()
 @with_settings
 def serve(settings: Settings) -> None:
-    """Serve HTTP: encoder, index and worker in one process. Every flag is also a variable: --port is RET2_PORT."""
+    """Serve HTTP: encoder, index and worker in one process, or one --role of them. Every flag is also a variable: --port is
+    RET2_PORT."""
     from service.assembly import serve as run  # here, so that the other commands start without torch
 
     run(settings)
+
+
+@app.command()
+def migrate(
+    data_dir: Annotated[Path | None, typer.Option(help="of SQLite, where RET2_DATABASE_URL is unset")] = None,
+) -> None:
+    """Bring the ledger's schema up to date, and exit. Every server does so as it starts; this does it before an upgrade."""
+    from service.assembly import migrate as run
+
+    before, after, where = run(settings_from({} if data_dir is None else {"data_dir": data_dir}))
+    change = f"is at schema {after}" if before == after else f"schema {before or 'none'} -> {after}"
+    typer.echo(f"ledger {where}: {change}")
 
 
 @app.command()

@@ -44,7 +44,7 @@ class Database:
         self._threads = ThreadPoolExecutor(_THREADS[self._engine.dialect.name], thread_name_prefix="ledger")
         try:
             with self._write() as connection:
-                migrate(connection, self.name)
+                self.schema_before = migrate(connection, self.name)
         except BaseException:
             self.close()
             raise

@@ -105,9 +105,11 @@ MIGRATIONS: Mapping[int, Sequence[Step]] = {
 NEWEST = max(MIGRATIONS)
 
 
-def migrate(connection: sa.Connection, where: str) -> None:
-    """Raises `Conflict` for a schema that is newer than this program; nothing is changed then."""
+def migrate(connection: sa.Connection, where: str) -> int:
+    """The version before, 0 where there was no ledger. Raises `Conflict` for a schema that is newer than this program; nothing is
+    changed then."""
     if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # a large table, or waiting for whoever is at it
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     version = _version(connection)
     if version > NEWEST:
@@ -123,6 +125,7 @@ def migrate(connection: sa.Connection, where: str) -> None:
             _step_to(connection, following)
     if version != NEWEST:
         _set_version(connection)
+    return version
 
 
 def _step_to(connection: sa.Connection, version: int) -> None:
