@@ -18,6 +18,7 @@ import uvloop
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
+from indexer.backup import Installation
 from indexer.blobs import Blobs
 from indexer.catalog import Catalog
 from indexer.encoder_client import HttpEncoder
@@ -130,6 +131,14 @@ def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runt
         next_encoder=next_encoder,
         api_keys=api_keys,
     )
+
+
+def stored(settings: Settings) -> Installation:
+    """What outlives a process, by itself."""
+    data_dir = settings.data_dir.expanduser()
+    data_dir.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(f"sqlite:///{data_dir / 'ledger.sqlite'}", exclusive=True)
+    return Installation(ledger, _store(settings), Blobs(settings.blobs))
 
 
 def _store(settings: Settings) -> Store:

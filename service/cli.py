@@ -21,6 +21,7 @@ from indexer import readers
 from indexer.formats.columns import FORMATS
 from model.errors import Forbidden, InvalidInput, RetrievalError
 from service import demo as demonstration
+from service.backup_commands import backup, restore
 from service.benchmark_commands import m2kr, mbeir
 from service.client import DEFAULT_URL, Client, Hit, Loaded
 from service.flags import with_settings
@@ -270,6 +271,8 @@ def mcp(
 
 
 app.command()(reindex)
+app.command()(backup)
+app.command()(restore)
 app.command()(train)
 app.add_typer(keys_app, name="keys")
 app.add_typer(model_app, name="model")
