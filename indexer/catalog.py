@@ -6,15 +6,18 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from indexer.encoder import Encoder
 from indexer.encoders import Encoders
 from indexer.filters import FieldType, check_field
 from indexer.ledger import Ledger
+from indexer.lexical import SIMPLE, check_language
 from indexer.records import Collection, Counts
-from indexer.store import Points, Store
+from indexer.store import Layout, Points, Store
 from model.errors import Conflict, InvalidInput, NotFound
+from model.inputs import ModelInfo
 
 MAX_DECLARED = 64  # fields of one collection; each index takes memory, and time with every write
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -33,14 +36,19 @@ class Catalog:
         instruction: str | None = None,
         limit: int | None = None,
         indexes: Mapping[str, FieldType] | None = None,
+        language: str | None = None,
     ) -> tuple[Collection, bool]:
         """The collection and whether it is new. Raises `Conflict` when it is there with other settings or of another model;
         what is None is not asked about.
+
+        `language` is that of the words of its texts; unset: as it is, in a new collection `simple`.
 
         The store first, and whether or not the ledger knows the name: what a process that died half-way left over, on the
         way in or out, is whole after the next `create`.
         """
         _check_name(name, "collection")
+        if language is not None:
+            check_language(language)
         declared = _checked(indexes or {})
         asked = {"instruction": instruction, "limit": limit, "indexes": declared}
         try:
@@ -48,13 +56,13 @@ class Catalog:
         except NotFound:
             pass
         else:
-            await self._make_points(there.points_name, there.dimensions, there.indexes, known=True)
+            await self._store.create(there.points_name, there.dimensions, there.indexes, language=language)
             return there, False
         info = await self._encoders.first.info()
         wanted = Collection(
             name, info.fingerprint, info.name, info.dimensions, time.time(), instruction, limit=limit, indexes=declared
         )
-        await self._make_points(wanted.points_name, info.dimensions, declared, known=False)
+        await self._make_points(wanted.points_name, info, declared, language or SIMPLE)
         try:
             await self._ledger.call(self._ledger.create_collection, wanted)
         except Conflict:  # another request made it meanwhile
@@ -67,15 +75,16 @@ class Catalog:
         await self.encoder(there)
         return there
 
-    async def _make_points(self, name: str, dimensions: int, indexes: Mapping[str, FieldType], *, known: bool) -> None:
+    async def _make_points(self, name: str, info: ModelInfo, indexes: Mapping[str, FieldType], language: str) -> None:
+        create = partial(
+            self._store.create, name, info.dimensions, indexes, language=language, latents=info.latents > 1
+        )
         try:
-            await self._store.create(name, dimensions, indexes)
+            await create()
         except Conflict:
-            if known:
-                raise
             # Left over from a `create` of another model that died: empty, for nobody could name it.
             await self._store.drop(name)
-            await self._store.create(name, dimensions, indexes)
+            await create()
 
     async def change(self, name: str, settings: Mapping[str, Any]) -> Collection:
         """The collection with these of its `instruction`, `limit` and `indexes` changed; indexes are added to those there are.
@@ -91,12 +100,26 @@ class Catalog:
             return replace(there, **{**settings, "indexes": _checked({**there.indexes, **added})})
 
         there = await self._named(name)
+        settings = dict(settings)
+        if (language := settings.pop("language", None)) is not None:
+            await self._require_language(there, language)
         changed(there)
         # Before the ledger says so: what is declared has its index, also after a crash between the two.
         await self._store.create(there.points_name, there.dimensions, added)
         if (other := await self._ledger.call(self._ledger.reindex, name)) is not None:
             await self._store.create(other.points_name, other.dimensions, added)
         return await self._ledger.call(self._ledger.change_collection, name, changed)
+
+    async def _require_language(self, there: Collection, language: str) -> None:
+        present = (await self.layout(there)).language
+        if language != present:
+            raise Conflict(
+                f"collection {there.name!r} keeps words of {present!r}, not {language!r}. A language stays: fill a new collection "
+                "of the other, and switch an alias to it",
+                field="language",
+                value=language,
+                limit=present,
+            )
 
     async def get(self, name: str) -> Collection:
         """By its name or an alias. Raises `NotFound`."""
@@ -144,6 +167,9 @@ class Catalog:
     def points(self, collection: Collection) -> Points:
         """Those of its present generation."""
         return self._store.points(collection.points_name)
+
+    async def layout(self, collection: Collection) -> Layout:
+        return await self.points(collection).layout()
 
     async def count(self, name: str) -> int:
         return await self.points(await self.get(name)).count()

@@ -11,9 +11,12 @@ from indexer.ledger.working import Settled
 from indexer.records import Batch, Outcome
 
 
-@dataclass(frozen=True)
+@dataclass
 class Claim:
-    """Of one collection and kind, and no two with a document of the same id, as `Ledger.claim` gives them out."""
+    """Of one collection and kind, and no two with a document of the same id, as `Ledger.claim` gives them out.
+
+    Whoever records outcomes of a batch and goes on with the rest of it puts that rest here.
+    """
 
     batches: tuple[Batch, ...]
 

@@ -11,7 +11,10 @@ from http import HTTPStatus
 from typing import Any
 
 import httpx
+import structlog
+from opentelemetry.trace import SpanKind
 
+from indexer import tracing
 from indexer.encoder import Lane
 from model import codec
 from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TooLarge
@@ -108,7 +111,8 @@ class HttpEncoder:
 
     async def _encode(self, inputs: Sequence[Input], role: Role, lane: Lane) -> list[Embedding | RetrievalError]:
         try:
-            response = await self._request("POST", "/encode", codec.pack_call(inputs, role, lane))
+            with tracing.span("call encoder", SpanKind.CLIENT, inputs=len(inputs), lane=lane):
+                response = await self._request("POST", "/encode", codec.pack_call(inputs, role, lane))
         except TooLarge as error:  # this encoder takes less at once than we thought
             if len(inputs) == 1:
                 return [error]
@@ -133,7 +137,7 @@ class HttpEncoder:
                 await asyncio.sleep(self._settings.retry_base_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
             try:
                 response = await self._http.request(
-                    method, path, content=body, headers={"content-type": codec.MEDIA_TYPE} if body else {}
+                    method, path, content=body, headers=_whence() | ({"content-type": codec.MEDIA_TYPE} if body else {})
                 )
             except _RETRIED as error:
                 failed = self._unavailable(type(error).__name__, error)
@@ -162,6 +166,13 @@ class HttpEncoder:
         return error
 
 
+def _whence() -> dict[str, str]:
+    """So that the encoder's logs and spans name the request or the job that it works for."""
+    known = structlog.contextvars.get_contextvars()
+    request_id = known.get("request_id") or (f"job:{known['job']}" if "job" in known else None)
+    return tracing.headers() | ({"x-request-id": request_id[:128]} if request_id else {})
+
+
 def _bearer(key: str) -> Callable[[httpx.Request], httpx.Request]:
     """The key goes before a password in the URL, which httpx would else send in its place."""
 
@@ -186,6 +197,7 @@ def _detail(response: httpx.Response) -> str:
 def _model_info(response: httpx.Response, name: str) -> ModelInfo:
     try:
         model: dict[str, Any] = response.json()["model"]
-        return ModelInfo(**{name: model[name] for name in ModelInfo.__dataclass_fields__})
+        # One of an older version says less, and gives a single vector.
+        return ModelInfo(**{name: model[name] for name in ModelInfo.__dataclass_fields__ if name in model})
     except (ValueError, KeyError, TypeError) as error:
         raise DependencyUnavailable(f"encoder {name} answered what is no encoder's /info") from error

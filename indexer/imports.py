@@ -2,13 +2,10 @@
 
     uri, format, mapping ─► check ─► plan ─► Unit, Unit, … ─► read(unit) ─► (position, Incoming | Rejected), …
 
-How a worker is to use it. A job of kind import keeps uri, format and mapping. `check` is for the request: quick, it refuses wrong
-arguments before there is a job. `plan` reads JSONL, CSV and tar files once from end to end and Parquet footers, so it is a worker's
-first step: it appends the units to the ledger as batches (`Unit.as_json`), in small transactions, adds `count` of each to `accepted`,
-and starts anew when it was interrupted: the same files give the same units. A unit is a batch whose documents are read when it is
-claimed: run `read` in a thread, take some 64 at a time through the pipeline as a posted batch, hold the lease meanwhile. `read` gives
-exactly `count` items whatever is wrong with the file by then, so indexed + skipped + failed = accepted. Reading a unit twice is
-harmless: positions and ids are the same, and what is unchanged is skipped.
+`check` is for the request: quick, it refuses wrong arguments before there is a job. `plan` reads JSONL, CSV and tar files once from end
+to end and Parquet footers, so it is a worker's first step; one that was interrupted is begun again, for the same files give the same
+units. `read` gives exactly `count` items whatever is wrong with the file by then, so indexed + skipped + failed = accepted. Reading a
+unit twice is harmless: positions and ids are the same. The worker's side is `indexer.importer`.
 
 A compressed file (gz, zst) cannot be entered in the middle: it is one unit, and a restart begins it again.
 """
@@ -19,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from indexer.formats import lines, parquet, tar
 from indexer.formats.checks import DocumentBounds, incoming
@@ -31,6 +29,7 @@ from model.errors import InvalidInput, RetrievalError
 
 _MAX_URI_CHARS = 4096
 _SAMPLE = 1000  # records in which each field of a mapping must be met, else it is taken for a slip of the pen
+_BY_NAME: tuple[Format, ...] = ("jsonl", "csv", "parquet", "webdataset")
 _METADATA = "metadata"  # metadata.csv or .jsonl beside the images, as Hugging Face's `imagefolder` has it
 
 
@@ -107,25 +106,42 @@ class Imports:
         copies = None if settings.copies is None else Copies(settings.copies)
         self._places = places or Places(settings.roots, copies=copies, timeout_s=settings.timeout_s)
 
-    def check(self, uri: str, format: str, mapping: Mapping[str, Any] | None = None) -> None:  # noqa: A002 - the wire's name
+    def check(
+        self,
+        uri: str,
+        format: str,  # noqa: A002 - the wire's name
+        mapping: Mapping[str, Any] | None = None,
+        image_root: str | None = None,
+    ) -> None:
         """What can be said at once. Raises `InvalidInput`, `Forbidden`, `NotFound`, `DependencyUnavailable`."""
         columns = self._checked(uri, format, mapping)
-        if not is_web(uri):
+        if is_web(uri):
+            self._places.allow(uri)
+        else:
             self._files(uri, cast("Format", format))
-        if columns is not None and columns.image_root is not None:
-            self._places.beside(columns.image_root)
+        root = image_root or (columns.image_root if columns is not None else None)
+        if root is not None:
+            self._places.beside(root)
 
-    def plan(self, uri: str, format: str, mapping: Mapping[str, Any] | None = None) -> Iterator[Unit]:  # noqa: A002
+    def plan(
+        self,
+        uri: str,
+        format: str,  # noqa: A002
+        mapping: Mapping[str, Any] | None = None,
+        image_root: str | None = None,
+    ) -> Iterator[Unit]:
         """Units in the order of the files and of their records, found one at a time.
 
         Raises as `check` does, and `InvalidInput` for a file that cannot be read at all or lacks a field that the mapping names.
         """
         columns = self._checked(uri, format, mapping)
         kind = cast("Format", format)
+        if is_web(uri):
+            self._places.refresh(uri)
         first = 0
         for file in self._files(uri, kind):
             version = self._places.version(file)
-            root = columns.image_root if columns and columns.image_root else self._image_root(file, kind)
+            root = image_root or (columns.image_root if columns else None) or self._image_root(file, kind)
             with self._places.open(file) as opened:
                 self._check_fields(opened, kind, columns)
             with self._places.open(file) as opened:
@@ -161,6 +177,8 @@ class Imports:
             yield missing, Rejected(missing, None, reason.code, reason.detail)
 
     def _items(self, unit: Unit) -> Iterator[Incoming | Rejected]:
+        if self._places.version(unit.uri) != unit.version and is_web(unit.uri):
+            self._places.refresh(unit.uri)  # this machine's copy may be of another import
         if self._places.version(unit.uri) != unit.version:
             raise InvalidInput(
                 f"{Path(unit.uri).name} has changed since this import was planned; import it again", field="uri"
@@ -261,6 +279,19 @@ def kind_of(format: Format, uri: str) -> _Kind:  # noqa: A002
     if format in ("m2kr", "mbeir"):
         return _PARQUET if uri.lower().endswith(_PARQUET.suffixes) else _PUBLISHED
     return _KINDS[format]
+
+
+def format_of(uri: str) -> str:
+    """By the name. Raises `InvalidInput` where that does not say, as of a folder."""
+    path = (urlsplit(uri).path if "://" in uri else uri).lower()
+    found = next((kind for kind in _BY_NAME if path.endswith(tuple(suffixes_of(kind)))), None)
+    if found is None:
+        raise InvalidInput(
+            f"the name of {path.rpartition('/')[2][:100] or 'the uri'!r} does not say its format; give format, one of {', '.join(FORMATS)}",
+            field="format",
+            limit=list(FORMATS),
+        )
+    return found
 
 
 def suffixes_of(format: Format) -> Sequence[str]:  # noqa: A002

@@ -146,10 +146,7 @@ class Intake:
         return tuple(rejected)
 
     async def _document(self, item: Incoming) -> Document:
-        digest = await self._blobs.put(item.image) if item.image is not None else None
-        image = ImageRef(digest, item.image_url) if digest or item.image_url else None
-        key = item.id or content_id(item.text, digest or item.image_url, item.metadata)
-        return Document(key, item.text, image, item.metadata)
+        return await document_of(self._blobs, item)
 
     async def _commit(self, job: Job) -> Job:
         committed = await self._ledger.call(self._ledger.commit_job, job.id)
@@ -160,3 +157,11 @@ class Intake:
 async def _each(batches: Iterable[Sequence[str]]) -> AsyncIterator[Sequence[str]]:
     for batch in batches:
         yield batch
+
+
+async def document_of(blobs: Blobs, item: Incoming) -> Document:
+    """With its image stored."""
+    digest = await blobs.put(item.image) if item.image is not None else None
+    image = ImageRef(digest, item.image_url) if digest or item.image_url else None
+    key = item.id or content_id(item.text, digest or item.image_url, item.metadata)
+    return Document(key, item.text, image, item.metadata)

@@ -264,6 +264,7 @@ def _point(work: Work, embedding: Embedding) -> Point:
         metadata=document.metadata,
         content_hash=work.hashed,
         shares=embedding.shares,
+        latents=embedding.latents,
     )
 
 

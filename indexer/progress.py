@@ -21,39 +21,39 @@ class Progress:
 
     def __init__(self, ledger: Ledger, poll_s: float) -> None:
         self._ledger, self._poll_s = ledger, poll_s
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()  # of what happens from now on; whoever waits took it before it looked
 
-    async def notify(self) -> None:
+    def notify(self) -> None:
         """A worker of this process has done something."""
-        async with self._changed:
-            self._changed.notify_all()
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def wait(self, job_id: str, timeout_s: float) -> Job:
         """The job when it is finished, or as it is after `timeout_s`. Raises `NotFound`."""
         deadline = time.monotonic() + timeout_s
         while True:
-            async with self._changed:
-                job = await self._ledger.call(self._ledger.job, job_id)
-                left = deadline - time.monotonic()
-                if job.state.finished or left <= 0:
-                    return job
-                await self._change(left)
+            changed = self._changed
+            job = await self._ledger.call(self._ledger.job, job_id)
+            left_s = deadline - time.monotonic()
+            if job.state.finished or left_s <= 0:
+                return job
+            await self._until(changed, left_s)
 
     async def follow(self, job_id: str, every_s: float) -> AsyncIterator[Job]:
         """The job now and after each change, at most one in `every_s`, the last time as it finished. Raises `NotFound`."""
         seen = None
         while seen is None or not seen.state.finished:
-            async with self._changed:
-                job = await self._ledger.call(self._ledger.job, job_id)
-                if job == seen:
-                    await self._change(self._poll_s)
-                    continue
+            changed = self._changed
+            job = await self._ledger.call(self._ledger.job, job_id)
+            if job == seen:
+                await self._until(changed, self._poll_s)
+                continue
             seen = job
             yield job
             if not job.state.finished:
                 await asyncio.sleep(every_s)
 
-    async def _change(self, limit_s: float) -> None:
-        """Until somebody says so, or a poll is due. Spread, so that many who wait do not ask all at once."""
+    async def _until(self, changed: asyncio.Event, limit_s: float) -> None:
+        """Until something happened, or a poll is due. Spread, so that many who wait do not ask all at once."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), min(limit_s, self._poll_s * random.uniform(0.5, 1.0)))
+            await asyncio.wait_for(changed.wait(), min(limit_s, self._poll_s * random.uniform(0.5, 1.0)))

@@ -132,6 +132,7 @@ class JobState(StrEnum):
 class JobKind(StrEnum):
     DOCUMENTS = "documents"
     DELETE = "delete"
+    IMPORT = "import"
     REINDEX = "reindex"  # its documents are ids alone, to be made equal in the other generation
 
 
@@ -139,7 +140,8 @@ class JobKind(StrEnum):
 class Job:
     """accepted = indexed + skipped + failed + cancelled + left. Times are Unix seconds.
 
-    `cancelling`: nothing more of it is begun. `retry_of`: the job whose failures this one tries again.
+    `cancelling`: nothing more of it is begun. `retry_of`: the job whose failures this one tries again. An import is `growing` while
+    it is being planned, and `unread` of the accepted documents stand in its files still.
     """
 
     id: str
@@ -157,6 +159,10 @@ class Job:
     cancelling: bool = False
     finished_at: float | None = None
     retry_of: str | None = None
+    source: Mapping[str, Any] | None = None  # of an import: uri, format, mapping, image_root
+    growing: bool = False
+    unread: int = 0
+    started_at: float | None = None
 
     @property
     def left(self) -> int:
@@ -208,17 +214,19 @@ class Batch:
     lease: str
     crashes: int = 0
     suspect: int | None = None
+    trace: str | None = None  # of the request that brought its job
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One document that could not be indexed; `position` counts from 0 in what was posted."""
+    """One document that could not be indexed; `position` counts from 0 in what was posted, or in all files of an import."""
 
     job_id: str
     position: int
     document_id: str
     code: str
     detail: str
+    file: str | None = None  # of an import
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +240,15 @@ class Point:
     metadata: Metadata
     content_hash: str  # `stamped`: of text, original image and metadata, and of the model. Unchanged means skip
     shares: Shares | None = None  # what came from text and image; None of what was indexed before they were kept
+    latents: Float32 | None = None  # (K, D); read back only when asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Lexical:
+    """What the words of the query did for a hit: its BM25 score, and what that made of the hit's score (1: all of it)."""
+
+    score: float
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +261,8 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One search result; `score` is the cosine of query and document embedding. `vector` only when asked for."""
+    """One search result; `score` is the cosine of query and document embedding unless the search had another mode. `vector` only when
+    asked for."""
 
     document_id: str
     score: float
@@ -253,6 +271,7 @@ class Hit:
     metadata: Metadata
     vector: Float32 | None = None
     shares: Shares | None = None
+    lexical: Lexical | None = None
 
 
 def points_name(collection: str, generation: int) -> str:

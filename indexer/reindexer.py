@@ -125,7 +125,8 @@ class Reindexer:
 
     async def _make(self, reindex: Reindex) -> None:
         serving = await self._ledger.call(self._ledger.collection, reindex.collection)
-        await self._store.create(reindex.points_name, reindex.dimensions, serving.indexes)
+        layout = await self._store.points(serving.points_name).layout()
+        await self._store.create(reindex.points_name, reindex.dimensions, serving.indexes, language=layout.language)
         if await self._ledger.call(self._ledger.reindex, reindex.collection) is None:
             await self._store.drop(reindex.points_name)  # the collection was dropped while we did that
 
@@ -186,7 +187,7 @@ class Reindexer:
     async def _moved(self, reindex: Reindex, event: str, **fields: object) -> None:
         log.info(event, collection=reindex.collection, generation=reindex.generation, model=reindex.model, **fields)
         self._on_planned()  # what was paused goes on
-        await self._progress.notify()
+        self._progress.notify()
 
 
 def _too_many(failed: int, limit: int) -> str:

@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
+from opentelemetry.trace import SpanKind
+
+from indexer import tracing
 from indexer.store import Store
 from model.errors import DependencyUnavailable
 
@@ -59,7 +62,8 @@ class _Watched:
         async def call(*args: Any, **kwargs: Any) -> Any:
             began, failed = time.perf_counter(), False
             try:
-                return await member(*args, **kwargs)
+                with tracing.span(f"store {name}", SpanKind.CLIENT):
+                    return await member(*args, **kwargs)
             except DependencyUnavailable:
                 failed = True
                 raise

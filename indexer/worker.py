@@ -17,10 +17,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
+from opentelemetry.trace import SpanKind
 
+from indexer import tracing
 from indexer.blobs import Blobs
 from indexer.claim import Claim
 from indexer.encoder import Encoder
@@ -48,12 +50,19 @@ from model.errors import DependencyUnavailable, RetrievalError
 
 log = structlog.get_logger(__name__)
 _STOP_S = 5.0  # the rest of `grace_s` is for requests before and the batcher after
+_NAMED_JOBS = 3  # in each line of the log; a claim of small batches may have many
 _TIDY_S = 60.0  # between two looks for what can be deleted; a step is a few small transactions
 _TIDY_STEP_S = 0.05  # between two steps: tidying must not be what the database is busy with
 
 
 class LeaseLost(Exception):
     """The batch is another worker's by now, or gone with its collection."""
+
+
+class Chore(Protocol):
+    """What a worker does besides; it goes on until it is cancelled, and gives back within moments what it has in hand then."""
+
+    async def run(self) -> None: ...
 
 
 class Worker:
@@ -75,6 +84,7 @@ class Worker:
         progress: Progress,
         *,
         keeper: Keeper | None = None,
+        chores: Sequence[Chore] = (),
         rng: random.Random | None = None,
         watch: Watch = NOBODY,
     ) -> None:
@@ -88,6 +98,8 @@ class Worker:
         self._in_flight = 0
         self._suspicious = False  # what is in flight may kill the process: nothing is to be blamed along with it
         self._loops: list[asyncio.Task[None]] = []
+        self._chores = chores
+        self._doing: list[asyncio.Task[None]] = []
         self._stopping = False
         self._waits = 0  # in a row, of any batch, on what every batch needs
         self._paused_until = 0.0
@@ -101,13 +113,17 @@ class Worker:
             for number in range(self._settings.concurrency)
         ]
         self._loops.append(asyncio.create_task(self._tidy(), name="worker-tidy"))
-        for task in self._loops:
+        self._doing = [asyncio.create_task(chore.run(), name=type(chore).__name__) for chore in self._chores]
+        for task in (*self._loops, *self._doing):
             task.add_done_callback(_report_death)
 
     async def stop(self, timeout_s: float = _STOP_S) -> None:
         """Batches in flight are finished, or after `timeout_s` given back."""
         self._stopping = True
         self.poke()
+        for chore in self._doing:
+            chore.cancel()
+        await asyncio.gather(*self._doing, return_exceptions=True)
         if self._loops:
             *working, tidying = self._loops
             tidying.cancel()
@@ -120,7 +136,8 @@ class Worker:
     @property
     def alive(self) -> bool:
         """False once a loop has ended by itself: nothing it claimed would be worked on any more."""
-        return bool(self._loops) and (self._stopping or not any(task.done() for task in self._loops))
+        tasks = (*self._loops, *self._doing)
+        return bool(self._loops) and (self._stopping or not any(task.done() for task in tasks))
 
     def poke(self) -> None:
         """There may be work."""
@@ -139,7 +156,7 @@ class Worker:
                 self._pause(error)
                 continue
             if claim is not None:
-                await self._work(claim)
+                await self._told(claim)
             else:
                 await self._sleep(await self._until_due())
 
@@ -163,12 +180,30 @@ class Worker:
             self._suspicious = any(batch.crashes for batch in batches)
             return Claim(tuple(batches))
 
+    async def _told(self, claim: Claim) -> None:
+        """The work, with the job in every line of the log, and in the trace of the request that brought the first of its batches."""
+        first, *others = claim.batches
+        jobs = list(dict.fromkeys(batch.job_id for batch in claim.batches))
+        about: dict[str, str | int] = {
+            "collection": first.collection,
+            "job": first.job_id,
+            "documents": len(claim.whole.items),
+        }
+        links = {batch.trace for batch in others if batch.trace and batch.trace != first.trace}
+        with (
+            structlog.contextvars.bound_contextvars(job=",".join(jobs[:_NAMED_JOBS])),
+            tracing.span(
+                "index", SpanKind.CONSUMER, parent=tracing.context_of(first.trace), links=sorted(links), **about
+            ),
+        ):
+            await self._work(claim)
+
     async def _work(self, claim: Claim) -> None:
         """From claim to outcome; whatever raises, each batch is either settled or given back."""
         beat = asyncio.create_task(self._heartbeat(claim))
         try:
             if claim.batches[0].crashes >= min(SOLO_AFTER, self._settings.max_attempts):
-                await self._solo(claim.batches[0])
+                await self._solo(claim)
             else:
                 await self._finish(claim, await self._attempt(claim))
             self._waits = 0
@@ -190,7 +225,7 @@ class Worker:
             self._in_flight -= 1
             self._suspicious = False
         self.poke()  # what waited for this batch's documents may be due
-        await self._progress.notify()
+        self._progress.notify()
 
     async def _attempt(self, claim: Claim) -> Result:
         batch = claim.whole
@@ -208,9 +243,10 @@ class Worker:
             whole.waiting = whole.waiting or result.waiting
         return whole
 
-    async def _solo(self, batch: Batch) -> None:
+    async def _solo(self, claim: Claim) -> None:
         """A batch with which workers died: each document is written down before it is tried and recorded after, so that the one
         that kills is known, and is a failure once it has done so `max_attempts` times."""
+        (batch,) = claim.batches
         last = batch.attempts + 1 >= self._settings.max_attempts
         waiting: RetrievalError | None = None
         for item in batch.items:
@@ -218,13 +254,14 @@ class Worker:
             if batch.suspect == item[0] and batch.crashes >= self._settings.max_attempts:
                 result = _failed(one, "worker_died", f"the worker died {batch.crashes} times while indexing it")
             elif await self._ledger.call(self._ledger.suspect, batch, item[0]):
-                result = await self._one(Claim((batch,)), one, last_attempt=last)
+                result = await self._one(claim, one, last_attempt=last)
             else:
                 raise LeaseLost
             waiting = waiting or result.waiting
             if result.outcomes:
                 await self._settle([(batch, result.outcomes)], keep=True)
                 batch = replace(batch, items=tuple(each for each in batch.items if each != item))
+                claim.batches = (batch,)
         if batch.items:
             pause = delay_s(batch.attempts, self._settings, self._rng)
             await self._settle([(batch, [])], retry_after_s=pause, waiting_on=waiting.detail[:300] if waiting else None)

@@ -21,6 +21,7 @@ from service.probes import Process
 from service.quotas import KeyQuotas
 from service.schemas import Problem
 from service.telemetry import RequestLog
+from service.tracing import Traces
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -55,6 +56,7 @@ def application(
         middleware=[
             Middleware(SecurityHeaders),
             Middleware(OpenAiErrors),
+            Middleware(Traces),
             Middleware(RequestLog, metrics=process.metrics),
             *_cors(settings.cors_origins),
             Middleware(EncodedPaths),

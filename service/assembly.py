@@ -23,6 +23,8 @@ from indexer.blobs import Blobs
 from indexer.catalog import Catalog
 from indexer.encoder_client import HttpEncoder
 from indexer.encoders import Encoders
+from indexer.importer import Importer
+from indexer.imports import Imports
 from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.progress import Progress
@@ -32,9 +34,10 @@ from indexer.sources import Fetcher
 from indexer.store import Store
 from indexer.store.edge import EdgeStore
 from indexer.store.server import ServerStore
+from indexer.sweeper import Sweeper
 from indexer.thumbnails import Keeper, KeepSettings
 from indexer.watch import watched
-from indexer.worker import Worker
+from indexer.worker import Chore, Worker
 from model.errors import Conflict
 from service.api.app import create_app
 from service.encoder.app import EncoderParts, create_encoder_app
@@ -45,6 +48,7 @@ from service.logs import configure_logs
 from service.parts import Parts
 from service.settings import ServerRole, Settings
 from service.telemetry import Metrics
+from service.tracing import start_traces
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -58,6 +62,7 @@ _WATCH_S = 0.5  # how soon a dead model thread or worker is noticed
 def serve(settings: Settings) -> None:
     """Runs until SIGTERM or Ctrl-C, then drains. Exit status 1 when something inside died, so that a supervisor restarts it."""
     configure_logs(settings.log_level)
+    start_traces(settings.role)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _leave)
     if settings.role is ServerRole.ENCODER:
@@ -111,8 +116,17 @@ def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runt
     fetcher = Fetcher(settings.fetch)
     catalog = Catalog(ledger, store, encoders)
     progress = Progress(ledger, settings.indexer.poll_s)
-    keeper = _keeper(settings, blobs)
-    worker = Worker(ledger, store, encoders, blobs, fetcher, settings.indexer, progress, keeper=keeper, watch=metrics)
+    keeper = Keeper(blobs, KeepSettings(settings.keep_images, settings.thumbnail_px), settings.limits)
+    imports = Imports(settings.imports)
+    importer = Importer(
+        ledger, blobs, imports, settings.indexer, readers=settings.import_readers, on_read=lambda: worker.poke()
+    )
+    chores: list[Chore] = [importer]
+    if settings.sweep_every_s:
+        chores.append(Sweeper(ledger, store, blobs, settings.sweep_every_s))
+    worker = Worker(
+        ledger, store, encoders, blobs, fetcher, settings.indexer, progress, keeper=keeper, chores=chores, watch=metrics
+    )
     reindexer = Reindexer(ledger, store, settings.indexer, progress, on_planned=worker.poke)
     return Parts(
         settings=settings,
@@ -125,6 +139,8 @@ def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runt
         catalog=catalog,
         intake=Intake(ledger, blobs, settings.indexer, on_accepted=worker.poke),
         worker=worker,
+        imports=imports,
+        importer=importer,
         progress=progress,
         reindexes=Reindexes(ledger, catalog, encoders, on_ordered=reindexer.poke),
         reindexer=reindexer,
@@ -146,10 +162,6 @@ def _store(settings: Settings) -> Store:
     if settings.qdrant_url is None:
         return EdgeStore(settings.data_dir.expanduser() / "index")
     return ServerStore(settings.qdrant(settings.qdrant_url))
-
-
-def _keeper(settings: Settings, blobs: Blobs) -> Keeper:
-    return Keeper(blobs, KeepSettings(settings.keep_images, settings.thumbnail_px), settings.limits)
 
 
 def _api_keys(settings: Settings) -> KeyFile | None:

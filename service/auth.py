@@ -64,6 +64,7 @@ SCOPES: Mapping[str, frozenset[KeyScope]] = {
     "DELETE /aliases/{name}": ADMIN,
     "POST /collections/{name}/documents": WRITE,
     "POST /collections/{name}/documents/delete": WRITE,
+    "POST /collections/{name}/imports": WRITE,
     "GET /collections/{name}/documents/{id}": SEARCH,
     "DELETE /collections/{name}/documents/{id}": WRITE,
     "GET /collections/{name}/documents/{id}/image": SEARCH,

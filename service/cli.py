@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,7 @@ from service.backup_commands import backup, restore
 from service.benchmark_commands import m2kr, mbeir
 from service.client import DEFAULT_URL, Client, Hit, Loaded
 from service.flags import with_settings
+from service.import_commands import import_files
 from service.key_commands import keys_app
 from service.model_commands import eval_app, model_app
 from service.reindex_commands import reindex
@@ -45,6 +47,12 @@ _LOAD_PATIENCE_S = 600.0  # a load outlives a restart of the service and waits w
 Url = Annotated[str, typer.Option(envvar="RET2_URL", help="address of the service")]
 ApiKey = Annotated[str | None, typer.Option(envvar="RET2_API_KEY", help="better given as variable than as flag")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+
+
+class SearchMode(StrEnum):
+    FUSED = "fused"
+    LEXICAL = "lexical"
+    HYBRID = "hybrid"
 
 
 class _OneLineErrors(TyperGroup):
@@ -99,6 +107,10 @@ def search(
     filter: Annotated[  # noqa: A002 - the flag's name
         str | None, typer.Option(help='condition on metadata: {"field": "region", "equals": "Europe"}')
     ] = None,
+    mode: Annotated[
+        SearchMode | None, typer.Option(help="by embedding, by words, or both; unset: as the collection has it")
+    ] = None,
+    rerank: Annotated[bool, typer.Option("--rerank", help="rank the nearest again by all their latents")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="say what came from text and what from the image")] = False,
     like: Annotated[list[str] | None, typer.Option(help="id of a document to find more like; may be repeated")] = None,
     unlike: Annotated[
@@ -128,6 +140,8 @@ def search(
             image if remote or image is None else Path(image),
             limit=limit,
             filter=_json_object(filter, "--filter"),
+            mode=mode and mode.value,
+            rerank=rerank,
             explain=explain,
             positive=like or (),
             negative=[*(unlike or ()), *({"text": text} for text in avoid or ())],
@@ -270,6 +284,7 @@ def mcp(
             server.run("streamable-http", port=http)
 
 
+app.command("import")(import_files)
 app.command()(reindex)
 app.command()(backup)
 app.command()(restore)

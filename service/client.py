@@ -64,6 +64,9 @@ class Search:
     score_threshold: float | None = None
     with_vector: bool = False
     explain: bool = False
+    mode: str | None = None
+    fusion: Mapping[str, Any] | None = None
+    rerank: bool | Mapping[str, Any] = False
     positive: Sequence[Example] = ()
     negative: Sequence[Example] = ()
     cursor: str | None = None
@@ -92,6 +95,9 @@ class Search:
             "score_threshold": self.score_threshold,
             "with_vector": self.with_vector or None,
             "explain": self.explain or None,
+            "mode": self.mode,
+            "fusion": self.fusion,
+            "rerank": self.rerank or None,
             "cursor": self.cursor,
             "group_by": self.group_by,
             "group_size": self.group_size,
@@ -172,6 +178,8 @@ class Collection:
     limit: int | None = None
     indexes: Mapping[str, str] = field(default_factory=dict)
     aliases: Sequence[str] = ()
+    language: str | None = None
+    latents: bool = False
     generation: int = 0
 
 
@@ -434,6 +442,21 @@ class Client:
         body = _present({"ids": ids, "filter": filter})
         return _job(self._object("POST", _path("collections", collection, "documents", "delete"), body)["job"])
 
+    def import_files(
+        self,
+        collection: str,
+        uri: str,
+        *,
+        format: str | None = None,  # noqa: A002 - the wire's name
+        mapping: Mapping[str, Any] | None = None,
+        image_root: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Has the service read documents from files that it can reach; `load` sends those that only the caller can."""
+        body = _present({"uri": uri, "format": format, "mapping": mapping, "image_root": image_root})
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        return _job(self._object("POST", _path("collections", collection, "imports"), body, headers=headers)["job"])
+
     # --- jobs
 
     def jobs(self, *, collection: str | None = None, limit: int = 50) -> list[Job]:
@@ -451,7 +474,7 @@ class Client:
         while True:
             params = {"limit": page, "offset": offset}
             found = self._object("GET", _path("jobs", job_id, "failures"), params=params)["failures"]
-            yield from (Failure(job_id, one["position"], one["id"], one["code"], one["detail"]) for one in found)
+            yield from (_build(Failure, {**one, "job_id": job_id, "document_id": one["id"]}) for one in found)
             if len(found) < page:
                 return
             offset += page

@@ -69,6 +69,15 @@ WORDS = {
     "instruction": "put before the text of queries that bring none; null for none",
     "created_at": "seconds since 1970, UTC",
     "updated_at": "seconds since 1970, UTC",
+    "alias": "another name of a collection, which can be switched to another one at once",
+    "aliases": "other names, which can be switched to another collection at once",
+    "generation": "another number after each reindex",
+    "until": "seconds since 1970, UTC: when the other generation is dropped; null while that is open",
+    "RrfIn.method": "reciprocal rank fusion",
+    "RrfIn.k": "the larger, the less the first places count",
+    "WeightedIn.method": "a weighted sum of scores",
+    "WeightedIn.weight": "of the words, 0 to 1",
+    "oversampling": "candidates for each hit that is asked for",
     # jobs
     "job": "the job that does it",
     "jobs": "newest first",
@@ -116,6 +125,13 @@ WORDS = {
 }
 
 SCHEMAS = {
+    "AliasIn": "Which collection an alias is for.",
+    "AliasOut": "Another name of a collection.",
+    "AliasesOut": "All aliases.",
+    "GenerationOut": "The points of a collection that one model made.",
+    "ReindexIn": "With which model to reindex.",
+    "ReindexOut": "The two generations of a collection while it is reindexed and for a while after.",
+    "ReindexingOut": "The job that reindexes.",
     "AcceptedOut": "What became of posted documents so far; with `wait=true` of each.",
     "CollectionIn": "Settings of a collection.",
     "CollectionOut": "A collection as it stands.",

@@ -9,6 +9,8 @@ from typing import Any
 
 import structlog
 
+from service.tracing import add_trace
+
 _OURS = ("service", "indexer", "model", "audit", "uvicorn")
 
 
@@ -16,6 +18,7 @@ def configure_logs(level: str) -> None:
     """One JSON object a line on standard error, from structlog and from the standard library alike."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        add_trace,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

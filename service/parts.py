@@ -14,6 +14,8 @@ from indexer.blobs import Blobs
 from indexer.catalog import Catalog
 from indexer.encoder_client import HttpEncoder
 from indexer.encoders import Encoders
+from indexer.importer import Importer
+from indexer.imports import Imports
 from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.progress import Progress
@@ -45,6 +47,8 @@ class Parts:
     catalog: Catalog
     intake: Intake
     worker: Worker
+    imports: Imports
+    importer: Importer
     progress: Progress
     reindexes: Reindexes
     reindexer: Reindexer

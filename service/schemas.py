@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from indexer.filters import FieldType
+from indexer.formats.columns import Format
 from model.errors import InvalidInput
 from service.errors import invalid
 
@@ -167,6 +168,33 @@ def checked(item: T) -> T | InvalidInput:
 # --- search
 
 
+class RrfIn(Wire):
+    """By rank: the sum of 1 / (k + rank) in the ranking by embedding and in that by words."""
+
+    method: Literal["rrf"]
+    k: int = Field(default=60, ge=1, le=10_000)
+
+
+class WeightedIn(Wire):
+    """By score: both scaled to 0 to 1 and added, the words with this weight and the embedding with the rest."""
+
+    method: Literal["weighted"]
+    weight: float = Field(default=0.5, ge=0, le=1)
+
+
+class RerankIn(Wire):
+    """Candidates a hit: those nearest by embedding, ranked again by all their latents."""
+
+    oversampling: float = Field(default=4.0, ge=1, le=100)
+
+
+# Tags in angle brackets, as above: a wrong option is named `rerank.oversampling`.
+Rerank = Annotated[
+    Annotated[bool, Tag("<bool>")] | Annotated[RerankIn, Tag("<options>")],
+    Discriminator(lambda value: "<bool>" if isinstance(value, bool) else "<options>"),
+]
+
+
 def _finite(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError("must be a finite number")
@@ -196,6 +224,15 @@ class SearchIn(Wire):
     )
     with_vector: bool = False
     explain: bool = Field(False, description="say of each hit what came from text and what from image")
+    mode: Literal["fused", "lexical", "hybrid"] | None = Field(
+        None, description="by embedding, by the words of the texts (BM25), or by both; unset: fused"
+    )
+    fusion: Annotated[RrfIn | WeightedIn, Discriminator("method")] | None = Field(
+        None, description="how mode hybrid makes one ranking of two; unset: rrf with k 60"
+    )
+    rerank: Rerank = Field(
+        False, description="rank the nearest again by late interaction; for models with several latents"
+    )
     timeout_s: float | None = Field(
         None, ge=1, description="an error after this time; unset, and at most: the service's `request_timeout_s`"
     )
@@ -243,6 +280,9 @@ class LexicalOut(BaseModel):
 class ExplanationOut(BaseModel):
     document: SharesOut | None = Field(description="null for what was indexed before shares were kept")
     query: SharesOut | None
+    similarity: float | None = Field(
+        description="cosine of query and document embedding, whatever `score` is; null in mode lexical"
+    )
     without_text: float | None = Field(
         description="similarity when the query's text is left out; null unless it has both"
     )
@@ -324,6 +364,12 @@ class CollectionIn(Wire):
 
     instruction: str | None = Field(None, max_length=2000, description="put before the text of queries that bring none")
     limit: int | None = Field(None, ge=1, description="hits of searches that name no limit; unset: 10")
+    language: str | None = Field(
+        None,
+        max_length=60,
+        description="of the words that modes lexical and hybrid search: a language of Snowball's stemmers, such as english, "
+        "or simple, which takes words as they are. Fixed when the collection is made; unset: simple",
+    )
     indexes: dict[FieldName, Annotated[FieldType, Strict(strict=False)]] = Field(
         default_factory=dict,
         max_length=64,
@@ -358,6 +404,10 @@ class CollectionOut(BaseModel):
     fingerprint: str
     dimensions: int
     instruction: str | None
+    language: str | None = Field(
+        description="of the words of texts; null: made before they were kept, mode fused alone"
+    )
+    latents: bool = Field(description="several vectors of each document are kept, so that hits can be reranked")
     created_at: float
     compatible: bool = Field(description="filled by a model that runs now; else searches and writes are refused")
     generation: int = Field(description="another number after each reindex")
@@ -388,6 +438,33 @@ class DocumentOut(BaseModel):
     vector: list[float] | None = None
 
 
+class ImportIn(Wire):
+    """Files of documents, and which of their fields are what."""
+
+    uri: str = Field(min_length=1, max_length=4096, description="a file, a folder, or a pattern with `*`")
+    format: Format | None = Field(None, description="unset: by the name")
+    mapping: dict[str, Any] | None = Field(
+        None, description='which field is what: {"text": …, "image": …, "id": …, "metadata": [names] or "*"}'
+    )
+    image_root: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="what image paths are relative to; unset: the folder of the file",
+    )
+
+
+class ProgressOut(BaseModel):
+    """How far an import is."""
+
+    uri: str = Field(description="what is imported, without the query of a URL")
+    format: str
+    planned: bool = Field(description="`accepted` is all there is; until then more is being found")
+    unread: int = Field(description="of the accepted documents, those that stand in the files still")
+    documents_per_s: float | None = Field(description="done since it began, on average; null before there is any")
+    remaining_s: float | None = Field(description="at that rate; null while it is not known")
+
+
 class JobOut(BaseModel):
     id: str
     collection: str
@@ -400,6 +477,13 @@ class JobOut(BaseModel):
     created_at: float
     updated_at: float
     waiting_on: str | None
+    progress: ProgressOut | None = Field(None, description="of an import")
+
+
+class ImportingOut(BaseModel):
+    """The job that imports."""
+
+    job: JobOut
 
 
 class RejectedOut(BaseModel):
@@ -463,6 +547,7 @@ class FailureOut(BaseModel):
     id: str
     code: str
     detail: str
+    file: str | None = Field(None, description="of an import: the file that the record is in")
 
 
 class FailuresOut(BaseModel):

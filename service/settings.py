@@ -13,6 +13,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from indexer.blobs import BlobSettings
 from indexer.encoder_client import EncoderClientSettings
+from indexer.formats.checks import DocumentBounds
+from indexer.formats.copies import CopySettings
+from indexer.formats.files import is_web
+from indexer.imports import ImportSettings
 from indexer.settings import FetchSettings, IndexerSettings
 from indexer.store.server_settings import CollectionSettings, Quantization, ServerStoreSettings
 from indexer.thumbnails import Keep
@@ -173,6 +177,32 @@ class Settings(BaseSettings):
         "cannot be reindexed",
     )
     thumbnail_px: int = Field(512, ge=16, le=4096, description="longer side of a thumbnail")
+    sweep_every_s: float = Field(
+        6 * 3600.0, ge=0, description="how often images that nothing refers to any more are deleted; 0: never"
+    )
+    sweep_grace_s: float = Field(
+        24 * 3600.0,
+        ge=600,
+        description="younger images stay, whatever refers to them: over twice the longest time from storing an image to "
+        "accepting or indexing its document",
+    )
+
+    # --- files to import from
+    import_roots: str = Field(
+        "",
+        description="what may be imported, comma-separated: local folders, and URL prefixes such as s3://bucket/exports or "
+        "https://host/ (https:// is any public host); whoever may write to a collection may read there. Empty: nothing",
+    )
+    import_max_file_bytes: Positive = Field(10 * 1024 * MIB, description="one file that is downloaded by https")
+    import_max_copies_bytes: Positive = Field(
+        40 * 1024 * MIB, description="all files downloaded by https; beyond it what was used longest ago goes"
+    )
+    import_max_rows: Positive = Field(100_000_000, description="records of one import")
+    import_max_files: Positive = Field(10_000, description="files of one import")
+    import_timeout_s: Seconds = Field(30.0, description="one request to a store of files")
+    import_readers: Annotated[int, Field(gt=0, le=64)] = Field(
+        1, description="units read at once; more help where images are read one by one from far away"
+    )
 
     # --- bounds on a request
     max_body_bytes: Positive = Field(64 * MIB, description="one request body")
@@ -268,7 +298,31 @@ class Settings(BaseSettings):
 
     @property
     def blobs(self) -> BlobSettings:
-        return BlobSettings(self.blobs_url or f"file://{self.data_dir.expanduser() / 'blobs'}", self.blobs_timeout_s)
+        url = self.blobs_url or f"file://{self.data_dir.expanduser() / 'blobs'}"
+        return BlobSettings(url, self.blobs_timeout_s, self.sweep_grace_s)
+
+    @property
+    def imports(self) -> ImportSettings:
+        roots = tuple(root.strip() for root in self.import_roots.split(",") if root.strip())
+        web = any(is_web(root) for root in roots)
+        return ImportSettings(
+            roots,
+            copies=self._copies if web else None,
+            bounds=DocumentBounds(self.limits, self.max_metadata_bytes, self.max_metadata_depth),
+            max_files=self.import_max_files,
+            max_rows=self.import_max_rows,
+            timeout_s=self.import_timeout_s,
+        )
+
+    @property
+    def _copies(self) -> CopySettings:
+        return CopySettings(
+            self.data_dir.expanduser() / "imports",
+            self.import_max_file_bytes,
+            self.import_max_copies_bytes,
+            allow_private=self.fetch_allow_private,
+            max_redirects=self.fetch_max_redirects,
+        )
 
     @property
     def limits(self) -> Limits:

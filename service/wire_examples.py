@@ -12,6 +12,7 @@ _LAYERS = {"layers": [{"layer": 0, "text": 0.62, "image": 0.38}, {"layer": 1, "t
 _EXPLANATION = {
     "document": _LAYERS,
     "query": _LAYERS,
+    "similarity": 0.83,
     "without_text": 0.31,
     "without_image": 0.44,
     "lexical": {"score": 7.4, "share": 0.5},
@@ -41,6 +42,15 @@ _REJECTED = {"position": 3, "id": "flag:xx/area", **_ERROR}
 _COLLECTION = {
     "name": "flags",
     "documents": 2,
+    "pending": 0,
+    "failed": 1,
+    "size_bytes": 81920,
+    "indexes": {"region": "keyword", "area_km2": "number"},
+    "aliases": ["nations"],
+    "limit": 10,
+    "language": "english",
+    "latents": False,
+    "generation": 0,
     "model": "ret2-atlas",
     "fingerprint": "3f2c9a",
     "dimensions": 256,
@@ -92,14 +102,22 @@ PARAMETERS: dict[str, Any] = {
     "/jobs/{id}/events.id": _JOB_ID,
 }
 
+_GENERATION = {"generation": 1, "model": "ret2-atlas", "fingerprint": "3f2c9a", "dimensions": 256}
+
 SCHEMAS: dict[str, list[Any]] = {
     "AcceptedOut": [
         {"job": _JOB, "rejected": [_REJECTED], "results": [{"id": "flag:fr/borders", "status": "indexed"}]}
     ],
-    "CollectionIn": [{"instruction": "Find the passage that answers the question."}],
+    "AliasIn": [{"collection": "flags"}],
+    "AliasOut": [{"alias": "nations", "collection": "flags"}],
+    "AliasesOut": [{"aliases": [{"alias": "nations", "collection": "flags"}]}],
+    "CollectionIn": [
+        {"instruction": "Find the passage that answers the question.", "limit": 20},
+        {"indexes": {"region": "keyword", "area_km2": "number"}, "language": "simple"},
+    ],
     "CollectionOut": [_COLLECTION],
     "CollectionsOut": [{"collections": [_COLLECTION]}],
-    "DeleteIn": [{"ids": ["flag:fr/borders", "flag:ke/currency"]}],
+    "DeleteIn": [{"ids": ["flag:fr/borders", "flag:ke/currency"]}, {"filter": _EUROPE}],
     "DeletedOut": [{"job": {**_JOB, "kind": "delete"}}],
     "DocumentIn": DOCUMENTS,
     "DocumentOut": [{key: value for key, value in _HIT.items() if key != "score"} | {"vector": [0.6, 0.8]}],
@@ -197,7 +215,24 @@ SCHEMAS: dict[str, list[Any]] = {
         {"document_id": "flag:fr/borders", "positive": [{"text": "rivers"}], "negative": ["flag:ke/currency"]},
     ],
     "ReadyOut": [{"ready": True, "checks": {"encoder": "ok", "store": "ok", "ledger": "ok"}}],
+    "FieldType": ["keyword"],
+    "GenerationOut": [_GENERATION],
+    "ReindexIn": [{"model": "ret2-atlas-2", "max_failures": 10}],
+    "ReindexOut": [
+        {
+            "collection": "flags",
+            "state": "kept",
+            "serving": {**_GENERATION, "generation": 2, "model": "ret2-atlas-2", "fingerprint": "77aa01"},
+            "other": _GENERATION,
+            "until": 1760003600.0,
+            "job": _JOB_ID,
+        }
+    ],
+    "ReindexingOut": [{"job": {**_JOB, "kind": "reindex"}}],
     "RejectedOut": [_REJECTED],
+    "RerankIn": [{"oversampling": 4.0}],
+    "RrfIn": [{"method": "rrf", "k": 60}],
+    "WeightedIn": [{"method": "weighted", "weight": 0.3}],
     "ResultOut": [
         {"id": "flag:fr/borders", "status": "indexed"},
         {"id": "flag:xx/area", "status": "failed", "error": _ERROR},
@@ -231,6 +266,13 @@ SCHEMAS: dict[str, list[Any]] = {
             "consistency": "majority",
         },
         {"collection": "flags", "query": {"text": "borders"}, "group_by": "region", "group_size": 2},
+        {
+            "collection": "flags",
+            "query": {"text": "shilling"},
+            "mode": "hybrid",
+            "fusion": {"method": "rrf", "k": 60},
+            "rerank": False,
+        },
     ],
     "SearchOut": [
         {"hits": [_HIT], "cursor": "eyJvIjoxMH0", "timings": _TIMINGS},

@@ -13,6 +13,7 @@ import pytest
 import structlog
 from hypothesis import settings as hypothesis_settings
 from PIL import Image
+from postgres_server import postgres, postgres_process, postgres_url  # noqa: F401 - fixtures
 from prometheus_client import CollectorRegistry
 
 from model.errors import InvalidInput

@@ -1,13 +1,17 @@
 """A store in memory that keeps every promise of the real ones: NumPy for the ranking, `filters.matches` for the filter."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
 from indexer.filters import FieldType, Filter, matches
+from indexer.lexical import check_language, tokens
+from indexer.ranking import Criterion, LateInteraction, Nearest, Ranked, WordMatch
 from indexer.records import Hit, Page, Point, point_id
-from indexer.store import Consistency
+from indexer.store import Consistency, Layout
 from model.errors import Conflict, InvalidInput, NotFound, RetrievalError
 from model.inputs import Float32
 
@@ -16,16 +20,27 @@ class FakeStore:
     """`broken` set is raised by every call; `upserts` has the document ids of each write, `indexes` what was declared."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, tuple[int, dict[str, Point]]] = {}
+        self.kept: dict[str, tuple[Layout, dict[str, Point]]] = {}
         self.broken: RetrievalError | None = None
         self.upserts: list[list[str]] = []
         self.indexes: dict[str, dict[str, FieldType]] = {}
 
-    async def create(self, name: str, dimensions: int, indexes: Mapping[str, FieldType] | None = None) -> None:
+    async def create(
+        self,
+        name: str,
+        dimensions: int,
+        indexes: Mapping[str, FieldType] | None = None,
+        *,
+        language: str | None = None,
+        latents: bool | None = None,
+    ) -> None:
         self.check()
-        present, _ = self.kept.setdefault(name, (dimensions, {}))
-        if present != dimensions:
-            raise Conflict(f"collection {name} has {present} dimensions, not {dimensions}")
+        layout = Layout(dimensions, language and check_language(language), bool(latents))
+        present, _ = self.kept.setdefault(name, (layout, {}))
+        if present.dimensions != dimensions:
+            raise Conflict(f"collection {name} has {present.dimensions} dimensions, not {dimensions}")
+        if language not in (None, present.language) or latents not in (None, present.latents):
+            raise Conflict(f"collection {name} is {present}, not {layout}")
         self.indexes.setdefault(name, {}).update(indexes or {})
 
     async def drop(self, name: str) -> None:
@@ -55,8 +70,10 @@ class FakePoints:
         self._name = name
 
     async def upsert(self, points: Sequence[Point]) -> None:
-        dimensions, kept = self._kept()
-        new = {each.document_id: replace(each, vector=unit(each.vector, dimensions)) for each in points}
+        layout, kept = self._kept()
+        new = {each.document_id: replace(each, vector=unit(each.vector, layout.dimensions)) for each in points}
+        if layout.latents and any(each.latents is None for each in points):
+            raise InvalidInput("latents are missing")
         for point in new.values():
             if point.metadata.get("unstorable"):
                 raise InvalidInput("the store cannot hold this value")
@@ -67,8 +84,9 @@ class FakePoints:
         for each in document_ids:
             self._kept()[1].pop(each, None)
 
-    async def fetch(self, document_ids: Sequence[str]) -> list[Point | None]:
-        return [self._kept()[1].get(each) for each in document_ids]
+    async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
+        found = [self._kept()[1].get(each) for each in document_ids]
+        return found if with_latents else [each and replace(each, latents=None) for each in found]
 
     async def search(
         self,
@@ -81,8 +99,8 @@ class FakePoints:
         with_vector: bool = False,
         consistency: Consistency = "one",
     ) -> list[Hit]:
-        dimensions, kept = self._kept()
-        query = unit(vector, dimensions)
+        layout, kept = self._kept()
+        query = unit(vector, layout.dimensions)
         if limit < 0 or offset < 0:
             raise InvalidInput("limit or offset is below 0")
         found = [(float(each.vector @ query), each) for each in kept.values()]
@@ -94,6 +112,32 @@ class FakePoints:
         ]
         return sorted(hits, key=lambda hit: (-hit.score, hit.document_id))[offset : offset + limit]
 
+    async def rank(
+        self, by: Criterion, *, limit: int, condition: Filter | None = None, consistency: Consistency = "one"
+    ) -> Ranked:
+        layout, kept = self._kept()
+        if limit < 0:
+            raise InvalidInput("limit is below 0")
+        there = {name: point for name, point in kept.items() if condition is None or matches(condition, point.metadata)}
+        match by:
+            case Nearest(vector):
+                query = unit(vector, layout.dimensions)
+                scores = {name: float(point.vector @ query) for name, point in there.items()}
+            case WordMatch(text):
+                if layout.language is None:
+                    raise Conflict("the collection keeps no words")
+                found = bm25({name: point.text or "" for name, point in kept.items()}, text, layout.language)
+                scores = {name: score for name, score in found.items() if name in there}
+            case LateInteraction(vector, latents, candidates):
+                if not layout.latents:
+                    raise Conflict("the collection keeps no latents")
+                near = await self.rank(Nearest(vector), limit=candidates, condition=condition)
+                scores = {name: maxsim(latents, there[name].latents) for name, _ in near}
+        return sorted(scores.items(), key=lambda one: (-one[1], one[0]))[:limit]
+
+    async def layout(self) -> Layout:
+        return self._kept()[0]
+
     async def count(self) -> int:
         return len(self._kept()[1])
 
@@ -103,11 +147,43 @@ class FakePoints:
         rest = [each for each in ids if after is None or point_id(each) >= after]
         return Page(tuple(rest[:limit]), point_id(rest[limit]) if len(rest) > limit else None)
 
-    def _kept(self) -> tuple[int, dict[str, Point]]:
+    async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
+        kept = sorted(self._kept()[1].values(), key=lambda each: point_id(each.document_id))
+        rest = [each for each in kept if after is None or point_id(each.document_id) >= after]
+        following = point_id(rest[limit].document_id) if len(rest) > limit else None
+        return [each.image_digest for each in rest[:limit] if each.image_digest is not None], following
+
+    def _kept(self) -> tuple[Layout, dict[str, Point]]:
         self._store.check()
         if self._name not in self._store.kept:
             raise NotFound(f"there is no collection {self._name} in the store")
         return self._store.kept[self._name]
+
+
+def bm25(texts: Mapping[str, str], query: str, language: str) -> dict[str, float]:
+    """The scores above 0, by the textbook: one loop over the documents, none of it shared with `indexer.lexical` but the words."""
+    documents = {name: words for name, text in texts.items() if (words := _tokens(text, language))}
+    scores: dict[str, float] = {}
+    for word in tokens(query, language):
+        having = sum(word in words for words in documents.values())
+        idf = math.log(1 + (len(documents) - having + 0.5) / (having + 0.5))
+        for name, words in documents.items():
+            if count := words.count(word):
+                norm = 1.2 * (1 - 0.75 + 0.75 * len(words) / 64)
+                scores[name] = scores.get(name, 0.0) + idf * count * 2.2 / (count + norm)
+    return scores
+
+
+@cache
+def _tokens(text: str, language: str) -> list[str]:
+    return tokens(text, language)
+
+
+def maxsim(query: Float32, document: Float32 | None) -> float:
+    assert document is not None
+    document = document / np.linalg.norm(document, axis=1, keepdims=True)
+    query = query / np.linalg.norm(query, axis=1, keepdims=True)
+    return float((query @ document.T).max(axis=1).mean())
 
 
 def unit(vector: Float32, dimensions: int) -> Float32:

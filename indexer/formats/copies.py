@@ -51,9 +51,7 @@ class Copies:
 
     def get(self, url: str) -> Copy:
         """Raises what `Fetcher.fetch` raises."""
-        folder = self._settings.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / hashlib.sha256(url.encode()).hexdigest()[:_NAME_CHARS]
+        path = self._path(url)
         digest_file = path.with_suffix(".sha256")
         with _locked(path.with_suffix(".lock")):
             if not (path.is_file() and digest_file.is_file()):
@@ -61,6 +59,17 @@ class Copies:
                 digest_file.write_text(self._download(url, path))
             os.utime(path)
             return Copy(path, digest_file.read_text())
+
+    def forget(self, url: str) -> None:
+        """The next `get` downloads it again. Whoever has it open goes on reading."""
+        path = self._path(url)
+        with _locked(path.with_suffix(".lock")):
+            path.unlink(missing_ok=True)
+            path.with_suffix(".sha256").unlink(missing_ok=True)
+
+    def _path(self, url: str) -> Path:
+        self._settings.folder.mkdir(parents=True, exist_ok=True)
+        return self._settings.folder / hashlib.sha256(url.encode()).hexdigest()[:_NAME_CHARS]
 
     def _download(self, url: str, path: Path) -> str:
         """The digest of what is then at `path`."""

@@ -74,7 +74,8 @@ class Places:
         timeout_s: float = 30.0,
         options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        """Without `copies` https is refused. `options` are fsspec's, by protocol: a test's endpoint and keys."""
+        """`https://` as a root is the whole web; without `copies` there is none of it. `options` are fsspec's, by protocol: a test's
+        endpoint and keys."""
         self._copies = copies
         self._folders = [Path(_local(root)).resolve() for root in roots if not _is_url(root)]
         self._prefixes = [root.rstrip("/") for root in roots if _is_url(root)]
@@ -164,9 +165,21 @@ class Places:
         files, found = connect(str(resolved), timeout_s=self._timeout_s)
         return Place(files, found, str(resolved), resolved.name)
 
+    def allow(self, uri: str) -> None:
+        """Raises `Forbidden` for a URL of the web that is under no root. Asks nobody."""
+        climbs = ".." in unquote(urlsplit(uri).path).split("/")
+        if self._copies is None or climbs or not any(_under(uri, prefix) for prefix in self._prefixes):
+            raise Forbidden(f"{named(uri)} is not under an allowed root: {self._allowed()}", field="uri")
+
+    def refresh(self, uri: str) -> None:
+        """The next look at a file of the web is at what is there then, not at a copy of earlier."""
+        self.allow(uri)
+        if self._copies is not None:
+            self._copies.forget(uri)
+
     def _copy(self, uri: str) -> Copy:
-        if self._copies is None:
-            raise Forbidden("imports by https are switched off", field="uri")
+        self.allow(uri)
+        assert self._copies is not None
         return self._copies.get(uri)
 
     def _copied(self, uri: str) -> Place:
@@ -194,7 +207,8 @@ class Places:
         return self._stores[protocol]
 
     def _allowed(self) -> str:
-        return ", ".join([*map(str, self._folders), *map(named, self._prefixes)]) or "none is set"
+        allowed = ", ".join([*map(str, self._folders), *map(named, self._prefixes)]) or "none is set"
+        return f"{allowed} (RET2_IMPORT_ROOTS)"
 
 
 class AnyLocalFile(Places):

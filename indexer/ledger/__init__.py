@@ -13,15 +13,17 @@ from sqlalchemy.exc import IntegrityError
 
 from indexer.ledger.aliases import Aliases
 from indexer.ledger.database import again_on_deadlock
+from indexer.ledger.importing import Importing
 from indexer.ledger.reindexing import Reindexing
 from indexer.ledger.rows import as_collection, collection_row, no_collection
-from indexer.ledger.schema import aliases, batches, collections, jobs
+from indexer.ledger.schema import aliases, batches, collections, jobs, steps
+from indexer.ledger.upkeep import Upkeep
 from indexer.records import Collection
 from indexer.watch import NOBODY, Watch
 from model.errors import Conflict
 
 
-class Ledger(Reindexing, Aliases):
+class Ledger(Importing, Reindexing, Aliases, Upkeep):
     """The whole of it: collections here, jobs and their documents in the modules beside.
 
     `exclusive` promises that no other process has this database open: whatever one left in hand or half written is taken back as it
@@ -45,6 +47,8 @@ class Ledger(Reindexing, Aliases):
             connection.execute(sa.delete(jobs).where(jobs.c.seq.is_(None)))
             back = {"lease": None, "lease_until": 0.0, "crashes": batches.c.crashes + 1}
             connection.execute(sa.update(batches).where(batches.c.lease.is_not(None)).values(back))
+            back["crashes"] = steps.c.crashes + 1
+            connection.execute(sa.update(steps).where(steps.c.lease.is_not(None)).values(back))
 
     def create_collection(self, collection: Collection) -> None:
         """Raises `Conflict` when the name is taken."""

@@ -9,14 +9,18 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from indexer import tracing
 from indexer.ledger.database import Database, again_on_deadlock
 from indexer.ledger.rows import Item, as_job, find_job, no_job, pack, unpack
-from indexer.ledger.schema import batches, counters, failures, jobs, pending
+from indexer.ledger.schema import batches, counters, failures, jobs, pending, steps
 from indexer.records import Job, JobKind, JobState
 from model.errors import Conflict, NotFound
 
 # A job that nobody has written to for this long was left by a process that died; the slowest upload sends a batch more often.
 OPEN_S = 900.0
+
+# What an open job becomes before it is erased piece by piece: no batch is added to it any more, and nobody accepts it.
+_TAKEN_BACK = {"cancelling": True, "idempotency_key": None, "updated_at": 0.0}
 
 _PAGE = 64  # failures that become one batch of a retry
 _RETRY_TRIES = 5
@@ -56,22 +60,23 @@ class Accepting(Database):
             if key is not None:
                 mine = jobs.c.collection == values["collection"], jobs.c.idempotency_key == key
                 # Left by a process that died: it gives up the key, and is tidied away later.
-                left = jobs.c.seq.is_(None), jobs.c.updated_at < now - OPEN_S
-                connection.execute(sa.update(jobs).where(*mine, *left).values(idempotency_key=None))
+                connection.execute(sa.update(jobs).where(*mine, *left_open(now)).values(_TAKEN_BACK))
                 known = connection.execute(sa.select(jobs).where(*mine)).one_or_none()
                 if known is not None:
                     return _same_job(known, key, values["body_hash"]), False
             job_id = uuid.uuid4().hex
             row = {"id": job_id, "state": JobState.QUEUED, "created_at": now, "updated_at": now, "idempotency_key": key}
+            row["trace"] = tracing.here()
             connection.execute(sa.insert(jobs).values(**row, **values))
             return find_job(connection, job_id), True
 
+    @again_on_deadlock
     def append(self, job_id: str, items: Sequence[Item]) -> None:
         """One more batch of an open job."""
         with self._write() as connection:
             counted = (
                 sa.update(jobs)
-                .where(jobs.c.id == job_id, jobs.c.seq.is_(None))
+                .where(*_still_open(job_id))
                 .values(accepted=jobs.c.accepted + len(items), updated_at=self._now(connection))
                 .returning(jobs.c.collection, jobs.c.kind)
             )
@@ -93,13 +98,13 @@ class Accepting(Database):
             job, now = find_job(connection, job_id), self._now(connection)
             if (
                 job.retry_of is not None
-                and job.accepted != connection.execute(_to_retry(job.retry_of, count=True)).scalar_one()
+                and job.accepted - job.unread != connection.execute(_to_retry(job.retry_of, count=True)).scalar_one()
             ):
                 raise _Overtaken
             empty = job.accepted == 0
-            connection.execute(
+            committed = (
                 sa.update(jobs)
-                .where(jobs.c.id == job_id, jobs.c.seq.is_(None))
+                .where(*_still_open(job_id))
                 .values(
                     seq=seq,
                     state=JobState.SUCCEEDED if empty else JobState.QUEUED,
@@ -107,13 +112,15 @@ class Accepting(Database):
                     finished_at=now if empty else None,
                 )
             )
+            if not connection.execute(committed).rowcount:
+                raise no_job(job_id)
             return find_job(connection, job_id)
 
     def abandon_job(self, job_id: str) -> None:
         """Takes an open job back, as if it had never been; one that is accepted stays."""
-        gone = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.seq.is_(None))
         with self._write() as connection:
-            if not connection.execute(gone.values(idempotency_key=None, updated_at=0.0)).rowcount:
+            open_job = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.seq.is_(None))
+            if not connection.execute(open_job.values(_TAKEN_BACK)).rowcount:
                 return
         while self._erase_some(job_id):
             pass
@@ -161,15 +168,31 @@ class Accepting(Database):
                 "write of its document with its content kept"
             )
 
+    def _erase_left(self, job_id: str) -> None:
+        """A little of an open job that nobody writes to any more."""
+        with self._write() as connection:
+            left = sa.update(jobs).where(jobs.c.id == job_id, *left_open(self._now(connection)))
+            if not connection.execute(left.values(_TAKEN_BACK)).rowcount:
+                return
+        self._erase_some(job_id)
+
     def _erase_some(self, job_id: str) -> bool:
         """One small transaction of deleting a job with all it has; whether there is more of it."""
         with self._write() as connection:
-            for table, some in ((failures, 1_000), (batches, 200)):
+            for table, some in ((failures, 1_000), (batches, 200), (steps, 1_000)):
                 chosen = sa.select(table.c.id).where(table.c.job_id == job_id).limit(some)
                 if connection.execute(sa.delete(table).where(table.c.id.in_(chosen))).rowcount:
                     return True
             connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
             return False
+
+
+def _still_open(job_id: str) -> tuple[sa.ColumnElement[bool], ...]:
+    return jobs.c.id == job_id, jobs.c.seq.is_(None), ~jobs.c.cancelling
+
+
+def left_open(now: float) -> tuple[sa.ColumnElement[bool], ...]:
+    return jobs.c.seq.is_(None), jobs.c.updated_at < now - OPEN_S
 
 
 def _to_retry(job_id: str, *, count: bool = False) -> sa.Select[Any]:

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from indexer.ledger.migrations import migrate
 from indexer.watch import NOBODY, Watch
@@ -43,10 +44,17 @@ class Database:
         self._threads = ThreadPoolExecutor(_THREADS[self._engine.dialect.name], thread_name_prefix="ledger")
         try:
             with self._write() as connection:
-                migrate(connection, self._engine.url.render_as_string(hide_password=True))
+                migrate(connection, self.name)
         except BaseException:
             self.close()
             raise
+
+    @property
+    def name(self) -> str:
+        """Where it is, for messages: without user, password and options."""
+        url = self._engine.url
+        port = f":{url.port}" if url.port else ""
+        return f"{url.host}{port}/{url.database}" if url.host else str(url.database)
 
     def close(self) -> None:
         self._threads.shutdown()
@@ -56,7 +64,9 @@ class Database:
         """`await ledger.call(ledger.job, job_id)`"""
         began, failed = time.perf_counter(), False
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, partial(method, *args, **kwargs))
+            # With the context of the caller, which a thread would not have: what is traced there, and the log's ids.
+            bound = partial(copy_context().run, method, *args, **kwargs)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, bound)
         except DependencyUnavailable:
             failed = True
             raise
@@ -122,6 +132,8 @@ def _our_errors() -> Iterator[None]:
         yield
     except IntegrityError:
         raise  # the caller's: it says what was taken or missing
+    except DataError as error:  # another try would end the same way
+        raise InvalidInput("the ledger's database cannot hold a value of this, such as a zero byte") from error
     except SQLAlchemyError as error:
         # Only the kind of error: a driver's own words may hold the address with its password, or documents.
         kind = _Deadlock if isinstance(error, DBAPIError) and _sqlstate(error) in _DEADLOCKS else DependencyUnavailable

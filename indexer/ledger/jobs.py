@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import sqlalchemy as sa
 
-from indexer.ledger.accepting import OPEN_S, Accepting
+from indexer.ledger.accepting import Accepting, left_open
 from indexer.ledger.rows import as_job, find_job, unpack_outcomes
 from indexer.ledger.schema import batches, failures, jobs, reindexes
 from indexer.ledger.working import Working
@@ -100,14 +100,19 @@ class Jobs(Accepting, Working):
         and jobs finished longer than `retention_s` ago. Whether there is more to do. Any number of processes may do it at once."""
         with self._read() as connection:
             now = self._now(connection)
-            unfinished = sa.select(jobs.c.id).where(jobs.c.cancelling, jobs.c.finished_at.is_(None))
-            stopped = connection.execute(unfinished.limit(10)).scalars().all()
-            old = sa.or_(
-                jobs.c.finished_at < now - retention_s, sa.and_(jobs.c.seq.is_(None), jobs.c.updated_at < now - OPEN_S)
-            )
+            accepted = jobs.c.seq.is_not(None), jobs.c.finished_at.is_(None)
+            stopped = connection.execute(_first(jobs.c.cancelling, *accepted, limit=10)).scalars().all()
             needed = jobs.c.id.in_(sa.select(reindexes.c.job_id))  # its batches keep the previous generation up to date
-            forgotten = connection.execute(sa.select(jobs.c.id).where(old, ~needed).limit(1)).scalar_one_or_none()
+            old = _first(jobs.c.finished_at < now - retention_s, ~needed)
+            forgotten = connection.execute(old).scalar_one_or_none()
+            abandoned = connection.execute(_first(*left_open(now))).scalar_one_or_none()
         more = [self.cancel_some(job_id, _CANCEL_BATCHES) for job_id in stopped]
         if forgotten is not None:
             self._erase_some(forgotten)
-        return any(more) or forgotten is not None
+        if abandoned is not None:
+            self._erase_left(abandoned)
+        return any(more) or forgotten is not None or abandoned is not None
+
+
+def _first(*conditions: sa.ColumnElement[bool], limit: int = 1) -> sa.Select[str]:
+    return sa.select(jobs.c.id).where(*conditions).limit(limit)

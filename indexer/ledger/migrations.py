@@ -11,6 +11,27 @@ from model.errors import Conflict
 
 _LOCK = 0x72657432  # "ret2", of PostgreSQL's advisory locks
 
+
+def _create_steps(connection: sa.Connection) -> None:
+    key = "SERIAL" if connection.dialect.name == "postgresql" else "INTEGER"
+    connection.exec_driver_sql(f"""CREATE TABLE steps (
+        id {key} NOT NULL,
+        job_id VARCHAR NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+        unit VARCHAR,
+        only VARCHAR,
+        first INTEGER NOT NULL DEFAULT 0,
+        size INTEGER NOT NULL DEFAULT 0,
+        read INTEGER NOT NULL DEFAULT 0,
+        done BOOLEAN NOT NULL DEFAULT FALSE,
+        releases INTEGER NOT NULL DEFAULT 0,
+        crashes INTEGER NOT NULL DEFAULT 0,
+        lease VARCHAR,
+        lease_until FLOAT NOT NULL DEFAULT 0,
+        not_before FLOAT NOT NULL DEFAULT 0,
+        PRIMARY KEY (id)
+    )""")
+
+
 # What leads to each version from the one before. A step is SQL for both databases, or a function. Never change one that is released.
 Step = str | Callable[[sa.Connection], None]
 MIGRATIONS: Mapping[int, Sequence[Step]] = {
@@ -63,6 +84,19 @@ MIGRATIONS: Mapping[int, Sequence[Step]] = {
         "CREATE TABLE aliases (name VARCHAR NOT NULL, collection VARCHAR NOT NULL REFERENCES collections (name) "
         "ON DELETE CASCADE, PRIMARY KEY (name))",
         "CREATE INDEX ix_aliases_collection ON aliases (collection)",
+    ),
+    5: ("CREATE TABLE chores (name VARCHAR NOT NULL, begun_at FLOAT NOT NULL, PRIMARY KEY (name))",),
+    6: ("ALTER TABLE jobs ADD COLUMN trace VARCHAR",),
+    7: (
+        "ALTER TABLE jobs ADD COLUMN source VARCHAR",
+        "ALTER TABLE jobs ADD COLUMN growing BOOLEAN NOT NULL DEFAULT FALSE",
+        "ALTER TABLE jobs ADD COLUMN unread INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE jobs ADD COLUMN started_at FLOAT",
+        "ALTER TABLE batches ADD COLUMN seq INTEGER",
+        "ALTER TABLE failures ADD COLUMN step_id INTEGER",
+        _create_steps,
+        "CREATE INDEX ix_steps_job_id ON steps (job_id)",
+        "CREATE INDEX steps_open ON steps (id) WHERE NOT done",
     ),
 }
 NEWEST = max(MIGRATIONS)

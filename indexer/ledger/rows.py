@@ -51,6 +51,10 @@ def as_job(row: sa.Row[Any]) -> Job:
         cancelling=row.cancelling,
         finished_at=row.finished_at,
         retry_of=row.retry_of,
+        source=None if row.source is None else json.loads(row.source),
+        growing=row.growing,
+        unread=row.unread,
+        started_at=row.started_at,
     )
 
 
@@ -67,6 +71,7 @@ def no_job(job_id: str) -> NotFound:
 
 
 def as_batch(row: sa.Row[Any], lease: str) -> Batch:
+    """As it is under a new lease: one that nobody gave back is one crash more."""
     return Batch(
         id=row.id,
         job_id=row.job_id,
@@ -76,8 +81,9 @@ def as_batch(row: sa.Row[Any], lease: str) -> Batch:
         releases=row.releases,
         items=unpack(row.items),
         lease=lease,
-        crashes=row.crashes,
+        crashes=row.crashes + (row.lease is not None),
         suspect=row.suspect,
+        trace=row._mapping.get("trace"),
     )
 
 
@@ -103,6 +109,11 @@ def unpack(packed: str) -> tuple[Item, ...]:
         (position, Document(key, text, ImageRef(digest, url) if digest or url else None, metadata))
         for position, key, text, digest, url, metadata in json.loads(packed)
     )
+
+
+def plain(text: str) -> str:
+    """What any database takes as text: PostgreSQL refuses a zero, and no encoding has half a surrogate pair."""
+    return text.replace("\x00", "\ufffd").encode(errors="replace").decode()
 
 
 def add_outcomes(packed: str, outcomes: Sequence[Outcome]) -> str:

@@ -48,6 +48,11 @@ jobs = sa.Table(
     sa.Column("cancelling", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
     sa.Column("finished_at", sa.Float),
     sa.Column("retry_of", sa.String),  # a job, which may be gone by now
+    sa.Column("trace", sa.String),  # W3C trace parent of the request that brought it
+    sa.Column("source", sa.String),  # JSON: what an import reads
+    sa.Column("growing", sa.Boolean, nullable=False, default=False, server_default=sa.false()),  # more will be accepted
+    sa.Column("unread", sa.Integer, nullable=False, default=0, server_default="0"),  # of the accepted, still in files
+    sa.Column("started_at", sa.Float),  # of an import
     sa.UniqueConstraint("collection", "idempotency_key"),
 )
 sa.Index(
@@ -75,6 +80,7 @@ batches = sa.Table(
     sa.Column("suspect", sa.Integer),  # position of the document that is being tried by itself
     # whether something of it may have been written since it was accepted, or last given back
     sa.Column("touched", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
+    sa.Column("seq", sa.Integer),  # the order of acceptance, where it is not that of its job
 )
 sa.Index("batches_open", batches.c.id, sqlite_where=~batches.c.done, postgresql_where=~batches.c.done)
 # Written out, not as a parameter: SQLite uses a partial index only for a condition that it can read.
@@ -103,6 +109,7 @@ failures = sa.Table(
     sa.Column("detail", sa.String, nullable=False),
     sa.Column("collection", sa.String),
     sa.Column("item", sa.String),  # JSON, for a retry; null once a later write of the document makes that wrong
+    sa.Column("step_id", sa.Integer),  # of an import, where the record itself could not be read
 )
 sa.Index(
     "failures_by_document",
@@ -110,6 +117,34 @@ sa.Index(
     failures.c.document_id,
     sqlite_where=failures.c.item.is_not(None),
     postgresql_where=failures.c.item.is_not(None),
+)
+
+# What is to be done of imports: first planning, where `unit` is null, then a step for each unit.
+steps = sa.Table(
+    "steps",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("job_id", sa.ForeignKey(jobs.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("unit", sa.String),  # JSON
+    sa.Column("only", sa.String),  # JSON: the positions that are wanted; null: all
+    sa.Column("first", sa.Integer, nullable=False, default=0, server_default="0"),  # position of the first record
+    sa.Column("size", sa.Integer, nullable=False, default=0, server_default="0"),  # records wanted
+    sa.Column("read", sa.Integer, nullable=False, default=0, server_default="0"),  # of them; of planning what it found
+    sa.Column("done", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
+    sa.Column("releases", sa.Integer, nullable=False, default=0, server_default="0"),
+    sa.Column("crashes", sa.Integer, nullable=False, default=0, server_default="0"),
+    sa.Column("lease", sa.String),
+    sa.Column("lease_until", sa.Float, nullable=False, default=0.0, server_default="0"),
+    sa.Column("not_before", sa.Float, nullable=False, default=0.0, server_default="0"),
+)
+sa.Index("steps_open", steps.c.id, sqlite_where=~steps.c.done, postgresql_where=~steps.c.done)
+
+# What one process of all does now and then.
+chores = sa.Table(
+    "chores",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("begun_at", sa.Float, nullable=False),
 )
 
 # The other generation of a collection, while there is one.

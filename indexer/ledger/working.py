@@ -6,6 +6,7 @@ Locks are taken in one order, batches by id and then jobs by id, so that transac
 from __future__ import annotations
 
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 
 from indexer.ledger.database import Database, again_on_deadlock
 from indexer.ledger.following import follow
-from indexer.ledger.rows import Item, add_outcomes, as_batch, as_job, pack, unpack
+from indexer.ledger.rows import Item, add_outcomes, as_batch, as_job, pack, plain
 from indexer.ledger.schema import OF_REINDEX, batches, collections, failures, jobs, pending, reindexes
 from indexer.records import Batch, Job, JobKind, JobState, Outcome, Status
 
@@ -54,17 +55,14 @@ class Working(Database):
             if max_documents and chosen:
                 chosen += _more(connection, chosen[0], max_documents, limit, now)
             lease = uuid.uuid4().hex
-            for row in chosen:
-                leased = {
-                    "lease": lease,
-                    "lease_until": now + lease_s,
-                    "crashes": row.crashes + (row.lease is not None),
-                }
-                connection.execute(sa.update(batches).where(batches.c.id == row.id).values(leased))
+            claimed = [as_batch(row, lease) for row in chosen]
+            for batch in claimed:
+                leased = {"lease": lease, "lease_until": now + lease_s, "crashes": batch.crashes}
+                connection.execute(sa.update(batches).where(batches.c.id == batch.id).values(leased))
             for job_id in sorted({row.job_id for row in chosen}):
                 running = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED)
                 connection.execute(running.values(state=JobState.RUNNING, updated_at=now))
-            return [as_batch(row, lease) for row in chosen]
+            return claimed
 
     def due_in_s(self) -> float | None:
         """Seconds until the next batch that is not due yet will be; None when there is none."""
@@ -145,7 +143,8 @@ class Working(Database):
         waiting_on: str | None,
         whole_collection: bool = False,
     ) -> None:
-        """Gives batches back untouched: something they need does not answer, or the worker stops. Not an attempt.
+        """Gives batches back untouched: something they need does not answer, or the worker stops. Not an attempt. Those of a job
+        that is being cancelled end here.
 
         `whole_collection` holds up what else of this kind waits there: else each batch would be claimed to meet the same trouble.
         """
@@ -154,8 +153,12 @@ class Working(Database):
             not_before = now + retry_after_s
             held = _held(connection, claimed)
             mine = [batch for batch in claimed if batch.id in held]
+            stopped = _lock_jobs(connection, (batch.job_id for batch in mine))
+            ended = _cancel(connection, [batch.id for batch in mine if batch.job_id in stopped])
             back = {"lease": None, "lease_until": 0.0, "not_before": not_before, "suspect": None, "touched": False}
             for batch in mine:
+                if batch.job_id in stopped:
+                    continue
                 if held[batch.id].touched:
                     follow(connection, batch, _ids(batch))
                 releases = batch.releases + (waiting_on is not None)
@@ -170,9 +173,8 @@ class Working(Database):
                 )
                 free = hold_up.order_by(batches.c.id).with_for_update(skip_locked=True)
                 connection.execute(sa.update(batches).where(batches.c.id.in_(free)).values(not_before=not_before))
-            _lock_jobs(connection, (batch.job_id for batch in mine))
             for job_id in sorted({batch.job_id for batch in mine}):
-                _count(connection, job_id, (), waiting_on, now)
+                _count(connection, job_id, ended[job_id], waiting_on, now)
 
     @again_on_deadlock
     def cancel_some(self, job_id: str, limit: int) -> bool:
@@ -180,34 +182,23 @@ class Working(Database):
         with self._write() as connection:
             now = self._now(connection)
             free = (
-                sa.select(batches)
+                sa.select(batches.c.id)
                 .where(batches.c.job_id == job_id, ~batches.c.done, batches.c.lease_until <= now)
                 .order_by(batches.c.id)
                 .limit(limit)
                 .with_for_update(skip_locked=True)
             )
-            rows = connection.execute(free).all()
+            chosen = connection.execute(free).scalars().all()
             _lock_jobs(connection, [job_id])
-            ending: list[Outcome] = []
-            for row in rows:
-                outcomes = [Outcome(position, one.id, Status.CANCELLED) for position, one in unpack(row.items)]
-                emptied = {"items": "[]", "size": 0, "done": True, "lease": None, "lease_until": 0.0}
-                said = add_outcomes(row.outcomes, outcomes)
-                connection.execute(sa.update(batches).where(batches.c.id == row.id).values(**emptied, outcomes=said))
-                if row.touched:
-                    follow(connection, as_batch(row, ""), [one.document_id for one in outcomes])
-                _record_failures(connection, as_batch(row, ""), outcomes)
-                ending += outcomes
-            if rows:
-                connection.execute(sa.delete(pending).where(pending.c.batch_id.in_([row.id for row in rows])))
-                _count(connection, job_id, ending, None, now)
-            return len(rows) == limit
+            if chosen:
+                _count(connection, job_id, _cancel(connection, chosen)[job_id], None, now)
+            return len(chosen) == limit
 
 
 def _due(now: float, filling: bool) -> sa.Select[Any]:
     paused = sa.select(sa.literal(1)).where(collections.c.name == batches.c.collection, collections.c.paused)
     return (
-        sa.select(batches)
+        sa.select(batches, jobs.c.trace)
         .join(jobs)
         .where(
             *((OF_REINDEX,) if filling else (~OF_REINDEX, ~paused.exists())),
@@ -232,7 +223,9 @@ def _earlier_write() -> sa.ColumnElement[bool]:
     mine, other = pending.alias(), pending.alias()
     other_batch, other_job = batches.alias(), jobs.alias()
     same = sa.and_(other.c.collection == mine.c.collection, other.c.document_id == mine.c.document_id)
-    earlier_in_job = sa.and_(other_job.c.seq == jobs.c.seq, other.c.batch_id < batches.c.id)
+    accepted = sa.func.coalesce(batches.c.seq, jobs.c.seq)
+    other_accepted = sa.func.coalesce(other_batch.c.seq, other_job.c.seq)
+    earlier_in_job = sa.and_(other_accepted == accepted, other.c.batch_id < batches.c.id)
     return (
         sa.select(sa.literal(1))
         .select_from(
@@ -243,7 +236,7 @@ def _earlier_write() -> sa.ColumnElement[bool]:
         .where(
             mine.c.batch_id == batches.c.id,
             other.c.batch_id != batches.c.id,
-            sa.or_(other_job.c.seq < jobs.c.seq, earlier_in_job),
+            sa.or_(other_accepted < accepted, earlier_in_job),
         )
         .exists()
     )
@@ -307,6 +300,23 @@ def _ids(batch: Batch) -> list[str]:
     return [document.id for _, document in batch.items]
 
 
+def _cancel(connection: sa.Connection, batch_ids: Sequence[int]) -> dict[str, list[Outcome]]:
+    """Ends batches that are locked, as their jobs are; by job what is to be counted."""
+    ended: dict[str, list[Outcome]] = defaultdict(list)
+    for row in connection.execute(sa.select(batches).where(batches.c.id.in_(batch_ids))).all() if batch_ids else ():
+        batch = as_batch(row, "")
+        outcomes = [Outcome(position, one.id, Status.CANCELLED) for position, one in batch.items]
+        emptied = {"items": "[]", "size": 0, "done": True, "lease": None, "lease_until": 0.0, "suspect": None}
+        said = add_outcomes(row.outcomes, outcomes)
+        connection.execute(sa.update(batches).where(batches.c.id == row.id).values(**emptied, outcomes=said))
+        if row.touched:
+            follow(connection, batch, _ids(batch))
+        _no_longer_pending(connection, batch, ())
+        _record_failures(connection, batch, outcomes)
+        ended[batch.job_id] += outcomes
+    return ended
+
+
 def _without(batch: Batch, outcomes: Sequence[Outcome]) -> tuple[Item, ...]:
     settled = {outcome.position for outcome in outcomes}
     return tuple((position, document) for position, document in batch.items if position not in settled)
@@ -347,7 +357,7 @@ def _record_failures(connection: sa.Connection, batch: Batch, outcomes: Sequence
             "position": one.position,
             "document_id": one.document_id,
             "code": one.code or "",
-            "detail": one.detail or "",
+            "detail": plain(one.detail or ""),
             "collection": batch.collection,
             "item": pack([(one.position, items[one.position])]) if last[one.document_id] is one else None,
         }
@@ -374,8 +384,9 @@ def _count(
         return
     job = as_job(row)
     state = JobState.WAITING if waiting_on else JobState.RUNNING
-    ended = job.left == 0 and job.kind is not JobKind.REINDEX  # that ends with the switch
-    values = {"state": _final(job) if ended else state, "waiting_on": waiting_on, "updated_at": now}
+    ended = job.left == 0 and not job.growing and job.kind is not JobKind.REINDEX  # that ends with the switch
+    values: dict[str, object] = {"state": _final(job) if ended else state, "updated_at": now}
+    values["waiting_on"] = None if ended or waiting_on is None else plain(waiting_on)
     connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(**values, finished_at=now if ended else None))
 
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from indexer.filters import FieldType, Filter
+from indexer.ranking import Criterion, Ranked
 from indexer.records import Hit, Page, Point
 from model.inputs import Float32
 
 Consistency = Literal["one", "majority", "quorum", "all"]  # of the copies of a shard, how many a search asks
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the points of a collection hold, fixed when it is made."""
+
+    dimensions: int
+    language: str | None = None  # of the words of their texts; None: made before words were kept
+    latents: bool = False
 
 
 class Points(Protocol):
@@ -19,7 +30,7 @@ class Points(Protocol):
 
     async def delete(self, document_ids: Sequence[str]) -> None: ...
 
-    async def fetch(self, document_ids: Sequence[str]) -> list[Point | None]:
+    async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
         """In the order asked, None where there is none. Vectors included."""
         ...
 
@@ -37,18 +48,40 @@ class Points(Protocol):
         """Best first, equal scores by document id. Where there is one copy alone, `consistency` changes nothing."""
         ...
 
+    async def rank(
+        self, by: Criterion, *, limit: int, condition: Filter | None = None, consistency: Consistency = "one"
+    ) -> Ranked:
+        """Document ids and scores alone. Raises `Conflict` for what the collection does not hold: see `layout`."""
+        ...
+
+    async def layout(self) -> Layout: ...
+
     async def count(self) -> int: ...
 
     async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
         """Document ids in the order of their points, which no write changes, from behind the page that said `after`."""
         ...
 
+    async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
+        """Digests of the images of at most `limit` points, in the order of the points, which no write changes; and what to ask for
+        next as `after`, None after the last."""
+        ...
+
 
 class Store(Protocol):
     """The collections of one engine. `close()` flushes; a store is opened once per process."""
 
-    async def create(self, name: str, dimensions: int, indexes: Mapping[str, FieldType] | None = None) -> None:
-        """Makes what is missing, `indexes` over metadata fields too; `Conflict` if it has other dimensions."""
+    async def create(
+        self,
+        name: str,
+        dimensions: int,
+        indexes: Mapping[str, FieldType] | None = None,
+        *,
+        language: str | None = None,
+        latents: bool | None = None,
+    ) -> None:
+        """Makes what is missing, `indexes` over metadata fields too; `Conflict` if its layout is another. None takes whatever is there;
+        a new collection then holds neither words nor latents."""
         ...
 
     async def drop(self, name: str) -> None: ...

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from indexer.filters import FieldType, Filter
+from indexer.ranking import Criterion, Ranked
 from indexer.records import Hit, Page, Point
-from indexer.store import Consistency
+from indexer.store import Consistency, Layout
 from indexer.store.edge_snapshot import pack
 from model.errors import DependencyUnavailable, RetrievalError
 from model.inputs import Float32
@@ -44,9 +45,17 @@ class EdgeStore:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="edge")
         self._closed = False
 
-    async def create(self, name: str, dimensions: int, indexes: Mapping[str, FieldType] | None = None) -> None:
-        """Makes what is missing, indexes too, if the collection is there with these dimensions; `Conflict` if it has others."""
-        await self._call("create", name, dimensions, dict(indexes or {}))
+    async def create(
+        self,
+        name: str,
+        dimensions: int,
+        indexes: Mapping[str, FieldType] | None = None,
+        *,
+        language: str | None = None,
+        latents: bool | None = None,
+    ) -> None:
+        """Makes what is missing, indexes too, if the collection is there with this layout; `Conflict` if it has another."""
+        await self._call("create", name, dimensions, dict(indexes or {}), language, latents)
 
     async def drop(self, name: str) -> None:
         await self._call("drop", name)
@@ -97,9 +106,9 @@ class EdgePoints:
     async def delete(self, document_ids: Sequence[str]) -> None:
         await self._call("delete", self._name, list(document_ids))
 
-    async def fetch(self, document_ids: Sequence[str]) -> list[Point | None]:
+    async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
         """Vectors come back at length 1, whatever length they had."""
-        points: list[Point | None] = await self._call("fetch", self._name, list(document_ids))
+        points: list[Point | None] = await self._call("fetch", self._name, list(document_ids), with_latents)
         return points
 
     async def search(
@@ -118,12 +127,26 @@ class EdgePoints:
         )
         return hits
 
+    async def rank(
+        self, by: Criterion, *, limit: int, condition: Filter | None = None, consistency: Consistency = "one"
+    ) -> Ranked:
+        ranked: Ranked = await self._call("rank", self._name, by, limit, condition)
+        return ranked
+
+    async def layout(self) -> Layout:
+        layout: Layout = await self._call("layout", self._name)
+        return layout
+
     async def count(self) -> int:
         count: int = await self._call("count", self._name)
         return count
 
     async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
         page: Page = await self._call("page", self._name, after, limit, condition)
+        return page
+
+    async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
+        page: tuple[list[str], str | None] = await self._call("images", self._name, after, limit)
         return page
 
 

@@ -49,7 +49,13 @@ INDEX_KINDS = {
 def ranked(
     shard: qe.EdgeShard, query: list[float], wanted: int, filter_: qe.Filter | None, score_threshold: float | None
 ) -> list[Any]:
-    """The best `wanted` as ScoredPoints, equal scores by document id.
+    """The best `wanted` by cosine as ScoredPoints, equal scores by document id."""
+    threshold = None if score_threshold is None else just_below(score_threshold)
+    return best(shard, wanted, query=qe.Query.Nearest(query), filter=filter_, score_threshold=threshold)
+
+
+def best(shard: qe.EdgeShard, wanted: int, **request: Any) -> list[Any]:
+    """The best `wanted` of a query as ScoredPoints, equal scores by document id.
 
     Edge orders equal scores as it likes and cuts the page anywhere among them, so we look past its end until the score changes.
     """
@@ -57,14 +63,7 @@ def ranked(
     if wanted == 0:
         return []
     for beyond in (1, MAX_TIES):
-        request = qe.QueryRequest(
-            limit=wanted + beyond,
-            query=qe.Query.Nearest(query),
-            filter=filter_,
-            score_threshold=None if score_threshold is None else just_below(score_threshold),
-            with_payload=["document_id"],
-        )
-        found = shard.query(request)
+        found = shard.query(qe.QueryRequest(limit=wanted + beyond, with_payload=["document_id"], **request))
         if len(found) <= wanted or found[-1].score < found[wanted - 1].score:
             break
     return sorted(found, key=lambda hit: (-hit.score, cast(dict[str, str], hit.payload)["document_id"]))[:wanted]

@@ -1,6 +1,6 @@
 """Every collection under one folder as a Qdrant Edge shard. Blocking; used inside the process of `edge_process` alone.
 
-FOLDER/<name>/collection.json        {"dimensions": D}; a collection's folder appears whole, by one rename
+FOLDER/<name>/collection.json        its layout, as `Layout`; a collection's folder appears whole, by one rename
 FOLDER/<name>/shard/                 Edge's own files
 FOLDER/.new-<name>  .gone-<name>     a creation, restoration or removal that was cut short, cleared at the next start
 """
@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,17 @@ import numpy as np
 import qdrant_edge as qe
 
 from indexer.filters import FieldType, Filter
+from indexer.lexical import check_language
+from indexer.ranking import Criterion, Ranked
 from indexer.records import Hit, Page, Point, point_id
+from indexer.store import Layout
+from indexer.store.edge_rank import rank, sparse, vector_params
 from indexer.store.edge_search import INDEX_KINDS, ranked, to_edge
 from indexer.store.edge_snapshot import copy, unpack
 from indexer.store.edge_snapshot import sync as _sync
 from indexer.store.indexes import missing
-from indexer.store.payload import engine_name, hit_of, path_of, payload_of, point_of, quoted
-from indexer.store.vectors import unit
+from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
+from indexer.store.vectors import DENSE, LATENTS, fits, read, unit, vectors_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 from model.inputs import Float32
 
@@ -46,7 +50,7 @@ class _Open:
 
     shard: Any
     wal: Path
-    dimensions: int
+    layout: Layout
     indexed: dict[str, FieldType]  # by path
     unflushed: int = 0
     untidy: bool = False
@@ -61,30 +65,35 @@ class Shards:
         for leftover in [*folder.glob(".new-*"), *folder.glob(".gone-*")]:
             shutil.rmtree(leftover)
 
-    def create(self, name: str, dimensions: int, indexes: Mapping[str, FieldType]) -> None:
+    def create(
+        self,
+        name: str,
+        dimensions: int,
+        indexes: Mapping[str, FieldType],
+        language: str | None = None,
+        latents: bool | None = None,
+    ) -> None:
         if not 1 <= dimensions <= MAX_DIMENSIONS:
             raise InvalidInput(
                 f"dimensions is {dimensions}, limit is 1 to {MAX_DIMENSIONS}", field="dimensions", value=dimensions
             )
         final = self._path(name)
         if final.exists():
-            present = self._opened(name).dimensions
-            if present != dimensions:
-                raise Conflict(f"collection {name} has {present} dimensions, not {dimensions}")
+            fits(self._opened(name).layout, dimensions, language, latents, name)
         else:
-            self._make(final, dimensions)
+            self._make(final, Layout(dimensions, language and check_language(language), bool(latents)))
         if indexes:
             opened = self._opened(name)
             declared = {path_of(field): kind for field, kind in indexes.items()}
             absent = {path: kind for path, kind in declared.items() if opened.indexed.get(path) != kind}
             self._make_indexes(opened, absent)
 
-    def _make(self, final: Path, dimensions: int) -> None:
+    def _make(self, final: Path, layout: Layout) -> None:
         self._check_free_space()
         new = self._anew(final)
         (new / "shard").mkdir()
-        qe.EdgeShard.create(str(new / "shard"), _config(dimensions)).close()
-        (new / "collection.json").write_text(json.dumps({"dimensions": dimensions}))
+        qe.EdgeShard.create(str(new / "shard"), _config(layout)).close()
+        (new / "collection.json").write_text(json.dumps(asdict(layout)))
         for path in (new / "collection.json", new / "shard", new):
             _sync(path)
         new.rename(final)
@@ -109,8 +118,7 @@ class Shards:
         new = self._anew(final)
         try:
             unpack(file, new)
-            dimensions = _dimensions(new, file)
-            _load(new / "shard", dimensions).close()  # whether the engine can read it
+            _load(new / "shard", _restored(new, file)).close()  # whether the engine can read it
             new.rename(final)
         finally:
             shutil.rmtree(new, ignore_errors=True)
@@ -126,12 +134,9 @@ class Shards:
             shutil.rmtree(gone)
 
     def upsert(self, name: str, points: Sequence[Point]) -> None:
-        dimensions = self._opened(name).dimensions
+        layout = self._opened(name).layout
         self._check_free_space()
-        written = [
-            qe.Point(point_id(p.document_id), unit(p.vector, dimensions, p.document_id).tolist(), payload_of(p))
-            for p in points
-        ]
+        written = [qe.Point(point_id(p.document_id), vectors_of(p, layout, sparse), payload_of(p)) for p in points]
         self._write(name, qe.UpdateOperation.upsert_points(written), len(written))
 
     def delete(self, name: str, document_ids: Sequence[str]) -> None:
@@ -139,10 +144,12 @@ class Shards:
             name, qe.UpdateOperation.delete_points([point_id(each) for each in document_ids]), len(document_ids)
         )
 
-    def fetch(self, name: str, document_ids: Sequence[str]) -> list[Point | None]:
+    def fetch(self, name: str, document_ids: Sequence[str], with_latents: bool = False) -> list[Point | None]:
         ids = [point_id(each) for each in document_ids]
-        records = self._opened(name).shard.retrieve(list(set(ids)), True, True)
-        points = {str(each.id): point_of(each.payload, np.asarray(each.vector, np.float32)) for each in records}
+        opened = self._opened(name)
+        parts = [DENSE, LATENTS] if with_latents and opened.layout.latents else [DENSE]
+        records = opened.shard.retrieve(list(set(ids)), True, parts)
+        points = {str(each.id): point_of(each.payload, *read(each.vector)) for each in records}
         return [points.get(each) for each in ids]
 
     def search(
@@ -156,16 +163,29 @@ class Shards:
         with_vector: bool,
     ) -> list[Hit]:
         opened = self._opened(name)
-        query = unit(vector, opened.dimensions, "the query").tolist()
+        query = unit(vector, opened.layout.dimensions, "the query").tolist()
         if limit < 0 or offset < 0:
             raise InvalidInput(f"limit is {limit} and offset is {offset}, the least is 0")
         if condition is not None:
             self._index(opened, condition)
         chosen = None if condition is None else to_edge(condition)
         page = ranked(opened.shard, query, offset + limit, chosen, score_threshold)[offset:]
-        records = {each.id: each for each in opened.shard.retrieve([each.id for each in page], True, with_vector)}
+        parts = [DENSE] if with_vector else False
+        records = {each.id: each for each in opened.shard.retrieve([each.id for each in page], True, parts)}
         vectors = {each.id: np.asarray(each.vector, np.float32) for each in records.values() if with_vector}
         return [hit_of(records[each.id].payload, each.score, vectors.get(each.id)) for each in page]
+
+    def rank(self, name: str, by: Criterion, limit: int, condition: Filter | None) -> Ranked:
+        opened = self._opened(name)
+        if limit < 0:
+            raise InvalidInput(f"limit is {limit}, the least is 0")
+        if condition is not None:
+            self._index(opened, condition)
+        chosen = None if condition is None else to_edge(condition)
+        return rank(opened.shard, name, opened.layout, by, limit, chosen)
+
+    def layout(self, name: str) -> Layout:
+        return self._opened(name).layout
 
     def count(self, name: str) -> int:
         return int(self._opened(name).shard.count(qe.CountRequest(exact=True)))
@@ -188,6 +208,12 @@ class Shards:
         """What the files take up: Edge's have large holes."""
         self._opened(name)
         return sum(path.lstat().st_blocks * 512 for path in self._path(name).rglob("*"))
+
+    def images(self, name: str, after: str | None, limit: int) -> tuple[list[str], str | None]:
+        """Edge is asked from a point on, that one included: `after` is the first of the next page."""
+        request = qe.ScrollRequest(offset=after, limit=limit, with_payload=["image_digest"], with_vector=False)
+        records, following = self._opened(name).shard.scroll(request)
+        return digests(each.payload for each in records), None if following is None else str(following)
 
     def ping(self) -> None:
         """That an answer comes is the answer."""
@@ -212,11 +238,11 @@ class Shards:
             folder = self._path(name)
             if not folder.exists():
                 raise NotFound(f"there is no collection {name} in the store", field="collection", value=name)
-            dimensions = json.loads((folder / "collection.json").read_text())["dimensions"]
-            shard = _load(folder / "shard", dimensions)
+            layout = _layout(folder)
+            shard = _load(folder / "shard", layout)
             schema = {quoted(path): _kind(each.data_type) for path, each in shard.info().payload_schema.items()}
             indexed = {path: kind for path, kind in schema.items() if kind is not None}
-            self._open[name] = _Open(shard, folder / "shard" / "wal", dimensions, indexed)
+            self._open[name] = _Open(shard, folder / "shard" / "wal", layout, indexed)
         return self._open[name]
 
     def _close(self, name: str) -> None:
@@ -264,30 +290,29 @@ class Shards:
             raise DependencyUnavailable(f"disk is full: {free} bytes free at {self._folder}, {MIN_FREE_BYTES} needed")
 
 
-def _config(dimensions: int) -> qe.EdgeConfig:
-    return qe.EdgeConfig(
-        vectors=qe.EdgeVectorParams(
-            size=dimensions, distance=qe.Distance.Cosine, datatype=qe.VectorStorageDatatype.Float32
-        ),
-        optimizers=qe.EdgeOptimizersConfig(indexing_threshold=NEVER_KB),
-    )
+def _config(layout: Layout) -> qe.EdgeConfig:
+    return qe.EdgeConfig(**vector_params(layout), optimizers=qe.EdgeOptimizersConfig(indexing_threshold=NEVER_KB))
 
 
-def _load(path: Path, dimensions: int) -> qe.EdgeShard:
+def _load(path: Path, layout: Layout) -> qe.EdgeShard:
     """Edge locks its log: a process that was killed may hold it a moment longer than our own lock."""
     give_up_at = time.monotonic() + LOAD_WAIT_S
     while True:
         try:
-            return qe.EdgeShard.load(str(path), _config(dimensions))
+            return qe.EdgeShard.load(str(path), _config(layout))
         except Exception as error:
             if "WouldBlock" not in str(error) or time.monotonic() > give_up_at:
                 raise
             time.sleep(0.05)
 
 
-def _dimensions(folder: Path, file: Path) -> int:
+def _layout(folder: Path) -> Layout:
+    return Layout(**json.loads((folder / "collection.json").read_text()))
+
+
+def _restored(folder: Path, file: Path) -> Layout:
     try:
-        return int(json.loads((folder / "collection.json").read_text())["dimensions"])
+        return _layout(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"{file} is not a snapshot of a collection", field="snapshot", value=str(file)) from error
 

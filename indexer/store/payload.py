@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -28,7 +28,7 @@ def payload_of(point: Point) -> dict[str, Any]:
     return payload
 
 
-def point_of(payload: Mapping[str, Any], vector: Float32) -> Point:
+def point_of(payload: Mapping[str, Any], vector: Float32, latents: Float32 | None = None) -> Point:
     return Point(
         document_id=payload["document_id"],
         vector=vector,
@@ -37,6 +37,7 @@ def point_of(payload: Mapping[str, Any], vector: Float32) -> Point:
         metadata=payload["metadata"],
         content_hash=payload["content_hash"],
         shares=_shares(payload),
+        latents=latents,
     )
 
 
@@ -55,6 +56,12 @@ def hit_of(payload: Mapping[str, Any], score: float, vector: Float32 | None) -> 
 def _shares(payload: Mapping[str, Any]) -> Shares | None:
     layers = payload.get("shares")
     return None if layers is None else tuple((text, image) for text, image in layers)
+
+
+def digests(payloads: Iterable[Mapping[str, Any] | None]) -> list[str]:
+    """Of the images of points that have one."""
+    found = ((each or {}).get("image_digest") for each in payloads)
+    return [digest for digest in found if digest is not None]
 
 
 def path_of(field: str) -> str:

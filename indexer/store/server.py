@@ -19,14 +19,17 @@ from qdrant_client import AsyncQdrantClient
 from qdrant_client import models as q
 
 from indexer.filters import FieldType, Filter
+from indexer.lexical import check_language
+from indexer.ranking import Criterion, Ranked
 from indexer.records import Hit, Page, Point, point_id
-from indexer.store import Consistency
+from indexer.store import Consistency, Layout
 from indexer.store.indexes import missing
-from indexer.store.payload import engine_name, hit_of, path_of, payload_of, point_of, quoted
+from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
 from indexer.store.server_errors import translated
+from indexer.store.server_rank import asked, layout_of, sparse, vector_params
 from indexer.store.server_search import INDEX_KINDS, KINDS, to_server
 from indexer.store.server_settings import CollectionSettings, ServerStoreSettings
-from indexer.store.vectors import just_below, unit
+from indexer.store.vectors import DENSE, LATENTS, fits, just_below, read, unit, vectors_of
 from model.errors import Conflict, InvalidInput, NotFound
 from model.inputs import Float32
 
@@ -50,7 +53,7 @@ _ID_ONLY: dict[str, Any] = {"with_payload": ["document_id"], "with_vectors": Fal
 class _Known:
     """What is remembered of a collection, so that a call is one call."""
 
-    dimensions: int
+    layout: Layout
     indexed: dict[str, FieldType]  # by path
     until: float  # monotonic seconds
 
@@ -63,8 +66,16 @@ class ServerStore:
         self.client = client or connect(settings)
         self._known: dict[str, _Known] = {}
 
-    async def create(self, name: str, dimensions: int, indexes: Mapping[str, FieldType] | None = None) -> None:
-        """Makes what is missing, indexes too, if the collection is there with these dimensions; `Conflict` if it has others."""
+    async def create(
+        self,
+        name: str,
+        dimensions: int,
+        indexes: Mapping[str, FieldType] | None = None,
+        *,
+        language: str | None = None,
+        latents: bool | None = None,
+    ) -> None:
+        """Makes what is missing, indexes too, if the collection is there with this layout; `Conflict` if it has another."""
         if not 1 <= dimensions <= MAX_DIMENSIONS:
             raise InvalidInput(
                 f"dimensions is {dimensions}, limit is 1 to {MAX_DIMENSIONS}", field="dimensions", value=dimensions
@@ -72,10 +83,9 @@ class ServerStore:
         try:
             known = await self.known(name, fresh=True)
         except NotFound:
-            await self._make(name, dimensions)
+            await self._make(name, Layout(dimensions, language and check_language(language), bool(latents)))
             known = await self.known(name, fresh=True)
-        if known.dimensions != dimensions:
-            raise Conflict(f"collection {name} has {known.dimensions} dimensions, not {dimensions}")
+        fits(known.layout, dimensions, language, latents, name)
         declared = {path_of(each): kind for each, kind in (indexes or {}).items()}
         await self.make_indexes(
             name, {path: kind for path, kind in declared.items() if known.indexed.get(path) != kind}
@@ -141,18 +151,18 @@ class ServerStore:
             if not await self.client.collection_exists(self.engine_name(name)):
                 raise NotFound(f"there is no collection {name} in the store", field="collection", value=name)
             info = await self.client.get_collection(self.engine_name(name))
-        vectors = info.config.params.vectors
-        if not isinstance(vectors, q.VectorParams):
+        layout = layout_of(info.config.params)
+        if layout is None:
             raise Conflict(f"collection {name} was not made by this service: it has named vectors")
         indexed = {quoted(path): KINDS[each.data_type] for path, each in info.payload_schema.items()}
-        return _Known(vectors.size, indexed, time.monotonic() + KNOWN_S)
+        return _Known(layout, indexed, time.monotonic() + KNOWN_S)
 
-    async def _make(self, name: str, dimensions: int) -> None:
+    async def _make(self, name: str, layout: Layout) -> None:
         try:
             with translated("create_collection"):
                 await self.client.create_collection(
                     self.engine_name(name),
-                    **creation(dimensions, self.settings.collection),
+                    **creation(layout, self.settings.collection),
                     timeout=self.settings.timeout_s,
                 )
         except (Conflict, InvalidInput):
@@ -186,8 +196,8 @@ class ServerPoints:
 
     async def upsert(self, points: Sequence[Point]) -> None:
         """Checked all before the first is sent; a failure between two calls is mended by repeating the whole."""
-        dimensions = (await self._store.known(self._name)).dimensions
-        written = list({each.document_id: _struct(each, dimensions) for each in points}.values())
+        layout = (await self._store.known(self._name)).layout
+        written = list({each.document_id: _struct(each, layout) for each in points}.values())
         size = self._store.settings.upsert_points
         for start in range(0, len(written), size):
             with translated("upsert"):
@@ -200,12 +210,13 @@ class ServerPoints:
             with translated("delete"):
                 await self._client.delete(self._engine_name, q.PointIdsList(points=ids), wait=True)
 
-    async def fetch(self, document_ids: Sequence[str]) -> list[Point | None]:
+    async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
         """Vectors come back at length 1, whatever length they had."""
-        await self._store.known(self._name)
+        layout = (await self._store.known(self._name)).layout
         ids = [point_id(each) for each in document_ids]
-        records = await self._retrieve(list(dict.fromkeys(ids)), with_vector=True)
-        points = {key: point_of(each.payload or {}, _vector(each)) for key, each in records.items()}
+        parts = [DENSE, LATENTS] if with_latents and layout.latents else [DENSE]
+        records = await self._retrieve(list(dict.fromkeys(ids)), parts)
+        points = {key: point_of(each.payload or {}, *read(each.vector)) for key, each in records.items()}
         return [points.get(each) for each in ids]
 
     async def search(
@@ -220,7 +231,7 @@ class ServerPoints:
         consistency: Consistency = "one",
     ) -> list[Hit]:
         known = await self._store.known(self._name)
-        query = unit(vector, known.dimensions, "the query").tolist()
+        query = unit(vector, known.layout.dimensions, "the query").tolist()
         if limit < 0 or offset < 0:
             raise InvalidInput(f"limit is {limit} and offset is {offset}, the least is 0")
         if limit == 0:
@@ -234,14 +245,34 @@ class ServerPoints:
             "score_threshold": None if score_threshold is None else just_below(score_threshold),
             "consistency": _CONSISTENCY[consistency],
         }
-        whole = {"with_payload": True, "with_vectors": with_vector} if offset == 0 else _ID_ONLY
+        parts = [DENSE] if with_vector else False
+        whole = {"with_payload": True, "with_vectors": parts} if offset == 0 else _ID_ONLY
         page = (await self._ranked(request, whole, offset + limit))[offset:]
         partial = [str(each.id) for each in page if "metadata" not in (each.payload or {})]
-        records = {str(each.id): each for each in page} | await self._retrieve(partial, with_vector, consistency)
+        records = {str(each.id): each for each in page} | await self._retrieve(partial, parts, consistency)
         present = {
             key for key, each in records.items() if "metadata" in (each.payload or {})
         }  # one may just have been deleted
         return [_hit(each, records[str(each.id)], with_vector) for each in page if str(each.id) in present]
+
+    async def rank(
+        self, by: Criterion, *, limit: int, condition: Filter | None = None, consistency: Consistency = "one"
+    ) -> Ranked:
+        known = await self._store.known(self._name)
+        if limit < 0:
+            raise InvalidInput(f"limit is {limit}, the least is 0")
+        if condition is not None:
+            await self._index(condition)
+        chosen = None if condition is None else to_server(condition)
+        query = asked(by, known.layout, self._name, chosen, search_params(self._store.settings.collection))
+        if limit == 0 or query is None:
+            return []
+        request, scale = query
+        found = await self._ranked({**request, "consistency": _CONSISTENCY[consistency]}, _ID_ONLY, limit)
+        return [((hit.payload or {})["document_id"], hit.score * scale) for hit in found]
+
+    async def layout(self) -> Layout:
+        return (await self._store.known(self._name)).layout
 
     async def count(self) -> int:
         await self._store.known(self._name)
@@ -261,6 +292,14 @@ class ServerPoints:
         ids = tuple((each.payload or {})["document_id"] for each in records)
         return Page(ids, None if following is None else str(following))
 
+    async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
+        """Qdrant is asked from a point on, that one included: `after` is the first of the next page."""
+        await self._store.known(self._name)
+        parts: dict[str, Any] = {"with_payload": ["image_digest"], "with_vectors": False}
+        with translated("scroll"):
+            records, following = await self._client.scroll(self._engine_name, offset=after, limit=limit, **parts)
+        return digests(each.payload for each in records), None if following is None else str(following)
+
     async def _ranked(self, request: dict[str, Any], parts: dict[str, Any], wanted: int) -> list[q.ScoredPoint]:
         """The best `wanted`, equal scores by document id.
 
@@ -277,7 +316,7 @@ class ServerPoints:
             return (await self._client.query_points(self._engine_name, **request, **parts, limit=limit)).points
 
     async def _retrieve(
-        self, ids: list[str], with_vector: bool, consistency: Consistency = "one"
+        self, ids: list[str], parts: bool | list[str], consistency: Consistency = "one"
     ) -> dict[str, q.Record]:
         records: list[q.Record] = []
         for start in range(0, len(ids), FETCH_POINTS):
@@ -286,7 +325,7 @@ class ServerPoints:
                     self._engine_name,
                     ids[start : start + FETCH_POINTS],
                     with_payload=True,
-                    with_vectors=with_vector,
+                    with_vectors=parts,
                     consistency=_CONSISTENCY[consistency],
                 )
         return {str(each.id): each for each in records}
@@ -314,10 +353,10 @@ def connect(settings: ServerStoreSettings) -> AsyncQdrantClient:
         )
 
 
-def creation(dimensions: int, settings: CollectionSettings) -> dict[str, Any]:
+def creation(layout: Layout, settings: CollectionSettings) -> dict[str, Any]:
     """The arguments of `create_collection`."""
     return {
-        "vectors_config": q.VectorParams(size=dimensions, distance=q.Distance.COSINE, on_disk=settings.vectors_on_disk),
+        **vector_params(layout, settings.vectors_on_disk),
         "shard_number": settings.shards,
         "replication_factor": settings.replication_factor,
         "write_consistency_factor": settings.write_consistency_factor,
@@ -353,11 +392,10 @@ def search_params(settings: CollectionSettings) -> q.SearchParams | None:
     return q.SearchParams(hnsw_ef=settings.hnsw_ef, quantization=quantization)
 
 
-def _struct(point: Point, dimensions: int) -> q.PointStruct:
+def _struct(point: Point, layout: Layout) -> q.PointStruct:
     payload = payload_of(point)
     _check_storable(payload)
-    vector = unit(point.vector, dimensions, point.document_id).tolist()
-    return q.PointStruct(id=point_id(point.document_id), vector=vector, payload=payload)
+    return q.PointStruct(id=point_id(point.document_id), vector=vectors_of(point, layout, sparse), payload=payload)
 
 
 def _check_storable(payload: dict[str, Any]) -> None:
@@ -379,7 +417,7 @@ def _has_nan(value: Any) -> bool:
 
 
 def _vector(record: q.ScoredPoint | q.Record) -> Float32:
-    return np.asarray(record.vector, np.float32)
+    return read(record.vector)[0]
 
 
 def _hit(scored: q.ScoredPoint, record: q.ScoredPoint | q.Record, with_vector: bool) -> Hit:

@@ -1,11 +1,21 @@
-"""The vectors that both Qdrant engines are given."""
+"""What both Qdrant engines keep of a point beside its payload, and what a collection must be for that."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import numpy as np
 
-from model.errors import InvalidInput
+from indexer.lexical import Words, document_words
+from indexer.records import Point
+from indexer.store import Layout
+from model.errors import Conflict, InvalidInput
 from model.inputs import Float32
+
+DENSE = ""  # Qdrant's own name of the vector that has none
+LATENTS = "latents"
+WORDS = "words_"
 
 
 def unit(vector: Float32, dimensions: int, of: str) -> Float32:
@@ -19,6 +29,86 @@ def unit(vector: Float32, dimensions: int, of: str) -> Float32:
     if not np.isfinite(norm) or norm == 0:
         raise InvalidInput(f"vector of {of} has norm {norm}, which must be finite and over 0", value=str(norm))
     return (exact / norm).astype(np.float32)
+
+
+def unit_rows(latents: Float32 | None, dimensions: int, of: str) -> Float32:
+    """The latents (K, D), each at length 1. Raises `InvalidInput` where there are none."""
+    if latents is None or latents.ndim != 2 or not len(latents):
+        shape = None if latents is None else latents.shape
+        raise InvalidInput(
+            f"latents of {of} have shape {shape}, the collection's are (K, {dimensions})", limit=dimensions
+        )
+    return np.stack([unit(each, dimensions, of) for each in latents])
+
+
+def vectors_of(point: Point, layout: Layout, sparse: Callable[[Words], Any]) -> Any:
+    """What a point is written with. Raises `InvalidInput`. A text without words, or none at all, has no sparse vector."""
+    of = point.document_id
+    dense = unit(point.vector, layout.dimensions, of).tolist()
+    held: dict[str, Any] = {DENSE: dense}
+    if layout.latents:
+        held[LATENTS] = unit_rows(point.latents, layout.dimensions, of).tolist()
+    if layout.language is not None and point.text and (words := document_words(point.text, layout.language)).ids:
+        held[words_name(layout.language)] = sparse(words)
+    return held if len(held) > 1 else dense
+
+
+def read(vectors: Any) -> tuple[Float32, Float32 | None]:
+    """The embedding and the latents of a record that was asked for one or both."""
+    if not isinstance(vectors, dict):
+        return np.asarray(vectors, np.float32), None
+    latents = vectors.get(LATENTS)
+    return np.asarray(vectors[DENSE], np.float32), None if latents is None else np.asarray(latents, np.float32)
+
+
+def words_name(language: str) -> str:
+    """What a collection's sparse vector is called: its language can be read off it."""
+    return WORDS + language
+
+
+def language_of(names: Iterable[str]) -> str | None:
+    """Of the sparse vectors that a collection has."""
+    return next((name.removeprefix(WORDS) for name in names if name.startswith(WORDS)), None)
+
+
+def fits(there: Layout, dimensions: int, language: str | None, latents: bool | None, name: str) -> None:
+    """Raises `Conflict` where a collection cannot be what is wanted of it."""
+    if there.dimensions != dimensions:
+        raise Conflict(f"collection {name} has {there.dimensions} dimensions, not {dimensions}")
+    if language is not None and there.language != language:
+        raise Conflict(
+            f"collection {name} keeps the words of its texts {_as(there.language)}, not as {language}: that is fixed when it is made. "
+            "Fill a new collection, or reindex this one",
+            field="language",
+            value=language,
+        )
+    if latents is not None and there.latents != latents:
+        held, wanted = ("holds", "none") if there.latents else ("holds no", "some")
+        raise Conflict(f"collection {name} {held} latents, wanted {wanted}", field="latents")
+
+
+def require_words(layout: Layout, name: str) -> str:
+    """The language of the words. Raises `Conflict` for a collection without."""
+    if layout.language is None:
+        raise Conflict(
+            f"collection {name} was made before the words of texts were kept, so only its embeddings can be searched (mode fused). "
+            "Fill a new collection, or reindex this one",
+            field="mode",
+        )
+    return layout.language
+
+
+def require_latents(layout: Layout, name: str) -> None:
+    if not layout.latents:
+        raise Conflict(
+            f"collection {name} holds one embedding of each document and no latents, so there is nothing to rerank by. "
+            "It takes a model with several latents, and a collection that it fills",
+            field="rerank",
+        )
+
+
+def _as(language: str | None) -> str:
+    return "not at all" if language is None else f"as {language}"
 
 
 def just_below(score_threshold: float) -> float:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from fastapi import FastAPI
 
 from service import ui
-from service.api import aliases, collections, documents, jobs, reindex, search
+from service.api import aliases, collections, documents, imports, jobs, reindex, search
 from service.app import application
 from service.encoder import routes as encode
 from service.parts import Parts
@@ -22,6 +22,7 @@ def create_app(parts: Parts) -> FastAPI:
         collections.router,
         aliases.router,
         documents.router,
+        imports.router,
         reindex.router,
         jobs.router,
         ui.router,

@@ -25,7 +25,11 @@ async def create(name: CollectionPath, parts: PartsOf, body: CollectionIn | None
     wanted = body or CollectionIn.model_validate({})
     _check_limit(wanted, parts)
     collection, created = await parts.catalog.create(
-        name, instruction=wanted.instruction, limit=wanted.limit, indexes=wanted.indexes
+        name,
+        instruction=wanted.instruction,
+        limit=wanted.limit,
+        indexes=wanted.indexes,
+        language=wanted.language,
     )
     return Json(await _wire(parts, collection), 201 if created else 200)
 
@@ -67,8 +71,9 @@ def _check_limit(body: CollectionIn, parts: Parts) -> None:
 
 
 async def _wire(parts: Parts, collection: Collection) -> dict[str, Any]:
-    encoder, documents, counts, size_bytes, aliases = await asyncio.gather(
+    encoder, layout, documents, counts, size_bytes, aliases = await asyncio.gather(
         parts.encoders.by_fingerprint(collection.fingerprint),
+        parts.catalog.layout(collection),
         parts.catalog.points(collection).count(),
         parts.catalog.counts(collection),
         parts.catalog.size_bytes(collection),
@@ -87,6 +92,8 @@ async def _wire(parts: Parts, collection: Collection) -> dict[str, Any]:
         "limit": collection.limit,
         "indexes": dict(collection.indexes),
         "aliases": list(aliases),
+        "language": layout.language,
+        "latents": layout.latents,
         "created_at": collection.created_at,
         "compatible": encoder is not None,
         "generation": collection.generation,

@@ -17,10 +17,12 @@ from model.inputs import SHARE_DIGITS, Embedding, Float32, Input, Shares
 class Asked:
     """The query as the model saw it. The halves are there when an explanation was asked for and the query has both."""
 
-    vector: Float32  # (D,)
+    vector: Float32 | None = None  # (D,); None where the words alone were asked
     shares: Shares | None = None
     without_text: Float32 | None = None
     without_image: Float32 | None = None
+    latents: Float32 | None = None  # (K, D)
+    text: str | None = None  # the words it brings
 
 
 def halves(item: Input) -> list[Input]:
@@ -31,7 +33,7 @@ def halves(item: Input) -> list[Input]:
 def asked(whole: Embedding, parts: Sequence[Embedding]) -> Asked:
     """`parts` are the embeddings of `halves`."""
     without_text, without_image = (part.vector for part in parts) if parts else (None, None)
-    return Asked(whole.vector, whole.shares, without_text, without_image)
+    return Asked(whole.vector, whole.shares, without_text, without_image, whole.latents)
 
 
 def explanation(query: Asked, hit: Hit) -> dict[str, Any]:
@@ -39,9 +41,10 @@ def explanation(query: Asked, hit: Hit) -> dict[str, Any]:
     return {
         "document": _layers(hit.shares),
         "query": _layers(query.shares),
+        "similarity": _similarity(query.vector, hit),
         "without_text": _similarity(query.without_text, hit),
         "without_image": _similarity(query.without_image, hit),
-        "lexical": None,
+        "lexical": hit.lexical and {"score": hit.lexical.score, "share": round(hit.lexical.share, SHARE_DIGITS)},
     }
 
 

@@ -62,5 +62,8 @@ async def failures(job_id: JobId, parts: PartsOf, limit: Limit = 100, offset: Of
     """Documents of the job that could not be indexed, and why."""
     await parts.in_ledger(parts.ledger.job, job_id)
     found = await parts.in_ledger(parts.ledger.failures, job_id, limit=limit, offset=offset)
-    wire = [{"position": one.position, "id": one.document_id, "code": one.code, "detail": one.detail} for one in found]
+    wire = [
+        {"position": one.position, "id": one.document_id, "code": one.code, "detail": one.detail, "file": one.file}
+        for one in found
+    ]
     return Json({"failures": wire})

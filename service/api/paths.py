@@ -37,4 +37,22 @@ def job_wire(job: Job) -> dict[str, Any]:
         "created_at": job.created_at,
         "updated_at": job.updated_at,
         "waiting_on": job.waiting_on,
+        "progress": _progress(job),
+    }
+
+
+def _progress(job: Job) -> dict[str, Any] | None:
+    if job.source is None:
+        return None
+    done = job.indexed + job.skipped + job.failed
+    took_s = (job.finished_at or job.updated_at) - (job.started_at or job.created_at)
+    rate = done / took_s if done and took_s > 0 else None
+    remaining_s = job.left / rate if rate and not job.growing else None
+    return {
+        "uri": job.source["uri"].partition("?")[0],
+        "format": job.source["format"],
+        "planned": not job.growing,
+        "unread": job.unread,
+        "documents_per_s": None if rate is None else round(rate, 3),
+        "remaining_s": 0.0 if job.state.finished else None if remaining_s is None else round(remaining_s, 1),
     }

@@ -18,10 +18,11 @@ from indexer.filters import AllOf, Filter
 from indexer.records import Collection, Hit, Point
 from indexer.store import Points
 from model.errors import DependencyUnavailable, InvalidInput, NotFound, RetrievalError
-from model.inputs import Embedding, Float32, Input, Limits, Role
+from model.inputs import Embedding, Input, Limits, Role
 from service import inputs
 from service.api import examples
 from service.api.explain import Asked, asked, explanation, halves
+from service.api.modes import ModeSearch, Wanted
 from service.api.ranking import Group, Mark, Page, Ranking, read_cursor, selected
 from service.inputs import ImageFetcher
 from service.keys import Key
@@ -123,6 +124,7 @@ class Searcher:
 
     async def _search(self, wanted: SearchIn) -> dict[str, Any]:
         clock = Clock(time.perf_counter())
+        mode = Wanted.of(wanted)
         condition = None if wanted.filter is None else filters.parse(wanted.filter)
         if wanted.group_by is not None:
             filters.check_field(wanted.group_by, "group_by")
@@ -133,8 +135,9 @@ class Searcher:
             filters.check_types(condition, collection.indexes)
         encoder = await self.catalog.encoder(collection)
         points = self.catalog.points(collection)
-        query = await self._asked(wanted, collection, encoder, points, clock)
-        ask = partial(self._ask, points, wanted, query.vector, condition, clock)
+        query = await self._asked(wanted, mode, collection, encoder, points, clock)
+        by_mode = ModeSearch(points, mode, query.vector, query.latents, query.text)
+        ask = partial(self._ask, by_mode, wanted, condition, clock)
         ranking = Ranking(ask, frozenset(examples.document_ids(wanted.query)), self.bounds.depth)
         found = await self._found(ranking, wanted, limit)
         self.metrics.store_seconds.observe(clock.store_ms / 1e3)
@@ -157,19 +160,31 @@ class Searcher:
         return await ranking.after(mark, limit)
 
     async def _asked(
-        self, wanted: SearchIn, collection: Collection, encoder: Encoder, points: Points, clock: Clock
+        self,
+        wanted: SearchIn,
+        mode: Wanted,
+        collection: Collection,
+        encoder: Encoder,
+        points: Points,
+        clock: Clock,
     ) -> Asked:
         """What is searched with. Of several examples it is their vector alone: only of one thing can it be said what is in it."""
         query = wanted.query
         ids = examples.document_ids(query)
-        known = await stored_all(points, collection.name, ids)
+        known = await stored_all(points, collection.name, ids, with_latents=mode.reranks)
+        text = query.text if query.document_id is None else known[0].text
+        if not mode.embeds:
+            inputs.check_text(text, self.limits)
+            return Asked(known[0].vector, known[0].shares, text=text) if known else Asked(text=text)
         alone = len(ids) + len(examples.to_encode(query)) == 1
         encoded, parts = await self._embed(query, collection, encoder, clock, halved=wanted.explain and alone)
         stored_vectors = {point.document_id: point.vector for point in known}
         vector = examples.vector_of(query, [one.vector for one in encoded], stored_vectors)
         if not alone:
-            return Asked(vector)
-        return Asked(vector, known[0].shares) if known else asked(encoded[0], parts)
+            return Asked(vector, text=text)
+        if known:
+            return Asked(vector, known[0].shares, latents=known[0].latents, text=text)
+        return replace(asked(encoded[0], parts), text=text)
 
     async def _embed(
         self, query: QueryIn, collection: Collection, encoder: Encoder, clock: Clock, *, halved: bool
@@ -193,9 +208,8 @@ class Searcher:
 
     async def _ask(
         self,
-        points: Points,
+        ranking: ModeSearch,
         wanted: SearchIn,
-        vector: Float32,
         condition: Filter | None,
         clock: Clock,
         offset: int,
@@ -205,8 +219,7 @@ class Searcher:
         """A window of the ranking."""
         began = time.perf_counter()
         of = tuple(one for one in (condition, beside) if one is not None)
-        hits = await points.search(
-            vector,
+        hits = await ranking.search(
             limit=limit,
             offset=offset,
             condition=AllOf(of) if len(of) > 1 else next(iter(of), None),
@@ -248,10 +261,13 @@ async def stored(points: Points, collection: str, document_id: str) -> Point:
     return (await stored_all(points, collection, [document_id]))[0]
 
 
-async def stored_all(points: Points, collection: str, document_ids: Sequence[str]) -> list[Point]:
+async def stored_all(
+    points: Points, collection: str, document_ids: Sequence[str], *, with_latents: bool = False
+) -> list[Point]:
     """Raises `NotFound` naming the first that is not there."""
     found = []
-    for document_id, point in zip(document_ids, await points.fetch(document_ids) if document_ids else [], strict=True):
+    fetched = await points.fetch(document_ids, with_latents=with_latents) if document_ids else []
+    for document_id, point in zip(document_ids, fetched, strict=True):
         if point is None:
             raise NotFound(
                 f"there is no document {document_id!r:.100} in collection {collection!r}",

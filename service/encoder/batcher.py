@@ -28,6 +28,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from indexer import tracing
 from indexer.encoder import Lane
 from model.errors import DependencyUnavailable, EncodeFailed, Overloaded, RetrievalError
 from model.inputs import Embedding, Encoded, Float32, Input, ModelInfo, Prepared, Role, Shares, Timing
@@ -149,13 +150,15 @@ class Batcher:
     async def encode(self, inputs: Sequence[Input], *, role: Role, lane: Lane) -> list[Result]:
         loop = asyncio.get_running_loop()
         entries = [Entry(item, role, lane, loop.create_future(), self._runtime.estimate(item)) for item in inputs]
-        self._admit(lane, entries)
-        try:
-            for _ in entries:
-                self._pool.submit(self._prepare_next)
-            results = await asyncio.gather(*(entry.future for entry in entries))
-        finally:
-            self._queue.discard(entries)
+        with tracing.span("encode", inputs=len(entries), lane=lane):
+            self._admit(lane, entries)
+            try:
+                for _ in entries:
+                    self._pool.submit(self._prepare_next)
+                results = await asyncio.gather(*(entry.future for entry in entries))
+            finally:
+                self._queue.discard(entries)
+            _note_times(results)
         for result in results:
             if isinstance(result, DependencyUnavailable):
                 raise result
@@ -297,6 +300,12 @@ def _row(encoded: Encoded, row: int) -> tuple[Float32, Shares | None, Float32 | 
     shares = None if encoded.shares is None else tuple((text, image) for text, image in encoded.shares[row].tolist())
     latents = None if encoded.latents is None else encoded.latents[row].astype(np.float32, copy=True)
     return encoded.vectors[row].astype(np.float32, copy=True), shares, latents
+
+
+def _note_times(results: Sequence[Result]) -> None:
+    if timings := [one.timing for one in results if isinstance(one, Embedding)]:
+        tracing.note(queue_ms=max(one.queue_s for one in timings) * 1e3)
+        tracing.note(encode_ms=max(one.encode_s for one in timings) * 1e3)
 
 
 def _settle(answers: list[tuple[Entry, Result]]) -> None:

@@ -30,7 +30,7 @@ function why(explanation, score) {
   return el("details", { className: "why", open: true }, el("summary", {}, "Why"),
     drawn.length ? el("div", { className: "legend" }, el("span", { className: "t" }, "text"), el("span", { className: "i" }, "image"), "by layer, early to late") : null,
     drawn.length ? el("div", { className: "bars" }, drawn) : null,
-    lines.length ? el("div", {}, `similarity ${score.toFixed(3)}; ${lines.join("; ")}`) : null);
+    lines.length ? el("div", {}, `similarity ${(explanation.similarity ?? score).toFixed(3)}; ${lines.join("; ")}`) : null);
 }
 
 const plain = (value) => (typeof value === "object" ? JSON.stringify(value) : String(value));

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("index.md", "http.md")
+PAGES = ("index.md", "http.md", "search.md")
 _BLOCK = re.compile(r"^```bash\n(?P<script>.*?)^```\n(?:<!-- (?P<note>[^\n]*) -->\n)?", re.MULTILINE | re.DOTALL)
 
 

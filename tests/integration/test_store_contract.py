@@ -541,6 +541,24 @@ async def test_fetch_answers_in_the_order_asked(points: Points) -> None:
     assert await points.fetch([]) == []
 
 
+async def test_the_images_of_all_points_page_by_page(store: Store, points: Points) -> None:
+    await store.create("other", D)
+    await store.points("other").upsert([replace(make_points(1)[0], image_digest="f" * 64)])
+    assert await points.images(None, 10) == ([], None)
+    data = make_points()
+    await points.upsert(data)
+    found: list[str] = []
+    after, pages = None, 0
+    while True:
+        digests, after = await points.images(after, 50)
+        assert len(digests) <= 50
+        found, pages = found + digests, pages + 1
+        if after is None:
+            break
+    assert sorted(found) == sorted(each.image_digest for each in data if each.image_digest is not None)
+    assert pages == N // 50
+
+
 async def paged(points: Points, limit: int, condition: Filter | None = None) -> list[str]:
     found: list[str] = []
     after = None

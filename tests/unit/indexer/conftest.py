@@ -16,6 +16,7 @@ from indexer.catalog import Catalog
 from indexer.encoder import Lane
 from indexer.intake import Incoming, Intake, Rejected
 from indexer.ledger import Ledger
+from indexer.progress import Progress
 from indexer.records import Collection, Job
 from indexer.settings import IndexerSettings
 from indexer.worker import Worker
@@ -95,6 +96,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.catalog = Catalog(self.ledger, self.store, self.encoder)
+        self.progress = Progress(self.ledger, self.settings.poll_s)
         self.intake = Intake(self.ledger, self.blobs, self.settings, on_accepted=self._poke)
 
     def _poke(self) -> None:
@@ -102,7 +104,7 @@ class World:
             worker.poke()
 
     async def start_worker(self) -> Worker:
-        worker = Worker(self.ledger, self.store, self.encoder, self.blobs, self.fetcher, self.settings)
+        worker = Worker(self.ledger, self.store, self.encoder, self.blobs, self.fetcher, self.settings, self.progress)
         self.workers.append(worker)
         await worker.start()
         return worker
@@ -115,7 +117,7 @@ class World:
         return accepted.job
 
     async def done(self, job: Job) -> Job:
-        finished = await self.workers[0].wait(job.id, 20)
+        finished = await self.progress.wait(job.id, 20)
         assert finished.state.finished, finished
         return finished
 

@@ -112,13 +112,15 @@ def test_counts(ledger: Ledger) -> None:
 
 
 def test_a_ledger_of_schema_3_is_brought_here(tmp_path: Path) -> None:
-    """As it was, but for what migration 4 makes."""
+    """As it was, but for what migrations 4 to 6 make."""
     path = tmp_path / "l.sqlite"
     made = Ledger(f"sqlite:///{path}")
     made.create_collection(collection("a"))
     made.close()
     with sqlite3.connect(path) as connection:
         connection.execute("DROP TABLE aliases")
+        connection.execute("DROP TABLE chores")
+        connection.execute("ALTER TABLE jobs DROP COLUMN trace")
         connection.execute("ALTER TABLE collections DROP COLUMN settings")
         connection.execute("PRAGMA user_version = 3")
     connection.close()

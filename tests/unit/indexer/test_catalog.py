@@ -169,3 +169,11 @@ async def test_half_dropped_can_be_dropped_or_made_whole(world: Any) -> None:
         del world.store.kept["flags"]  # as if the process had died between store and ledger
         await repeat("flags")
     assert await world.catalog.count("flags") == 0
+
+
+async def test_a_language_stays(world: Any) -> None:
+    await world.catalog.create("flags", language="english")
+    assert (await world.catalog.change("flags", {"language": "english", "limit": 3})).limit == 3
+    with pytest.raises(Conflict, match="A language stays") as refused:
+        await world.catalog.change("flags", {"language": "german"})
+    assert (refused.value.field, refused.value.limit) == ("language", "english")

@@ -185,7 +185,8 @@ class World:
 
     def contents(self, generation: int) -> dict[str, str | None]:
         """What stands in a generation by id; every vector of it must be of its own model."""
-        dimensions, points = self.store.kept[f"c~{generation}" if generation else "c"]
+        layout, points = self.store.kept[f"c~{generation}" if generation else "c"]
+        dimensions = layout.dimensions
         assert {len(each.vector) for each in points.values()} <= {dimensions}
         return {key: each.text for key, each in points.items()}
 

@@ -228,10 +228,10 @@ async def test_a_backlog_of_another_model_is_not_run_through(
     await world.collection("old")
     backlog = await world.post(*posted(*(str(i) for i in range(50))), collection="old")
     world.encoder.model = type(world.encoder.model)("new", "fingerprint-2", 8, 100, 16)
-    released: list[int] = []
+    released: list[Any] = []
     release = world.ledger.release
     monkeypatch.setattr(
-        world.ledger, "release", lambda batch, **options: (released.append(batch.id), release(batch, **options))
+        world.ledger, "release", lambda batches, **options: (released.append(batches), release(batches, **options))
     )
     await world.start_worker()
     assert counts(await world.done(await world.post(*posted("b"), collection="new"))) == (1, 1, 0, 0)
@@ -294,10 +294,96 @@ async def test_stop_gives_back_what_does_not_end(world: Any, posted: Make) -> No
     assert world.stored() == {}
     world.encoder.gate.set()
     await world.start_worker()
-    done = await world.workers[1].wait(job.id, 20)
+    done = await world.progress.wait(job.id, 20)
     assert counts(done) == (1, 1, 0, 0)
     (batch,) = world.ledger._engine.connect().exec_driver_sql("SELECT attempts FROM batches").all()
     assert batch.attempts == 1  # the one that worked
+
+
+class Killed(BaseException):
+    """As if the process had ended there: nothing catches it, and nothing is given back."""
+
+
+def killer(world: Any) -> None:
+    real = world.encoder.encode
+
+    async def encode(inputs: Any, **options: Any) -> Any:
+        if any(item.text == "kills" for item in inputs):
+            raise Killed
+        return await real(inputs, **options)
+
+    world.encoder.encode = encode
+
+
+async def lives_until(world: Any, *jobs: Any) -> int:
+    """Starts a worker again each time one dies and its leases have run out, until the jobs are done; how many died."""
+    died = 0
+    while True:
+        worker = await world.start_worker()
+        await world.until(lambda: not worker.alive or all(world.ledger.job(job.id).state.finished for job in jobs))  # noqa: B023
+        done = worker.alive
+        await worker.stop()
+        if done:
+            return died
+        died += 1
+        late = died * (world.settings.lease_s + 1)
+        world.ledger._clock = lambda late=late: time.time() + late
+
+
+async def test_a_document_that_kills_the_worker_is_found_and_fails_alone(make_world: Make, posted: Make) -> None:
+    world = make_world(batch_documents=3, concurrency=1)
+    killer(world)
+    job = await world.post(*posted("a", "kills", "b", "c"))
+    assert await lives_until(world, job) == world.settings.max_attempts
+    assert counts(world.ledger.job(job.id)) == (4, 3, 0, 1)
+    assert await failures(world, job) == {"kills": "worker_died"}
+    assert set(world.stored()) == {"a", "b", "c"}
+
+
+async def test_what_was_in_flight_beside_it_is_not_blamed(make_world: Make, posted: Make) -> None:
+    world = make_world(batch_documents=1, concurrency=2)
+    killer(world)
+    jobs = [await world.post(*posted(text)) for text in ("a", "kills", "b")]
+    assert await lives_until(world, *jobs) <= world.settings.max_attempts + 1
+    assert [world.ledger.job(job.id).state for job in jobs] == [
+        JobState.SUCCEEDED,
+        JobState.FAILED,
+        JobState.SUCCEEDED,
+    ]
+
+
+async def test_a_cancelled_job_stops_within_one_batch(make_world: Make, posted: Make) -> None:
+    world = make_world(batch_documents=1, concurrency=1)
+    await world.start_worker()
+    world.encoder.gate.clear()
+    job = await world.post(*posted(*"abcde"))
+    await world.until(lambda: len(world.encoder.calls) == 1)
+    await world.ledger.call(world.ledger.cancel_job, job.id)
+    world.encoder.gate.set()
+    done = await world.done(job)
+    assert (done.state, done.indexed, done.cancelled) == (JobState.CANCELLED, 1, 4)
+    assert world.stored() == {"a": "a"}
+
+
+async def test_a_retry_indexes_what_failed(world: Any, posted: Make) -> None:
+    world.fetcher.pages["https://host/"] = Forbidden("not public")
+    job = await world.post(Incoming(0, id="a", text="fine"), Incoming(1, id="b", image_url="https://host/"))
+    await world.done(job)
+    world.fetcher.pages["https://host/"] = b"image"
+    again, _ = await world.ledger.call(world.ledger.retry_job, job.id)
+    world.workers[0].poke()
+    assert counts(await world.done(again)) == (1, 1, 0, 0)
+    assert set(world.stored()) == {"a", "b"}
+
+
+async def test_small_jobs_share_an_encoder_call(make_world: Make, posted: Make) -> None:
+    world = make_world(batch_documents=4, concurrency=1)
+    jobs = [await world.post(*posted(text)) for text in ("a", "b", "bad", "d", "e")]
+    await world.start_worker()
+    for job in jobs:
+        await world.done(job)
+    assert [len(call) for call in world.encoder.calls] == [4, 1]
+    assert await failures(world, jobs[2]) == {"bad": "invalid_input"}
 
 
 async def test_a_lease_that_was_lost_writes_nothing(make_world: Make, posted: Make) -> None:
@@ -313,7 +399,7 @@ async def test_a_lease_that_was_lost_writes_nothing(make_world: Make, posted: Ma
     await world.workers[0].stop()
     assert world.store.upserts == []
     assert taken.attempts == 0
-    assert world.ledger.renew(taken, 60.0)
+    assert world.ledger.renew([taken], 60.0)
 
 
 async def test_a_collection_dropped_under_the_worker_leaves_nothing(world: Any, posted: Make) -> None:
@@ -329,7 +415,7 @@ async def test_a_collection_dropped_under_the_worker_leaves_nothing(world: Any, 
 
 
 async def test_a_loop_that_dies_is_seen(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("a bug")
 
     assert world.workers[0].alive
@@ -341,7 +427,7 @@ async def test_a_loop_that_dies_is_seen(world: Any, monkeypatch: pytest.MonkeyPa
 async def test_a_database_that_is_away_is_waited_for(world: Any, posted: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     tries = 0
 
-    def away(*_: Any) -> None:
+    def away(*_: Any, **__: Any) -> None:
         nonlocal tries
         tries += 1
         raise DependencyUnavailable("database is away")
@@ -356,8 +442,8 @@ async def test_a_database_that_is_away_is_waited_for(world: Any, posted: Make, m
 async def test_waiting_ends_with_the_time(world: Any, posted: Make) -> None:
     world.encoder.gate.clear()
     job = await world.post(*posted("a"))
-    assert not (await world.workers[0].wait(job.id, 0)).state.finished
-    assert not (await world.workers[0].wait(job.id, 0.01)).state.finished
+    assert not (await world.progress.wait(job.id, 0)).state.finished
+    assert not (await world.progress.wait(job.id, 0.01)).state.finished
 
 
 # --- order

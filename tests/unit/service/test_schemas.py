@@ -31,7 +31,7 @@ def wrong(model: Any, value: object) -> list[dict[str, Any]]:
         ({"limit": True}, "limit"),
         ({"offset": -1}, "offset"),
         ({"mode": "text"}, "mode"),
-        ({"rerank": True}, "rerank"),
+        ({"rerank": {"oversampling": 0}}, "rerank.oversampling"),
         ({"group_bye": "x"}, "group_bye"),
         ({"explained": True}, "explained"),
         ({"collection": "../etc"}, "collection"),
@@ -51,7 +51,9 @@ def test_a_wrong_field_is_named(change: dict[str, Any], field: str) -> None:
 
 
 def test_an_unknown_field_is_called_that() -> None:
-    assert wrong(SearchIn, SEARCH | {"mode": "text"}) == [{"field": "mode", "value": "text", "limit": "no such field"}]
+    assert wrong(SearchIn, SEARCH | {"modus": "text"}) == [
+        {"field": "modus", "value": "text", "limit": "no such field"}
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,258 @@
+"""The importer: plans imports and reads their units into batches, which the workers index like posted ones. A chore of the worker.
+
+claim a step ─┬─ plan it ──► a step per unit ─────────────────────────────► the job grows no more
+              └─ read it ──► 64 records: images stored, a batch, failures ─► … ─► done, or given back where it stands
+
+A store of files that does not answer is waited for, for ever if need be. A file that kills the process, or that nobody foresaw, is
+tried `max_attempts` times; then what is left of the unit are failures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+import structlog
+
+from indexer.blobs import Blobs
+from indexer.imports import Imports, Unit
+from indexer.intake import Incoming, Rejected, document_of
+from indexer.ledger import Ledger
+from indexer.ledger.importing import Step
+from indexer.records import Outcome, Status
+from indexer.retry import delay_s
+from indexer.settings import IndexerSettings
+from model.errors import DependencyUnavailable, InvalidInput, RetrievalError
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+_AHEAD_DOCUMENTS = 4096  # read and not yet indexed, of one job: seconds of work for several machines with a GPU
+_UNITS, _PLAN_S = 50, 1.0  # of one transaction, and of the search for them
+_LISTED = 1000  # failures of one transaction
+_RECORDS_BYTES = 64 * 2**20  # of images read at once
+_BUSY_S = 0.5  # between two looks while what was read is being indexed
+
+Item = tuple[int, Incoming | Rejected]
+
+
+class StepLost(Exception):
+    """The step is another's by now, or its job is being cancelled or gone."""
+
+
+class Importer:
+    """Runs in the event loop that starts it; any number of processes may have one. `on_read` wakes the workers.
+
+    Held: of each of `readers` the records of one batch, of which the images have no more than 64 MiB or are one.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        blobs: Blobs,
+        imports: Imports,
+        settings: IndexerSettings,
+        *,
+        readers: int = 1,
+        on_read: Callable[[], None] = lambda: None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._ledger, self._blobs, self._imports, self._settings = ledger, blobs, imports, settings
+        self._readers, self._on_read, self._rng = readers, on_read, rng or random.Random()
+        self._wake = asyncio.Event()
+        self._threads = ThreadPoolExecutor(readers, thread_name_prefix="import")
+
+    def poke(self) -> None:
+        """There may be an import."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until it is cancelled; what it has in hand is given back then."""
+        try:
+            async with asyncio.TaskGroup() as readers:
+                for number in range(self._readers):
+                    readers.create_task(self._loop(), name=f"import-{number}")
+        finally:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _loop(self) -> None:
+        while True:
+            self._wake.clear()
+            pause_s = self._settings.poll_s * self._rng.uniform(0.5, 1.0)
+            try:
+                step = await self._ledger.call(self._ledger.claim_step, self._settings.lease_s, _AHEAD_DOCUMENTS)
+                if step is not None:
+                    await self._work(step)
+                    continue
+                if await self._ledger.call(self._ledger.steps_left):
+                    pause_s = _BUSY_S
+            except DependencyUnavailable as error:
+                log.warning("cannot look for imports", detail=error.detail)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._wake.wait()
+
+    async def _work(self, step: Step) -> None:
+        """From claim to whatever comes of it; the step is done or given back."""
+        beat = asyncio.create_task(self._heartbeat(step))
+        try:
+            if step.crashes >= self._settings.max_attempts:
+                await self._give_up(step, "worker_died", f"the worker died {step.crashes} times while reading it")
+            elif step.unit is None:
+                await self._plan(step)
+            else:
+                await self._read(step, Unit.from_json(step.unit))
+        except asyncio.CancelledError:
+            await asyncio.shield(self._give_back(step))
+            raise
+        except StepLost:
+            await self._give_back(step)
+        except RetrievalError as error:
+            await self._after(step, error)
+        except Exception as error:
+            log.exception("import failed", job=step.job_id, step=step.id, attempt=step.crashes + 1)
+            await self._after(step, error)
+        finally:
+            beat.cancel()
+
+    # --- planning
+
+    async def _plan(self, step: Step) -> None:
+        """An interrupted plan is found again from the beginning, and goes on where it was: the same files give the same units."""
+        units = self._imports.plan(**step.source)
+        more, error = True, None
+        while more and error is None:
+            found, error = await self._in_thread(lambda: _some(units))
+            more = bool(found)
+            new = [unit for unit in found if unit.first >= step.read]
+            if new and new[0].first != step.read:
+                raise InvalidInput(f"{new[0].uri.rpartition('/')[2]} has changed while it was being planned")
+            if new:
+                wire = [unit.as_json() for unit in new]
+                if not await self._ledger.call(self._ledger.add_units, step, wire, self._settings.lease_s):
+                    raise StepLost
+                step.read += sum(unit.count for unit in new)
+                self._wake.set()
+        if error is not None:
+            raise error
+        if not await self._ledger.call(self._ledger.end_plan, step):
+            raise StepLost
+        log.info("import planned", job=step.job_id, documents=step.read)
+
+    # --- reading
+
+    async def _read(self, step: Step, unit: Unit) -> None:
+        async for records in self._records(step, unit):
+            waiting = await self._add(step, records)
+            step.read, step.crashes, step.releases = step.read + len(records), 0, 0
+            while (
+                step.read < step.size and waiting > 2 * _AHEAD_DOCUMENTS
+            ):  # a compressed file is one unit, however large
+                await asyncio.sleep(_BUSY_S)
+                waiting = await self._ledger.call(self._ledger.documents_waiting, step.job_id)
+
+    async def _records(self, step: Step, unit: Unit) -> AsyncIterator[list[Item]]:
+        """The records of a step that are not read yet, a batch at a time."""
+        items: Iterator[Item] = self._imports.read(unit)
+        if step.only is not None:
+            wanted = frozenset(step.only)
+            items = (item for item in items if item[0] in wanted)
+        items = islice(items, step.read, None)
+        while found := await self._in_thread(lambda: list(_batch(items, self._settings.batch_documents))):
+            yield found
+
+    async def _add(self, step: Step, records: Sequence[Item]) -> int:
+        """Their images first, then they themselves (promise 3)."""
+        good = [item for _, item in records if isinstance(item, Incoming)]
+        documents = await asyncio.gather(*(document_of(self._blobs, item) for item in good))
+        bad = [
+            Outcome(position, item.id or "", Status.FAILED, item.code, item.detail)
+            for position, item in records
+            if isinstance(item, Rejected)
+        ]
+        placed = list(zip((item.position for item in good), documents, strict=True))
+        waiting = await self._ledger.call(self._ledger.add_records, step, placed, bad, self._settings.lease_s)
+        if waiting is None:
+            raise StepLost
+        self._on_read()
+        return waiting
+
+    # --- what went wrong
+
+    async def _after(self, step: Step, error: Exception) -> None:
+        """What does not answer is waited for. What is wrong for good, or was tried often enough, is listed."""
+        if isinstance(error, RetrievalError) and error.retryable:
+            log.warning("import waits", job=step.job_id, step=step.id, detail=error.detail)
+            await self._give_back(step, error.detail[:300])
+        elif isinstance(error, RetrievalError):
+            await self._give_up(step, error.code, error.detail)
+        elif step.crashes + 1 >= self._settings.max_attempts:
+            await self._give_up(step, "internal", f"{type(error).__name__} while reading it")
+        else:
+            await self._give_back(step, f"{type(error).__name__} while reading", crashed=True)
+
+    async def _give_back(self, step: Step, waiting_on: str | None = None, *, crashed: bool = False) -> None:
+        """Where it stands: the ledger knows."""
+        tries = step.crashes if crashed else step.releases
+        pause_s = 0.0 if waiting_on is None else delay_s(tries, self._settings, self._rng)
+        with contextlib.suppress(DependencyUnavailable):  # the lease will run out
+            call = self._ledger.release_step
+            await self._ledger.call(call, step, retry_after_s=pause_s, waiting_on=waiting_on, crashed=crashed)
+
+    async def _give_up(self, step: Step, code: str, detail: str) -> None:
+        """What is left of it are failures."""
+        log.warning("import cannot go on", job=step.job_id, step=step.id, code=code, detail=detail)
+        with contextlib.suppress(DependencyUnavailable):
+            if step.unit is None:
+                await self._ledger.call(self._ledger.end_plan, step, (code, detail))
+                return
+            left = iter(_positions(step)[step.read :])
+            while some := [Outcome(position, "", Status.FAILED, code, detail) for position in islice(left, _LISTED)]:
+                if await self._ledger.call(self._ledger.add_records, step, [], some, self._settings.lease_s) is None:
+                    await self._give_back(step)
+                    return
+                step.read += len(some)
+
+    async def _heartbeat(self, step: Step) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease_s / 3)
+            with contextlib.suppress(DependencyUnavailable):
+                await self._ledger.call(self._ledger.renew_step, step, self._settings.lease_s)
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+
+def _some(units: Iterator[Unit]) -> tuple[list[Unit], RetrievalError | None]:
+    """A few, or those that are found in a second: finding one may take reading 64 MiB. And what ended the search, if it failed."""
+    found: list[Unit] = []
+    until = time.monotonic() + _PLAN_S
+    try:
+        for unit in units:
+            found.append(unit)
+            if len(found) == _UNITS or time.monotonic() > until:
+                break
+    except RetrievalError as error:
+        return found, error
+    return found, None
+
+
+def _positions(step: Step) -> Sequence[int]:
+    first = (step.unit or {})["first"]
+    return range(first, first + step.size) if step.only is None else step.only
+
+
+def _batch(items: Iterator[Item], documents: int) -> Iterator[Item]:
+    size_bytes = 0
+    for item in islice(items, documents):
+        yield item
+        record = item[1]
+        size_bytes += len(record.image or b"") if isinstance(record, Incoming) else 0
+        if size_bytes >= _RECORDS_BYTES:
+            return

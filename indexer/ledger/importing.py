@@ -1,0 +1,370 @@
+"""Imports in the ledger: a job is taken step by step, one that plans it and then one for each unit of its files.
+
+    job, `growing` ─► planning: a step per unit, `accepted` and `unread` grow by its records ─► no longer growing
+    step of a unit ─► some records: a batch of documents, failures of what cannot be read, `unread` less ─► … ─► done
+
+What is read becomes batches like posted ones, accepted as they are read: so they have their place among the writes of others, and
+everything that is true of posted documents is true of them. What is read and not yet indexed is bounded.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from indexer import tracing
+from indexer.ledger.accepting import _same_job, next_of
+from indexer.ledger.database import again_on_deadlock
+from indexer.ledger.jobs import Jobs
+from indexer.ledger.rows import Item, find_job, pack
+from indexer.ledger.schema import batches, failures, jobs, pending, steps
+from indexer.ledger.working import _count
+from indexer.records import Failure, Job, JobKind, JobState, Outcome, Status
+from model.errors import Conflict, NotFound
+
+_waiting = jobs.c.accepted - jobs.c.indexed - jobs.c.skipped - jobs.c.failed - jobs.c.cancelled - jobs.c.unread
+
+
+@dataclass(slots=True)
+class Step:
+    """A leased step of an import: of planning where `unit` is None, else of reading it, of which `read` records are done.
+
+    `only`: the positions that are wanted, of a retry. `crashes`: readers that died or raised since the last progress, `releases`
+    those that something else was to blame for. Whoever has it counts on here what he tells the ledger.
+    """
+
+    id: int
+    job_id: str
+    collection: str
+    source: Mapping[str, Any]
+    unit: Mapping[str, Any] | None
+    only: tuple[int, ...] | None
+    read: int
+    size: int
+    releases: int
+    crashes: int
+    lease: str
+
+
+class Importing(Jobs):
+    def import_of(self, collection: str, key: str, body_hash: str) -> Job | None:
+        """The job that a request with this `Idempotency-Key` made. Raises `Conflict` when that had another body."""
+        with self._read() as connection:
+            return _known(connection, collection, key, body_hash)
+
+    def accept_import(
+        self,
+        collection: str,
+        source: Mapping[str, Any],
+        *,
+        idempotency_key: str | None = None,
+        body_hash: str | None = None,
+    ) -> Job:
+        """From here on it will be done. With a known key it is the job of before."""
+        for _ in range(2):  # of two requests with one key the database refuses the later, which then finds the other's
+            try:
+                return self._accept_import(collection, json.dumps(source), idempotency_key, body_hash)
+            except IntegrityError:
+                continue
+        raise NotFound(f"there is no collection {collection!r}", field="collection", value=collection)
+
+    @again_on_deadlock
+    def _accept_import(self, collection: str, source: str, key: str | None, body_hash: str | None) -> Job:
+        with self._write() as connection:
+            if key is not None and (known := _known(connection, collection, key, body_hash)) is not None:
+                return known
+            now, job_id = self._now(connection), uuid.uuid4().hex
+            row: dict[str, Any] = {"id": job_id, "collection": collection, "kind": JobKind.IMPORT, "source": source}
+            row |= {
+                "state": JobState.QUEUED,
+                "seq": next_of("seq", connection),
+                "created_at": now,
+                "updated_at": now,
+                "growing": True,
+            }
+            row |= {"idempotency_key": key, "body_hash": body_hash, "trace": tracing.here()}
+            connection.execute(sa.insert(jobs).values(row))
+            connection.execute(sa.insert(steps).values(job_id=job_id))
+            return find_job(connection, job_id)
+
+    # --- what the importer does
+
+    @again_on_deadlock
+    def claim_step(self, lease_s: float, ahead: int) -> Step | None:
+        """The first step that is due, of a job of which no more than `ahead` documents are read and not done."""
+        with self._write() as connection:
+            now = self._now(connection)
+            due = (
+                sa.select(steps, jobs.c.collection, jobs.c.source)
+                .join(jobs)
+                .where(
+                    ~steps.c.done,
+                    jobs.c.seq.is_not(None),
+                    ~jobs.c.cancelling,
+                    steps.c.lease_until <= now,
+                    steps.c.not_before <= now,
+                    sa.or_(steps.c.unit.is_(None), _waiting <= ahead),
+                )
+                .order_by(steps.c.id)
+                .limit(1)
+                .with_for_update(of=steps, skip_locked=True)
+            )
+            row = connection.execute(due).one_or_none()
+            if row is None:
+                return None
+            lease, crashes = uuid.uuid4().hex, row.crashes + (row.lease is not None)
+            leased = {"lease": lease, "lease_until": now + lease_s, "crashes": crashes}
+            connection.execute(sa.update(steps).where(steps.c.id == row.id).values(leased))
+            queued = sa.update(jobs).where(jobs.c.id == row.job_id, jobs.c.state == JobState.QUEUED)
+            connection.execute(queued.values(state=JobState.RUNNING, updated_at=now))
+            unbegun = sa.update(jobs).where(jobs.c.id == row.job_id, jobs.c.started_at.is_(None))
+            connection.execute(unbegun.values(started_at=now))
+            return _as_step(row, lease, crashes)
+
+    def steps_left(self) -> bool:
+        """Whether there is more to come, now or when what was read is indexed."""
+        with self._read() as connection:
+            return connection.execute(sa.select(steps.c.id).where(~steps.c.done).limit(1)).first() is not None
+
+    def renew_step(self, step: Step, lease_s: float) -> bool:
+        with self._write() as connection:
+            return _change(connection, step, lease_until=self._now(connection) + lease_s)
+
+    @again_on_deadlock
+    def add_units(self, step: Step, units: Sequence[Mapping[str, Any]], lease_s: float) -> bool:
+        """What planning found: `first` and `count` of each say which records it has. False when the step is not the caller's any
+        more, or the job is being cancelled."""
+        found = sum(unit["span"]["count"] for unit in units)
+        with self._write() as connection:
+            now = self._now(connection)
+            grown = {"accepted": jobs.c.accepted + found, "unread": jobs.c.unread + found, "updated_at": now}
+            if not (_is_held(connection, step) and _still_wanted(connection, step.job_id, grown)):
+                return False
+            _change(connection, step, lease_until=now + lease_s, read=step.read + found, crashes=0)
+            rows = [
+                {"job_id": step.job_id, "unit": json.dumps(unit), "first": unit["first"], "size": unit["span"]["count"]}
+                for unit in units
+            ]
+            connection.execute(sa.insert(steps), rows)
+            return True
+
+    @again_on_deadlock
+    def end_plan(self, step: Step, error: tuple[str, str] | None = None) -> bool:
+        """The job grows no more. An `error`, its code and reason, is listed as a failure of what was not planned, counted as one."""
+        with self._write() as connection:
+            now = self._now(connection)
+            if not _change(connection, step, done=True, lease=None, lease_until=0.0):
+                return False
+            failed = [Outcome(step.read, "", Status.FAILED, *error)] if error else []
+            ended = {"growing": False, "accepted": jobs.c.accepted + len(failed)}
+            connection.execute(sa.update(jobs).where(jobs.c.id == step.job_id).values(ended))
+            _list(connection, step, failed)
+            _count(connection, step.job_id, failed, None, now)
+            return True
+
+    @again_on_deadlock
+    def add_records(
+        self, step: Step, documents: Sequence[Item], unreadable: Sequence[Outcome], lease_s: float
+    ) -> int | None:
+        """The next records of a unit, accepted after every write that was accepted before. How many documents of the job are
+        read and not done; None when the step is not the caller's any more, or the job is being cancelled."""
+        count = len(documents) + len(unreadable)
+        done = step.read + count >= step.size
+        with self._write() as connection:
+            seq, now = next_of("seq", connection), self._now(connection)
+            read = {"unread": jobs.c.unread - count}
+            if not (_is_held(connection, step) and _still_wanted(connection, step.job_id, read)):
+                return None
+            lease = {"lease": None, "lease_until": 0.0} if done else {"lease_until": now + lease_s}
+            _change(connection, step, read=step.read + count, done=done, crashes=0, releases=0, **lease)
+            if documents:
+                _add_batch(connection, step, documents, seq)
+            _list(connection, step, unreadable)
+            _count(connection, step.job_id, unreadable, None, now)
+            return _documents_waiting(connection, step.job_id)
+
+    def documents_waiting(self, job_id: str) -> int:
+        """Read and not done."""
+        with self._read() as connection:
+            return _documents_waiting(connection, job_id)
+
+    @again_on_deadlock
+    def release_step(self, step: Step, *, retry_after_s: float, waiting_on: str | None, crashed: bool = False) -> None:
+        """Gives a step back where it stands: what it needs does not answer, it raised (`crashed`), or the process stops."""
+        with self._write() as connection:
+            now = self._now(connection)
+            back = {"lease": None, "lease_until": 0.0, "not_before": now + retry_after_s}
+            waits = waiting_on is not None and not crashed
+            counted = {"crashes": steps.c.crashes + crashed, "releases": steps.c.releases + waits}
+            if not _change(connection, step, **back, **counted):
+                return
+            if waiting_on is not None:
+                _count(connection, step.job_id, (), waiting_on, now)
+            _cancel_steps(connection, step.job_id, now)
+
+    # --- jobs
+
+    def cancel_job(self, job_id: str) -> Job:
+        super().cancel_job(job_id)
+        self._cancel_unread(job_id)
+        return self.job(job_id)
+
+    def tidy(self, retention_s: float) -> bool:
+        with self._read() as connection:
+            stopped = sa.select(jobs.c.id).where(jobs.c.cancelling, jobs.c.finished_at.is_(None))
+            left = sa.select(steps.c.job_id).where(~steps.c.done, steps.c.job_id.in_(stopped)).distinct().limit(10)
+            job_ids = connection.execute(left).scalars().all()
+        for job_id in job_ids:
+            self._cancel_unread(job_id)
+        return super().tidy(retention_s)
+
+    @again_on_deadlock
+    def _cancel_unread(self, job_id: str) -> None:
+        with self._write() as connection:
+            _cancel_steps(connection, job_id, self._now(connection))
+
+    def failures(self, job_id: str, *, limit: int = 100, offset: int = 0) -> list[Failure]:
+        """By position, each with the file that its record is in."""
+        found = super().failures(job_id, limit=limit, offset=offset)
+        if not found:
+            return found
+        near = sa.or_(steps.c.only.is_not(None), steps.c.first + steps.c.size > found[0].position)
+        query = sa.select(steps.c.unit).where(steps.c.job_id == job_id, steps.c.first <= found[-1].position, near)
+        with self._read() as connection:
+            units = [json.loads(unit) for unit in connection.execute(query.order_by(steps.c.first)).scalars()]
+        starts = [unit["first"] for unit in units]
+
+        def file(failure: Failure) -> str | None:
+            place = bisect_right(starts, failure.position) - 1
+            inside = place >= 0 and failure.position < starts[place] + units[place]["span"]["count"]
+            return _file_name(units[place]["uri"]) if inside else None
+
+        return [replace(one, file=file(one)) for one in found]
+
+    def _copy_failures(self, old: Job, new: Job) -> None:
+        """What could not be read is read again, where it stands in its file."""
+        reads_again = self._read_again(old, new)
+        try:
+            super()._copy_failures(old, new)
+        except Conflict:
+            if not reads_again:
+                raise
+
+    def _read_again(self, old: Job, new: Job) -> bool:
+        with self._write() as connection:
+            unreadable = sa.select(failures.c.step_id, failures.c.position).where(
+                failures.c.job_id == old.id, failures.c.step_id.is_not(None)
+            )
+            positions: dict[int, list[int]] = defaultdict(list)
+            for step_id, position in connection.execute(unreadable.order_by(failures.c.position)):
+                positions[step_id].append(position)
+            units = sa.select(steps).where(steps.c.id.in_(positions), steps.c.unit.is_not(None)).order_by(steps.c.id)
+            rows = [
+                {"job_id": new.id, "unit": unit.unit, "first": unit.first, "size": len(positions[unit.id])}
+                | {"only": json.dumps(positions[unit.id])}
+                for unit in connection.execute(units).all()
+            ]
+            if rows:
+                count = sum(int(row["size"]) for row in rows)
+                grown = {"accepted": jobs.c.accepted + count, "unread": jobs.c.unread + count}
+                source = sa.select(jobs.c.source).where(jobs.c.id == old.id).scalar_subquery()
+                connection.execute(sa.update(jobs).where(jobs.c.id == new.id).values(**grown, source=source))
+                connection.execute(sa.insert(steps), rows)
+            return bool(rows)
+
+
+def _known(connection: sa.Connection, collection: str, key: str, body_hash: str | None) -> Job | None:
+    mine = jobs.c.collection == collection, jobs.c.idempotency_key == key
+    row = connection.execute(sa.select(jobs).where(*mine)).one_or_none()
+    return None if row is None else _same_job(row, key, body_hash)
+
+
+def _as_step(row: sa.Row[Any], lease: str, crashes: int) -> Step:
+    return Step(
+        id=row.id,
+        job_id=row.job_id,
+        collection=row.collection,
+        source=json.loads(row.source),
+        unit=None if row.unit is None else json.loads(row.unit),
+        only=None if row.only is None else tuple(json.loads(row.only)),
+        read=row.read,
+        size=row.size,
+        releases=row.releases,
+        crashes=crashes,
+        lease=lease,
+    )
+
+
+def _is_held(connection: sa.Connection, step: Step) -> bool:
+    """Whether a step is the caller's still. It is locked then: steps before jobs, as everywhere here."""
+    mine = sa.select(steps.c.id).where(steps.c.id == step.id, steps.c.lease == step.lease)
+    return connection.execute(mine.with_for_update()).first() is not None
+
+
+def _change(connection: sa.Connection, step: Step, **values: Any) -> bool:
+    """Whether the step is the caller's still; it is changed then."""
+    mine = sa.update(steps).where(steps.c.id == step.id, steps.c.lease == step.lease)
+    return bool(connection.execute(mine.values(values)).rowcount)
+
+
+def _still_wanted(connection: sa.Connection, job_id: str, values: Mapping[str, Any]) -> bool:
+    """Whether nobody has cancelled the job; it is changed then."""
+    wanted = sa.update(jobs).where(jobs.c.id == job_id, ~jobs.c.cancelling)
+    return bool(connection.execute(wanted.values(values)).rowcount)
+
+
+def _add_batch(connection: sa.Connection, step: Step, documents: Sequence[Item], seq: int) -> None:
+    row = {"job_id": step.job_id, "collection": step.collection, "kind": JobKind.IMPORT, "seq": seq}
+    added = sa.insert(batches).values(**row, size=len(documents), items=pack(documents)).returning(batches.c.id)
+    batch_id = connection.execute(added).scalar_one()
+    keys = dict.fromkeys(document.id for _, document in documents)
+    rows = [{"batch_id": batch_id, "collection": step.collection, "document_id": key} for key in keys]
+    connection.execute(sa.insert(pending), rows)
+
+
+def _list(connection: sa.Connection, step: Step, unreadable: Sequence[Outcome]) -> None:
+    """Failures whose content is not here: of a unit they can be read again."""
+    unit = None if step.unit is None else step.id
+    rows = [
+        {"job_id": step.job_id, "collection": step.collection, "step_id": unit, "position": one.position}
+        | {"document_id": one.document_id, "code": one.code or "", "detail": one.detail or ""}
+        for one in unreadable
+    ]
+    if rows:
+        connection.execute(sa.insert(failures), rows)
+
+
+def _documents_waiting(connection: sa.Connection, job_id: str) -> int:
+    return int(connection.execute(sa.select(_waiting).where(jobs.c.id == job_id)).scalar_one_or_none() or 0)
+
+
+def _cancel_steps(connection: sa.Connection, job_id: str, now: float) -> None:
+    """Of a job that is being cancelled those that nobody has in hand. What was not planned counts as one."""
+    if not find_job(connection, job_id).cancelling:
+        return
+    free = steps.c.job_id == job_id, ~steps.c.done, steps.c.lease_until <= now
+    rows = connection.execute(sa.select(steps).where(*free).order_by(steps.c.id).with_for_update()).all()
+    if not rows:
+        return
+    ended = {"done": True, "lease": None, "lease_until": 0.0}
+    connection.execute(sa.update(steps).where(steps.c.id.in_([row.id for row in rows])).values(ended))
+    unread = sum(row.size - row.read for row in rows if row.unit is not None)
+    unplanned = sum(row.unit is None for row in rows)
+    values: dict[str, Any] = {"cancelled": jobs.c.cancelled + unread + unplanned, "unread": jobs.c.unread - unread}
+    values |= {"growing": False, "accepted": jobs.c.accepted + unplanned} if unplanned else {}
+    connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(values))
+    _count(connection, job_id, (), None, now)
+
+
+def _file_name(uri: str) -> str:
+    """Without the query of a URL, which may be secret."""
+    return (urlsplit(uri).path if "://" in uri else uri).rpartition("/")[2]

@@ -1,0 +1,68 @@
+"""Words and latents in Qdrant Edge's terms: how a shard keeps them, and a ranking by either."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import qdrant_edge as qe
+
+from indexer.lexical import Words, query_words
+from indexer.ranking import Criterion, LateInteraction, Nearest, Ranked, WordMatch
+from indexer.store import Layout
+from indexer.store.edge_search import best
+from indexer.store.vectors import DENSE, LATENTS, require_latents, require_words, unit, unit_rows, words_name
+from model.inputs import Float32
+
+# Over the points that are there now. Without, Edge counts what was deleted too, until the shard is loaded again.
+_LIVE = qe.SearchParams(idf=qe.IdfParams(corpus=qe.Filter(must=[])))
+
+
+def vector_params(layout: Layout) -> dict[str, Any]:
+    """The part of an EdgeConfig that says what points hold."""
+    dense = _dense(layout)
+    held: dict[str, Any] = {"vectors": dense}
+    if layout.latents:
+        comparator = qe.MultiVectorConfig(qe.MultiVectorComparator.MaxSim)
+        held["vectors"] = {DENSE: dense, LATENTS: _dense(layout, multivector_config=comparator)}
+    if layout.language is not None:
+        held["sparse_vectors"] = {words_name(layout.language): qe.EdgeSparseVectorParams(modifier=qe.Modifier.Idf)}
+    return held
+
+
+def _dense(layout: Layout, **more: Any) -> qe.EdgeVectorParams:
+    return qe.EdgeVectorParams(
+        size=layout.dimensions, distance=qe.Distance.Cosine, datatype=qe.VectorStorageDatatype.Float32, **more
+    )
+
+
+def rank(
+    shard: qe.EdgeShard, name: str, layout: Layout, by: Criterion, limit: int, filter_: qe.Filter | None
+) -> Ranked:
+    scale = 1.0
+    match by:
+        case Nearest(vector):
+            asked: dict[str, Any] = {"query": _nearest(vector, layout), "filter": filter_}
+        case WordMatch(text):
+            language = require_words(layout, name)
+            words = query_words(text, language)
+            if not words.ids:
+                return []
+            query = qe.Query.Nearest(sparse(words), using=words_name(language))
+            asked = {"query": query, "filter": filter_, "params": _LIVE}
+        case LateInteraction(vector, latents, candidates):
+            require_latents(layout, name)
+            of_query = unit_rows(latents, layout.dimensions, "the query").tolist()
+            near = qe.Prefetch(limit=candidates, query=_nearest(vector, layout), filter=filter_)
+            asked = {"query": qe.Query.Nearest(of_query, using=LATENTS), "prefetches": [near]}
+            scale = 1 / len(of_query)
+    return [
+        (cast(dict[str, str], hit.payload)["document_id"], hit.score * scale) for hit in best(shard, limit, **asked)
+    ]
+
+
+def _nearest(vector: Float32, layout: Layout) -> Any:
+    return qe.Query.Nearest(unit(vector, layout.dimensions, "the query").tolist())
+
+
+def sparse(words: Words) -> qe.SparseVector:
+    return qe.SparseVector(list(words.ids), list(words.weights))

@@ -1,0 +1,78 @@
+"""Words and latents in a Qdrant server's terms: how a collection keeps them, and what a ranking by either asks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qdrant_client import models as q
+
+from indexer.lexical import Words, query_words
+from indexer.ranking import Criterion, LateInteraction, Nearest, WordMatch
+from indexer.store import Layout
+from indexer.store.vectors import (
+    DENSE,
+    LATENTS,
+    language_of,
+    require_latents,
+    require_words,
+    unit,
+    unit_rows,
+    words_name,
+)
+
+# Over the points that are there now. Without, a server counts what was deleted too, until its segments are rebuilt.
+_LIVE = q.IdfCorpusParams(corpus=q.Filter())
+_NO_GRAPH = q.HnswConfigDiff(m=0)  # latents are read of candidates alone
+
+
+def vector_params(layout: Layout, on_disk: bool) -> dict[str, Any]:
+    """The part of `create_collection`'s arguments that says what points hold."""
+    size, cosine = layout.dimensions, q.Distance.COSINE
+    dense = q.VectorParams(size=size, distance=cosine, on_disk=on_disk)
+    held: dict[str, Any] = {"vectors_config": dense}
+    if layout.latents:
+        maxsim = q.MultiVectorConfig(comparator=q.MultiVectorComparator.MAX_SIM)
+        latents = q.VectorParams(
+            size=size, distance=cosine, on_disk=on_disk, multivector_config=maxsim, hnsw_config=_NO_GRAPH
+        )
+        held["vectors_config"] = {DENSE: dense, LATENTS: latents}
+    if layout.language is not None:
+        held["sparse_vectors_config"] = {words_name(layout.language): q.SparseVectorParams(modifier=q.Modifier.IDF)}
+    return held
+
+
+def layout_of(params: q.CollectionParams) -> Layout | None:
+    """None for a collection that this service did not make."""
+    vectors = params.vectors
+    named = vectors if isinstance(vectors, dict) else {DENSE: vectors}
+    dense = named.get(DENSE)
+    if dense is None or named.keys() - {DENSE, LATENTS}:
+        return None
+    return Layout(dense.size, language_of(params.sparse_vectors or {}), LATENTS in named)
+
+
+def asked(
+    by: Criterion, layout: Layout, name: str, filter_: q.Filter | None, params: q.SearchParams | None
+) -> tuple[dict[str, Any], float] | None:
+    """Arguments of `query_points`, and what its scores are multiplied by; None where nothing can be found."""
+    match by:
+        case Nearest(vector):
+            nearest = unit(vector, layout.dimensions, "the query").tolist()
+            return {"query": nearest, "query_filter": filter_, "search_params": params}, 1.0
+        case WordMatch(text):
+            language = require_words(layout, name)
+            words = query_words(text, language)
+            if not words.ids:
+                return None
+            of_words = {"query": sparse(words), "using": words_name(language)}
+            return {**of_words, "query_filter": filter_, "search_params": q.SearchParams(idf=_LIVE)}, 1.0
+        case LateInteraction(vector, latents, candidates):
+            require_latents(layout, name)
+            of_query = unit_rows(latents, layout.dimensions, "the query").tolist()
+            nearest = unit(vector, layout.dimensions, "the query").tolist()
+            near = q.Prefetch(query=nearest, limit=candidates, filter=filter_, params=params)
+            return {"query": of_query, "using": LATENTS, "prefetch": near}, 1 / len(of_query)
+
+
+def sparse(words: Words) -> q.SparseVector:
+    return q.SparseVector(indices=list(words.ids), values=list(words.weights))

@@ -1,0 +1,129 @@
+"""Collecting images that no document, unfinished batch or failure kept for a retry refers to: now and then, by one worker of all.
+
+    unfinished batches ─► failures ─► points of every collection ─► their digests on disk ─► `Blobs.sweep`: old, and none of these
+
+The store and the ledger themselves are asked, a page at a time: a table of references beside them would have to be kept right through
+every crash, restoration and reindex, cost each write something, and would not know what was there before it. A page of a thousand
+points is one read of the store, about what listing a thousand images costs.
+
+The order makes it safe beside writes. A reference moves from batch to failure or point, and from failure by a batch to a point; one
+that moves while this looks has been seen, or is seen where it comes to. What comes in new was just stored, and is too young to go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from indexer.blobs import Blobs, Swept
+from indexer.ledger import Ledger
+from indexer.store import Store
+from model.errors import DependencyUnavailable, NotFound, RetrievalError
+
+log = structlog.get_logger(__name__)
+_CHORE = "sweep"
+_LOOK_S = 600.0  # between two looks at whether it is time
+_BATCHES, _FAILURES, _POINTS = 20, 500, 1000  # of one page
+
+
+class Sweeper:
+    """`run` is a chore of the worker; `sweep` does it now. Several at once do no harm."""
+
+    def __init__(
+        self, ledger: Ledger, store: Store, blobs: Blobs, every_s: float, *, rng: random.Random | None = None
+    ) -> None:
+        self._ledger, self._store, self._blobs, self._every_s = ledger, store, blobs, every_s
+        self._rng = rng or random.Random()
+
+    async def run(self) -> None:
+        """Until it is cancelled. What does not answer is asked again when it is next time."""
+        while True:
+            await asyncio.sleep(min(self._every_s, _LOOK_S) * self._rng.uniform(0.5, 1.0))
+            try:
+                if await self._ledger.call(self._ledger.take_turn, _CHORE, self._every_s):
+                    swept = await self.sweep()
+                    log.info("images swept", kept=swept.kept, deleted=swept.deleted, deleted_bytes=swept.deleted_bytes)
+            except RetrievalError as error:
+                log.warning("images not swept", detail=error.detail)
+
+    async def sweep(self) -> Swept:
+        """Raises `RetrievalError` where not every reference can be seen; nothing is deleted then."""
+        with _marks() as marks:
+            await self._mark_ledger(marks, self._ledger.images_waiting, _BATCHES)
+            await self._mark_ledger(marks, self._ledger.images_to_retry, _FAILURES)
+            for collection in await self._ledger.call(self._ledger.collections):
+                await self._mark_points(marks, collection.points_name)
+            for reindex in await self._ledger.call(self._ledger.reindexes):
+                with contextlib.suppress(NotFound):  # not made yet, or gone
+                    await self._mark_points(marks, reindex.points_name)
+
+            async def marked(digests: Sequence[str]) -> set[str]:
+                return await self._blobs.run(partial(marks.among, digests))
+
+            return await self._blobs.sweep(marked)
+
+    async def _mark_ledger(
+        self, marks: _Marks, page: Callable[[int, int], tuple[set[str], int | None]], size: int
+    ) -> None:
+        after: int | None = 0
+        while after is not None:
+            digests, after = await self._ledger.call(page, after, size)
+            await self._blobs.run(partial(marks.add, digests))
+
+    async def _mark_points(self, marks: _Marks, name: str) -> None:
+        points = self._store.points(name)
+        after: str | None = None
+        while True:
+            digests, after = await points.images(after, _POINTS)
+            await self._blobs.run(partial(marks.add, digests))
+            if after is None:
+                return
+
+
+class _Marks:
+    """Digests in a file, for they may be many millions. From one thread after another."""
+
+    def __init__(self, file: Path) -> None:
+        with _our_errors():
+            self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
+            for pragma in ("journal_mode=OFF", "synchronous=OFF"):
+                self._db.execute(f"PRAGMA {pragma}")
+            self._db.execute("CREATE TABLE marks (digest BLOB PRIMARY KEY) WITHOUT ROWID")
+
+    def add(self, digests: Iterable[str]) -> None:
+        with _our_errors():
+            rows = [(bytes.fromhex(digest),) for digest in digests]
+            self._db.executemany("INSERT OR IGNORE INTO marks VALUES (?)", rows)
+
+    def among(self, digests: Sequence[str]) -> set[str]:
+        with _our_errors():
+            find = "SELECT 1 FROM marks WHERE digest = ?"
+            return {digest for digest in digests if self._db.execute(find, (bytes.fromhex(digest),)).fetchone()}
+
+    def close(self) -> None:
+        self._db.close()
+
+
+@contextmanager
+def _marks() -> Iterator[_Marks]:
+    with _our_errors():
+        folder = tempfile.TemporaryDirectory(prefix="ret2-sweep-")
+    with folder as path, closing(_Marks(Path(path) / "marks")) as marks:
+        yield marks
+
+
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise DependencyUnavailable(f"the folder for temporary files: {type(error).__name__}") from error

@@ -1,0 +1,74 @@
+"""Spans and the W3C context that ties them together across processes and time, by OpenTelemetry's API.
+
+Unless `service.tracing` has set up its SDK nothing is recorded, and a caller's context is handed on as it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from model.errors import RetrievalError
+
+_tracer = trace.get_tracer("ret2")
+_w3c = TraceContextTextMapPropagator()
+
+Attribute = str | int | float | bool
+
+
+@contextmanager
+def span(
+    name: str,
+    kind: SpanKind = SpanKind.INTERNAL,
+    *,
+    parent: Context | None = None,
+    links: Sequence[str] = (),
+    **attributes: Attribute,
+) -> Iterator[Span]:
+    """A step of the work, under `parent` or the step that is under way. Attributes `ret2.…`: names and numbers, never content.
+
+    `links` are the trace parents of what else this step works for.
+    """
+    named = {f"ret2.{key}": value for key, value in attributes.items()}
+    others = [Link(trace.get_current_span(context_of(one)).get_span_context()) for one in links]
+    # An exception's own words may hold anything, so only its kind is recorded.
+    with _tracer.start_as_current_span(
+        name, parent, kind, named, others, record_exception=False, set_status_on_exception=False
+    ) as one:
+        try:
+            yield one
+        except Exception as error:
+            one.set_status(Status(StatusCode.ERROR))
+            one.set_attribute("error.type", error.code if isinstance(error, RetrievalError) else type(error).__name__)
+            raise
+
+
+def note(**attributes: Attribute) -> None:
+    """Attributes of the step that is under way."""
+    trace.get_current_span().set_attributes({f"ret2.{key}": value for key, value in attributes.items()})
+
+
+def headers() -> dict[str, str]:
+    """`traceparent` and `tracestate` for a call to another process; empty where there is no trace."""
+    carrier: dict[str, str] = {}
+    _w3c.inject(carrier)
+    return carrier
+
+
+def received(headers: Mapping[str, str]) -> Context:
+    """The context of a caller; a header that is none is as if it were not there."""
+    return _w3c.extract(dict(headers))
+
+
+def here() -> str | None:
+    """The present step as a trace parent, to be kept with what will be worked on later."""
+    return headers().get("traceparent")
+
+
+def context_of(traceparent: str | None) -> Context:
+    return received({"traceparent": traceparent} if traceparent else {})

@@ -1,0 +1,49 @@
+"""POST /collections/{name}/imports."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Any
+
+import orjson
+import structlog
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from indexer.imports import format_of
+from service.api.documents import IdempotencyKey
+from service.api.paths import CollectionPath, job_wire
+from service.parts import PartsOf
+from service.schemas import ImportIn, ImportingOut
+from service.wire import Json, StrictRoute
+
+router = APIRouter(route_class=StrictRoute, tags=["documents"])
+
+
+@router.post("/collections/{name}/imports", status_code=202, response_model=ImportingOut)
+async def start(
+    name: CollectionPath, body: ImportIn, parts: PartsOf, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Indexes the documents of files: of a folder, an object store or a web server, as far as `import_roots` allows.
+
+    What can be seen at once is refused at once. The files are read while the job runs, as if their documents were posted one after
+    the other: of a document that is posted meanwhile the later write wins, be it that of the file.
+    """
+    collection = await parts.catalog.compatible(name)
+    source = _source(body)
+    body_hash = hashlib.sha256(orjson.dumps(source, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    job = None
+    if idempotency_key is not None:  # the files of a known request may be gone by now
+        job = await parts.in_ledger(parts.ledger.import_of, collection.name, idempotency_key, body_hash)
+    if job is None:
+        await asyncio.to_thread(parts.imports.check, **source)
+        keyed = {"idempotency_key": idempotency_key, "body_hash": body_hash}
+        job = await parts.in_ledger(parts.ledger.accept_import, collection.name, source, **keyed)
+        parts.importer.poke()
+    structlog.contextvars.bind_contextvars(job=job.id)
+    return Json({"job": job_wire(job)}, 202)
+
+
+def _source(body: ImportIn) -> dict[str, Any]:
+    return {**body.model_dump(exclude_none=True), "format": body.format or format_of(body.uri)}

@@ -1,0 +1,44 @@
+"""One contract, two databases: every test of this folder runs on a SQLite file and on a real PostgreSQL, each time a new one."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ledger_steps import Clock, collection
+
+from indexer.ledger import Ledger
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+    found: str = request.getfixturevalue("postgres_url")
+    return found
+
+
+@pytest.fixture
+def open_ledger(url: str, clock: Clock) -> Iterator[Callable[..., Ledger]]:
+    """Once more, as another process would."""
+    opened: list[Ledger] = []
+
+    def another(**options: Any) -> Ledger:
+        opened.append(Ledger(url, **{"clock": clock, **options}))
+        return opened[-1]
+
+    yield another
+    for ledger in opened:
+        ledger.close()
+
+
+@pytest.fixture
+def ledger(open_ledger: Callable[..., Ledger]) -> Ledger:
+    made = open_ledger()
+    made.create_collection(collection())
+    return made

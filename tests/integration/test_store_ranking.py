@@ -1,0 +1,243 @@
+"""What every store promises of words and latents, run over each of them: BM25 as the textbook has it, MaxSim as NumPy computes it.
+
+The stores of `test_store_contract`; a real server is asked too where RET2_TEST_QDRANT_URL is set.
+"""
+
+import os
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_store import FakeStore, bm25, maxsim
+
+from indexer.filters import Range
+from indexer.ranking import LateInteraction, Nearest, Ranked, WordMatch
+from indexer.records import Point
+from indexer.store import Layout, Store
+from indexer.store.edge import EdgeStore
+from indexer.store.server import ServerStore, ServerStoreSettings
+from model.errors import Conflict, InvalidInput, NotFound
+from model.inputs import Float32
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
+    pytest.mark.filterwarnings("ignore:Local mode is not recommended"),
+    pytest.mark.filterwarnings("ignore:Local mode performs exact"),
+]
+
+D, K = 16, 4
+VOCABULARY = [f"word{i}" for i in range(60)]
+
+
+@pytest.fixture(
+    params=[
+        "edge",
+        "fake",
+        "memory",
+        pytest.param("server by gRPC", marks=pytest.mark.qdrant_server),
+        pytest.param("server by REST", marks=pytest.mark.qdrant_server),
+    ]
+)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    match request.param:
+        case "edge":
+            opened: Store = EdgeStore(tmp_path / "index")
+        case "fake":
+            opened = FakeStore()
+        case "memory":
+            opened = ServerStore(ServerStoreSettings(":memory:"))
+        case kind:
+            url = os.environ.get("RET2_TEST_QDRANT_URL")
+            if url is None:
+                pytest.skip("needs a Qdrant server: RET2_TEST_QDRANT_URL is not set")
+            prefix = f"ret2-test-{uuid.uuid4().hex[:8]}-"
+            opened = ServerStore(
+                ServerStoreSettings(url, prefer_grpc=kind.endswith("gRPC"), timeout_s=60, collection_prefix=prefix)
+            )
+    yield opened
+    if isinstance(opened, ServerStore):
+        for each in (await opened.client.get_collections()).collections:
+            if each.name.startswith(opened.settings.collection_prefix):
+                await opened.client.delete_collection(each.name)
+    await opened.close()
+
+
+def rows(*shape: int, seed: int = 0) -> Float32:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def texts(n: int, seed: int = 0) -> list[str]:
+    """Of 1 to 80 words, the first of the vocabulary by far the most frequent."""
+    random = np.random.default_rng(seed)
+    chances = 1 / np.arange(1, len(VOCABULARY) + 1)
+    lengths = random.integers(1, 81, n)
+    return [" ".join(random.choice(VOCABULARY, length, p=chances / chances.sum())) for length in lengths]
+
+
+def worded(written: list[str], start: int = 0) -> list[Point]:
+    vectors = rows(len(written), D, seed=start)
+    return [Point(f"d{start + i:04}", vectors[i], text, None, {"n": start + i}, "") for i, text in enumerate(written)]
+
+
+def assert_ranked(found: Ranked, scores: dict[str, float], limit: int) -> None:
+    """Ids, order and scores to 1e-4; those whose scores are so close are equal as sets."""
+    wanted = sorted(scores.items(), key=lambda one: (-one[1], one[0]))[:limit]
+    np.testing.assert_allclose([score for _, score in found], [score for _, score in wanted], atol=1e-4)
+    certain = {name for name, score in wanted if score > wanted[-1][1] + 1e-4} if len(scores) > limit else set(scores)
+    assert certain <= {name for name, _ in found}
+    assert list(found) == sorted(found, key=lambda one: (-one[1], one[0]))
+
+
+async def test_words_rank_as_bm25_does(store: Store) -> None:
+    await store.create("c", D, language="simple")
+    points, written = store.points("c"), texts(300)
+    await points.upsert([*worded(written), *worded(["", "!?"], start=300)])
+    by_name = {f"d{i:04}": text for i, text in enumerate(written)}
+    random = np.random.default_rng(1)
+    for _ in range(60):
+        query = " ".join(random.choice([*VOCABULARY, "absent"], random.integers(1, 6)))
+        scores = bm25(by_name, query, "simple")
+        for limit in (10, 400):
+            assert_ranked(await points.rank(WordMatch(query), limit=limit), scores, limit)
+    assert list(await points.rank(WordMatch("absent"), limit=10)) == []
+    assert list(await points.rank(WordMatch("!?"), limit=10)) == []
+
+
+async def test_idf_is_of_what_is_there_and_of_the_whole_collection(store: Store) -> None:
+    """Deleted and replaced documents do not count; a filter narrows the hits, not what a word is worth."""
+    await store.create("c", D, language="simple")
+    points, written = store.points("c"), texts(120)
+    await points.upsert(worded(written))
+    await points.delete([f"d{i:04}" for i in range(40)])
+    await points.upsert(worded(["word1 word2"] * 20, start=40))
+    left = {f"d{i:04}": "word1 word2" if i < 60 else written[i] for i in range(40, 120)}
+    for query in ("word1", "word2 word7", "word3 word3 word30"):
+        scores = bm25(left, query, "simple")
+        assert_ranked(await points.rank(WordMatch(query), limit=200), scores, 200)
+        kept = {name: score for name, score in scores.items() if int(name[1:]) < 80}
+        found = await points.rank(WordMatch(query), limit=200, condition=Range("n", lt=80.0))
+        assert_ranked(found, kept, 200)
+
+
+async def test_words_are_those_of_the_collection_s_language(store: Store) -> None:
+    written = {"en": "The running horses", "de": "Die Häuser der Straße", "hi": "किताबें", "ja": "東京都の図書館"}
+    cases = {
+        "simple": {"running": {"en"}, "run": set(), "STRASSE": {"de"}, "the": {"en"}, "京都": {"ja"}, "京図": set()},
+        "english": {"runs horse": {"en"}, "the": set(), "किताबें": {"hi"}},
+        "german": {"Haus": {"de"}, "Hauses": {"de"}, "der": set()},
+        "hindi": {"किताब": {"hi"}},
+    }
+    for language, queries in cases.items():
+        await store.create(language, D, language=language)
+        points = store.points(language)
+        await points.upsert([Point(name, rows(D), text, None, {}, "") for name, text in written.items()])
+        for query, wanted in queries.items():
+            found = {name for name, _ in await points.rank(WordMatch(query), limit=10)}
+            assert found == wanted, (language, query)
+
+
+async def test_a_layout_is_remembered_and_fixed(store: Store) -> None:
+    await store.create("words", D, language="english")
+    await store.create("plain", D)
+    await store.create("late", D, latents=True)
+    assert [await store.points(name).layout() for name in ("words", "plain", "late")] == [
+        Layout(D, "english"),
+        Layout(D),
+        Layout(D, latents=True),
+    ]
+    for name in ("words", "plain", "late"):
+        await store.create(name, D)  # whatever is there
+    await store.create("words", D, language="english", latents=False)
+    for name, wanted in (
+        ("words", {"language": "german"}),
+        ("plain", {"language": "english"}),
+        ("words", {"latents": True}),
+        ("late", {"latents": False}),
+    ):
+        with pytest.raises(Conflict):
+            await store.create(name, D, **wanted)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match=r"language is 'klingon', known are simple, arabic"):
+        await store.create("new", D, language="klingon")
+    with pytest.raises(NotFound):
+        await store.points("new").layout()
+
+
+async def test_what_a_collection_does_not_hold_is_refused(store: Store) -> None:
+    await store.create("plain", D)
+    points = store.points("plain")
+    await points.upsert([Point("d", rows(D), "word", None, {}, "")])
+    with pytest.raises(Conflict):
+        await points.rank(WordMatch("word"), limit=1)
+    with pytest.raises(Conflict):
+        await points.rank(LateInteraction(rows(D), rows(K, D), 10), limit=1)
+    assert [name for name, _ in await points.rank(Nearest(rows(D)), limit=5)] == ["d"]
+
+
+async def test_ranking_by_embedding_is_the_search(store: Store) -> None:
+    await store.create("c", D, language="simple")
+    points = store.points("c")
+    await points.upsert(worded(texts(100)))
+    query, condition = rows(D, seed=9), Range("n", gte=30.0)
+    hits = await points.search(query, limit=20, condition=condition)
+    ranked = await points.rank(Nearest(query), limit=20, condition=condition)
+    assert [name for name, _ in ranked] == [hit.document_id for hit in hits]
+    np.testing.assert_allclose([score for _, score in ranked], [hit.score for hit in hits], atol=1e-6)
+    with pytest.raises(InvalidInput):
+        await points.rank(Nearest(query), limit=-1)
+    assert list(await points.rank(Nearest(query), limit=0)) == []
+
+
+def late(n: int, spread: float, seed: int = 0) -> list[Point]:
+    """Latents of a document lie about a direction of its own, as a model's do; an embedding is the mean of its latents."""
+    centres, random = rows(n, D, seed=seed), np.random.default_rng(seed + 1)
+    found = []
+    for i, centre in enumerate(centres):
+        latents = centre + spread * random.standard_normal((K, D)).astype(np.float32)
+        latents /= np.linalg.norm(latents, axis=1, keepdims=True)
+        found.append(Point(f"d{i:04}", latents.mean(axis=0), None, None, {"n": i}, "", latents=latents))
+    return found
+
+
+async def test_maxsim_over_every_candidate_is_exact(store: Store) -> None:
+    """With as many candidates as documents, and any latents."""
+    await store.create("c", D, latents=True)
+    points, data = store.points("c"), late(120, spread=3.0)
+    await points.upsert(data)
+    for seed in range(10):
+        latents = rows(K, D, seed=50 + seed)
+        scores = {each.document_id: maxsim(latents, each.latents) for each in data}
+        found = await points.rank(LateInteraction(latents.mean(axis=0), latents, 120), limit=10)
+        assert_ranked(found, scores, 10)
+        condition = Range("n", lt=30.0)
+        kept = {name: score for name, score in scores.items() if int(name[1:]) < 30}
+        found = await points.rank(LateInteraction(latents.mean(axis=0), latents, 120), limit=40, condition=condition)
+        assert_ranked(found, kept, 40)
+
+
+async def test_latents_are_written_and_read_back_at_length_1(store: Store) -> None:
+    await store.create("c", D, language="simple", latents=True)
+    points, (point,) = store.points("c"), late(1, spread=0.5)
+    await points.upsert([replace(point, text="word1")])
+    (plain,), (whole,) = await points.fetch(["d0000"]), await points.fetch(["d0000"], with_latents=True)
+    assert plain is not None
+    assert whole is not None
+    assert plain.latents is None
+    assert whole.latents is not None
+    np.testing.assert_allclose(whole.latents, point.latents, atol=1e-5)
+    np.testing.assert_allclose(plain.vector, point.vector / np.linalg.norm(point.vector), atol=1e-5)
+    (hit,) = await points.search(point.vector, limit=1, with_vector=True)
+    np.testing.assert_allclose(hit.vector, plain.vector, atol=1e-5)
+    with pytest.raises(InvalidInput):
+        await points.upsert([replace(point, latents=None)])
+    assert [name for name, _ in await points.rank(WordMatch("word1"), limit=2)] == ["d0000"]
+
+
+async def test_shares_are_kept_with_the_point(store: Store) -> None:
+    await store.create("c", D)
+    points, shares = store.points("c"), ((0.41, 0.59), (1.0, 0.0))
+    await points.upsert([Point("a", rows(D), None, None, {}, "", shares), Point("b", rows(D), None, None, {}, "")])
+    assert [each and each.shares for each in await points.fetch(["a", "b"])] == [shares, None]
+    assert [hit.shares for hit in await points.search(rows(D), limit=2)] == [shares, None]
