@@ -119,6 +119,7 @@ def _generations(saved: Path) -> list[Collection]:
 async def _save(store: Store, of: Collection, folder: Path, portable: bool) -> SavedPoints:
     points = store.points(of.points_name)
     try:
+        layout = await points.layout()
         if isinstance(store, Snapshots) and not portable:
             file = folder / "points" / f"{of.points_name}.tar.gz"
             documents = await points.count()
@@ -140,6 +141,8 @@ async def _save(store: Store, of: Collection, folder: Path, portable: bool) -> S
         of.dimensions,
         documents,
         indexes,
+        layout.language,
+        layout.latents,
     )
 
 
@@ -155,7 +158,7 @@ async def _restore_points(folder: Path, saved: SavedPoints, store: Store) -> Non
     file = folder / saved.file
     if file.name.endswith(".points.gz"):
         indexes = {name: FieldType(kind) for name, kind in saved.indexes.items()}
-        await store.create(saved.name, saved.dimensions, indexes)
+        await store.create(saved.name, saved.dimensions, indexes, language=saved.language, latents=saved.latents)
         await points_file.read(file, store.points(saved.name))
     elif isinstance(store, Snapshots):
         await store.restore(saved.name, file)

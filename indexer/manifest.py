@@ -28,6 +28,8 @@ class SavedPoints:
     dimensions: int
     documents: int
     indexes: dict[str, str]  # declared types of metadata fields
+    language: str | None  # of the words that are kept; None: none are
+    latents: bool
 
 
 @dataclass(frozen=True, slots=True)

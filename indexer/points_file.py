@@ -27,7 +27,7 @@ async def write(points: Points, file: Path) -> int:
     with gzip.open(file, "wb", compresslevel=_LEVEL) as out:
         while True:
             page = await points.page(after, PAGE)
-            for point in await points.fetch(page.document_ids):
+            for point in await points.fetch(page.document_ids, with_latents=True):
                 if point is not None:
                     out.write(_packed(point))
                     count += 1

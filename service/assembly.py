@@ -127,7 +127,7 @@ def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runt
     worker = Worker(
         ledger, store, encoders, blobs, fetcher, settings.indexer, progress, keeper=keeper, chores=chores, watch=metrics
     )
-    reindexer = Reindexer(ledger, store, settings.indexer, progress, on_planned=worker.poke)
+    reindexer = Reindexer(ledger, store, encoders, settings.indexer, progress, on_planned=worker.poke)
     return Parts(
         settings=settings,
         metrics=metrics,
@@ -153,7 +153,7 @@ def stored(settings: Settings) -> Installation:
     """What outlives a process, by itself."""
     data_dir = settings.data_dir.expanduser()
     data_dir.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(f"sqlite:///{data_dir / 'ledger.sqlite'}", exclusive=True)
+    ledger = Ledger(f"sqlite:///{data_dir / 'ledger.sqlite'}")
     return Installation(ledger, _store(settings), Blobs(settings.blobs))
 
 

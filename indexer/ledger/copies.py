@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from indexer.ledger.database import Database
 from indexer.ledger.migrations import NEWEST
-from indexer.ledger.schema import batches, collections, counters, jobs, metadata
+from indexer.ledger.schema import collections, counters, jobs, metadata
 from model.errors import Conflict
 
 _CHUNK = 500  # rows; a batch of documents may have a megabyte
@@ -45,7 +45,8 @@ def load(file: Path, ledger: Database) -> None:
     try:
         with saved._snapshot() as source, ledger._write() as target:
             _copy(source, target)
-            target.execute(sa.update(batches).values(lease=None, lease_until=0.0))
+            for table in (each for each in metadata.sorted_tables if "lease" in each.c):
+                target.execute(sa.update(table).values(lease=None, lease_until=0.0))
             if target.dialect.name == "postgresql":
                 _continue_numbers(target)
     finally:
