@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import qdrant_edge as qe
 
@@ -55,9 +55,7 @@ def rank(
             near = qe.Prefetch(limit=candidates, query=_nearest(vector, layout), filter=filter_)
             asked = {"query": qe.Query.Nearest(of_query, using=LATENTS), "prefetches": [near]}
             scale = 1 / len(of_query)
-    return [
-        (cast(dict[str, str], hit.payload)["document_id"], hit.score * scale) for hit in best(shard, limit, **asked)
-    ]
+    return [(str(hit.id), hit.score * scale) for hit in best(shard, limit, by_document=False, **asked)]
 
 
 def _nearest(vector: Float32, layout: Layout) -> Any:

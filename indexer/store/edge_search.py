@@ -54,19 +54,22 @@ def ranked(
     return best(shard, wanted, query=qe.Query.Nearest(query), filter=filter_, score_threshold=threshold)
 
 
-def best(shard: qe.EdgeShard, wanted: int, **request: Any) -> list[Any]:
-    """The best `wanted` of a query as ScoredPoints, equal scores by document id.
+def best(shard: qe.EdgeShard, wanted: int, *, by_document: bool = True, **request: Any) -> list[Any]:
+    """The best `wanted` of a query as ScoredPoints, equal scores by document id, or by point id, for which no payload is read.
 
     Edge orders equal scores as it likes and cuts the page anywhere among them, so we look past its end until the score changes.
     """
     wanted = min(wanted, shard.info().points_count)
     if wanted == 0:
         return []
+    payload = ["document_id"] if by_document else False
     for beyond in (1, MAX_TIES):
-        found = shard.query(qe.QueryRequest(limit=wanted + beyond, with_payload=["document_id"], **request))
+        found = shard.query(qe.QueryRequest(limit=wanted + beyond, with_payload=payload, **request))
         if len(found) <= wanted or found[-1].score < found[wanted - 1].score:
             break
-    return sorted(found, key=lambda hit: (-hit.score, cast(dict[str, str], hit.payload)["document_id"]))[:wanted]
+    return sorted(found, key=lambda hit: (-hit.score, hit.payload["document_id"] if hit.payload else str(hit.id)))[
+        :wanted
+    ]
 
 
 def to_edge(condition: Filter) -> qe.Filter:
