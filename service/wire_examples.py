@@ -38,6 +38,14 @@ _JOB = {
     "updated_at": 1760000001.5,
     "waiting_on": None,
 }
+_IMPORT = {
+    "uri": "s3://exports/flags/*.parquet",
+    "format": "parquet",
+    "planned": True,
+    "unread": 5400,
+    "documents_per_s": 118.2,
+    "remaining_s": 46.1,
+}
 _REJECTED = {"position": 3, "id": "flag:xx/area", **_ERROR}
 _COLLECTION = {
     "name": "flags",
@@ -148,13 +156,18 @@ SCHEMAS: dict[str, list[Any]] = {
     "ErrorOut": [_ERROR],
     "ExampleIn": [{"text": "tricolours", "image": {"base64": _PNG}}],
     "ExplanationOut": [_EXPLANATION],
-    "FailureOut": [{"position": 7, "id": "flag:xx/area", **_ERROR}],
+    "FailureOut": [{"position": 7, "id": "flag:xx/area", **_ERROR, "file": "flags-00.parquet"}],
     "FailuresOut": [{"failures": [{"position": 7, "id": "flag:xx/area", **_ERROR}]}],
     "GroupOut": [{"value": "Europe", "hits": [_HIT]}],
     "HitOut": [{**_HIT, "vector": [0.6, 0.8], "explanation": _EXPLANATION}],
     "ImageBase64": [{"base64": _PNG}],
     "ImagePart": [{"type": "image_url", "image_url": {"url": _URI}}],
     "ImageUrl": [{"url": "https://example.org/flag.png"}],
+    "ImportIn": [
+        {"uri": "s3://exports/flags/*.parquet", "mapping": {"text": "caption", "id": "key", "metadata": ["region"]}},
+        {"uri": "/srv/photos", "format": "images", "image_root": "/srv/photos/large"},
+    ],
+    "ImportingOut": [{"job": {**_JOB, "kind": "import", "progress": _IMPORT}}],
     "InfoOut": [
         {
             "version": "0.1.0",
@@ -170,7 +183,7 @@ SCHEMAS: dict[str, list[Any]] = {
         }
     ],
     "InputIn": [{"text": "Which countries lie next to this country?", "image": {"base64": _PNG}}],
-    "JobOut": [_JOB],
+    "JobOut": [_JOB, {**_JOB, "kind": "import", "progress": _IMPORT}],
     "JobState": ["running"],
     "JobsOut": [{"jobs": [_JOB]}],
     "LayerOut": [{"layer": 0, "text": 0.62, "image": 0.38}],
@@ -210,6 +223,7 @@ SCHEMAS: dict[str, list[Any]] = {
             "error": _OPENAI_ERROR,
         },
     ],
+    "ProgressOut": [_IMPORT],
     "QueryIn": [
         {"text": "Which countries lie next to this country?", "image": {"base64": _PNG}, "instruction": "Answer:"},
         {"document_id": "flag:fr/borders", "positive": [{"text": "rivers"}], "negative": ["flag:ke/currency"]},

@@ -106,6 +106,7 @@ def test_the_design_s_calls_are_there(openapi: dict[str, Any]) -> None:
         "DELETE /aliases/{name}",
         "POST /collections/{name}/documents",
         "POST /collections/{name}/documents/delete",
+        "POST /collections/{name}/imports",
         "GET /collections/{name}/documents/{id}",
         "DELETE /collections/{name}/documents/{id}",
         "GET /collections/{name}/documents/{id}/image",
