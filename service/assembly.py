@@ -148,7 +148,6 @@ def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runt
         intake=Intake(ledger, blobs, settings.indexer, on_accepted=worker.poke),
         worker=worker,
         imports=imports,
-        importer=importer,
         progress=progress,
         reindexes=Reindexes(ledger, catalog, encoders, on_ordered=reindexer.poke),
         reindexer=reindexer,
