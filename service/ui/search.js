@@ -43,7 +43,7 @@ export async function refresh() {
 async function restore() {
   if (!state.collections.length) return;
   const asked = address();
-  by("text").value = asked.get("q") || "";
+  if (asked.get("q")) by("text").value = asked.get("q"); // else what somebody typed meanwhile stays
   if (asked.get("mode")) by("mode").value = asked.get("mode");
   setLike(asked.get("like"));
   if (by("text").value || state.like) await ask({ remembered: asked.get("filter") });
