@@ -69,7 +69,7 @@ class Importer:
         self._threads = ThreadPoolExecutor(readers, thread_name_prefix="import")
 
     def poke(self) -> None:
-        """There may be an import."""
+        """There may be an import, or one may go on."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -86,12 +86,12 @@ class Importer:
             self._wake.clear()
             pause_s = self._settings.poll_s * self._rng.uniform(0.5, 1.0)
             try:
-                step = await self._ledger.call(self._ledger.claim_step, self._settings.lease_s, _AHEAD_DOCUMENTS)
-                if step is not None:
-                    await self._work(step)
-                    continue
                 if await self._ledger.call(self._ledger.steps_left):
-                    pause_s = _BUSY_S
+                    step = await self._ledger.call(self._ledger.claim_step, self._settings.lease_s, _AHEAD_DOCUMENTS)
+                    if step is not None:
+                        await self._work(step)
+                        continue
+                    pause_s = min(pause_s, _BUSY_S)
             except DependencyUnavailable as error:
                 log.warning("cannot look for imports", detail=error.detail)
             with contextlib.suppress(TimeoutError):

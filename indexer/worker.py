@@ -65,6 +65,10 @@ class Chore(Protocol):
 
     async def run(self) -> None: ...
 
+    def poke(self) -> None:
+        """There may be work, or something has been done."""
+        ...
+
 
 class Worker:
     """Runs in the event loop that starts it. Bounded: `concurrency` encoder calls' worth of documents in flight, and as many of a
@@ -143,6 +147,8 @@ class Worker:
     def poke(self) -> None:
         """There may be work."""
         self._wake.set()
+        for chore in self._chores:
+            chore.poke()
 
     async def _loop(self, filling: bool) -> None:
         while not self._stopping:

@@ -18,6 +18,7 @@ import uvloop
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
+from indexer.backup import Installation
 from indexer.blobs import Blobs
 from indexer.catalog import Catalog
 from indexer.encoder_client import HttpEncoder
@@ -134,7 +135,7 @@ def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runt
     worker = Worker(
         ledger, store, encoders, blobs, fetcher, settings.indexer, progress, keeper=keeper, chores=chores, watch=metrics
     )
-    reindexer = Reindexer(ledger, store, settings.indexer, progress, on_planned=worker.poke)
+    reindexer = Reindexer(ledger, store, encoders, settings.indexer, progress, on_planned=worker.poke)
     return Parts(
         settings=settings,
         metrics=metrics,
@@ -147,7 +148,6 @@ def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runt
         intake=Intake(ledger, blobs, settings.indexer, on_accepted=worker.poke),
         worker=worker,
         imports=imports,
-        importer=importer,
         progress=progress,
         reindexes=Reindexes(ledger, catalog, encoders, on_ordered=reindexer.poke),
         reindexer=reindexer,
@@ -163,6 +163,12 @@ def _ledger(settings: Settings, metrics: Metrics) -> Ledger:
     settings.data_dir.expanduser().mkdir(parents=True, exist_ok=True)
     # `only_server_of` sees to it that nobody else has this file open.
     return Ledger(settings.ledger_url, exclusive=True, watch=metrics)
+
+
+def stored(settings: Settings) -> Installation:
+    """What outlives a process, by itself."""
+    settings.data_dir.expanduser().mkdir(parents=True, exist_ok=True)
+    return Installation(Ledger(settings.ledger_url), _store(settings), Blobs(settings.blobs))
 
 
 def _store(settings: Settings) -> Store:

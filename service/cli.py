@@ -22,6 +22,7 @@ from indexer import readers
 from indexer.formats.columns import FORMATS
 from model.errors import Forbidden, InvalidInput, RetrievalError
 from service import demo as demonstration
+from service.backup_commands import backup, restore
 from service.benchmark_commands import m2kr, mbeir
 from service.client import DEFAULT_URL, Client, Hit, Loaded
 from service.flags import settings_from, with_settings
@@ -305,6 +306,8 @@ def mcp(
 
 app.command("import")(import_files)
 app.command()(reindex)
+app.command()(backup)
+app.command()(restore)
 app.command()(train)
 app.add_typer(keys_app, name="keys")
 app.add_typer(model_app, name="model")

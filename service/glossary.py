@@ -155,6 +155,7 @@ SCHEMAS = {
     "FailuresOut": "Failures of a job.",
     "GroupOut": "The hits that share a value of the field.",
     "HitOut": "A document that was found.",
+    "ImportingOut": "The job that imports.",
     "ImagePart": "A content part that is an image.",
     "InfoOut": "The service, its model and its limits.",
     "JobOut": "A job as it stands.",

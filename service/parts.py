@@ -14,7 +14,6 @@ from indexer.blobs import Blobs
 from indexer.catalog import Catalog
 from indexer.encoder_client import HttpEncoder
 from indexer.encoders import Encoders
-from indexer.importer import Importer
 from indexer.imports import Imports
 from indexer.intake import Intake
 from indexer.ledger import Ledger
@@ -48,7 +47,6 @@ class Parts:
     intake: Intake
     worker: Worker
     imports: Imports
-    importer: Importer
     progress: Progress
     reindexes: Reindexes
     reindexer: Reindexer

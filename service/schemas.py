@@ -458,7 +458,7 @@ class ProgressOut(BaseModel):
     """How far an import is."""
 
     uri: str = Field(description="what is imported, without the query of a URL")
-    format: str
+    format: str = Field(description="of the files")
     planned: bool = Field(description="`accepted` is all there is; until then more is being found")
     unread: int = Field(description="of the accepted documents, those that stand in the files still")
     documents_per_s: float | None = Field(description="done since it began, on average; null before there is any")

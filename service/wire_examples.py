@@ -106,6 +106,7 @@ PARAMETERS: dict[str, Any] = {
     "limit": 50,
     "offset": 0,
     "model": "ret2-atlas",
+    "/aliases/{name}.name": "nations",
     "/jobs/{id}.id": _JOB_ID,
     "/jobs/{id}/failures.id": _JOB_ID,
     "/jobs/{id}/cancel.id": _JOB_ID,
@@ -123,8 +124,12 @@ SCHEMAS: dict[str, list[Any]] = {
     "AliasOut": [{"alias": "nations", "collection": "flags"}],
     "AliasesOut": [{"aliases": [{"alias": "nations", "collection": "flags"}]}],
     "CollectionIn": [
-        {"instruction": "Find the passage that answers the question.", "limit": 20},
-        {"indexes": {"region": "keyword", "area_km2": "number"}, "language": "simple"},
+        {
+            "instruction": "Find the passage that answers the question.",
+            "limit": 20,
+            "indexes": {"region": "keyword", "area_km2": "number"},
+            "language": "simple",
+        }
     ],
     "CollectionOut": [_COLLECTION],
     "CollectionsOut": [{"collections": [_COLLECTION]}],

@@ -79,6 +79,14 @@ class Database:
             yield connection
 
     @contextmanager
+    def _snapshot(self) -> Iterator[sa.Connection]:
+        """All that is read is as it was at one moment."""
+        sqlite = self._engine.dialect.name == "sqlite"  # in WAL mode a transaction is that already
+        engine = self._engine if sqlite else self._engine.execution_options(isolation_level="REPEATABLE READ")
+        with _our_errors(), engine.connect() as connection:
+            yield connection
+
+    @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
         with _our_errors(), self._writes.begin() as connection:
             yield connection

@@ -40,7 +40,7 @@ async def start(
         await asyncio.to_thread(parts.imports.check, **source)
         keyed = {"idempotency_key": idempotency_key, "body_hash": body_hash}
         job = await parts.in_ledger(parts.ledger.accept_import, collection.name, source, **keyed)
-        parts.importer.poke()
+        parts.worker.poke()
     structlog.contextvars.bind_contextvars(job=job.id)
     return Json({"job": job_wire(job)}, 202)
 

@@ -15,8 +15,10 @@ LAST = [
     "POST /collections/{name}/documents/delete",
     "DELETE /collections/{name}",
 ]
-# What this one service cannot do by itself; the tests of reindexing do it.
+# What this one service cannot do by itself: the tests of reindexing do it, of imports, and of jobs that failed.
 ELSEWHERE = [
+    "POST /collections/{name}/imports",
+    "POST /jobs/{id}/retry",
     "GET /collections/{name}/reindex",
     "POST /collections/{name}/reindex",
     "POST /collections/{name}/reindex/cancel",
