@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections import Counter
@@ -356,11 +357,24 @@ class Worker:
                 settled.append((batch, _failed(batch, code, detail).outcomes if dead else []))
             pause = delay_s(claim.attempts, self._settings, self._rng)
             call = self._finishing(settled, pause)
-        try:
-            await self._ledger.call(call)
+        if await self._recorded(claim, call):
             self._tell(settled, waits=isinstance(error, RetrievalError) and error.retryable)
-        except DependencyUnavailable as unreachable:  # the lease will run out, and the batch is claimed again
-            log.warning("cannot record an outcome", batch=claim.batches[0].id, detail=unreachable.detail)
+
+    async def _recorded(self, claim: Claim, call: Callable[[], object]) -> bool:
+        """Tried for as long as a lease, for else whoever comes next would wait until this one's has run out, and take its holder
+        for dead."""
+        deadline = time.monotonic() + self._settings.lease_s
+        for tries in itertools.count():
+            try:
+                await self._ledger.call(call)
+            except DependencyUnavailable as unreachable:
+                log.warning("cannot record an outcome", batch=claim.batches[0].id, detail=unreachable.detail)
+                if self._stopping or time.monotonic() > deadline:
+                    break
+                await asyncio.sleep(delay_s(tries, self._settings, self._rng))
+            else:
+                return True
+        return False
 
     def _pause(self, error: RetrievalError) -> float:
         """Nothing is claimed for a while, else every batch in turn would meet the same trouble. Seconds until the next claim;

@@ -16,10 +16,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import Progress, TaskID
+from rich.text import Text
 from typer.core import TyperGroup
 
 from indexer import readers
 from indexer.formats.columns import FORMATS
+from indexer.records import Job, JobState
 from model.errors import Forbidden, InvalidInput, RetrievalError
 from service import demo as demonstration
 from service.backup_commands import backup, restore
@@ -240,13 +242,16 @@ def jobs(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1)] = 20,
     cancel: Annotated[bool, typer.Option("--cancel", help="begin nothing more of it")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="a new job of what failed in it")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="follow it to its end; exit status 1 unless all went well")
+    ] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
     """List the indexing jobs, or show one with what failed and why; cancel it, or try again what failed."""
     console = Console()
-    if (cancel or retry) and job_id is None:
-        raise InvalidInput("which job? --cancel and --retry are for one: ret2 jobs ID --cancel")
+    if (cancel or retry or watch) and job_id is None:
+        raise InvalidInput("which job? --cancel, --retry and --watch are for one: ret2 jobs ID --cancel")
     if cancel and retry:
         raise InvalidInput("--cancel and --retry are two things: give one of them")
     with Client(url, api_key=api_key) as client:
@@ -255,10 +260,28 @@ def jobs(
             return
         act = client.cancel_job if cancel else client.retry_job if retry else client.job
         job = act(job_id)
+        if watch:
+            job = _followed(client, job)
         console.print(jobs_table([job]))
         if job.failed:
-            found = [(f"#{one.position} {one.document_id}", one.code, one.detail) for one in client.failures(job_id)]
+            found = [(f"#{one.position} {one.document_id}", one.code, one.detail) for one in client.failures(job.id)]
             console.print(failures_table(found))
+    if watch and job.state is not JobState.SUCCEEDED:
+        raise typer.Exit(1)
+
+
+def _followed(client: Client, job: Job) -> Job:
+    """As it finished."""
+    waits: str | None = None
+    with progress_bar() as bar:
+        task = bar.add_task(job.collection)
+        for now in client.follow_job(job.id):
+            job = now
+            bar.update(task, total=job.accepted, completed=job.accepted - job.left)
+            if job.waiting_on != waits and not job.state.finished:
+                bar.console.print(Text(f"waits: {job.waiting_on}" if job.waiting_on else "goes on"))
+            waits = job.waiting_on
+    return job
 
 
 @app.command()

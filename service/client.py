@@ -43,6 +43,7 @@ _CHUNK_DOCUMENTS = (
 )
 _CHUNK_BYTES = 8 * 2**20
 _POLL_MIN_S, _POLL_MAX_S = 0.05, 1.0
+_SILENCE_S = 60.0  # of a stream of events, which is never silent for long: then it is taken for dead
 
 
 Example = str | Mapping[str, Any]  # a document's id, or {"text"?, "image"?}
@@ -487,6 +488,37 @@ class Client:
                 return
             offset += page
 
+    def follow_job(self, job_id: str) -> Iterator[Job]:
+        """The job now and after each change, the last time as it finished. A stream that breaks off is asked for again."""
+        failed = 0
+        while True:
+            error: RetrievalError = DependencyUnavailable(f"{self.url} ended the events of job {job_id}")
+            try:
+                for job in self._events(job_id):
+                    failed = 0
+                    yield job
+                    if job.state.finished:
+                        return
+            except httpx.RequestError as broken:
+                error = _unreachable(self.url, broken)
+            except (DependencyUnavailable, Overloaded) as refused:
+                error = refused
+            failed += 1
+            if failed >= self._attempts:
+                raise error
+            self._sleep(retry_delay_s(failed - 1, getattr(error, "retry_after_s", 0.0), random.random()))
+
+    def _events(self, job_id: str) -> Iterator[Job]:
+        timeout = httpx.Timeout(self._http.timeout)
+        timeout.read = _SILENCE_S
+        with self._http.stream("GET", _path("jobs", job_id, "events"), timeout=timeout) as response:
+            if not response.is_success:
+                response.read()
+                raise error_of(response, _retry_after_s(response))
+            for line in response.iter_lines():
+                if line.startswith("data: "):
+                    yield _job(orjson.loads(line.removeprefix("data: ")))
+
     def wait_job(
         self, job_id: str, *, timeout_s: float = 3600.0, on_progress: Callable[[Job], None] | None = None
     ) -> Job:
@@ -547,9 +579,7 @@ class Client:
         except httpx.UnsupportedProtocol as error:
             raise InvalidInput(f"{self.url!r} is not an http or https URL") from error
         except httpx.RequestError as error:
-            unavailable = DependencyUnavailable(f"{self.url} does not answer: {str(error) or type(error).__name__}")
-            unavailable.__cause__ = error
-            return unavailable, 0.0
+            return _unreachable(self.url, error), 0.0
         if response.is_success:
             return response, None
         if response.status_code in _RETRIED_STATUS:
@@ -606,6 +636,12 @@ class _LoadProgress:
         running = 0 if job.state.finished else job.indexed + job.skipped + job.failed
         finished = sum(job.indexed + job.skipped + job.failed for job, _ in self._done)
         self._on_progress(finished + running + len(self._rejected))
+
+
+def _unreachable(url: str, error: httpx.RequestError) -> DependencyUnavailable:
+    unavailable = DependencyUnavailable(f"{url} does not answer: {str(error) or type(error).__name__}")
+    unavailable.__cause__ = error
+    return unavailable
 
 
 def retry_delay_s(attempt: int, retry_after_s: float | None, draw: float) -> float:

@@ -38,7 +38,7 @@ class PostgresServer:
             "-c", "fsync=off", "-c", "max_connections=200", "-c", "shared_buffers=32MB", "-c", "deadlock_timeout=100ms",
         ]  # fmt: skip
         with (self._folder / "log").open("ab") as log:
-            command = [*self._as_user, str(self._programs / "postgres"), "-D", "data", *flags]
+            command = [*self._as_user, *_not_alone(), str(self._programs / "postgres"), "-D", "data", *flags]
             self._process = subprocess.Popen(command, cwd=self._folder, user=self._user, stdout=log, stderr=log)
         deadline = time.monotonic() + _START_S
         while self._psql("SELECT 1").returncode:
@@ -84,6 +84,11 @@ def _not_as_root() -> tuple[list[str], str | None]:
     ):
         return renumbered, None
     return [], "nobody"
+
+
+def _not_alone() -> list[str]:
+    """The server ends with the tests, also when they are killed."""
+    return ["setpriv", "--pdeathsig", "QUIT"] if shutil.which("setpriv") else []
 
 
 def programs() -> Path | None:

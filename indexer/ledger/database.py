@@ -165,7 +165,9 @@ def _engine(url: str) -> sa.Engine:
             parsed.set(drivername="postgresql+psycopg"),
             # No prepared statements: a pooler between, such as pgbouncer, may not know them.
             connect_args={"connect_timeout": _CONNECT_S, "prepare_threshold": None, "application_name": "ret2"}
-            | {"options": f"-c statement_timeout={_STATEMENT_MS}", "tcp_user_timeout": _STATEMENT_MS},
+            | {"options": f"-c statement_timeout={_STATEMENT_MS}", "tcp_user_timeout": _STATEMENT_MS}
+            # A machine that vanished while an answer is waited for: the system's own patience is two hours.
+            | {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4},
             pool_size=_THREADS["postgresql"],
             max_overflow=0,
             pool_pre_ping=True,

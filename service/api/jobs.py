@@ -10,9 +10,11 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from indexer.ledger.rows import no_job
-from indexer.records import JobState
+from indexer.records import JobKind, JobState
+from model.errors import Forbidden
 from service.api.paths import job_wire
 from service.auth import CallerOf
+from service.keys import KeyScope
 from service.parts import Parts, PartsOf
 from service.schemas import COLLECTION_NAME, FailuresOut, JobOut, JobsOut, RetriedOut
 from service.wire import Json, StrictRoute
@@ -75,9 +77,12 @@ async def failures(job_id: JobId, parts: PartsOf, limit: Limit = 100, offset: Of
 
 
 @router.post("/jobs/{id}/cancel", response_model=JobOut)
-async def cancel(job_id: JobId, parts: PartsOf) -> Response:
+async def cancel(job_id: JobId, parts: PartsOf, caller: CallerOf) -> Response:
     """Nothing more of the job is begun. What a worker has in hand is finished first, and then the job is `cancelled`; one that is
-    finished stays as it is."""
+    finished stays as it is. A reindex is for keys with the scope `admin`, as by its own call."""
+    job = await parts.in_ledger(parts.ledger.job, job_id)
+    if job.kind is JobKind.REINDEX and KeyScope.ADMIN not in caller.scopes:
+        raise Forbidden(f"job {job_id} is a reindex: cancelling it needs a key with scope admin")
     job = await parts.in_ledger(parts.ledger.cancel_job, job_id)
     parts.progress.notify()
     return Json(job_wire(job))

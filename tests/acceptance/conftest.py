@@ -8,10 +8,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tiny_model import write_tiny_checkpoint
 
 from service.client import Client
 
@@ -19,14 +21,15 @@ from service.client import Client
 class Process:
     """One `ret2 serve`; started again it finds its data and its address as they were."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *flags: str, name: str = "serve", environment: Mapping[str, str] = {}) -> None:
         self.data_dir = folder / "data"
-        self.log = folder / "serve.log"
+        self.log = folder / f"{name}.log"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.flags: list[str] = []
+        self.flags = list(flags)
+        self._environment = dict(environment)
         self._child: subprocess.Popen[bytes] | None = None
         self._clients: list[Client] = []
 
@@ -37,7 +40,11 @@ class Process:
         command += self.flags
         with self.log.open("ab") as log:
             self._child = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=environment | self._environment,
             )
         return self._child
 
@@ -58,6 +65,11 @@ class Process:
         self._child.send_signal(number)
         return self._child.wait(60)
 
+    @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
+
     def tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-40:])
 
@@ -74,3 +86,23 @@ def serve(tmp_path: Path) -> Iterator[Process]:
     process = Process(tmp_path)
     yield process
     process.end()
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Any number of them, each with flags, a name and an environment of its own."""
+    made: list[Process] = []
+
+    def make(*flags: str, **options: Any) -> Process:
+        made.append(Process(tmp_path, *flags, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.end()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that loads and embeds in no time, where the model is not the point."""
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "model")

@@ -439,6 +439,26 @@ async def test_a_database_that_is_away_is_waited_for(world: Any, posted: Make, m
     assert counts(await world.done(job)) == (1, 1, 0, 0)
 
 
+async def test_an_outcome_is_recorded_when_the_database_is_back(
+    world: Any, posted: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has to wait for the lease to run out."""
+    tries: list[str] = []
+    for name in ("finish", "release"):
+        real = getattr(world.ledger, name)
+
+        def away(*args: Any, _name: str = name, _real: Any = real, **options: Any) -> Any:
+            tries.append(_name)
+            if len(tries) < 6:
+                raise DependencyUnavailable("database is away")
+            return _real(*args, **options)
+
+        monkeypatch.setattr(world.ledger, name, away)
+    done = await world.done(await world.post(*posted("a")))
+    assert done.state is JobState.SUCCEEDED
+    assert tries[:6] == ["finish"] + ["release"] * 5
+
+
 async def test_waiting_ends_with_the_time(world: Any, posted: Make) -> None:
     world.encoder.gate.clear()
     job = await world.post(*posted("a"))

@@ -62,6 +62,8 @@ class Service:
                 late = sum(one.get("text") == "late" for one in self.posted)
                 good = sum(one.get("text") == "good" for one in self.posted)
                 return httpx.Response(200, json={**JOB, "indexed": good, "failed": late})
+            case "GET", "/jobs/j1/events":
+                return httpx.Response(200, content=b"event: job\ndata: " + json.dumps(JOB).encode() + b"\n\n")
             case "GET", "/jobs/j1/failures":
                 found = [
                     {"position": n, "id": one["id"], "code": "encode_failed", "detail": "is late"}
@@ -210,6 +212,8 @@ def test_collections_and_jobs(ret2: Callable[..., Any]) -> None:
     assert "1,234" in ret2("collections").stdout
     assert "succeeded" in ret2("jobs").stdout
     assert "j1" in ret2("jobs", "j1").stdout
+    followed = ret2("jobs", "j1", "--watch")
+    assert (followed.exit_code, "succeeded" in followed.stdout) == (0, True)
 
 
 def test_the_address_and_key_come_from_the_environment(

@@ -300,6 +300,35 @@ def test_wait_job_ends_when_the_job_does() -> None:
     assert seen == [JobState.RUNNING, JobState.RUNNING, JobState.SUCCEEDED]
 
 
+def events(*states: str) -> httpx.Response:
+    sent = b"".join(b"event: job\ndata: " + json.dumps({**JOB, "state": state}).encode() + b"\n\n" for state in states)
+    return httpx.Response(200, content=b": still there\n\n" + sent)
+
+
+def test_follow_job_tells_each_change_and_ends_with_the_job() -> None:
+    service = Service(events("queued", "running", "succeeded"))
+    assert [job.state for job in service.client().follow_job("j1")] == ["queued", "running", "succeeded"]
+    assert [request.url.path for request in service.requests] == ["/jobs/j1/events"]
+
+
+def test_follow_job_asks_again_where_the_stream_broke_off() -> None:
+    service = Service(
+        events("queued"),
+        httpx.ReadError("cut"),
+        httpx.Response(503, json={"code": "dependency_unavailable", "detail": "away"}),
+        events("running", "failed"),
+    )
+    assert [job.state for job in service.client().follow_job("j1")] == ["queued", "running", "failed"]
+    assert len(service.slept) == 3
+
+
+def test_follow_job_gives_up_and_says_what_is_wrong() -> None:
+    with pytest.raises(DependencyUnavailable, match="does not answer"):
+        list(Service(httpx.ConnectError("refused")).client().follow_job("j1"))
+    with pytest.raises(NotFound):
+        list(Service(httpx.Response(404, json={"code": "not_found", "detail": "gone"})).client().follow_job("j1"))
+
+
 def test_wait_job_has_a_deadline() -> None:
     service = Service(ok({**JOB, "state": "running"}))
     with pytest.raises(DependencyUnavailable, match="running after 0 s"):

@@ -1,9 +1,13 @@
-"""Settings: what is not built is refused, what is open to strangers is refused, every bound has its description."""
+"""Settings: what does not go together is refused, what is open to strangers is refused, every bound has its description."""
+
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from indexer.store.server_settings import CollectionSettings, ServerStoreSettings
+from model.errors import InvalidInput
+from service.flags import settings_from
 from service.settings import Settings
 
 UNITS = (
@@ -36,11 +40,42 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().limits.max_text_chars == 10
 
 
-def test_another_database_is_refused_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RET2_DATABASE_URL", "http://user:secret@elsewhere")
-    with pytest.raises(ValidationError, match="RET2_DATABASE_URL must begin with postgresql://") as refused:
-        Settings()
-    assert "secret" not in refused.value.errors(include_input=False)[0]["msg"]
+# --- roles
+
+SHARED: dict[str, Any] = {
+    "encoder_url": "http://encoder:8080",
+    "qdrant_url": "http://qdrant:6333",
+    "database_url": "postgresql://user:secret@postgres/ret2",
+    "blobs_url": "s3://ret2/blobs",
+}
+
+
+@pytest.mark.parametrize("role", ["api", "indexer"])
+def test_a_role_that_shares_its_data_has_none_of_it_here(role: str) -> None:
+    settings = Settings(role=role, **SHARED)
+    assert not settings.keeps_data_here
+    assert settings.ledger_url == "postgresql://user:secret@postgres/ret2"
+    for name in SHARED:
+        with pytest.raises(ValidationError, match=f"RET2_ROLE={role} works together.* set RET2_{name.upper()}"):
+            Settings(role=role, **{**SHARED, name: None})
+
+
+def test_one_process_may_have_some_of_its_data_elsewhere() -> None:
+    assert Settings().keeps_data_here
+    assert Settings(**{**SHARED, "qdrant_url": None}).keeps_data_here
+    assert not Settings(**SHARED).keeps_data_here
+    assert Settings(**SHARED).indexer.poll_s < Settings().indexer.poll_s, "nobody wakes it when another process accepts"
+
+
+@pytest.mark.parametrize("url", ["http://user:secret@elsewhere", "sqlite:////secret", "mysql://user:secret@db/x"])
+def test_a_database_other_than_postgresql_is_refused_without_its_password(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RET2_DATABASE_URL", url)
+    with pytest.raises(InvalidInput, match="RET2_DATABASE_URL must begin with postgresql://") as refused:
+        settings_from({})
+    assert "secret" not in refused.value.detail
+    assert "secret" not in repr(Settings(**SHARED))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])

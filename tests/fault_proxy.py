@@ -1,0 +1,100 @@
+"""A TCP proxy on loopback whose other side a test can take away: refused, silent, or cut off in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Coroutine, Iterator
+from enum import StrEnum
+from typing import Any
+
+_CUT_AFTER_BYTES = 4096  # of an answer: its head arrives, the rest does not
+_CHUNK_BYTES = 65536
+
+
+class Fault(StrEnum):
+    NONE = "none"
+    REFUSED = "refused"  # connections are closed, old and new
+    SILENT = "silent"  # connections stand, nothing comes through
+    CUT = "cut"  # connections are closed in the middle of an answer
+
+
+class FaultProxy:
+    """Stands before `port` of this machine, in a thread of its own."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._fault = Fault.NONE
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._loop = asyncio.new_event_loop()
+        self._passing = asyncio.Event()
+        self._passing.set()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._server = self._call(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def set(self, fault: Fault) -> None:
+        """From here on, for connections that stand too."""
+        self._call(self._set(fault))
+
+    def close(self) -> None:
+        self._call(self._set(Fault.REFUSED))
+        self._loop.call_soon_threadsafe(self._server.close)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    async def _set(self, fault: Fault) -> None:
+        self._fault = fault
+        if fault is Fault.SILENT:
+            self._passing.clear()
+        else:
+            self._passing.set()
+        if fault is Fault.REFUSED:
+            for writer in list(self._writers):
+                writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._fault is Fault.REFUSED:
+            writer.transport.abort()
+            return
+        self._writers.add(writer)
+        behind: asyncio.StreamWriter | None = None
+        try:
+            answers, behind = await asyncio.open_connection("127.0.0.1", self._target)
+            self._writers.add(behind)
+            await asyncio.gather(self._pump(reader, behind), self._pump(answers, writer, answer=True))
+        except OSError:
+            pass
+        finally:
+            for each in (writer, behind):
+                if each is not None:
+                    self._writers.discard(each)
+                    each.transport.abort()
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answer: bool = False) -> None:
+        passed = 0
+        while data := await source.read(_CHUNK_BYTES):
+            await self._passing.wait()
+            passed += len(data)
+            if answer and self._fault is Fault.CUT and passed > _CUT_AFTER_BYTES:
+                raise ConnectionAbortedError("as if it had died in the middle")
+            sink.write(data)
+            await sink.drain()
+        with contextlib.suppress(OSError):
+            sink.write_eof()
+
+
+@contextlib.contextmanager
+def proxy_of(port: int) -> Iterator[FaultProxy]:
+    proxy = FaultProxy(port)
+    try:
+        yield proxy
+    finally:
+        proxy.close()

@@ -1,0 +1,84 @@
+"""A worker by itself: `python worker_process.py DATABASE_URL STORE_FILE BLOBS_FOLDER SEED` works until SIGTERM.
+
+Its encoder is made up, and now and then is away; its leases are short, for a test does not wait a minute for a dead worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from file_store import FileStore
+
+from indexer.blobs import Blobs, BlobSettings
+from indexer.encoder import Lane
+from indexer.ledger import Ledger
+from indexer.progress import Progress
+from indexer.settings import IndexerSettings
+from indexer.worker import Worker
+from model.errors import DependencyUnavailable, NotFound, RetrievalError
+from model.inputs import Embedding, Input, ModelInfo, Role
+
+D = 8
+MODEL = ModelInfo("made up", "fingerprint", D, 100, 16)
+SETTINGS = IndexerSettings(
+    batch_documents=16, lease_s=5.0, poll_s=0.2, retry_base_s=0.01, retry_max_s=0.1, max_attempts=50
+)
+_AWAY = 0.02  # of all calls
+
+
+class MadeUpEncoder:
+    """A vector for each text, after a moment."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+
+    async def info(self) -> ModelInfo:
+        return MODEL
+
+    async def encode(self, inputs: Sequence[Input], *, role: Role, lane: Lane) -> list[Embedding | RetrievalError]:
+        await asyncio.sleep(self._rng.uniform(0, 0.01))
+        if self._rng.random() < _AWAY:
+            raise DependencyUnavailable("the encoder is away")
+        return [Embedding(_vector(item.text or ""), MODEL.fingerprint) for item in inputs]
+
+
+def _vector(text: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    vector = np.random.default_rng(seed).standard_normal(D).astype(np.float32)
+    return vector / np.float32(np.linalg.norm(vector))
+
+
+class NoFetcher:
+    async def fetch(self, url: str) -> bytes:
+        raise NotFound(url)
+
+
+async def main(database_url: str, store: Path, blobs: Path, seed: int) -> None:
+    ledger, rng = Ledger(database_url), random.Random(seed)
+    worker = Worker(
+        ledger,
+        FileStore(store),
+        MadeUpEncoder(rng),
+        Blobs(BlobSettings(f"file://{blobs}")),
+        NoFetcher(),
+        SETTINGS,
+        Progress(ledger, SETTINGS.poll_s),
+        rng=rng,
+    )
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    await worker.start()
+    await stopped.wait()
+    await worker.stop()
+    ledger.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])))
