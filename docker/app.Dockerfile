@@ -5,12 +5,12 @@
 #
 # BASE      Debian or Ubuntu with python3 (3.11 or newer) and its venv module. A release names it by digest: the one that
 #           `docker buildx imagetools inspect python:3.13-slim-bookworm` says on that day. A tag alone can change under you.
-# EXTRAS    extras of pyproject.toml to install as well, comma-separated
+# EXTRAS    extras of pyproject.toml to install as well, comma-separated; without postgres neither api nor indexer starts
 # The user is 10001, nothing but /tmp is written to: run it with a read-only root file system.
 ARG BASE=python:3.13-slim-bookworm
 
 FROM ${BASE} AS build
-ARG EXTRAS=""
+ARG EXTRAS="postgres,s3"
 ARG PIP_FIND_LINKS=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONDONTWRITEBYTECODE=1
 WORKDIR /src

@@ -81,6 +81,11 @@ class Blobs:
             _LOCAL_THREADS if self._local else _REMOTE_THREADS, thread_name_prefix="blobs"
         )
 
+    @property
+    def is_local(self) -> bool:
+        """A folder of this machine."""
+        return self._local is not None
+
     async def put(self, data: bytes) -> str:
         """Stores the bytes and returns their digest, 64 hex digits. Raises `DependencyUnavailable`."""
         digest = hashlib.sha256(data).hexdigest()

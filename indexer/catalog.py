@@ -147,6 +147,10 @@ class Catalog:
         if other is not None:
             await self._store.drop(other.points_name)
         await self._ledger.call(self._ledger.drop_collection, name)
+        if (
+            other is not None
+        ):  # a reindexer may have made it again meanwhile; from now on it looks whether it is still wanted
+            await self._store.drop(other.points_name)
 
     async def compatible(self, name: str) -> Collection:
         """The collection, if a model that runs here filled it. Raises `NotFound`, or `Conflict` for another (promise 9)."""

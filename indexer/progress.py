@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from indexer.ledger import Ledger
 from indexer.records import Job
@@ -39,7 +39,7 @@ class Progress:
                 return job
             await self._until(changed, left_s)
 
-    async def follow(self, job_id: str, every_s: float) -> AsyncIterator[Job]:
+    async def follow(self, job_id: str, every_s: float) -> AsyncGenerator[Job, None]:
         """The job now and after each change, at most one in `every_s`, the last time as it finished. Raises `NotFound`."""
         seen = None
         while seen is None or not seen.state.finished:
@@ -56,4 +56,5 @@ class Progress:
     async def _until(self, changed: asyncio.Event, limit_s: float) -> None:
         """Until something happened, or a poll is due. Spread, so that many who wait do not ask all at once."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(changed.wait(), min(limit_s, self._poll_s * random.uniform(0.5, 1.0)))
+            async with asyncio.timeout(min(limit_s, self._poll_s * random.uniform(0.5, 1.0))):
+                await changed.wait()

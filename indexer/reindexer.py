@@ -15,12 +15,13 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from indexer.encoders import Encoders
 from indexer.ledger import Ledger
 from indexer.progress import Progress
 from indexer.records import Reindex, ReindexState
 from indexer.settings import IndexerSettings
 from indexer.store import Store
-from model.errors import RetrievalError
+from model.errors import DependencyUnavailable, RetrievalError
 
 log = structlog.get_logger(__name__)
 
@@ -38,12 +39,14 @@ class Reindexer:
         self,
         ledger: Ledger,
         store: Store,
+        encoders: Encoders,
         settings: IndexerSettings,
         progress: Progress,
         *,
         on_planned: Callable[[], None] = lambda: None,
     ) -> None:
         self._ledger, self._store, self._settings, self._progress = ledger, store, settings, progress
+        self._encoders = encoders
         self._on_planned = on_planned
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -96,7 +99,7 @@ class Reindexer:
                 await self._moved(reindex, "reindex cancelled")
                 return 0.0
             return await steps[reindex.state](reindex)
-        except RetrievalError as error:  # the store is away, or the collection was dropped under us
+        except RetrievalError as error:  # store or encoder are away, or the collection was dropped under us
             log.warning("reindex waits", collection=reindex.collection, state=reindex.state, detail=error.detail)
             return self._settings.retry_base_s
 
@@ -126,7 +129,13 @@ class Reindexer:
     async def _make(self, reindex: Reindex) -> None:
         serving = await self._ledger.call(self._ledger.collection, reindex.collection)
         layout = await self._store.points(serving.points_name).layout()
-        await self._store.create(reindex.points_name, reindex.dimensions, serving.indexes, language=layout.language)
+        found = await self._encoders.by_fingerprint(reindex.fingerprint)
+        if found is None:
+            raise DependencyUnavailable(f"model {reindex.model} ({reindex.fingerprint[:12]}) does not run here")
+        latents = found[1].latents > 1
+        await self._store.create(
+            reindex.points_name, reindex.dimensions, serving.indexes, language=layout.language, latents=latents
+        )
         if await self._ledger.call(self._ledger.reindex, reindex.collection) is None:
             await self._store.drop(reindex.points_name)  # the collection was dropped while we did that
 

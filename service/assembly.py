@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ import uvloop
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
+from indexer.backup import Installation
 from indexer.blobs import Blobs
 from indexer.catalog import Catalog
 from indexer.encoder_client import HttpEncoder
@@ -26,6 +27,7 @@ from indexer.importer import Importer
 from indexer.imports import Imports
 from indexer.intake import Intake
 from indexer.ledger import Ledger
+from indexer.ledger.migrations import NEWEST
 from indexer.progress import Progress
 from indexer.reindex import Reindexes
 from indexer.reindexer import Reindexer
@@ -68,11 +70,20 @@ def serve(settings: Settings) -> None:
         encoder_parts = build_encoder(settings)
         ended_well = _in_loop(run(create_encoder_app(encoder_parts), encoder_parts))
     else:
-        with only_server_of(settings.data_dir.expanduser()):
+        with only_server_of(settings.data_dir.expanduser()) if settings.keeps_data_here else nullcontext():
             parts = build(settings)
             ended_well = _in_loop(run(create_app(parts), parts))
     if not ended_well:
         raise SystemExit(1)
+
+
+def migrate(settings: Settings) -> tuple[int, int, str]:
+    """The schema's version before and after, and where the ledger is."""
+    shared = settings.database_url is not None
+    with nullcontext() if shared else only_server_of(settings.data_dir.expanduser()):
+        ledger = Ledger(settings.ledger_url)
+        ledger.close()
+    return ledger.schema_before, NEWEST, ledger.name
 
 
 def _leave(*_: object) -> None:
@@ -96,10 +107,9 @@ def build_encoder(settings: Settings, runtime: Runtime | None = None) -> Encoder
 
 
 def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runtime | None = None) -> Parts:
-    """Everything in one process: index, SQLite and image files under `data_dir`, and the model. Or others have index and model."""
+    """Everything in one process: index, SQLite and image files under `data_dir`, and the model. Or some of it is elsewhere: the role
+    api has no worker, the role indexer little else."""
     api_keys = _api_keys(settings)
-    data_dir = settings.data_dir.expanduser()
-    data_dir.mkdir(parents=True, exist_ok=True)
     metrics = Metrics(_registry())
     encoder = (
         HttpEncoder(settings.encoder_client(settings.encoder_url))
@@ -108,8 +118,7 @@ def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runt
     )
     next_encoder = _next_encoder(settings, next_runtime)
     encoders = Encoders(encoder, next_encoder)
-    # `only_server_of` sees to it that nobody else has this file open.
-    ledger = Ledger(f"sqlite:///{data_dir / 'ledger.sqlite'}", exclusive=True, watch=metrics)
+    ledger = _ledger(settings, metrics)
     store = watched(_store(settings), metrics)
     blobs = Blobs(settings.blobs)
     fetcher = Fetcher(settings.fetch)
@@ -126,7 +135,7 @@ def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runt
     worker = Worker(
         ledger, store, encoders, blobs, fetcher, settings.indexer, progress, keeper=keeper, chores=chores, watch=metrics
     )
-    reindexer = Reindexer(ledger, store, settings.indexer, progress, on_planned=worker.poke)
+    reindexer = Reindexer(ledger, store, encoders, settings.indexer, progress, on_planned=worker.poke)
     return Parts(
         settings=settings,
         metrics=metrics,
@@ -145,6 +154,21 @@ def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runt
         next_encoder=next_encoder,
         api_keys=api_keys,
     )
+
+
+def _ledger(settings: Settings, metrics: Metrics) -> Ledger:
+    """Brings its schema up to date. Raises `DependencyUnavailable` when the database does not answer."""
+    if settings.database_url is not None:
+        return Ledger(settings.ledger_url, watch=metrics)
+    settings.data_dir.expanduser().mkdir(parents=True, exist_ok=True)
+    # `only_server_of` sees to it that nobody else has this file open.
+    return Ledger(settings.ledger_url, exclusive=True, watch=metrics)
+
+
+def stored(settings: Settings) -> Installation:
+    """What outlives a process, by itself."""
+    settings.data_dir.expanduser().mkdir(parents=True, exist_ok=True)
+    return Installation(Ledger(settings.ledger_url), _store(settings), Blobs(settings.blobs))
 
 
 def _store(settings: Settings) -> Store:

@@ -71,6 +71,9 @@ SCOPES: Mapping[str, frozenset[KeyScope]] = {
     "GET /jobs": WRITE | ADMIN,
     "GET /jobs/{id}": WRITE | ADMIN,
     "GET /jobs/{id}/failures": WRITE | ADMIN,
+    "GET /jobs/{id}/events": WRITE | ADMIN,
+    "POST /jobs/{id}/cancel": WRITE | ADMIN,
+    "POST /jobs/{id}/retry": WRITE,
 }
 
 

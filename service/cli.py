@@ -22,9 +22,10 @@ from indexer import readers
 from indexer.formats.columns import FORMATS
 from model.errors import Forbidden, InvalidInput, RetrievalError
 from service import demo as demonstration
+from service.backup_commands import backup, restore
 from service.benchmark_commands import m2kr, mbeir
 from service.client import DEFAULT_URL, Client, Hit, Loaded
-from service.flags import with_settings
+from service.flags import settings_from, with_settings
 from service.import_commands import import_files
 from service.key_commands import keys_app
 from service.model_commands import eval_app, model_app
@@ -89,10 +90,23 @@ def main(
 @app.command()
 @with_settings
 def serve(settings: Settings) -> None:
-    """Serve HTTP: encoder, index and worker in one process. Every flag is also a variable: --port is RET2_PORT."""
+    """Serve HTTP: encoder, index and worker in one process, or one --role of them. Every flag is also a variable: --port is
+    RET2_PORT."""
     from service.assembly import serve as run  # here, so that the other commands start without torch
 
     run(settings)
+
+
+@app.command()
+def migrate(
+    data_dir: Annotated[Path | None, typer.Option(help="of SQLite, where RET2_DATABASE_URL is unset")] = None,
+) -> None:
+    """Bring the ledger's schema up to date, and exit. Every server does so as it starts; this does it before an upgrade."""
+    from service.assembly import migrate as run
+
+    before, after, where = run(settings_from({} if data_dir is None else {"data_dir": data_dir}))
+    change = f"is at schema {after}" if before == after else f"schema {before or 'none'} -> {after}"
+    typer.echo(f"ledger {where}: {change}")
 
 
 @app.command()
@@ -224,16 +238,23 @@ def jobs(
     job_id: Annotated[str | None, typer.Argument(help="one job, with its failures; without: the newest jobs")] = None,
     collection: Annotated[str | None, typer.Option("--collection", "-c")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1)] = 20,
+    cancel: Annotated[bool, typer.Option("--cancel", help="begin nothing more of it")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="a new job of what failed in it")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
-    """List the indexing jobs, or show one with what failed and why."""
+    """List the indexing jobs, or show one with what failed and why; cancel it, or try again what failed."""
     console = Console()
+    if (cancel or retry) and job_id is None:
+        raise InvalidInput("which job? --cancel and --retry are for one: ret2 jobs ID --cancel")
+    if cancel and retry:
+        raise InvalidInput("--cancel and --retry are two things: give one of them")
     with Client(url, api_key=api_key) as client:
         if job_id is None:
             console.print(jobs_table(client.jobs(collection=collection, limit=limit)))
             return
-        job = client.job(job_id)
+        act = client.cancel_job if cancel else client.retry_job if retry else client.job
+        job = act(job_id)
         console.print(jobs_table([job]))
         if job.failed:
             found = [(f"#{one.position} {one.document_id}", one.code, one.detail) for one in client.failures(job_id)]
@@ -285,6 +306,8 @@ def mcp(
 
 app.command("import")(import_files)
 app.command()(reindex)
+app.command()(backup)
+app.command()(restore)
 app.command()(train)
 app.add_typer(keys_app, name="keys")
 app.add_typer(model_app, name="model")

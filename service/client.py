@@ -468,6 +468,14 @@ class Client:
         body = self._object("GET", _path("jobs", job_id))
         return _job(body.get("job", body))
 
+    def cancel_job(self, job_id: str) -> Job:
+        """What a worker has in hand is finished first: wait for it with `wait_job`."""
+        return _job(self._object("POST", _path("jobs", job_id, "cancel")))
+
+    def retry_job(self, job_id: str) -> Job:
+        """A new job of what failed in this one. Raises `Conflict` when there is nothing to try again."""
+        return _job(self._object("POST", _path("jobs", job_id, "retry"))["job"])
+
     def failures(self, job_id: str, *, page: int = 100) -> Iterator[Failure]:
         """Every document of a job that could not be indexed."""
         offset = 0

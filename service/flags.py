@@ -45,6 +45,10 @@ def variable(name: str) -> str:
     return f"RET2_{name.upper()}"
 
 
+# Said more shortly where a process has one thing to do: `ret2 serve --role indexer --concurrency 4`.
+_SHORT = {"index_concurrency": "--concurrency"}
+
+
 def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
@@ -54,6 +58,7 @@ def settings_table() -> str:
     rows = ["| variable | flag | default | |", "|---|---|---|---|"]
     for name, field in Settings.model_fields.items():
         shown_flag = "" if _is_secret(field) else f"`{flag(name)}`"
+        shown_flag += f", `{_SHORT[name]}`" if name in _SHORT else ""
         text = str(field.description).replace("|", "\\|")
         rows.append(f"| `{variable(name)}` | {shown_flag} | {shown_default(field)} | {text} |")
     return "\n".join(rows) + "\n"
@@ -75,7 +80,8 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     kind = _plain(field.annotation)
     declared = f"{flag(name)}/--no-{flag(name)[2:]}" if kind is bool else flag(name)
     text = f"{field.description} (default: {shown_default(field)})"
-    option = typer.Option(declared, help=text, show_default=False)
+    short = [_SHORT[name]] if name in _SHORT else []
+    option = typer.Option(declared, *short, help=text, show_default=False)
     annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 

@@ -27,7 +27,7 @@ from service.encoder.batcher import Batcher
 from service.health import Health
 from service.inputs import ImageFetcher
 from service.keys import KeyFile
-from service.settings import Settings
+from service.settings import ServerRole, Settings
 from service.telemetry import Metrics
 
 P = ParamSpec("P")
@@ -55,6 +55,11 @@ class Parts:
     draining: asyncio.Event = field(default_factory=asyncio.Event)  # this process is on its way out
 
     @property
+    def indexes(self) -> bool:
+        """Whether worker and reindexer run here. Where they do not, they were never started, and to poke them does nothing."""
+        return self.settings.role is not ServerRole.API
+
+    @property
     def encoders(self) -> Encoders:
         return Encoders(self.encoder, self.next_encoder)
 
@@ -62,16 +67,17 @@ class Parts:
     def health(self) -> Health:
         """A next encoder in another process may be away without this one being unready: only its own collections want it."""
         max_age_s = self.settings.ready_max_age_s
+        working = {"worker": lambda: self.worker.alive and self.reindexer.alive} if self.indexes else {}
         return Health(
             alive={
                 "encoder": lambda: self.encoder.alive and (self.next_encoder is None or self.next_encoder.alive),
-                "worker": lambda: self.worker.alive and self.reindexer.alive,
+                **working,
             },
             checks={
                 "encoder": lambda: self.encoder.check(max_age_s),
                 "store": self.store.ping,
                 "ledger": lambda: self.in_ledger(self.ledger.pending_documents),
-                "worker": self._worker_runs,
+                **dict.fromkeys(working, self._worker_runs),
             },
             draining=self.draining,
         )

@@ -188,6 +188,13 @@ class RerankIn(Wire):
     oversampling: float = Field(default=4.0, ge=1, le=100)
 
 
+# Tags in angle brackets, as above: a wrong option is named `rerank.oversampling`.
+Rerank = Annotated[
+    Annotated[bool, Tag("<bool>")] | Annotated[RerankIn, Tag("<options>")],
+    Discriminator(lambda value: "<bool>" if isinstance(value, bool) else "<options>"),
+]
+
+
 def _finite(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError("must be a finite number")
@@ -223,7 +230,7 @@ class SearchIn(Wire):
     fusion: Annotated[RrfIn | WeightedIn, Discriminator("method")] | None = Field(
         None, description="how mode hybrid makes one ranking of two; unset: rrf with k 60"
     )
-    rerank: bool | RerankIn = Field(
+    rerank: Rerank = Field(
         False, description="rank the nearest again by late interaction; for models with several latents"
     )
     timeout_s: float | None = Field(
@@ -467,10 +474,18 @@ class JobOut(BaseModel):
     indexed: int
     skipped: int
     failed: int
+    cancelled: int
+    retry_of: str | None
     created_at: float
     updated_at: float
     waiting_on: str | None
     progress: ProgressOut | None = Field(None, description="of an import")
+
+
+class RetriedOut(BaseModel):
+    """The job that tries again."""
+
+    job: JobOut
 
 
 class ImportingOut(BaseModel):

@@ -1,4 +1,4 @@
-"""Every setting and every bound (promise 5), from `RET2_…` environment variables. What is not built yet is refused, not ignored."""
+"""Every setting and every bound (promise 5), from `RET2_…` environment variables."""
 
 from __future__ import annotations
 
@@ -24,9 +24,15 @@ from model.inputs import Limits
 from service.encoder.queue import QueueSettings
 from service.quotas import QuotaSettings
 
+_SHARED = ("encoder_url", "qdrant_url", "database_url", "blobs_url")
+_POSTGRESQL = ("postgresql://", "postgres://")
+
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 MIB = 2**20
+
+# How soon a worker sees what another process accepted, at a millisecond of PostgreSQL's time a look. Alone it is woken instead.
+_POLL_SHARED_S, _POLL_ALONE_S = 1.0, 5.0
 
 
 class ServerRole(StrEnum):
@@ -34,6 +40,13 @@ class ServerRole(StrEnum):
 
     ALL = "all"
     ENCODER = "encoder"
+    API = "api"
+    INDEXER = "indexer"
+
+    @property
+    def shares(self) -> bool:
+        """Whether its index, ledger and images are other processes' too."""
+        return self in (ServerRole.API, ServerRole.INDEXER)
 
 
 class Settings(BaseSettings):
@@ -44,7 +57,8 @@ class Settings(BaseSettings):
     # --- what and where
     role: ServerRole = Field(
         ServerRole.ALL,
-        description="all: everything in one process; encoder: only the model, which fetches and stores nothing",
+        description="all: everything in one process; encoder: only the model, which fetches and stores nothing; api: HTTP "
+        "without model and worker; indexer: a worker and the probes. The last two have everything else in common with others",
     )
     host: str = Field("127.0.0.1", description="address to listen on; other than loopback it needs API keys")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
@@ -158,9 +172,10 @@ class Settings(BaseSettings):
         10_000, description="segments with more vectors than this get an HNSW graph; smaller ones are searched exactly"
     )
 
-    # --- many machines, not yet supported
+    # --- jobs in a database
     database_url: SecretStr | None = Field(
-        None, description="PostgreSQL; unset: SQLite in data_dir (a server is not supported yet)"
+        None,
+        description="postgresql://USER:PASSWORD@HOST:PORT/NAME, for any number of processes; unset: SQLite in data_dir",
     )
 
     # --- images
@@ -261,10 +276,18 @@ class Settings(BaseSettings):
     index_concurrency: Positive = Field(2, description="batches a worker has in flight")
 
     @model_validator(mode="after")
-    def _only_what_is_built(self) -> Self:
-        for name in ("database_url",):
-            if getattr(self, name) is not None:
-                raise ValueError(f"RET2_{name.upper()} is set, but this version runs on one machine only; unset it")
+    def _shared_with_others(self) -> Self:
+        """Of a role whose data is other processes' too, none of it may be in this machine's data folder."""
+        for name in _SHARED if self.role.shares else ():
+            if getattr(self, name) is None:
+                raise ValueError(f"RET2_ROLE={self.role} works together with other processes: set RET2_{name.upper()}")
+        url = self.database_url.get_secret_value() if self.database_url else _POSTGRESQL[0]
+        if not url.startswith(_POSTGRESQL):
+            raise ValueError("RET2_DATABASE_URL must begin with postgresql://")
+        return self
+
+    @model_validator(mode="after")
+    def _models_are_where_they_can_be(self) -> Self:
         if self.role is ServerRole.ENCODER and self.encoder_url is not None:
             raise ValueError("RET2_ENCODER_URL is set, but this process is to be the encoder: RET2_ROLE=encoder")
         if self.next_model is not None and (
@@ -295,6 +318,17 @@ class Settings(BaseSettings):
                 "set RET2_API_KEYS_FILE, or RET2_INSECURE=true if the network keeps strangers out"
             )
         return self
+
+    @property
+    def ledger_url(self) -> str:
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data_dir.expanduser() / 'ledger.sqlite'}"
+
+    @property
+    def keeps_data_here(self) -> bool:
+        """Something of it is in `data_dir`, which is one process's alone."""
+        return not self.role.shares and None in (self.qdrant_url, self.database_url, self.blobs_url)
 
     @property
     def blobs(self) -> BlobSettings:
@@ -393,6 +427,7 @@ class Settings(BaseSettings):
             batch_documents=self.index_batch_documents,
             max_attempts=self.index_max_attempts,
             concurrency=self.index_concurrency,
+            poll_s=_POLL_ALONE_S if self.database_url is None else _POLL_SHARED_S,
             reindex_grace_s=self.reindex_grace_s,
             reindex_linger_s=self.request_timeout_s,
         )

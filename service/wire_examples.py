@@ -34,18 +34,21 @@ _JOB = {
     "indexed": 1,
     "skipped": 0,
     "failed": 0,
+    "cancelled": 0,
+    "retry_of": None,
     "created_at": 1760000000.0,
     "updated_at": 1760000001.5,
     "waiting_on": None,
 }
-_IMPORT = {
-    "uri": "s3://exports/flags/*.parquet",
+_PROGRESS = {
+    "uri": "s3://pictures/flags.parquet",
     "format": "parquet",
     "planned": True,
-    "unread": 5400,
-    "documents_per_s": 118.2,
-    "remaining_s": 46.1,
+    "unread": 120,
+    "documents_per_s": 41.5,
+    "remaining_s": 2.9,
 }
+_IMPORT = {**_JOB, "kind": "import", "progress": _PROGRESS}
 _REJECTED = {"position": 3, "id": "flag:xx/area", **_ERROR}
 _COLLECTION = {
     "name": "flags",
@@ -103,6 +106,7 @@ PARAMETERS: dict[str, Any] = {
     "limit": 50,
     "offset": 0,
     "model": "ret2-atlas",
+    "/aliases/{name}.name": "nations",
     "/jobs/{id}.id": _JOB_ID,
     "/jobs/{id}/failures.id": _JOB_ID,
     "/jobs/{id}/cancel.id": _JOB_ID,
@@ -120,8 +124,12 @@ SCHEMAS: dict[str, list[Any]] = {
     "AliasOut": [{"alias": "nations", "collection": "flags"}],
     "AliasesOut": [{"aliases": [{"alias": "nations", "collection": "flags"}]}],
     "CollectionIn": [
-        {"instruction": "Find the passage that answers the question.", "limit": 20},
-        {"indexes": {"region": "keyword", "area_km2": "number"}, "language": "simple"},
+        {
+            "instruction": "Find the passage that answers the question.",
+            "limit": 20,
+            "indexes": {"region": "keyword", "area_km2": "number"},
+            "language": "simple",
+        }
     ],
     "CollectionOut": [_COLLECTION],
     "CollectionsOut": [{"collections": [_COLLECTION]}],
@@ -156,18 +164,13 @@ SCHEMAS: dict[str, list[Any]] = {
     "ErrorOut": [_ERROR],
     "ExampleIn": [{"text": "tricolours", "image": {"base64": _PNG}}],
     "ExplanationOut": [_EXPLANATION],
-    "FailureOut": [{"position": 7, "id": "flag:xx/area", **_ERROR, "file": "flags-00.parquet"}],
+    "FailureOut": [{"position": 7, "id": "flag:xx/area", **_ERROR, "file": "s3://pictures/flags.parquet"}],
     "FailuresOut": [{"failures": [{"position": 7, "id": "flag:xx/area", **_ERROR}]}],
     "GroupOut": [{"value": "Europe", "hits": [_HIT]}],
     "HitOut": [{**_HIT, "vector": [0.6, 0.8], "explanation": _EXPLANATION}],
     "ImageBase64": [{"base64": _PNG}],
     "ImagePart": [{"type": "image_url", "image_url": {"url": _URI}}],
     "ImageUrl": [{"url": "https://example.org/flag.png"}],
-    "ImportIn": [
-        {"uri": "s3://exports/flags/*.parquet", "mapping": {"text": "caption", "id": "key", "metadata": ["region"]}},
-        {"uri": "/srv/photos", "format": "images", "image_root": "/srv/photos/large"},
-    ],
-    "ImportingOut": [{"job": {**_JOB, "kind": "import", "progress": _IMPORT}}],
     "InfoOut": [
         {
             "version": "0.1.0",
@@ -183,7 +186,18 @@ SCHEMAS: dict[str, list[Any]] = {
         }
     ],
     "InputIn": [{"text": "Which countries lie next to this country?", "image": {"base64": _PNG}}],
-    "JobOut": [_JOB, {**_JOB, "kind": "import", "progress": _IMPORT}],
+    "ImportIn": [
+        {
+            "uri": "s3://pictures/flags.parquet",
+            "format": "parquet",
+            "mapping": {"text": "caption", "image": "picture", "id": "key", "metadata": ["region"]},
+            "image_root": None,
+        }
+    ],
+    "ImportingOut": [{"job": _IMPORT}],
+    "ProgressOut": [_PROGRESS],
+    "RetriedOut": [{"job": {**_JOB, "retry_of": "01JZ8Q4N6Y2A"}}],
+    "JobOut": [_IMPORT],
     "JobState": ["running"],
     "JobsOut": [{"jobs": [_JOB]}],
     "LayerOut": [{"layer": 0, "text": 0.62, "image": 0.38}],
@@ -223,7 +237,6 @@ SCHEMAS: dict[str, list[Any]] = {
             "error": _OPENAI_ERROR,
         },
     ],
-    "ProgressOut": [_IMPORT],
     "QueryIn": [
         {"text": "Which countries lie next to this country?", "image": {"base64": _PNG}, "instruction": "Answer:"},
         {"document_id": "flag:fr/borders", "positive": [{"text": "rivers"}], "negative": ["flag:ke/currency"]},

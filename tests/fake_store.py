@@ -85,7 +85,11 @@ class FakePoints:
             self._kept()[1].pop(each, None)
 
     async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
-        found = [self._kept()[1].get(each) for each in document_ids]
+        return await self.read([point_id(each) for each in document_ids], with_latents=with_latents)
+
+    async def read(self, point_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
+        by_id = {point_id(name): point for name, point in self._kept()[1].items()}
+        found = [by_id.get(each) for each in point_ids]
         return found if with_latents else [each and replace(each, latents=None) for each in found]
 
     async def search(
@@ -131,9 +135,10 @@ class FakePoints:
             case LateInteraction(vector, latents, candidates):
                 if not layout.latents:
                     raise Conflict("the collection keeps no latents")
-                near = await self.rank(Nearest(vector), limit=candidates, condition=condition)
-                scores = {name: maxsim(latents, there[name].latents) for name, _ in near}
-        return sorted(scores.items(), key=lambda one: (-one[1], one[0]))[:limit]
+                near = {key for key, _ in await self.rank(Nearest(vector), limit=candidates, condition=condition)}
+                scores = {name: maxsim(latents, each.latents) for name, each in there.items() if point_id(name) in near}
+        by_id = [(point_id(name), score) for name, score in scores.items()]
+        return sorted(by_id, key=lambda one: (-one[1], one[0]))[:limit]
 
     async def layout(self) -> Layout:
         return self._kept()[0]

@@ -44,7 +44,7 @@ class Database:
         self._threads = ThreadPoolExecutor(_THREADS[self._engine.dialect.name], thread_name_prefix="ledger")
         try:
             with self._write() as connection:
-                migrate(connection, self.name)
+                self.schema_before = migrate(connection, self.name)
         except BaseException:
             self.close()
             raise
@@ -76,6 +76,14 @@ class Database:
     @contextmanager
     def _read(self) -> Iterator[sa.Connection]:
         with _our_errors(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[sa.Connection]:
+        """All that is read is as it was at one moment."""
+        sqlite = self._engine.dialect.name == "sqlite"  # in WAL mode a transaction is that already
+        engine = self._engine if sqlite else self._engine.execution_options(isolation_level="REPEATABLE READ")
+        with _our_errors(), engine.connect() as connection:
             yield connection
 
     @contextmanager

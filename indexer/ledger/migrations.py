@@ -16,9 +16,9 @@ def _create_steps(connection: sa.Connection) -> None:
     key = "SERIAL" if connection.dialect.name == "postgresql" else "INTEGER"
     connection.exec_driver_sql(f"""CREATE TABLE steps (
         id {key} NOT NULL,
-        job_id VARCHAR NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+        job_id VARCHAR NOT NULL,
         unit VARCHAR,
-        only VARCHAR,
+        "only" VARCHAR,
         first INTEGER NOT NULL DEFAULT 0,
         size INTEGER NOT NULL DEFAULT 0,
         read INTEGER NOT NULL DEFAULT 0,
@@ -28,7 +28,8 @@ def _create_steps(connection: sa.Connection) -> None:
         lease VARCHAR,
         lease_until FLOAT NOT NULL DEFAULT 0,
         not_before FLOAT NOT NULL DEFAULT 0,
-        PRIMARY KEY (id)
+        PRIMARY KEY (id),
+        FOREIGN KEY (job_id) REFERENCES jobs (id) ON DELETE CASCADE
     )""")
 
 
@@ -60,14 +61,14 @@ MIGRATIONS: Mapping[int, Sequence[Step]] = {
         "UPDATE batches SET touched = TRUE WHERE NOT done",
         "CREATE INDEX batches_filling ON batches (id) WHERE NOT done AND kind = 'reindex'",
         """CREATE TABLE reindexes (
-            collection VARCHAR NOT NULL REFERENCES collections (name) ON DELETE CASCADE,
+            collection VARCHAR NOT NULL,
             generation INTEGER NOT NULL,
             fingerprint VARCHAR NOT NULL,
             model VARCHAR NOT NULL,
             dimensions INTEGER NOT NULL,
             state VARCHAR NOT NULL,
             version INTEGER NOT NULL,
-            job_id VARCHAR NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+            job_id VARCHAR NOT NULL,
             since FLOAT NOT NULL,
             cursor VARCHAR,
             scanned BOOLEAN NOT NULL,
@@ -75,14 +76,16 @@ MIGRATIONS: Mapping[int, Sequence[Step]] = {
             passes INTEGER NOT NULL,
             max_failures INTEGER NOT NULL,
             until FLOAT,
-            PRIMARY KEY (collection)
+            PRIMARY KEY (collection),
+            FOREIGN KEY (collection) REFERENCES collections (name) ON DELETE CASCADE,
+            FOREIGN KEY (job_id) REFERENCES jobs (id) ON DELETE CASCADE
         )""",
         "INSERT INTO counters (name, value) VALUES ('generation', 0)",
     ),
     4: (
         "ALTER TABLE collections ADD COLUMN settings VARCHAR NOT NULL DEFAULT '{}'",
-        "CREATE TABLE aliases (name VARCHAR NOT NULL, collection VARCHAR NOT NULL REFERENCES collections (name) "
-        "ON DELETE CASCADE, PRIMARY KEY (name))",
+        "CREATE TABLE aliases (name VARCHAR NOT NULL, collection VARCHAR NOT NULL, PRIMARY KEY (name), "
+        "FOREIGN KEY (collection) REFERENCES collections (name) ON DELETE CASCADE)",
         "CREATE INDEX ix_aliases_collection ON aliases (collection)",
     ),
     5: ("CREATE TABLE chores (name VARCHAR NOT NULL, begun_at FLOAT NOT NULL, PRIMARY KEY (name))",),
@@ -102,9 +105,11 @@ MIGRATIONS: Mapping[int, Sequence[Step]] = {
 NEWEST = max(MIGRATIONS)
 
 
-def migrate(connection: sa.Connection, where: str) -> None:
-    """Raises `Conflict` for a schema that is newer than this program; nothing is changed then."""
+def migrate(connection: sa.Connection, where: str) -> int:
+    """The version before, 0 where there was no ledger. Raises `Conflict` for a schema that is newer than this program; nothing is
+    changed then."""
     if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # a large table, or waiting for whoever is at it
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     version = _version(connection)
     if version > NEWEST:
@@ -120,6 +125,7 @@ def migrate(connection: sa.Connection, where: str) -> None:
             _step_to(connection, following)
     if version != NEWEST:
         _set_version(connection)
+    return version
 
 
 def _step_to(connection: sa.Connection, version: int) -> None:

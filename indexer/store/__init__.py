@@ -51,7 +51,11 @@ class Points(Protocol):
     async def rank(
         self, by: Criterion, *, limit: int, condition: Filter | None = None, consistency: Consistency = "one"
     ) -> Ranked:
-        """Document ids and scores alone. Raises `Conflict` for what the collection does not hold: see `layout`."""
+        """Point ids and scores alone. Raises `Conflict` for what the collection does not hold: see `layout`."""
+        ...
+
+    async def read(self, point_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
+        """`fetch` by the ids that `rank` gives."""
         ...
 
     async def layout(self) -> Layout: ...

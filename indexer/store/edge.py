@@ -17,7 +17,7 @@ from typing import Any
 
 from indexer.filters import FieldType, Filter
 from indexer.ranking import Criterion, Ranked
-from indexer.records import Hit, Page, Point
+from indexer.records import Hit, Page, Point, point_id
 from indexer.store import Consistency, Layout
 from indexer.store.edge_snapshot import pack
 from model.errors import DependencyUnavailable, RetrievalError
@@ -108,7 +108,10 @@ class EdgePoints:
 
     async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
         """Vectors come back at length 1, whatever length they had."""
-        points: list[Point | None] = await self._call("fetch", self._name, list(document_ids), with_latents)
+        return await self.read([point_id(each) for each in document_ids], with_latents=with_latents)
+
+    async def read(self, point_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
+        points: list[Point | None] = await self._call("read", self._name, list(point_ids), with_latents)
         return points
 
     async def search(

@@ -52,7 +52,7 @@ def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
         s.drop,
         s.upsert,
         s.delete,
-        s.fetch,
+        s.read,
         s.search,
         s.rank,
         s.layout,

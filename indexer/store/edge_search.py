@@ -51,22 +51,24 @@ def ranked(
 ) -> list[Any]:
     """The best `wanted` by cosine as ScoredPoints, equal scores by document id."""
     threshold = None if score_threshold is None else just_below(score_threshold)
-    return best(shard, wanted, query=qe.Query.Nearest(query), filter=filter_, score_threshold=threshold)
+    found = tied_off(
+        shard, wanted, ["document_id"], query=qe.Query.Nearest(query), filter=filter_, score_threshold=threshold
+    )
+    return sorted(found, key=lambda hit: (-hit.score, cast(dict[str, str], hit.payload)["document_id"]))[:wanted]
 
 
-def best(shard: qe.EdgeShard, wanted: int, **request: Any) -> list[Any]:
-    """The best `wanted` of a query as ScoredPoints, equal scores by document id.
+def tied_off(shard: qe.EdgeShard, wanted: int, payload: list[str] | bool, **request: Any) -> list[Any]:
+    """At least the best `wanted` of a query as ScoredPoints, and all that have the score of the last of them.
 
     Edge orders equal scores as it likes and cuts the page anywhere among them, so we look past its end until the score changes.
     """
     wanted = min(wanted, shard.info().points_count)
-    if wanted == 0:
-        return []
-    for beyond in (1, MAX_TIES):
-        found = shard.query(qe.QueryRequest(limit=wanted + beyond, with_payload=["document_id"], **request))
+    found: list[Any] = []
+    for beyond in (1, MAX_TIES) if wanted else ():
+        found = shard.query(qe.QueryRequest(limit=wanted + beyond, with_payload=payload, **request))
         if len(found) <= wanted or found[-1].score < found[wanted - 1].score:
             break
-    return sorted(found, key=lambda hit: (-hit.score, cast(dict[str, str], hit.payload)["document_id"]))[:wanted]
+    return found
 
 
 def to_edge(condition: Filter) -> qe.Filter:

@@ -29,7 +29,7 @@ from indexer.store.edge_snapshot import copy, unpack
 from indexer.store.edge_snapshot import sync as _sync
 from indexer.store.indexes import missing
 from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
-from indexer.store.vectors import DENSE, LATENTS, fits, read, unit, vectors_of
+from indexer.store.vectors import DENSE, LATENTS, fits, unit, unpacked, vectors_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 from model.inputs import Float32
 
@@ -144,12 +144,11 @@ class Shards:
             name, qe.UpdateOperation.delete_points([point_id(each) for each in document_ids]), len(document_ids)
         )
 
-    def fetch(self, name: str, document_ids: Sequence[str], with_latents: bool = False) -> list[Point | None]:
-        ids = [point_id(each) for each in document_ids]
+    def read(self, name: str, ids: Sequence[str], with_latents: bool = False) -> list[Point | None]:
         opened = self._opened(name)
         parts = [DENSE, LATENTS] if with_latents and opened.layout.latents else [DENSE]
         records = opened.shard.retrieve(list(set(ids)), True, parts)
-        points = {str(each.id): point_of(each.payload, *read(each.vector)) for each in records}
+        points = {str(each.id): point_of(each.payload, *unpacked(each.vector)) for each in records}
         return [points.get(each) for each in ids]
 
     def search(

@@ -29,7 +29,7 @@ from indexer.store.server_errors import translated
 from indexer.store.server_rank import asked, layout_of, sparse, vector_params
 from indexer.store.server_search import INDEX_KINDS, KINDS, to_server
 from indexer.store.server_settings import CollectionSettings, ServerStoreSettings
-from indexer.store.vectors import DENSE, LATENTS, fits, just_below, read, unit, vectors_of
+from indexer.store.vectors import DENSE, LATENTS, fits, just_below, unit, unpacked, vectors_of
 from model.errors import Conflict, InvalidInput, NotFound
 from model.inputs import Float32
 
@@ -47,6 +47,7 @@ _CONSISTENCY: dict[Consistency, q.ReadConsistencyType | None] = {
     "all": q.ReadConsistencyType.ALL,
 }
 _ID_ONLY: dict[str, Any] = {"with_payload": ["document_id"], "with_vectors": False}
+_NOTHING: dict[str, Any] = {"with_payload": False, "with_vectors": False}
 
 
 @dataclass(slots=True)
@@ -212,12 +213,14 @@ class ServerPoints:
 
     async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
         """Vectors come back at length 1, whatever length they had."""
+        return await self.read([point_id(each) for each in document_ids], with_latents=with_latents)
+
+    async def read(self, point_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
         layout = (await self._store.known(self._name)).layout
-        ids = [point_id(each) for each in document_ids]
         parts = [DENSE, LATENTS] if with_latents and layout.latents else [DENSE]
-        records = await self._retrieve(list(dict.fromkeys(ids)), parts)
-        points = {key: point_of(each.payload or {}, *read(each.vector)) for key, each in records.items()}
-        return [points.get(each) for each in ids]
+        records = await self._retrieve(list(dict.fromkeys(point_ids)), parts)
+        points = {key: point_of(each.payload or {}, *unpacked(each.vector)) for key, each in records.items()}
+        return [points.get(each) for each in point_ids]
 
     async def search(
         self,
@@ -268,8 +271,8 @@ class ServerPoints:
         if limit == 0 or query is None:
             return []
         request, scale = query
-        found = await self._ranked({**request, "consistency": _CONSISTENCY[consistency]}, _ID_ONLY, limit)
-        return [((hit.payload or {})["document_id"], hit.score * scale) for hit in found]
+        found = await self._ranked({**request, "consistency": _CONSISTENCY[consistency]}, _NOTHING, limit)
+        return [(str(hit.id), hit.score * scale) for hit in found]
 
     async def layout(self) -> Layout:
         return (await self._store.known(self._name)).layout
@@ -301,15 +304,15 @@ class ServerPoints:
         return digests(each.payload for each in records), None if following is None else str(following)
 
     async def _ranked(self, request: dict[str, Any], parts: dict[str, Any], wanted: int) -> list[q.ScoredPoint]:
-        """The best `wanted`, equal scores by document id.
+        """The best `wanted`, equal scores by document id, or by point id where `parts` has no payload.
 
         Qdrant orders equal scores as it likes and cuts the page anywhere among them: where it does we look past its end until
         the score changes, at ids alone.
         """
         found = await self._query(request, parts, wanted + 1)
         if len(found) > wanted and found[-1].score == found[wanted - 1].score:
-            found = await self._query(request, _ID_ONLY, wanted + MAX_TIES)
-        return sorted(found, key=lambda hit: (-hit.score, (hit.payload or {})["document_id"]))[:wanted]
+            found = await self._query(request, _ID_ONLY if parts["with_payload"] else _NOTHING, wanted + MAX_TIES)
+        return sorted(found, key=lambda hit: (-hit.score, (hit.payload or {}).get("document_id", str(hit.id))))[:wanted]
 
     async def _query(self, request: dict[str, Any], parts: dict[str, Any], limit: int) -> list[q.ScoredPoint]:
         with translated("query_points"):
@@ -417,7 +420,7 @@ def _has_nan(value: Any) -> bool:
 
 
 def _vector(record: q.ScoredPoint | q.Record) -> Float32:
-    return read(record.vector)[0]
+    return unpacked(record.vector)[0]
 
 
 def _hit(scored: q.ScoredPoint, record: q.ScoredPoint | q.Record, with_vector: bool) -> Hit:

@@ -53,7 +53,7 @@ def vectors_of(point: Point, layout: Layout, sparse: Callable[[Words], Any]) -> 
     return held if len(held) > 1 else dense
 
 
-def read(vectors: Any) -> tuple[Float32, Float32 | None]:
+def unpacked(vectors: Any) -> tuple[Float32, Float32 | None]:
     """The embedding and the latents of a record that was asked for one or both."""
     if not isinstance(vectors, dict):
         return np.asarray(vectors, np.float32), None

@@ -12,21 +12,24 @@ from service.api import aliases, collections, documents, imports, jobs, reindex,
 from service.app import application
 from service.encoder import routes as encode
 from service.parts import Parts
+from service.settings import ServerRole
+
+_ROUTERS = (
+    search.router,
+    encode.router,
+    collections.router,
+    aliases.router,
+    documents.router,
+    imports.router,
+    reindex.router,
+    jobs.router,
+    ui.router,
+)
 
 
 def create_app(parts: Parts) -> FastAPI:
-    """Starts encoder and worker with its lifespan; takes ready objects, so that tests pass fakes."""
-    routers = (
-        search.router,
-        encode.router,
-        collections.router,
-        aliases.router,
-        documents.router,
-        imports.router,
-        reindex.router,
-        jobs.router,
-        ui.router,
-    )
+    """Starts encoder and worker with its lifespan; takes ready objects, so that tests pass fakes. An indexer has the probes only."""
+    routers = () if parts.settings.role is ServerRole.INDEXER else _ROUTERS
     app = application(parts, parts.api_keys, routers, _lifespan)
     settings = parts.settings
     app.state.parts = parts
@@ -52,9 +55,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         if parts.next_encoder is not None:
             parts.next_encoder.start()
             stack.push_async_callback(parts.next_encoder.stop, parts.settings.grace_s / 4)
-        await parts.worker.start()
-        stack.push_async_callback(parts.worker.stop)
-        await parts.reindexer.start()
-        stack.push_async_callback(parts.reindexer.stop)
+        for part in (parts.worker, parts.reindexer) if parts.indexes else ():
+            await part.start()
+            stack.push_async_callback(part.stop)
         yield
         parts.draining.set()

@@ -1,19 +1,24 @@
-"""GET /jobs, /jobs/{id} and /jobs/{id}/failures."""
+"""GET /jobs, /jobs/{id} with its failures and events; POST /jobs/{id}/cancel and /retry."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from indexer.ledger.rows import no_job
 from indexer.records import JobState
 from service.api.paths import job_wire
 from service.auth import CallerOf
-from service.parts import PartsOf
-from service.schemas import COLLECTION_NAME, FailuresOut, JobOut, JobsOut
+from service.parts import Parts, PartsOf
+from service.schemas import COLLECTION_NAME, FailuresOut, JobOut, JobsOut, RetriedOut
 from service.wire import Json, StrictRoute
+
+_EVENT_EVERY_S = 0.25  # of one job, at most
+_HEARTBEAT_S = 15.0  # a comment, so that no proxy takes a quiet stream for a dead one
 
 
 async def own(request: Request, parts: PartsOf, caller: CallerOf) -> None:
@@ -67,3 +72,54 @@ async def failures(job_id: JobId, parts: PartsOf, limit: Limit = 100, offset: Of
         for one in found
     ]
     return Json({"failures": wire})
+
+
+@router.post("/jobs/{id}/cancel", response_model=JobOut)
+async def cancel(job_id: JobId, parts: PartsOf) -> Response:
+    """Nothing more of the job is begun. What a worker has in hand is finished first, and then the job is `cancelled`; one that is
+    finished stays as it is."""
+    job = await parts.in_ledger(parts.ledger.cancel_job, job_id)
+    parts.progress.notify()
+    return Json(job_wire(job))
+
+
+@router.post("/jobs/{id}/retry", status_code=202, response_model=RetriedOut)
+async def retry(job_id: JobId, parts: PartsOf) -> Response:
+    """A new job of what failed in this one; asked twice, it is the same job. Documents that were written again since are left out."""
+    job, _ = await parts.in_ledger(parts.ledger.retry_job, job_id)
+    parts.worker.poke()
+    return Json({"job": job_wire(job)}, 202)
+
+
+@router.get(
+    "/jobs/{id}/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
+async def events(job_id: JobId, parts: PartsOf) -> Response:
+    """Server-sent events: the job now and after each change, a few times a second at most, until it is finished."""
+    await parts.in_ledger(parts.ledger.job, job_id)
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    return StreamingResponse(_events(job_id, parts), headers=headers, media_type="text/event-stream")
+
+
+async def _events(job_id: str, parts: Parts) -> AsyncIterator[bytes]:
+    """Ends as well when this process does, or the job is gone with its collection."""
+    following = parts.progress.follow(job_id, _EVENT_EVERY_S)
+    stopping = asyncio.ensure_future(parts.draining.wait())
+    coming = asyncio.ensure_future(anext(following, None))
+    try:
+        while not stopping.done():
+            await asyncio.wait({coming, stopping}, timeout=_HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                yield b": still there\n\n"
+                continue
+            if coming.exception() is not None or (job := coming.result()) is None:
+                return
+            yield b"event: job\ndata: " + Json(job_wire(job)).body + b"\n\n"
+            coming = asyncio.ensure_future(anext(following, None))
+    finally:
+        coming.cancel()
+        stopping.cancel()
+        await asyncio.gather(coming, stopping, return_exceptions=True)
+        await following.aclose()

@@ -101,12 +101,12 @@ class ModeSearch:
                 ranked = await self.points.rank(
                     self._by_embedding(depth), limit=depth, condition=condition, consistency=consistency
                 )
-                return [Fused(document_id, score, None, 0.0) for document_id, score in ranked]
+                return [Fused(point, score, None, 0.0) for point, score in ranked]
             case "lexical":
                 ranked = await self.points.rank(
                     self._by_words(), limit=depth, condition=condition, consistency=consistency
                 )
-                return [Fused(document_id, score, score, 1.0) for document_id, score in ranked]
+                return [Fused(point, score, score, 1.0) for point, score in ranked]
             case _:
                 return await self._hybrid(condition, consistency)
 
@@ -144,7 +144,7 @@ class ModeSearch:
         return WordMatch(self.text)
 
     async def _hits(self, page: Sequence[Fused], with_vector: bool) -> list[Hit]:
-        points = await self.points.fetch([one.document_id for one in page]) if page else []
+        points = await self.points.read([one.point_id for one in page]) if page else []
         # One may just have been deleted.
         return [_hit(one, point, with_vector) for one, point in zip(page, points, strict=True) if point is not None]
 

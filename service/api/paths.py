@@ -34,6 +34,8 @@ def job_wire(job: Job) -> dict[str, Any]:
         "indexed": job.indexed,
         "skipped": job.skipped,
         "failed": job.failed,
+        "cancelled": job.cancelled,
+        "retry_of": job.retry_of,
         "created_at": job.created_at,
         "updated_at": job.updated_at,
         "waiting_on": job.waiting_on,
@@ -44,7 +46,7 @@ def job_wire(job: Job) -> dict[str, Any]:
 def _progress(job: Job) -> dict[str, Any] | None:
     if job.source is None:
         return None
-    done = job.indexed + job.skipped + job.failed
+    done = job.indexed + job.skipped + job.failed + job.cancelled
     took_s = (job.finished_at or job.updated_at) - (job.started_at or job.created_at)
     rate = done / took_s if done and took_s > 0 else None
     remaining_s = job.left / rate if rate and not job.growing else None

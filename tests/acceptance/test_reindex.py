@@ -53,7 +53,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     queries = {}
     for each in folders:
         retriever = Retriever.load(str(each))
-        (vector,) = retriever.launch([retriever.prepare(Input(QUERY), Role.QUERY, Limits())])()
+        (vector,) = retriever.launch([retriever.prepare(Input(QUERY), Role.QUERY, Limits())])().vectors
         queries[len(vector)] = np.asarray(vector)
     return Models(folders, queries)
 

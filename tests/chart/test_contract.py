@@ -22,8 +22,8 @@ from service.telemetry import Metrics
 
 SETTINGS = {f"RET2_{name.upper()}" for name in Settings.model_fields}
 COMING_SETTINGS: set[str] = set()
-COMING_ROLES = {"api", "indexer"}
-COMING_COMMANDS = {"migrate"}
+COMING_ROLES: set[str] = set()
+COMING_COMMANDS: set[str] = set()
 COMING_METRICS: set[str] = set()
 
 CLIENT = {"RET2_URL", "RET2_API_KEY"}  # of the commands that talk to a service

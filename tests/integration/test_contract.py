@@ -56,7 +56,7 @@ def cases(count: int) -> Any:
 @schema.parametrize()
 @cases(15)
 def test_any_request_gets_a_described_answer(case: Any, api: str) -> None:
-    case.call_and_validate(base_url=api, checks=CHECKS)
+    case.call_and_validate(base_url=api, checks=CHECKS, timeout=60)  # a busy machine is no failure
 
 
 @pytest.mark.slow  # thousands of cases
@@ -64,4 +64,4 @@ def test_any_request_gets_a_described_answer(case: Any, api: str) -> None:
 @schema.parametrize()
 @cases(150)
 def test_any_of_thousands(case: Any, api: str) -> None:
-    case.call_and_validate(base_url=api, checks=CHECKS)
+    case.call_and_validate(base_url=api, checks=CHECKS, timeout=60)  # a busy machine is no failure

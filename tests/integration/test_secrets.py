@@ -1,5 +1,6 @@
 """No secret is ever printed: real processes and servers at DEBUG, what goes well and what goes wrong, and every byte is searched."""
 
+import json
 import os
 import socket
 import subprocess
@@ -215,5 +216,7 @@ def test_libraries_print_no_secret(postgres_url: str, s3: S3Server, bucket: str)
         '"of": "WRONG_BLOBS"',
     ):
         assert wanted in printed
+    chatter = [line for line in map(json.loads, done.stderr.splitlines()) if line["level"] in ("debug", "info")]
+    assert {line["logger"].partition(".")[0] for line in chatter} == {"service"}, "others say at DEBUG what they send"
     secrets = [password, URL_PASSWORD, s3_server.SECRET, wrong_secret]
     assert [secret for secret in secrets if secret in printed] == []

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 from fake_store import FakeStore, bm25, maxsim
 
-from indexer.filters import Range
-from indexer.ranking import LateInteraction, Nearest, Ranked, WordMatch
+from indexer.filters import Filter, Range
+from indexer.ranking import Criterion, LateInteraction, Nearest, WordMatch
 from indexer.records import Point
-from indexer.store import Layout, Store
+from indexer.store import Layout, Points, Store
 from indexer.store.edge import EdgeStore
 from indexer.store.server import ServerStore, ServerStoreSettings
 from model.errors import Conflict, InvalidInput, NotFound
 from model.inputs import Float32
+from service.api.modes import ModeSearch, Wanted
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
@@ -28,7 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Local mode performs exact"),
 ]
 
-D, K = 16, 4
+D, D2, K = 16, 32, 4
 VOCABULARY = [f"word{i}" for i in range(60)]
 
 
@@ -82,13 +83,22 @@ def worded(written: list[str], start: int = 0) -> list[Point]:
     return [Point(f"d{start + i:04}", vectors[i], text, None, {"n": start + i}, "") for i, text in enumerate(written)]
 
 
-def assert_ranked(found: Ranked, scores: dict[str, float], limit: int) -> None:
+async def rank(
+    points: Points, by: Criterion, *, limit: int, condition: Filter | None = None
+) -> list[tuple[str, float]]:
+    """With document ids, each read by the point id that the ranking gave."""
+    found = await points.rank(by, limit=limit, condition=condition)
+    assert list(found) == sorted(found, key=lambda one: (-one[1], one[0]))
+    read = await points.read([key for key, _ in found])
+    return [(point.document_id, score) for point, (_, score) in zip(read, found, strict=True) if point]
+
+
+def assert_ranked(found: list[tuple[str, float]], scores: dict[str, float], limit: int) -> None:
     """Ids, order and scores to 1e-4; those whose scores are so close are equal as sets."""
     wanted = sorted(scores.items(), key=lambda one: (-one[1], one[0]))[:limit]
     np.testing.assert_allclose([score for _, score in found], [score for _, score in wanted], atol=1e-4)
     certain = {name for name, score in wanted if score > wanted[-1][1] + 1e-4} if len(scores) > limit else set(scores)
     assert certain <= {name for name, _ in found}
-    assert list(found) == sorted(found, key=lambda one: (-one[1], one[0]))
 
 
 async def test_words_rank_as_bm25_does(store: Store) -> None:
@@ -101,9 +111,9 @@ async def test_words_rank_as_bm25_does(store: Store) -> None:
         query = " ".join(random.choice([*VOCABULARY, "absent"], random.integers(1, 6)))
         scores = bm25(by_name, query, "simple")
         for limit in (10, 400):
-            assert_ranked(await points.rank(WordMatch(query), limit=limit), scores, limit)
-    assert list(await points.rank(WordMatch("absent"), limit=10)) == []
-    assert list(await points.rank(WordMatch("!?"), limit=10)) == []
+            assert_ranked(await rank(points, WordMatch(query), limit=limit), scores, limit)
+    assert list(await rank(points, WordMatch("absent"), limit=10)) == []
+    assert list(await rank(points, WordMatch("!?"), limit=10)) == []
 
 
 async def test_idf_is_of_what_is_there_and_of_the_whole_collection(store: Store) -> None:
@@ -116,9 +126,9 @@ async def test_idf_is_of_what_is_there_and_of_the_whole_collection(store: Store)
     left = {f"d{i:04}": "word1 word2" if i < 60 else written[i] for i in range(40, 120)}
     for query in ("word1", "word2 word7", "word3 word3 word30"):
         scores = bm25(left, query, "simple")
-        assert_ranked(await points.rank(WordMatch(query), limit=200), scores, 200)
+        assert_ranked(await rank(points, WordMatch(query), limit=200), scores, 200)
         kept = {name: score for name, score in scores.items() if int(name[1:]) < 80}
-        found = await points.rank(WordMatch(query), limit=200, condition=Range("n", lt=80.0))
+        found = await rank(points, WordMatch(query), limit=200, condition=Range("n", lt=80.0))
         assert_ranked(found, kept, 200)
 
 
@@ -135,7 +145,7 @@ async def test_words_are_those_of_the_collection_s_language(store: Store) -> Non
         points = store.points(language)
         await points.upsert([Point(name, rows(D), text, None, {}, "") for name, text in written.items()])
         for query, wanted in queries.items():
-            found = {name for name, _ in await points.rank(WordMatch(query), limit=10)}
+            found = {name for name, _ in await rank(points, WordMatch(query), limit=10)}
             assert found == wanted, (language, query)
 
 
@@ -170,10 +180,10 @@ async def test_what_a_collection_does_not_hold_is_refused(store: Store) -> None:
     points = store.points("plain")
     await points.upsert([Point("d", rows(D), "word", None, {}, "")])
     with pytest.raises(Conflict):
-        await points.rank(WordMatch("word"), limit=1)
+        await rank(points, WordMatch("word"), limit=1)
     with pytest.raises(Conflict):
-        await points.rank(LateInteraction(rows(D), rows(K, D), 10), limit=1)
-    assert [name for name, _ in await points.rank(Nearest(rows(D)), limit=5)] == ["d"]
+        await rank(points, LateInteraction(rows(D), rows(K, D), 10), limit=1)
+    assert [name for name, _ in await rank(points, Nearest(rows(D)), limit=5)] == ["d"]
 
 
 async def test_ranking_by_embedding_is_the_search(store: Store) -> None:
@@ -182,20 +192,20 @@ async def test_ranking_by_embedding_is_the_search(store: Store) -> None:
     await points.upsert(worded(texts(100)))
     query, condition = rows(D, seed=9), Range("n", gte=30.0)
     hits = await points.search(query, limit=20, condition=condition)
-    ranked = await points.rank(Nearest(query), limit=20, condition=condition)
+    ranked = await rank(points, Nearest(query), limit=20, condition=condition)
     assert [name for name, _ in ranked] == [hit.document_id for hit in hits]
     np.testing.assert_allclose([score for _, score in ranked], [hit.score for hit in hits], atol=1e-6)
     with pytest.raises(InvalidInput):
-        await points.rank(Nearest(query), limit=-1)
-    assert list(await points.rank(Nearest(query), limit=0)) == []
+        await rank(points, Nearest(query), limit=-1)
+    assert list(await rank(points, Nearest(query), limit=0)) == []
 
 
-def late(n: int, spread: float, seed: int = 0) -> list[Point]:
+def late(n: int, spread: float, seed: int = 0, size: int = D) -> list[Point]:
     """Latents of a document lie about a direction of its own, as a model's do; an embedding is the mean of its latents."""
-    centres, random = rows(n, D, seed=seed), np.random.default_rng(seed + 1)
+    centres, random = rows(n, size, seed=seed), np.random.default_rng(seed + 1)
     found = []
     for i, centre in enumerate(centres):
-        latents = centre + spread * random.standard_normal((K, D)).astype(np.float32)
+        latents = centre + spread * random.standard_normal((K, size)).astype(np.float32)
         latents /= np.linalg.norm(latents, axis=1, keepdims=True)
         found.append(Point(f"d{i:04}", latents.mean(axis=0), None, None, {"n": i}, "", latents=latents))
     return found
@@ -209,11 +219,11 @@ async def test_maxsim_over_every_candidate_is_exact(store: Store) -> None:
     for seed in range(10):
         latents = rows(K, D, seed=50 + seed)
         scores = {each.document_id: maxsim(latents, each.latents) for each in data}
-        found = await points.rank(LateInteraction(latents.mean(axis=0), latents, 120), limit=10)
+        found = await rank(points, LateInteraction(latents.mean(axis=0), latents, 120), limit=10)
         assert_ranked(found, scores, 10)
         condition = Range("n", lt=30.0)
         kept = {name: score for name, score in scores.items() if int(name[1:]) < 30}
-        found = await points.rank(LateInteraction(latents.mean(axis=0), latents, 120), limit=40, condition=condition)
+        found = await rank(points, LateInteraction(latents.mean(axis=0), latents, 120), limit=40, condition=condition)
         assert_ranked(found, kept, 40)
 
 
@@ -232,7 +242,7 @@ async def test_latents_are_written_and_read_back_at_length_1(store: Store) -> No
     np.testing.assert_allclose(hit.vector, plain.vector, atol=1e-5)
     with pytest.raises(InvalidInput):
         await points.upsert([replace(point, latents=None)])
-    assert [name for name, _ in await points.rank(WordMatch("word1"), limit=2)] == ["d0000"]
+    assert [name for name, _ in await rank(points, WordMatch("word1"), limit=2)] == ["d0000"]
 
 
 async def test_shares_are_kept_with_the_point(store: Store) -> None:
@@ -241,3 +251,27 @@ async def test_shares_are_kept_with_the_point(store: Store) -> None:
     await points.upsert([Point("a", rows(D), None, None, {}, "", shares), Point("b", rows(D), None, None, {}, "")])
     assert [each and each.shares for each in await points.fetch(["a", "b"])] == [shares, None]
     assert [hit.shares for hit in await points.search(rows(D), limit=2)] == [shares, None]
+
+
+@pytest.mark.parametrize("spread", [0.5, 1.0])
+async def test_reranking_finds_what_exact_maxsim_does(store: Store, spread: float) -> None:
+    """Of random documents, at the default oversampling. The wider their latents are spread, the less their mean says of them: at
+    1.0 they have a cosine of one half with each other, at 0.5 of 0.8."""
+    if isinstance(store, FakeStore):
+        pytest.skip("slow, and what the others are compared with is NumPy")
+    await store.create("c", D2, latents=True)
+    points, data = store.points("c"), late(1_500, spread, size=D2)
+    await points.upsert(data)
+    kept = np.stack([each.latents for each in data if each.latents is not None])  # (N, K, D2)
+    random, found = np.random.default_rng(7), []
+    for _ in range(40):
+        like = kept[random.integers(len(kept))].mean(axis=0)
+        latents = like + 0.3 * spread * random.standard_normal((K, D2)).astype(np.float32) / np.sqrt(D2)
+        latents /= np.linalg.norm(latents, axis=1, keepdims=True)
+        scores = np.einsum("ke,nje->nkj", latents, kept).max(axis=2).mean(axis=1)
+        exact = {data[place].document_id for place in np.argsort(-scores)[:10]}
+        search = ModeSearch(points, Wanted(oversampling=4.0), latents.mean(axis=0), latents)
+        hits = await search.search(limit=10)
+        found.append(len(exact & {hit.document_id for hit in hits}) / 10)
+        assert hits[0].score == pytest.approx(scores.max(), abs=1e-4)
+    assert np.mean(found) >= 0.98

@@ -1,18 +1,14 @@
 """Aliases, settings and counts in the ledger, with SQLite and PostgreSQL; and the way there from an older schema."""
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from postgres_server import postgres, postgres_process, postgres_url  # noqa: F401 - fixtures
 
 from indexer.filters import FieldType
 from indexer.ledger import Ledger
-from indexer.ledger.migrations import MIGRATIONS, NEWEST
-from indexer.ledger.schema import metadata
 from indexer.records import Collection, Counts, Document, JobKind, Outcome, Status
 from model.errors import Conflict, NotFound
 
@@ -109,31 +105,3 @@ def test_counts(ledger: Ledger) -> None:
     assert ledger.counts("a") == Counts(2, 2)
     settle("z")  # x is well now
     assert (ledger.counts("a"), ledger.counts("b")) == (Counts(0, 2), Counts(0, 1))
-
-
-def test_a_ledger_of_schema_3_is_brought_here(tmp_path: Path) -> None:
-    """As it was, but for what migrations 4 to 6 make."""
-    path = tmp_path / "l.sqlite"
-    made = Ledger(f"sqlite:///{path}")
-    made.create_collection(collection("a"))
-    made.close()
-    with sqlite3.connect(path) as connection:
-        connection.execute("DROP TABLE aliases")
-        connection.execute("DROP TABLE chores")
-        connection.execute("ALTER TABLE jobs DROP COLUMN trace")
-        connection.execute("ALTER TABLE collections DROP COLUMN settings")
-        connection.execute("PRAGMA user_version = 3")
-    connection.close()
-    assert 4 in MIGRATIONS
-    ledger = Ledger(f"sqlite:///{path}")
-    try:
-        assert ledger.collection("a") == collection("a")
-        ledger.set_alias("live", "a")
-        with ledger._read() as reading:
-            assert reading.exec_driver_sql("PRAGMA user_version").scalar_one() == NEWEST
-            found = {each["name"] for each in sa.inspect(reading).get_columns("aliases")}
-            assert found == {each.name for each in metadata.tables["aliases"].columns}
-        ledger.drop_collection("a")
-        assert ledger.aliases() == {}
-    finally:
-        ledger.close()

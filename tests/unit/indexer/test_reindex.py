@@ -118,7 +118,9 @@ class World:
                 Worker(self.ledger, self.store, self.encoders, self.blobs, fetcher, self.settings, self.progress)
             )
             await self.workers[-1].start()
-        self.reindexers.append(Reindexer(self.ledger, self.store, self.settings, self.progress, on_planned=self.poke))
+        self.reindexers.append(
+            Reindexer(self.ledger, self.store, self.encoders, self.settings, self.progress, on_planned=self.poke)
+        )
         await self.reindexers[-1].start()
 
     async def stop(self) -> None:

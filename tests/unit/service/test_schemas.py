@@ -51,7 +51,9 @@ def test_a_wrong_field_is_named(change: dict[str, Any], field: str) -> None:
 
 
 def test_an_unknown_field_is_called_that() -> None:
-    assert wrong(SearchIn, SEARCH | {"modus": "text"}) == [{"field": "modus", "value": "text", "limit": "no such field"}]
+    assert wrong(SearchIn, SEARCH | {"modus": "text"}) == [
+        {"field": "modus", "value": "text", "limit": "no such field"}
+    ]
 
 
 @pytest.mark.parametrize(

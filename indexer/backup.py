@@ -1,0 +1,219 @@
+"""An installation as a folder, and a folder as an installation: ledger, points and images, and a manifest that is written last.
+
+DIR/ledger.sqlite                what was accepted, as it was at one moment; first, so that what comes later repeats at most
+DIR/points/NAME.tar.gz           a collection's points as Qdrant Edge has them on disk; or
+DIR/points/NAME.points.gz        as records that every store can take: of a Qdrant server, or when the backup is to be portable
+DIR/blobs.txt  DIR/blobs/…       every image's digest and size; the images themselves where they lay in a folder of the machine
+DIR/manifest.json                versions, counts, checksums: without it there is no backup
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from indexer import manifest as manifests
+from indexer import points_file
+from indexer.blobs import Blobs
+from indexer.filters import FieldType
+from indexer.ledger import Ledger, copies
+from indexer.manifest import IMAGES, Manifest, SavedPoints
+from indexer.records import Collection, ReindexState
+from indexer.store import Store
+from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
+
+Told = Callable[[str], None]
+
+_LEDGER, _IMAGES = "ledger.sqlite", "blobs.txt"
+
+
+@runtime_checkable
+class Snapshots(Protocol):
+    """A store whose collections can be copied as they lie on disk."""
+
+    async def snapshot(self, name: str, file: Path) -> None: ...
+
+    async def restore(self, name: str, file: Path) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    ledger: Ledger
+    store: Store
+    blobs: Blobs
+
+
+async def back_up(
+    of: Installation, folder: Path, *, version: str, portable: bool = False, told: Told = lambda _: None
+) -> Manifest:
+    """Raises `Conflict` when there is anything in the folder. Writes may go on meanwhile, where several processes share what is
+    backed up: what was accepted by the beginning is in it."""
+    manifests.make_empty(folder)
+    schema = await of.ledger.call(copies.save, of.ledger, folder / _LEDGER)
+    points = []
+    for each in await asyncio.to_thread(_generations, folder / _LEDGER):
+        points.append(await _save(of.store, each, folder, portable))
+        told(f"{points[-1].name}: {points[-1].documents} documents")
+    images = await _save_images(of.blobs, folder)
+    told(f"{images} images{'' if of.blobs.is_local else ', which stay where they are'}")
+    files = await asyncio.to_thread(manifests.checksums, folder)
+    manifest = Manifest(version, schema, time.time(), tuple(points), images, of.blobs.is_local, files)
+    await asyncio.to_thread(manifests.write, folder, manifest)
+    return manifest
+
+
+async def restore(folder: Path, into: Installation, *, told: Told = lambda _: None) -> Manifest:
+    """Checks the whole backup, then that there is nothing where it is to go. The ledger last and at once: a restoration that breaks
+    off leaves an empty installation, and can be repeated. Raises `NotFound`, `InvalidInput` or `Conflict`."""
+    manifest = await asyncio.to_thread(manifests.read, folder)
+    await asyncio.to_thread(
+        manifests.check, folder, manifest, [_LEDGER, _IMAGES, *(each.file for each in manifest.points)]
+    )
+    if not await into.ledger.call(copies.is_empty, into.ledger):
+        raise Conflict("there are collections or jobs already: restore into an empty installation")
+    await _restore_images(folder, manifest, into.blobs)
+    made: list[str] = []
+    try:
+        for each in manifest.points:
+            await _check_absent(into.store, each)
+            made.append(each.name)
+            await _restore_points(folder, each, into.store)
+            told(f"{each.name}: {each.documents} documents")
+        await into.ledger.call(_load_ledger, folder / _LEDGER, into.ledger)
+    except BaseException:
+        for name in made:
+            await into.store.drop(name)
+        raise
+    return manifest
+
+
+def _load_ledger(file: Path, ledger: Ledger) -> None:
+    """Opening a copy of it: an older one is brought up to date by that, and the backup stays as it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        copies.load(Path(shutil.copy(file, folder)), ledger)
+
+
+# --- points
+
+
+def _generations(saved: Path) -> list[Collection]:
+    """Those that serve, and the others where there are any, as the saved ledger has them."""
+    ledger = Ledger(f"sqlite:///{saved}")
+    try:
+        found, others = ledger.collections(), ledger.reindexes()
+    finally:
+        ledger.close()
+    by_name = {collection.name: collection for collection in found}
+    begun = [each for each in others if each.cursor is not None or each.scanned]  # else it need not be in the store yet
+    wanted = [each for each in begun if each.state is not ReindexState.DROPS and each.collection in by_name]
+    return found + [by_name[each.collection].other(each) for each in wanted]
+
+
+async def _save(store: Store, of: Collection, folder: Path, portable: bool) -> SavedPoints:
+    points = store.points(of.points_name)
+    try:
+        layout = await points.layout()
+        if isinstance(store, Snapshots) and not portable:
+            file = folder / "points" / f"{of.points_name}.tar.gz"
+            documents = await points.count()
+            await store.snapshot(of.points_name, file)
+        else:
+            file = folder / "points" / f"{of.points_name}.points.gz"
+            documents = await points_file.write(points, file)
+    except NotFound as error:
+        raise DependencyUnavailable(
+            f"{error.detail}: the collection was dropped or switched while the backup was made; make it again"
+        ) from error
+    indexes = {name: str(kind) for name, kind in of.indexes.items()}
+    return SavedPoints(
+        of.name,
+        of.points_name,
+        str(file.relative_to(folder)),
+        of.fingerprint,
+        of.model,
+        of.dimensions,
+        documents,
+        indexes,
+        layout.language,
+        layout.latents,
+    )
+
+
+async def _check_absent(store: Store, saved: SavedPoints) -> None:
+    try:
+        await store.points(saved.name).count()
+    except NotFound:
+        return
+    raise Conflict(f"the store has a collection {saved.name} already: restore into an empty installation")
+
+
+async def _restore_points(folder: Path, saved: SavedPoints, store: Store) -> None:
+    file = folder / saved.file
+    if file.name.endswith(".points.gz"):
+        indexes = {name: FieldType(kind) for name, kind in saved.indexes.items()}
+        await store.create(saved.name, saved.dimensions, indexes, language=saved.language, latents=saved.latents)
+        await points_file.read(file, store.points(saved.name))
+    elif isinstance(store, Snapshots):
+        await store.restore(saved.name, file)
+    else:
+        raise InvalidInput(
+            f"{saved.file} is of an embedded index, which a Qdrant server cannot take: make the backup with --portable"
+        )
+    documents = await store.points(saved.name).count()
+    if documents != saved.documents:
+        raise InvalidInput(f"{saved.name} has {documents} documents when restored, the backup says {saved.documents}")
+
+
+# --- images
+
+
+async def _save_images(blobs: Blobs, folder: Path) -> int:
+    count = 0
+    with (folder / _IMAGES).open("w") as listed:
+        async for page in blobs.pages():
+            for blob in page:
+                listed.write(f"{blob.digest} {blob.size_bytes}\n")
+                count += 1
+                if blobs.is_local:
+                    data = await blobs.get(blob.digest)
+                    await asyncio.to_thread(_write_image, _image(folder, blob.digest), data)
+    return count
+
+
+async def _restore_images(folder: Path, manifest: Manifest, blobs: Blobs) -> None:
+    digests = [line.partition(" ")[0] for line in (folder / _IMAGES).read_text().splitlines()]
+    if manifest.images_included:
+        for digest in digests:
+            await blobs.put(await asyncio.to_thread(_read_image, _image(folder, digest)))
+        return
+    there = {blob.digest async for page in blobs.pages() for blob in page}
+    if missing := [digest for digest in digests if digest not in there]:
+        raise Conflict(
+            f"{len(missing)} of {len(digests)} images are not in the image storage, {missing[0]} for one: bring them there first"
+        )
+
+
+def _image(folder: Path, digest: str) -> Path:
+    return folder / IMAGES / digest[:2] / digest
+
+
+def _write_image(file: Path, data: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+
+
+def _read_image(file: Path) -> bytes:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{file} cannot be read: {error.strerror}") from error
+    if hashlib.sha256(data).hexdigest() != file.name:
+        raise InvalidInput(f"{file} is damaged: its name is not its checksum")
+    return data

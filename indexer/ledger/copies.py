@@ -1,0 +1,70 @@
+"""A ledger as one SQLite file and back, whichever database it is in: what a backup keeps, and how one moves to the other.
+
+Rows are copied, not files: PostgreSQL's own dump would want its tools and its version, and could not be read anywhere else. A file of
+an earlier version is brought up to date as any ledger is, when it is opened.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from indexer.ledger.database import Database
+from indexer.ledger.migrations import NEWEST
+from indexer.ledger.schema import collections, counters, jobs, metadata
+from model.errors import Conflict
+
+_CHUNK = 500  # rows; a batch of documents may have a megabyte
+
+
+def save(ledger: Database, file: Path) -> int:
+    """The ledger as it was at one moment, others writing meanwhile or not, in a file that is new. The version of its schema."""
+    copy = Database(f"sqlite:///{file}")
+    try:
+        with ledger._snapshot() as source, copy._write() as target:
+            _copy(source, target)
+    finally:
+        copy.close()
+    return NEWEST
+
+
+def is_empty(ledger: Database) -> bool:
+    with ledger._read() as connection:
+        return not any(connection.execute(sa.select(table).limit(1)).first() for table in (collections, jobs))
+
+
+def load(file: Path, ledger: Database) -> None:
+    """All at once, or nothing. `file` may be changed: give a copy. Raises `Conflict` when there is anything in the ledger already.
+
+    Nobody holds a lease in a ledger that was brought back.
+    """
+    if not is_empty(ledger):
+        raise Conflict("the ledger has collections or jobs already: restore into an empty one")
+    saved = Database(f"sqlite:///{file}")
+    try:
+        with saved._snapshot() as source, ledger._write() as target:
+            _copy(source, target)
+            for table in (each for each in metadata.sorted_tables if "lease" in each.c):
+                target.execute(sa.update(table).values(lease=None, lease_until=0.0))
+            if target.dialect.name == "postgresql":
+                _continue_numbers(target)
+    finally:
+        saved.close()
+
+
+def _copy(source: sa.Connection, target: sa.Connection) -> None:
+    target.execute(sa.delete(counters))  # the only rows of a new ledger
+    for table in metadata.sorted_tables:
+        rows = source.execution_options(yield_per=_CHUNK).execute(sa.select(table))
+        for chunk in rows.mappings().partitions():
+            target.execute(sa.insert(table), [dict(row) for row in chunk])
+
+
+def _continue_numbers(connection: sa.Connection) -> None:
+    """Rows that brought their ids along have not moved PostgreSQL's sequences on."""
+    for table in metadata.sorted_tables:
+        if (column := table.autoincrement_column) is not None:
+            newest = sa.select(sa.func.coalesce(sa.func.max(column), 0) + 1).scalar_subquery()
+            sequence = sa.func.pg_get_serial_sequence(table.name, column.name)
+            connection.execute(sa.select(sa.func.setval(sequence, newest, False)))

@@ -1,0 +1,84 @@
+"""Points as a file, independent of the engine: msgpack records one after the other, gzipped. Written and read a page at a time."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import msgpack
+import numpy as np
+
+from indexer.records import Point
+from indexer.store import Points
+from model.errors import InvalidInput
+
+PAGE = 256  # points; the most that one call of a store should have
+_LEVEL = 1  # vectors hardly get smaller, texts do at once
+_ARRAY = 1  # msgpack's extension type of a NumPy array of float32: its shape, and its bytes
+
+
+async def write(points: Points, file: Path) -> int:
+    """Every point that is there all the while; one that is written meanwhile is there as it was before or after. How many."""
+    count, after = 0, None
+    with gzip.open(file, "wb", compresslevel=_LEVEL) as out:
+        while True:
+            page = await points.page(after, PAGE)
+            for point in await points.fetch(page.document_ids, with_latents=True):
+                if point is not None:
+                    out.write(_packed(point))
+                    count += 1
+            if (after := page.after) is None:
+                return count
+
+
+async def read(file: Path, points: Points) -> int:
+    """Into a collection of the store that is there. How many. Raises `InvalidInput` for a file that is none."""
+    count, page = 0, []
+    for point in _points(file):
+        page.append(point)
+        if len(page) == PAGE:
+            await points.upsert(page)
+            count, page = count + PAGE, []
+    if page:
+        await points.upsert(page)
+    return count + len(page)
+
+
+def _packed(point: Point) -> bytes:
+    values = {field.name: getattr(point, field.name) for field in fields(point)}
+    packed: bytes = msgpack.packb({**values, "metadata": dict(point.metadata)}, default=_extended)
+    return packed
+
+
+def _points(file: Path) -> Iterator[Point]:
+    try:
+        with gzip.open(file, "rb") as content:
+            for values in msgpack.Unpacker(cast(BinaryIO, content), ext_hook=_array, strict_map_key=False):
+                yield _point(values)
+    except (EOFError, OSError, ValueError, TypeError, KeyError, zlib.error, msgpack.UnpackException) as error:
+        raise InvalidInput(f"{file} has no points: {type(error).__name__}", field="file", value=str(file)) from error
+
+
+def _point(values: dict[str, Any]) -> Point:
+    """What a later version says more is left out."""
+    if values.get("shares") is not None:
+        values["shares"] = tuple(tuple(pair) for pair in values["shares"])
+    known = {field.name for field in fields(Point)}
+    return Point(**{name: value for name, value in values.items() if name in known})
+
+
+def _extended(value: object) -> msgpack.ExtType:
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"a point has a {type(value).__name__}")
+    return msgpack.ExtType(_ARRAY, msgpack.packb([list(value.shape), value.astype("<f4", copy=False).tobytes()]))
+
+
+def _array(code: int, data: bytes) -> Any:
+    if code != _ARRAY:
+        raise ValueError(f"extension {code}")
+    shape, content = msgpack.unpackb(data)
+    return np.frombuffer(content, "<f4").astype(np.float32).reshape(shape)
