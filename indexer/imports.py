@@ -104,6 +104,7 @@ class Imports:
     def __init__(self, settings: ImportSettings, places: Places | None = None) -> None:
         self._settings = settings
         copies = None if settings.copies is None else Copies(settings.copies)
+        self._fetched_anew: set[tuple[str, str]] = set()
         self._places = places or Places(settings.roots, copies=copies, timeout_s=settings.timeout_s)
 
     def check(
@@ -176,10 +177,19 @@ class Imports:
         for missing in range(position, end):
             yield missing, Rejected(missing, None, reason.code, reason.detail)
 
+    def _is_as_planned(self, unit: Unit) -> bool:
+        """A copy of this machine may be of an earlier import: it is fetched anew then, once for each version that is wanted."""
+        if self._places.version(unit.uri) == unit.version:
+            return True
+        wanted_version = unit.uri, unit.version
+        if not is_web(unit.uri) or wanted_version in self._fetched_anew:
+            return False
+        self._fetched_anew.add(wanted_version)
+        self._places.refresh(unit.uri)
+        return self._places.version(unit.uri) == unit.version
+
     def _items(self, unit: Unit) -> Iterator[Incoming | Rejected]:
-        if self._places.version(unit.uri) != unit.version and is_web(unit.uri):
-            self._places.refresh(unit.uri)  # this machine's copy may be of another import
-        if self._places.version(unit.uri) != unit.version:
+        if not self._is_as_planned(unit):
             raise InvalidInput(
                 f"{Path(unit.uri).name} has changed since this import was planned; import it again", field="uri"
             )

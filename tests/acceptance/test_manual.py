@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("index.md", "http.md", "search.md")
+PAGES = ("index.md", "http.md", "search.md", "imports.md")
 _BLOCK = re.compile(r"^```bash\n(?P<script>.*?)^```\n(?:<!-- (?P<note>[^\n]*) -->\n)?", re.MULTILINE | re.DOTALL)
 
 
@@ -43,6 +43,7 @@ def blocks(page: str) -> list[Block]:
 def test_every_command_of_the_page_works(
     page: str, serve: Any, tmp_path: Path, make_image: Callable[..., bytes]
 ) -> None:
+    serve.flags = [f"--import-roots={tmp_path}"]
     serve.start()
     for colour in ("red", "green", "blue"):
         (tmp_path / f"{colour}.png").write_bytes(make_image(colour))

@@ -84,7 +84,7 @@ def over_https(tmp_path: Path) -> Callable[..., Imports]:
 
     def make(folder: str = "copies", **bounds: Any) -> Imports:
         copies = Copies(CopySettings(tmp_path / folder, **bounds), fetcher)
-        return Imports(ImportSettings(cut=Cut(rows=10)), Places(("https://", "http://",), copies=copies))
+        return Imports(ImportSettings(cut=Cut(rows=10)), Places(("http://",), copies=copies))
 
     return make
 
