@@ -198,6 +198,9 @@ def load(
         str | None,
         typer.Option(help='which field is what: {"text": "caption", "image": "jpg", "id": "key", "metadata": []}'),
     ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="of a new collection's words, such as english; unset: words as they are")
+    ] = None,
 ) -> None:
     """Index the documents of files. Documents that are there unchanged are skipped, so a broken-off load is repeated."""
     read = partial(readers.read, format=format, mapping=_json_object(mapping, "--mapping"))
@@ -206,7 +209,7 @@ def load(
     indexed = skipped = left = 0
     with Client(url, api_key=api_key, attempts=1000, give_up_after_s=_LOAD_PATIENCE_S) as client, progress_bar() as bar:
         with suppress(Forbidden):  # a key that may write but makes no collections: this one is there
-            client.create_collection(collection)
+            client.create_collection(collection, **({"language": language} if language else {}))
         for file in files:
             reading = _Reading(file, read)
             task = bar.add_task(file.name, total=readers.count(file))

@@ -258,3 +258,40 @@ async def test_reranking_goes_with_documents_as_queries_and_with_hybrid(late: An
     assert both[0]["id"] == "mixed"
     assert both[0]["explanation"]["lexical"]["share"] > 0
     assert both[0]["explanation"]["query"] is None  # this model has no gates
+
+
+# --- what words are for
+
+
+async def test_words_help_on_texts_that_the_model_never_saw(tmp_path: Any, need: Callable[[bool, str], None]) -> None:
+    """First sentences of docstrings ask for the others; `benchmarks.search_modes` measures it in full."""
+    pytest.importorskip("torch")
+    from benchmarks.search_modes import MODES, docstrings, fill, recall
+    from indexer.store.edge import EdgeStore
+    from model.errors import InvalidInput
+    from model.inputs import Limits, Role
+    from model.retriever import Retriever
+
+    try:
+        model = Retriever.load("bundled")
+    except (InvalidInput, ImportError) as error:
+        need(False, f"the bundled model: {error}")
+    texts = docstrings(every=12)
+    assert len(texts.ids) > 50
+    documents, asked = (
+        model.launch([model.prepare(one, role, Limits()) for one in items])()
+        for items, role in ((texts.documents, Role.DOCUMENT), ([ask.content for ask in texts.asks], Role.QUERY))
+    )
+    store = EdgeStore(tmp_path / "index")
+    try:
+        await store.create("c", documents.vectors.shape[1], language="english")
+        points = store.points("c")
+        await fill(points, texts, documents)
+        (fused,), (words,), (both,) = [
+            (await recall(points, texts, asked, MODES[mode])).values()
+            for mode in ("fused", "lexical", "hybrid, weight 0.5")
+        ]
+    finally:
+        await store.close()
+    assert words[0] > fused[0] + 0.1
+    assert both[1] > fused[1] + 0.1

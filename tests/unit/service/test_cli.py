@@ -155,6 +155,23 @@ def test_search_has_the_options_of_a_search(ret2: Callable[..., Any], service: S
     assert service.requests[1][2] == {"collection": "c", "query": {"text": "x"}, "cursor": "before"}
 
 
+def test_search_in_a_mode(ret2: Callable[..., Any], service: Service) -> None:
+    assert ret2("search", "x200", "-c", "c", "--mode", "hybrid", "--rerank").exit_code == 0
+    body = service.requests[0][2]
+    assert (body["mode"], body["rerank"]) == ("hybrid", True)
+    assert ret2("search", "x200", "-c", "c").exit_code == 0
+    assert not {"mode", "rerank"} & service.requests[1][2].keys()
+    assert ret2("search", "x200", "-c", "c", "--mode", "words").exit_code == 2
+
+
+def test_a_load_may_say_the_language_of_a_new_collection(
+    ret2: Callable[..., Any], service: Service, tmp_path: Path
+) -> None:
+    (tmp_path / "some.jsonl").write_text('{"id": "a", "text": "good"}\n')
+    assert ret2("load", tmp_path / "some.jsonl", "-c", "c", "--language", "german").exit_code == 0
+    assert service.requests[0] == ("PUT", "/collections/c", {"language": "german"})
+
+
 def test_search_as_json(ret2: Callable[..., Any]) -> None:
     (hit,) = json.loads(ret2("search", "which?", "-c", "c", "--json").stdout)
     assert hit["id"] == HIT["id"]

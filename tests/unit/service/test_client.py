@@ -270,6 +270,12 @@ def test_every_option_of_a_search_is_sent() -> None:
         "consistency": "all",
     }
     assert Search("c", "x", metadata_fields=False).wire()["metadata_fields"] is False
+    modes = Search("c", "x", mode="hybrid", fusion={"method": "rrf", "k": 10}, rerank={"oversampling": 8}).wire()
+    assert (modes["mode"], modes["fusion"], modes["rerank"]) == (
+        "hybrid",
+        {"method": "rrf", "k": 10},
+        {"oversampling": 8},
+    )
 
 
 def test_all_hits_come_page_by_page() -> None:
