@@ -173,7 +173,7 @@ def _components(rule: Object, side: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("case", ["default", "external", "everything"])
+@pytest.mark.parametrize("case", ["default", "external"])
 def test_only_api_and_indexer_reach_the_encoder_which_reaches_nobody(case: str, render: Render) -> None:
     encoder = _policies(render(case))["encoder"]
     callers, scrapers = encoder["ingress"]
@@ -197,6 +197,17 @@ def test_a_download_opens_public_addresses_only(render: Render) -> None:
     assert private <= set(hub["to"][0]["ipBlock"]["except"])
 
 
+def test_with_traces_the_encoder_reaches_their_collector_alone(render: Render) -> None:
+    peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    extra = {"tracing": {"endpoint": "http://collector.monitoring:4318"}, "networkPolicy": {"tracingTo": [peer]}}
+    policies = _policies(render("default", extra))
+    dns, traces = policies["encoder"]["egress"]
+    assert {port["port"] for port in dns["ports"]} == {53}
+    assert traces == {"ports": [{"port": 4318, "protocol": "TCP"}], "to": [peer]}
+    assert traces in policies["api"]["egress"]
+    assert traces in policies["indexer"]["egress"]
+
+
 def test_ports_of_the_stores_are_open(render: Render) -> None:
     """Each where its URL says, and where the values say."""
     egress = _policies(render("external"))["indexer"]["egress"]
@@ -213,6 +224,7 @@ def test_ports_of_the_stores_are_open(render: Render) -> None:
         8333,
         80,
         443,
+        4318,
     }
 
 

@@ -31,6 +31,13 @@
 {{ include "ret2.to.port" (dict "to" .Values.networkPolicy.databaseTo "port" .Values.database.port) }}
 {{- end }}
 
+{{- define "ret2.to.tracing" -}}
+{{- with .Values.tracing.endpoint -}}
+{{- $port := include "ret2.portOf" (dict "url" . "without" (ternary "80" "443" (hasPrefix "http:" .))) }}
+{{- include "ret2.to.port" (dict "to" $.Values.networkPolicy.tracingTo "port" $port) }}
+{{- end }}
+{{- end }}
+
 {{/* Public addresses only: a URL in a document cannot name the cluster, its nodes or the cloud's metadata service. */}}
 {{- define "ret2.to.internet" -}}
 - to:
@@ -65,6 +72,9 @@
 {{ include "ret2.to.port" (dict "to" .Values.networkPolicy.blobsTo "port" $blobs) }}
 {{- if .Values.networkPolicy.fetchImages }}
 {{ include "ret2.to.internet" (list 80 443) }}
+{{- end }}
+{{- with include "ret2.to.tracing" . }}
+{{ . }}
 {{- end }}
 {{- end }}
 

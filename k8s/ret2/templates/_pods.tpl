@@ -137,6 +137,14 @@ livenessProbe:
   value: {{ .Values.logLevel }}
 - name: RET2_GRACE_S
   value: {{ .Values.drain.graceS | quote }}
+{{- with .Values.tracing.endpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ . }}
+- name: OTEL_TRACES_SAMPLER
+  value: {{ $.Values.tracing.sampler }}
+- name: OTEL_TRACES_SAMPLER_ARG
+  value: {{ $.Values.tracing.samplerArg | quote }}
+{{- end }}
 {{- end }}
 
 {{/* Of api and indexer. */}}
