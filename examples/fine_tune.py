@@ -4,8 +4,9 @@
     python examples/fine_tune.py train.jsonl test.jsonl    # your own: docs/training.md says what is in a line
     python examples/fine_tune.py                           # without files: pairs made of atlas
 
-The pairs made of atlas ask about emoji in the drawings of an artist that the bundled model never saw, in training for one half of the emoji
-and in the test for the other half: what is gained is gained on pictures that are new. Recall is over the documents of both files.
+Other flags are those of `ret2 train`, such as --epochs 20. The pairs made of atlas ask about emoji in the drawings of an artist that the
+bundled model never saw, in training for one half of the emoji and in the test for the other half: what is gained is gained on pictures
+that are new. Recall is over the documents of both files.
 """
 
 from __future__ import annotations
@@ -92,16 +93,15 @@ def main() -> None:
     parser.add_argument("test", type=Path, nargs="?")
     parser.add_argument("--start-from", default="bundled", help="the checkpoint that learns")
     parser.add_argument("--output", type=Path, default=Path("runs/fine-tuned"))
-    parser.add_argument("--epochs", type=float, default=10)
     parser.add_argument("--emoji", type=int, default=400, help="of the pairs made of atlas")
-    given = parser.parse_args()
+    given, of_training = parser.parse_known_args()
     made = given.train is None or given.test is None
     train, test = write_atlas_pairs(given.output / "pairs", given.emoji) if made else (given.train, given.test)
 
     before = recall(given.start_from, train, test)
     command = [sys.executable, "-m", "service", "train", f"--data={train}", f"--start-from={given.start_from}"]
     folder = given.output / "model"
-    subprocess.run([*command, f"--output={folder}", f"--epochs={given.epochs}"], check=True)
+    subprocess.run([*command, f"--output={folder}", *of_training], check=True)
     after = recall(str(folder), train, test)
 
     table = Table("", *(f"recall@{k}" for k in KS), title=f"queries of {test.name}")

@@ -49,7 +49,8 @@ def test_a_run(tmp_path: Path) -> None:
     test = write_pairs(tmp_path / "test.jsonl", 4, draw)
     model = tmp_path / "tiny"
     write_tiny_checkpoint(model)
-    options = [f"--start-from={model}", f"--output={tmp_path / 'run'}", "--epochs=40"]
+    options = [f"--start-from={model}", f"--output={tmp_path / 'run'}", "--steps=60", "--batch-size=32"]
+    options += ["--learning-rate=3e-3", "--patience=0", "--eval-every=60", "--precision=fp32"]
     command = [sys.executable, f"{EXAMPLES}/fine_tune.py", str(train), str(test), *options]
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "160"}, timeout=560, check=False
