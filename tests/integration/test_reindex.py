@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from model.inputs import Float32, ModelInfo, Prepared
+from model.inputs import Encoded, ModelInfo, Prepared
 from service.api.app import create_app
 from service.assembly import build
 from service.settings import Settings
@@ -26,9 +26,9 @@ def other(runtime: Any) -> Any:
     class Other(type(runtime)):  # type: ignore[misc]
         info = ModelInfo("other", "other-fingerprint", runtime.info.dimensions, 1_000, 16)
 
-        def launch(self, batch: Sequence[Prepared]) -> Callable[[], Float32]:
+        def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
             wait = super().launch(batch)
-            return lambda: -wait()
+            return lambda: Encoded(-wait().vectors)
 
     return Other()
 
