@@ -67,7 +67,8 @@ class Collection:
 
 
 class ReindexState(StrEnum):
-    """fills -> switches -> keeps -> drops; back to fills when the switch is not done in time, and from keeps by way of returns."""
+    """fills -> switches -> keeps -> drops; back to fills when the switch is not done in time, and from keeps by way of returns.
+    A return that is not done in time lets writes go on, and is tried again."""
 
     FILLS = "filling"
     SWITCHES = "switching"

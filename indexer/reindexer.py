@@ -169,6 +169,11 @@ class Reindexer:
         return 0.0
 
     async def _return(self, reindex: Reindex) -> float:
+        if not (await self._ledger.call(self._ledger.collection, reindex.collection)).paused:  # it was put off
+            if await self._ledger.call(self._ledger.left_behind, reindex):
+                return _STEP_S
+            await self._ledger.call(self._ledger.pause, reindex)
+            return 0.0
         if await self._ledger.call(self._ledger.under_way, reindex):
             return await self._wait_or_resume(reindex)
         if await self._ledger.call(self._ledger.switch_back, reindex, self._settings.reindex_linger_s):

@@ -143,9 +143,9 @@ class Reindexing(Jobs):
         return self._move(reindex, ReindexState.SWITCHES if forth else ReindexState.RETURNS, paused=True)
 
     def resume(self, reindex: Reindex) -> bool:
-        """The switch is put off."""
+        """The switch is put off: writes go on. One back stays ordered."""
         forth = reindex.state is ReindexState.SWITCHES
-        return self._move(reindex, ReindexState.FILLS if forth else ReindexState.KEEPS, paused=False)
+        return self._move(reindex, ReindexState.FILLS if forth else ReindexState.RETURNS, paused=False)
 
     def under_way(self, reindex: Reindex) -> bool:
         """Whether anything is being written to the collection, was left half written, or is still to be filled."""

@@ -570,6 +570,22 @@ async def test_a_rollback_after_writes_loses_none(make_world: Make) -> None:
     assert await world.serving() == {**{k: v for k, v in expected(30).items() if k != "d1"}, "d0": "since the switch"}
 
 
+async def test_a_rollback_that_takes_too_long_is_put_off_and_comes_all_the_same(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexer.reindexer._PAUSE_S", 0.2)
+    world = await make_world(documents=4, reindex_grace_s=100.0)
+    await world.done((await world.reindexes.start("c"))[0])
+    monkeypatch.setattr(world.ledger, "under_way", lambda _: True)
+    await world.reindexes.roll_back("c")
+    job = await world.post(Incoming(0, id="d0", text="changed"))
+    assert (await world.done(job)).indexed == 1
+    monkeypatch.undo()
+    await world.until_state(None)
+    assert (await world.catalog.get("c")).model == "old"
+    assert (await world.serving())["d0"] == "changed"
+
+
 # --- what the new model cannot embed
 
 
