@@ -204,7 +204,7 @@ class Importing(Jobs):
             now = self._now(connection)
             back = {"lease": None, "lease_until": 0.0, "not_before": now + retry_after_s}
             waits = waiting_on is not None and not crashed
-            counted = {"crashes": steps.c.crashes + crashed, "releases": steps.c.releases + waits}
+            counted = {"crashes": steps.c.crashes + int(crashed), "releases": steps.c.releases + int(waits)}
             if not _change(connection, step, **back, **counted):
                 return
             if waiting_on is not None:

@@ -22,6 +22,9 @@ from threaded_server import serving
 from service.assembly import build
 from service.settings import Settings
 
+# The service in the other thread draws its pauses meanwhile, and Hypothesis takes that for a strategy's doing.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 

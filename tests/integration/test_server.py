@@ -181,7 +181,7 @@ def test_one_server_per_data_folder(start: Callable[..., Server]) -> None:
 def test_what_cannot_be_served_is_one_line(start: Callable[..., Server]) -> None:
     for flags, says in (
         ({"host": "0.0.0.0"}, "RET2_API_KEYS_FILE"),
-        ({"qdrant_url": "http://q:6333"}, "RET2_QDRANT_URL is set"),
+        ({"role": "api", "encoder_url": "http://e:1"}, "set RET2_QDRANT_URL"),
         ({"api_keys_file": "/nowhere"}, "cannot be read"),
         ({"role": "encoder", "encoder_url": "http://e:1"}, "RET2_ENCODER_URL is set"),
     ):

@@ -1,9 +1,7 @@
 """One trace from the request through encoder and store, and through the ledger to the worker; its ids in every log line; sent over OTLP."""
 
 import asyncio
-import contextlib
 import os
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -28,7 +26,6 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from indexer import tracing  # noqa: E402
 from indexer.encoder import Lane  # noqa: E402
 from indexer.encoder_client import EncoderClientSettings, HttpEncoder  # noqa: E402
-from indexer.ledger import Ledger  # noqa: E402
 from model.errors import InvalidInput  # noqa: E402
 from model.inputs import Input, Role  # noqa: E402
 from service import tracing as service_tracing  # noqa: E402
@@ -153,16 +150,6 @@ async def test_probes_are_not_traced(spans: Spans, served: Any) -> None:
     for path in ("/livez", "/readyz", "/metrics"):
         await served.client.get(path)
     assert {span.name for span in spans.all() if "GET" in span.name} == set()
-
-
-def test_an_older_ledger_gets_its_column(tmp_path: Path) -> None:
-    with contextlib.closing(Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")):
-        pass
-    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as file:
-        file.execute("ALTER TABLE jobs DROP COLUMN trace")
-        file.execute("PRAGMA user_version = 5")
-    with contextlib.closing(Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")) as ledger:
-        assert ledger.jobs() == []
 
 
 # --- across processes

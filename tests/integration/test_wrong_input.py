@@ -238,7 +238,7 @@ async def test_whatever_raises_is_answered_without_saying_what(served: Any, monk
         raise RuntimeError("password=hunter2")
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(served.parts.catalog), "compatible", broken)
+        patch.setattr(type(served.parts.catalog), "encoder", broken)
         response = await served.client.post("/search", json=SEARCH)
         is_problem(response, 500, "internal")
     assert "hunter2" not in response.text
