@@ -24,13 +24,15 @@ class ServerFailed(RuntimeError):
 
 
 @contextmanager
-def start_ret2(model: str | Path, *flags: str, role: str = "all", device: str = "cpu") -> Iterator[str]:
-    """`ret2 serve` over an empty data directory: its address. The one place that knows its command line."""
+def start_ret2(
+    model: str | Path, *flags: str, role: str = "all", device: str = "cpu", data: Path | None = None
+) -> Iterator[str]:
+    """`ret2 serve` over `data`, or else an empty data directory: its address. The one place that knows its command line."""
     port = free_port()
-    with tempfile.TemporaryDirectory(prefix="ret2-bench-") as data:
+    with tempfile.TemporaryDirectory(prefix="ret2-bench-") as scratch:
         command = [sys.executable, "-m", "service", "serve", "--role", role, "--model", str(model), "--device", device]
-        command += ["--host", "127.0.0.1", "--port", str(port), "--data-dir", f"{data}/data", *flags]
-        with running(command, f"http://127.0.0.1:{port}", "/readyz", Path(data) / "log") as url:
+        command += ["--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data or f"{scratch}/data"), *flags]
+        with running(command, f"http://127.0.0.1:{port}", "/readyz", Path(scratch) / "log") as url:
             yield url
 
 

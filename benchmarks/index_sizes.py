@@ -1,0 +1,240 @@
+"""`python -m benchmarks.index_sizes [10000 100000 …]`: how `/search` grows with the collection, on Qdrant Edge, and where its time goes.
+
+Vectors are made, not embedded, and written into the index while the server is down. Everything else is real: `ret2 serve`, HTTP, JSON, a model (of
+toy size, so that its share stays small). Recall is against a plain product over all vectors. --chart FILE draws the growth (needs matplotlib).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import http.client
+import itertools
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+
+from benchmarks.checkpoints import Fusion, ret2_folder
+from benchmarks.figures import percentile
+from benchmarks.inputs import texts
+from benchmarks.load import Target, closed_loop
+from benchmarks.machine import Machine
+from benchmarks.servers import start_ret2
+from indexer.records import Point
+from indexer.store.edge import EdgeStore
+from model.inputs import Float32
+from service.client import Client
+
+DIMENSIONS, LATENTS, SHELVES = 256, 4, 10
+SIZES = (10_000, 100_000, 1_000_000)
+CONNECTIONS = (1, 8, 32)
+LATE_UP_TO = 100_000  # documents of four vectors each
+_WRITE, _QUERIES, _LIMIT = 256, 64, 10
+_PARTS = ("decode_ms", "queue_ms", "encode_ms", "store_ms")
+
+# What is searched for, beside the query's text.
+WAYS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "filtered, one in ten": {"filter": {"field": "shelf", "equals": "s3"}},
+    "filtered, one in a hundred": {"filter": {"field": "price", "lt": 10}},
+    "words alone": {"mode": "lexical"},
+    "hybrid": {"mode": "hybrid"},
+}
+LATE: dict[str, dict[str, Any]] = {"mean of the latents": {"rerank": False}, "late interaction": {"rerank": True}}
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """One way of searching one collection: milliseconds of each request by part, and answered requests a second by connections."""
+
+    way: str
+    parts: dict[str, list[float]]
+    rates: tuple[float, ...]
+
+    @property
+    def whole(self) -> list[float]:
+        return self.parts["whole"]
+
+    def cells(self) -> str:
+        split = (
+            f"{percentile(self.parts[name], 50):.1f}/{percentile(self.parts[name], 95):.1f}" for name in HEADER[1:-1]
+        )
+        rates = " ".join(f"{rate:.0f}" for rate in self.rates)
+        return f"| {self.way} | {' | '.join(split)} | {rates} |"
+
+
+HEADER = ("way", "decode", "queue", "encode", "store", "rest", "whole", "searches/s")
+
+
+def measure(size: int, folder: Path, seconds: float, shape: str, late: bool) -> list[Searched]:
+    """Fills a collection of `size` documents under `folder`, serves it and searches it. Prints as it goes."""
+    model = ret2_folder(
+        shape, Fusion(f"index-{LATENTS if late else 1}", 3, LATENTS if late else 1, DIMENSIONS), vocabulary="words"
+    )
+    with start_ret2(model, data=folder) as url, Client(url) as client:
+        client.create_collection("made", indexes={"shelf": "keyword", "price": "number"}, language="simple")
+    began = time.perf_counter()
+    asyncio.run(_fill(folder / "index", size, late))
+    filled_s = time.perf_counter() - began
+    opened_s = asyncio.run(_opened(folder / "index", size))
+    with start_ret2(model, data=folder) as url:
+        kind = f", {LATENTS} latents" if late else ""
+        recall = _recall(url, size) if not late else None
+        said = "" if recall is None else f", recall@{_LIMIT} {recall:.4f}"
+        print(f"\n{size:,} × {DIMENSIONS}{kind}: written at {size / filled_s:,.0f}/s, opened in {opened_s:.2f} s{said}")
+        print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}", flush=True)
+        found = []
+        for way, options in (LATE if late else WAYS).items():
+            found.append(_searched(url, way, options, seconds))
+            print(found[-1].cells(), flush=True)
+        return found
+
+
+async def _fill(folder: Path, size: int, late: bool) -> None:
+    store = EdgeStore(folder)
+    try:
+        points = store.points("made")
+        words = itertools.cycle(texts(1_000, seed=7))
+        draw = np.random.default_rng(3)
+        for first, vectors in _vectors(size):
+            rows = [
+                Point(
+                    f"d{first + i}",
+                    vector,
+                    next(words),
+                    None,
+                    {"shelf": f"s{(first + i) % SHELVES}", "price": price},
+                    "",
+                )
+                for i, (vector, price) in enumerate(zip(vectors, draw.uniform(0, 1_000, len(vectors)), strict=True))
+            ]
+            if late:
+                rows = [_with_latents(row, draw) for row in rows]
+            await points.upsert(rows)
+    finally:
+        await store.close()
+
+
+def _with_latents(point: Point, draw: np.random.Generator) -> Point:
+    latents = point.vector + 0.05 * draw.standard_normal((LATENTS, DIMENSIONS)).astype(np.float32)
+    return Point(point.document_id, point.vector, point.text, None, point.metadata, "", None, latents)
+
+
+async def _opened(folder: Path, size: int) -> float:
+    """Seconds from nothing to an answer that has read the collection."""
+    began = time.perf_counter()
+    store = EdgeStore(folder)
+    try:
+        assert await store.points("made").count() == size
+        return time.perf_counter() - began
+    finally:
+        await store.close()
+
+
+def _vectors(size: int) -> Iterator[tuple[int, Float32]]:
+    """(place of the first, some vectors of unit length), the same at every call."""
+    draw = np.random.default_rng(1)
+    for first in range(0, size, _WRITE):
+        made = draw.standard_normal((min(_WRITE, size - first), DIMENSIONS)).astype(np.float32)
+        yield first, made / np.linalg.norm(made, axis=1, keepdims=True)
+
+
+def _recall(url: str, size: int) -> float:
+    """Share of the exact ten that `/search` finds at its defaults."""
+    asked = texts(_QUERIES)
+    answer = httpx.post(
+        f"{url}/encode", json={"role": "query", "inputs": [{"text": text} for text in asked]}, trust_env=False
+    )
+    queries = np.array([one["embedding"] for one in answer.raise_for_status().json()["results"]], np.float32)
+    scores = np.concatenate([queries @ vectors.T for _, vectors in _vectors(size)], axis=1)
+    best = np.argpartition(-scores, _LIMIT, axis=1)[:, :_LIMIT]
+    found = 0
+    for text, exact in zip(asked, best, strict=True):
+        hits = (
+            httpx.post(f"{url}/search", json=_body(text, {}), timeout=60, trust_env=False)
+            .raise_for_status()
+            .json()["hits"]
+        )
+        found += len({hit["id"] for hit in hits} & {f"d{place}" for place in exact})
+    return found / best.size
+
+
+def _body(text: str, options: dict[str, Any]) -> dict[str, Any]:
+    return {"collection": "made", "query": {"text": text}, "limit": _LIMIT, **options}
+
+
+def _searched(url: str, way: str, options: dict[str, Any], seconds: float) -> Searched:
+    bodies = [json.dumps(_body(text, options)).encode() for text in texts(_QUERIES)]
+    for body in bodies[:4]:  # a payload index, threads, caches
+        _one(url, [body])
+    parts: dict[str, list[float]] = {name: [] for name in HEADER[1:-1]}
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        for one in _one(url, bodies):
+            for name, ms in one.items():
+                parts[name].append(ms)
+    target = Target(f"{url}/search", bodies)
+    return Searched(way, parts, tuple(closed_loop(target, count, seconds, 0.5).rate for count in CONNECTIONS))
+
+
+def _one(url: str, bodies: Sequence[bytes]) -> Iterator[dict[str, float]]:
+    """Each request's parts: what the answer's `timings` say, and what is left of the time its caller waited."""
+    where = urlsplit(url)
+    connection = http.client.HTTPConnection(str(where.hostname), where.port, timeout=120)
+    try:
+        for body in bodies:
+            began = time.perf_counter()
+            connection.request("POST", "/search", body, {"content-type": "application/json"})
+            answer = connection.getresponse()
+            read = answer.read()
+            whole = (time.perf_counter() - began) * 1e3
+            if answer.status != 200:
+                raise RuntimeError(f"/search answered {answer.status}: {read[:300]!r}")
+            timings = json.loads(read)["timings"]
+            parts = {name.removesuffix("_ms"): timings[name] for name in _PARTS}
+            yield {**parts, "rest": whole - sum(parts.values()), "whole": whole}
+    finally:
+        connection.close()
+
+
+def draw_chart(found: dict[int, list[Searched]], file: Path) -> None:
+    """p50 of a search against the number of documents, both axes logarithmic."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    for way in WAYS:
+        medians = [percentile(one.whole, 50) for rows in found.values() for one in rows if one.way == way]
+        axes.plot(list(found), medians, marker="o", label=way)
+    axes.set(xscale="log", yscale="log", xlabel="documents in the collection", ylabel="one search, p50, ms")
+    axes.grid(visible=True, which="both", alpha=0.25)
+    axes.legend(frameon=False)
+    figure.savefig(file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.index_sizes", description=__doc__)
+    parser.add_argument("sizes", nargs="*", type=int, default=SIZES)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--shape", default="toy")
+    parser.add_argument("--chart", type=Path)
+    arguments = parser.parse_args()
+    print(Machine.read())
+    found: dict[int, list[Searched]] = {}
+    for size in arguments.sizes:
+        for late in (False, True) if size <= LATE_UP_TO else (False,):
+            with tempfile.TemporaryDirectory(prefix="ret2-sizes-") as folder:
+                found.setdefault(size, []).extend(measure(size, Path(folder), arguments.seconds, arguments.shape, late))
+    if arguments.chart:
+        draw_chart(found, arguments.chart)
+
+
+if __name__ == "__main__":
+    main()
