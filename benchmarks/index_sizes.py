@@ -1,16 +1,19 @@
 """`python -m benchmarks.index_sizes [10000 100000 …]`: how `/search` grows with the collection, on Qdrant Edge, and where its time goes.
 
-Vectors are made, not embedded, and written into the index while the server is down. Everything else is real: `ret2 serve`, HTTP, JSON, a model (of
-toy size, so that its share stays small). Recall is against a plain product over all vectors. --chart FILE draws the growth (needs matplotlib).
+Vectors are made, not embedded, and written into the index while the server is down. Everything else is real: `ret2 serve`, HTTP, JSON,
+a model (of toy size, so that its share stays small). Recall is against a plain product over all vectors. --chart FILE draws the growth
+(pip install matplotlib).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import http.client
 import itertools
 import json
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -95,7 +98,30 @@ def measure(size: int, folder: Path, seconds: float, shape: str, late: bool) -> 
         for way, options in (LATE if late else WAYS).items():
             found.append(_searched(url, way, options, seconds))
             print(found[-1].cells(), flush=True)
+        print(
+            f"\nEdge's process: {_memory(folder)}; on disk {_size(folder / 'index') / size:,.0f} bytes a document",
+            flush=True,
+        )
         return found
+
+
+def _memory(folder: Path) -> str:
+    """Of the process that has the index open: its own, and pages of files, which the system takes back when it needs them."""
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            command = (status.parent / "cmdline").read_bytes()
+            if b"edge_process" in command and bytes(folder) in command:
+                own, mapped = (
+                    int(re.findall(rf"^{name}:\s+(\d+) kB", status.read_text(), re.MULTILINE)[0]) // 1024
+                    for name in ("RssAnon", "RssFile")
+                )
+                return f"{own:,} MiB of its own, {mapped:,} MiB of mapped files"
+    return "its memory is not told here"
+
+
+def _size(folder: Path) -> int:
+    """Bytes that the files take on the disk; Edge's logs have room that they do not use yet."""
+    return sum(each.stat().st_blocks * 512 for each in folder.rglob("*") if each.is_file())
 
 
 async def _fill(folder: Path, size: int, late: bool) -> None:
