@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ from PIL import ExifTags, Image
 from threaded_server import serving
 
 from model.atlas import Atlas
+from model.inputs import Encoded, ModelInfo, Prepared
 from service.assembly import build
 from service.client import Client
 from service.settings import Settings
@@ -112,3 +114,33 @@ def test_the_judge_and_the_reader() -> None:
     found = ["The area of Andorra is 468 square kilometres.", "In Andorra people pay with the Euro (EUR)."]
     assert say("What is the currency of this country?", found) == "Euro (EUR)"
     assert say("What is the currency of this country?", []) == "unknown"
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_upgrade_model(good: bool, tmp_path: Path, make_image: Callable[..., bytes]) -> None:
+    """A next model that tells documents apart stays; one that gives all of them the same vector is rolled back."""
+
+    class Next(FakeRuntime):
+        info = ModelInfo("next", "next-fingerprint", FakeRuntime.info.dimensions, 1_000, 16)
+
+        def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
+            wait = super().launch(batch)
+            return lambda: Encoded(
+                -wait().vectors if good else np.ones_like(wait().vectors) / self.info.dimensions**0.5
+            )
+
+    (tmp_path / "red.png").write_bytes(make_image("red"))
+    asked = [{"text": f"text {n}", "id": f"d{n}"} for n in range(30)] + [{"image": "red.png", "id": "picture"}]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked))
+    settings = Settings(data_dir=tmp_path / "data", next_model="next")
+    with serving(lambda: build(settings, FakeRuntime(), Next())) as url, Client(url) as client:
+        client.create_collection("c")
+        pictured = {"id": "picture", "image": tmp_path / "red.png"}
+        client.load("c", [pictured, *({"id": f"d{n}", "text": f"text {n}"} for n in range(30))])
+        done = run("upgrade_model", "c", tmp_path / "questions.jsonl", "--url", url)
+        assert done.returncode == (0 if good else 1), done.stderr
+        old = FakeRuntime.info.name
+        assert f"recall@10 of 31 questions: 1.000 with {old}" in done.stdout
+        assert done.stdout.endswith("next stays\n" if good else f"{old} serves again\n")
+        assert client.collection("c").model == ("next" if good else old)
+        assert client.search("c", text="text 3").hits[0].id == "d3"
