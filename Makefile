@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and make. Everything is installed into .venv; nothing outside this folder is touched.
 #
 #   make demo           set up, serve, load the bundled benchmark, search it, stay up      ONCE=1: exit after the searches
-#   make test           the tests                                                          MARK=slow: the slow ones
+#   make test           the tests                     MARK=slow: the slow ones   JOBS=4: in so many processes, not two
 #   make test-images    build the container images and start them: ten minutes
 #   make check          what CI checks besides the tests
 #   make docs           the manual as pages, in site/
@@ -13,6 +13,7 @@
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 MARK   ?= not slow
+JOBS   ?= 2
 
 BIN   := .venv/bin
 READY := .venv/.ready
@@ -43,7 +44,7 @@ serve: $(READY)
 	$(BIN)/ret2 serve
 
 test: $(READY)
-	$(BIN)/pytest -m "$(MARK)"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "$(MARK)" -n $(JOBS) --dist loadfile
 
 test-slow:
 	$(MAKE) test MARK=slow

@@ -88,9 +88,9 @@ def migrate(settings: Settings) -> tuple[int, int, str]:
 
 def _leave(*_: object) -> None:
     """While the model is being loaded nothing is begun that would have to be finished. Without this a container's first process
-    would go on loading: it has no default for a signal."""
+    would go on loading: it has no default for a signal. An exception would not do: a library that reads weights made another of it."""
     log.info("stopping before the start")
-    raise SystemExit(0)
+    os._exit(0)
 
 
 def _in_loop(work: Coroutine[Any, Any, T]) -> T:

@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Iterator
 from enum import StrEnum
 from typing import Any
 
-_CUT_AFTER_BYTES = 4096  # of an answer: its head arrives, the rest does not
+_CUT_AFTER_BYTES = 64  # of an answer: its head begins to arrive, the rest does not
 _CHUNK_BYTES = 65536
 
 
@@ -79,11 +79,11 @@ class FaultProxy:
                     each.transport.abort()
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answer: bool = False) -> None:
-        passed = 0
         while data := await source.read(_CHUNK_BYTES):
             await self._passing.wait()
-            passed += len(data)
-            if answer and self._fault is Fault.CUT and passed > _CUT_AFTER_BYTES:
+            if answer and self._fault is Fault.CUT:
+                sink.write(data[:_CUT_AFTER_BYTES])
+                await sink.drain()
                 raise ConnectionAbortedError("as if it had died in the middle")
             sink.write(data)
             await sink.drain()

@@ -127,8 +127,8 @@ def test_a_postgresql_that_hangs_holds_up_no_search(
         client.wait_job(jobs[0])
         proxy.set(Fault.SILENT)
         began = time.monotonic()
-        with suppress(DependencyUnavailable):
-            Client(serving.url, attempts=1).search("c", text="red")
+        with suppress(DependencyUnavailable), Client(serving.url, attempts=1) as impatient:
+            impatient.search("c", text="red")
         assert time.monotonic() - began < 60, "it was answered, well or not"
         proxy.set(Fault.NONE)
         until(client.ready)
