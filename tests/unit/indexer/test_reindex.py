@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +70,19 @@ class SlowPoints(FakePoints):
     async def _slowly(self, call: Any) -> Any:
         for _ in range(random.randrange(4)):
             await asyncio.sleep(0)
-        result = await call
+        result = await call()
         for _ in range(random.randrange(4)):
             await asyncio.sleep(0)
         return result
 
     async def upsert(self, points: Any) -> None:
-        await self._slowly(super().upsert(points))
+        await self._slowly(partial(super().upsert, points))
 
     async def delete(self, document_ids: Any) -> None:
-        await self._slowly(super().delete(document_ids))
+        await self._slowly(partial(super().delete, document_ids))
 
     async def fetch(self, document_ids: Any) -> Any:
-        return await self._slowly(super().fetch(document_ids))
+        return await self._slowly(partial(super().fetch, document_ids))
 
 
 class SlowStore(FakeStore):
