@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import against_peer, against_v1, matmul_share, over_http, overload, search_under_load
+from benchmarks import against_peer, against_v1, indexing, matmul_share, over_http, overload, search_under_load
 from benchmarks.figures import Row, markdown
 from benchmarks.machine import Machine, load_average
 from benchmarks.plan import FULL, QUICK, SMOKE, Plan
@@ -23,6 +23,7 @@ SECTIONS: dict[str, Callable[[Plan], list[Row]]] = {
     "d": search_under_load.measure,
     "e": overload.measure,
     "f": matmul_share.measure,
+    "g": indexing.measure,
 }
 _EXPLANATIONS = {
     "a": "batches of 20 prepared inputs, against the v1 way: both towers always, all hidden states, black image or empty text",
@@ -31,6 +32,7 @@ _EXPLANATIONS = {
     "d": "the bundled model and atlas, one caller searching with text and picture",
     "e": "open loop, Poisson arrivals at twice the measured peak",
     "f": "only the ViT's own operations are counted",
+    "g": "the bundled model and atlas, images in the requests; the bare model decodes and encodes in turn",
 }
 
 
