@@ -102,6 +102,20 @@ def process(tmp_path: Path) -> Iterator[Callable[..., Process]]:
         each.end()
 
 
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Process]]:
+    """As `process`, for all tests of a module, and each in a folder of its own: what they share is elsewhere."""
+    made: list[Process] = []
+
+    def make(*flags: str, name: str, **options: Any) -> Process:
+        made.append(Process(tmp_path_factory.mktemp(name), *flags, name=name, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.end()
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that loads and embeds in no time, where the model is not the point."""
