@@ -9,7 +9,7 @@ Python, an index is a line in a list, and all is lost at the end. Only what `ind
 import hmac
 import sys
 import warnings
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
@@ -17,8 +17,6 @@ from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from qdrant_client import AsyncQdrantClient
 from qdrant_client.http import models as q
-
-T = TypeVar("T")
 
 
 class Answer(Response):
@@ -172,7 +170,7 @@ def create_app(api_key: str) -> FastAPI:
     return app
 
 
-def _or(value: T | None, default: T) -> T:
+def _or(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 

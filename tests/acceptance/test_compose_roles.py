@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import postgres_server
 import pytest
 import qdrant_server
 import s3_server
-from compose_file import Service, filled_in, rendered
+from compose_file import FILE, Service, filled_in, rendered
 from PIL import Image
 from tiny_model import WORDS
 
@@ -36,7 +37,10 @@ from indexer.records import JobState
 from model.errors import Unauthorized
 from service.client import Client
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(400),
+]  # four starts of Python, and the killed indexer's lease of a minute
 RET2 = [sys.executable, "-m", "service"]
 ENCODER_KEY = "secret-ret2_encoder_api_key"  # as `filled_in` fills it in
 LOAD = 400
@@ -45,13 +49,10 @@ LOAD = 400
 class Composed:
     """The file's services, and what one is given when it runs here."""
 
-    def __init__(self, env_file: Path) -> None:
-        document = rendered("cpu", env_file=env_file)
+    def __init__(self, env_file: Path, file: Path = FILE) -> None:
+        document = rendered("cpu", env_file=env_file, file=file)
         self.services: dict[str, Service] = document["services"]
         self._secrets = document["secrets"]
-        networks = [(service.get("networks") or {}).values() for service in self.services.values()]
-        aliases = [alias for each in networks for network in each for alias in (network or {}).get("aliases", ())]
-        self._names = "|".join(map(re.escape, {*self.services, *aliases}))
         self.addresses: dict[str, str] = {}  # HOST:PORT of the file -> of this machine
 
     def environment(self, name: str) -> dict[str, str]:
@@ -61,9 +62,8 @@ class Composed:
         for there, replacement in here.items():
             found = {key: value.replace(there, replacement) for key, value in found.items()}
         for key, value in found.items():
-            assert not re.search(rf"(://|@)({self._names})\b", value), (
-                f"{name}: {key} names a host of the file: {value}"
-            )
+            host = urlsplit(value).hostname if urlsplit(value).scheme != "s3" else None
+            assert host in (None, "127.0.0.1"), f"{name}: {key} is not of this machine: {value}"
             assert "/run/secrets/" not in value, f"{name}: {key} is a secret that is not mounted: {value}"
         if "RET2_HOST" in found:
             found |= {"RET2_HOST": "127.0.0.1"}
@@ -111,10 +111,12 @@ def deployment(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("compose")
-    files = {"RET2_API_KEYS_FILE": folder / "api-keys", "RET2_ENCODER_KEYS_FILE": folder / "encoder-keys"}
-    key = new_key(files["RET2_API_KEYS_FILE"], "--name=ops", "--scope=search,write,admin")
-    new_key(files["RET2_ENCODER_KEYS_FILE"], "--name=ret2", "--scope=search,write", "--from-stdin", given=ENCODER_KEY)
-    composed = Composed(filled_in(folder, RET2_MODEL=tiny_model, **files))
+    api_keys, encoder_keys = folder / "api-keys", folder / "encoder-keys"
+    key = new_key(api_keys, "--name=ops", "--scope=search,write,admin")
+    new_key(encoder_keys, "--name=ret2", "--scope=search,write", "--from-stdin", given=ENCODER_KEY)
+    composed = Composed(
+        filled_in(folder, RET2_MODEL=tiny_model, RET2_API_KEYS_FILE=api_keys, RET2_ENCODER_KEYS_FILE=encoder_keys)
+    )
     with ExitStack() as stack:
         objects = _start_stores(composed, stack, need, tmp_path_factory.mktemp("stores"))
         migrated = subprocess.run(
@@ -163,6 +165,25 @@ def _start_stores(
 def _plain() -> dict[str, str]:
     """The environment of this process, for what is not a setting: where Python finds its modules."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("RET2_", "AWS_"))}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("http://qdrant:6333", "http://qdrant:6334"),
+        ("http://encoder:8080", "http://coder"),
+        ("[api_keys]", "[encoder_keys]"),
+    ],
+)
+def test_an_address_or_a_file_that_is_not_there_is_found(wrong: tuple[str, str], tmp_path: Path) -> None:
+    broken = tmp_path / "docker-compose.yml"
+    assert wrong[0] in FILE.read_text()
+    broken.write_text(FILE.read_text().replace(*wrong))
+    composed = Composed(filled_in(tmp_path), broken)
+    addresses = ("encoder:8080", "postgres:5432", "objects:8333", "qdrant:6333")
+    composed.addresses = dict.fromkeys(addresses, "127.0.0.1:1")
+    with pytest.raises(AssertionError, match=r"not of this machine|not mounted"):
+        composed.environment("api")
 
 
 def b64(data: bytes) -> dict[str, str]:
@@ -214,10 +235,10 @@ def test_neither_door_opens_without_its_key(deployment: Deployment) -> None:
     roles = deployment.roles
     assert httpx.get(f"{roles['api'].url}/collections", trust_env=False).status_code == 401
     body = {"role": "query", "inputs": [{"text": "red"}]}
-    asked = {"url": f"{roles['encoder'].url}/encode", "json": body, "trust_env": False}
     for key, status in ((None, 401), ("wrong", 401), (ENCODER_KEY, 200)):
         headers = {} if key is None else {"X-API-Key": key}
-        assert httpx.post(**asked, headers=headers).status_code == status, key
+        answer = httpx.post(f"{roles['encoder'].url}/encode", json=body, headers=headers, trust_env=False)
+        assert answer.status_code == status, key
     with Client(roles["encoder"].url) as keyless, pytest.raises(Unauthorized):
         keyless.encode([{"text": "red"}])
 
