@@ -72,8 +72,9 @@ class HttpEncoder:
         return True
 
     async def check(self, max_age_s: float) -> None:
-        """The encoder is ready by its own word. Raises `DependencyUnavailable`."""
+        """The encoder is ready by its own word, and takes our key, which that word does not want. Raises `DependencyUnavailable`."""
         await self._request("GET", "/readyz")
+        await self._request("GET", "/info")
 
     async def info(self) -> ModelInfo:
         """At most `info_max_age_s` old while the encoder answers, else as last heard: each embedding says what made it."""

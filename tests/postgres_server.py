@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,15 +20,16 @@ _USER, _PASSWORD = "ret2", "not-for-any-log"
 class PostgresServer:
     """`stop` and `start` make an outage of it; data stays. Databases are dropped with the whole server."""
 
-    def __init__(self, programs: Path, folder: Path) -> None:
+    def __init__(self, programs: Path, folder: Path, user: str = _USER, password: str = _PASSWORD) -> None:
         self._programs, self._folder = programs, folder
+        self._name, self._password = user, password
         self._as_user, self._user = _not_as_root()
         if self._user:
             shutil.chown(folder, self._user)
-        password = folder / "password"
-        password.write_text(_PASSWORD)
-        password.chmod(0o644)
-        self._run("initdb", "-D", "data", "-U", _USER, "-A", "scram-sha-256", f"--pwfile={password}", "-E", "UTF8")
+        file = folder / "password"
+        file.write_text(password)
+        file.chmod(0o644)
+        self._run("initdb", "-D", "data", "-U", user, "-A", "scram-sha-256", f"--pwfile={file}", "-E", "UTF8")
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -53,17 +55,17 @@ class PostgresServer:
             self._process.wait(_START_S)
             self._process = None
 
-    def new_database(self) -> str:
+    def new_database(self, name: str | None = None) -> str:
         """Its URL."""
-        name = f"test_{time.time_ns()}"
+        name = name or f"test_{time.time_ns()}"
         created = self._psql(f"CREATE DATABASE {name}")
         assert created.returncode == 0, created.stderr
-        return f"postgresql://{_USER}:{_PASSWORD}@127.0.0.1:{self.port}/{name}"
+        return f"postgresql://{self._name}:{self._password}@127.0.0.1:{self.port}/{name}"
 
     def _psql(self, statement: str) -> subprocess.CompletedProcess[str]:
-        command = ["psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", _USER, "-d", "postgres", "-c", statement]
+        command = ["psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", self._name, "-d", "postgres", "-c", statement]
         command[0] = str(self._programs / "psql")
-        environment = {**os.environ, "PGPASSWORD": _PASSWORD}
+        environment = {**os.environ, "PGPASSWORD": self._password}
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_START_S, check=False)
 
     def _run(self, program: str, *arguments: str) -> None:
@@ -97,8 +99,9 @@ def programs() -> Path | None:
     return next((place for place in places if (place / "initdb").is_file()), None)
 
 
-@pytest.fixture(scope="session")
-def postgres_process() -> Iterator[PostgresServer | None]:
+@contextmanager
+def running(*credentials: str) -> Iterator[PostgresServer | None]:
+    """None where there is no PostgreSQL. `credentials` are its user and the password, if they matter."""
     found = programs()
     if found is None or find_spec("psycopg") is None:
         yield None
@@ -106,12 +109,18 @@ def postgres_process() -> Iterator[PostgresServer | None]:
     folder = Path(tempfile.mkdtemp(prefix="ret2-postgres-"))
     server = None
     try:
-        server = PostgresServer(found, folder)
+        server = PostgresServer(found, folder, *credentials)
         yield server
     finally:
         if server is not None:
             server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_process() -> Iterator[PostgresServer | None]:
+    with running() as server:
+        yield server
 
 
 @pytest.fixture

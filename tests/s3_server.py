@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,11 +26,13 @@ _START_S = 60.0  # one process that becomes four servers, on a machine that is b
 class S3Server:
     url: str
     process: subprocess.Popen[bytes]
+    key: str = KEY
+    secret: str = SECRET
 
     @property
     def options(self) -> dict[str, Any]:
         """For fsspec."""
-        return {"endpoint_url": self.url, "key": KEY, "secret": SECRET}
+        return {"endpoint_url": self.url, "key": self.key, "secret": self.secret}
 
     def files(self) -> Any:
         import s3fs  # the extra `s3` may be absent
@@ -53,6 +56,35 @@ def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server | 
     try:
         _wait(process, url, folder / "log")
         yield S3Server(url, process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def mini(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Iterator[S3Server | None]:
+    """As a container of it is started: `command` and `environment` are the container's, `folder` its volume /data."""
+    program = weed()
+    if program is None or find_spec("s3fs") is None:
+        yield None
+        return
+    ports = dict(zip(("master", "volume", "filer", "s3", "admin"), _free_ports(5), strict=True))
+    grpc = dict(zip(ports, _free_ports(5), strict=True))
+    flags = [f"-{name}.port={port}" for name, port in ports.items()]
+    flags += [f"-{name}.port.grpc={port}" for name, port in grpc.items()]
+    given = [flag.replace("=/data", f"={folder}") for flag in command]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [program, *given, *flags, "-ip=127.0.0.1", "-ip.bind=127.0.0.1"],
+            cwd=folder,
+            env=os.environ | environment,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        url = f"http://127.0.0.1:{ports['s3']}"
+        _wait(process, url, folder / "log")
+        yield S3Server(url, process, environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"])
     finally:
         process.kill()
         process.wait()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from tiny_model import write_tiny_checkpoint
 
@@ -55,7 +56,7 @@ class Process:
         deadline = time.monotonic() + 90
         while not client.ready():
             assert child.poll() is None, f"ended with {child.returncode}:\n{self.tail()}"
-            assert time.monotonic() < deadline, f"not ready after 90 s:\n{self.tail()}"
+            assert time.monotonic() < deadline, f"not ready after 90 s: {self._readiness()}\n{self.tail()}"
             time.sleep(0.05)
         return client
 
@@ -69,6 +70,12 @@ class Process:
     def pid(self) -> int:
         assert self._child is not None
         return self._child.pid
+
+    def _readiness(self) -> str:
+        try:
+            return httpx.get(f"{self.url}/readyz", trust_env=False).text
+        except httpx.HTTPError as error:
+            return repr(error)
 
     def tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-40:])
@@ -95,6 +102,20 @@ def process(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
     def make(*flags: str, **options: Any) -> Process:
         made.append(Process(tmp_path, *flags, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.end()
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Process]]:
+    """As `process`, for all tests of a module, and each in a folder of its own: what they share is elsewhere."""
+    made: list[Process] = []
+
+    def make(*flags: str, name: str, **options: Any) -> Process:
+        made.append(Process(tmp_path_factory.mktemp(name), *flags, name=name, **options))
         return made[-1]
 
     yield make

@@ -190,6 +190,13 @@ async def test_a_wrong_key_says_so(remote: Any) -> None:
         await encode(there.client(api_key="wrong"), Input("red"))
 
 
+async def test_with_a_wrong_key_it_is_not_ready(remote: Any) -> None:
+    """The encoder's /readyz wants none; all else does, so a process with the wrong one could do nothing."""
+    there = await remote()
+    with pytest.raises(DependencyUnavailable, match="answered 401: no valid API key"):
+        await there.client(api_key="wrong").check(30)
+
+
 async def test_readiness_is_the_encoder_s(remote: Any, runtime: Any) -> None:
     there = await remote(ready_max_age_s=0.001)
     await there.client().check(30)

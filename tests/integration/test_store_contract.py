@@ -1,7 +1,8 @@
 """What every store promises, run over each of them: compared with NumPy and with `filters.matches` on random data.
 
 A store equal to plain Python is equal to every other. Set RET2_TEST_QDRANT_URL to run it over a server too, by gRPC and by REST;
-its own collections are removed afterwards. `memory` is the client's own engine behind the server store.
+its own collections are removed afterwards. `memory` is the client's own engine behind the server store, and `rest` that engine in
+another process, so that what is sent goes through HTTP and JSON.
 """
 
 import os
@@ -18,6 +19,7 @@ from fake_store import FakeStore
 from filter_strategies import BEYOND_DOUBLES, NUMBERS, corpus, filters, metadata
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from qdrant_server import qdrant  # noqa: F401 - a fixture
 
 from indexer.filters import (
     AllOf,
@@ -55,6 +57,7 @@ STORES = [
     "edge",
     "fake",
     "memory",
+    "rest",
     pytest.param("server by gRPC", marks=pytest.mark.qdrant_server),
     pytest.param("server by REST", marks=pytest.mark.qdrant_server),
 ]
@@ -69,20 +72,23 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             opened = FakeStore()
         case "memory":
             opened = ServerStore(ServerStoreSettings(":memory:"))
-        case _:
-            opened = await on_a_server(prefer_grpc=request.param.endswith("gRPC"))
+        case "rest":
+            stand_in = request.getfixturevalue("qdrant")
+            opened = on_a_server(stand_in.url, api_key=stand_in.api_key, prefer_grpc=False)
+        case kind:
+            url = os.environ.get("RET2_TEST_QDRANT_URL")
+            if url is None:
+                pytest.skip("needs a Qdrant server: RET2_TEST_QDRANT_URL is not set")
+            opened = on_a_server(url, prefer_grpc=kind.endswith("gRPC"))
     yield opened
     if isinstance(opened, ServerStore):
         await drop_all(opened)
     await opened.close()
 
 
-async def on_a_server(*, prefer_grpc: bool) -> ServerStore:
-    url = os.environ.get("RET2_TEST_QDRANT_URL")
-    if url is None:
-        pytest.skip("needs a Qdrant server: RET2_TEST_QDRANT_URL is not set")
+def on_a_server(url: str, **options: Any) -> ServerStore:
     prefix = f"ret2-test-{uuid.uuid4().hex[:8]}-"
-    return ServerStore(ServerStoreSettings(url, prefer_grpc=prefer_grpc, timeout_s=60, collection_prefix=prefix))
+    return ServerStore(ServerStoreSettings(url, timeout_s=60, collection_prefix=prefix, **options))
 
 
 async def drop_all(store: ServerStore) -> None:
@@ -352,8 +358,8 @@ async def test_of_two_bounds_on_a_side_the_tighter_counts(points: Points, compar
 async def test_whole_numbers_beyond_doubles(
     points: Points, compared: Callable[[], None], request: pytest.FixtureRequest
 ) -> None:
-    if "memory" in request.node.callspec.params.values():
-        pytest.skip("the client's :memory: mode compares whole numbers exactly in a range, the engines as doubles")
+    if {"memory", "rest"} & set(request.node.callspec.params.values()):
+        pytest.skip("the client's local mode compares whole numbers exactly in a range, the engines as doubles")
     vector = random_vector(rng(12))
     data = [
         Point(f"d{i}", vector, None, None, {"x": each}, "")

