@@ -5,6 +5,7 @@ A run is a folder: `config.json` and `model.safetensors` are the best checkpoint
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -67,11 +68,14 @@ class TrainSettings:
     learning_rate: float = 1e-3
     warmup_steps: int = 60
     weight_decay: float = 0.02
+    averaging: float = (
+        0.998  # of the weights that are validated and kept: how much of their average a step leaves; 0: none
+    )
     temperature: float = 0.07
     keep_both: float = 0.5  # share of rows, on either side, that keep text and image; the rest keep one of them
     group_shares: tuple[tuple[str, float], ...] = ()  # how often a group of pairs is drawn; 1 where it is not named
     augmentations: int = 4  # versions of each image whose states are cached, the plain one included
-    eval_every: int = 250
+    eval_every: int = 100
     seed: int = 17
 
 
@@ -258,6 +262,8 @@ class Trainer:
     ) -> None:
         self.retriever, self.cache, self.settings, self.folder = retriever, cache, settings, folder
         self.fusion = retriever.sides["shared"].requires_grad_(True)
+        # The moving average of the weights is what is validated and kept: the weights themselves go to and fro by several points.
+        self.averaged = copy.deepcopy(self.fusion).requires_grad_(False)
         self.groups: dict[str, dict[str, list[Pair]]] = {}
         for pair in pairs:
             self.groups.setdefault(pair.group, {}).setdefault(pair.subject, []).append(pair)
@@ -281,45 +287,54 @@ class Trainer:
             group["lr"] = settings.learning_rate * schedule(self.done, settings)
         batch = draw_batch(self.groups, settings, rng)
         self.fusion.train()
-        queries, documents = (self._embed(rows, rng) for rows in (batch.queries, batch.documents))
+        queries, documents = (self._embed(self.fusion, rows, rng) for rows in (batch.queries, batch.documents))
         loss = contrastive_loss(queries, documents, batch, self.log_scale)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.fusion.parameters(), 1.0)
         self.optimizer.step()
+        self._average()
         self.log_scale.data.clamp_(max=MAX_LOG_SCALE)
         self.done += 1
         return loss.item()
 
-    def _embed(self, rows: Sequence[Row], rng: random.Random | None) -> Tensor:
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Early on the average is of fewer steps, or it would remember how the weights began."""
+        kept = min(self.settings.averaging, self.done / (self.done + 10))
+        for average, weight in zip(self.averaged.parameters(), self.fusion.parameters(), strict=True):
+            average.lerp_(weight, 1 - kept)
+
+    def _embed(self, fusion: nn.Module, rows: Sequence[Row], rng: random.Random | None) -> Tensor:
         """(N, E) of unit length."""
 
         def embed(alike: Sequence[Row]) -> Tensor:
             states = self.cache.states(alike, rng)
             with torch.autocast(self._device, torch.bfloat16, enabled=self._autocast):
-                return self.fusion(states).mean(dim=1).float()  # type: ignore[no-any-return]
+                return fusion(states).mean(dim=1).float()  # type: ignore[no-any-return]
 
         return embed_by_kind(rows, _has, embed)
 
     @torch.inference_mode()
     def embed(self, rows: Sequence[Row]) -> Tensor:
-        """(N, E) of rows whose states are cached, plain versions of the images."""
-        self.fusion.eval()
+        """(N, E) of rows whose states are cached, by the averaged weights, plain versions of the images."""
+        self.averaged.eval()
         parts = (rows[start : start + 256] for start in range(0, len(rows), 256))
-        return torch.cat([self._embed(part, None) for part in parts])
+        return torch.cat([self._embed(self.averaged, part, None) for part in parts])
 
     def validated(self, recall: float) -> bool:
         """Keeps the checkpoint when it is the best so far, and in any case what resuming needs."""
-        improved = recall >= self.best  # of equals the later one, which was trained longer
+        improved = recall > self.best
         if improved:
             self.best = recall
-            tensors = {f"shared.{key}": value for key, value in self.fusion.state_dict().items()}
+            tensors = {f"shared.{key}": value for key, value in self.averaged.state_dict().items()}
             save_checkpoint(self.folder, self.retriever.config.to_json(), tensors)
         self._save_state()
         return improved
 
     def _save_state(self) -> None:
         state = {f"fusion.{key}": value for key, value in self.fusion.state_dict().items()}
+        state |= {f"averaged.{key}": value for key, value in self.averaged.state_dict().items()}
         state |= optimizer_tensors(self.optimizer)
         state |= {
             "log_scale": self.log_scale.data,
@@ -330,14 +345,17 @@ class Trainer:
 
     def start_from(self, checkpoint: Path) -> None:
         """Begins with another checkpoint's cell and adapters."""
-        load_strict(self.fusion, with_prefix(read_tensors(checkpoint / WEIGHTS_FILE), "shared."), checkpoint.name)
+        tensors = read_tensors(checkpoint / WEIGHTS_FILE)
+        for fusion in (self.fusion, self.averaged):
+            load_strict(fusion, with_prefix(tensors, "shared."), checkpoint.name)
 
     def resume(self) -> bool:
         """Takes up where the folder's run stopped; False when it has none."""
         if not (self.folder / STATE_FILE).exists():
             return False
         state = read_tensors(self.folder / STATE_FILE)
-        load_strict(self.fusion, with_prefix(state, "fusion."), "run")
+        for fusion, prefix in ((self.fusion, "fusion."), (self.averaged, "averaged.")):
+            load_strict(fusion, with_prefix(state, prefix), "run")
         self.log_scale.data.copy_(state["log_scale"])
         self.done, self.best = int(state["done"]), float(state["best"])
         restore_optimizer(self.optimizer, state)

@@ -190,3 +190,19 @@ def test_validation_pairs_are_not_trained_on() -> None:
     assert not {row.id for row in trained} & {row.id for row in validation}
     assert {row.split for row in (*trained, *validation)} == {"train"}
     assert 100 < len(validation) < 0.1 * len(trained)
+
+
+def test_the_kept_weights_are_the_average_of_the_steps(
+    tmp_path: Path, tiny_folder: Path, png: Callable[..., bytes]
+) -> None:
+    run = trainer(tmp_path, tiny_folder, png, replace(SETTINGS, averaging=0.5))
+    expected = run.fusion.cell.latents.detach().clone()
+    for step in range(4):
+        run.step()
+        kept = min(0.5, step / (step + 10))
+        expected = kept * expected + (1 - kept) * run.fusion.cell.latents.detach()
+    torch.testing.assert_close(run.averaged.cell.latents, expected)
+    assert not torch.equal(run.averaged.cell.latents, run.fusion.cell.latents)
+    run.validated(1.0)
+    kept_weights = read_tensors(tmp_path / "model.safetensors")["shared.cell.latents"].float()
+    torch.testing.assert_close(kept_weights, expected, atol=1e-3, rtol=0)
