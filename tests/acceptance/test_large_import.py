@@ -18,7 +18,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 FEW, MANY = 20_000, 100_000
 UNIT = 1_000
 GROUP = 20_000  # rows of a row group, each of which is cut into units
-MAY_GROW_BYTES = 128 * 2**20  # of some 700 MiB, for allocators keep what they once had; the texts alone are 220 MiB more
+# Of some 700 MiB: allocators keep what they once had. The texts of the larger file alone are 220 MiB more.
+MAY_GROW_BYTES = 128 * 2**20
 
 
 @pytest.fixture(scope="module")
