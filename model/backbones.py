@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import string
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -45,10 +46,17 @@ _VOCABULARIES = {
 _TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
+class _Tapped(threading.local):
+    """States of the forward of this thread, by layer."""
+
+    def __init__(self) -> None:
+        self.states: dict[int, Tensor] = {}
+
+
 class TransformersTower(nn.Module):
     """Hidden states of chosen blocks of a transformers encoder, raw: before any final norm, pooler or projection.
 
-    Not thread-safe: the tapped states pass through the instance. `widths` has one entry per tapped layer; `patches` counts an image's
+    Thread-safe: each thread's tapped states are its own. `widths` has one entry per tapped layer; `patches` counts an image's
     tokens, class and register tokens too.
     """
 
@@ -70,7 +78,7 @@ class TransformersTower(nn.Module):
         self.full_length = self.text_positions if config.model_type in _SIGLIP_TEXT else None
         self.pad_id: int | None = config.pad_token_id if self.full_length else None  # a tokeniser knows better
         self._layers = layers
-        self._states: dict[int, Tensor] = {}
+        self._tapped = _Tapped()
         for index in set(layers):
             blocks[index].register_forward_hook(self._tap(index))
 
@@ -83,8 +91,8 @@ class TransformersTower(nn.Module):
             self.encoder(pixel_values=patches, pixel_attention_mask=None, spatial_shapes=grid)  # no patch is padding
         else:
             self.encoder(pixel_values=values)
-        states = [self._states[index] for index in self._layers]
-        self._states.clear()
+        states = [self._tapped.states[index] for index in self._layers]
+        self._tapped.states = {}
         return states if self.full_length is None else [layer[:, : values.shape[1]] for layer in states]
 
     def _read_text(self, ids: Tensor, mask: Tensor | None) -> None:
@@ -101,7 +109,7 @@ class TransformersTower(nn.Module):
 
     def _tap(self, index: int) -> Any:
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            self._states[index] = output[0] if isinstance(output, tuple) else output
+            self._tapped.states[index] = output[0] if isinstance(output, tuple) else output
 
         return keep
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -58,6 +59,22 @@ class Encoded:
     vectors: Float32
     shares: Float32 | None = None
     latents: Float32 | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Encoded]) -> Encoded:
+        """Of parts of one batch, in that order."""
+        vectors, shares, latents = zip(*((part.vectors, part.shares, part.latents) for part in parts), strict=True)
+        return cls(np.concatenate(vectors), _joined(shares), _joined(latents))
+
+    def at(self, rows: NDArray[np.intp]) -> Encoded:
+        """Those rows, in that order."""
+        shares, latents = (None if values is None else values[rows] for values in (self.shares, self.latents))
+        return Encoded(self.vectors[rows], shares, latents)
+
+
+def _joined(parts: Sequence[Float32 | None]) -> Float32 | None:
+    there = [part for part in parts if part is not None]
+    return np.concatenate(there) if there else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -40,7 +41,7 @@ _PADDING_CPU, _PADDING_DEVICE = 64, 4096
 
 
 class Retriever(nn.Module):
-    """`prepare` is thread-safe; `encode` belongs to one thread. Always in eval mode, gradients off, unless a trainer turns them on."""
+    """`prepare`, `encode` and `launch` are thread-safe. Always in eval mode, gradients off, unless a trainer turns them on."""
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class Retriever(nn.Module):
         self.sides = nn.ModuleDict(sides)
         self.preprocessor = preprocessor
         self.tokens = self.padding = 0  # text positions computed since it was made
+        self._counting = threading.Lock()
         self.info = ModelInfo(
             name=config.name,
             fingerprint=checkpoint_fingerprint,
@@ -251,7 +253,8 @@ class Retriever(nn.Module):
         for row, values in enumerate(tokens):
             ids[row, : len(values)], mask[row, : len(values)] = values, True
         held = int(np.count_nonzero(mask))
-        self.tokens, self.padding = self.tokens + held, self.padding + mask.size - held
+        with self._counting:
+            self.tokens, self.padding = self.tokens + held, self.padding + mask.size - held
         present = self._to_device(torch.from_numpy(mask))
         padded = not mask.all()  # where nothing is, attention is faster without a mask
         return self.tower("text", role)(

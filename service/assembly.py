@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -194,24 +195,32 @@ def _next_encoder(settings: Settings, runtime: Runtime | None) -> Batcher | Http
 
 
 def _batcher(settings: Settings, metrics: Metrics, runtime: Runtime | None) -> Batcher:
-    queue = settings.queue(QueueSettings().max_batch_cost)
+    batch_cost = QueueSettings().max_batch_cost
     if runtime is None:
-        # Here, so that whatever imports this module without building a model starts without torch.
-        from service.encoder.runtime import TorchRuntime
-
-        log.info("loading the model", model=settings.model)
-        runtime = torch_runtime = TorchRuntime.load(
-            settings.model,
-            device=settings.device,
-            precision=settings.precision,
-            compiled=settings.compile,
-            threads=settings.threads,
-            limits=settings.limits,
-        )
-        metrics.watch_device(torch_runtime.state)
-        if settings.max_batch_cost is None:
-            queue = settings.queue(torch_runtime.best_batch_cost())
+        # In a thread that ends. OpenMP keeps the helpers of every thread that had a forward, and once there are more of them than cores
+        # it lets those of the model's thread sleep between operations: a short text then takes half as long again.
+        with ThreadPoolExecutor(1) as brief:
+            runtime, batch_cost = brief.submit(_load, settings, metrics).result()
+    queue = settings.queue(batch_cost)
     return Batcher(runtime, queue, metrics, prepare_threads=settings.prepares, stuck_after_s=settings.stuck_after_s)
+
+
+def _load(settings: Settings, metrics: Metrics) -> tuple[Runtime, int]:
+    """The model, and what a batch of it may cost."""
+    # Here, so that whatever imports this module without building a model starts without torch.
+    from service.encoder.runtime import TorchRuntime
+
+    log.info("loading the model", model=settings.model)
+    runtime = TorchRuntime.load(
+        settings.model,
+        device=settings.device,
+        precision=settings.precision,
+        compiled=settings.compile,
+        threads=settings.threads,
+        limits=settings.limits,
+    )
+    metrics.watch_device(runtime.state)
+    return runtime, settings.max_batch_cost or runtime.best_batch_cost()
 
 
 @contextmanager

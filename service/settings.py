@@ -248,7 +248,12 @@ class Settings(BaseSettings):
     max_batch_cost: Positive | None = Field(
         None, description="one forward: image patches plus text tokens; unset: measured at start, to be fast and fit"
     )
-    max_batch_wait_ms: float = Field(0.0, ge=0, le=1000, description="how long a batch waits for inputs being prepared")
+    batch_wait_share: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="how long a batch that is not full waits for inputs on their way, of the time the last batch took",
+    )
     searches_per_bulk: Positive = Field(
         4, description="search batches in a row before a waiting bulk batch has its turn"
     )
@@ -403,7 +408,7 @@ class Settings(BaseSettings):
             max_batch_cost=self.max_batch_cost or measured_batch_cost,
             searches_per_bulk=self.searches_per_bulk,
             max_queue_s=self.max_queue_s,
-            max_wait_s=self.max_batch_wait_ms / 1e3,
+            wait_share=self.batch_wait_share,
         )
 
     @property

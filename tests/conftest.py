@@ -39,6 +39,7 @@ class FakeRuntime:
     """
 
     info = ModelInfo("fake", "fake-fingerprint", D, 1_000, 16)
+    in_flight = 2
 
     def __init__(self) -> None:
         self.gate = threading.Event()

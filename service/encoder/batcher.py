@@ -5,7 +5,7 @@
        ▲                                                                                                     │
        └────────────────────── results thread: waits for the device, checks the vectors, answers ◄───────────┘
 
-A device that computes by itself has the next batch before it is done with the last: `_IN_FLIGHT` launched ones at most.
+A device that computes by itself has the next batch before it is done with the last: `Runtime.in_flight` launched ones at most.
 
 The design of text-embeddings-inference (core/src/queue.rs): walk the queue, drop who has gone, stop at the budget; a batch
 that raises harms itself and the loop goes on; health runs a real forward. What differs: nothing is ever admitted past the
@@ -33,6 +33,7 @@ from indexer.encoder import Lane
 from model.errors import DependencyUnavailable, EncodeFailed, Overloaded, RetrievalError
 from model.inputs import Embedding, Encoded, Float32, Input, ModelInfo, Prepared, Role, Shares, Timing
 from service.encoder.lanes import Entry, Result
+from service.encoder.priority import yield_to_others
 from service.encoder.queue import Queue, QueueSettings
 from service.telemetry import Metrics
 
@@ -44,7 +45,6 @@ _RATE_HALF_LIFE_S = 10.0  # of busy time, after which a batch counts half
 _RATE_MIN_FILL = (
     0.25  # of the budget: a lone short text is slow for its cost, and says nothing of what a full queue takes
 )
-_IN_FLIGHT = 2  # one on the device and one behind it: more would only make searches wait longer
 _NORM_TOLERANCE = 0.01  # an embedding has unit length; bfloat16 is off by up to 0.004
 
 
@@ -53,6 +53,11 @@ class Runtime(Protocol):
 
     @property
     def info(self) -> ModelInfo: ...
+
+    @property
+    def in_flight(self) -> int:
+        """Batches that may be launched and not yet done."""
+        ...
 
     def estimate(self, item: Input) -> int:
         """At least what `prepare` will say the input costs, without looking into it; at least 1."""
@@ -99,7 +104,7 @@ class Batcher:
             threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
             for name, work in (("model", self._launch_all), ("results", self._collect_all))
         ]
-        self._slots = threading.Semaphore(_IN_FLIGHT)
+        self._slots = threading.Semaphore(runtime.in_flight)
         self._launched: SimpleQueue[Flight | None] = SimpleQueue()
         self._forwards: list[float] = []  # when those that are not answered began
         self._last_end = 0.0
@@ -207,6 +212,7 @@ class Batcher:
                 self._deliver([(entry, _stopped()) for entry in self._queue.close()])
 
     def _launch_all(self) -> None:
+        yield_to_others()
         while self._slots.acquire() and (batch := self._queue.next_batch()):
             self._launch(batch)
 
@@ -227,13 +233,15 @@ class Batcher:
     def _conclude(self, batch: list[Entry], outcome: Encoded | RetrievalError, began: float) -> None:
         """A batch that failed is run again input by input; anything else is answered."""
         self._forwards.remove(began)
-        self._slots.release()
-        if isinstance(outcome, RetrievalError) and len(batch) > 1:
+        failed = isinstance(outcome, RetrievalError) and len(batch) > 1
+        if failed:
             self._queue.retry_alone(batch)
-            return
-        self._observe(batch, began)
-        self._deliver(list(zip(batch, self._results(batch, outcome, began), strict=True)))
-        self._queue.answered(batch)
+        else:
+            self._queue.answered(batch, self._clock() - began)
+        self._slots.release()  # the queue knew first, for the next batch depends on it
+        if not failed:
+            self._observe(batch, began)
+            self._deliver(list(zip(batch, self._results(batch, outcome, began), strict=True)))
 
     def _results(self, batch: list[Entry], outcome: Encoded | RetrievalError, began: float) -> list[Result]:
         wanted = (len(batch), self._runtime.info.dimensions)

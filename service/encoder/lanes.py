@@ -76,6 +76,12 @@ class Lanes:
         self._count_turn(lane)
         return batch
 
+    def head(self, lane: Lane) -> Entry | None:
+        return self._queues[lane][0] if self._waits(lane) else None
+
+    def count(self, lane: Lane) -> int:
+        return sum(not entry.gone for entry in self._queues[lane])
+
     def reaches(self, lane: Lane, budget: int) -> bool:
         """Whether a batch taken now would be as full as it can be."""
         cost = 0

@@ -25,12 +25,21 @@ class QueueSettings:
     max_batch_cost: int = 2_048
     searches_per_bulk: int = 4
     max_queue_s: float = 10.0  # a lane takes no more than the model does in this time: a slow one is full sooner
-    max_wait_s: float = 0.0  # how long a batch that is not full waits for inputs that are being prepared
+    wait_share: float = 0.2  # of the time the last batch took: what one that is not full waits for inputs on their way
 
     def bound(self, lane: Lane, cost_per_s: float | None) -> int:
         """What may wait in a lane at once; `cost_per_s` is None while nothing has been measured."""
         fixed = self.max_search_cost if lane is Lane.SEARCH else self.max_bulk_cost
         return fixed if cost_per_s is None else min(fixed, max(self.max_batch_cost, int(cost_per_s * self.max_queue_s)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """The last batch of a lane: how long to wait for its callers, and how many inputs are ready when all of them ask again."""
+
+    patience_s: float = 0.0
+    until: float = 0.0
+    expected: int = 0
 
 
 class Queue:
@@ -49,6 +58,7 @@ class Queue:
         self._open: set[Entry] = set()  # admitted and not yet in a batch
         self._taken: set[Entry] = set()  # in a batch and not yet answered
         self._held = dict.fromkeys(Lane, 0)
+        self._last = dict.fromkeys(Lane, _Last())
         self._draining = False
         self._closed = False
 
@@ -113,9 +123,12 @@ class Queue:
             self._ready.put_back(back)
             self._changed.notify_all()
 
-    def answered(self, batch: Sequence[Entry]) -> None:
+    def answered(self, batch: Sequence[Entry], forward_s: float) -> None:
+        lane = batch[0].lane
         with self._changed:
             self._taken.difference_update(batch)
+            patience_s = self._settings.wait_share * forward_s
+            self._last[lane] = _Last(patience_s, self._clock() + patience_s, len(batch) + self._ready.count(lane))
             self._changed.notify_all()
 
     def next_batch(self) -> list[Entry]:
@@ -130,7 +143,9 @@ class Queue:
                     if self._draining and not (self._open or self._taken):
                         break
                     self._changed.wait()
-                elif batch := self._fill(lane):
+                elif (wait_s := self._worth_waiting_s(lane)) > 0:
+                    self._changed.wait(wait_s)
+                elif batch := self._ready.take(lane, self._settings.max_batch_cost):
                     for entry in batch:
                         self._release(entry)
                     self._taken.update(batch)
@@ -153,16 +168,19 @@ class Queue:
             self._changed.notify_all()
             return left
 
-    def _fill(self, lane: Lane) -> list[Entry]:
-        """A full batch at once; a smaller one after `max_wait_s` if more is being prepared, else at once too."""
-        until = self._clock() + self._settings.max_wait_s
-        while (
-            not self._ready.reaches(lane, self._settings.max_batch_cost) and self._preparing(lane) and not self.refuses
-        ):
-            if (left_s := until - self._clock()) <= 0:
-                break
-            self._changed.wait(left_s)
-        return self._ready.take(lane, self._settings.max_batch_cost)
+    def _worth_waiting_s(self, lane: Lane) -> float:
+        """A full batch goes at once. A smaller one waits a little for what is on its way: inputs that are being prepared, and callers
+        who have just been answered, many of whom ask again. Else those would always find a batch that has just left without them, and
+        all batches would be half as large as they could be. Who waits loses a part of a forward; who comes in that time wins the rest
+        of one."""
+        if self.refuses or self._ready.reaches(lane, self._settings.max_batch_cost):
+            return 0.0
+        last, head, until = self._last[lane], self._ready.head(lane), 0.0
+        if head and self._preparing(lane):
+            until = head.ready_at + last.patience_s
+        if self._ready.count(lane) < last.expected:
+            until = max(until, last.until)
+        return until - self._clock()
 
     def _preparing(self, lane: Lane) -> bool:
         return any(entry.prepared is None for entry in self._open if entry.lane is lane)

@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Self
 
-import numpy as np
 import structlog
 import torch
 from PIL import Image
 
 from model.errors import EncodeFailed
-from model.inputs import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
+from model.inputs import Encoded, Input, Limits, ModelInfo, Prepared, Role
 from model.packed import pack_linears
 from model.retriever import Retriever
+from service.encoder.rows import RowThreads
 from service.telemetry import DeviceState
 
 log = structlog.get_logger(__name__)
@@ -36,6 +36,7 @@ class TorchRuntime:
         self._retriever = retriever
         self._limits = limits
         self._oom_recoveries = 0
+        self._rows = RowThreads() if retriever.device.type == "cpu" else None
         self._picture = self.prepare(Input(image=_dot()), Role.DOCUMENT)
 
     @classmethod
@@ -57,6 +58,11 @@ class TorchRuntime:
     def info(self) -> ModelInfo:
         return self._retriever.info
 
+    @property
+    def in_flight(self) -> int:
+        """A CPU has one at a time; another device one that it works on and one behind it: more would only make searches wait longer."""
+        return 1 if self._retriever.device.type == "cpu" else 2
+
     def state(self) -> DeviceState:
         """From any thread."""
         retriever = self._retriever
@@ -77,7 +83,7 @@ class TorchRuntime:
         """A batch that does not fit into the device's memory is halved until it does; raises `EncodeFailed` for one input that
         does not fit by itself."""
         try:
-            return self._retriever.launch(batch)
+            return self._forward(batch)
         except torch.OutOfMemoryError as error:
             reason = str(error).partition("\n")[0]
         # Outside the handler: the traceback holds the tensors of the forward that failed.
@@ -90,7 +96,13 @@ class TorchRuntime:
         log.warning("out of memory, batch is halved", inputs=len(batch), reason=reason)
         middle = len(batch) // 2
         halves = [self.launch(part)() for part in (batch[:middle], batch[middle:])]
-        return lambda: _joined(halves)
+        return lambda: Encoded.joined(halves)
+
+    def _forward(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
+        if self._rows is None:
+            return self._retriever.launch(batch)
+        encoded = self._rows.run(self._retriever.launch, batch)
+        return lambda: encoded
 
     def warm_up(self) -> None:
         """One forward of every kind, so that the first caller does not pay for lazy initialisation."""
@@ -139,7 +151,7 @@ class TorchRuntime:
         for _ in range(3):
             began = time.perf_counter()
             try:
-                self._retriever.launch(batch)()
+                self._forward(batch)()
             except torch.OutOfMemoryError:
                 return 0.0
             seconds.append(time.perf_counter() - began)
@@ -150,15 +162,6 @@ class TorchRuntime:
             return True
         total = torch.cuda.get_device_properties(self._retriever.device).total_memory
         return torch.cuda.max_memory_reserved(self._retriever.device) * 2 < total * _MEMORY_SHARE
-
-
-def _joined(parts: Sequence[Encoded]) -> Encoded:
-    def column(values: Sequence[Float32 | None]) -> Float32 | None:
-        there = [each for each in values if each is not None]
-        return np.concatenate(there) if there else None
-
-    vectors = np.concatenate([part.vectors for part in parts])
-    return Encoded(vectors, column([part.shares for part in parts]), column([part.latents for part in parts]))
 
 
 def _memory_bytes(device: torch.device) -> dict[str, int]:

@@ -248,13 +248,13 @@ def test_the_address_and_key_come_from_the_environment(
 def test_every_setting_is_a_flag_of_serve(ret2: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Settings] = []
     monkeypatch.setattr("service.assembly.serve", seen.append)
-    result = ret2("serve", "--port", 0, "--data-dir", "x", "--fetch-allow-private", "--max-batch-wait-ms", 1.5)
+    result = ret2("serve", "--port", 0, "--data-dir", "x", "--fetch-allow-private", "--batch-wait-share", 0.5)
     assert result.exit_code == 0, result.output
-    assert (seen[0].port, seen[0].data_dir, seen[0].fetch_allow_private, seen[0].max_batch_wait_ms) == (
+    assert (seen[0].port, seen[0].data_dir, seen[0].fetch_allow_private, seen[0].batch_wait_share) == (
         0,
         Path("x"),
         True,
-        1.5,
+        0.5,
     )
 
 

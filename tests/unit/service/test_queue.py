@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from unittest.mock import sentinel
 
 import pytest
@@ -32,7 +33,7 @@ def drained(queue: Queue) -> Iterator[list[Entry]]:
     queue.drain()
     while batch := queue.next_batch():
         yield batch
-        queue.answered(batch)
+        queue.answered(batch, forward_s=0.0)
 
 
 def filled(items: Traffic, **settings: int) -> tuple[Queue, list[Entry]]:
@@ -153,5 +154,78 @@ def test_a_drained_queue_waits_for_batches_that_may_come_back() -> None:
     batch = queue.next_batch()
     queue.retry_alone(batch)
     assert [queue.next_batch(), queue.next_batch()] == [[one] for one in batch]
-    queue.answered(batch)
+    queue.answered(batch, forward_s=0.0)
     assert queue.next_batch() == []
+
+
+LONG_S = 1000.0  # a forward whose callers are waited for longer than a test takes
+SOON_S = 0.05
+
+
+def come(queue: Queue, *entries: Entry, prepare: bool = True) -> None:
+    for one in entries:
+        assert queue.admit(one.lane, [one]) == 0
+    if prepare:
+        prepare_all(queue)
+
+
+def after_a_batch(answered: int, waiting: int, lane: Lane = Lane.SEARCH, forward_s: float = LONG_S) -> Queue:
+    """So many have just been answered after a forward of that long, and so many wait."""
+    queue = Queue(QueueSettings(max_batch_cost=10))
+    come(queue, *(entry(lane, 1) for _ in range(answered)))
+    batch = queue.next_batch()
+    come(queue, *(entry(lane, 1) for _ in range(waiting)))
+    queue.answered(batch, forward_s)
+    return queue
+
+
+def test_a_batch_waits_for_callers_who_were_just_answered() -> None:
+    """Who asks again goes with those who wait; without the wait two callers would never be in one batch."""
+    queue = after_a_batch(answered=2, waiting=1)
+    with ThreadPoolExecutor(1) as model:
+        batch = model.submit(queue.next_batch)
+        assert not wait([batch], SOON_S).done
+        come(queue, entry(Lane.SEARCH, 1))
+        assert not wait([batch], SOON_S).done
+        come(queue, entry(Lane.SEARCH, 1))
+        assert len(batch.result(timeout=10)) == 3
+
+
+@pytest.mark.parametrize("forward_s", [0.0, 0.1])
+def test_it_waits_no_longer_than_a_part_of_a_forward(forward_s: float) -> None:
+    assert len(after_a_batch(answered=2, waiting=1, forward_s=forward_s).next_batch()) == 1
+
+
+def test_a_full_batch_waits_for_nobody() -> None:
+    assert len(after_a_batch(answered=2, waiting=10).next_batch()) == 10
+
+
+def test_nobody_waits_when_it_drains() -> None:
+    queue = after_a_batch(answered=2, waiting=1)
+    with ThreadPoolExecutor(1) as model:
+        batch = model.submit(queue.next_batch)
+        assert not wait([batch], SOON_S).done
+        queue.drain()
+        assert len(batch.result(timeout=10)) == 1
+
+
+def test_a_search_does_not_wait_for_bulk_that_may_come() -> None:
+    queue = after_a_batch(answered=2, waiting=1, lane=Lane.BULK)
+    with ThreadPoolExecutor(1) as model:
+        batch = model.submit(queue.next_batch)
+        assert not wait([batch], SOON_S).done
+        search = entry(Lane.SEARCH, 1)
+        come(queue, search)
+        assert batch.result(timeout=10) == [search]
+
+
+def test_a_batch_waits_for_what_is_being_prepared() -> None:
+    queue = after_a_batch(answered=1, waiting=0)
+    first, second = entry(Lane.SEARCH, 1), entry(Lane.SEARCH, 1)
+    come(queue, first)
+    come(queue, second, prepare=False)
+    with ThreadPoolExecutor(1) as model:
+        batch = model.submit(queue.next_batch)
+        assert not wait([batch], SOON_S).done
+        prepare_all(queue)
+        assert batch.result(timeout=10) == [first, second]

@@ -122,11 +122,11 @@ def test_every_setting_says_what_it_is() -> None:
 
 
 def test_bounds_reach_those_who_keep_them() -> None:
-    settings = Settings(max_search_queue_cost=5, max_batch_wait_ms=2, max_image_bytes=7, index_max_attempts=3)
+    settings = Settings(max_search_queue_cost=5, batch_wait_share=0.5, max_image_bytes=7, index_max_attempts=3)
     assert settings.queue(64).max_search_cost == 5
     assert settings.queue(64).max_batch_cost == 64
     assert Settings(max_batch_cost=32).queue(64).max_batch_cost == 32
-    assert settings.queue(64).max_wait_s == pytest.approx(0.002)
+    assert settings.queue(64).wait_share == 0.5
     assert settings.fetch.max_bytes == settings.limits.max_image_bytes == 7
     assert settings.indexer.max_attempts == 3
 
