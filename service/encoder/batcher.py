@@ -99,7 +99,7 @@ class Batcher:
         self._stuck_after_s = stuck_after_s
         self._clock = clock
         self._queue = Queue(settings, clock)
-        self._pool = ThreadPoolExecutor(prepare_threads, thread_name_prefix="prepare")
+        self._pool = ThreadPoolExecutor(prepare_threads, "prepare", initializer=yield_to_others)
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
             for name, work in (("model", self._launch_all), ("results", self._collect_all))

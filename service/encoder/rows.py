@@ -34,6 +34,11 @@ class RowThreads:
             ready.result()
         torch.set_num_threads(self._threads)  # whichever thread set it last, the next ones begin with it
 
+    @property
+    def smallest(self) -> int:
+        """What a batch costs at least that is cut into parts."""
+        return self._threads * _MIN_PART_COST
+
     def run(self, forward: Forward, batch: Sequence[Prepared]) -> Encoded:
         """What `forward` gives of the whole batch, in its order. Raises what any part raised, when all are done."""
         parts = self.parts(batch)
@@ -53,7 +58,7 @@ class RowThreads:
     def parts(self, batch: Sequence[Prepared]) -> list[list[int]]:
         """Rows of about the same cost for each thread, those of one kind together; one part where there is too little for all."""
         total = sum(item.cost for item in batch)
-        if self._threads < 2 or total < self._threads * _MIN_PART_COST:
+        if self._threads < 2 or total < self.smallest:
             return [list(range(len(batch)))]
         parts: list[list[int]] = [[] for _ in range(self._threads)]
         before = 0

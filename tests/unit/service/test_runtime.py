@@ -74,17 +74,27 @@ def test_only_the_input_that_cannot_fit_fails(tiny: TorchRuntime, monkeypatch: p
 def test_the_budget_is_the_smallest_that_is_about_as_fast(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime_module, "_MIN_BATCH_COST", 1)
     rates = {1: 10.0, 2: 18.0, 4: 30.0, 8: 31.0, 16: 40.0}
-    monkeypatch.setattr(tiny, "_images_per_s", rates.__getitem__)
-    assert tiny.best_batch_cost(within_s=60) == 4 * 17
-    assert tiny.best_batch_cost(within_s=0) == 17
+    monkeypatch.setattr(tiny, "_per_s", lambda _item, count: rates[count])
+    assert tiny.best_batch_cost(within_s=60) == 4 * tiny._document.cost
+    assert tiny.best_batch_cost(within_s=0) == tiny._document.cost
 
 
 def test_the_budget_ends_where_memory_does(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime_module, "_MIN_BATCH_COST", 1)
-    with_memory_for(tiny, 5 * 17, monkeypatch)
-    measured = tiny._images_per_s
-    monkeypatch.setattr(tiny, "_images_per_s", lambda count: count * float(measured(count) > 0))
-    assert tiny.best_batch_cost(within_s=60) == 4 * 17
+    tiny._rows = None  # a device takes a batch whole
+    with_memory_for(tiny, 5 * tiny._document.cost, monkeypatch)
+    measured = tiny._per_s
+    monkeypatch.setattr(tiny, "_per_s", lambda item, count: count * float(measured(item, count) > 0))
+    assert tiny.best_batch_cost(within_s=60) == 4 * tiny._document.cost
+
+
+@pytest.mark.parametrize(("apart", "kept"), [(96.0, True), (94.0, False)])
+def test_rows_of_their_own_for_threads_unless_that_is_slower(
+    tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch, apart: float, kept: bool
+) -> None:
+    monkeypatch.setattr(tiny, "_per_s", lambda _item, _count: 100.0 if tiny._rows is None else apart)
+    tiny.choose_threads()
+    assert (tiny._rows is not None) is kept
 
 
 def test_half_precision_is_near_and_of_unit_length(folder: Path, make_image: Callable[..., bytes]) -> None:
@@ -120,12 +130,12 @@ def test_compiling_changes_nothing_but_speed(
 def test_what_does_not_compile_runs_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = load(folder)
 
-    def measure(_count: int) -> float:
+    def measure(_item: Prepared, _count: int) -> float:
         if runtime._retriever.vision_tower._compiled_call_impl is not None:
             raise RuntimeError("no compiler")
         return 10.0
 
-    monkeypatch.setattr(runtime, "_images_per_s", measure)
+    monkeypatch.setattr(runtime, "_per_s", measure)
     assert runtime.compile_if_faster() is False
     assert runtime._retriever.vision_tower._compiled_call_impl is None
 
