@@ -43,8 +43,9 @@ demo: $(READY)
 serve: $(READY)
 	$(BIN)/ret2 serve
 
+# In the order of the folders: acceptance, which takes longest, begins.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "$(MARK)" -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "$(MARK)" -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-slow:
 	$(MAKE) test MARK=slow
