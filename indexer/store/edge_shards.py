@@ -25,7 +25,7 @@ from indexer.records import Hit, Page, Point, point_id
 from indexer.store import Layout
 from indexer.store.edge_rank import rank, sparse, vector_params
 from indexer.store.edge_search import INDEX_KINDS, ranked, to_edge
-from indexer.store.edge_snapshot import copy, unpack
+from indexer.store.edge_snapshot import copy, sync_folder, unpack
 from indexer.store.edge_snapshot import sync as _sync
 from indexer.store.indexes import missing
 from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
@@ -257,8 +257,7 @@ class Shards:
         opened = self._opened(name)
         try:
             opened.shard.update(operation)
-            for path in (*opened.wal.iterdir(), opened.wal):
-                _sync(path)
+            sync_folder(opened.wal)
         except Exception:
             self._close(name)  # memory may be ahead of the log: opened again, it is what the log says
             raise

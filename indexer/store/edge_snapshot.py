@@ -5,6 +5,7 @@ Edge's files are sparse, some 30 MB of holes each: copies keep the holes, and th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tarfile
@@ -16,6 +17,7 @@ from model.errors import DependencyUnavailable, InvalidInput, NotFound
 
 LEVEL = 1
 CHUNK_BYTES = 2**16
+_RENAMES = 10  # while one pass over a folder is made; there is one now and then
 
 
 def copy(folder: Path, to: Path) -> None:
@@ -59,6 +61,17 @@ def unpack(file: Path, folder: Path) -> None:
         raise kind(f"cannot read the snapshot {file}: {error}", field="snapshot", value=str(file)) from error
     for path in [*folder.rglob("*"), folder]:
         sync(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """The folder and the files in it. Edge may just be renaming one, the next part of its log for instance: then once more, for what
+    was synced under no name is not synced."""
+    for _ in range(_RENAMES):
+        with contextlib.suppress(FileNotFoundError):
+            for path in (*folder.iterdir(), folder):
+                sync(path)
+            return
+    raise DependencyUnavailable(f"the files of {folder} cannot be synchronised: they do not keep still")
 
 
 def sync(path: Path) -> None:

@@ -32,8 +32,8 @@ from indexer import tracing
 from indexer.encoder import Lane
 from model.errors import DependencyUnavailable, EncodeFailed, Overloaded, RetrievalError
 from model.inputs import Embedding, Encoded, Float32, Input, ModelInfo, Prepared, Role, Shares, Timing
+from model.priority import yield_to_others
 from service.encoder.lanes import Entry, Result
-from service.encoder.priority import yield_to_others
 from service.encoder.queue import Queue, QueueSettings
 from service.telemetry import Metrics
 

@@ -17,7 +17,7 @@ from model.errors import EncodeFailed
 from model.inputs import Encoded, Input, Limits, ModelInfo, Prepared, Role
 from model.packed import pack_linears
 from model.retriever import Retriever
-from service.encoder.rows import RowThreads
+from model.rows import RowThreads
 from service.telemetry import DeviceState
 
 log = structlog.get_logger(__name__)

@@ -18,7 +18,7 @@ import pytest
 
 from indexer.filters import AnyOf, Equals, FieldType, Not, Range
 from indexer.records import Point
-from indexer.store import edge, edge_process, edge_shards, indexes
+from indexer.store import edge, edge_process, edge_shards, edge_snapshot, indexes
 from indexer.store.edge import EdgeStore
 from indexer.store.payload import path_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
@@ -290,13 +290,30 @@ def test_a_write_is_synced_before_it_is_acknowledged(tmp_path: Path, monkeypatch
     shards = edge_shards.Shards(tmp_path)
     shards.create("c", D, {})
     synced: list[Path] = []
-    monkeypatch.setattr(edge_shards, "_sync", synced.append)
+    monkeypatch.setattr(edge_snapshot, "sync", synced.append)
     for write in (lambda: shards.upsert("c", batch(0)), lambda: shards.delete("c", ["d0"])):
         synced.clear()
         write()
         log = tmp_path / "c" / "shard" / "wal"
         assert {*log.iterdir(), log} <= set(synced)
     shards.close()
+
+
+def test_a_file_that_edge_renames_meanwhile_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Edge makes the next part of its log ahead of need, under a name that it then changes."""
+    (tmp_path / "tmp-open-2").touch()
+    (tmp_path / "open-1").touch()
+    synced: list[str] = []
+
+    def sync(path: Path) -> None:
+        if (tmp_path / "tmp-open-2").exists():  # after the folder was listed
+            (tmp_path / "tmp-open-2").rename(tmp_path / "open-2")
+        path.stat()
+        synced.append(path.name)
+
+    monkeypatch.setattr(edge_snapshot, "sync", sync)
+    edge_snapshot.sync_folder(tmp_path)
+    assert {"open-1", "open-2", tmp_path.name} <= set(synced)
 
 
 def test_a_full_disk_is_said_before_it_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from model.inputs import Encoded, Prepared
-from service.encoder.priority import yield_to_others
+from model.priority import yield_to_others
 
 _MIN_PART_COST = (
     96  # positions: below it one thread alone is too slow for its rows (CLIP-B: 8 texts of 16 tokens, 2 images)

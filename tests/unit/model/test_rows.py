@@ -11,10 +11,10 @@ torch = pytest.importorskip("torch")
 
 from tiny_model import write_tiny_checkpoint  # noqa: E402
 
+from model import rows as rows_module  # noqa: E402
 from model.inputs import Encoded, Input, Limits, Prepared, Role  # noqa: E402
 from model.retriever import Retriever  # noqa: E402
-from service.encoder import rows as rows_module  # noqa: E402
-from service.encoder.rows import RowThreads  # noqa: E402
+from model.rows import RowThreads  # noqa: E402
 from service.encoder.runtime import TorchRuntime  # noqa: E402
 
 THREADS = 3
