@@ -148,9 +148,9 @@ class Importer:
     # --- reading
 
     async def _read(self, step: Step, unit: Unit) -> None:
+        last = step.crashes + 1 >= self._settings.max_attempts
         async for records in self._records(step, unit):
-            waiting = await self._add(step, records)
-            step.read, step.crashes, step.releases = step.read + len(records), 0, 0
+            waiting = await self._add(step, records, last_attempt=last)
             while (
                 step.read < step.size and waiting > 2 * _AHEAD_DOCUMENTS
             ):  # a compressed file is one unit, however large
@@ -167,7 +167,28 @@ class Importer:
         while found := await self._in_thread(lambda: list(_batch(items, self._settings.batch_documents))):
             yield found
 
-    async def _add(self, step: Step, records: Sequence[Item]) -> int:
+    async def _add(self, step: Step, records: Sequence[Item], *, last_attempt: bool) -> int:
+        """How many documents of the job are read and not done. All records at once; what fails for good one by one, so that a
+        record harms only itself."""
+        try:
+            return await self._put(step, records)
+        except StepLost:
+            raise
+        except RetrievalError as error:
+            if error.retryable:
+                raise
+            if len(records) == 1:
+                return await self._put(step, [_refused(records[0], error.code, error.detail)])
+        except Exception as error:
+            if not last_attempt:
+                raise
+            log.exception("records failed", job=step.job_id, step=step.id, records=len(records))
+            if len(records) == 1:
+                detail = f"{type(error).__name__} while storing it"
+                return await self._put(step, [_refused(records[0], "internal", detail)])
+        return [await self._add(step, [record], last_attempt=last_attempt) for record in records][-1]
+
+    async def _put(self, step: Step, records: Sequence[Item]) -> int:
         """Their images first, then they themselves (promise 3)."""
         good = [item for _, item in records if isinstance(item, Incoming)]
         documents = await asyncio.gather(*(document_of(self._blobs, item) for item in good))
@@ -180,6 +201,7 @@ class Importer:
         waiting = await self._ledger.call(self._ledger.add_records, step, placed, bad, self._settings.lease_s)
         if waiting is None:
             raise StepLost
+        step.read, step.crashes, step.releases = step.read + len(records), 0, 0
         self._on_read()
         return waiting
 
@@ -241,6 +263,11 @@ def _some(units: Iterator[Unit]) -> tuple[list[Unit], RetrievalError | None]:
     except RetrievalError as error:
         return found, error
     return found, None
+
+
+def _refused(record: Item, code: str, detail: str) -> Item:
+    position, item = record
+    return position, Rejected(position, item.id, code, detail)
 
 
 def _positions(step: Step) -> Sequence[int]:

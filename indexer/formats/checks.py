@@ -47,7 +47,7 @@ def incoming(position: int, document: dict[str, Any], read_image: ReadImage, bou
 def _id(value: Any) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str) or not _ID.fullmatch(value):
+    if not isinstance(value, str) or not _ID.fullmatch(value) or not _encodes(value):
         raise InvalidInput(
             f"id is {value!r:.100}, it must be a string of 1 to 512 characters without control characters",
             field="id",
@@ -69,7 +69,18 @@ def _text(value: Any, limits: Limits) -> str | None:
             value=len(value),
             limit=limits.max_text_chars,
         )
+    if not _encodes(value):
+        raise InvalidInput("text has half a surrogate pair, which is no character", field="text")
     return value or None
+
+
+def _encodes(text: str) -> bool:
+    """False for half of a surrogate pair: Python's own JSON reads it, and no database or index holds it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _image(image: Any, limits: Limits) -> tuple[bytes | None, str | None]:
@@ -93,6 +104,8 @@ def _image(image: Any, limits: Limits) -> tuple[bytes | None, str | None]:
             raise TooLarge(
                 f"image URL has {len(image)} characters, limit is {_MAX_URL_CHARS}", field="image", limit=_MAX_URL_CHARS
             )
+        if not _encodes(image):
+            raise InvalidInput("image URL has half a surrogate pair, which is no character", field="image")
         return None, image
     raise InvalidInput(
         f"image is a {type(image).__name__}, it must be a file's bytes, a path, an http(s) URL or base64", field="image"
@@ -117,7 +130,11 @@ def _metadata(value: Any, bounds: DocumentBounds) -> dict[str, Any]:
     # Depth first: orjson writes no more than 254 levels, and says so with an error of its own.
     if (depth := _depth(value)) > bounds.max_metadata_depth:
         raise TooLarge(f"metadata is nested {depth} deep, limit is {bounds.max_metadata_depth}", field="metadata")
-    if (size := len(orjson.dumps(value))) > bounds.max_metadata_bytes:
+    try:
+        size = len(orjson.dumps(value))
+    except TypeError as error:  # half a surrogate pair, an integer over 64 bits
+        raise InvalidInput(f"metadata cannot be kept as JSON: {error}", field="metadata") from error
+    if size > bounds.max_metadata_bytes:
         raise TooLarge(f"metadata has {size} bytes as JSON, limit is {bounds.max_metadata_bytes}", field="metadata")
     return value
 

@@ -45,10 +45,22 @@ def records(opened: Opened, span: Span | None = None, wanted: Wanted = everythin
             rows = batch.slice(max(0, start - position)) if position < start else batch
             first = position + len(batch) - len(rows)
             position += len(batch)
-            for place, row in enumerate(rows.to_pylist() if len(rows) else [], first):
+            for place, row in enumerate(_rows(rows), first):
                 if end is not None and place >= end:
                     return
-                yield Record(f"{opened.name} row {number + place - 1}", row)  # from 0, as positions are
+                where = f"{opened.name} row {number + place - 1}"  # from 0, as positions are
+                yield Record(where, InvalidInput(f"{where} {row.detail}") if isinstance(row, InvalidInput) else row)
+
+
+def _rows(batch: Any) -> list[dict[str, Any] | InvalidInput]:
+    """A row that Python has no values for, a string that is not UTF-8 or a date after the year 9999, harms itself alone."""
+    try:
+        rows: list[dict[str, Any] | InvalidInput] = batch.to_pylist() if len(batch) else []
+    except (ValueError, OverflowError) as error:
+        if len(batch) == 1:
+            return [InvalidInput(f"has a value that cannot be read: {error}")]
+        return [row for place in range(len(batch)) for row in _rows(batch.slice(place, 1))]
+    return rows
 
 
 def columns_of(opened: Opened) -> list[str]:

@@ -25,7 +25,7 @@ from indexer import tracing
 from indexer.ledger.accepting import _same_job, next_of
 from indexer.ledger.database import again_on_deadlock
 from indexer.ledger.jobs import Jobs
-from indexer.ledger.rows import Item, find_job, pack
+from indexer.ledger.rows import Item, find_job, pack, plain
 from indexer.ledger.schema import batches, failures, jobs, pending, steps
 from indexer.ledger.working import _count
 from indexer.records import Failure, Job, JobKind, JobState, Outcome, Status
@@ -336,7 +336,7 @@ def _list(connection: sa.Connection, step: Step, unreadable: Sequence[Outcome]) 
     unit = None if step.unit is None else step.id
     rows = [
         {"job_id": step.job_id, "collection": step.collection, "step_id": unit, "position": one.position}
-        | {"document_id": one.document_id, "code": one.code or "", "detail": one.detail or ""}
+        | {"document_id": plain(one.document_id), "code": one.code or "", "detail": plain(one.detail or "")}
         for one in unreadable
     ]
     if rows:

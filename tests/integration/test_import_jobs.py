@@ -382,6 +382,26 @@ async def test_what_nobody_foresaw_fails_the_rest_of_its_unit_alone(
     assert {one["code"] for one in listed} == {"internal"}
 
 
+@pytest.mark.parametrize("error", [RuntimeError("nobody foresaw this"), InvalidInput("the database cannot hold it")])
+async def test_a_record_that_cannot_be_stored_fails_alone(
+    serve: Make, files: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    served = await serve(import_roots=str(files), index_max_attempts=2)
+    await served.client.put("/collections/flags")
+    add = served.parts.ledger.add_records
+
+    def refuses(step: Any, documents: Any, *rest: Any) -> Any:
+        if any(document.id == "d4" for _, document in documents):
+            raise error
+        return add(step, documents, *rest)
+
+    monkeypatch.setattr(served.parts.ledger, "add_records", refuses)
+    job = await finished(served, await start(served, write_jsonl(files / "a.jsonl", rows(10))))
+    assert counts(job) == (10, 9, 0, 1)
+    (listed,) = await failures(served, job)
+    assert (listed["position"], listed["id"], listed["code"]) == (4, "d4", getattr(error, "code", "internal"))
+
+
 async def test_of_one_id_the_last_record_stands(served: Any, files: Path) -> None:
     records = [{"id": f"d{number % 7}", "text": f"version {number}"} for number in range(200)]
     job = await finished(served, await start(served, write_jsonl(files / "docs.jsonl", records)))

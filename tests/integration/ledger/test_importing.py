@@ -83,6 +83,14 @@ def test_from_acceptance_to_the_end(ledger: Ledger) -> None:
     assert ledger.pending_documents() == 0
 
 
+def test_what_cannot_be_read_is_listed_whatever_its_id_is(ledger: Ledger) -> None:
+    job = planned(ledger, 2)
+    bad = Outcome(1, "zero \x00 half \ud800", Status.FAILED, "invalid_input", "id is 'zero \x00 half \ud800'")
+    assert ledger.add_records(next_step(ledger), [(0, Document("a"))], [bad], LEASE_S) == 1
+    (listed,) = ledger.failures(job.id)
+    assert listed.document_id == "zero \ufffd half ?"
+
+
 def test_a_unit_goes_on_where_its_reader_left_it(open_ledger: OpenLedger, ledger: Ledger, clock: Clock) -> None:
     planned(ledger, 4)
     mine = next_step(ledger)

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from indexer.formats.checks import DocumentBounds
+from indexer.formats.checks import DocumentBounds, incoming
 from indexer.formats.files import Places
 from indexer.formats.records import Cut
 from indexer.imports import Imports, ImportSettings, Unit
@@ -198,6 +198,45 @@ def test_wrong_rows_are_rejected_in_their_place_and_the_others_read(tmp_path: Pa
     ]
     assert rejected[1].detail.startswith("docs.jsonl line 2 is not JSON: ")
     assert rejected[4 - 1].id == "b\n"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"passage_content": "half a pair \ud800"},
+        {"passage_id": "\udfff", "passage_content": "x"},
+        {"passage_content": "x", "n": ["\ud800"]},
+    ],
+)
+def test_half_a_surrogate_pair_harms_its_record_alone(tmp_path: Path, bad: dict[str, Any]) -> None:
+    """Python's own JSON, which reads the benchmarks' files, takes it; no database and no index does."""
+    records = [{"passage_id": "a", "passage_content": "a"}, {"passage_id": "b", **bad}]
+    path = tmp_path / "passages.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    reader = imports(tmp_path)
+    units = list(reader.plan(str(path), "m2kr", {"metadata": ["n"]} if "n" in bad else None))
+    good, refused = (item for _, item in everything(reader, units))
+    assert isinstance(good, Incoming)
+    assert isinstance(refused, Rejected)
+    assert "passages.jsonl line 2" in refused.detail
+
+
+@pytest.mark.parametrize("bad", ["id", "text", "image"])
+def test_no_field_of_a_document_has_half_a_surrogate_pair(bad: str) -> None:
+    document = {"id": "a", "text": "b", "image": "https://host/c.png"}
+    document[bad] += "\ud800"
+    with pytest.raises(InvalidInput, match=bad):
+        incoming(0, document, lambda _: b"", DocumentBounds())
+
+
+def test_a_string_of_parquet_that_is_not_utf_8_harms_its_row_alone(tmp_path: Path) -> None:
+    texts = pa.array([b"one", b"\xff", b"three"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "text": texts}), tmp_path / "docs.parquet")
+    reader = imports(tmp_path)
+    read = [item for _, item in everything(reader, list(reader.plan(str(tmp_path / "docs.parquet"), "parquet")))]
+    assert [type(item) for item in read] == [Incoming, Rejected, Incoming]
+    assert isinstance(read[1], Rejected)
+    assert read[1].detail.startswith("docs.parquet row 1 has a value that cannot be read")
 
 
 def test_csv_rows_with_line_breaks_odd_bytes_and_wrong_cells(tmp_path: Path) -> None:
