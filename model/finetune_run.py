@@ -8,10 +8,8 @@ logs/                                               for TensorBoard
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import random
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -29,11 +27,11 @@ from model.inputs import Role
 from model.pairs import Example, Fault, Images, Pairs, Report, Row, read_pairs, split
 from model.ranks import Ranks
 from model.retriever import Retriever
-from model.train import STATE_FILE, StateCache
+from model.run_folder import STATE_FILE, claim
+from model.train import StateCache
 from model.train_log import TrainLog
-from model.weights import CONFIG_FILE, locate, read_config, read_tensors, save_tensors
+from model.weights import locate, read_tensors, save_tensors
 
-RUN_FILE = "run.json"
 _BATCH = 64
 Ending = Literal["finished", "stopped early", "interrupted"]
 _FLOAT16_BYTES = 2
@@ -142,7 +140,7 @@ def fine_tune(
         "self_contained": options.self_contained,
     }
     _check(settings, data, ranks)
-    resumed = _claim(options, json.loads(json.dumps(record)), ranks)
+    resumed = claim(options.folder, record, ranks, fresh=options.fresh)
     retriever = retriever.to(ranks.device)
     cache, cached = _cached(retriever, data, settings, options.cache_bytes, report)
     tuner = FineTuner(retriever, data.train, data.labels, data.images, settings, ranks, cache=cache, cached=cached)
@@ -263,38 +261,6 @@ def _check(settings: FineTuneSettings, data: Data, ranks: Ranks) -> None:
         )
     if settings.batch_size < ranks.world:
         raise InvalidInput(f"batch_size is {settings.batch_size}, fewer than the {ranks.world} processes")
-
-
-def _claim(options: Options, record: Mapping[str, Any], ranks: Ranks) -> bool:
-    """Makes the folder this run's. True when it has an unfinished run to go on with."""
-    folder = options.folder
-    began = (folder / RUN_FILE).exists()
-    if not options.fresh and not began and (folder / CONFIG_FILE).exists():
-        raise InvalidInput(f"{folder} holds another model; name another folder, or --fresh to write over it")
-    if not options.fresh and began:
-        if changed := _differences(read_config(folder, RUN_FILE), record):
-            raise InvalidInput(
-                f"{folder} holds a run with other settings ({'; '.join(changed)}); repeat them, name another folder, or --fresh"
-            )
-        return (folder / STATE_FILE).exists()
-    ranks.any(False)  # nobody writes before all have looked
-    if ranks.first:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(folder / "logs", ignore_errors=True)
-        (folder / STATE_FILE).unlink(missing_ok=True)
-        (folder / RUN_FILE).write_text(json.dumps(record, indent=2) + "\n")
-    ranks.any(False)  # nobody looks into the folder before it is ready
-    return False
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    old, new = ({**side, **side.get("settings", {})} for side in (before, now))
-    names = {"pairs": "the pairs", "start": "the model that it began with"}
-    return [
-        f"{names[key]} differ" if key in names else f"{key} was {old.get(key)}, is {new[key]}"
-        for key in new
-        if key != "settings" and old.get(key) != new[key]
-    ]
 
 
 def _cached(

@@ -1,6 +1,7 @@
 """Training of cell and adapters over frozen towers: symmetric InfoNCE, modality dropout on both sides, tower states computed once.
 
-A run is a folder: `config.json` and `model.safetensors` are the best checkpoint so far, `state.safetensors` is what resuming needs.
+A run is a folder: `config.json` and `model.safetensors` are the best checkpoint so far, `state.safetensors` is what resuming needs,
+`run.json` what it must be the same run of (model/run_folder.py).
 """
 
 from __future__ import annotations
@@ -35,9 +36,8 @@ from model.pairs import Row as Row
 from model.preprocess import image_pixels, normalise_text
 from model.ret2 import States
 from model.retriever import Retriever
+from model.run_folder import STATE_FILE
 from model.weights import WEIGHTS_FILE, load_strict, read_tensors, save_checkpoint, save_tensors
-
-STATE_FILE = "state.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,14 +349,11 @@ class Trainer:
         for fusion in (self.fusion, self.averaged):
             load_strict(fusion, with_prefix(tensors, "shared."), checkpoint.name)
 
-    def resume(self) -> bool:
-        """Takes up where the folder's run stopped; False when it has none."""
-        if not (self.folder / STATE_FILE).exists():
-            return False
+    def resume(self) -> None:
+        """Takes up where the folder's run stopped, which has to be the same run: `run_folder.claim` says whether it is."""
         state = read_tensors(self.folder / STATE_FILE)
         for fusion, prefix in ((self.fusion, "fusion."), (self.averaged, "averaged.")):
             load_strict(fusion, with_prefix(state, prefix), "run")
         self.log_scale.data.copy_(state["log_scale"])
         self.done, self.best = int(state["done"]), float(state["best"])
         restore_optimizer(self.optimizer, state)
-        return True

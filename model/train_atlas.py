@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from model.atlas import Atlas, AtlasQuery
 from model.config import BackboneConfig, ImageConfig, Ret2Config
+from model.ranks import Ranks
 from model.retriever import Retriever
+from model.run_folder import claim
 from model.train import Pair, Row, StateCache, Trainer, TrainSettings
+from model.weights import WEIGHTS_FILE
 
 # Block outputs, early, middle and late, of MiniLM-L6 (6 blocks) and EfficientNet-Lite0 (16 blocks).
 CONFIG = Ret2Config(
@@ -76,14 +80,18 @@ def train_atlas(
     settings: TrainSettings,
     folder: Path,
     *,
-    resume: bool,
+    fresh: bool,
     report: Report,
     start_from: Path | None = None,
 ) -> Outcome:
-    """A run into `folder`; continues the one that is there when `resume`. The best checkpoint is the folder itself.
+    """A run into `folder`, or the rest of the one that is there unless `fresh`. The best checkpoint is the folder itself.
 
-    `start_from` is a checkpoint whose cell and adapters a new run begins with, in place of fresh ones.
+    `start_from` is a checkpoint whose cell and adapters the run begins with, in place of fresh ones. Raises `InvalidInput` when
+    the folder has something else.
     """
+    start = None if start_from is None else hashlib.sha256((start_from / WEIGHTS_FILE).read_bytes()).hexdigest()
+    record = {"settings": asdict(settings), "config": config.to_json(), "start": start}
+    resumed = claim(folder, record, Ranks(), fresh=fresh)
     atlas = Atlas.read()
     torch.manual_seed(settings.seed)
     retriever = Retriever.untrained(config)
@@ -91,9 +99,9 @@ def train_atlas(
     documents = [document for document in atlas.documents if document.split == "train"]
     cache = _cached(retriever, atlas, settings, report)
     trainer = Trainer(retriever, cache, [_pair(atlas, row) for row in trained], settings, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    resumed = resume and trainer.resume()
-    if start_from is not None and not resumed:
+    if resumed:
+        trainer.resume()
+    elif start_from is not None:
         trainer.start_from(start_from)
     corpus: list[Row] = [(document.text, document.image_id) for document in documents]
     answers = [

@@ -102,11 +102,30 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     temporary.replace(path)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Whole or not at all, as `save_tensors`."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
 def save_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """`tensors` are kept as float16 where they are float32: half the file, and loading widens them again."""
+    """`tensors` are kept as float16 where they are float32: half the file, and loading widens them again.
+
+    Wherever it is broken off, the folder has the checkpoint of before, this one, or no weights: never those of another configuration.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / WEIGHTS_FILE, {key: value.half() for key, value in tensors.items()})
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    written = folder / f".{WEIGHTS_FILE}.new"
+    save_tensors(written, {key: value.half() for key, value in tensors.items()})
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    if not _has_text(folder / CONFIG_FILE, text):
+        (folder / WEIGHTS_FILE).unlink(missing_ok=True)
+        write_whole(folder / CONFIG_FILE, text)
+    written.replace(folder / WEIGHTS_FILE)
+
+
+def _has_text(path: Path, text: str) -> bool:
+    return path.exists() and path.read_bytes() == text.encode()
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:

@@ -28,6 +28,7 @@ from rich.progress import (
 
 from model.errors import InvalidInput
 from model.pairs import Fault
+from service.flags import flag
 
 if TYPE_CHECKING:
     from model.finetune_run import Outcome
@@ -51,6 +52,7 @@ class PrecisionChoice(StrEnum):
 
 
 def train(
+    context: typer.Context,
     data: Annotated[
         Path | None,
         typer.Option(help=".jsonl or .parquet of pairs; without: the atlas training split", rich_help_panel=_OWN),
@@ -128,28 +130,38 @@ def train(
         int, typer.Option(min=0, help="of a pair's hard negatives, how many a step", rich_help_panel=_LEARNING)
     ] = 1,
     keep_both: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0.0,
             max=1.0,
-            help="share of text+image inputs that keep both; below 1 teaches each alone",
+            help="share of text+image inputs that keep both; below 1 teaches each alone; without: 1 (atlas: its own)",
             rich_help_panel=_LEARNING,
         ),
-    ] = 1.0,
+    ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(min=0.0, help="without: 3e-4 from a checkpoint, 1e-3 for a fresh cell", rich_help_panel=_LEARNING),
+        typer.Option(
+            min=0.0,
+            help="without: 3e-4 from a checkpoint, 1e-3 for a fresh cell (atlas: 1e-3)",
+            rich_help_panel=_LEARNING,
+        ),
     ] = None,
     backbone_learning_rate: Annotated[
         float, typer.Option(min=0.0, help="of towers that learn", rich_help_panel=_LEARNING)
     ] = 1e-5,
     warmup_steps: Annotated[
-        int | None, typer.Option(min=0, help="without: a tenth of the steps, at most 100", rich_help_panel=_LEARNING)
+        int | None,
+        typer.Option(
+            min=0, help="without: a tenth of the steps, at most 100 (atlas: its own)", rich_help_panel=_LEARNING
+        ),
     ] = None,
-    weight_decay: Annotated[float, typer.Option(min=0.0, help="of matrices", rich_help_panel=_LEARNING)] = 0.02,
+    weight_decay: Annotated[
+        float | None, typer.Option(min=0.0, help="of matrices; without: 0.02", rich_help_panel=_LEARNING)
+    ] = None,
     temperature: Annotated[
-        float, typer.Option(min=0.01, help="of the loss at the start; it is learnt", rich_help_panel=_LEARNING)
-    ] = 0.07,
+        float | None,
+        typer.Option(min=0.01, help="of the loss at the start; it is learnt; without: 0.07", rich_help_panel=_LEARNING),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="of shuffling, dropout and fresh weights; without: 17", rich_help_panel=_LEARNING)
     ] = None,
@@ -161,7 +173,9 @@ def train(
     ] = None,
     eval_every: Annotated[
         int | None,
-        typer.Option(min=1, help="steps between validations; without: an epoch, at most 100", rich_help_panel=_RUN),
+        typer.Option(
+            min=1, help="steps between validations; without: an epoch, at most 100 (atlas: 100)", rich_help_panel=_RUN
+        ),
     ] = None,
     patience: Annotated[
         int,
@@ -180,7 +194,8 @@ def train(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="folder of the run; an unfinished one is continued; without: runs/NAME", rich_help_panel=_RUN
+            help="folder of the run; an unfinished one is continued; without: runs/ and the name of --data or --variant",
+            rich_help_panel=_RUN,
         ),
     ] = None,
     fresh: Annotated[
@@ -193,13 +208,26 @@ def train(
     Stop and repeat the command at will: it goes on. Several processes: torchrun --nproc-per-node N -m service train ...
     """
     named = {"--backbone": backbone, "--text-backbone": text_backbone, "--vision-backbone": vision_backbone}
-    asked: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    asked: dict[str, Any] = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "keep_both": keep_both,
+        "learning_rate": learning_rate,
+        "warmup_steps": warmup_steps,
+        "weight_decay": weight_decay,
+        "temperature": temperature,
+        "seed": seed,
+        "eval_every": eval_every,
+    }
+    given = [name for name in context.params if _is_given(context, name)]
     if data is None:
-        needing = {**named, "--validation": validation, "--images": images}
-        if needless := [name for name, value in needing.items() if value is not None]:
-            raise InvalidInput(f"{needless[0]} needs --data, pairs to train on", field="data")
-        _train_atlas(variant, asked, output or Path("runs/ret2-atlas"), start_from, fresh)
+        taken = {*asked, "start_from", "variant", "output", "fresh"}
+        if needless := [flag(name) for name in given if name not in taken]:
+            raise InvalidInput(f"{', '.join(needless)}: only with --data, pairs to train on", field="data")
+        _train_atlas(variant, asked, output or Path("runs") / variant, start_from, fresh)
         return
+    if "variant" in given:
+        raise InvalidInput("--variant: only without --data, for the bundled model", field="variant", value=variant)
     from model.finetune import best_precision
     from model.finetune_run import Options, begin, fine_tune, read_data, settings_for
     from model.fresh_config import fresh_config
@@ -225,14 +253,9 @@ def train(
             num_latents=num_latents,
         )
         asked |= {
-            "eval_every": eval_every,
-            "warmup_steps": warmup_steps,
             "chunk_size": chunk_size,
             "negatives": negatives,
-            "keep_both": keep_both,
             "tower_learning_rate": backbone_learning_rate,
-            "weight_decay": weight_decay,
-            "temperature": temperature,
             "train_text": train_backbones in (Towers.TEXT, Towers.BOTH),
             "train_vision": train_backbones in (Towers.VISION, Towers.BOTH),
             "precision": best_precision(ranks.device) if precision is PrecisionChoice.AUTO else precision.value,
@@ -252,6 +275,11 @@ def train(
         shown = ranks.first
     if shown and not can_log():
         Console().print("no TensorBoard log: pip install 'ret2[train]' brings its writer")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def _sources(named: Mapping[str, str | None], start_from: str | None) -> tuple[str, str] | None:
@@ -364,7 +392,7 @@ def _train_atlas(variant: str, asked: Mapping[str, Any], output: Path, start_fro
             VARIANTS[variant],
             replace(SETTINGS, **{key: value for key, value in asked.items() if value is not None}),
             output,
-            resume=not fresh,
+            fresh=fresh,
             report=report,
             start_from=None if start_from is None else locate(start_from),
         )

@@ -20,7 +20,7 @@ from model.finetune_run import Options, Outcome, begin, fine_tune, read_data, se
 from model.inputs import Input, Limits, Role
 from model.ranks import Ranks
 from model.retriever import Retriever
-from model.train import STATE_FILE
+from model.run_folder import STATE_FILE
 from model.weights import read_tensors
 
 SETTINGS = FineTuneSettings(steps=6, batch_size=8, chunk_size=6, learning_rate=3e-3, eval_every=2, warmup_steps=2)

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 from model.atlas import Atlas
+from model.errors import InvalidInput
+from model.ranks import Ranks
 from model.retriever import Retriever
+from model.run_folder import STATE_FILE, claim
 from model.train import (
     Pair,
     StateCache,
@@ -22,8 +26,8 @@ from model.train import (
     relevance,
     schedule,
 )
-from model.train_atlas import split_pairs
-from model.weights import read_tensors
+from model.train_atlas import CONFIG, VARIANTS, split_pairs, train_atlas
+from model.weights import locate, read_tensors
 
 SETTINGS = TrainSettings(
     steps=8, batch_size=8, topics_per_subject=2, warmup_steps=2, augmentations=2, learning_rate=3e-3
@@ -82,10 +86,32 @@ def test_a_resumed_run_equals_one_that_never_stopped(
     losses = [first.step() for _ in range(3)]
     first.validated(0.25)
     second = trainer(tmp_path / "parts", tiny_folder, png)
-    assert second.resume()
+    second.resume()
     assert (second.done, second.best) == (3, 0.25)
     losses += [second.step() for _ in range(3)]
     assert losses == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_run_of_the_bundled_model_with_other_settings_is_refused(tmp_path: Path) -> None:
+    """Before anything is computed, and a run that was only begun counts."""
+
+    def run(settings: TrainSettings, **options: Any) -> None:
+        train_atlas(options.pop("config", CONFIG), settings, tmp_path, report=lambda *_: None, **options)
+
+    begun = {"settings": asdict(SETTINGS), "config": CONFIG.to_json(), "start": None}
+    assert not claim(tmp_path, begun, Ranks(), fresh=False)
+    (tmp_path / STATE_FILE).touch()
+    assert claim(tmp_path, begun, Ranks(), fresh=False)
+    with pytest.raises(InvalidInput, match=r"other settings \(learning_rate was 0.003, is 0.1; seed was 17, is 18\)"):
+        run(replace(SETTINGS, learning_rate=0.1, seed=18), fresh=False)
+    with pytest.raises(InvalidInput, match="configuration is another"):
+        run(SETTINGS, fresh=False, config=VARIANTS["sum"])
+    with pytest.raises(InvalidInput, match="the model that it began with is another"):
+        run(SETTINGS, fresh=False, start_from=locate("bundled"))
+    assert not claim(tmp_path, begun, Ranks(), fresh=True)
+    assert not (
+        tmp_path / STATE_FILE
+    ).exists()  # what was broken off before its first validation does not go on with an older run
 
 
 def test_the_best_checkpoint_is_kept_not_the_last(tmp_path: Path, tiny_folder: Path, png: Callable[..., bytes]) -> None:

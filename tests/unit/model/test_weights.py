@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partialmethod
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +35,41 @@ def test_checkpoints_are_kept_in_half_precision_and_widened(tmp_path: Path) -> N
     torch.testing.assert_close(loaded.weight, module.weight.half().float())
     assert read_config(tmp_path / "new") == {"model_type": "ret2"}
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"config.json", "model.safetensors"}
+
+
+@pytest.mark.parametrize("same_config", [True, False])
+def test_a_save_that_is_broken_off_leaves_a_pair_that_belongs_together_or_no_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_config: bool
+) -> None:
+    """Broken off before its first change of the folder, its second and so on, until one save runs through."""
+    config = {False: {"name": "old"}, True: {"name": "old" if same_config else "new"}}
+    weights = {is_new: {"weight": torch.full((2,), float(is_new))} for is_new in (False, True)}
+    real = {name: getattr(Path, name) for name in ("replace", "unlink")}
+    seen = []
+    for allowed in range(9):
+        folder = tmp_path / str(allowed)
+        save_checkpoint(folder, config[False], weights[False])
+        left = iter(range(allowed))
+
+        def change(self: Path, *arguments: Any, name: str, left: Iterator[int] = left, **options: Any) -> Any:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return real[name](self, *arguments, **options)
+
+        with monkeypatch.context() as patched:
+            for name in real:
+                patched.setattr(Path, name, partialmethod(change, name=name))
+            with suppress(KeyboardInterrupt):
+                save_checkpoint(folder, config[True], weights[True])
+        if not (folder / "model.safetensors").exists():
+            seen.append("none")
+            continue
+        is_new = bool(read_tensors(folder / "model.safetensors")["weight"].any())
+        assert read_config(folder) == config[is_new]
+        seen.append("new" if is_new else "old")
+    assert {"old", "new"} <= set(seen)
+    assert ("none" in seen) is not same_config
+    assert seen[-1] == "new"
 
 
 @pytest.mark.parametrize(

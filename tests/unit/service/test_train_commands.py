@@ -6,13 +6,18 @@ import json
 import os
 import re
 import signal
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_model import write_tiny_checkpoint
 from typer.testing import CliRunner, Result
 
+from model import train_atlas
+from model.config import Ret2Config
 from model.retriever import Retriever
+from model.train import TrainSettings
 from service import train_commands
 from service.cli import app
 
@@ -84,7 +89,9 @@ def test_a_signal_ends_the_run_after_its_step_and_the_command_goes_on(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--backbone", "folder:x"), "--backbone needs --data"),
+        (("--backbone", "folder:x"), "--backbone: only with --data"),
+        (("--patience", "5", "--device", "cpu", "--precision", "auto"), "--patience, --device, --precision: only with --data"),
+        (("--data", "FILE", "--variant", "sum"), "--variant: only without --data"),
         (("--data", "FILE", "--backbone", "folder:x", "--start-from", "bundled"), "--start-from and --backbone exclude"),
         (("--data", "FILE", "--text-backbone", "folder:x"), "--vision-backbone is not given"),
         (("--data", "FILE", "--backbone", "folder:x", "--text-layers", "1,b", *HALF), "--text-layers is '1,b'"),
@@ -103,12 +110,28 @@ def test_what_cannot_be_is_said_in_one_line(
     assert message in words(result.stderr)
 
 
+def test_without_pairs_the_settings_reach_the_run_of_the_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: dict[str, Any] = {}
+
+    def run(config: Ret2Config, settings: TrainSettings, folder: Path, **rest: Any) -> train_atlas.Outcome:
+        begun.update(name=config.name, settings=settings, folder=folder, **rest)
+        return train_atlas.Outcome(settings.steps, 0.5, folder)
+
+    monkeypatch.setattr(train_atlas, "train_atlas", run)
+    options = ("--eval-every", 7, "--temperature", 0.2, "--keep-both", 0.9, "--weight-decay", 0.1, "--warmup-steps", 3)
+    result = invoke("--variant", "last-layer", *options)
+    assert result.exit_code == 0, result.output
+    assert (begun["name"], begun["folder"], begun["fresh"]) == ("last-layer", Path("runs/last-layer"), False)
+    changed = {"eval_every": 7, "temperature": 0.2, "keep_both": 0.9, "weight_decay": 0.1, "warmup_steps": 3}
+    assert begun["settings"] == replace(train_atlas.SETTINGS, **changed)
+
+
 def test_every_option_says_what_it_is() -> None:
     command = next(one for one in app.registered_commands if one.callback is train_commands.train)
     assert command.callback is not None
     hints = train_commands.train.__annotations__
     assert len(hints) > 30
-    assert all("help=" in str(hint) for name, hint in hints.items() if name != "return")
+    assert all("help=" in str(hint) for name, hint in hints.items() if name not in ("context", "return"))
 
 
 def test_options_that_the_docs_name_are_there() -> None:
