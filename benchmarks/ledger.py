@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from indexer.ledger import Ledger
@@ -46,7 +47,7 @@ def measure(url: str, documents: int, workers: tuple[int, ...]) -> Iterator[Cost
     try:
         for count in workers:
             yield Cost("accept", 1, documents, _timed(lambda: accept(ledger, documents)))
-            yield Cost("claim and finish", count, documents, _timed(lambda count=count: work(url, count)))
+            yield Cost("claim and finish", count, documents, _timed(partial(work, url, count)))
             assert ledger.pending_documents() == 0
     finally:
         ledger.drop_collection("bench")

@@ -27,6 +27,7 @@ from indexer.store.edge import EdgeStore
 from model.atlas import Atlas
 from model.evaluate import Carries, corpus, questions
 from model.inputs import Encoded, Float32, Input, Limits, Role
+from model.ret2 import Ret2
 from model.retriever import Retriever
 from service.api.modes import ModeSearch, Wanted
 from service.schemas import RrfIn, WeightedIn
@@ -126,6 +127,7 @@ def several(source: str) -> Retriever:
     retriever = Retriever.load(source)
     retriever.config = replace(retriever.config, pooling="none")
     for side in retriever.sides.values():
+        assert isinstance(side, Ret2), "a sum has no latents"
         side.pooled = False
     return retriever
 
