@@ -17,6 +17,7 @@ from model.weights import read_tensors
 
 GOLDEN_FILE = "golden.safetensors"
 TOLERANCE = 1e-5
+_INPUTS = {"input_ids", "attention_mask", "pixel_values", "text_mask", "image_mask"}
 _SIDES = {"query_features": Role.QUERY, "passage_features": Role.DOCUMENT}
 
 
@@ -35,7 +36,10 @@ class Difference:
 
 @torch.inference_mode()
 def verify(folder: Path) -> list[Difference]:
-    """Every output in `golden.safetensors` recomputed from its inputs in float32. Raises `InvalidInput` when nothing is there."""
+    """Every output in `golden.safetensors` recomputed from its inputs in float32.
+
+    Raises `InvalidInput` when it has none, or one that is not known here: an output that nobody compares would count as right.
+    """
     golden = read_tensors(folder / GOLDEN_FILE)
     retriever = Retriever.load(str(folder))
     computed: dict[str, Tensor] = {}
@@ -44,6 +48,8 @@ def verify(folder: Path) -> list[Difference]:
         computed[f"{name}_unmasked"] = _features(retriever, golden, role, None, None)
     if retriever.config.pooling == "none":
         computed["maxsim"] = maxsim(computed["query_features"], computed["passage_features"])
+    if unknown := sorted(golden.keys() - _INPUTS - computed.keys()):
+        raise InvalidInput(f"{GOLDEN_FILE} has {', '.join(unknown)}, known outputs are {', '.join(computed)}")
     compared = [_difference(name, golden[name], computed[name]) for name in computed if name in golden]
     if not compared:
         raise InvalidInput(f"{GOLDEN_FILE} has none of the outputs {', '.join(computed)}")

@@ -240,6 +240,13 @@ class Loaded:
     def left(self) -> int:
         return self.sent - self.indexed - self.skipped - len(self.rejected) - len(self.failures)
 
+    def require_all(self) -> None:
+        """Raises `InvalidInput` unless every document is indexed, with how many are not and why the first is not."""
+        reasons = [one.detail for one in self.rejected] + [one.detail for one in self.failures]
+        if reasons or self.left:
+            first = f"; the first: {reasons[0]}" if reasons else ""
+            raise InvalidInput(f"{len(reasons) + self.left} of {self.sent} documents were not indexed{first}")
+
 
 class Client:
     """Safe to use from several threads; reuses connections; whoever made it closes it.

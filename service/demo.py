@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from model.atlas import Atlas, AtlasDocument
-from model.errors import DependencyUnavailable, InvalidInput, NotFound
+from model.errors import DependencyUnavailable, NotFound
 from model.evaluate import KS, Carries, corpus, questions, recall
 from model.inputs import Input
 from service.client import Client
@@ -193,10 +193,7 @@ def fill(client: Client, atlas: Atlas, console: Console) -> None:
     with progress_bar() as bar:
         task = bar.add_task(f"embedding {len(documents):,} documents", total=len(documents))
         loaded = client.load(COLLECTION, documents, on_progress=lambda done: bar.update(task, completed=done))
-    reasons = [one.detail for one in loaded.rejected] + [one.detail for one in loaded.failures]
-    if reasons or loaded.left:
-        first = f"; the first: {reasons[0]}" if reasons else ""
-        raise InvalidInput(f"{len(reasons) + loaded.left} of {len(documents)} documents were not indexed{first}")
+    loaded.require_all()
     console.print(f"loaded {loaded.sent:,} documents of text and image in {time.monotonic() - began:.1f} s")
 
 

@@ -5,8 +5,9 @@ They import torch when they run, so that other commands start without it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from model.errors import Conflict, InvalidInput, NotFound
 from model.evaluate import KS, Carries, Item, Recall, Search, corpus, exact_search, nine, questions, recall
 from model.inputs import Float32, Input, Limits, Role
 from service.client import Client
@@ -52,26 +54,36 @@ def verify(
 
 @eval_app.command()
 def atlas(
-    model: Annotated[str, typer.Option(help="bundled, a checkpoint folder, or hub:ORG/NAME@COMMIT")] = "bundled",
+    model: Annotated[
+        str | None, typer.Option(help="a checkpoint folder, or hub:ORG/NAME@COMMIT; without: bundled")
+    ] = None,
     url: Annotated[
         str | None, typer.Option(help="measure through /search of this server instead of in process")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="RET2_API_KEY", help="of that server; better given as variable than as flag")
     ] = None,
     ablations: Annotated[bool, typer.Option(help="also the table of ablations (in process only)")] = True,
 ) -> None:
     """Recall on the bundled benchmark: held-out (subject, question) pairs, pictures by an artist never trained on."""
     from model.atlas import Atlas
 
+    if url and model:
+        raise InvalidInput(
+            "--model and --url exclude each other: the server has its own model", field="model", value=model
+        )
     data, console = Atlas.read(), _console()
     if url:
-        with Client(url) as client, _progress() as progress:
+        with Client(url, api_key=api_key) as client, _progress() as progress:
             results = nine(data, lambda carries, items: _http_searcher(client, carries, items, progress))
         console.print(_nine_table(results, f"through {url}/search"))
         return
     from model.retriever import Retriever
 
     with _progress() as progress:
-        ours = _Embedder(Retriever.load(model).pack(), progress)
-        console.print(_nine_table(nine(data, lambda _, items: ours.searcher(items)), f"{model}, in process"))
+        source = model or "bundled"
+        ours = _Embedder(Retriever.load(source).pack(), progress)
+        console.print(_nine_table(nine(data, lambda _, items: ours.searcher(items)), f"{source}, in process"))
         if not ablations:
             return
         items = corpus(data, Carries.BOTH)
@@ -116,12 +128,10 @@ class _Embedder:
 
 
 def _http_searcher(client: Client, carries: Carries, items: Sequence[Item], progress: Progress) -> Search:
-    """The corpus in a collection of its own on the server; already complete ones are used as they are."""
+    """The corpus in a collection of its own on the server."""
     name = f"atlas-eval-{carries.value.replace('+', '-')}"
-    client.create_collection(name)
-    documents = [{"id": item.id, "text": item.content.text, "image": item.content.image} for item in items]
     task = progress.add_task(f"load {len(items)} {carries} documents", total=len(items))
-    client.load(name, documents, on_progress=lambda done: progress.update(task, completed=done))
+    _fill(client, name, items, lambda done: progress.update(task, completed=done))
 
     def search(inputs: Sequence[Input]) -> list[list[str]]:
         def one(query: Input) -> list[str]:
@@ -131,6 +141,25 @@ def _http_searcher(client: Client, carries: Carries, items: Sequence[Item], prog
             return list(progress.track(pool.map(one, inputs), total=len(inputs), description=f"search {carries}"))
 
     return search
+
+
+def _fill(client: Client, name: str, items: Sequence[Item], on_progress: Callable[[int], None]) -> None:
+    """Leaves the items in the collection and nothing else: one of another model, or with others too, is made anew.
+
+    Raises `InvalidInput` when an item is not indexed, `Conflict` when there are others all the same.
+    """
+    documents = [{"id": item.id, "text": item.content.text, "image": item.content.image} for item in items]
+    with suppress(NotFound):
+        if not client.collection(name).compatible:
+            client.delete_collection(name)
+    for _ in range(2):
+        client.create_collection(name)
+        client.load(name, documents, on_progress=on_progress).require_all()
+        found = client.collection(name).documents
+        if found == len(items):
+            return
+        client.delete_collection(name)  # it had those of an older atlas
+    raise Conflict(f"{name} has {found} documents, expected {len(items)}: is another evaluation under way?")
 
 
 def _nine_table(results: Mapping[tuple[Carries, Carries], Recalls], title: str) -> Table:

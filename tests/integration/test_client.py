@@ -14,6 +14,9 @@ from typer.testing import CliRunner
 
 from indexer.records import JobState
 from model.errors import Conflict, InvalidInput, NotFound
+from model.evaluate import Item
+from model.inputs import Input
+from service import model_commands
 from service.api.app import create_app
 from service.assembly import build
 from service.cli import app
@@ -143,3 +146,20 @@ def test_the_commands_end_to_end(url: str, tmp_path: Path, monkeypatch: pytest.M
     unknown = ret2("search", "x", "-c", "none")
     assert unknown.exit_code == 1
     assert "none" in unknown.stderr
+
+
+def test_an_evaluation_searches_the_corpus_and_nothing_else(client: Client) -> None:
+    def items(*numbers: int) -> list[Item]:
+        return [Item(f"d{n}", "s", Input(f"word{n}")) for n in numbers]
+
+    def fill(corpus: list[Item]) -> None:
+        model_commands._fill(client, "atlas-eval-text", corpus, lambda _: None)
+
+    fill(items(1, 2, 3))
+    made = client.collection("atlas-eval-text").created_at
+    fill(items(1, 2, 3))
+    assert client.collection("atlas-eval-text").created_at == made  # complete: used as it is
+    fill(items(2, 3, 4))
+    assert {hit.id for hit in client.search("atlas-eval-text", "word1").hits} == {"d2", "d3", "d4"}
+    with pytest.raises(InvalidInput, match="1 of 4 documents were not indexed; the first: "):
+        fill([*items(2, 3, 4), Item("bad", "s", Input("x" * 10**7))])

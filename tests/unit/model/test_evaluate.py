@@ -3,8 +3,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.atlas import Atlas
-from model.evaluate import Carries, Item, Question, corpus, exact_search, nine, questions, recall
+from model.atlas import PARTS, Atlas, AtlasQuery
+from model.evaluate import (
+    COMBINATIONS,
+    Carries,
+    Item,
+    Question,
+    Recall,
+    Search,
+    corpus,
+    exact_search,
+    nine,
+    questions,
+    recall,
+)
 from model.inputs import Input
 
 
@@ -50,10 +62,31 @@ def test_what_each_combination_asks_and_searches(atlas: Atlas) -> None:
 
 
 def test_nine_combinations_are_measured_each_on_its_corpus(atlas: Atlas) -> None:
-    def perfect(carries: Carries, items: list[Item]):
-        by_content = {(item.content.text, item.content.image): item.id for item in items}
-        return lambda inputs: [[next(iter(by_content.values()))] for _ in inputs]
+    """By a searcher that knows every answer, and by one that is wrong about each second question."""
+    rows: dict[tuple[str | None, bytes | None], AtlasQuery] = {}
+    for row in atlas.queries:
+        if row.split == "heldout":
+            picture = atlas.images[row.heldout_image_id]
+            rows |= {(row.question, picture): row, (row.question_named, None): row, (None, picture): row}
 
-    results = nine(atlas, perfect)
-    assert set(results) == {(query, document) for query in Carries for document in Carries}
-    assert all(set(recalls) == {"flags", "emoji"} for recalls in results.values())
+    def results(wrong_every: int) -> dict[tuple[Carries, Carries], dict[str, Recall]]:
+        def searcher(_: Carries, items: list[Item]) -> Search:
+            ids = {item.id for item in items}
+            some = {item.subject: item.id for item in items}
+
+            def answer(asked: Input) -> str:
+                row = rows[asked.text, asked.image]
+                return row.positive_id if row.positive_id in ids else some[row.subject]
+
+            return lambda inputs: [
+                ["nowhere" if place % wrong_every == 0 else answer(asked)]
+                for place, asked in enumerate(inputs, start=1)
+            ]
+
+        return nine(atlas, searcher)
+
+    right, half = results(wrong_every=10**9), results(wrong_every=2)
+    assert set(right) == set(half) == set(COMBINATIONS)
+    for combination, recalls in right.items():
+        assert {part: recall.at for part, recall in recalls.items()} == dict.fromkeys(PARTS, (1.0, 1.0, 1.0))
+        assert all(0.4 < recall.at[0] < 0.6 for recall in half[combination].values())

@@ -62,3 +62,11 @@ def test_every_key_and_shape_is_checked(tmp_path: Path, key: str, tensor: torch.
     save_tensors(folder / "model.safetensors", tensors)
     with pytest.raises(InvalidInput, match=message):
         verify(folder)
+
+
+def test_an_output_that_is_not_known_is_refused_by_name(tmp_path: Path) -> None:
+    folder = shutil.copytree(GOLDEN, tmp_path / "more")
+    golden = read_tensors(folder / "golden.safetensors")
+    save_tensors(folder / "golden.safetensors", {**golden, "pasage_features": golden["passage_features"].clone()})
+    with pytest.raises(InvalidInput, match="has pasage_features, known outputs are query_features, "):
+        verify(folder)

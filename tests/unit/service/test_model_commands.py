@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from model.errors import InvalidInput
 from model.evaluate import Carries, Recall
 from model.weights import read_tensors, save_tensors
 from service import model_commands
 from service.cli import app
+from service.client import Client
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "ret-v1-small"
 
@@ -38,6 +40,22 @@ def test_an_unknown_variant_is_refused_by_name() -> None:
     result = CliRunner().invoke(app, ["train", "--variant", "nonsense"])
     assert result.exit_code == 1
     assert "known are ret2-atlas, last-layer, sum" in " ".join(result.stderr.split())
+
+
+def test_an_evaluation_over_http_takes_no_model_and_sends_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = CliRunner().invoke(app, ["eval", "atlas", "--url", "http://127.0.0.1:9", "--model", "bundled"])
+    assert result.exit_code == 1
+    assert "--model and --url exclude each other" in " ".join(result.stderr.split())
+    made = {}
+
+    def client(url: str, *, api_key: str | None) -> Client:
+        made[url] = api_key
+        raise InvalidInput("far enough")
+
+    monkeypatch.setattr(model_commands, "Client", client)
+    for arguments, environment in ((["--api-key", "k1"], {}), ([], {"RET2_API_KEY": "k2"})):
+        CliRunner().invoke(app, ["eval", "atlas", "--url", f"http://{len(made)}", *arguments], env=environment)
+    assert made == {"http://0": "k1", "http://1": "k2"}
 
 
 def test_tables_show_every_combination_and_part(capsys: pytest.CaptureFixture[str]) -> None:
