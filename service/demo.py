@@ -30,6 +30,14 @@ from service.client import Client
 from service.tables import hits_table, progress_bar, timings_line
 
 COLLECTION = "atlas"
+FIELDS = {  # of the documents' metadata: what the page makes filter controls from
+    "country": "keyword",
+    "region": "keyword",
+    "part": "keyword",
+    "topic": "keyword",
+    "landlocked": "bool",
+    "area_km2": "number",
+}
 _START_S = 300.0  # a first start reads the weights from a cold disk and warms the model up
 _STOP_S = 30.0  # over the service's own grace of 25 s
 _SAMPLE = 100  # questions of each part in the recall line: some seconds on two cores
@@ -183,12 +191,14 @@ def fill(client: Client, atlas: Atlas, console: Console) -> None:
         if not found.compatible:
             console.print("the collection was filled by another model: filling it again")
             client.delete_collection(COLLECTION)
-        elif found.documents == len(documents):
-            console.print(f"collection {COLLECTION} is complete: {found.documents:,} documents")
-            return
+        else:
+            client.change_collection(COLLECTION, indexes=FIELDS)  # of a demo before fields were declared
+            if found.documents == len(documents):
+                console.print(f"collection {COLLECTION} is complete: {found.documents:,} documents")
+                return
     except NotFound:
         pass
-    client.create_collection(COLLECTION)
+    client.create_collection(COLLECTION, indexes=FIELDS)
     began = time.monotonic()
     with progress_bar() as bar:
         task = bar.add_task(f"embedding {len(documents):,} documents", total=len(documents))

@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from model.atlas import Atlas
-from service.demo import atlas_documents
+from service.demo import FIELDS, atlas_documents
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
@@ -29,7 +29,7 @@ def test_a_flag_and_a_question_on_the_page(serve: Any, tmp_path: Path, need: Cal
     need(chromium is not None, "Chromium, from the package chromium")
     atlas = Atlas.read()
     client = serve.start()
-    client.create_collection("atlas")
+    client.create_collection("atlas", indexes=FIELDS)
     flags = [document for document in atlas_documents(atlas) if document["metadata"].get("part") == "flags"]
     client.load("atlas", list(islice(flags, PART)))
     subjects = {document.subject for document in atlas.documents if document.id in {one["id"] for one in flags[:PART]}}
@@ -41,6 +41,7 @@ def test_a_flag_and_a_question_on_the_page(serve: Any, tmp_path: Path, need: Cal
         for name, width, height, scheme in (("search", 1280, 900, "light"), ("phone", 390, 844, "dark")):
             page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
             page.goto(serve.url)
+            expect(page.get_by_role("button", name="More like flag:").first).to_be_visible()
             page.get_by_label("Question or words").fill(asked.question)
             page.locator("#file").set_input_files(picture)
             expect(page.get_by_role("status")).to_contain_text("hits")
