@@ -20,7 +20,8 @@ export const key = {
 
 async function answer(path, options = {}) {
   const headers = { ...(options.headers || {}) };
-  if (key.value) headers["X-API-Key"] = key.value;
+  const used = key.value;
+  if (used) headers["X-API-Key"] = used;
   let response;
   try {
     response = await fetch(path, { ...options, headers, credentials: "omit" });
@@ -30,7 +31,8 @@ async function answer(path, options = {}) {
   }
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
-  if (response.status === 401) document.dispatchEvent(new CustomEvent("key-wanted"));
+  // Not where another key has been entered meanwhile: this answer is about the one before.
+  if (response.status === 401 && used === key.value) document.dispatchEvent(new CustomEvent("key-wanted", { detail: used !== "" }));
   throw new Problem(response.status, body, response.headers.get("retry-after"));
 }
 

@@ -7,10 +7,9 @@ import * as work from "./work.js";
 
 const view = () => (new URLSearchParams(location.search).get("view") === "work" ? "work" : "search");
 
-document.addEventListener("key-wanted", () => {
-  key.value = "";
-  by("key").hidden = false;
-  by("key-value").focus();
+document.addEventListener("key-wanted", ({ detail: refused }) => {
+  forget();
+  if (refused) by("key-trouble").replaceChildren(problem({ title: "This key is refused", message: "The service does not know it, or no longer does." }));
 });
 
 by("key").addEventListener("submit", (event) => {
@@ -21,6 +20,17 @@ by("key").addEventListener("submit", (event) => {
   open();
 });
 
+by("forget").addEventListener("click", forget);
+
+function forget() {
+  key.value = "";
+  work.leave();
+  for (const shown of ["search", "work", "forget"]) by(shown).hidden = true;
+  by("key-trouble").replaceChildren();
+  by("key").hidden = false;
+  by("key-value").focus();
+}
+
 async function open() {
   const now = view();
   for (const link of document.querySelectorAll("nav a[data-view]")) {
@@ -28,16 +38,19 @@ async function open() {
   }
   by("search").hidden = now !== "search";
   by("work").hidden = now !== "work";
-  const place = by(now === "search" ? "trouble" : "work-trouble");
+  by("forget").hidden = !key.value;
+  const place = by(now === "search" ? "trouble" : "collections-trouble");
   try {
     const info = await get("info");
-    by("model").textContent = `${info.model.name}, ${info.model.dimensions} dimensions, version ${info.version}`;
+    by("model").textContent = `${info.model.name}, ${info.model.dimensions} dimensions, ret2 ${info.version}`;
     place.replaceChildren();
-    await (now === "search" ? search.start(info) : work.enter());
+    await (now === "search" ? search.enter(info) : work.enter());
   } catch (error) {
-    if (error.status !== 401) place.replaceChildren(problem(error));
+    if (error.status !== 401) place.replaceChildren(problem(error)); // else the key is asked for
   }
 }
 
 addEventListener("pagehide", () => work.leave());
+search.bind();
+work.bind();
 open();

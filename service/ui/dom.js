@@ -29,3 +29,4 @@ export function problem(error) {
 
 export const when = (seconds) => new Date(seconds * 1000).toLocaleString();
 export const number = (value) => Number(value ?? 0).toLocaleString();
+export const size = (bytes) => (bytes === null ? "" : bytes < 2 ** 20 ? `${Math.ceil(bytes / 1024).toLocaleString()} KiB` : `${(bytes / 2 ** 20).toFixed(1)} MiB`);

@@ -3,8 +3,11 @@
 import { picture } from "./api.js";
 import { el } from "./dom.js";
 
+const LONG = 220; // characters: about five lines of a card
+
 const percent = (share) => `${Math.round(share * 100)}%`;
 
+// One bar for each layer, early to late.
 function bars(name, shares) {
   if (!shares) return [];
   const each = shares.layers.map(({ layer, text, image }) => {
@@ -15,39 +18,50 @@ function bars(name, shares) {
     });
     return el("div", { className: "bar", role: "img", ariaLabel: `${name}, layer ${layer + 1}: text ${percent(text)}, image ${percent(image)}` }, parts);
   });
-  return [el("span", {}, name), el("div", {}, each)];
+  return [el("span", {}, name), el("div", { className: "layers" }, each)];
 }
 
-function why(explanation, score) {
+function why(explanation) {
   if (!explanation) return null;
-  const { query, document, without_text: noText, without_image: noImage, lexical } = explanation;
-  const lines = [];
-  if (noText !== null && noText !== undefined) lines.push(`without your words ${noText.toFixed(3)}`);
-  if (noImage !== null && noImage !== undefined) lines.push(`without your picture ${noImage.toFixed(3)}`);
-  if (lexical) lines.push(`words ${lexical.score.toFixed(2)}, ${percent(lexical.share)} of the score`);
+  const { query, document, similarity, without_text: noText, without_image: noImage, lexical } = explanation;
+  const lines = [
+    noText != null && `without your words ${noText.toFixed(3)}`,
+    noImage != null && `without your picture ${noImage.toFixed(3)}`,
+    lexical && similarity != null && `similarity ${similarity.toFixed(3)}`,
+    lexical && `BM25 of the words ${lexical.score.toPrecision(3)}, ${percent(lexical.share)} of the score`,
+  ].filter(Boolean);
   const drawn = [...bars("query", query), ...bars("document", document)];
   if (!drawn.length && !lines.length) return null;
-  return el("details", { className: "why", open: true }, el("summary", {}, "Why"),
-    drawn.length ? el("div", { className: "legend" }, el("span", { className: "t" }, "text"), el("span", { className: "i" }, "image"), "by layer, early to late") : null,
-    drawn.length ? el("div", { className: "bars" }, drawn) : null,
-    lines.length ? el("div", {}, `similarity ${(explanation.similarity ?? score).toFixed(3)}; ${lines.join("; ")}`) : null);
+  return el("div", { className: "why" }, drawn.length ? el("div", { className: "bars" }, drawn) : null, lines.length ? el("div", {}, lines.join(" · ")) : null);
+}
+
+// The picture of a document, or null for one that has none.
+export function thumbnail({ id, text, image_url: address }) {
+  if (!address) return null;
+  const image = el("img", { alt: text ? "" : `Picture of ${id}`, loading: "lazy" });
+  const shown = el("div", { className: "shown" }, image);
+  const absent = () => shown.replaceChildren(el("span", { className: "quiet" }, "the picture is not there"));
+  image.addEventListener("error", absent);
+  picture(address).then((source) => { image.src = source; }, absent);
+  return shown;
+}
+
+function passage(text) {
+  if (!text) return null;
+  const words = el("p", {}, text);
+  if (text.length <= LONG) return words;
+  words.className = "cut";
+  return [words, el("button", { type: "button", className: "link", onclick: (event) => { words.className = ""; event.target.remove(); } }, "Show all of it")];
 }
 
 const plain = (value) => (typeof value === "object" ? JSON.stringify(value) : String(value));
 
 export function card(hit, more) {
-  const metadata = Object.entries(hit.metadata || {}).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, plain(value))]);
-  let shown = null;
-  if (hit.image_url) {
-    const image = el("img", { alt: hit.text ? "" : `Picture of ${hit.id}`, loading: "lazy" });
-    image.addEventListener("error", () => shown.replaceChildren(el("span", { className: "quiet" }, "the picture is not there")));
-    picture(hit.image_url).then((source) => { image.src = source; }, () => image.dispatchEvent(new Event("error")));
-    shown = el("div", { className: "shown" }, image);
-  }
-  return el("li", { className: "hit" }, shown, el("div", { className: "body" },
+  const metadata = Object.entries(hit.metadata || {}).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, plain(value))));
+  return el("li", { className: "hit" }, thumbnail(hit), el("div", { className: "body" },
     el("h2", {}, el("span", { className: "id" }, hit.id), el("span", { className: "score", title: "score" }, hit.score.toFixed(3))),
-    hit.text ? el("p", {}, hit.text) : null,
+    passage(hit.text),
     metadata.length ? el("dl", {}, metadata) : null,
-    why(hit.explanation, hit.score),
+    why(hit.explanation),
     el("div", { className: "foot" }, el("button", { type: "button", className: "small", onclick: () => more(hit), ariaLabel: `More like ${hit.id}` }, "More like this"))));
 }

@@ -1,88 +1,134 @@
 // The search view. What is asked stands in the address, so that it can be shared; a picture cannot, and the page says so.
 
-import { get, post } from "./api.js";
+import { get, key, post } from "./api.js";
 import { by, el, problem } from "./dom.js";
-import { controls } from "./filters.js";
-import { card } from "./hits.js";
+import { controls, together } from "./filters.js";
+import { card, thumbnail } from "./hits.js";
 
 const PAGE = 24;
+const EXAMPLES = 8;
 const SMALLER_PX = 1600;
+const WIDE = matchMedia("(min-width: 45rem)");
 
-const state = { picture: null, like: null, filters: null, collections: [], limits: {}, offset: 0, running: null };
+// `asked` is the body of the search whose hits are shown, which More continues at `cursor` whatever the controls say by then;
+// `beside` is a filter of the address that no control can show.
+const state = { picture: null, like: null, filters: controls(), beside: null, collections: [], limits: {}, asked: null, cursor: null, running: null };
 
 const address = () => new URLSearchParams(location.search);
+const chosen = () => by("collection").value;
+const collection = () => state.collections.find(({ name, aliases }) => name === chosen() || aliases.includes(chosen()));
+const again = () => { if (state.asked) ask(); };
 
-export async function start(info) {
-  state.limits = info.limits || {};
-  const form = by("query");
-  form.addEventListener("submit", (event) => { event.preventDefault(); ask(); });
-  form.addEventListener("keydown", (event) => { if (event.key === "Escape") clear(); });
+// Once; `enter` may be called again, as after a key was entered.
+export function bind() {
+  by("query").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
+  by("text").addEventListener("keydown", (event) => { if (event.key === "Escape") clear(); });
   by("choose").addEventListener("click", () => by("file").click());
   by("file").addEventListener("change", () => { take(by("file").files[0]); by("file").value = ""; });
   by("no-picture").addEventListener("click", () => { setPicture(null); by("text").focus(); });
-  by("collection").addEventListener("change", () => describe());
-  by("more").addEventListener("click", () => ask({ further: true }));
-  by("explain").addEventListener("change", () => { if (by("hits").children.length) ask(); });
+  by("collection").addEventListener("change", change);
+  by("more").addEventListener("click", () => send({ ...state.asked, cursor: state.cursor }, { further: true }));
+  for (const control of ["mode", "explain"]) by(control).addEventListener("change", again);
   acceptPictures();
-  offerModes();
-  await refresh();
-  await restore();
 }
 
-export async function refresh() {
-  const { collections } = await get("collections");
-  state.collections = collections;
-  const wanted = address().get("collection") || by("collection").value;
-  by("collection").replaceChildren(...collections.map(({ name, documents }) => el("option", { value: name }, `${name} (${documents.toLocaleString()})`)));
-  if (collections.some(({ name }) => name === wanted)) by("collection").value = wanted;
-  by("query").hidden = collections.length === 0;
-  if (collections.length === 0) by("hits").replaceChildren(nothingYet());
-  else { by("hits").querySelector(".empty")?.remove(); await describe(); }
+export async function enter(info) {
+  state.limits = info.limits || {};
+  ({ collections: state.collections } = await get("collections"));
+  by("query").hidden = state.collections.length === 0;
+  by("start").replaceChildren();
+  if (state.collections.length === 0) by("start").append(howToLoad("There is nothing to search yet", "shop"));
+  else await restore();
 }
 
+// What the address asks for stands in the controls as it is, also what is not there: the service says so, and nothing else is searched.
 async function restore() {
-  if (!state.collections.length) return;
   const asked = address();
+  const names = state.collections.flatMap(({ name, documents, aliases }) => [[name, `${name} (${documents.toLocaleString()})`], ...aliases.map((alias) => [alias, `${alias} → ${name}`])]);
+  by("collection").replaceChildren(...names.map(([value, shown]) => el("option", { value }, shown)));
+  choose(by("collection"), asked.get("collection"));
+  choose(by("mode"), asked.get("mode"));
+  let filter;
+  try { filter = JSON.parse(asked.get("filter")) ?? undefined; } catch (error) {
+    describe();
+    trouble({ title: "The filter in the address is not JSON", message: `${error.message}. Nothing was searched.` });
+    return;
+  }
+  describe(filter);
   if (asked.get("q")) by("text").value = asked.get("q"); // else what somebody typed meanwhile stays
-  if (asked.get("mode")) by("mode").value = asked.get("mode");
   setLike(asked.get("like"));
-  if (by("text").value || state.like) await ask({ remembered: asked.get("filter") });
-  else if (asked.get("picture")) say("This address was made with a picture, which an address cannot hold: drop it here again.");
+  if (!collection()) trouble({ title: "No such collection", message: `“${chosen()}” is not among those that this page may see. Choose another.` });
+  else if (by("text").value || state.like) await ask();
+  else {
+    if (asked.get("picture")) say("This address was made with a picture, which an address cannot hold: drop it here again.");
+    await offer();
+  }
 }
 
-// Modes are offered where the service has them.
-async function offerModes() {
-  try {
-    const { components } = await get("openapi.json");
-    const mode = components.schemas.SearchIn.properties.mode;
-    const known = mode && (mode.enum || mode.anyOf?.flatMap((one) => one.enum || []));
-    if (!known?.length) return;
-    by("mode").append(...known.filter((name) => typeof name === "string").map((name) => el("option", { value: name }, name)));
-    by("mode-label").hidden = false;
-    if (address().get("mode")) by("mode").value = address().get("mode");
-  } catch { /* the page works without */ }
+function choose(select, value) {
+  if (!value) return;
+  if (![...select.options].some((option) => option.value === value)) select.append(el("option", { value }, `${value} (not there)`));
+  select.value = value;
 }
 
-async function describe() {
-  const chosen = by("collection").value;
-  const collection = await get(`collections/${encodeURIComponent(chosen)}`).catch(() => ({}));
-  state.filters = controls(collection.indexes, () => {});
+// Controls as the chosen collection has them.
+function describe(filter) {
+  const found = collection();
+  state.filters = controls(found?.indexes, again);
   by("filters").querySelector(".filters").replaceChildren(...state.filters.elements);
   by("filters").hidden = state.filters.elements.length === 0;
+  by("filters").open = WIDE.matches || filter !== undefined;
+  setBeside(state.filters.set(filter));
+  for (const option of by("mode").options) option.disabled = found?.language === null && ["lexical", "hybrid"].includes(option.value);
 }
 
-function nothingYet() {
+function change() {
+  if (by("mode").selectedOptions[0].disabled) by("mode").value = "fused";
+  reset();
+  setLike(null); // of the collection before
+  describe();
+  if (Object.keys(query()).length) ask();
+  else offer();
+}
+
+// --- what to begin with
+
+// A few documents to be liked: the nearest to the collection's own name, of different values of its first keyword field if it has one.
+async function offer() {
+  const { name, documents, indexes } = collection() ?? {};
+  if (!name) return;
+  if (!documents) { by("start").replaceChildren(howToLoad(`${name} holds nothing yet`, name)); return; }
+  const field = Object.keys(indexes).find((one) => indexes[one] === "keyword");
+  const running = begin();
+  try {
+    const found = await post("search", { collection: name, query: { text: name }, limit: EXAMPLES, ...(field ? { group_by: field } : {}) }, { signal: running.signal });
+    const hits = found.groups ? found.groups.map((group) => group.hits[0]) : found.hits;
+    if (!hits.length) return;
+    by("start").replaceChildren(el("h2", {}, `Some of what ${name} holds`),
+      el("p", { className: "quiet" }, "Choose one to find more like it. A picture can be dropped anywhere on this page, or pasted."),
+      el("ul", { className: "examples" }, hits.map((hit) => el("li", {}, el("button", { type: "button", onclick: () => moreLike(hit), ariaLabel: `More like ${hit.id}` },
+        thumbnail(hit), el("span", {}, hit.text || hit.id))))));
+  } catch (error) {
+    if (error.name !== "AbortError" && error.status !== 401) trouble(error);
+  }
+}
+
+function howToLoad(title, name) {
   const here = new URL(".", location.href).href.replace(/\/$/, "");
-  return el("li", { className: "card empty" }, el("h2", {}, "There is nothing to search yet"),
+  const exported = key.value ? "export RET2_API_KEY=…\n" : "";
+  const header = key.value ? ' \\\n  -H "X-API-Key: $RET2_API_KEY"' : "";
+  return el("div", { className: "card empty" }, el("h2", {}, title),
     el("p", {}, "Load documents of your own, one line of JSON each, with an image beside or without:"),
-    el("pre", {}, `ret2 load documents.jsonl --collection shop --url ${here}`),
+    el("pre", { tabIndex: 0 }, `${exported}ret2 load documents.jsonl --collection ${name} --url ${here}`),
     el("p", {}, "or, without the command line:"),
-    el("pre", {}, `curl -X PUT ${here}/collections/shop -H 'content-type: application/json' -d '{}'\n` +
-      `curl ${here}/collections/shop/documents -H 'content-type: application/json' \\\n  -d '[{"id": "1", "text": "a running shoe", "metadata": {"brand": "Ada"}}]'`),
-    el("button", { type: "button", onclick: () => refresh() }, "Look again"));
+    el("pre", { tabIndex: 0 }, `${exported}curl -X PUT ${here}/collections/${name}${header} \\\n  -H 'content-type: application/json' -d '{}'\n` +
+      `curl ${here}/collections/${name}/documents${header} \\\n  -H 'content-type: application/json' \\\n  -d '[{"id": "1", "text": "a running shoe", "metadata": {"brand": "Ada"}}]'`),
+    el("button", { type: "button", onclick: () => enter(state).catch(trouble) }, "Look again"));
 }
 
 // --- the picture
+
+const asking = () => !by("search").hidden && !by("query").hidden;
 
 function acceptPictures() {
   const files = (transfer) => [...(transfer?.items || [])].some((item) => item.kind === "file");
@@ -91,11 +137,11 @@ function acceptPictures() {
   document.addEventListener("drop", (event) => {
     document.body.classList.remove("dropping");
     const file = event.dataTransfer?.files[0];
-    if (file) { event.preventDefault(); take(file); }
+    if (file) { event.preventDefault(); if (asking()) take(file); }
   });
   document.addEventListener("paste", (event) => {
     const file = [...(event.clipboardData?.files || [])].find((one) => one.type.startsWith("image/"));
-    if (file && !by("search").hidden) { event.preventDefault(); take(file); }
+    if (file && asking()) { event.preventDefault(); take(file); }
   });
 }
 
@@ -113,7 +159,7 @@ async function take(file) {
     setLike(null);
     await ask({ note });
   } catch (error) {
-    by("trouble").replaceChildren(problem({ title: "The picture cannot be read", message: error.message || String(error) }));
+    trouble({ title: "The picture cannot be read", message: error.message || String(error) });
   }
 }
 
@@ -140,25 +186,22 @@ function setPicture(uri) {
   else image.removeAttribute("src");
 }
 
+// --- asking
+
+function chip(place, words, label, removed) {
+  place.hidden = !words;
+  place.replaceChildren(...(words ? [words, el("button", { type: "button", className: "small", ariaLabel: label, onclick: () => { removed(); by("text").focus(); } }, "×")] : []));
+}
+
 function setLike(id) {
   state.like = id || null;
-  by("like").hidden = !id;
-  by("like").replaceChildren();
-  if (id) by("like").append(`More like ${id}`, el("button", { type: "button", className: "small", ariaLabel: "No longer like this document", onclick: () => { setLike(null); by("text").focus(); } }, "×"));
+  chip(by("like"), id && `More like ${id}`, "No longer like this document", () => setLike(null));
 }
 
-function clear() {
-  by("text").value = "";
-  setPicture(null);
-  setLike(null);
-  by("hits").replaceChildren();
-  by("trouble").replaceChildren();
-  by("more").hidden = true;
-  say("");
-  history.replaceState(null, "", `?collection=${encodeURIComponent(by("collection").value)}`);
+function setBeside(filter) {
+  state.beside = filter ?? null;
+  chip(by("beside"), filter && `Filter from the address: ${JSON.stringify(filter)}`, "Without the filter from the address", () => { setBeside(null); again(); });
 }
-
-// --- asking
 
 function query() {
   if (state.like) return { document_id: state.like };
@@ -166,19 +209,27 @@ function query() {
   return { ...(text ? { text } : {}), ...(state.picture ? { image: state.picture } : {}) };
 }
 
-async function ask({ further = false, note = "", remembered = null } = {}) {
-  if (by("text").value.trim() && state.like && !further) setLike(null);
+async function ask({ note = "" } = {}) {
+  if (by("text").value.trim() && state.like) setLike(null);
   const asked = query();
-  if (!Object.keys(asked).length) { say("Type something, or drop a picture."); by("text").focus(); return; }
-  state.running?.abort();
-  const running = (state.running = new AbortController());
-  if (!further) state.offset = 0;
-  const filter = (remembered && JSON.parse(remembered)) || state.filters?.filter();
+  if (!Object.keys(asked).length) { clear(); say("Type something, or drop a picture."); by("text").focus(); return; }
+  const filter = together(state.beside, state.filters.filter());
   const mode = by("mode").value;
-  const body = { collection: by("collection").value, query: asked, limit: PAGE, ...(state.offset ? { offset: state.offset } : {}),
-    ...(filter ? { filter } : {}), ...(mode ? { mode } : {}), ...(by("explain").checked ? { explain: true } : {}) };
-  remember(body);
+  state.asked = { collection: chosen(), query: asked, limit: PAGE, ...(filter ? { filter } : {}), ...(mode === "fused" ? {} : { mode }), ...(by("explain").checked ? { explain: true } : {}) };
+  remember(state.asked);
+  await send(state.asked, { note });
+}
+
+// Of the searches of this page one runs at most: the one before is given up.
+function begin() {
+  state.running?.abort();
+  return (state.running = new AbortController());
+}
+
+async function send(body, { further = false, note = "" }) {
+  const running = begin();
   by("trouble").replaceChildren();
+  by("start").replaceChildren();
   say("Searching…");
   const began = performance.now();
   try {
@@ -187,24 +238,48 @@ async function ask({ further = false, note = "", remembered = null } = {}) {
   } catch (error) {
     if (error.name === "AbortError") return;
     say("");
-    if (!further) by("hits").replaceChildren();
-    by("more").hidden = true;
-    by("trouble").replaceChildren(problem(error));
+    if (!further) nothing();
+    if (error.status !== 401) trouble(error);
   }
 }
 
-function show({ hits, timings }, further, roundTrip, note) {
+function show({ hits, cursor, timings: t }, further, roundTrip, note) {
   const cards = hits.map((hit) => card(hit, moreLike));
   if (further) by("hits").append(...cards);
   else by("hits").replaceChildren(...cards);
-  state.offset += hits.length;
-  by("more").hidden = hits.length < PAGE;
-  const t = timings;
+  state.cursor = cursor;
+  by("more").hidden = !cursor;
+  by("legend").hidden = !by("hits").querySelector(".bars");
   const rest = Math.max(0, roundTrip - t.total_ms);
   const split = `${t.total_ms.toFixed(0)} ms: preparing ${t.decode_ms.toFixed(0)}, queue ${t.queue_ms.toFixed(0)}, model ${t.encode_ms.toFixed(0)}, index ${t.store_ms.toFixed(0)}; network ${rest.toFixed(0)}`;
   const count = by("hits").children.length;
   const shared = state.picture ? " The address holds your words but not the picture." : "";
-  say(count ? `${note}${count} hits. ${split}.${shared}` : `${note}Nothing was found. ${split}.`);
+  say(count ? `${note}${count} hit${count > 1 ? "s" : ""}. ${split}.${shared}` : `${note}Nothing was found. ${split}.`);
+}
+
+function nothing() {
+  by("hits").replaceChildren();
+  by("more").hidden = by("legend").hidden = true;
+}
+
+// As before the first search, but for what the controls say.
+function reset() {
+  state.running?.abort();
+  state.asked = state.cursor = null;
+  nothing();
+  by("trouble").replaceChildren();
+  by("start").replaceChildren();
+  say("");
+  history.replaceState(null, "", `?collection=${encodeURIComponent(chosen())}`);
+}
+
+function clear() {
+  by("text").value = "";
+  setPicture(null);
+  setLike(null);
+  setBeside(state.filters.set());
+  reset();
+  offer();
 }
 
 function moreLike(hit) {
@@ -216,14 +291,18 @@ function moreLike(hit) {
   by("text").focus();
 }
 
-function remember({ collection, query: asked, filter, mode }) {
-  const to = new URLSearchParams({ collection });
+function remember({ collection: name, query: asked, filter, mode }) {
+  const to = new URLSearchParams({ collection: name });
   if (asked.text) to.set("q", asked.text);
   if (asked.document_id) to.set("like", asked.document_id);
   if (asked.image) to.set("picture", "yes");
   if (filter) to.set("filter", JSON.stringify(filter));
   if (mode) to.set("mode", mode);
   history.replaceState(null, "", `?${to}`);
+}
+
+function trouble(error) {
+  by("trouble").replaceChildren(problem(error));
 }
 
 function say(words) {

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
+import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from conftest import FakeRuntime
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from threaded_server import serving
 
 from service.assembly import build
@@ -23,7 +27,33 @@ from service.settings import Settings
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 COLOURS = ("red", "green", "blue")
-SECRET = "a key that opens the page"
+SECRET, SEARCHER = "a key that opens the page", "a key for searches alone"
+FIELDS = {
+    "brand": "keyword",
+    "caption": "text",
+    "price": "number",
+    "sold": "datetime",
+    "new": "bool",
+    "from": "geo",
+}
+SHOES = {
+    "boot": {
+        "brand": "Ada, Ltd",
+        "caption": "high and warm",
+        "price": 149,
+        "sold": "2026-03-31T22:00:00Z",
+        "new": True,
+        "from": {"lat": 52.52, "lon": 13.405},
+    },
+    "clog": {
+        "brand": "Bell",
+        "caption": "low and warm",
+        "price": 45,
+        "sold": "2026-04-01T09:00:00Z",
+        "new": False,
+        "from": {"lat": 48.86, "lon": 2.35},
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +89,10 @@ class Site:
         if kind in ("error", "warning") and "the server responded with a status of" not in text:
             self.complaints.append(text)
 
+    def check(self) -> None:
+        assert self.complaints == []
+        assert self.hosts <= {urlsplit(self.url).netloc, ""}, "the page asked another host"
+
     def load(self, make_image: Callable[..., bytes], collection: str = "colours") -> None:
         self.client.create_collection(collection)
         self.client.load(
@@ -72,6 +106,7 @@ class Site:
 
 @pytest.fixture
 def serve(browser: Browser, runtime: Any, tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """A service of its own, for what the shared one is not: empty, with keys, with other bounds."""
     with ExitStack() as stack:
         sites: list[Site] = []
 
@@ -83,15 +118,40 @@ def serve(browser: Browser, runtime: Any, tmp_path: Path) -> Iterator[Callable[.
         yield start
         runtime.gate.set()
     for site in sites:
-        assert site.complaints == []
-        assert site.hosts <= {urlsplit(site.url).netloc, ""}, "the page asked another host"
+        site.check()
+
+
+@pytest.fixture(scope="module")
+def model() -> FakeRuntime:
+    return FakeRuntime()
+
+
+@pytest.fixture(scope="module")
+def shared(model: FakeRuntime, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the one service of most tests: `colours` with pictures, `shop` with all six types of fields, and `many`,
+    filled by more jobs than a page of them shows."""
+    folder = tmp_path_factory.mktemp("page")
+    with serving(lambda: build(Settings(data_dir=folder), model)) as url, Client(url) as client:
+        client.create_collection("shop", indexes=FIELDS, language="english")
+        client.load("shop", [{"id": name, "text": f"a shoe, {name}", "metadata": one} for name, one in SHOES.items()])
+        client.create_collection("many")
+        for n in range(31):
+            list(client.post_documents("many", [{"id": f"{n:02}", "text": f"red {n}"}]))
+        client.create_collection("fails")
+        yield url
+        model.gate.set()
 
 
 @pytest.fixture
-def site(serve: Callable[..., Site], make_image: Callable[..., bytes]) -> Site:
-    running = serve()
-    running.load(make_image)
-    return running
+def site(shared: str, model: FakeRuntime, browser: Browser, make_image: Callable[..., bytes]) -> Iterator[Site]:
+    with ExitStack() as stack:
+        running = Site(shared, browser, stack)
+        if "colours" not in [one.name for one in running.client.collections()]:
+            running.load(make_image)
+        yield running
+        model.gate.set()
+        model.on_forward = lambda _texts: None
+    running.check()
 
 
 def asked(page: Page, words: str) -> None:
@@ -116,6 +176,19 @@ def drop(page: Page, content: bytes, name: str, kind: str = "drop") -> None:
     )
 
 
+def opened(site: Site, collection: str = "colours") -> Page:
+    """With the controls of the collection, and what it offers to begin with."""
+    page = site.page(f"?collection={collection}")
+    expect(page.get_by_role("combobox", name="Collection")).to_have_value(collection)
+    return page
+
+
+def ids(page: Page) -> list[str]:
+    """Of the hits, once the search has ended."""
+    expect(page.get_by_role("status")).to_contain_text(re.compile("hit|Nothing was found"))
+    return [one.split()[0] for one in page.locator(".hit .id").all_inner_texts()]
+
+
 def first_hit(page: Page) -> Any:
     return page.get_by_label("Hits").get_by_role("listitem").first
 
@@ -132,7 +205,7 @@ def test_nothing_loaded_yet_says_how_to_begin(serve: Callable[..., Site], make_i
 
 
 def test_words_find_and_the_address_can_be_shared(site: Site) -> None:
-    page = site.page()
+    page = site.page("?collection=colours")
     asked(page, "a blue square")
     hit = first_hit(page)
     expect(hit).to_contain_text("a blue square")
@@ -148,8 +221,7 @@ def test_words_find_and_the_address_can_be_shared(site: Site) -> None:
 
 @pytest.mark.parametrize("way", ["drop", "paste", "choose"])
 def test_a_picture_finds(site: Site, way: str, make_image: Callable[..., bytes], tmp_path: Path) -> None:
-    page = site.page()
-    expect(page.get_by_role("combobox", name="Collection")).to_contain_text("colours")
+    page = opened(site)
     if way == "choose":
         (tmp_path / "green.png").write_bytes(make_image("green"))
         page.locator("#file").set_input_files(tmp_path / "green.png")
@@ -165,8 +237,7 @@ def test_a_picture_finds(site: Site, way: str, make_image: Callable[..., bytes],
 
 
 def test_what_is_no_picture_is_refused_and_the_next_search_works(site: Site) -> None:
-    page = site.page()
-    expect(page.get_by_role("combobox", name="Collection")).to_contain_text("colours")
+    page = opened(site)
     drop(page, b"<html>no picture</html>", "page.png")
     trouble = page.get_by_role("alert")
     expect(trouble).to_contain_text("HTML")
@@ -180,41 +251,44 @@ def test_what_is_no_picture_is_refused_and_the_next_search_works(site: Site) -> 
 def test_a_picture_over_the_limit_is_made_smaller(serve: Callable[..., Site], make_image: Callable[..., bytes]) -> None:
     site = serve(max_image_bytes=2000)
     site.load(make_image)
-    page = site.page()
-    expect(page.get_by_role("combobox", name="Collection")).to_contain_text("colours")
+    page = opened(site)
     drop(page, make_image("red") + bytes(4000), "red.png")
     expect(page.get_by_role("status")).to_contain_text("was made smaller here")
     expect(first_hit(page)).to_be_visible()
 
 
 def test_more_like_this(site: Site) -> None:
-    page = site.page()
+    page = opened(site)
     asked(page, "red")
     page.get_by_role("button", name="More like red").click()
-    expect(page.get_by_text("More like red×")).to_be_visible()
+    expect(page.locator("#like")).to_be_visible()
     expect(page.get_by_role("status")).to_contain_text("2 hits")
     assert "like=red" in page.url
     page.get_by_role("button", name="No longer like this document").click()
-    expect(page.get_by_text("More like red×")).to_be_hidden()
+    expect(page.locator("#like")).to_be_hidden()
 
 
-def test_a_page_at_a_time(serve: Callable[..., Site]) -> None:
-    site = serve()
-    site.client.create_collection("many")
-    site.client.load("many", [{"id": f"{n:02}", "text": f"red {n}"} for n in range(30)])
-    page = site.page()
-    asked(page, "red")
+def test_more_goes_on_with_the_search_whose_hits_are_shown(site: Site) -> None:
+    """Whatever the controls say by then, filter included, and the address stays."""
+    wanted = {"not": {"field": "n", "gt": 1000}}
+    page = site.page(f"?{urlencode({'collection': 'many', 'q': 'red', 'filter': json.dumps(wanted)})}")
     hits = page.get_by_label("Hits").get_by_role("listitem")
     expect(hits).to_have_count(24)
-    page.get_by_role("button", name="More", exact=True).click()
-    expect(hits).to_have_count(30)
+    address = page.url
+    page.get_by_label("Question or words").fill("another question")
+    with page.expect_request("**/search") as sent:
+        page.get_by_role("button", name="More", exact=True).click()
+    expect(hits).to_have_count(31)
+    body = sent.value.post_data_json
+    assert (body["query"], body["filter"]) == ({"text": "red"}, wanted)
+    assert page.url == address
     expect(page.get_by_role("button", name="More", exact=True)).to_be_hidden()
-    assert len({hits.nth(n).locator(".id").inner_text() for n in range(30)}) == 30
+    assert len({hits.nth(n).locator(".id").inner_text() for n in range(31)}) == 31
 
 
 def test_keys_alone_are_enough(site: Site) -> None:
-    page = site.page()
-    expect(page.get_by_role("combobox", name="Collection")).to_contain_text("colours")
+    page = opened(site)
+    expect(page.get_by_role("button", name="More like red")).to_be_visible()
     page.keyboard.press("Tab")
     expect(page.get_by_text("Skip to the content")).to_be_focused()
     page.keyboard.press("Enter")
@@ -240,19 +314,180 @@ def test_a_service_that_is_gone_is_said(browser: Browser, runtime: Any, tmp_path
         expect(page.get_by_role("alert")).to_contain_text("The service does not answer")
 
 
-def test_a_key_is_asked_for_and_kept_for_the_tab(
-    serve: Callable[..., Site], make_image: Callable[..., bytes], tmp_path: Path
-) -> None:
+def control_of(page: Page, label: str) -> Any:
+    return page.get_by_role("combobox", name="new") if label == "new" else page.get_by_label(label, exact=True)
+
+
+@pytest.mark.parametrize(
+    ("controls", "condition"),
+    [
+        ({"brand": "Ada, Ltd"}, {"field": "brand", "equals": "Ada, Ltd"}),
+        ({"caption": "warm HIGH"}, {"field": "caption", "match": "warm HIGH"}),
+        ({"price: from": "100", "price: to": "200"}, {"field": "price", "gte": 100, "lte": 200}),
+        (
+            {"sold: from": "2026-03-31", "sold: to": "2026-03-31"},
+            {"field": "sold", "gte": "2026-03-31T00:00:00Z", "lte": "2026-03-31T23:59:59.999999Z"},
+        ),
+        ({"new": "true"}, {"field": "new", "equals": True}),
+        (
+            {"from: latitude": "52", "from: longitude": "13", "from: km around": "100"},
+            {"field": "from", "geo_radius": {"lat": 52, "lon": 13, "radius_m": 100_000}},
+        ),
+    ],
+)
+def test_a_filter_control(site: Site, controls: dict[str, str], condition: dict[str, Any]) -> None:
+    """It selects, it stands in the address, and the address opens with the control as it was."""
+    page = opened(site, "shop")
+    asked(page, "shoe")
+    for label, value in controls.items():
+        control = control_of(page, label)
+        if label == "new":
+            control.select_option(value)
+        else:
+            control.fill(value)
+            control.blur()
+    expect(page.locator(".hit")).to_have_count(1)
+    assert ids(page) == ["boot"]
+    assert json.loads(parse_qs(urlsplit(page.url).query)["filter"][0]) == condition
+    page.reload()
+    assert ids(page) == ["boot"]
+    for label, value in controls.items():
+        expect(control_of(page, label)).to_have_value(value)
+    expect(page.get_by_text("Filter from the address")).to_be_hidden()
+
+
+def test_several_filters_and_one_that_no_control_can_show(site: Site) -> None:
+    conditions = [{"field": "brand", "in": ["Ada, Ltd", "Bell"]}, {"not": {"field": "price", "lt": 100}}]
+    page = site.page(f"?{urlencode({'collection': 'shop', 'q': 'shoe', 'filter': json.dumps({'all': conditions})})}")
+    assert ids(page) == ["boot"]
+    expect(page.get_by_label("brand", exact=True)).to_have_value("Ada, Ltd\nBell")
+    expect(page.get_by_text('{"not":{"field":"price","lt":100}}')).to_be_visible()
+    page.get_by_role("button", name="Without the filter from the address").click()
+    expect(page.locator(".hit")).to_have_count(2)
+    assert json.loads(parse_qs(urlsplit(page.url).query)["filter"][0]) == conditions[0]
+
+
+def test_modes_and_what_explains_a_hit(site: Site) -> None:
+    page = opened(site, "shop")
+    asked(page, "the boot")
+    expect(page.get_by_role("img", name="query, layer 1: text 100%, image 0%").first).to_be_visible()
+    expect(page.get_by_text("from the picture")).to_be_visible()
+    page.get_by_role("combobox", name="Mode").select_option("lexical")
+    expect(first_hit(page)).to_contain_text("BM25 of the words")
+    assert ids(page) == ["boot"]
+    assert "mode=lexical" in page.url
+    page.get_by_label("say why").uncheck()
+    expect(first_hit(page)).not_to_contain_text("BM25")
+    expect(page.get_by_text("from the picture")).to_be_hidden()
+    page.get_by_label("Question or words").fill("nowhere")
+    page.get_by_role("button", name="Search", exact=True).click()
+    expect(page.get_by_role("status")).to_contain_text("Nothing was found")
+
+
+def test_modes_that_a_collection_cannot_answer_are_not_offered(site: Site) -> None:
+    page = site.page()
+
+    def without_words(route: Route) -> None:
+        answer = route.fetch()
+        collections = [{**one, "language": None} for one in answer.json()["collections"]]
+        route.fulfill(response=answer, json={"collections": collections})
+
+    page.route("**/collections", without_words)
+    page.reload()
+    expect(page.get_by_role("combobox", name="Mode")).to_have_value("fused")
+    expect(page.get_by_role("option", name="hybrid")).to_be_disabled()
+
+
+def test_another_collection(site: Site) -> None:
+    page = opened(site, "shop")
+    asked(page, "a red square")
+    page.get_by_label("price: to").fill("100")
+    page.get_by_label("price: to").blur()
+    expect(page.locator(".hit")).to_have_count(1)
+    page.get_by_role("combobox", name="Collection").select_option("colours")
+    expect(first_hit(page)).to_contain_text("a red square")
+    assert len(ids(page)) == 3
+    expect(page.get_by_label("price: to")).to_be_hidden()
+    assert "filter" not in page.url
+    page.keyboard.press("Escape")  # not in the question: nothing is taken away
+    expect(first_hit(page)).to_be_visible()
+
+
+def test_what_a_collection_holds_is_offered(site: Site) -> None:
+    page = opened(site, "shop")
+    offered = page.get_by_label("To begin with").get_by_role("button")
+    expect(offered).to_have_count(2)
+    offered.filter(has_text="boot").click()
+    expect(page.locator("#like")).to_contain_text("More like boot")
+    assert ids(page) == ["clog"]
+    expect(offered).to_have_count(0)
+    page.get_by_label("Question or words").press("Escape")
+    expect(offered).to_have_count(2)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ({"collection": "nothere", "q": "red"}, "nothere"),
+        ({"collection": "colours", "q": "red", "mode": "wrong"}, "mode"),
+        ({"collection": "colours", "q": "red", "filter": "{"}, "The filter in the address is not JSON"),
+        ({"collection": "colours", "q": "red", "filter": '{"field": "side", "equals": [1]}'}, "filter"),
+    ],
+)
+def test_what_the_address_has_wrong_is_said(site: Site, address: dict[str, str], said: str) -> None:
+    """Nothing else is searched in its place."""
+    page = site.page(f"?{urlencode(address)}")
+    expect(page.get_by_role("alert")).to_contain_text(said)
+    expect(page.get_by_label("Hits").get_by_role("listitem")).to_have_count(0)
+    expect(page.get_by_role("combobox", name="Collection")).to_have_value(address["collection"])
+
+
+def test_an_empty_question_gives_up_the_search_under_way(site: Site, model: FakeRuntime) -> None:
+    page = opened(site)
+    expect(page.get_by_role("button", name="More like red")).to_be_visible()
+    model.gate.clear()
+    question = page.get_by_label("Question or words")
+    question.fill("red")
+    question.press("Enter")
+    expect(page.get_by_role("status")).to_have_text("Searching…")
+    question.fill("")
+    with page.expect_event("requestfailed"):
+        question.press("Enter")
+    model.gate.set()
+    expect(page.get_by_role("button", name="More like red")).to_be_visible()
+    expect(page.get_by_role("status")).to_have_text("Type something, or drop a picture.")
+    expect(page.get_by_label("Hits").get_by_role("listitem")).to_have_count(0)
+
+
+def test_too_much_at_once_is_said_with_when_to_come_back(site: Site) -> None:
+    page = opened(site)
+    problem = {"title": "Too many requests", "detail": "the queue is full", "code": "overloaded", "request_id": "r-1"}
+    page.route("**/search", lambda route: route.fulfill(status=429, headers={"retry-after": "7"}, json=problem))
+    page.get_by_label("Question or words").fill("red")
+    page.get_by_role("button", name="Search", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("the queue is full Try again in 7 s.")
+
+
+@pytest.fixture
+def locked(serve: Callable[..., Site], make_image: Callable[..., bytes], tmp_path: Path) -> Site:
     keys = tmp_path / "keys"
-    keys.write_text(line_of(SECRET, Key("page", frozenset(KeyScope))) + "\n")
+    every, search = Key("page", frozenset(KeyScope)), Key("searcher", frozenset({KeyScope.SEARCH}))
+    keys.write_text(line_of(SECRET, every) + "\n" + line_of(SEARCHER, search) + "\n")
     site = serve(api_key=SECRET, api_keys_file=keys)
     site.load(make_image)
-    page = site.page()
-    page.get_by_label("This service wants an API key").fill("not this one, surely")
+    return site
+
+
+def enter(page: Page, secret: str) -> None:
+    page.get_by_label("This service wants an API key").fill(secret)
     page.get_by_role("button", name="Use it").click()
-    expect(page.get_by_label("This service wants an API key")).to_be_visible()
-    page.get_by_label("This service wants an API key").fill(SECRET)
-    page.get_by_role("button", name="Use it").click()
+
+
+def test_a_key_is_asked_for_and_kept_for_the_tab(locked: Site) -> None:
+    page = locked.page()
+    enter(page, "not this one, surely")
+    expect(page.get_by_role("alert")).to_contain_text("This key is refused")
+    enter(page, SECRET)
     asked(page, "red")
     image = first_hit(page).locator("img")
     assert image.evaluate("image => image.decode().then(() => image.src)").startswith("blob:")
@@ -261,41 +496,192 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(
     assert page.evaluate("localStorage.length") == 0
 
 
-def test_a_job_is_followed_while_it_runs(site: Site, runtime: Any) -> None:
-    runtime.gate.clear()
-    site.client.post_documents(
-        "colours", [{"id": f"new-{n}", "text": f"new {n}"} for n in range(5)]
-    ).__iter__().__next__()
+def test_another_key_takes_the_place_of_the_first(locked: Site) -> None:
+    """Everything is bound once, and a late refusal of the first key does not take the second away."""
+    page = locked.page("?view=work")
+    late: list[Route] = []
+    page.route("**/info", lambda route: late.append(route) if not late else route.continue_())
+    with page.expect_request("**/info"):
+        enter(page, "not this one, surely")
+    page.get_by_role("button", name="Forget the key").click()
+    enter(page, SEARCHER)
+    expect(page.get_by_role("row")).to_contain_text(["name", "colours"])
+    expect(page.get_by_role("alert")).to_contain_text("GET /jobs needs a key with scope")
+    with page.expect_response("**/info"):
+        late[0].fulfill(status=401, json={"detail": "no valid API key"})
+    expect(page.get_by_role("row")).to_contain_text(["name", "colours"])
+    expect(page.get_by_label("This service wants an API key")).to_be_hidden()
+    page.get_by_role("button", name="Forget the key").click()
+    expect(page.get_by_role("table")).to_be_hidden()
+    enter(page, SECRET)
+    expect(page.get_by_role("article")).to_have_count(1)
+    page.get_by_role("link", name="Search").click()
+    page.get_by_role("button", name="Forget the key").click()
+    enter(page, SEARCHER)
+    with page.expect_request("**/search"):
+        asked(page, "red")
+    searches: list[str] = []
+    page.on("request", lambda request: searches.append(request.url))
+    page.get_by_role("button", name="Search", exact=True).click()
+    expect(page.get_by_role("status")).to_contain_text("hits")
+    assert sum(url.endswith("/search") for url in searches) == 1
+
+
+def test_a_job_is_followed_while_it_runs(site: Site, model: FakeRuntime) -> None:
+    """What has the focus keeps it while the counts change, and how the job ended is announced."""
+    late = threading.Event()
+
+    def hold(texts: list[str]) -> None:
+        if any("late" in text for text in texts):
+            assert late.wait(10), "the test never let them go on"
+
+    model.on_forward = hold
+    model.gate.clear()
+    site.client.create_collection("followed")
+    documents = [{"id": f"{n}", "text": f"late {n}" if n >= 128 else f"new {n}"} for n in range(400)]
+    httpx.post(f"{site.url}/collections/followed/documents", json=documents).raise_for_status()
     page = site.page("?view=work")
     job = page.get_by_role("article").first
-    expect(job.get_by_role("progressbar")).to_be_visible()
-    expect(job).to_contain_text("5 accepted")
-    runtime.gate.set()
-    expect(job).to_contain_text("5 indexed")
-    expect(job.get_by_text("succeeded")).to_be_visible()
-    expect(page.get_by_label("Collections", exact=True)).to_contain_text("8")
+    expect(job).to_contain_text("400 accepted")
+    cancel = job.get_by_role("button", name="Cancel")
+    cancel.focus()
+    collection = page.get_by_role("link", name="followed")
+    model.gate.set()
+    expect(job).to_contain_text(re.compile(r"\b(64|128) indexed"))
+    assert 0 < job.get_by_role("progressbar").evaluate("bar => bar.value / bar.max") < 1
+    expect(cancel).to_be_focused()
+    page.keyboard.press("Enter")
+    late.set()
+    expect(job.get_by_text("cancelled", exact=True)).to_be_visible()
+    expect(job).to_be_focused()
+    expect(page.get_by_role("status")).to_contain_text("documents → followed cancelled: 400 accepted")
+    expect(collection).to_be_visible()
+    site.client.delete_collection("followed")
 
 
-def test_what_failed_is_listed_with_its_reason(site: Site) -> None:
-    list(site.client.post_documents("colours", [{"id": "gone", "image": {"url": "http://127.0.0.1:9/x.png"}}]))
+def test_the_table_of_collections_keeps_the_focus(site: Site) -> None:
     page = site.page("?view=work")
-    page.get_by_role("button", name="Show failures").first.click()
-    row = page.get_by_role("row").filter(has_text="gone")
-    expect(row).to_contain_text("127.0.0.1")
+    link = page.get_by_role("link", name="colours")
+    link.focus()
+    before = len(page.get_by_role("article").all())
+    list(site.client.post_documents("colours", [{"id": "red", "text": "a red square again"}]))
+    expect(page.get_by_role("article")).to_have_count(before + 1)
+    expect(link).to_be_focused()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
-@pytest.mark.parametrize("path", ["?q=a+red+square", "?view=work"])
-def test_everybody_can_use_it_at_any_width(site: Site, path: str, width: int, scheme: Any) -> None:
-    page = site.page(path, viewport={"width": width, "height": 800}, color_scheme=scheme)
-    ready = first_hit(page) if "q=" in path else page.get_by_role("article").first
-    expect(ready).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth") <= width, "it scrolls sideways"
+def test_what_failed_is_listed_with_its_reason_and_tried_again_once(site: Site) -> None:
+    documents = [{"id": f"gone-{n:02}", "image": {"url": "http://127.0.0.1:9/x.png"}} for n in range(25)]
+    list(site.client.post_documents("fails", documents))
+    page = site.page("?view=work")
+    job = page.get_by_role("article").nth(0)
+    name = job.get_attribute("aria-label")
+    assert name is not None
+    job = page.get_by_role("article", name=name)  # others come before it
+    job.get_by_role("button", name="Show failures").click()
+    expect(job.get_by_role("row").filter(has_text="gone-00")).to_contain_text("127.0.0.1")
+    expect(job.get_by_role("row")).to_have_count(21)
+    job.get_by_role("button", name="Further").press("Enter")
+    expect(job.get_by_role("row").filter(has_text="gone-24")).to_be_visible()
+    expect(job.get_by_role("button", name="Further")).to_be_disabled()
+    expect(job.get_by_role("button", name="Before")).to_be_focused()
+    job.get_by_role("button", name="Retry what failed").click()
+    expect(job).to_contain_text("Tried again as job")
+    again = page.get_by_role("article").filter(has_text="of what failed in")
+    expect(again).to_have_count(1)
+    expect(again.get_by_text("failed", exact=True)).to_be_visible()
+    job.get_by_role("button", name="Retry what failed").click()
+    expect(job).to_contain_text("Already tried again as job")
+    expect(job.get_by_role("row").filter(has_text="gone-24")).to_be_visible()
+    job.get_by_role("button", name="Hide failures").click()
+    expect(job.get_by_role("row")).to_have_count(0)
+    row = page.get_by_role("row").filter(has=page.get_by_role("link", name="fails"))
+    expect(row.get_by_role("cell")).to_contain_text(["fails", "0", "0", "25", "KiB"])
+
+
+def test_older_jobs_and_what_a_collection_was_filled_by(site: Site) -> None:
+    page = site.page()
+
+    def of_another_model(route: Route) -> None:
+        answer = route.fetch()
+        collections = [{**one, "compatible": one["name"] != "shop"} for one in answer.json()["collections"]]
+        route.fulfill(response=answer, json={"collections": collections})
+
+    page.route("**/collections", of_another_model)
+    page.goto(f"{site.url}/?view=work")
+    jobs = page.get_by_role("article")
+    expect(jobs).to_have_count(30)
+    page.get_by_role("button", name="Older jobs").click()
+    expect(page.get_by_role("button", name="Older jobs")).to_be_hidden()
+    assert jobs.count() > 31
+    row = page.get_by_role("row").filter(has_text="shop")
+    expect(row).to_contain_text("fake-fingerp")
+    expect(page.get_by_role("row").filter(has_text="another model")).to_have_count(1)
+    expect(row).to_contain_text("another model")
+
+
+BODY = {"title": "Unauthorized", "detail": "no valid API key"}
+STATES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "to begin with": ("?collection=colours", "Some of what colours holds", {}),
+    "hits": (
+        "?" + urlencode({"collection": "shop", "q": "shoe", "filter": '{"not":{"field":"price","lt":9}}'}),
+        "Bell",
+        {},
+    ),
+    "trouble": ("?collection=nothere&q=red", "No such collection", {}),
+    "a key": ("", "This service wants an API key", {"**/info": {"status": 401, "json": BODY}}),
+    "nothing": ("", "There is nothing to search yet", {"**/collections": {"json": {"collections": []}}}),
+    "work": ("?view=work", "which is not a public one", {}),
+}
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("dark", 320), ("light", 1280)])
+def test_everybody_can_use_it_at_any_width(site: Site, width: int, scheme: Any) -> None:
+    list(site.client.post_documents("fails", [{"id": "gone", "image": {"url": "http://127.0.0.1:9/x.png"}}]))
     spec = find_spec("axe_playwright_python")
     assert spec is not None
     assert spec.origin is not None
-    # The policy of the page lets no foreign script in, and evaluating is not loading one.
-    page.evaluate(Path(spec.origin).with_name("axe.min.js").read_text())
-    found = page.evaluate("axe.run()")["violations"]
-    assert not found, json.dumps([(one["id"], [node["html"] for node in one["nodes"]]) for one in found], indent=1)
+    axe = Path(spec.origin).with_name("axe.min.js").read_text()
+    page = site.page("ui/icon.svg", viewport={"width": width, "height": 800}, color_scheme=scheme)
+    for state, (path, shown, answers) in STATES.items():
+        for pattern, answer in answers.items():
+            page.route(pattern, lambda route, _request, answer=answer: route.fulfill(**answer))
+        page.goto(f"{site.url}/{path}")
+        if state == "work":
+            page.get_by_role("button", name="Show failures").first.click()
+        expect(page.get_by_text(shown).first).to_be_visible()
+        page.unroute_all()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{state}: it scrolls sideways"
+        # The policy of the page lets no foreign script in, and evaluating is not loading one.
+        page.evaluate(axe)
+        found = page.evaluate("axe.run()")["violations"]
+        assert not found, json.dumps(
+            [state, *((one["id"], [n["html"] for n in one["nodes"]]) for one in found)], indent=1
+        )
+
+
+def test_no_filter_control_lies_over_another_or_hides_its_words(site: Site) -> None:
+    for width in (320, 1280):
+        page = site.page(
+            "?" + urlencode({"collection": "shop", "filter": "null"}), viewport={"width": width, "height": 900}
+        )
+        if width == 320:
+            page.get_by_text("Only documents with").click()
+        expect(page.get_by_label("brand", exact=True)).to_be_visible()
+        boxes = page.locator(".filters :is(input, select, textarea)").evaluate_all(
+            "all => all.map((one) => one.getBoundingClientRect()).map((box) => [box.left, box.right, box.top, box.bottom])"
+        )
+        assert len(boxes) == 10
+        for n, (left, right, top, bottom) in enumerate(boxes):
+            assert 0 <= left < right <= width
+            for other in boxes[:n]:
+                assert right <= other[0] or other[1] <= left or bottom <= other[2] or other[3] <= top
+        cut = page.locator(".filters input").evaluate_all(
+            """all => all.filter((one) => {
+                const pen = new OffscreenCanvas(1, 1).getContext("2d");
+                const style = getComputedStyle(one);
+                pen.font = style.font;
+                const room = one.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+                return pen.measureText(one.placeholder).width > room;
+            }).map((one) => one.placeholder)"""
+        )
+        assert cut == []
