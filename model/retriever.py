@@ -315,6 +315,12 @@ def _to_host(vectors: Tensor) -> Callable[[], Tensor]:
     return wait
 
 
+def dtype_of(precision: str) -> torch.dtype:
+    """float32, bfloat16 or float16."""
+    dtype: torch.dtype = getattr(torch, precision)
+    return dtype
+
+
 def side_prefixes(config: Ret2Config) -> tuple[str, ...]:
     return ("shared.",) if config.shared_sides else ("query.", "document.")
 

@@ -40,6 +40,7 @@ class FakeRuntime:
 
     info = ModelInfo("fake", "fake-fingerprint", D, 1_000, 16)
     in_flight = 2
+    broken = False
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -48,7 +49,7 @@ class FakeRuntime:
         self.costs: list[list[int]] = []
         self.prepared: list[str] = []
         self.on_forward: Callable[[list[str]], Float32 | None] = lambda _texts: None
-        self.on_result: Callable[[list[str]], None] = lambda _texts: None
+        self.on_result: Callable[[list[str]], object] = lambda _texts: None
         self.on_prepare: Callable[[Input], None] = lambda _item: None
         self.limits = Limits()
 
@@ -79,8 +80,8 @@ class FakeRuntime:
             answer = np.stack([embed(text, item.pixels) for text, item in zip(texts, batch, strict=True)])
 
         def wait() -> Encoded:
-            self.on_result(texts)
-            return Encoded(answer, shares(batch))
+            instead = self.on_result(texts)
+            return instead if isinstance(instead, Encoded) else Encoded(answer, shares(batch))
 
         return wait
 

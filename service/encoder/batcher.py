@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
@@ -59,6 +60,11 @@ class Runtime(Protocol):
         """Batches that may be launched and not yet done."""
         ...
 
+    @property
+    def broken(self) -> bool:
+        """The device fails whatever it is given, until there is another process."""
+        ...
+
     def estimate(self, item: Input) -> int:
         """At least what `prepare` will say the input costs, without looking into it; at least 1."""
         ...
@@ -91,7 +97,7 @@ class Batcher:
         metrics: Metrics,
         *,
         prepare_threads: int = 2,
-        stuck_after_s: float = 60.0,
+        stuck_after_s: float = 120.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runtime = runtime
@@ -106,7 +112,7 @@ class Batcher:
         ]
         self._slots = threading.Semaphore(runtime.in_flight)
         self._launched: SimpleQueue[Flight | None] = SimpleQueue()
-        self._forwards: list[float] = []  # when those that are not answered began
+        self._begun: list[float] = []  # when each forward and each prepare began that has not ended
         self._last_end = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._last_success: float | None = None
@@ -133,15 +139,16 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """The threads run and no forward is stuck."""
-        oldest = min(tuple(self._forwards), default=None)
+        """The threads run, nothing in the model or the pool is stuck, and the device computes."""
+        oldest = min(tuple(self._begun), default=None)
         stuck = oldest is not None and self._clock() - oldest >= self._stuck_after_s
-        return all(thread.is_alive() for thread in self._threads) and not self._queue.closed and not stuck
+        ended = self._queue.closed or not all(thread.is_alive() for thread in self._threads)
+        return not (ended or stuck or self._runtime.broken)
 
     async def check(self, max_age_s: float) -> None:
         """A forward has worked within `max_age_s`, or works now. Raises what kept it from working (promise 10)."""
         if not self.alive:
-            raise DependencyUnavailable("the encoder's model thread is dead or stuck")
+            raise DependencyUnavailable("the encoder's model is dead or stuck")
         if self._last_success is None or self._clock() - self._last_success > max_age_s:
             (result,) = await self.encode([Input(text="ready?")], role=Role.QUERY, lane=Lane.SEARCH)
             if isinstance(result, RetrievalError):
@@ -170,7 +177,7 @@ class Batcher:
         return results
 
     def _admit(self, lane: Lane, entries: Sequence[Entry]) -> None:
-        if self._queue.refuses or not self.alive:
+        if not self.alive:
             raise DependencyUnavailable("the encoder is not running")
         if over := self._queue.admit(lane, entries, self._cost_per_s):
             self._metrics.overloaded.labels(lane).inc()
@@ -187,11 +194,13 @@ class Batcher:
         if entry is None:
             return
         began = self._clock()
+        self._begun.append(began)
         prepared: Prepared | RetrievalError = EncodeFailed("this input could not be prepared")
         try:
             prepared = _attempt(lambda: self._runtime.prepare(entry.item, entry.role), "prepare")
         finally:
             # Also when it was no Exception: a panic in the tokeniser's Rust code is not one, and the pool would swallow it.
+            self._begun.remove(began)
             entry.decode_s = self._clock() - began
             self._metrics.prepare_seconds.observe(entry.decode_s)
             if isinstance(prepared, RetrievalError):
@@ -219,7 +228,7 @@ class Batcher:
     def _launch(self, batch: list[Entry]) -> None:
         prepared = [entry.prepared for entry in batch if entry.prepared is not None]
         began = self._clock()
-        self._forwards.append(began)
+        self._begun.append(began)
         outcome = _attempt(lambda: self._runtime.launch(prepared), "forward")
         if isinstance(outcome, RetrievalError):
             self._conclude(batch, outcome, began)
@@ -228,32 +237,45 @@ class Batcher:
 
     def _collect_all(self) -> None:
         while flight := self._launched.get():
-            self._conclude(flight.batch, _attempt(flight.wait, "forward"), flight.began)
+            self._conclude(flight.batch, _attempt(partial(self._result, flight), "forward"), flight.began)
+
+    def _result(self, flight: Flight) -> Encoded:
+        encoded = flight.wait()
+        _check_shapes(encoded, len(flight.batch), self._runtime.info)
+        return encoded
 
     def _conclude(self, batch: list[Entry], outcome: Encoded | RetrievalError, began: float) -> None:
-        """A batch that failed is run again input by input; anything else is answered."""
-        self._forwards.remove(began)
-        failed = isinstance(outcome, RetrievalError) and len(batch) > 1
-        if failed:
+        """A batch that failed is run again input by input, where the device still computes; anything else is answered."""
+        self._begun.remove(began)
+        if isinstance(outcome, RetrievalError) and self._runtime.broken:
+            outcome = DependencyUnavailable("the encoder's device has failed and computes nothing any more")
+        elif isinstance(outcome, RetrievalError) and len(batch) > 1:
             self._queue.retry_alone(batch)
-        else:
+            self._slots.release()
+            return
+        results = self._results(batch, outcome, began)
+        try:
             self._queue.answered(batch, self._clock() - began)
-        self._slots.release()  # the queue knew first, for the next batch depends on it
-        if not failed:
+            self._slots.release()  # the queue knew first, for the next batch depends on it
             self._observe(batch, began)
-            self._deliver(list(zip(batch, self._results(batch, outcome, began), strict=True)))
+        finally:
+            # Whatever raised: the queue has let go of the batch, and would not answer it when it is closed.
+            self._deliver(list(zip(batch, results, strict=True)))
 
     def _results(self, batch: list[Entry], outcome: Encoded | RetrievalError, began: float) -> list[Result]:
-        wanted = (len(batch), self._runtime.info.dimensions)
-        if not isinstance(outcome, RetrievalError) and outcome.vectors.shape != wanted:
-            outcome = EncodeFailed(f"the model answered with shape {outcome.vectors.shape}, wanted {wanted}")
-        if isinstance(outcome, RetrievalError):
-            return [outcome] * len(batch)
+        if not isinstance(outcome, RetrievalError):
+            encoded = outcome
+            results = _attempt(lambda: self._embeddings(batch, encoded, began), "results")
+            if not isinstance(results, RetrievalError):
+                return results
+            outcome = results
+        return [outcome] * len(batch)
+
+    def _embeddings(self, batch: list[Entry], encoded: Encoded, began: float) -> list[Result]:
         encode_s = self._clock() - began
-        norms = _norms(outcome)
         fingerprint = self._runtime.info.fingerprint
         results: list[Result] = []
-        for row, (entry, norm) in enumerate(zip(batch, norms, strict=True)):
+        for row, (entry, norm) in enumerate(zip(batch, _norms(encoded), strict=True)):
             if not abs(norm - 1) <= _NORM_TOLERANCE:  # NaN is neither above nor below
                 results.append(EncodeFailed(f"the model gave an embedding of length {norm:g}, which cannot be used"))
                 continue
@@ -261,7 +283,7 @@ class Batcher:
             timing = Timing(entry.decode_s, began - entry.ready_at, encode_s)
             self._metrics.queue_wait_seconds.labels(entry.lane).observe(timing.queue_s)
             dropped = entry.prepared.dropped_tokens if entry.prepared else 0
-            vector, shares, latents = _row(outcome, row)
+            vector, shares, latents = _row(encoded, row)
             results.append(Embedding(vector, fingerprint, dropped, entry.cost, timing, shares, latents))
         return results
 
@@ -291,6 +313,18 @@ class Batcher:
             # A closed loop has nobody left who waits.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(_settle, answers)
+
+
+def _check_shapes(encoded: Encoded, rows: int, info: ModelInfo) -> None:
+    """Raises `EncodeFailed` where a forward did not give one row for each input."""
+    vectors, shares, latents = encoded.vectors, encoded.shares, encoded.latents
+    if vectors.shape != (rows, info.dimensions):
+        raise EncodeFailed(f"the model gave vectors of shape {vectors.shape}, wanted {(rows, info.dimensions)}")
+    if shares is not None and (shares.ndim, len(shares), shares.shape[-1]) != (3, rows, 2):
+        raise EncodeFailed(f"the model gave shares of shape {shares.shape}, wanted ({rows}, layers, 2)")
+    wanted = (rows, info.latents, info.dimensions)
+    if latents is not None and latents.shape != wanted:
+        raise EncodeFailed(f"the model gave latents of shape {latents.shape}, wanted {wanted}")
 
 
 def _norms(encoded: Encoded) -> Float64:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from indexer.encoder import Lane
+from model.errors import DependencyUnavailable
 from model.inputs import Prepared
 from service.encoder.lanes import Entry, Lanes
 
@@ -26,6 +27,9 @@ class QueueSettings:
     searches_per_bulk: int = 4
     max_queue_s: float = 10.0  # a lane takes no more than the model does in this time: a slow one is full sooner
     wait_share: float = 0.2  # of the time the last batch took: what one that is not full waits for inputs on their way
+    max_wait_s: float = (
+        0.1  # and no longer: an answer, its caller's next request and a photo's decoding take some tens of ms
+    )
 
     def bound(self, lane: Lane, cost_per_s: float | None) -> int:
         """What may wait in a lane at once; `cost_per_s` is None while nothing has been measured."""
@@ -75,9 +79,14 @@ class Queue:
         return self._closed
 
     def admit(self, lane: Lane, entries: Sequence[Entry], cost_per_s: float | None = None) -> int:
-        """All of a call's entries or none. 0 when admitted, else the cost that has to go before the call fits."""
+        """All of a call's entries or none. 0 when admitted, else the cost that has to go before the call fits.
+
+        Raises `DependencyUnavailable` when draining or closed: under the lock, for whatever comes after `close` is never answered.
+        """
         cost = sum(entry.cost for entry in entries)
         with self._changed:
+            if self.refuses:
+                raise DependencyUnavailable("the encoder is not running")
             over = self._held[lane] + cost - self._settings.bound(lane, cost_per_s)
             if over > 0 and self._held[lane] > 0:
                 return min(over, self._held[lane])
@@ -127,7 +136,7 @@ class Queue:
         lane = batch[0].lane
         with self._changed:
             self._taken.difference_update(batch)
-            patience_s = self._settings.wait_share * forward_s
+            patience_s = min(self._settings.wait_share * forward_s, self._settings.max_wait_s)
             self._last[lane] = _Last(patience_s, self._clock() + patience_s, len(batch) + self._ready.count(lane))
             self._changed.notify_all()
 

@@ -7,7 +7,7 @@ import ctypes
 import io
 import time
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import Self, TypeVar
 
 import structlog
 import torch
@@ -16,11 +16,12 @@ from PIL import Image
 from model.errors import EncodeFailed
 from model.inputs import Encoded, Input, Limits, ModelInfo, Prepared, Role
 from model.packed import pack_linears
-from model.retriever import Retriever
+from model.retriever import Retriever, dtype_of
 from model.rows import RowThreads
 from service.telemetry import DeviceState
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 _MIN_BATCH_COST = 512  # below it texts go in batches too small: 16 tokens each, 32 of them are 1.5 times faster than 8
 _MAX_BATCH_COST = 131_072
@@ -28,7 +29,9 @@ _WORTH_IT = 1.05  # a larger batch, or a compiled tower, is taken when it is thi
 _TEXT = " ".join(["word"] * 24)  # of a document that is measured with
 _DOCUMENTS = 8
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_MEMORY_SHARE = 0.7  # of the device's memory that a measured batch may take; inputs differ, and other things want some
+_MEMORY_SHARE = (
+    0.7  # of the memory there is for us that a measured batch may take; inputs differ, and other things want some
+)
 
 
 class TorchRuntime:
@@ -38,6 +41,7 @@ class TorchRuntime:
         self._retriever = retriever
         self._limits = limits
         self._oom_recoveries = 0
+        self._broken = False
         self._rows = RowThreads() if retriever.device.type == "cpu" else None
         self._picture = self.prepare(Input(image=_dot()), Role.DOCUMENT)
         self._document = self.prepare(Input(_TEXT, _dot()), Role.DOCUMENT)
@@ -67,6 +71,11 @@ class TorchRuntime:
         """A CPU has one at a time; another device one that it works on and one behind it: more would only make searches wait longer."""
         return 1 if self._retriever.device.type == "cpu" else 2
 
+    @property
+    def broken(self) -> bool:
+        """After an assertion that failed inside a kernel, CUDA fails every call of its process."""
+        return self._broken
+
     def state(self) -> DeviceState:
         """From any thread."""
         retriever = self._retriever
@@ -86,6 +95,21 @@ class TorchRuntime:
     def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
         """A batch that does not fit into the device's memory is halved until it does; raises `EncodeFailed` for one input that
         does not fit by itself."""
+        wait = self._seen_to(lambda: self._launch(batch))
+        return lambda: self._seen_to(wait)
+
+    def _seen_to(self, work: Callable[[], T]) -> T:
+        """What `work` gives. When it raises, which may be long after the kernel that is to blame, the device is asked whether it still
+        computes."""
+        try:
+            return work()
+        except RuntimeError:
+            if not self._broken and not _computes(self._retriever.device):
+                log.critical("the device computes nothing any more", device=str(self._retriever.device))
+                self._broken = True
+            raise
+
+    def _launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
         try:
             return self._forward(batch)
         except torch.OutOfMemoryError as error:
@@ -99,7 +123,7 @@ class TorchRuntime:
         self._oom_recoveries += 1
         log.warning("out of memory, batch is halved", inputs=len(batch), reason=reason)
         middle = len(batch) // 2
-        halves = [self.launch(part)() for part in (batch[:middle], batch[middle:])]
+        halves = [self._launch(part)() for part in (batch[:middle], batch[middle:])]
         return lambda: Encoded.joined(halves)
 
     def _forward(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
@@ -165,20 +189,37 @@ class TorchRuntime:
         """The best of three, the first of which pays for allocation; 0 when they do not fit into memory."""
         batch = [item] * count
         seconds = []
-        for _ in range(3):
-            began = time.perf_counter()
-            try:
+        with contextlib.suppress(torch.OutOfMemoryError):
+            for _ in range(3):
+                began = time.perf_counter()
                 self._forward(batch)()
-            except torch.OutOfMemoryError:
-                return 0.0
-            seconds.append(time.perf_counter() - began)
-        return count / min(seconds)
+                seconds.append(time.perf_counter() - began)
+            return count / min(seconds)
+        # What it took before it failed would be missing elsewhere, and make the next measurement end too soon.
+        torch.cuda.empty_cache()
+        return 0.0
 
     def _has_room(self) -> bool:
         if self._retriever.device.type != "cuda":
             return True
-        total = torch.cuda.get_device_properties(self._retriever.device).total_memory
-        return torch.cuda.max_memory_reserved(self._retriever.device) * 2 < total * _MEMORY_SHARE
+        device = self._retriever.device
+        free, _ = torch.cuda.mem_get_info(device)  # other processes may have some of the total
+        ours = torch.cuda.memory_reserved(device) + free
+        return torch.cuda.max_memory_reserved(device) * 2 < ours * _MEMORY_SHARE
+
+
+def _computes(device: torch.device) -> bool:
+    """Whether CUDA does anything at all; any other device that fails one call does the next."""
+    if device.type != "cuda":
+        return True
+    try:
+        torch.ones(1, device=device).add_(1)
+        torch.cuda.synchronize(device)
+    except torch.OutOfMemoryError:
+        return True
+    except RuntimeError:
+        return False
+    return True
 
 
 def _memory_bytes(device: torch.device) -> dict[str, int]:
@@ -204,8 +245,7 @@ def choose_device(wanted: str) -> str:
 def choose_dtype(wanted: str, device: str) -> torch.dtype:
     """`auto` is float32 on a CPU, where it is exact, and half of it on CUDA, bfloat16 where the device has it."""
     if wanted != "auto":
-        dtype: torch.dtype = getattr(torch, wanted)
-        return dtype
+        return dtype_of(wanted)
     if not device.startswith("cuda"):
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

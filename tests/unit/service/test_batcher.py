@@ -12,7 +12,7 @@ import pytest
 
 from indexer.encoder import Lane
 from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, Overloaded, RetrievalError
-from model.inputs import Embedding, Input, Role
+from model.inputs import Embedding, Encoded, Input, Role
 from service.encoder.batcher import Batcher
 
 Make = Callable[..., Awaitable[Batcher]]
@@ -55,7 +55,7 @@ async def test_a_raising_forward_fails_its_batch_only(make_batcher: Make, runtim
 
     def fail(texts: list[str]) -> None:
         if "bad" in texts:
-            raise RuntimeError("CUDA error: an illegal memory access, and the text was SECRET")
+            raise RuntimeError("the text was SECRET")
 
     runtime.on_forward = fail
     failed = await one(batcher, "bad")
@@ -64,6 +64,23 @@ async def test_a_raising_forward_fails_its_batch_only(make_batcher: Make, runtim
     assert "SECRET" not in failed.detail
     assert isinstance(await one(batcher, "good"), Embedding)
     assert batcher.alive
+
+
+async def test_a_device_that_computes_nothing_any_more_ends_it(make_batcher: Make, runtime: Any) -> None:
+    """Promise 10: no input is to blame, so each may be tried elsewhere, and none is tried here again."""
+    batcher = await make_batcher()
+
+    def fail(_texts: list[str]) -> None:
+        runtime.broken = True
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    runtime.on_result = fail
+    with pytest.raises(DependencyUnavailable, match="device has failed"):
+        await send(batcher, "a", "b")
+    assert len(runtime.batches) <= 2  # of one input each: what was launched before it failed
+    assert not batcher.alive
+    with pytest.raises(DependencyUnavailable, match="not running"):
+        await one(batcher)
 
 
 async def test_a_poison_input_is_found_out(make_batcher: Make, runtime: Any, wait_until: Until) -> None:
@@ -193,12 +210,47 @@ async def test_unusable_vectors_never_leave(
     await plug
 
 
-async def test_a_wrong_shape_is_a_failure(make_batcher: Make, runtime: Any) -> None:
+GOOD = np.eye(64, dtype=np.float32)[:1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (Encoded(np.ones((1, 3), np.float32)), "(1, 3)"),
+        (Encoded(GOOD[0]), "(64,)"),
+        (Encoded(np.concatenate([GOOD, GOOD])), "(2, 64)"),
+        (Encoded(GOOD, latents=np.ones((1, 1, 3), np.float32)), "(1, 1, 3)"),
+        (Encoded(GOOD, latents=GOOD), "(1, 64)"),
+        (Encoded(GOOD, shares=np.ones((1, 2), np.float32)), "(1, 2)"),
+        (Encoded(GOOD, shares=np.ones((0, 3, 2), np.float32)), "(0, 3, 2)"),
+        (Encoded(GOOD, shares=np.ones((1, 3, 3), np.float32)), "(1, 3, 3)"),
+        (Encoded(np.full((1, 64), "x")), "ValueError"),  # type: ignore[arg-type]
+    ],
+)
+async def test_a_wrong_result_is_an_answer(make_batcher: Make, runtime: Any, wrong: Encoded, says: str) -> None:
+    """Promise 1: whatever a model gives, its caller hears of it, and so does the next."""
     batcher = await make_batcher()
-    runtime.on_forward = lambda _texts: np.ones((1, 3), np.float32)
-    failed = await one(batcher)
+    runtime.on_result = lambda texts: wrong if texts == ["bad"] else None
+    failed = await asyncio.wait_for(one(batcher, "bad"), 5)
     assert isinstance(failed, EncodeFailed)
-    assert "(1, 3)" in failed.detail
+    assert says in failed.detail
+    assert isinstance(await one(batcher), Embedding)
+    assert batcher.alive
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_results_thread_that_dies_over_a_batch_has_answered_it(
+    make_batcher: Make, runtime: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher = await make_batcher()
+
+    def die(*_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(batcher, "_observe", die)
+    assert isinstance(await asyncio.wait_for(one(batcher), 5), Embedding)
+    with pytest.raises(DependencyUnavailable):
+        await asyncio.wait_for(one(batcher), 5)
 
 
 async def test_a_full_queue_refuses_at_once(make_batcher: Make, runtime: Any) -> None:
@@ -398,6 +450,28 @@ async def test_a_stuck_forward_is_seen(make_batcher: Make, runtime: Any) -> None
         await one(batcher)
     runtime.gate.set()
     await plug
+    assert batcher.alive
+
+
+async def test_a_stuck_decoder_is_seen(make_batcher: Make, runtime: Any) -> None:
+    """It holds a thread of the pool for ever, and when it holds all of them nothing is encoded."""
+    now = [0.0]
+    batcher = await make_batcher(stuck_after_s=60, clock=lambda: now[0])
+    begun, gate = threading.Event(), threading.Event()
+
+    def hang(_item: Input) -> None:
+        begun.set()
+        gate.wait(10)
+
+    runtime.on_prepare = hang
+    task = send(batcher, "an image that never ends")
+    await asyncio.to_thread(begun.wait, 10)
+    now[0] = 59.0
+    assert batcher.alive
+    now[0] = 61.0
+    assert not batcher.alive
+    gate.set()
+    await task
     assert batcher.alive
 
 

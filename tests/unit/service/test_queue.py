@@ -1,7 +1,7 @@
 """The queue by itself, over random traffic: the budget holds, nothing is lost or doubled, first in first out within a lane."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from unittest.mock import sentinel
 
@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.encoder import Lane
+from model.errors import DependencyUnavailable
 from model.inputs import Input, Prepared, Role
 from service.encoder.lanes import Entry
 from service.encoder.queue import Queue, QueueSettings
@@ -103,6 +104,16 @@ def test_admission_is_all_or_nothing_and_bounded(calls: list[tuple[Lane, list[in
         assert queue.held(lane) == before + (sum(costs) if fits else 0)
 
 
+@pytest.mark.parametrize("end", [Queue.close, Queue.drain])
+def test_nothing_is_admitted_after_the_end(end: Callable[[Queue], object]) -> None:
+    """Asked under the lock: who looked before it and came after would wait for ever."""
+    queue = Queue(QueueSettings())
+    end(queue)
+    with pytest.raises(DependencyUnavailable):
+        queue.admit(Lane.SEARCH, [entry(Lane.SEARCH, 1)])
+    assert queue.held(Lane.SEARCH) == 0
+
+
 def test_the_estimate_gives_way_to_the_real_cost() -> None:
     queue = Queue(QueueSettings())
     queue.admit(Lane.SEARCH, [entry(Lane.SEARCH, 100)])
@@ -169,9 +180,11 @@ def come(queue: Queue, *entries: Entry, prepare: bool = True) -> None:
         prepare_all(queue)
 
 
-def after_a_batch(answered: int, waiting: int, lane: Lane = Lane.SEARCH, forward_s: float = LONG_S) -> Queue:
+def after_a_batch(
+    answered: int, waiting: int, lane: Lane = Lane.SEARCH, forward_s: float = LONG_S, max_wait_s: float = LONG_S
+) -> Queue:
     """So many have just been answered after a forward of that long, and so many wait."""
-    queue = Queue(QueueSettings(max_batch_cost=10))
+    queue = Queue(QueueSettings(max_batch_cost=10, max_wait_s=max_wait_s))
     come(queue, *(entry(lane, 1) for _ in range(answered)))
     batch = queue.next_batch()
     come(queue, *(entry(lane, 1) for _ in range(waiting)))
@@ -194,6 +207,10 @@ def test_a_batch_waits_for_callers_who_were_just_answered() -> None:
 @pytest.mark.parametrize("forward_s", [0.0, 0.1])
 def test_it_waits_no_longer_than_a_part_of_a_forward(forward_s: float) -> None:
     assert len(after_a_batch(answered=2, waiting=1, forward_s=forward_s).next_batch()) == 1
+
+
+def test_it_waits_no_longer_for_a_slow_model_than_callers_need() -> None:
+    assert len(after_a_batch(answered=2, waiting=1, max_wait_s=0.01).next_batch()) == 1
 
 
 def test_a_full_batch_waits_for_nobody() -> None:

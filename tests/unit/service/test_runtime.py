@@ -71,6 +71,43 @@ def test_only_the_input_that_cannot_fit_fails(tiny: TorchRuntime, monkeypatch: p
     assert tiny.launch(prepared(tiny, "one"))().vectors.shape == (1, 16)
 
 
+@pytest.mark.parametrize(("computes", "stage"), [(False, "launch"), (False, "wait"), (True, "wait")])
+def test_after_a_failure_the_device_is_asked(
+    tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch, computes: bool, stage: str
+) -> None:
+    """A kernel's failed assertion shows at any later call, and is the end of CUDA in this process."""
+    batch = prepared(tiny, "one")
+
+    def fail() -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(runtime_module, "_computes", lambda _device: computes)
+    monkeypatch.setattr(tiny, "_forward", lambda _batch: fail() if stage == "launch" else fail)
+    with pytest.raises(RuntimeError, match="assert"):
+        tiny.launch(batch)()
+    assert tiny.broken is not computes
+
+
+def test_whether_a_device_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runtime_module._computes(torch.device("cpu"))
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch, "ones", fail)
+    assert not runtime_module._computes(torch.device("cuda"))
+
+
+def test_the_budget_counts_on_free_memory_alone(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    gib = 2**30
+    monkeypatch.setattr(type(tiny._retriever), "device", property(lambda _: torch.device("cuda")))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (10 * gib, 80 * gib))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 2 * gib)
+    for reserved, room in ((4, True), (5, False)):  # twice that has to be under 0.7 of 12
+        monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device, held=reserved: held * gib)
+        assert tiny._has_room() is room
+
+
 def test_the_budget_is_the_smallest_that_is_about_as_fast(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime_module, "_MIN_BATCH_COST", 1)
     rates = {1: 10.0, 2: 18.0, 4: 30.0, 8: 31.0, 16: 40.0}
