@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +34,14 @@ _BATCH = 64
 _CONNECTIONS = 8
 
 Recalls = Mapping[str, Recall]  # by part of atlas
+
+
+class Precision(StrEnum):
+    """Of weights and activations, as `RET2_PRECISION`."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
 
 
 @model_app.command()
@@ -64,6 +73,9 @@ def atlas(
         str | None, typer.Option(envvar="RET2_API_KEY", help="of that server; better given as variable than as flag")
     ] = None,
     ablations: Annotated[bool, typer.Option(help="also the table of ablations (in process only)")] = True,
+    precision: Annotated[
+        Precision, typer.Option(help="of weights and activations (in process only)")
+    ] = Precision.FLOAT32,
 ) -> None:
     """Recall on the bundled benchmark: held-out (subject, question) pairs, pictures by an artist never trained on."""
     from model.atlas import Atlas
@@ -78,12 +90,14 @@ def atlas(
             results = nine(data, lambda carries, items: _http_searcher(client, carries, items, progress))
         console.print(_nine_table(results, f"through {url}/search"))
         return
-    from model.retriever import Retriever
+    from model.retriever import Retriever, dtype_of
 
+    dtype = dtype_of(precision)
     with _progress() as progress:
         source = model or "bundled"
-        ours = _Embedder(Retriever.load(source).pack(), progress)
-        console.print(_nine_table(nine(data, lambda _, items: ours.searcher(items)), f"{source}, in process"))
+        ours = _Embedder(Retriever.load(source, dtype=dtype).pack(), progress)
+        title = f"{source}, in process, {precision}"
+        console.print(_nine_table(nine(data, lambda _, items: ours.searcher(items)), title))
         if not ablations:
             return
         items = corpus(data, Carries.BOTH)
@@ -95,7 +109,9 @@ def atlas(
                 console.print(f"{label}: no checkpoint in benchmarks/ablations/{name} (ret2 train --variant {name})")
                 continue
             rows[label] = recall(
-                both, items, _Embedder(Retriever.load(str(ABLATIONS / name)).pack(), progress).searcher(items)
+                both,
+                items,
+                _Embedder(Retriever.load(str(ABLATIONS / name), dtype=dtype).pack(), progress).searcher(items),
             )
         rows["ours, question alone"] = recall(
             [replace(q, content=replace(q.content, image=None)) for q in both], items, search
