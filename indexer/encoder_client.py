@@ -17,20 +17,20 @@ from opentelemetry.trace import SpanKind
 from indexer import tracing
 from indexer.encoder import Lane
 from model import codec
-from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TooLarge
+from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TimedOut, TooLarge
 from model.inputs import Embedding, Input, ModelInfo, Role
 
-# Never reached, or the connection broke: nothing is known to have been done, and encoding twice harms nobody. A time-out is not
-# among them: the encoder is busy with this very call, and a second one would make it busier.
+# Never reached, or the connection broke: nothing is known to have been done, and encoding twice harms nobody. A time-out, ours or the
+# encoder's, is not among them: the encoder is busy with this very call, and a second one would make it busier.
 _RETRIED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
-_RETRIED_STATUS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
+_RETRIED_STATUS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE})
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderClientSettings:
     url: str
     api_key: str | None = None
-    timeout_s: float = 30.0  # one call, waiting in the encoder's queue included
+    timeout_s: float = 30.0  # one call, waiting in the encoder's queue and all attempts included
     connect_timeout_s: float = 2.0
     attempts: int = 3
     retry_base_s: float = 0.1
@@ -52,7 +52,7 @@ class HttpEncoder:
         self._http = httpx.AsyncClient(
             base_url=settings.url,
             auth=_bearer(settings.api_key) if settings.api_key else None,
-            timeout=httpx.Timeout(settings.timeout_s, connect=settings.connect_timeout_s),
+            timeout=httpx.Timeout(None, connect=settings.connect_timeout_s),  # of the rest `_request` sees to the sum
             limits=httpx.Limits(max_connections=settings.connections, max_keepalive_connections=settings.connections),
             trust_env=False,
             transport=transport,
@@ -131,7 +131,14 @@ class HttpEncoder:
         return results
 
     async def _request(self, method: str, path: str, body: bytes | None = None) -> httpx.Response:
-        """Raises `Overloaded`, `TooLarge` or `DependencyUnavailable`."""
+        """Raises `Overloaded`, `TooLarge` or `DependencyUnavailable`, of which `TimedOut` is one."""
+        try:
+            async with asyncio.timeout(self._settings.timeout_s):
+                return await self._tried(method, path, body)
+        except TimeoutError as error:
+            raise TimedOut(f"encoder {self._name}: no answer within {self._settings.timeout_s:g} s") from error
+
+    async def _tried(self, method: str, path: str, body: bytes | None) -> httpx.Response:
         failed: RetrievalError = DependencyUnavailable()
         for attempt in range(self._settings.attempts):
             if attempt:
@@ -159,6 +166,8 @@ class HttpEncoder:
             return Overloaded(detail, retry_after_s=float(after) if after.isdigit() else 1.0)
         if response.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return TooLarge(detail)
+        if response.status_code == HTTPStatus.GATEWAY_TIMEOUT:
+            return TimedOut(f"encoder {self._name}: {detail}")
         return self._unavailable(f"answered {response.status_code}: {detail}")
 
     def _unavailable(self, what: str, cause: Exception | None = None) -> DependencyUnavailable:

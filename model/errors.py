@@ -11,6 +11,7 @@ RetrievalError                 status, code, retryable; the docstring's first li
 │  └─ RateLimited        429   this caller's own limit
 ├─ EncodeFailed          500   the forward raised; this input only
 └─ DependencyUnavailable 503   Qdrant, encoder, database or object store unreachable
+   └─ TimedOut           504   it is at work on this call, but not done in time
 """
 
 from __future__ import annotations
@@ -119,6 +120,13 @@ class DependencyUnavailable(RetrievalError):
     retryable = True
 
 
+class TimedOut(DependencyUnavailable):
+    """The answer took longer than there was time. Asked again at once, whoever is busy with it would be busier."""
+
+    status = 504
+    code = "timed_out"
+
+
 _KINDS: tuple[type[RetrievalError], ...] = (
     TooLarge,
     InvalidInput,
@@ -130,13 +138,14 @@ _KINDS: tuple[type[RetrievalError], ...] = (
     Overloaded,
     EncodeFailed,
     DependencyUnavailable,
+    TimedOut,
 )
 
 
 def error_class(code: str, status: int) -> type[RetrievalError]:
     """What another process's error is here: by its code; where that is not one of ours (a proxy's page), by the HTTP status."""
     by_code = {kind.code: kind for kind in _KINDS}
-    by_status = {kind.status: kind for kind in _KINDS if kind is not EncodeFailed}
+    by_status = {kind.status: kind for kind in _KINDS if kind not in (EncodeFailed, TimedOut)}
     if found := by_code.get(code) or by_status.get(status):
         return found
     if status in (502, 504):

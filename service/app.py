@@ -37,6 +37,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         422: "does not fit the schema",
         429: "at its limit; see Retry-After",
         503: "something it needs does not answer; see Retry-After",
+        504: "no answer within the time there was",
     }.items()
 }
 

@@ -257,7 +257,7 @@ async def run(app: FastAPI, parts: Parts | EncoderParts) -> bool:
         port=settings.port,
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=max(1, int(settings.grace_s / 2)),  # the other half is for the worker and the batcher
+        timeout_graceful_shutdown=settings.requests_s,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
     )
@@ -275,9 +275,15 @@ async def run(app: FastAPI, parts: Parts | EncoderParts) -> bool:
 
 
 def _stop(server: uvicorn.Server, parts: Parts | EncoderParts) -> None:
-    """Readiness off, then drain. Whatever hangs is left behind when the grace time is over; a second signal does not wait."""
+    """A second signal does not wait."""
     log.info("stopping", grace_s=parts.settings.grace_s)
     server.force_exit = server.should_exit
+    _drain(server, parts)
+
+
+def _drain(server: uvicorn.Server, parts: Parts | EncoderParts) -> None:
+    """Readiness off, no new connections, and an end when those there are have been answered. Whatever hangs is left behind when the
+    grace time is over: Python would wait for ever for a thread of a pool that is stuck in a forward."""
     server.should_exit = True
     parts.draining.set()
     deadline = threading.Timer(parts.settings.grace_s, _give_up)
@@ -297,8 +303,7 @@ async def _watch(server: uvicorn.Server, parts: Parts | EncoderParts) -> None:
         await asyncio.sleep(_WATCH_S)
         dead = parts.health.dead() if server.started else []
     log.critical("a part of the service died", parts=dead)
-    parts.draining.set()
-    server.should_exit = True
+    _drain(server, parts)
 
 
 def _registry() -> CollectorRegistry:

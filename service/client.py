@@ -26,7 +26,7 @@ import httpx
 import orjson
 
 from indexer.records import Failure, Job, JobKind, JobState
-from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, error_class
+from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TimedOut, error_class
 from model.inputs import ModelInfo
 
 Image = bytes | Path | str  # a file's bytes, a file, or a URL or data URI
@@ -37,7 +37,7 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _RETRY_BASE_S = 0.2
 _RETRY_MAX_S = 10.0
-_RETRIED_STATUS = frozenset({429, 502, 503, 504})  # 502 and 504 are a proxy's words for 503
+_RETRIED_STATUS = frozenset({429, 502, 503, 504})  # 502 and 504 are a proxy's words for 503; our own 504 is `TimedOut`
 _CHUNK_DOCUMENTS = (
     256  # small enough that a chunk is accepted within a second or so, large enough to fill encoder batches
 )
@@ -591,7 +591,8 @@ class Client:
             return response, None
         if response.status_code in _RETRIED_STATUS:
             after_s = _retry_after_s(response)
-            return error_of(response, after_s), after_s
+            refused = error_of(response, after_s)
+            return refused, None if isinstance(refused, TimedOut) else after_s
         return error_of(response), None
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.metadata import version
 from typing import Annotated, Protocol
 
@@ -34,6 +35,9 @@ class Process(Protocol):
 
     @property
     def health(self) -> Health: ...
+
+    @property
+    def draining(self) -> asyncio.Event: ...
 
     async def refresh_metrics(self) -> None:
         """Brings up to date what is counted elsewhere."""

@@ -412,6 +412,11 @@ class Settings(BaseSettings):
         )
 
     @property
+    def requests_s(self) -> int:
+        """Half of the grace time: what requests have to end, before the worker and the batcher have the other half."""
+        return max(1, int(self.grace_s / 2))
+
+    @property
     def quotas(self) -> QuotaSettings:
         return QuotaSettings(self.key_requests_per_s, self.key_burst_requests, self.key_requests_in_flight)
 

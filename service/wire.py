@@ -12,9 +12,13 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from model.errors import DependencyUnavailable
+from model.errors import DependencyUnavailable, TimedOut
 
 T = TypeVar("T")
+
+_DRAIN_SHARE = (
+    0.8  # of the time requests have to end: later the server cancels them, and their callers would get a bare 500
+)
 
 
 class StrictRequest(Request):
@@ -57,23 +61,34 @@ def took(request: Request, timings: Iterable[Mapping[str, float]]) -> None:
 
 
 async def answer_within(request: Request, work: Awaitable[T], timeout_s: float) -> T:
-    """The result of `work`, which is cancelled when the caller hangs up or the time is over.
+    """The result of `work`, which is cancelled when the caller hangs up, the time is over, or this process stops before that.
+
+    Raises `TimedOut`, or `DependencyUnavailable` where another process may still do it in time.
 
     The body must have been read: only then does `receive` speak of the caller's leaving.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(request))
+    stopping = asyncio.ensure_future(_drained(request.app.state.process))
     try:
-        await asyncio.wait({task, gone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, gone, stopping}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
         if gone.done():
             raise ClientDisconnect
-        raise DependencyUnavailable(f"no answer within {timeout_s:g} s", limit=timeout_s)
+        if stopping.done():
+            raise DependencyUnavailable("this process is stopping, and had no time left for this call")
+        raise TimedOut(f"no answer within {timeout_s:g} s", limit=timeout_s)
     finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        for one in (task, gone, stopping):
+            one.cancel()
+        await asyncio.gather(task, gone, stopping, return_exceptions=True)
+
+
+async def _drained(process: Any) -> None:
+    """`process` is a `probes.Process`, which imports this module."""
+    await process.draining.wait()
+    await asyncio.sleep(process.settings.requests_s * _DRAIN_SHARE)
 
 
 async def _disconnected(request: Request) -> None:

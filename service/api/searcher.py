@@ -17,7 +17,7 @@ from indexer.encoder import Encoder, Lane
 from indexer.filters import AllOf, Filter
 from indexer.records import Collection, Hit, Point
 from indexer.store import Points
-from model.errors import DependencyUnavailable, InvalidInput, NotFound, RetrievalError
+from model.errors import InvalidInput, NotFound, RetrievalError, TimedOut
 from model.inputs import Embedding, Input, Limits, Role
 from service import inputs
 from service.api import examples
@@ -118,7 +118,7 @@ class Searcher:
             async with asyncio.timeout(wanted.timeout_s):
                 return await self._search(wanted)
         except TimeoutError as error:
-            raise DependencyUnavailable(
+            raise TimedOut(
                 f"no answer within {wanted.timeout_s:g} s", field="timeout_s", limit=wanted.timeout_s
             ) from error
 

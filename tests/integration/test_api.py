@@ -420,6 +420,26 @@ async def test_a_dead_model_thread_turns_livez(served: Any, runtime: Any) -> Non
     assert (await served.client.get("/readyz")).status_code == 503
 
 
+async def test_a_stuck_forward_turns_livez(serve: Serve, runtime: Any) -> None:
+    """After the setting's time, and as long as it is stuck."""
+    served = await serve(stuck_after_s=0.3)
+    runtime.gate.clear()
+    call = asyncio.create_task(
+        served.client.post("/encode", json={"role": "query", "inputs": [{"text": "never ends"}]})
+    )
+    await runtime.busy_with("never ends")
+    statuses = [(await served.client.get("/livez")).status_code]
+    async with asyncio.timeout(10):
+        while statuses[-1] == 200:
+            await asyncio.sleep(0.02)
+            statuses.append((await served.client.get("/livez")).status_code)
+    assert statuses[0] == 200
+    assert statuses[-1] == 503
+    runtime.gate.set()
+    assert (await call).status_code == 200
+    assert (await served.client.get("/livez")).status_code == 200
+
+
 async def test_metrics_and_info(served: Any) -> None:
     await served.load(*FLAGS)
     await served.search("red")
@@ -476,7 +496,7 @@ async def test_a_search_that_takes_too_long_is_answered_and_costs_nothing_more(s
     await served.load(*FLAGS)
     runtime.gate.clear()
     response = await served.client.post("/search", json={"collection": "flags", "query": {"text": "slow"}})
-    assert response.status_code == 503
+    assert (response.status_code, response.json()["code"]) == (504, "timed_out")
     assert "0.05 s" in response.json()["detail"]
     assert served.parts.encoder._queue.held("search") == 0
 

@@ -12,7 +12,15 @@ from prometheus_client import CollectorRegistry
 
 from indexer.encoder import Lane
 from indexer.encoder_client import EncoderClientSettings, HttpEncoder
-from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, Overloaded, RetrievalError, TooLarge
+from model.errors import (
+    DependencyUnavailable,
+    EncodeFailed,
+    InvalidInput,
+    Overloaded,
+    RetrievalError,
+    TimedOut,
+    TooLarge,
+)
 from model.inputs import Embedding, Input, Role
 from service.encoder.app import EncoderParts, create_encoder_app
 from service.encoder.batcher import Batcher
@@ -182,6 +190,24 @@ async def test_what_keeps_failing_is_unavailable(remote: Any, trouble: Any, says
     with pytest.raises(DependencyUnavailable, match=says):
         await encode(there.client(), Input("red"))
     assert len(there.way.paths) == calls
+
+
+@pytest.mark.parametrize("patient", ["client", "encoder"])
+async def test_a_time_out_is_not_tried_again(remote: Any, runtime: Any, patient: str) -> None:
+    """Whoever of the two loses patience first: the encoder is at work on this very call."""
+    there = await remote(request_timeout_s=0.05 if patient == "client" else 30)
+    runtime.gate.clear()
+    with pytest.raises(TimedOut, match=r"encoder http://encoder: no answer within 0\.05 s"):
+        await encode(there.client(timeout_s=30 if patient == "client" else 0.05), Input("red"))
+    assert there.way.paths == ["/encode"]
+
+
+async def test_all_attempts_together_have_the_time_of_one_call(remote: Any) -> None:
+    there = await remote()
+    there.way.before = lambda _request: httpx.Response(503, json={"detail": "draining"})
+    with pytest.raises(TimedOut):
+        await encode(there.client(timeout_s=0.05, attempts=100, retry_base_s=0.01), Input("red"))
+    assert 1 <= len(there.way.paths) < 10
 
 
 async def test_a_wrong_key_says_so(remote: Any) -> None:

@@ -186,12 +186,12 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 8) -> None:
         time.sleep(0.01)
 
 
-def test_what_does_not_answer_is_503(serve: Callable[..., Any], runtime: FakeRuntime) -> None:
+def test_what_does_not_answer_is_504(serve: Callable[..., Any], runtime: FakeRuntime) -> None:
     client = serve(request_timeout_s=0.2)
     runtime.gate.clear()
     with pytest.raises(openai.InternalServerError, match=r"no answer within 0\.2 s") as raised:
         client.embeddings.create(model="fake", input="red")
-    assert (raised.value.status_code, raised.value.code) == (503, "dependency_unavailable")
+    assert (raised.value.status_code, raised.value.code) == (504, "timed_out")
     assert int(raised.value.response.headers["retry-after"]) >= 1
 
 

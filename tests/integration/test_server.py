@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,11 @@ def free_port() -> int:
 class Server:
     """One `ret2 serve`."""
 
-    def __init__(self, folder: Path, model: Path, **flags: Any) -> None:
+    def __init__(self, folder: Path, model: Path, program: Sequence[str] = ("-m", "service"), **flags: Any) -> None:
         self.url = f"http://127.0.0.1:{flags.setdefault('port', free_port())}"
         self.client: httpx.Client | None = None
         self.log = folder / f"serve-{flags['port']}.log"
-        command = [sys.executable, "-m", "service", "serve", f"--model={model}", f"--data-dir={folder / 'data'}"]
+        command = [sys.executable, *program, "serve", f"--model={model}", f"--data-dir={folder / 'data'}"]
         command += [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
@@ -75,7 +76,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(tmp_path: Path, model: Path) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
-    def go(**flags: Any) -> Server:
+    def go(model: Path = model, **flags: Any) -> Server:
         servers.append(Server(tmp_path, model, **flags))
         return servers[-1]
 
@@ -150,6 +151,60 @@ def test_sigterm_ends_an_encoder_with_status_0(start: Callable[..., Server]) -> 
     assert encoder.process.wait(30) == 0
 
 
+HELD = (str(Path(__file__).parents[1] / "held_encoder.py"),)
+HOLD = {"role": "query", "inputs": [{"text": "hold"}]}
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def refuses(url: str) -> bool:
+    try:
+        httpx.get(f"{url}/readyz", trust_env=False)
+    except httpx.ConnectError:
+        return True
+    except httpx.TransportError:  # the listener closed over this very call
+        pass
+    return False
+
+
+def test_sigterm_during_a_forward(start: Callable[..., Server], tmp_path: Path) -> None:
+    """No new connections from then on, which is how a probe sees it; the caller in flight has its answer, and the exit is 0."""
+    gate = tmp_path / "gate"
+    gate.touch()
+    encoder = start(role="encoder", model=gate, program=HELD, grace_s=20)
+    client = encoder.ready()
+    with ThreadPoolExecutor(1) as caller:
+        answer = caller.submit(client.post, "/encode", json=HOLD)
+        until(gate.with_suffix(".busy").exists)
+        encoder.process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        until(lambda: refuses(encoder.url))
+        assert encoder.process.poll() is None
+        gate.unlink()
+        assert answer.result().status_code == 200
+    assert encoder.process.wait(30) == 0
+    assert time.monotonic() - began < 20
+
+
+def test_a_stuck_forward_ends_the_process(start: Callable[..., Server], tmp_path: Path) -> None:
+    """Though Python would wait for the thread that is stuck: within the grace time, and not as if all were well."""
+    gate = tmp_path / "gate"
+    gate.touch()
+    encoder = start(role="encoder", model=gate, program=HELD, stuck_after_s=0.2, grace_s=3)
+    client = encoder.ready()
+    with ThreadPoolExecutor(1) as caller:
+        answer = caller.submit(client.post, "/encode", json=HOLD)
+        assert encoder.process.wait(30) == 1
+        assert answer.result().json()["code"] == "dependency_unavailable"
+    assert "a part of the service died" in encoder.log.read_text()
+    assert gate.exists()
+
+
 def test_sigterm_while_somebody_waits(start: Callable[..., Server]) -> None:
     """The waiting caller is answered, the process exits 0, and the next one finishes what was accepted."""
     server = start(grace_s=20)
@@ -207,8 +262,11 @@ async def _until_started(port: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-async def test_a_dead_model_thread_takes_the_process_down(runtime: Any, tmp_path: Path) -> None:
+async def test_a_dead_model_thread_takes_the_process_down(
+    runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Promise 1: visibly, not answering 200 for ever."""
+    monkeypatch.setattr(assembly, "_give_up", lambda: None)  # it would end the tests with the process
     port = free_port()
     running = asyncio.create_task(_run(assembly.build(Settings(data_dir=tmp_path, port=port), runtime)))
     await _until_started(port)
@@ -222,6 +280,28 @@ async def test_a_dead_model_thread_takes_the_process_down(runtime: Any, tmp_path
         response = await client.post(f"http://127.0.0.1:{port}/encode", json=body)
     assert response.status_code == 503
     assert await asyncio.wait_for(running, 30) is False
+
+
+async def test_a_call_that_does_not_end_in_the_grace_time(
+    runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told so while it can be: the server would cancel it, and its caller get a bare 500."""
+    monkeypatch.setattr(assembly, "_give_up", lambda: None)
+    port = free_port()
+    parts = assembly.build(Settings(data_dir=tmp_path, port=port, grace_s=2), runtime)
+    running = asyncio.create_task(_run(parts))
+    await _until_started(port)
+    runtime.gate.clear()
+    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+        body = {"role": "query", "inputs": [{"text": "red"}]}
+        call = asyncio.create_task(client.post(f"http://127.0.0.1:{port}/encode", json=body))
+        await runtime.busy_with("red")
+        os.kill(os.getpid(), signal.SIGTERM)
+        response = await call
+    assert (response.status_code, response.json()["code"]) == (503, "dependency_unavailable")
+    assert "is stopping" in response.json()["detail"]
+    runtime.gate.set()
+    assert await asyncio.wait_for(running, 30) is True
 
 
 async def test_an_orderly_end(runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from model.errors import (
     NotFound,
     Overloaded,
     RetrievalError,
+    TimedOut,
     TooLarge,
     Unauthorized,
 )
@@ -80,6 +81,7 @@ def ok(body: Any) -> httpx.Response:
     [
         problem(429, "overloaded"),
         problem(503, "dependency_unavailable"),
+        httpx.Response(504, text="<html>a proxy</html>"),
         httpx.Response(502, text="<html>a proxy</html>"),
         httpx.ConnectError("refused"),
         httpx.ReadError("reset"),
@@ -105,6 +107,7 @@ def test_what_may_pass_is_tried_again(passing: httpx.Response | Exception) -> No
         (problem(413, "too_large"), TooLarge),
         (problem(422, "invalid_request"), InvalidInput),
         (problem(500, "encode_failed"), EncodeFailed),
+        (problem(504, "timed_out"), TimedOut),
         (problem(500, "internal"), RetrievalError),
         (httpx.Response(404, text="<html>"), NotFound),
         (httpx.Response(418, text="a teapot"), InvalidInput),

@@ -17,6 +17,7 @@ from model.errors import (
     Overloaded,
     RateLimited,
     RetrievalError,
+    TimedOut,
     TooLarge,
     Unauthorized,
 )
@@ -42,6 +43,7 @@ def answer(error: RetrievalError) -> tuple[dict[str, Any], dict[str, str]]:
         RateLimited,
         EncodeFailed,
         DependencyUnavailable,
+        TimedOut,
     ],
 )
 def test_every_error_is_a_problem(kind: type[RetrievalError]) -> None:
