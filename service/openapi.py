@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from service import glossary, wire_examples
+from service import filter_schema, glossary, wire_examples
 
 _DOCUMENTS = "/collections/{name}/documents"
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
     """The same document, changed in place."""
+    if "SearchIn" in document["components"]["schemas"]:
+        document["components"]["schemas"]["Filter"] = dict(filter_schema.SCHEMA)
     for name, schema in schemas(document):
         schema.setdefault("description", glossary.SCHEMAS.get(name, ""))
         if examples := wire_examples.SCHEMAS.get(name):

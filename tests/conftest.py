@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import io
-import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
@@ -12,9 +11,11 @@ import numpy as np
 import pytest
 import structlog
 from hypothesis import settings as hypothesis_settings
+from needs import need
 from PIL import Image
 from postgres_server import postgres, postgres_process, postgres_url  # noqa: F401 - fixtures
 from prometheus_client import CollectorRegistry
+from store_cases import CASES
 
 from model.errors import InvalidInput
 from model.images import decode_image
@@ -156,15 +157,23 @@ def make_image() -> Callable[..., bytes]:
     return make
 
 
-@pytest.fixture(scope="session")
-def need() -> Callable[[bool, str], None]:
-    """Skips a test whose need is absent, and says which; where CI promises everything to be there, that is a failure."""
-
-    def need(present: bool, what: str) -> None:
-        if present:
-            return
-        if os.environ.get("REQUIRE_INTEGRATION") == "1":
-            pytest.fail(f"REQUIRE_INTEGRATION=1, but {what} is absent")
-        pytest.skip(f"needs {what}")
-
+@pytest.fixture(scope="session", name="need")
+def need_as_fixture() -> Callable[[bool, str], None]:
     return need
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of pytest-xdist hands its counts to the one that prints."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["store_cases"] = dict(CASES)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    CASES.update(getattr(node, "workeroutput", {}).get("store_cases", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if CASES:
+        counts = ", ".join(f"{store} {count:,}" for store, count in sorted(CASES.items()))
+        terminalreporter.write_line(f"store contract, searches compared with plain Python: {counts}")

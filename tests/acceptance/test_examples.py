@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from chat_endpoint import chat_endpoint, reader
 from example_files import EXAMPLES, load_example
+from needs import needed
 
 from model.atlas import Atlas
 from service.client import Client
 from service.demo import atlas_documents
 
-openai = pytest.importorskip("openai")
+openai = needed("openai")
 
 
 @pytest.fixture

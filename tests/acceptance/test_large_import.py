@@ -8,11 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from needs import needed
 
 from indexer.records import Job, JobState
 from service.client import Client
 
-pytest.importorskip("torch")
+needed("torch")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 
 FEW, MANY = 20_000, 100_000

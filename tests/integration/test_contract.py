@@ -21,6 +21,7 @@ from threaded_server import serving
 
 from service.assembly import build
 from service.settings import Settings
+from service.wire_examples import DOCUMENTS, SCHEMAS
 
 # The service in the other thread draws its pauses meanwhile, and Hypothesis takes that for a strategy's doing.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
@@ -30,12 +31,12 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A whole embedded service in a thread, with a collection and a document for the generated names to meet."""
+    """A whole embedded service in a thread, with the collection and the documents that `about_flags` asks about."""
     settings = Settings(data_dir=tmp_path_factory.mktemp("contract"), request_timeout_s=10, wait_timeout_s=2)
     with serving(lambda: build(settings, FakeRuntime())) as url:
         with httpx.Client(base_url=url, trust_env=False) as client:
-            client.put("/collections/0")
-            client.post("/collections/0/documents?wait=true", json=[{"id": "0", "text": "red"}]).raise_for_status()
+            client.put("/collections/flags", json=SCHEMAS["CollectionIn"][0]).raise_for_status()
+            client.post("/collections/flags/documents?wait=true", json=DOCUMENTS).raise_for_status()
         yield url
 
 
@@ -52,6 +53,20 @@ def packed(_context: Any, value: Any) -> bytes:
 schema = schemathesis.openapi.from_path(Path(__file__).parents[2] / "docs" / "openapi.json")
 
 
+def about_flags(case: Any) -> Any:
+    """The same case; every other one asks about the collection that is there, or most would end at a name nobody knows."""
+    if case.operation.method.upper() == "DELETE" and case.operation.path == "/collections/{name}":
+        return case
+    if len(repr(case.body)) % 2 == 0:
+        if "name" in (case.path_parameters or {}) and case.operation.path.startswith("/collections/"):
+            case.path_parameters["name"] = "flags"
+        searches = case.body.get("searches", [case.body]) if isinstance(case.body, dict) else []
+        for one in searches if isinstance(searches, list) else []:
+            if isinstance(one, dict) and "collection" in one:
+                one["collection"] = "flags"
+    return case
+
+
 def cases(count: int) -> Any:
     return settings(max_examples=count, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
@@ -59,7 +74,7 @@ def cases(count: int) -> Any:
 @schema.parametrize()
 @cases(15)
 def test_any_request_gets_a_described_answer(case: Any, api: str) -> None:
-    case.call_and_validate(base_url=api, checks=CHECKS, timeout=60)  # a busy machine is no failure
+    about_flags(case).call_and_validate(base_url=api, checks=CHECKS, timeout=60)  # a busy machine is no failure
 
 
 @pytest.mark.slow  # thousands of cases
@@ -67,4 +82,4 @@ def test_any_request_gets_a_described_answer(case: Any, api: str) -> None:
 @schema.parametrize()
 @cases(150)
 def test_any_of_thousands(case: Any, api: str) -> None:
-    case.call_and_validate(base_url=api, checks=CHECKS, timeout=60)  # a busy machine is no failure
+    about_flags(case).call_and_validate(base_url=api, checks=CHECKS, timeout=60)  # a busy machine is no failure

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from example_files import EXAMPLES, load_example
+from needs import needed
 from PIL import Image
 
-pytest.importorskip("torch")
+needed("torch")
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 30), "blue": (30, 30, 220)}
 NOUNS = ("square", "flag", "country")

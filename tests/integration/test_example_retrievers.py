@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from conftest import FakeRuntime
 from example_files import EXAMPLES, load_example
+from needs import needed
 from threaded_server import serving
 
 from model.errors import NotFound
@@ -46,7 +47,7 @@ def picture(tmp_path: Path, make_image: Callable[..., bytes]) -> Path:
 
 
 async def test_langchain(client: Client, picture: Path) -> None:
-    pytest.importorskip("langchain_core")
+    needed("langchain_core")
     from langchain_core.runnables import RunnableLambda
 
     retriever = load_example("langchain_retriever").Ret2Retriever(client=client, collection="birds", limit=2)
@@ -68,7 +69,7 @@ async def test_langchain(client: Client, picture: Path) -> None:
 
 
 async def test_llamaindex(client: Client, picture: Path) -> None:
-    pytest.importorskip("llama_index.core")
+    needed("llama_index.core")
     from llama_index.core import QueryBundle
     from llama_index.core.query_engine import RetrieverQueryEngine
     from llama_index.core.response_synthesizers import ResponseMode, get_response_synthesizer
@@ -98,7 +99,7 @@ async def test_llamaindex(client: Client, picture: Path) -> None:
 
 @pytest.mark.parametrize("name", ["langchain_retriever", "llamaindex_retriever"])
 def test_as_commands(name: str, url: str, client: Client, picture: Path) -> None:
-    pytest.importorskip({"langchain_retriever": "langchain_core", "llamaindex_retriever": "llama_index.core"}[name])
+    needed({"langchain_retriever": "langchain_core", "llamaindex_retriever": "llama_index.core"}[name])
     command = [sys.executable, f"{EXAMPLES}/{name}.py", "birds", "robin", "--image", str(picture), "--url", url]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=100, check=False)
     assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from needs import needed
 
 from model.atlas import Atlas
 from model.inputs import Limits
@@ -103,7 +104,7 @@ async def test_unasked_nothing_is_explained(served: Any, make_image: Make, runti
 @pytest.fixture
 async def bundled(tmp_path: Path, need: Callable[[bool, str], None]) -> AsyncIterator[httpx.AsyncClient]:
     """The whole application over the bundled model."""
-    runtime_module = pytest.importorskip("service.encoder.runtime")
+    runtime_module = needed("service.encoder.runtime")
     from model.errors import InvalidInput
     from model.retriever import Retriever
 

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import FakeRuntime
+from needs import needed
 from PIL import Image
 from threaded_server import serving
 
@@ -22,7 +23,7 @@ from service.assembly import build
 from service.client import Client
 from service.settings import Settings
 
-mcp = pytest.importorskip("mcp")
+mcp = needed("mcp")
 
 
 @pytest.fixture(scope="module")

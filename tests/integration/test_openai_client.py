@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import D, FakeRuntime
+from needs import needed
 from threaded_server import serving
 
 from service.assembly import build
@@ -20,8 +21,8 @@ from service.client import Client
 from service.keys import Key, KeyScope, line_of
 from service.settings import Settings
 
-openai = pytest.importorskip("openai")
-pytest.importorskip("torch")
+openai = needed("openai")
+needed("torch")
 
 BOS_EOS = 2
 PATCHES = 16 + 1  # of the tiny model's vision tower: 4 x 4 and its class token

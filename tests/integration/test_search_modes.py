@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from needs import needed
 
 from model.inputs import Encoded, Float32, Prepared
 
@@ -265,7 +266,7 @@ async def test_reranking_goes_with_documents_as_queries_and_with_hybrid(late: An
 
 async def test_words_help_on_texts_that_the_model_never_saw(tmp_path: Any, need: Callable[[bool, str], None]) -> None:
     """First sentences of docstrings ask for the others; `benchmarks.search_modes` measures it in full."""
-    pytest.importorskip("torch")
+    needed("torch")
     from benchmarks.search_modes import MODES, docstrings, fill, recall
     from indexer.store.edge import EdgeStore
     from model.errors import InvalidInput

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import s3_server
+from needs import needed
 from postgres_server import postgres, postgres_process, postgres_url  # noqa: F401 - fixtures
 from s3_server import S3Server
 
@@ -88,7 +89,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 @pytest.mark.timeout(300)  # two starts with torch, on a machine that may be busy
 def test_processes_print_no_secret(start: Callable[..., Process], tmp_path: Path) -> None:
-    pytest.importorskip("torch")
+    needed("torch")
     from tiny_model import write_tiny_checkpoint
 
     every = frozenset(KeyScope)

@@ -17,13 +17,14 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from needs import needed
 
 from service import assembly
 from service.api.app import create_app
 from service.parts import Parts
 from service.settings import Settings
 
-pytest.importorskip("torch")
+needed("torch")
 
 
 def free_port() -> int:

@@ -7,8 +7,7 @@ another process, so that what is sent goes through HTTP and JSON.
 
 import os
 import uuid
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from filter_strategies import BEYOND_DOUBLES, NUMBERS, corpus, filters, metadata
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from qdrant_server import qdrant  # noqa: F401 - a fixture
+from store_cases import CASES
 
 from indexer.filters import (
     AllOf,
@@ -52,7 +52,6 @@ pytestmark = [
 
 D = 16
 N = 300
-CASES: Counter[str] = Counter()  # searches compared with plain Python, by store
 STORES = [
     "edge",
     "fake",
@@ -106,16 +105,6 @@ def compared(request: pytest.FixtureRequest) -> Callable[[], None]:
         CASES[name] += 1
 
     return count
-
-
-@pytest.fixture(autouse=True, scope="module")
-def summary(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    report = request.config.pluginmanager.get_plugin("terminalreporter")
-    if report is not None:  # a worker of pytest-xdist has none
-        counts = ", ".join(f"{name} {count}" for name, count in sorted(CASES.items()))
-        with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
-            report.write_line(f"\nstore contract, searches compared with plain Python: {counts}")
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from typing import Any
 import httpx
 import pytest
 import structlog
+from needs import needed
 from prometheus_client import CollectorRegistry
 
-sdk = pytest.importorskip("opentelemetry.sdk.trace")
+sdk = needed("opentelemetry.sdk.trace")
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest  # noqa: E402
 from opentelemetry.sdk.trace import ReadableSpan  # noqa: E402

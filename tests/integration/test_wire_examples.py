@@ -73,6 +73,15 @@ def bodies(operation: dict[str, Any]) -> list[Any]:
     return SCHEMAS[reference.rpartition("/")[2]]
 
 
+async def test_every_example_of_a_filter_is_understood(served: Any) -> None:
+    await served.client.put("/collections/flags")
+    for one in SCHEMAS["Filter"]:
+        response = await served.client.post(
+            "/search", json={"collection": "flags", "query": {"text": "shilling"}, "filter": one}
+        )
+        assert response.is_success, f"{one}: {response.text}"
+
+
 def quoted(value: Any) -> str:
     return quote(str(value), safe="")
 

@@ -5,13 +5,14 @@ import errno
 from typing import Any
 
 import pytest
+from needs import needed
 
 from indexer.storage import StoreErrors, connect, named, translated
 from model.errors import DependencyUnavailable, Forbidden, InvalidInput, NotFound, RetrievalError
 
-botocore = pytest.importorskip("botocore.exceptions", reason="needs s3fs")
-aiohttp = pytest.importorskip("aiohttp", reason="needs s3fs")
-fsspec_errors = pytest.importorskip("fsspec.exceptions", reason="needs fsspec")
+botocore = needed("botocore.exceptions")
+aiohttp = needed("aiohttp")
+fsspec_errors = needed("fsspec.exceptions")
 
 
 def client_error(code: str) -> Exception:
@@ -107,7 +108,7 @@ def test_a_store_is_named_without_its_secrets(url: str, shown: str) -> None:
 
 
 def test_options_of_s3_are_bounded_in_time() -> None:
-    pytest.importorskip("s3fs", reason="needs s3fs")
+    needed("s3fs")
     options: dict[str, Any] = {"key": "k", "secret": "s", "endpoint_url": "http://127.0.0.1:1"}
     files, path = connect("s3://bucket/prefix/", timeout_s=7, options=options)
     assert path == "bucket/prefix"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from needs import needed
 from tiny_model import CONFIG, write_tiny_checkpoint
 
 from model import finetune_run
@@ -152,7 +153,7 @@ def test_recall_rises_on_pairs_that_can_be_learnt(start: Path, file: Path, tmp_p
 
 
 def test_scalars_are_in_the_log(start: Path, file: Path, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboardX")
+    needed("tensorboardX")
     run(start, file, Options(tmp_path / "run"), replace(SETTINGS, steps=2))
     found = b"".join(path.read_bytes() for path in (tmp_path / "run" / "logs").iterdir())
     for name in (b"train/loss", b"train/gradient_norm", b"train/learning_rate", b"validation/recall_at_1"):

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from needs import needed
 
-torch = pytest.importorskip("torch")
+torch = needed("torch")
 
 from tiny_model import write_tiny_checkpoint  # noqa: E402
 
