@@ -114,7 +114,7 @@ class FakePoints:
             if (condition is None or matches(condition, p.metadata))
             and (score_threshold is None or score >= score_threshold)
         ]
-        return sorted(hits, key=lambda hit: (-hit.score, hit.document_id))[offset : offset + limit]
+        return sorted(hits, key=lambda hit: (-hit.score, point_id(hit.document_id)))[offset : offset + limit]
 
     async def rank(
         self, by: Criterion, *, limit: int, condition: Filter | None = None, consistency: Consistency = "one"

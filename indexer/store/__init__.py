@@ -45,7 +45,7 @@ class Points(Protocol):
         with_vector: bool = False,
         consistency: Consistency = "one",
     ) -> list[Hit]:
-        """Best first, equal scores by document id. Where there is one copy alone, `consistency` changes nothing."""
+        """Best first, equal scores by point id. Where there is one copy alone, `consistency` changes nothing."""
         ...
 
     async def rank(

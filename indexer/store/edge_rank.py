@@ -9,7 +9,7 @@ import qdrant_edge as qe
 from indexer.lexical import Words, query_words
 from indexer.ranking import Criterion, LateInteraction, Nearest, Ranked, WordMatch
 from indexer.store import Layout
-from indexer.store.edge_search import tied_off
+from indexer.store.edge_search import ranked
 from indexer.store.vectors import DENSE, LATENTS, require_latents, require_words, unit, unit_rows, words_name
 from model.inputs import Float32
 
@@ -55,8 +55,7 @@ def rank(
             near = qe.Prefetch(limit=candidates, query=_nearest(vector, layout), filter=filter_)
             asked = {"query": qe.Query.Nearest(of_query, using=LATENTS), "prefetches": [near]}
             scale = 1 / len(of_query)
-    scored = [(-hit.score, str(hit.id)) for hit in tied_off(shard, limit, False, **asked)]
-    return [(point, -negative * scale) for negative, point in sorted(scored)[:limit]]
+    return [(point, score * scale) for point, score in ranked(shard, limit, **asked)]
 
 
 def _nearest(vector: Float32, layout: Layout) -> Any:

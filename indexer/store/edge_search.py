@@ -31,10 +31,7 @@ from indexer.filters import (
 )
 from indexer.filters.values import word_chunks
 from indexer.store.payload import path_of, relative_path
-from indexer.store.vectors import just_below
-
-MAX_TIES = 1_000  # points of the same score past the end of a page that are looked at to put them in order
-
+from indexer.store.ties import in_order, looks, settled
 
 INDEX_KINDS = {
     FieldType.KEYWORD: qe.PayloadSchemaType.Keyword,
@@ -46,29 +43,15 @@ INDEX_KINDS = {
 }
 
 
-def ranked(
-    shard: qe.EdgeShard, query: list[float], wanted: int, filter_: qe.Filter | None, score_threshold: float | None
-) -> list[Any]:
-    """The best `wanted` by cosine as ScoredPoints, equal scores by document id."""
-    threshold = None if score_threshold is None else just_below(score_threshold)
-    found = tied_off(
-        shard, wanted, ["document_id"], query=qe.Query.Nearest(query), filter=filter_, score_threshold=threshold
-    )
-    return sorted(found, key=lambda hit: (-hit.score, cast(dict[str, str], hit.payload)["document_id"]))[:wanted]
-
-
-def tied_off(shard: qe.EdgeShard, wanted: int, payload: list[str] | bool, **request: Any) -> list[Any]:
-    """At least the best `wanted` of a query as ScoredPoints, and all that have the score of the last of them.
-
-    Edge orders equal scores as it likes and cuts the page anywhere among them, so we look past its end until the score changes.
-    """
+def ranked(shard: qe.EdgeShard, wanted: int, **request: Any) -> list[tuple[str, float]]:
+    """Ids and scores of the best `wanted` of a query, in the order of `store.ties`."""
     wanted = min(wanted, shard.info().points_count)
     found: list[Any] = []
-    for beyond in (1, MAX_TIES) if wanted else ():
-        found = shard.query(qe.QueryRequest(limit=wanted + beyond, with_payload=payload, **request))
-        if len(found) <= wanted or found[-1].score < found[wanted - 1].score:
+    for limit in looks(wanted) if wanted else ():
+        found = shard.query(qe.QueryRequest(limit=limit, with_payload=False, **request))
+        if settled([hit.score for hit in found], wanted, limit):
             break
-    return found
+    return in_order([(str(hit.id), hit.score) for hit in found], wanted)
 
 
 def to_edge(condition: Filter) -> qe.Filter:

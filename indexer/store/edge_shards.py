@@ -29,7 +29,7 @@ from indexer.store.edge_snapshot import copy, sync_folder, unpack
 from indexer.store.edge_snapshot import sync as _sync
 from indexer.store.indexes import missing
 from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
-from indexer.store.vectors import DENSE, LATENTS, fits, unit, unpacked, vectors_of
+from indexer.store.vectors import DENSE, LATENTS, fits, just_below, unit, unpacked, vectors_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 from model.inputs import Float32
 
@@ -168,11 +168,13 @@ class Shards:
         if condition is not None:
             self._index(opened, condition)
         chosen = None if condition is None else to_edge(condition)
-        page = ranked(opened.shard, query, offset + limit, chosen, score_threshold)[offset:]
+        threshold = None if score_threshold is None else just_below(score_threshold)
+        nearest = qe.Query.Nearest(query)
+        page = ranked(opened.shard, offset + limit, query=nearest, filter=chosen, score_threshold=threshold)[offset:]
         parts = [DENSE] if with_vector else False
-        records = {each.id: each for each in opened.shard.retrieve([each.id for each in page], True, parts)}
-        vectors = {each.id: np.asarray(each.vector, np.float32) for each in records.values() if with_vector}
-        return [hit_of(records[each.id].payload, each.score, vectors.get(each.id)) for each in page]
+        records = {str(each.id): each for each in opened.shard.retrieve([key for key, _ in page], True, parts)}
+        vectors = {key: np.asarray(each.vector, np.float32) for key, each in records.items() if with_vector}
+        return [hit_of(records[key].payload, score, vectors.get(key)) for key, score in page]
 
     def rank(self, name: str, by: Criterion, limit: int, condition: Filter | None) -> Ranked:
         opened = self._opened(name)

@@ -29,6 +29,7 @@ from indexer.store.server_errors import translated
 from indexer.store.server_rank import asked, layout_of, sparse, vector_params
 from indexer.store.server_search import INDEX_KINDS, KINDS, to_server
 from indexer.store.server_settings import CollectionSettings, ServerStoreSettings
+from indexer.store.ties import in_order, looks, settled
 from indexer.store.vectors import DENSE, LATENTS, fits, just_below, unit, unpacked, vectors_of
 from model.errors import Conflict, InvalidInput, NotFound
 from model.inputs import Float32
@@ -36,7 +37,6 @@ from model.inputs import Float32
 log = logging.getLogger(__name__)
 
 MAX_DIMENSIONS = 65_535
-MAX_TIES = 1_000  # points of the same score past the end of a page that are looked at to put them in order
 FETCH_POINTS = 256  # of one read of whole points
 KNOWN_S = 60.0  # how long what a collection is counts as known; another process may drop it and make another
 
@@ -46,7 +46,6 @@ _CONSISTENCY: dict[Consistency, q.ReadConsistencyType | None] = {
     "quorum": q.ReadConsistencyType.QUORUM,
     "all": q.ReadConsistencyType.ALL,
 }
-_ID_ONLY: dict[str, Any] = {"with_payload": ["document_id"], "with_vectors": False}
 _NOTHING: dict[str, Any] = {"with_payload": False, "with_vectors": False}
 
 
@@ -249,14 +248,13 @@ class ServerPoints:
             "consistency": _CONSISTENCY[consistency],
         }
         parts = [DENSE] if with_vector else False
-        whole = {"with_payload": True, "with_vectors": parts} if offset == 0 else _ID_ONLY
-        page = (await self._ranked(request, whole, offset + limit))[offset:]
-        partial = [str(each.id) for each in page if "metadata" not in (each.payload or {})]
-        records = {str(each.id): each for each in page} | await self._retrieve(partial, parts, consistency)
-        present = {
-            key for key, each in records.items() if "metadata" in (each.payload or {})
-        }  # one may just have been deleted
-        return [_hit(each, records[str(each.id)], with_vector) for each in page if str(each.id) in present]
+        whole = {"with_payload": True, "with_vectors": parts} if offset == 0 else _NOTHING
+        ranked, held = await self._ranked(request, whole, offset + limit)
+        page = ranked[offset:]
+        absent = [key for key, _ in page if key not in held]
+        records = held | await self._retrieve(absent, parts, consistency)
+        # One may just have been deleted.
+        return [_hit(records[key], score, with_vector) for key, score in page if key in records]
 
     async def rank(
         self, by: Criterion, *, limit: int, condition: Filter | None = None, consistency: Consistency = "one"
@@ -271,8 +269,8 @@ class ServerPoints:
         if limit == 0 or query is None:
             return []
         request, scale = query
-        found = await self._ranked({**request, "consistency": _CONSISTENCY[consistency]}, _NOTHING, limit)
-        return [(str(hit.id), hit.score * scale) for hit in found]
+        ranked, _ = await self._ranked({**request, "consistency": _CONSISTENCY[consistency]}, _NOTHING, limit)
+        return [(key, score * scale) for key, score in ranked]
 
     async def layout(self) -> Layout:
         return (await self._store.known(self._name)).layout
@@ -303,16 +301,21 @@ class ServerPoints:
             records, following = await self._client.scroll(self._engine_name, offset=after, limit=limit, **parts)
         return digests(each.payload for each in records), None if following is None else str(following)
 
-    async def _ranked(self, request: dict[str, Any], parts: dict[str, Any], wanted: int) -> list[q.ScoredPoint]:
-        """The best `wanted`, equal scores by document id, or by point id where `parts` has no payload.
+    async def _ranked(
+        self, request: dict[str, Any], parts: dict[str, Any], wanted: int
+    ) -> tuple[list[tuple[str, float]], dict[str, q.ScoredPoint | q.Record]]:
+        """Ids and scores of the best `wanted` in the order of `store.ties`, and the points that came whole, by id.
 
-        Qdrant orders equal scores as it likes and cuts the page anywhere among them: where it does we look past its end until
-        the score changes, at ids alone.
+        The first look takes `parts`, those behind it ids alone.
         """
-        found = await self._query(request, parts, wanted + 1)
-        if len(found) > wanted and found[-1].score == found[wanted - 1].score:
-            found = await self._query(request, _ID_ONLY if parts["with_payload"] else _NOTHING, wanted + MAX_TIES)
-        return sorted(found, key=lambda hit: (-hit.score, (hit.payload or {}).get("document_id", str(hit.id))))[:wanted]
+        held: dict[str, q.ScoredPoint | q.Record] = {}
+        found: list[q.ScoredPoint] = []
+        for limit in looks(wanted):
+            found = await self._query(request, _NOTHING if found else parts, limit)
+            held |= {str(hit.id): hit for hit in found if hit.payload}
+            if settled([hit.score for hit in found], wanted, limit):
+                break
+        return in_order([(str(hit.id), hit.score) for hit in found], wanted), held
 
     async def _query(self, request: dict[str, Any], parts: dict[str, Any], limit: int) -> list[q.ScoredPoint]:
         with translated("query_points"):
@@ -423,5 +426,5 @@ def _vector(record: q.ScoredPoint | q.Record) -> Float32:
     return unpacked(record.vector)[0]
 
 
-def _hit(scored: q.ScoredPoint, record: q.ScoredPoint | q.Record, with_vector: bool) -> Hit:
-    return hit_of(record.payload or {}, scored.score, _vector(record) if with_vector else None)
+def _hit(record: q.ScoredPoint | q.Record, score: float, with_vector: bool) -> Hit:
+    return hit_of(record.payload or {}, score, _vector(record) if with_vector else None)

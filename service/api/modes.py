@@ -56,6 +56,11 @@ class Wanted:
         return self.mode != "lexical"
 
     @property
+    def steady(self) -> bool:
+        """Whether a document's score stays while others come and go."""
+        return self.mode == "fused"
+
+    @property
     def reranks(self) -> bool:
         return self.oversampling is not None
 

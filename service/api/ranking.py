@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from indexer.filters import Empty, Equals, Filter, Not, Scalar, elements
-from indexer.records import Hit
+from indexer.records import Hit, point_id
 from model.errors import InvalidInput
 
 Ask = Callable[[int, int, Filter | None], Awaitable[list[Hit]]]  # offset, limit, a condition beside the search's own
@@ -79,11 +79,15 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """`left_out` are the documents that the query is made of. No more than `depth` hits are looked at, from the best."""
+    """`left_out` are the documents that the query is made of. No more than `depth` hits are looked at, from the best.
+
+    `steady`: a document's score is its own, as a cosine is. BM25 and ranks change with every write to any document.
+    """
 
     ask: Ask
     left_out: frozenset[str]
     depth: int
+    steady: bool = True
 
     async def page(self, offset: int, limit: int) -> Page:
         # What is left out has to be counted from the first hit on, and was asked for beside the others.
@@ -94,13 +98,15 @@ class Ranking:
     async def after(self, mark: Mark, limit: int) -> Page:
         """The hits behind the mark, though documents came and went before it meanwhile."""
         start, hits, ended = await self._from(mark, limit)
-        behind = _behind(mark, hits)
+        behind = self._behind(mark, hits)
+        if not behind and not self.steady:
+            return await self._behind_place(mark, len(hits), limit)
         found = self._kept(start + behind, hits[behind:])
         place = start + len(hits)
         while len(found) <= limit and not ended and place < self.depth:
             wanted = min(limit + 1, self.depth - place)
             more = await self.ask(place, wanted, None)
-            behind = 0 if found else _behind(mark, more)
+            behind = 0 if found else self._behind(mark, more)
             found += self._kept(place + behind, more[behind:])
             ended, place = len(more) < wanted, place + len(more)
         return _page(found, limit, more=not ended)
@@ -112,9 +118,29 @@ class Ranking:
             start = max(0, mark.place - back)
             wanted = limit + 1 + mark.place - start
             hits = await self.ask(start, wanted, None)
-            if start == 0 or _behind(mark, hits):
+            if start == 0 or self._behind(mark, hits):
                 return start, hits, len(hits) < wanted
             back *= _STEP_BACK
+
+    async def _behind_place(self, mark: Mark, looked_at: int, limit: int) -> Page:
+        """Where scores change: the marked document is not among the best `looked_at`, so it is further behind, or has gone and
+        those behind it moved up by one."""
+        ahead = await self.ask(looked_at, max(0, min(_MAX_WINDOW, self.depth - looked_at)), None)
+        further = _up_to(mark, ahead)
+        place = looked_at + further if further else mark.place - 1
+        wanted = max(0, min(limit + 1 + len(self.left_out), self.depth - place))
+        hits = await self.ask(place, wanted, None)
+        return _page(self._kept(place, hits), limit, more=len(hits) == wanted)
+
+    def _behind(self, mark: Mark, hits: Sequence[Hit]) -> int:
+        """How many of the hits are at the mark or before it: by the marked document, or when it has gone by its score and id.
+
+        By the document first: the query is encoded anew for each page, and a score may differ in its last digit.
+        """
+        if (count := _up_to(mark, hits)) or not self.steady:
+            return count
+        key = -mark.score, point_id(mark.document_id)
+        return sum((-hit.score, point_id(hit.document_id)) <= key for hit in hits)
 
     async def groups(self, field: str, limit: int, size: int) -> list[Group]:
         """The best `limit` values of a metadata field, each with its best `size` hits, by their best hit.
@@ -159,15 +185,9 @@ def _page(found: Sequence[tuple[int, Hit]], limit: int, *, more: bool = False) -
     return Page([hit for _, hit in chosen], chosen[-1][0] if goes_on else None)
 
 
-def _behind(mark: Mark, hits: Sequence[Hit]) -> int:
-    """How many of the hits are at the mark or before it: by the marked document, or when it has gone by its score and id.
-
-    By the document first: the query is encoded anew for each page, and a score may differ in its last digit.
-    """
-    for count, hit in enumerate(hits, 1):
-        if hit.document_id == mark.document_id:
-            return count
-    return sum((-hit.score, hit.document_id) <= (-mark.score, mark.document_id) for hit in hits)
+def _up_to(mark: Mark, hits: Sequence[Hit]) -> int:
+    """How many of the hits go to the marked document, it included; 0 where it is not among them."""
+    return next((count for count, hit in enumerate(hits, 1) if hit.document_id == mark.document_id), 0)
 
 
 def _put(hit: Hit, field: str, groups: dict[tuple[bool, Scalar], Group], limit: int, size: int) -> None:

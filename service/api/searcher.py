@@ -138,7 +138,7 @@ class Searcher:
         query = await self._asked(wanted, mode, collection, encoder, points, clock)
         by_mode = ModeSearch(points, mode, query.vector, query.latents, query.text)
         ask = partial(self._ask, by_mode, wanted, condition, clock)
-        ranking = Ranking(ask, frozenset(examples.document_ids(wanted.query)), self.bounds.depth)
+        ranking = Ranking(ask, frozenset(examples.document_ids(wanted.query)), self.bounds.depth, mode.steady)
         found = await self._found(ranking, wanted, limit)
         self.metrics.store_seconds.observe(clock.store_ms / 1e3)
         parts = [found] if isinstance(found, Page) else found

@@ -36,7 +36,7 @@ from indexer.filters import (
     matches,
 )
 from indexer.filters.values import read_moment
-from indexer.records import Hit, Point
+from indexer.records import Hit, Point, point_id
 from indexer.store import Consistency, Points, Store
 from indexer.store.edge import EdgeStore
 from indexer.store.server import ServerStore
@@ -207,7 +207,8 @@ def expected(points: list[Point], query: Float32, condition: Filter | None = Non
     """Every match as (document id, cosine), best first."""
     kept = [each for each in points if condition is None or matches(condition, each.metadata)]
     return sorted(
-        ((each.document_id, float(unit(each.vector) @ unit(query))) for each in kept), key=lambda hit: (-hit[1], hit[0])
+        ((each.document_id, float(unit(each.vector) @ unit(query))) for each in kept),
+        key=lambda hit: (-hit[1], point_id(hit[0])),
     )
 
 
@@ -474,13 +475,14 @@ async def test_vectors_come_when_asked_for(points: Points) -> None:
     np.testing.assert_allclose(unit(hit.vector), unit(data[3].vector), atol=1e-6)
 
 
-async def test_equal_scores_come_by_document_id_on_every_page(points: Points) -> None:
+@pytest.mark.parametrize(("n", "limit"), [(100, 7), (3_000, 400)])
+async def test_equal_scores_come_by_point_id_on_every_page(points: Points, n: int, limit: int) -> None:
     same, other = random_vector(rng(4)), random_vector(rng(5))
-    ids = [f"{i:03}" for i in rng(6).permutation(100)]
+    ids = [f"{i:04}" for i in rng(6).permutation(n)]
     await points.upsert([Point(each, same, None, None, {}, "") for each in ids])
     await points.upsert([Point(f"x{each}", other, None, None, {}, "") for each in ids[:5]])
-    pages = [await points.search(same, limit=7, offset=offset) for offset in range(0, 100, 7)]
-    assert [hit.document_id for page in pages for hit in page][:100] == sorted(ids)
+    pages = [await points.search(same, limit=limit, offset=offset) for offset in range(0, n, limit)]
+    assert [hit.document_id for page in pages for hit in page][:n] == sorted(ids, key=point_id)
 
 
 async def test_upsert_replaces_the_whole_point(points: Points) -> None:

@@ -17,7 +17,7 @@ from qdrant_server import qdrant  # noqa: F401 - a fixture
 
 from indexer.filters import Filter, Range
 from indexer.ranking import Criterion, LateInteraction, Nearest, WordMatch
-from indexer.records import Point
+from indexer.records import Point, point_id
 from indexer.store import Layout, Points, Store
 from indexer.store.edge import EdgeStore
 from indexer.store.server import ServerStore, ServerStoreSettings
@@ -206,6 +206,16 @@ async def test_ranking_by_embedding_is_the_search(store: Store) -> None:
     with pytest.raises(InvalidInput):
         await rank(points, Nearest(query), limit=-1)
     assert list(await rank(points, Nearest(query), limit=0)) == []
+
+
+async def test_equal_scores_of_words_come_by_point_id_on_every_page(store: Store) -> None:
+    """As many texts have: one word, and the same length."""
+    await store.create("c", D, language="simple")
+    points, ids = store.points("c"), [f"d{i:04}" for i in range(3_000)]
+    await points.upsert([Point(each, rows(D), f"shoe {each}", None, {}, "") for each in ids])
+    wanted = sorted(map(point_id, ids))
+    for limit in (1, 10, 1_500, 2_999):
+        assert [key for key, _ in await points.rank(WordMatch("shoe"), limit=limit)] == wanted[:limit]
 
 
 def late(n: int, spread: float, seed: int = 0, size: int = D) -> list[Point]:

@@ -322,8 +322,8 @@ async def test_consistency_goes_with_both_calls_of_a_search(
 ) -> None:
     store = serve()
     await store.create("c", D)
-    hit = {"id": point_id("d0"), "version": 0, "score": 1.0, "payload": {"document_id": "d0"}}
-    qdrant.points = [hit, {**hit, "id": point_id("d1"), "payload": {"document_id": "d1"}}]
+    hit = {"id": point_id("d0"), "version": 0, "score": 1.0}
+    qdrant.points = [hit, {**hit, "id": point_id("d1")}]
     await store.points("c").search(np.ones(D, np.float32), limit=1, offset=1, consistency=consistency)
     queries = {path: query.get("consistency") for method, path, query, _ in qdrant.asked if method == "POST"}
     wanted = None if consistency == "one" else consistency
