@@ -76,8 +76,18 @@ def application(
     for router in routers:
         app.include_router(router, responses=_PROBLEMS)
     app.include_router(probes.router)
+    if settings.metrics_port is None:
+        app.include_router(probes.metrics_router)
     app.include_router(documentation.router)
     _complete_openapi(app)
+    return app
+
+
+def metrics_application(process: Process) -> FastAPI:
+    """What the port of the metrics answers, and nothing else. It needs no key: who reaches that port is the network's business."""
+    app = FastAPI(openapi_url=None)
+    app.state.process = process
+    app.include_router(probes.metrics_router)
     return app
 
 

@@ -7,9 +7,9 @@ import fcntl
 import os
 import signal
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,6 +42,7 @@ from indexer.watch import watched
 from indexer.worker import Chore, Worker
 from model.errors import Conflict
 from service.api.app import create_app
+from service.app import metrics_application
 from service.encoder.app import EncoderParts, create_encoder_app
 from service.encoder.batcher import Batcher, Runtime
 from service.encoder.queue import QueueSettings
@@ -251,27 +252,47 @@ class _Server(uvicorn.Server):
 async def run(app: FastAPI, parts: Parts | EncoderParts) -> bool:
     """Whether the server ended because it was asked to."""
     settings = parts.settings
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=settings.requests_s,
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-    )
-    server = _Server(config)
+    server = _server(app, settings.host, settings.port, settings.requests_s)
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, _stop, server, parts)
     watch = asyncio.create_task(_watch(server, parts))
     try:
-        await server.serve()
+        async with _metrics_server(parts):
+            await server.serve()
     finally:
         died = watch.done()
         watch.cancel()
     return server.started and not died
+
+
+def _server(app: FastAPI, host: str, port: int, grace_s: int) -> _Server:
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=grace_s,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+    )
+    return _Server(config)
+
+
+@asynccontextmanager
+async def _metrics_server(parts: Parts | EncoderParts) -> AsyncIterator[None]:
+    """Where the metrics have a port of their own: it answers before the API does, and until that has drained."""
+    if parts.settings.metrics_port is None:
+        yield
+        return
+    server = _server(metrics_application(parts), parts.settings.host, parts.settings.metrics_port, 1)
+    serving = asyncio.create_task(server.serve())
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
 
 
 def _stop(server: uvicorn.Server, parts: Parts | EncoderParts) -> None:

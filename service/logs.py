@@ -1,4 +1,5 @@
-"""Logs: one JSON object a line on standard error, ours at the level that was asked for, others' only when something is wrong."""
+"""Logs: one JSON object a line on standard error, ours at the level that was asked for, others' only when something is wrong. The
+audit log is written at every level."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import structlog
 
 from service.tracing import add_trace
 
-_OURS = ("service", "indexer", "model", "audit", "uvicorn")
+_OURS = ("service", "indexer", "model", "uvicorn")
 
 
 def configure_logs(level: str) -> None:
@@ -47,6 +48,7 @@ def configure_logs(level: str) -> None:
     root.setLevel(logging.WARNING)
     for name in _OURS:
         logging.getLogger(name).setLevel(level.upper())
+    logging.getLogger("audit").setLevel(logging.INFO)  # who wants fewer lines still has to know who changed what
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = name != "uvicorn.access"  # RequestLog writes that line

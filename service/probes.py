@@ -19,6 +19,7 @@ from service.telemetry import Metrics
 from service.wire import Json
 
 router = APIRouter(tags=["operations"])
+metrics_router = APIRouter(tags=["operations"])
 
 
 class Process(Protocol):
@@ -68,7 +69,7 @@ async def readyz(process: ProcessOf) -> Response:
     return Json({"ready": ready, "checks": checks}, 200 if ready else 503)
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@metrics_router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(process: ProcessOf) -> Response:
     await process.refresh_metrics()
     return Response(generate_latest(process.metrics.registry), media_type=CONTENT_TYPE_LATEST)
@@ -112,6 +113,6 @@ _PAGE = """<!doctype html>
 <li><a href="docs">API documentation</a> (<a href="openapi.json">OpenAPI</a>)
 <li><a href="info">Model and limits</a>
 <li><a href="collections">Collections</a>, <a href="jobs">jobs</a>
-<li><a href="readyz">Readiness</a>, <a href="metrics">metrics</a>
+<li><a href="readyz">Readiness</a>
 </ul>
 """

@@ -62,6 +62,12 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on; other than loopback it needs API keys")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port with nothing but /metrics, which the other port then has not; 0 takes a free one; unset: on the same port",
+    )
     data_dir: Path = Field(
         Path("~/.local/share/ret2"), description="folder of the embedded mode: index, ledger, images"
     )
@@ -289,6 +295,14 @@ class Settings(BaseSettings):
         url = self.database_url.get_secret_value() if self.database_url else _POSTGRESQL[0]
         if not url.startswith(_POSTGRESQL):
             raise ValueError("RET2_DATABASE_URL must begin with postgresql://")
+        return self
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.metrics_port and self.metrics_port == self.port:
+            raise ValueError(
+                f"RET2_METRICS_PORT is {self.metrics_port}, as is RET2_PORT: take another, or leave it unset"
+            )
         return self
 
     @model_validator(mode="after")

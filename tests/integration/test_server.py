@@ -314,3 +314,23 @@ async def test_an_orderly_end(runtime: Any, tmp_path: Path, monkeypatch: pytest.
     os.kill(os.getpid(), signal.SIGTERM)
     assert await asyncio.wait_for(running, 30) is True
     assert parts.draining.is_set()
+
+
+async def test_metrics_on_a_port_of_their_own(runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else is there, they are nowhere else, and they go with the server."""
+    monkeypatch.setattr(assembly, "_give_up", lambda: None)  # it would end the tests with the process
+    port, metrics_port = free_port(), free_port()
+    settings = Settings(data_dir=tmp_path, port=port, metrics_port=metrics_port, grace_s=5)
+    running = asyncio.create_task(_run(assembly.build(settings, runtime)))
+    await _until_started(port)
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.get(f"http://127.0.0.1:{metrics_port}/metrics")
+        assert 'ret2_model_info{dimensions="64"' in answer.text
+        for path in ("/", "/livez", "/info", "/docs", "/openapi.json", "/collections"):
+            assert (await client.get(f"http://127.0.0.1:{metrics_port}{path}")).status_code == 404, path
+        assert (await client.get(f"http://127.0.0.1:{port}/metrics")).status_code == 404
+        assert (await client.get(f"http://127.0.0.1:{port}/livez")).status_code == 200
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await asyncio.wait_for(running, 30) is True
+        with pytest.raises(httpx.ConnectError):
+            await client.get(f"http://127.0.0.1:{metrics_port}/metrics")

@@ -160,3 +160,9 @@ def test_qdrant_is_reached_and_its_collections_made_as_said(monkeypatch: pytest.
 
 def test_unset_qdrant_settings_are_the_store_s_own() -> None:
     assert Settings().qdrant("http://q") == ServerStoreSettings("http://q")
+
+
+def test_the_metrics_have_another_port_or_none() -> None:
+    assert Settings(port=0, metrics_port=0).metrics_port == 0
+    with pytest.raises(ValidationError, match="RET2_METRICS_PORT is 8080, as is RET2_PORT"):
+        Settings(metrics_port=8080)
