@@ -66,7 +66,7 @@ class Composed:
             assert host in (None, "127.0.0.1"), f"{name}: {key} is not of this machine: {value}"
             assert "/run/secrets/" not in value, f"{name}: {key} is a secret that is not mounted: {value}"
         if "RET2_HOST" in found:
-            found |= {"RET2_HOST": "127.0.0.1"}
+            found |= {"RET2_HOST": "127.0.0.1", "RET2_METRICS_PORT": "0"}  # on one machine none is that of another
             del found["RET2_PORT"]  # a flag says the free one
         return found
 

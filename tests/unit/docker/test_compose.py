@@ -172,6 +172,8 @@ def test_prometheus_scrapes_what_runs(services: dict[str, Service]) -> None:
     config = yaml.safe_load((ROOT / "docker/monitoring/prometheus.yml").read_text())
     (job,) = config["scrape_configs"]
     scraped = {target["targets"][0]: target["labels"]["component"] for target in job["static_configs"]}
-    assert scraped == {f"{name}:8080": name for name in ("encoder", "api", "indexer")}
+    port = {name: services[name]["environment"]["RET2_METRICS_PORT"] for name in ("encoder", "api", "indexer")}
+    assert scraped == {f"{name}:{port[name]}": name for name in port}
+    assert {target["labels"]["release"] for target in job["static_configs"]} == {"compose"}
     assert job["job_name"] == "ret2"
     assert set(services["prometheus"]["networks"]) == {"edge", "encoding"}
