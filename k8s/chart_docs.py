@@ -21,6 +21,7 @@ MANAGED = {
         "role",
         "host",
         "port",
+        "metrics_port",
         "data_dir",
         "model",
         "device",
@@ -32,6 +33,7 @@ MANAGED = {
     *(
         "encoder_url",
         "encoder_api_key",
+        "next_encoder_url",
         "qdrant_url",
         "qdrant_api_key",
         "qdrant_grpc_port",

@@ -1,10 +1,11 @@
 """What the deployments promise: they stop in order, start in time, scale, and never mix two models."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from chart.conftest import Object, Render, pod_specs
+from chart.conftest import Object, Render, containers, pod_specs
 
 Find = Callable[..., Object]
 ROLES = ("api", "encoder", "indexer")
@@ -186,8 +187,8 @@ def test_encoder_scales_on_the_sum_of_queues_and_indexer_on_the_one_ledger(find:
     indexer = next(item for item in render("everything") if item["kind"] == "ScaledObject")["spec"]
     queries = [spec["triggers"][0]["metadata"]["query"] for spec in (encoder, indexer)]
     assert queries == [
-        'sum(ret2_queue_cost{job="ret2",namespace="search"})',
-        'max(ret2_pending_documents{job="ret2",namespace="search"})',
+        'sum(ret2_queue_cost{job="ret2",namespace="search",release="ret2"})',
+        'max(ret2_pending_documents{job="ret2",namespace="search",release="ret2"})',
     ]
     for spec in (encoder, indexer):
         assert spec["minReplicaCount"] >= 1, "no pod, no metric, no scaling up"
@@ -223,4 +224,170 @@ def test_every_service_finds_its_pods(case: str, render: Render) -> None:
     labels = [item["spec"]["template"]["metadata"]["labels"] for item in objects if item["kind"] == "Deployment"]
     for item in objects:
         if item["kind"] == "Service":
-            assert len([1 for pod in labels if item["spec"]["selector"].items() <= pod.items()]) == 1
+            found = len([1 for pod in labels if item["spec"]["selector"].items() <= pod.items()])
+            assert found == (3 if item["metadata"]["name"].endswith("-metrics") else 1)
+
+
+# --- metrics
+
+
+def test_metrics_have_a_port_that_no_other_service_leads_to(case: str, render: Render) -> None:
+    objects = render(case)
+    ports = {
+        item["metadata"]["labels"]["app.kubernetes.io/component"]: [
+            port["targetPort"] for port in item["spec"]["ports"]
+        ]
+        for item in objects
+        if item["kind"] == "Service"
+    }
+    assert ports == {"api": ["http"], "encoder": ["http"], "metrics": ["metrics"]}
+    for item in objects:
+        if item["kind"] == "Deployment":
+            container = item["spec"]["template"]["spec"]["containers"][0]
+            listening = {port["name"]: str(port["containerPort"]) for port in container["ports"]}
+            env = _env(container)
+            assert listening == {"http": env["RET2_PORT"], "metrics": env["RET2_METRICS_PORT"]}
+
+
+def test_series_say_whose_they_are(render: Render) -> None:
+    """What queries choose by: release and component are the pod's, whatever Service it was found by."""
+    monitor = next(item for item in render("everything") if item["kind"] == "ServiceMonitor")
+    service = next(item for item in render("everything") if item.get("spec", {}).get("clusterIP") == "None")
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["port"] == service["spec"]["ports"][0]["name"]
+    assert {rule["targetLabel"]: rule.get("sourceLabels") for rule in endpoint["relabelings"]} == {
+        "job": None,
+        "release": ["__meta_kubernetes_pod_label_app_kubernetes_io_instance"],
+        "component": ["__meta_kubernetes_pod_label_app_kubernetes_io_component"],
+    }
+
+
+# --- values as they are meant
+
+
+def _strings(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        return [found for value in node.values() for found in _strings(value)]
+    if isinstance(node, list):
+        return [found for value in node for found in _strings(value)]
+    return [node] if isinstance(node, str) else []
+
+
+@pytest.mark.parametrize("number", [1_048_576, 104_857_600, 1_000_680_000])
+def test_large_numbers_stay_whole(number: int, find: Find, render: Render) -> None:
+    """Helm's numbers are floats, printed as 1.048576e+08, which no setting and no field takes."""
+    extra: dict[str, Any] = {
+        "podSecurity": dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), number),
+        "drain": {"graceS": number, "preStopS": number},
+        "migrations": {"deadlineS": number},
+        "metrics": {"prometheusUrl": "http://prometheus:9090"},
+        "indexer": {"autoscaling": {"kind": "keda", "pendingDocuments": number, "cooldownS": number}},
+        "encoder": {"autoscaling": {"kind": "keda", "queueCost": number, "cooldownS": number}, "startupS": number},
+    }
+    extra["encoder"]["progressDeadlineS"] = number + 1
+    for role in ROLES:
+        extra.setdefault(role, {})["settings"] = {"RET2_MAX_BODY_BYTES": number}
+    objects = render("default", extra)
+    assert [text for text in _strings(objects) if re.search(r"\de\+\d", text)] == []
+    pod = _pod(find, "api", extra=extra)
+    assert _env(pod["containers"][0])["RET2_MAX_BODY_BYTES"] == str(number)
+    assert pod["securityContext"]["runAsUser"] == pod["containers"][0]["securityContext"]["runAsUser"] == number
+    assert type(pod["securityContext"]["runAsUser"]) is int
+    triggers = [item["spec"]["triggers"][0]["metadata"] for item in objects if item["kind"] == "ScaledObject"]
+    assert [trigger["threshold"] for trigger in triggers] == [str(number)] * 2
+
+
+def test_settings_of_every_kind(find: Find) -> None:
+    settings = {"RET2_COMPILE": True, "RET2_BATCH_WAIT_SHARE": 0.25, "RET2_IMPORT_ROOTS": "s3://a/", "RET2_THREADS": 4}
+    env = _env(_pod(find, "encoder", extra={"encoder": {"settings": settings}})["containers"][0])
+    assert [env[name] for name in settings] == ["true", "0.25", "s3://a/", "4"]
+
+
+def test_the_platform_may_choose_the_user(find: Find, render: Render) -> None:
+    """OpenShift refuses a pod with an id outside its namespace's range."""
+    extra = {"podSecurity": dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"))}
+    for pod in pod_specs(render("gpu", extra)).values():
+        for context in (pod["securityContext"], *(container["securityContext"] for container in containers(pod))):
+            assert not context.keys() & {"runAsUser", "runAsGroup", "fsGroup"}
+            assert context["runAsNonRoot"] is True
+
+
+NOT_PLAIN: dict[str, tuple[dict[str, Any], str]] = {
+    "a wildcard": ({"ingress": {"enabled": True, "host": "*.example.com", "tlsSecret": "1"}}, "*.example.com"),
+    "a number as region": ({"blobs": {"region": "1234"}}, "1234"),
+    "a number as Secret": ({"qdrant": {"existingSecret": "123"}}, "123"),
+    "a number as entry": ({"database": {"key": "5432"}}, "5432"),
+    "a number as class": ({"api": {"priorityClassName": "1e3"}}, "1e3"),
+    "a word of YAML as Secret": ({"apiKeys": {"existingSecret": "null", "key": "on"}}, "null"),
+}
+
+
+@pytest.mark.parametrize("what", NOT_PLAIN)
+def test_text_stays_text(what: str, render: Render) -> None:
+    extra, wanted = NOT_PLAIN[what]
+    assert wanted in _strings(render("default", extra))
+
+
+def test_labels_are_given_once(render: Render, manifests: Callable[..., dict[str, str]]) -> None:
+    """The nearest value wins; a key twice in a mapping is no YAML for a strict reader."""
+    extra = {
+        "commonLabels": {"team": "a", "tier": "b"},
+        "api": {"podLabels": {"team": "c"}},
+        "metrics": {
+            name: {"enabled": True, "labels": {"team": name}} for name in ("serviceMonitor", "rules", "dashboard")
+        },
+    }
+    for text in manifests("default", extra).values():
+        for block in re.findall(r"labels:(?: #.*)?\n((?: +[^\s:]+: .*\n)+)", text):
+            names = re.findall(r"^ +(\S+):", block, re.MULTILINE)
+            assert len(names) == len(set(names)), block
+    found = {
+        item["kind"]: item["metadata"]["labels"]["team"]
+        for item in render("default", extra)
+        if item["kind"] != "Service"
+    }
+    assert (found["ServiceMonitor"], found["PrometheusRule"], found["ConfigMap"]) == (
+        "serviceMonitor",
+        "rules",
+        "dashboard",
+    )
+    api = next(item for item in render("default", extra) if item["kind"] == "Deployment")
+    assert api["spec"]["template"]["metadata"]["labels"].items() >= {"team": "c", "tier": "b"}.items()
+    assert api["metadata"]["labels"]["team"] == "a"
+
+
+def test_every_pod_has_the_common_annotations_and_variables(render: Render) -> None:
+    objects = render("everything")
+    for item in objects:
+        pod = item if item["kind"] == "Pod" else item.get("spec", {}).get("template")
+        if pod is not None:
+            assert pod["metadata"]["annotations"]["example.com/owner"] == "search", item["metadata"]["name"]
+    extra = [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}]
+    for name, pod in pod_specs(render("gpu", {"extraEnv": extra})).items():
+        for container in containers(pod):
+            assert (extra[0] in container["env"]) == (name != "Pod/ret2-test"), name  # it calls nobody but the api
+
+
+def test_hooks_run_where_they_may(render: Render) -> None:
+    pods = pod_specs(render("everything"))
+    job = next(pod for name, pod in pods.items() if name.startswith("Job/"))
+    assert (job["nodeSelector"], job["priorityClassName"]) == ({"pool": "batch"}, "batch")
+    assert [taint["value"] for taint in job["tolerations"]] == ["batch"]
+    test = next(pod for name, pod in pods.items() if name.startswith("Pod/"))
+    assert test["priorityClassName"] == "front", "as the api's"
+
+
+# --- a second encoder
+
+
+def test_both_who_may_call_it_know_the_next_encoder(find: Find) -> None:
+    """A reindex is ordered by the api and done by the indexer."""
+    url = "http://next-ret2-encoder.search.svc.cluster.local:8080"
+    for role in ("api", "indexer"):
+        pod = _pod(find, role, extra={"nextEncoder": {"url": url}})
+        assert _env(pod["containers"][0])["RET2_NEXT_ENCODER_URL"] == url
+        assert "RET2_NEXT_ENCODER_URL" not in _env(_pod(find, role)["containers"][0])
+    assert "RET2_NEXT_ENCODER_URL" not in _env(
+        _pod(find, "encoder", extra={"nextEncoder": {"url": url}})["containers"][0]
+    )

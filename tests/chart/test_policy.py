@@ -1,11 +1,14 @@
 """What a security review looks for, as a table of rules, each over every pod that the chart makes: hooks and init containers too."""
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
+import helm_python as helm
 import pytest
-from chart.conftest import CASES, Object, Render, containers, pod_specs
+import yaml
+from chart.conftest import CASES, ROOT, Object, Render, containers, objects_in, pod_specs
 
 Check = Callable[[Object], bool]
 Break = Callable[[Object], Any]
@@ -183,6 +186,71 @@ def test_only_api_and_indexer_reach_the_encoder_which_reaches_nobody(case: str, 
     assert encoder["egress"] == []
 
 
+def test_metrics_are_for_scrapers_and_the_api_s_port_is_not(render: Render) -> None:
+    policies = _policies(render())
+    for component in ("api", "encoder", "indexer"):
+        *callers, scrapers = policies[component]["ingress"]
+        assert [port["port"] for port in scrapers["ports"]] == ["metrics"], component
+        assert all(port["port"] == "http" for rule in callers for port in rule["ports"]), component
+
+
+NEXT = {"podSelector": {"matchLabels": {"app.kubernetes.io/instance": "next"}}}
+
+
+@pytest.mark.parametrize(
+    ("url", "port"), [("http://next-ret2-encoder.search:8080", 8080), ("https://encoder.example.com", 443)]
+)
+def test_api_and_indexer_reach_the_next_encoder(url: str, port: int, render: Render) -> None:
+    extra = {"nextEncoder": {"url": url}, "networkPolicy": {"nextEncoderTo": [NEXT]}}
+    policies = _policies(render("default", extra))
+    way = {"ports": [{"port": port, "protocol": "TCP"}], "to": [NEXT]}
+    assert {component for component, policy in policies.items() if way in policy["egress"]} == {"api", "indexer"}
+    anywhere = {"ports": [{"port": port, "protocol": "TCP"}]}
+    assert anywhere in _policies(render("default", {"nextEncoder": {"url": url}}))["indexer"]["egress"]
+
+
+def test_an_encoder_admits_those_of_another_release_that_are_named(render: Render) -> None:
+    callers, _ = _policies(render("default", {"networkPolicy": {"encoderFrom": [NEXT]}}))["encoder"]["ingress"]
+    assert NEXT in callers["from"]
+    assert len(callers["from"]) == 3, "and its own api and indexer"
+    assert {port["port"] for port in callers["ports"]} == {"http"}
+
+
+def _admits(peer: Object, labels: dict[str, str]) -> bool:
+    selector = peer["podSelector"]
+    return selector.get("matchLabels", {}).items() <= labels.items() and all(
+        labels.get(one["key"]) in one["values"] for one in selector.get("matchExpressions", [])
+    )
+
+
+def test_the_two_releases_of_the_manual_reach_each_other(chart: helm.Chart) -> None:
+    """As docs/deploy.md writes them: api and indexer of the one, the encoder of the other, and nobody else."""
+    section = (ROOT / "docs" / "deploy.md").read_text().partition("### A new model without a gap")[2]
+    of_next, of_first = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", section, re.DOTALL))
+    first = objects_in(chart.render(of_first, name="ret2", namespace="search", is_install=True))
+    following = objects_in(chart.render(of_next, name="next", namespace="search", is_install=True))
+    (encoder,) = (
+        item for item in following if (item["kind"], item["metadata"]["name"]) == ("Service", "next-ret2-encoder")
+    )
+    url = f"http://{encoder['metadata']['name']}.search.svc.cluster.local:{encoder['spec']['ports'][0]['port']}"
+    assert of_first["nextEncoder"]["url"] == url
+    (admitted,) = _policies(following)["encoder"]["ingress"][0]["from"][2:]
+    for item in first:
+        if item["kind"] == "Deployment":
+            component = item["metadata"]["labels"]["app.kubernetes.io/component"]
+            assert _admits(admitted, item["spec"]["template"]["metadata"]["labels"]) == (component != "encoder")
+    ways = [
+        rule for rule in _policies(first)["indexer"]["egress"] if {"port": 8080, "protocol": "TCP"} in rule["ports"]
+    ]
+    assert [_admits(peer, encoder["spec"]["selector"]) for rule in ways for peer in rule["to"]] == [True]
+
+
+def test_dns_may_have_another_port(render: Render) -> None:
+    """A policy is about the pods' ports, not the Service's: OpenShift's answer on 5353."""
+    for policy in _policies(render("gpu", {"networkPolicy": {"dnsPorts": [5353]}})).values():
+        assert {port["port"] for port in policy["egress"][0]["ports"]} == {5353}
+
+
 def test_without_scrapers_nobody_reaches_the_indexer(render: Render) -> None:
     policies = _policies(render("default", {"networkPolicy": {"metricsFrom": []}}))
     assert policies["indexer"]["ingress"] == []
@@ -222,6 +290,7 @@ def test_ports_of_the_stores_are_open(render: Render) -> None:
         6334,
         5432,
         8333,
+        8080,
         80,
         443,
         4318,
@@ -232,3 +301,4 @@ def test_the_migration_is_let_through_before_it_runs(find: Callable[..., Object]
     job, policy = (find(kind, "ret2-migrations")["metadata"]["annotations"] for kind in ("Job", "NetworkPolicy"))
     assert job["helm.sh/hook"] == policy["helm.sh/hook"] == "pre-install,pre-upgrade"
     assert int(policy["helm.sh/hook-weight"]) < int(job["helm.sh/hook-weight"])
+    assert "hook-succeeded" in policy["helm.sh/hook-delete-policy"], "what is a hook is not uninstalled"

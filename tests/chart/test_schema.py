@@ -30,6 +30,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "root": ({"podSecurity": {"runAsUser": 0}}, "runAsUser"),
     "source that there is not": ({"model": {"source": "s3"}}, "source"),
     "strategy that there is not": ({"encoder": {"updateStrategy": "OnDelete"}}, "updateStrategy"),
+    "labels that are ours": ({"commonLabels": {"app.kubernetes.io/name": "mine"}}, "commonLabels"),
+    "a label that chooses the model": ({"encoder": {"podLabels": {"ret2/model": "mine"}}}, "podLabels"),
+    "a setting among the variables": ({"extraEnv": [{"name": "RET2_HOST", "value": "::"}]}, "extraEnv"),
+    "next encoder as setting": ({"api": {"settings": {"RET2_NEXT_ENCODER_URL": "http://n"}}}, "RET2_NEXT_ENCODER_URL"),
     "value taken away": ({"drain": {"graceS": None}}, "graceS"),
     "quantity that is none": ({"api": {"resources": {"limits": {"memory": "two gigabytes"}}}}, "memory"),
 }
@@ -41,6 +45,20 @@ DO_NOT_GO_TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
     "volume with a path elsewhere": ({"model": {"source": "volume", "volume": {"existingClaim": "m"}}}, "/models"),
     "hub without a model": ({"model": {"source": "hub"}}, "repository"),
     "KEDA without Prometheus": ({"encoder": {"autoscaling": {"kind": "keda"}}}, "prometheusUrl"),
+    "fewer than the least while Prometheus is away": (
+        {
+            "metrics": {"prometheusUrl": "http://p"},
+            "indexer": {"autoscaling": {"kind": "keda", "minReplicas": 3, "fallbackReplicas": 2}},
+        },
+        "indexer.autoscaling.fallbackReplicas is 2",
+    ),
+    "more than the most while Prometheus is away": (
+        {
+            "metrics": {"prometheusUrl": "http://p"},
+            "encoder": {"autoscaling": {"kind": "keda", "fallbackReplicas": 9}},
+        },
+        "encoder.autoscaling.fallbackReplicas is 9",
+    ),
     "least over most": ({"api": {"autoscaling": {"minReplicas": 20}}}, "maxReplicas"),
     "start longer than a rollout": ({"encoder": {"startupS": 3600}}, "progressDeadlineS"),
 }

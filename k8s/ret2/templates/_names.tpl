@@ -18,27 +18,37 @@
 {{- end }}
 
 {{- define "ret2.selector" -}}
-app.kubernetes.io/name: {{ include "ret2.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "ret2.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
-{{- define "ret2.labels" -}}
+{{/* Of every object and pod; "labels" of the dict go before commonLabels. The schema refuses those that are ours. */}}
+{{- define "ret2.ownLabels" -}}
 {{ include "ret2.selector" . }}
 app.kubernetes.io/part-of: ret2
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }}
-{{- with .root.Values.commonLabels }}
+{{- with merge (dict) (default dict .labels) .root.Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}
 
+{{- define "ret2.labels" -}}
+{{ include "ret2.ownLabels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | quote }}
+{{- end }}
+
 {{- define "ret2.metadata" -}}
-name: {{ include "ret2.componentName" . }}
-namespace: {{ .root.Release.Namespace }}
+name: {{ include "ret2.componentName" . | quote }}
+namespace: {{ .root.Release.Namespace | quote }}
 labels:
   {{- include "ret2.labels" . | nindent 2 }}
+{{- end }}
+
+{{/* A value as Kubernetes wants it in a variable. Numbers of values.yaml are floats: printed as they are, a million would be 1e+06. */}}
+{{- define "ret2.text" -}}
+{{- kindIs "string" . | ternary . (toJson .) -}}
 {{- end }}
 
 {{- define "ret2.serviceAccountName" -}}

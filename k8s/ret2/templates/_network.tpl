@@ -5,22 +5,25 @@
 - from:
     {{- toYaml . | nindent 4 }}
   ports:
-    - {port: http, protocol: TCP}
+    - {port: metrics, protocol: TCP}
 {{- end }}
 {{- end }}
 
+{{/* A port is that of the pods behind the DNS Service, which need not be 53. */}}
 {{- define "ret2.to.dns" -}}
 - to:
     {{- toYaml .Values.networkPolicy.dnsTo | nindent 4 }}
   ports:
-    - {port: 53, protocol: UDP}
-    - {port: 53, protocol: TCP}
+    {{- range .Values.networkPolicy.dnsPorts }}
+    - {port: {{ toJson . }}, protocol: UDP}
+    - {port: {{ toJson . }}, protocol: TCP}
+    {{- end }}
 {{- end }}
 
 {{/* (dict "to" peers "port" 5432) */}}
 {{- define "ret2.to.port" -}}
 - ports:
-    - {port: {{ .port }}, protocol: TCP}
+    - {port: {{ .port | int }}, protocol: TCP}
   {{- with .to }}
   to:
     {{- toYaml . | nindent 4 }}
@@ -62,6 +65,9 @@
           {{- include "ret2.selector" (dict "root" . "component" "encoder") | nindent 10 }}
   ports:
     - {port: http, protocol: TCP}
+{{- with .Values.nextEncoder.url }}
+{{ include "ret2.to.port" (dict "to" $.Values.networkPolicy.nextEncoderTo "port" (include "ret2.portOf" (dict "url" . "without" (ternary "80" "443" (hasPrefix "http:" .))))) }}
+{{- end }}
 {{- $qdrant := include "ret2.portOf" (dict "url" .Values.qdrant.url "without" "6333") }}
 {{- $blobs := include "ret2.portOf" (dict "url" .Values.blobs.endpoint "without" (ternary "80" "443" (hasPrefix "http:" .Values.blobs.endpoint))) }}
 {{ include "ret2.to.port" (dict "to" .Values.networkPolicy.qdrantTo "port" $qdrant) }}

@@ -7,14 +7,14 @@ enableServiceLinks: false # a Service named ret2 would set RET2_PORT
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 securityContext:
   runAsNonRoot: true
-  runAsUser: {{ .Values.podSecurity.runAsUser }}
-  runAsGroup: {{ .Values.podSecurity.runAsGroup }}
-  fsGroup: {{ .Values.podSecurity.fsGroup }}
+  {{- range $field, $id := .Values.podSecurity }}
+  {{ $field }}: {{ toJson $id }}
+  {{- end }}
   fsGroupChangePolicy: OnRootMismatch
   seccompProfile:
     type: RuntimeDefault
@@ -24,8 +24,9 @@ securityContext:
 {{- define "ret2.containerSecurity" -}}
 securityContext:
   runAsNonRoot: true
-  runAsUser: {{ .Values.podSecurity.runAsUser }}
-  runAsGroup: {{ .Values.podSecurity.runAsGroup }}
+  {{- range $field, $id := omit .Values.podSecurity "fsGroup" }}
+  {{ $field }}: {{ toJson $id }}
+  {{- end }}
   allowPrivilegeEscalation: false
   privileged: false
   readOnlyRootFilesystem: true
@@ -38,20 +39,9 @@ securityContext:
 {{/* (dict "root" $ "component" … "labels" …): labels and annotations of a deployment's pods */}}
 {{- define "ret2.podMetadata" -}}
 {{- $own := index .root.Values .component -}}
-{{- $annotations := merge (dict) $own.podAnnotations .root.Values.commonAnnotations -}}
 labels: # no versions: pods are replaced when what they run changes, not when the chart does
-  {{- include "ret2.selector" . | nindent 2 }}
-  app.kubernetes.io/part-of: ret2
-  {{- with .root.Values.commonLabels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-  {{- with .labels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-  {{- with $own.podLabels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-{{- with $annotations }}
+  {{- include "ret2.ownLabels" (merge (dict "labels" (merge (dict) (default dict .labels) $own.podLabels)) .) | nindent 2 }}
+{{- with merge (dict) $own.podAnnotations .root.Values.commonAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -73,8 +63,14 @@ topologySpreadConstraints:
       matchLabels:
         {{- include "ret2.selector" . | nindent 8 }}
   {{- end }}
+{{ include "ret2.placement" . }}
+{{- end }}
+
+{{/* Where pods may run; begins with a line break where there is something to say. */}}
+{{- define "ret2.placement" -}}
+{{- $own := index .root.Values .component -}}
 {{- with $own.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with $own.nodeSelector }}
 nodeSelector:
@@ -106,7 +102,7 @@ finish, at most RET2_GRACE_S; the margin is for the process to end. Nothing is k
 lifecycle:
   preStop:
     exec:
-      command: [sleep, {{ .Values.drain.preStopS | quote }}]
+      command: [sleep, {{ include "ret2.text" .Values.drain.preStopS | quote }}]
 {{- end }}
 
 {{/* Takes startupS. /livez: is a restart needed; /readyz: has a forward worked and does all that is needed answer, within 5 s a check. */}}
@@ -128,20 +124,29 @@ livenessProbe:
   failureThreshold: 3
 {{- end }}
 
+{{/* RET2_PORT and RET2_METRICS_PORT */}}
+{{- define "ret2.ports" -}}
+ports:
+  - {name: http, containerPort: 8080, protocol: TCP}
+  - {name: metrics, containerPort: 9090, protocol: TCP}
+{{- end }}
+
 {{- define "ret2.env.process" -}}
 - name: RET2_HOST
   value: 0.0.0.0
 - name: RET2_PORT
   value: "8080"
+- name: RET2_METRICS_PORT
+  value: "9090"
 - name: RET2_LOG_LEVEL
-  value: {{ .Values.logLevel }}
+  value: {{ .Values.logLevel | quote }}
 - name: RET2_GRACE_S
-  value: {{ .Values.drain.graceS | quote }}
+  value: {{ include "ret2.text" .Values.drain.graceS | quote }}
 {{- with .Values.tracing.endpoint }}
 - name: OTEL_EXPORTER_OTLP_ENDPOINT
-  value: {{ . }}
+  value: {{ . | quote }}
 - name: OTEL_TRACES_SAMPLER
-  value: {{ $.Values.tracing.sampler }}
+  value: {{ $.Values.tracing.sampler | quote }}
 - name: OTEL_TRACES_SAMPLER_ARG
   value: {{ $.Values.tracing.samplerArg | quote }}
 {{- end }}
@@ -160,17 +165,21 @@ livenessProbe:
   value: /etc/ret2/keys/api-keys
 {{- end }}
 - name: RET2_ENCODER_URL
-  value: {{ include "ret2.encoderUrl" . }}
+  value: {{ include "ret2.encoderUrl" . | quote }}
+{{- with .Values.nextEncoder.url }}
+- name: RET2_NEXT_ENCODER_URL
+  value: {{ . | quote }}
+{{- end }}
 - name: RET2_ENCODER_API_KEY
   valueFrom:
     secretKeyRef:
-      name: {{ .Values.encoder.auth.existingSecret }}
-      key: {{ .Values.encoder.auth.key }}
+      name: {{ .Values.encoder.auth.existingSecret | quote }}
+      key: {{ .Values.encoder.auth.key | quote }}
 - name: RET2_QDRANT_URL
-  value: {{ .Values.qdrant.url }}
+  value: {{ .Values.qdrant.url | quote }}
 {{- if .Values.qdrant.grpcPort }}
 - name: RET2_QDRANT_GRPC_PORT
-  value: {{ .Values.qdrant.grpcPort | quote }}
+  value: {{ include "ret2.text" .Values.qdrant.grpcPort | quote }}
 {{- else }}
 - name: RET2_QDRANT_PREFER_GRPC
   value: "false"
@@ -179,26 +188,26 @@ livenessProbe:
 - name: RET2_QDRANT_API_KEY
   valueFrom:
     secretKeyRef:
-      name: {{ . }}
-      key: {{ $.Values.qdrant.key }}
+      name: {{ . | quote }}
+      key: {{ $.Values.qdrant.key | quote }}
 {{- end }}
 {{ include "ret2.env.database" . }}
 - name: RET2_BLOBS_URL
-  value: {{ .Values.blobs.url }}
+  value: {{ .Values.blobs.url | quote }}
 {{- with .Values.blobs.endpoint }}
 - name: AWS_ENDPOINT_URL
-  value: {{ . }}
+  value: {{ . | quote }}
 {{- end }}
 {{- with .Values.blobs.region }}
 - name: AWS_REGION
-  value: {{ . }}
+  value: {{ . | quote }}
 {{- end }}
 {{- with .Values.blobs.existingSecret }}
 {{- range list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" }}
 - name: {{ . }}
   valueFrom:
     secretKeyRef:
-      name: {{ $.Values.blobs.existingSecret }}
+      name: {{ $.Values.blobs.existingSecret | quote }}
       key: {{ . }}
 {{- end }}
 {{- end }}
@@ -208,32 +217,39 @@ livenessProbe:
 - name: RET2_DATABASE_URL
   valueFrom:
     secretKeyRef:
-      name: {{ .Values.database.existingSecret }}
-      key: {{ .Values.database.key }}
+      name: {{ .Values.database.existingSecret | quote }}
+      key: {{ .Values.database.key | quote }}
+{{- end }}
+
+{{/* (list $ SETTINGS): what the values add. Last: of two variables of one name Kubernetes takes the last. */}}
+{{- define "ret2.env.added" -}}
+{{- range $name, $value := index . 1 }}
+- name: {{ $name }}
+  value: {{ include "ret2.text" $value | quote }}
+{{- end }}
+{{- with (index . 0).Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{/* The container, volumes and rest of an api's or indexer's pod: they differ in their role and in having a Service to leave. */}}
 {{- define "ret2.appPod" -}}
 {{- $values := .root.Values -}}
 {{- $own := index $values .component -}}
-serviceAccountName: {{ include "ret2.serviceAccountName" .root }}
+serviceAccountName: {{ include "ret2.serviceAccountName" .root | quote }}
 {{ include "ret2.podBasics" .root }}
 terminationGracePeriodSeconds: {{ include "ret2.gracePeriodS" .root }}
 containers:
   - name: {{ .component }}
-    image: {{ include "ret2.appImage" .root }}
+    image: {{ include "ret2.appImage" .root | quote }}
     imagePullPolicy: {{ $values.api.image.pullPolicy }}
     {{- include "ret2.containerSecurity" .root | nindent 4 }}
     env:
       - name: RET2_ROLE
         value: {{ .component }}
       {{- include "ret2.env.app" .root | nindent 6 }}
-      {{- range $name, $value := $own.settings }}
-      - name: {{ $name }}
-        value: {{ $value | toString | quote }}
-      {{- end }}
-    ports:
-      - {name: http, containerPort: 8080, protocol: TCP}
+      {{- include "ret2.env.added" (list .root $own.settings) | nindent 6 }}
+    {{- include "ret2.ports" . | nindent 4 }}
     {{- include "ret2.probes" $own.startupS | nindent 4 }}
     {{- include "ret2.preStop" .root | nindent 4 }}
     resources:
@@ -250,10 +266,10 @@ volumes:
   {{- if not $values.apiKeys.insecure }}
   - name: api-keys
     secret:
-      secretName: {{ $values.apiKeys.existingSecret }}
+      secretName: {{ $values.apiKeys.existingSecret | quote }}
       defaultMode: 0440
       items:
-        - {key: {{ $values.apiKeys.key }}, path: api-keys}
+        - {key: {{ $values.apiKeys.key | quote }}, path: api-keys}
   {{- end }}
 {{ include "ret2.scheduling" . }}
 {{- end }}

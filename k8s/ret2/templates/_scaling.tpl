@@ -1,5 +1,10 @@
 {{/* (dict "root" $ "component" … "autoscaling" …): what scales a deployment, and what may be taken of it. */}}
 
+{{/* What this release's series have in common: the ServiceMonitor sees to job and release, the operator to namespace. */}}
+{{- define "ret2.series" -}}
+{{- printf "job=\"ret2\",namespace=\"%s\",release=\"%s\"" .Release.Namespace .Release.Name -}}
+{{- end }}
+
 {{- define "ret2.hpa" -}}
 apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
@@ -9,16 +14,16 @@ spec:
   scaleTargetRef:
     apiVersion: apps/v1
     kind: Deployment
-    name: {{ include "ret2.componentName" . }}
-  minReplicas: {{ .autoscaling.minReplicas }}
-  maxReplicas: {{ .autoscaling.maxReplicas }}
+    name: {{ include "ret2.componentName" . | quote }}
+  minReplicas: {{ toJson .autoscaling.minReplicas }}
+  maxReplicas: {{ toJson .autoscaling.maxReplicas }}
   metrics:
     - type: Resource
       resource:
         name: cpu
         target:
           type: Utilization
-          averageUtilization: {{ .autoscaling.cpuPercent }}
+          averageUtilization: {{ toJson .autoscaling.cpuPercent }}
   behavior:
     scaleDown:
       stabilizationWindowSeconds: 300
@@ -34,32 +39,32 @@ spec:
   scaleTargetRef:
     apiVersion: apps/v1
     kind: Deployment
-    name: {{ include "ret2.componentName" . }}
-  minReplicaCount: {{ .autoscaling.minReplicas }}
-  maxReplicaCount: {{ .autoscaling.maxReplicas }}
+    name: {{ include "ret2.componentName" . | quote }}
+  minReplicaCount: {{ toJson .autoscaling.minReplicas }}
+  maxReplicaCount: {{ toJson .autoscaling.maxReplicas }}
   pollingInterval: 15
-  cooldownPeriod: {{ .autoscaling.cooldownS }}
+  cooldownPeriod: {{ toJson .autoscaling.cooldownS }}
   fallback:
     failureThreshold: 4
-    replicas: {{ .autoscaling.fallbackReplicas }}
+    replicas: {{ toJson .autoscaling.fallbackReplicas }}
   advanced:
     horizontalPodAutoscalerConfig:
       behavior:
         scaleDown:
-          stabilizationWindowSeconds: {{ .autoscaling.cooldownS }}
+          stabilizationWindowSeconds: {{ toJson .autoscaling.cooldownS }}
           policies:
             - {type: Pods, value: 1, periodSeconds: 60}
   triggers:
     - type: prometheus
       metricType: AverageValue
       metadata:
-        serverAddress: {{ .root.Values.metrics.prometheusUrl }}
+        serverAddress: {{ .root.Values.metrics.prometheusUrl | quote }}
         query: {{ .query | quote }}
-        threshold: {{ .threshold | quote }}
+        threshold: {{ include "ret2.text" .threshold | quote }}
         ignoreNullValues: "false" # no such metric is a failure, not a zero
       {{- with .root.Values.metrics.prometheusAuth }}
       authenticationRef:
-        name: {{ . }}
+        name: {{ . | quote }}
       {{- end }}
 {{- end }}
 
@@ -79,7 +84,7 @@ kind: PodDisruptionBudget
 metadata:
   {{- include "ret2.metadata" . | nindent 2 }}
 spec:
-  maxUnavailable: {{ $own.podDisruptionBudget.maxUnavailable }}
+  maxUnavailable: {{ toJson $own.podDisruptionBudget.maxUnavailable }}
   unhealthyPodEvictionPolicy: AlwaysAllow
   selector:
     matchLabels:
