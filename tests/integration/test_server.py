@@ -324,13 +324,15 @@ async def test_metrics_on_a_port_of_their_own(runtime: Any, tmp_path: Path, monk
     running = asyncio.create_task(_run(assembly.build(settings, runtime)))
     await _until_started(port)
     async with httpx.AsyncClient(trust_env=False) as client:
-        answer = await client.get(f"http://127.0.0.1:{metrics_port}/metrics")
-        assert 'ret2_model_info{dimensions="64"' in answer.text
-        for path in ("/", "/livez", "/info", "/docs", "/openapi.json", "/collections"):
-            assert (await client.get(f"http://127.0.0.1:{metrics_port}{path}")).status_code == 404, path
-        assert (await client.get(f"http://127.0.0.1:{port}/metrics")).status_code == 404
-        assert (await client.get(f"http://127.0.0.1:{port}/livez")).status_code == 200
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert await asyncio.wait_for(running, 30) is True
+        try:
+            answer = await client.get(f"http://127.0.0.1:{metrics_port}/metrics")
+            assert 'ret2_model_info{dimensions="64"' in answer.text
+            for path in ("/", "/livez", "/info", "/docs", "/openapi.json", "/collections"):
+                assert (await client.get(f"http://127.0.0.1:{metrics_port}{path}")).status_code == 404, path
+            assert (await client.get(f"http://127.0.0.1:{port}/metrics")).status_code == 404
+            assert (await client.get(f"http://127.0.0.1:{port}/livez")).status_code == 200
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert await asyncio.wait_for(running, 30) is True
         with pytest.raises(httpx.ConnectError):
             await client.get(f"http://127.0.0.1:{metrics_port}/metrics")
