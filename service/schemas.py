@@ -188,7 +188,9 @@ class WeightedIn(Wire):
 
 
 class RerankIn(Wire):
-    """Candidates a hit: those nearest by embedding, ranked again by all their latents."""
+    """Candidates for each of the first hundred hits: those nearest by embedding, ranked again by all their latents.
+
+    The ranking ends with them."""
 
     oversampling: float = Field(default=4.0, ge=1, le=100)
 
@@ -197,6 +199,12 @@ class RerankIn(Wire):
 Rerank = Annotated[
     Annotated[bool, Tag("<bool>")] | Annotated[RerankIn, Tag("<options>")],
     Discriminator(lambda value: "<bool>" if isinstance(value, bool) else "<options>"),
+]
+
+
+MetadataFields = Annotated[
+    Annotated[bool, Tag("<bool>")] | Annotated[list[FieldName], Field(max_length=256), Tag("<names>")],
+    Discriminator(lambda value: "<bool>" if isinstance(value, bool) else "<names>"),
 ]
 
 
@@ -222,7 +230,7 @@ class SearchIn(Wire):
         None, description="a metadata field: `groups` instead of `hits`, one for each of its values, by their best hit"
     )
     group_size: int | None = Field(None, ge=1, le=100, description="hits of each group; unset: 1")
-    metadata_fields: bool | list[FieldName] = Field(
+    metadata_fields: MetadataFields = Field(
         True, description="the metadata that hits hold: these fields alone, or true for all, false for none"
     )
     with_vector: bool = False

@@ -116,7 +116,8 @@ class ServerStore:
     async def bulk_load(self, name: str) -> AsyncIterator[None]:
         """Defers the HNSW index until the load is over: one build instead of many. Searches meanwhile read every new vector.
 
-        A process killed inside leaves it deferred; `index_again` of the next start ends that.
+        For one load of a collection at a time; the first of two to end would index for both. A process killed inside leaves it
+        deferred until somebody calls `index_again`. Imports do not use it.
         """
         await self._set_indexing(name, 0)
         try:

@@ -71,7 +71,7 @@ def asked(
             of_query = unit_rows(latents, layout.dimensions, "the query").tolist()
             nearest = unit(vector, layout.dimensions, "the query").tolist()
             near = q.Prefetch(query=nearest, limit=candidates, filter=filter_, params=params)
-            return {"query": of_query, "using": LATENTS, "prefetch": near}, 1 / len(of_query)
+            return {"query": of_query, "using": LATENTS, "prefetch": near, "search_params": params}, 1 / len(of_query)
 
 
 def sparse(words: Words) -> q.SparseVector:

@@ -112,5 +112,6 @@ def _as(language: str | None) -> str:
 
 
 def just_below(score_threshold: float) -> float:
-    """An engine may want scores over its threshold, ours are at or over it."""
-    return float(np.nextafter(np.float32(score_threshold), np.float32("-inf")))
+    """An engine may want scores over its threshold, ours are at or over it. Always a finite float32, however far out."""
+    most = np.finfo(np.float32).max
+    return float(np.nextafter(np.float32(np.clip(score_threshold, -most, most)), -most))

@@ -19,7 +19,9 @@ from model.inputs import Float32
 from service.schemas import RerankIn, RrfIn, SearchIn, WeightedIn
 
 CANDIDATES = 1_000  # of each of the two rankings that hybrid fuses: all pages are windows into the same one
-_MIN_RERANKED = 100  # hits whose candidates are reranked at least, so that the first pages agree with each other
+_RERANKED = (
+    100  # hits that `oversampling` is of, whichever page is asked for: here too all are windows into one ranking
+)
 
 Fusion = RrfIn | WeightedIn
 
@@ -30,7 +32,9 @@ class Wanted:
 
     mode: str = "fused"
     fusion: Fusion | None = None  # of mode hybrid; None: by rank
-    oversampling: float | None = None  # candidates a hit for late interaction; None: none of it
+    oversampling: float | None = (
+        None  # candidates for each of the first hundred hits, of late interaction; None: none of it
+    )
 
     @classmethod
     def of(cls, search: SearchIn) -> Wanted:
@@ -104,7 +108,7 @@ class ModeSearch:
         match self.wanted.mode:
             case "fused":
                 ranked = await self.points.rank(
-                    self._by_embedding(depth), limit=depth, condition=condition, consistency=consistency
+                    self._by_embedding(), limit=depth, condition=condition, consistency=consistency
                 )
                 return [Fused(point, score, None, 0.0) for point, score in ranked]
             case "lexical":
@@ -117,7 +121,7 @@ class ModeSearch:
 
     async def _hybrid(self, condition: Filter | None, consistency: Consistency) -> list[Fused]:
         """A query without words is ranked by its embedding alone, as one whose words are nowhere."""
-        by = [self._by_embedding(CANDIDATES)]
+        by = [self._by_embedding()]
         if self.text:
             by.append(self._by_words())
         ranked = await asyncio.gather(
@@ -130,7 +134,7 @@ class ModeSearch:
             case WeightedIn(weight=weight):
                 return weighted(embedding, words, weight)
 
-    def _by_embedding(self, depth: int) -> Criterion:
+    def _by_embedding(self) -> Criterion:
         if self.vector is None:
             raise _unfit("query", "the query has no embedding")
         if self.wanted.oversampling is None:
@@ -139,9 +143,7 @@ class ModeSearch:
             raise _unfit(
                 "rerank", "rerank needs a model that gives several latents of an input; this one gives one vector"
             )
-        return LateInteraction(
-            self.vector, self.latents, math.ceil(max(depth, _MIN_RERANKED) * self.wanted.oversampling)
-        )
+        return LateInteraction(self.vector, self.latents, math.ceil(_RERANKED * self.wanted.oversampling))
 
     def _by_words(self) -> WordMatch:
         if not self.text:

@@ -24,14 +24,17 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 
 from indexer.filters import DateRange, Equals, FieldType, Filter, Range
 from indexer.filters.values import read_moment
+from indexer.ranking import LateInteraction
 from indexer.records import Point, point_id
-from indexer.store import Consistency, server
+from indexer.store import Consistency, Layout, server
 from indexer.store.indexes import missing
 from indexer.store.payload import path_of, quoted
-from indexer.store.server import ServerStore, connect
+from indexer.store.server import ServerStore, connect, search_params
 from indexer.store.server_errors import TRANSLATED, ours, translated
+from indexer.store.server_rank import asked as reranked
 from indexer.store.server_search import to_server
 from indexer.store.server_settings import CollectionSettings, Quantization, ServerStoreSettings
+from indexer.store.vectors import just_below
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, Overloaded, RetrievalError, TooLarge
 
 D = 4
@@ -61,6 +64,37 @@ def test_every_exception_class_of_the_client_and_its_libraries_is_translated() -
     everything = of_client | exported_exceptions(httpx) | exported_exceptions(grpc) | exported_exceptions(grpc.aio)
     assert len(everything) > 35
     assert [each for each in everything if not issubclass(each, TRANSLATED)] == []
+    for kind in everything:
+        error = made(kind)
+        with pytest.raises(RetrievalError) as raised, translated("search"):
+            raise error
+        assert raised.value.__cause__ is error
+        assert raised.value.detail
+
+
+def made(kind: type[Exception]) -> Exception:
+    """An error of this class, as its library makes it."""
+    request = httpx.Request("GET", "http://qdrant")
+    own: dict[type[Exception], tuple[Any, ...]] = {
+        UnexpectedResponse: (500, "reason", b"", httpx.Headers()),
+        ResponseHandlingException: (OSError(),),
+        ResourceExhaustedResponse: ("slow down", 7),
+        grpc.aio.AioRpcError: (grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), grpc.aio.Metadata()),
+    }
+    if kind is httpx.HTTPStatusError:
+        return httpx.HTTPStatusError("bad", request=request, response=httpx.Response(500, request=request))
+    if kind in own:
+        return kind(*own[kind])
+    try:
+        return kind()
+    except TypeError:
+        return kind("what it says")
+
+
+@pytest.mark.parametrize("threshold", [-1e39, -1e308, 1e39, float(np.finfo(np.float32).min), 0.5])
+def test_a_threshold_stays_a_finite_number(threshold: float) -> None:
+    assert np.isfinite(np.float32(just_below(threshold)))
+    assert just_below(threshold) <= max(threshold, -float(np.finfo(np.float32).max))
 
 
 class _Model(BaseModel):
@@ -308,6 +342,9 @@ async def test_quantized_candidates_are_rescored(
     await store.create("c", D)
     await store.points("c").search(np.ones(D, np.float32), limit=5)
     (made,), (asked,) = qdrant.bodies("PUT", "/c"), qdrant.bodies("POST", "/query")
+    late = LateInteraction(np.ones(D, np.float32), np.ones((2, D), np.float32), 400)
+    outer, _ = reranked(late, Layout(D, latents=True), "c", None, search_params(store.settings.collection)) or ({}, 0)
+    assert outer["search_params"] == outer["prefetch"].params == search_params(store.settings.collection)
     if quantization == "none":
         assert "quantization_config" not in made
         assert asked["params"] == {"hnsw_ef": 99}

@@ -32,6 +32,7 @@ def wrong(model: Any, value: object) -> list[dict[str, Any]]:
         ({"offset": -1}, "offset"),
         ({"mode": "text"}, "mode"),
         ({"rerank": {"oversampling": 0}}, "rerank.oversampling"),
+        ({"metadata_fields": ["n"] * 257}, "metadata_fields"),
         ({"group_bye": "x"}, "group_bye"),
         ({"explained": True}, "explained"),
         ({"collection": "../etc"}, "collection"),
