@@ -54,6 +54,7 @@ class Accepting(Database):
                 continue
         raise NotFound(f"there is no collection {collection!r}", field="collection", value=collection)
 
+    @again_on_deadlock
     def _open(self, key: str | None, values: dict[str, Any]) -> tuple[Job, bool]:
         with self._write() as connection:
             now = self._now(connection)
@@ -176,6 +177,7 @@ class Accepting(Database):
                 return
         self._erase_some(job_id)
 
+    @again_on_deadlock
     def _erase_some(self, job_id: str) -> bool:
         """One small transaction of deleting a job with all it has; whether there is more of it."""
         with self._write() as connection:

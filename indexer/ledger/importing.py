@@ -27,7 +27,7 @@ from indexer.ledger.database import again_on_deadlock
 from indexer.ledger.jobs import Jobs
 from indexer.ledger.rows import Item, find_job, pack, plain
 from indexer.ledger.schema import batches, failures, jobs, pending, steps
-from indexer.ledger.working import _count
+from indexer.ledger.working import _count, suspects_are_due
 from indexer.records import Failure, Job, JobKind, JobState, Outcome, Status
 from model.errors import Conflict, NotFound
 
@@ -100,9 +100,15 @@ class Importing(Jobs):
 
     @again_on_deadlock
     def claim_step(self, lease_s: float, ahead: int) -> Step | None:
-        """The first step that is due, of a job of which no more than `ahead` documents are read and not done."""
+        """The first step that is due, of a job of which no more than `ahead` documents are read and not done.
+
+        None is given out while a batch that may have killed its worker is tried alone: were it a step that kills, the batch would
+        be blamed for it, time after time.
+        """
         with self._write() as connection:
             now = self._now(connection)
+            if suspects_are_due(connection, now):
+                return None
             due = (
                 sa.select(steps, jobs.c.collection, jobs.c.source)
                 .join(jobs)

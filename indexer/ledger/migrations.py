@@ -101,6 +101,11 @@ MIGRATIONS: Mapping[int, Sequence[Step]] = {
         "CREATE INDEX ix_steps_job_id ON steps (job_id)",
         "CREATE INDEX steps_open ON steps (id) WHERE NOT done",
     ),
+    8: (
+        "CREATE INDEX batches_crashed ON batches (id) WHERE NOT done AND crashes > 0",
+        "CREATE TABLE holds (collection VARCHAR NOT NULL, kind VARCHAR NOT NULL, until FLOAT NOT NULL, "
+        "PRIMARY KEY (collection, kind), FOREIGN KEY (collection) REFERENCES collections (name) ON DELETE CASCADE)",
+    ),
 }
 NEWEST = max(MIGRATIONS)
 

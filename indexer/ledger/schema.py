@@ -87,6 +87,19 @@ sa.Index("batches_open", batches.c.id, sqlite_where=~batches.c.done, postgresql_
 OF_REINDEX = sa.literal_column("batches.kind") == sa.literal_column("'reindex'")
 _FILLING = sa.and_(~batches.c.done, sa.literal_column("kind") == sa.literal_column("'reindex'"))
 sa.Index("batches_filling", batches.c.id, sqlite_where=_FILLING, postgresql_where=_FILLING)
+CRASHED = sa.literal_column("batches.crashes") > sa.literal_column("0")
+_CRASHED = sa.and_(~batches.c.done, sa.literal_column("crashes") > sa.literal_column("0"))
+sa.Index("batches_crashed", batches.c.id, sqlite_where=_CRASHED, postgresql_where=_CRASHED)
+
+# What else waits with a batch that met the trouble of its whole collection: a row here, for SQLite writes a batch anew with all its
+# text when anything of it changes.
+holds = sa.Table(
+    "holds",
+    metadata,
+    sa.Column("collection", sa.ForeignKey(collections.c.name, ondelete="CASCADE"), primary_key=True),
+    sa.Column("kind", sa.String, primary_key=True),
+    sa.Column("until", sa.Float, nullable=False),
+)
 
 # Which documents the unfinished batches will write: what keeps writes of one document in order.
 pending = sa.Table(

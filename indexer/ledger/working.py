@@ -15,9 +15,13 @@ import sqlalchemy as sa
 from indexer.ledger.database import Database, again_on_deadlock
 from indexer.ledger.following import follow
 from indexer.ledger.rows import Item, add_outcomes, as_batch, as_job, pack, plain
-from indexer.ledger.schema import OF_REINDEX, batches, collections, failures, jobs, pending, reindexes
+from indexer.ledger.schema import CRASHED, OF_REINDEX, batches, collections, failures, holds, jobs, pending, reindexes
 from indexer.records import Batch, Job, JobKind, JobState, Outcome, Status
 
+_HOLD = sa.text(  # the one form of this that both databases know
+    "INSERT INTO holds (collection, kind, until) VALUES (:collection, :kind, :until) "
+    "ON CONFLICT (collection, kind) DO UPDATE SET until = excluded.until WHERE holds.until < excluded.until"
+)
 SOLO_AFTER = 2  # crashes, after which a batch goes document by document: the first may have had another cause
 
 Settled = tuple[Batch, Sequence[Outcome]]
@@ -72,9 +76,12 @@ class Working(Database):
         with self._read() as connection:
             now = self._now(connection)
             query = sa.select(sa.func.min(later)).where(~batches.c.done, later > now)
-            value = connection.execute(query).scalar_one()
-            return None if value is None else float(value) - now
+            until = sa.select(sa.func.min(holds.c.until)).where(holds.c.until > now)
+            found = [connection.execute(each).scalar_one() for each in (query, until)]
+            times = [float(value) for value in found if value is not None]
+            return min(times) - now if times else None
 
+    @again_on_deadlock
     def renew(self, claimed: Sequence[Batch], lease_s: float, *, writing: bool = False) -> bool:
         """False when a lease was lost: the batch is another's by now, or gone with its collection. The others are renewed.
 
@@ -87,6 +94,7 @@ class Working(Database):
             connection.execute(sa.update(batches).where(batches.c.id.in_(held)).values(values))
             return len(held) == len(claimed)
 
+    @again_on_deadlock
     def suspect(self, batch: Batch, position: int) -> bool:
         """From here on this document is the one to blame should the process die. False when the lease was lost."""
         with self._write() as connection:
@@ -142,11 +150,13 @@ class Working(Database):
         retry_after_s: float,
         waiting_on: str | None,
         whole_collection: bool = False,
+        crashed: bool = False,
     ) -> None:
         """Gives batches back untouched: something they need does not answer, or the worker stops. Not an attempt. Those of a job
         that is being cancelled end here.
 
-        `whole_collection` holds up what else of this kind waits there: else each batch would be claimed to meet the same trouble.
+        `whole_collection` holds up whatever else of this kind is there: else each batch would be claimed to meet the same trouble.
+        `crashed`: another process died with them in hand, which makes them suspect as if it had been the worker.
         """
         with self._write() as connection:
             now = self._now(connection)
@@ -155,7 +165,8 @@ class Working(Database):
             mine = [batch for batch in claimed if batch.id in held]
             stopped = _lock_jobs(connection, (batch.job_id for batch in mine))
             ended = _cancel(connection, [batch.id for batch in mine if batch.job_id in stopped])
-            back = {"lease": None, "lease_until": 0.0, "not_before": not_before, "suspect": None, "touched": False}
+            back: dict[str, Any] = {"lease": None, "lease_until": 0.0, "not_before": not_before, "touched": False}
+            back |= {"crashes": batches.c.crashes + 1} if crashed else {"suspect": None}
             for batch in mine:
                 if batch.job_id in stopped:
                     continue
@@ -164,15 +175,8 @@ class Working(Database):
                 releases = batch.releases + (waiting_on is not None)
                 connection.execute(sa.update(batches).where(batches.c.id == batch.id).values(**back, releases=releases))
             if mine and whole_collection:
-                hold_up = sa.select(batches.c.id).where(
-                    batches.c.collection == mine[0].collection,
-                    batches.c.kind == mine[0].kind,
-                    ~batches.c.done,
-                    batches.c.lease.is_(None),
-                    batches.c.not_before < not_before,
-                )
-                free = hold_up.order_by(batches.c.id).with_for_update(skip_locked=True)
-                connection.execute(sa.update(batches).where(batches.c.id.in_(free)).values(not_before=not_before))
+                held_up = {"collection": mine[0].collection, "kind": mine[0].kind, "until": not_before}
+                connection.execute(_HOLD, held_up)
             for job_id in sorted({batch.job_id for batch in mine}):
                 _count(connection, job_id, ended[job_id], waiting_on, now)
 
@@ -195,13 +199,23 @@ class Working(Database):
             return len(chosen) == limit
 
 
-def _due(now: float, filling: bool) -> sa.Select[Any]:
+def suspects_are_due(connection: sa.Connection, now: float) -> bool:
+    """Whether there is a batch that may have killed its worker, in hand or to be tried alone now."""
+    in_hand = sa.select(batches.c.id).where(CRASHED, ~batches.c.done, batches.c.lease_until > now).limit(1)
+    due = (_due(now, filling, lock=False).where(CRASHED).limit(1) for filling in (False, True))
+    return any(connection.execute(query).first() for query in (in_hand, *due))
+
+
+def _due(now: float, filling: bool, *, lock: bool = True) -> sa.Select[Any]:
     paused = sa.select(sa.literal(1)).where(collections.c.name == batches.c.collection, collections.c.paused)
-    return (
+    same = holds.c.collection == batches.c.collection, holds.c.kind == batches.c.kind
+    held_up = sa.select(sa.literal(1)).where(*same, holds.c.until > now)
+    due = (
         sa.select(batches, jobs.c.trace)
         .join(jobs)
         .where(
             *((OF_REINDEX,) if filling else (~OF_REINDEX, ~paused.exists())),
+            ~held_up.exists(),
             ~batches.c.done,
             jobs.c.seq.is_not(None),
             ~jobs.c.cancelling,
@@ -210,8 +224,8 @@ def _due(now: float, filling: bool) -> sa.Select[Any]:
             ~_earlier_write(),
         )
         .order_by(batches.c.id)  # the order of an index: with 100,000 documents waiting, sorting takes 46 ms a claim
-        .with_for_update(of=batches, skip_locked=True)
     )
+    return due.with_for_update(of=batches, skip_locked=True) if lock else due
 
 
 def _earlier_write() -> sa.ColumnElement[bool]:

@@ -91,6 +91,26 @@ def test_what_cannot_be_read_is_listed_whatever_its_id_is(ledger: Ledger) -> Non
     assert listed.document_id == "zero \ufffd half ?"
 
 
+def test_nothing_is_read_while_a_suspect_is_tried_alone(ledger: Ledger, clock: Clock) -> None:
+    """Were it the unit that kills the process, the innocent batch would be blamed each time."""
+    planned(ledger, 1)
+    accept(ledger, "a")
+    claim(ledger)
+    clock.now += LEASE_S + 1
+    suspect = claim(ledger)  # its worker never said what became of it
+    assert suspect.crashes == 1
+    assert ledger.claim_step(LEASE_S, AHEAD) is None
+    ledger.release([suspect], retry_after_s=0, waiting_on=None)
+    assert ledger.claim_step(LEASE_S, AHEAD) is None
+    suspect = claim(ledger)
+    ledger.release([suspect], retry_after_s=5, waiting_on="a model")
+    waits = next_step(ledger)
+    ledger.release_step(waits, retry_after_s=0, waiting_on=None)
+    clock.now += 5
+    settle(ledger, claim(ledger))
+    assert next_step(ledger).size == 1
+
+
 def test_a_unit_goes_on_where_its_reader_left_it(open_ledger: OpenLedger, ledger: Ledger, clock: Clock) -> None:
     planned(ledger, 4)
     mine = next_step(ledger)

@@ -169,10 +169,26 @@ def test_a_collection_that_cannot_be_written_is_held_up_as_a_whole(ledger: Ledge
     first, held = ledger.claim(2, LEASE_S)
     ledger.release([first], retry_after_s=5, waiting_on="a model", whole_collection=True)
     accept(ledger, "e", name="other")
+    accept(ledger, "f")
     assert claimed(ledger) == ["x", "e"], "deleting needs no model, and other collections do not wait"
+    assert ledger.due_in_s() == 5
     assert ledger.renew([held], LEASE_S)
+    with ledger._engine.connect() as connection:
+        touched = connection.exec_driver_sql("SELECT count(*) FROM batches WHERE not_before > 0").scalar_one()
+    assert touched == 1, "a small transaction, however much waits"
     clock.now += 5
-    assert claimed(ledger) == ["a", "c", "d"]
+    assert claimed(ledger) == ["a", "c", "d", "f"]
+
+
+def test_a_hold_is_never_made_shorter(ledger: Ledger, clock: Clock) -> None:
+    accept(ledger, "a", "b")
+    first, second = ledger.claim(2, LEASE_S)
+    ledger.release([first], retry_after_s=5, waiting_on="a model", whole_collection=True)
+    ledger.release([second], retry_after_s=1, waiting_on="a model", whole_collection=True)
+    clock.now += 1
+    assert claimed(ledger) == []
+    clock.now += 4
+    assert claimed(ledger) == ["a", "b"]
 
 
 def test_giving_back_at_a_stop_is_no_wait(ledger: Ledger) -> None:
