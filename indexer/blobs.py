@@ -14,6 +14,7 @@ import hashlib
 import inspect
 import re
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
@@ -162,8 +163,9 @@ class Blobs:
             self._files.pipe_file(path, data)
         else:
             self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self._files.pipe_file(f"{path}.part", data)
-            self._files.mv(f"{path}.part", path)
+            part = f"{path}.{uuid.uuid4().hex}.part"  # of this writer alone: another's may be half written
+            self._files.pipe_file(part, data)
+            self._files.mv(part, path)
 
     def _read(self, path: str) -> bytes:
         try:

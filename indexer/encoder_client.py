@@ -16,6 +16,7 @@ from opentelemetry.trace import SpanKind
 
 from indexer import tracing
 from indexer.encoder import Lane
+from indexer.retry import EncoderDied
 from model import codec
 from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TimedOut, TooLarge
 from model.inputs import Embedding, Input, ModelInfo, Role
@@ -23,6 +24,7 @@ from model.inputs import Embedding, Input, ModelInfo, Role
 # Never reached, or the connection broke: nothing is known to have been done, and encoding twice harms nobody. A time-out, ours or the
 # encoder's, is not among them: the encoder is busy with this very call, and a second one would make it busier.
 _RETRIED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+_BREAKS = 2  # of one call: what it carries may be what kills encoders, and the next one is behind the same address
 _RETRIED_STATUS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE})
 
 
@@ -140,6 +142,7 @@ class HttpEncoder:
 
     async def _tried(self, method: str, path: str, body: bytes | None) -> httpx.Response:
         failed: RetrievalError = DependencyUnavailable()
+        broke = 0  # connections, with the call on them: one was idle for too long perhaps, at two there is no encoder any more
         for attempt in range(self._settings.attempts):
             if attempt:
                 await asyncio.sleep(self._settings.retry_base_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
@@ -149,6 +152,9 @@ class HttpEncoder:
                 )
             except _RETRIED as error:
                 failed = self._unavailable(type(error).__name__, error)
+                broke += body is not None and not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                if broke == _BREAKS:
+                    break
                 continue
             except httpx.HTTPError as error:
                 raise self._unavailable(type(error).__name__, error) from error
@@ -157,6 +163,8 @@ class HttpEncoder:
             if response.status_code not in _RETRIED_STATUS:
                 raise self._refusal(response)
             failed = self._refusal(response)
+        if broke:
+            raise EncoderDied(failed.detail) from failed
         raise failed
 
     def _refusal(self, response: httpx.Response) -> RetrievalError:

@@ -7,10 +7,10 @@ items ─► latest of an id ─► image digest ─► changed? ─► text and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -18,13 +18,16 @@ from indexer.blobs import Blobs
 from indexer.catalog import mismatch
 from indexer.encoder import Encoder, Lane
 from indexer.records import Batch, Collection, Document, JobKind, Outcome, Point, Status, content_hash, stamped
+from indexer.retry import Died
 from indexer.store import Points
 from indexer.thumbnails import Keeper
 from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, NotFound, Overloaded, RetrievalError
 from model.inputs import Embedding, Input, ModelInfo, Role
 
+T = TypeVar("T")
 _FETCHES = 8  # URLs of one batch fetched at a time
 _CALL_IMAGE_BYTES = 64 * 2**20  # held for one encoder call; a batch with more takes several
+_NO_DOCUMENT = "\0"  # no id has control characters in it
 
 Hold = Callable[[], Awaitable[None]]
 
@@ -109,6 +112,16 @@ class Pipeline:
         await self.write(works, collection, points, result, hold=hold)
         return result
 
+    async def probe(self, points: Points) -> None:
+        """Raises `DependencyUnavailable` where any document would fare as the one to be tried next: an encoder that dies of all
+        that it is given, a disk on which the store dies of each write."""
+        try:
+            await self.encoder.encode([Input("a word")], role=Role.DOCUMENT, lane=Lane.BULK)
+            with in_store():
+                await points.delete([_NO_DOCUMENT])
+        except Died as error:
+            raise DependencyUnavailable(error.detail) from error
+
     async def write(
         self, works: Sequence[Work], collection: Collection, points: Points, result: Result, *, hold: Hold
     ) -> None:
@@ -140,7 +153,7 @@ class Pipeline:
                 work.digest = await self.blobs.put(data)
             return True
 
-        found = await asyncio.gather(*map(ready, works))
+        found = await _together(map(ready, works))
         return [work for work, is_ready in zip(works, found, strict=True) if is_ready]
 
     async def _calls(self, works: Sequence[Work], result: Result) -> AsyncIterator[list[tuple[Work, Input]]]:
@@ -195,8 +208,20 @@ class Pipeline:
                     return False
             return True
 
-        good = await asyncio.gather(*(kept(work) for work, _ in embedded))
+        good = await _together(kept(work) for work, _ in embedded)
         return [each for each, is_good in zip(embedded, good, strict=True) if is_good]
+
+
+async def _together(calls: Iterable[Coroutine[None, None, T]]) -> list[T]:
+    """All side by side; when one raises, the others do not go on behind the back of whoever is told so."""
+    tasks = [asyncio.create_task(call) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 def _latest(works: Sequence[Work], result: Result) -> list[Work]:
@@ -272,6 +297,8 @@ def _point(work: Work, embedding: Embedding) -> Point:
 def one_collection_waits() -> Iterator[None]:
     try:
         yield
+    except Died:
+        raise
     except (DependencyUnavailable, Overloaded) as error:
         raise CollectionUnavailable(error.detail) from error
 

@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 import random
+from typing import ClassVar
 
 from indexer.settings import IndexerSettings
-from model.errors import Overloaded, RetrievalError
+from model.errors import DependencyUnavailable, Overloaded, RetrievalError
+
+
+class Died(DependencyUnavailable):
+    """The process that was at work on this ended before it answered.
+
+    A restart ends as a document that kills, so nothing is to blame at once: what was in hand is tried again alone.
+    """
+
+    failure: ClassVar[str]  # the code of a document with which it happens every time
+
+
+class EncoderDied(Died):
+    """The encoder ended before it answered."""
+
+    failure = "encoder_died"
+
+
+class StoreDied(Died):
+    """The store ended before it answered."""
+
+    failure = "store_died"
 
 
 def delay_s(tries: int, settings: IndexerSettings, rng: random.Random) -> float:

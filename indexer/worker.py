@@ -4,6 +4,7 @@ claim ─► pipeline ─┬─ outcomes ─────────────
  lease renewed     ├─ a URL's host is down ───► finish the others; an attempt is counted for its documents
  all the while     ├─ something is away ──────► release and pause; nobody is at fault
                    ├─ nobody foresaw it ──────► an attempt is counted; the last one is document by document
+                   ├─ encoder or store dies ──► the same as if this process had
                    └─ the process dies ───────► whoever claims the batch next has nothing else in flight; died again, it goes
                                                 document by document, each written down before it is tried
 """
@@ -42,7 +43,7 @@ from indexer.pipeline import (
 )
 from indexer.progress import Progress
 from indexer.records import Batch, Collection, JobKind, Outcome, ReindexState, Status
-from indexer.retry import delay_after_s, delay_s
+from indexer.retry import Died, delay_after_s, delay_s
 from indexer.settings import IndexerSettings
 from indexer.store import Store
 from indexer.thumbnails import Keeper
@@ -52,6 +53,7 @@ from model.errors import DependencyUnavailable, RetrievalError
 log = structlog.get_logger(__name__)
 _STOP_S = 5.0  # the rest of `grace_s` is for requests before and the batcher after
 _NAMED_JOBS = 3  # in each line of the log; a claim of small batches may have many
+_NAMED_DOCUMENTS = 64
 _TIDY_S = 60.0  # between two looks for what can be deleted; a step is a few small transactions
 _TIDY_STEP_S = 0.05  # between two steps: tidying must not be what the database is busy with
 
@@ -207,7 +209,8 @@ class Worker:
 
     async def _work(self, claim: Claim) -> None:
         """From claim to outcome; whatever raises, each batch is either settled or given back."""
-        beat = asyncio.create_task(self._heartbeat(claim))
+        beat = asyncio.create_task(self._heartbeat(claim), name="worker-heartbeat")
+        beat.add_done_callback(_report_death)
         try:
             if claim.batches[0].crashes >= min(SOLO_AFTER, self._settings.max_attempts):
                 await self._solo(claim)
@@ -243,6 +246,8 @@ class Worker:
         for item in batch.items:
             try:
                 result = await self._one(claim, replace(batch, items=(item,)), last_attempt=True)
+            except Died:
+                raise
             except RetrievalError as error:
                 whole.waiting = error
                 break
@@ -251,8 +256,11 @@ class Worker:
         return whole
 
     async def _solo(self, claim: Claim) -> None:
-        """A batch with which workers died: each document is written down before it is tried and recorded after, so that the one
-        that kills is known, and is a failure once it has done so `max_attempts` times."""
+        """A batch with which workers, or encoders, died: each document is written down before it is tried and recorded after, so
+        that the one that kills is known, and is a failure once it has done so `max_attempts` times.
+
+        An outage is no document's fault: before each is tried, encoder and store have to answer for another one.
+        """
         (batch,) = claim.batches
         last = batch.attempts + 1 >= self._settings.max_attempts
         waiting: RetrievalError | None = None
@@ -261,7 +269,12 @@ class Worker:
             if batch.suspect == item[0] and batch.crashes >= self._settings.max_attempts:
                 result = _failed(one, "worker_died", f"the worker died {batch.crashes} times while indexing it")
             elif await self._ledger.call(self._ledger.suspect, batch, item[0]):
-                result = await self._one(claim, one, last_attempt=last)
+                try:
+                    result = await self._one(claim, replace(one, suspect=item[0]), last_attempt=last)
+                except Died as error:
+                    if (deaths := batch.crashes + 1) < self._settings.max_attempts:
+                        raise
+                    result = _failed(one, error.failure, f"{error.detail}, {deaths} times while indexing it")
             else:
                 raise LeaseLost
             waiting = waiting or result.waiting
@@ -292,7 +305,12 @@ class Worker:
 
     async def _run(self, claim: Claim, batch: Batch, *, last_attempt: bool) -> Result:
         async def hold() -> None:
+            until = time.monotonic() + self._settings.lease_s
             if not await self._ledger.call(self._ledger.renew, claim.batches, self._settings.lease_s, writing=True):
+                raise LeaseLost
+            if (
+                time.monotonic() > until
+            ):  # the process stood still since: another may have written what was accepted later
                 raise LeaseLost
 
         collection = await self._ledger.call(self._ledger.collection, batch.collection)
@@ -302,6 +320,8 @@ class Worker:
             raise CollectionUnavailable(f"collection {collection.name!r} is being switched to another generation")
         points = self._store.points(collection.points_name)
         pipeline = await self._pipeline_for(collection.fingerprint)
+        if batch.suspect is not None:
+            await pipeline.probe(points)
         return await pipeline.run(batch, collection, points, hold=hold, last_attempt=last_attempt)
 
     async def _fill(self, batch: Batch, collection: Collection, hold: Hold) -> Result:
@@ -310,6 +330,8 @@ class Worker:
             return Result([Outcome(position, one.id, Status.SKIPPED) for position, one in batch.items])
         pipeline = replace(await self._pipeline_for(reindex.fingerprint), keeper=None)  # what was kept stays as it is
         serving, others = (self._store.points(each.points_name) for each in (collection, reindex))
+        if batch.suspect is not None:
+            await pipeline.probe(others)
         fill = Fill(pipeline, serving, others, collection.other(reindex), lenient=not reindex.state.before_switch)
         return await fill.run(batch, hold=hold)
 
@@ -328,6 +350,8 @@ class Worker:
 
     async def _settle(self, settled: Sequence[Settled], **options: Any) -> None:
         if not await self._ledger.call(self._ledger.finish, settled, **options):
+            written = [one.document_id for _, outcomes in settled for one in outcomes if one.status is Status.INDEXED]
+            log.warning("written while a lease was lost", documents=written[:_NAMED_DOCUMENTS])
             raise LeaseLost
         self._tell(settled, waits=options.get("waiting_on") is not None, keep=options.get("keep", False))
 
@@ -346,7 +370,8 @@ class Worker:
             pause = delay_s(claim.releases, self._settings, self._rng) if alone else self._pause(error)
             first, detail = claim.batches[0], error.detail[:300]
             log.warning("batch waits", batch=first.id, job=first.job_id, detail=detail, retry_after_s=round(pause, 2))
-            call = self._releasing(claim, pause, detail, whole_collection=alone)
+            crashed = isinstance(error, Died)
+            call = self._releasing(claim, pause, detail, whole_collection=alone, crashed=crashed)
             settled: list[Settled] = [(batch, []) for batch in claim.batches]
         else:
             detail = error.detail if isinstance(error, RetrievalError) else f"{type(error).__name__} while indexing"
@@ -388,11 +413,8 @@ class Worker:
     def _finishing(self, settled: Sequence[Settled], pause: float) -> Callable[[], object]:
         return lambda: self._ledger.finish(settled, retry_after_s=pause)
 
-    def _releasing(
-        self, claim: Claim, pause: float, waiting_on: str | None, *, whole_collection: bool = False
-    ) -> Callable[[], object]:
-        options: dict[str, Any] = {"waiting_on": waiting_on, "whole_collection": whole_collection}
-        return lambda: self._ledger.release(claim.batches, retry_after_s=pause, **options)
+    def _releasing(self, claim: Claim, pause: float, waiting_on: str | None, **options: bool) -> Callable[[], object]:
+        return lambda: self._ledger.release(claim.batches, retry_after_s=pause, waiting_on=waiting_on, **options)
 
     async def _heartbeat(self, claim: Claim) -> None:
         while True:

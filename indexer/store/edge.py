@@ -18,6 +18,7 @@ from typing import Any
 from indexer.filters import FieldType, Filter
 from indexer.ranking import Criterion, Ranked
 from indexer.records import Hit, Page, Point, point_id
+from indexer.retry import StoreDied
 from indexer.store import Consistency, Layout
 from indexer.store.edge_snapshot import pack
 from model.errors import DependencyUnavailable, RetrievalError
@@ -173,7 +174,7 @@ class _Child:
         try:
             return self._ask(method, arguments)
         except (EOFError, OSError) as error:
-            raise DependencyUnavailable(f"the Edge process died twice in {method}, exit code {self._end()}") from error
+            raise StoreDied(f"the Edge process died twice in {method}, exit code {self._end()}") from error
 
     def stop(self) -> None:
         """The closed pipe is the order to flush and end."""

@@ -18,6 +18,7 @@ import pytest
 
 from indexer.filters import AnyOf, Equals, FieldType, Not, Range
 from indexer.records import Point
+from indexer.retry import StoreDied
 from indexer.store import edge, edge_process, edge_shards, edge_snapshot, indexes
 from indexer.store.edge import EdgeStore
 from indexer.store.payload import path_of
@@ -109,7 +110,7 @@ async def test_a_call_that_kills_the_child_twice_is_given_up_and_the_next_works(
 
     with monkeypatch.context() as patch:
         patch.setattr(edge._Child, "_ask", ask_and_die)
-        with pytest.raises(DependencyUnavailable, match="died twice in count"):
+        with pytest.raises(StoreDied, match="died twice in count"):
             await store.points("c").count()
     assert await store.points("c").count() == 64
 

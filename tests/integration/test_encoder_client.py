@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from indexer.encoder import Lane
 from indexer.encoder_client import EncoderClientSettings, HttpEncoder
+from indexer.retry import EncoderDied
 from model.errors import (
     DependencyUnavailable,
     EncodeFailed,
@@ -173,6 +174,7 @@ async def test_what_did_not_arrive_is_sent_again(remote: Any) -> None:
     [
         (httpx.ConnectError("refused"), "encoder http://encoder: ConnectError", 3),
         (httpx.ReadTimeout("slow"), "encoder http://encoder: ReadTimeout", 1),
+        (httpx.ReadError("broke"), "encoder http://encoder: ReadError", 2),
         (httpx.Response(502, text="<html>bad gateway</html>"), "answered 502: <html>", 3),
         (httpx.Response(200, text="hello"), "not msgpack", 1),
         (httpx.Response(200, content=b"\x82\xabfingerprint\xa1f\xa7results\x90"), "0 results for 1 inputs", 1),
@@ -187,9 +189,12 @@ async def test_what_keeps_failing_is_unavailable(remote: Any, trouble: Any, says
         return trouble  # type: ignore[no-any-return]
 
     there.way.before = before
-    with pytest.raises(DependencyUnavailable, match=says):
+    with pytest.raises(DependencyUnavailable, match=says) as raised:
         await encode(there.client(), Input("red"))
     assert len(there.way.paths) == calls
+    assert isinstance(raised.value, EncoderDied) == isinstance(trouble, httpx.ReadError), (
+        "nobody else was at work on it"
+    )
 
 
 @pytest.mark.parametrize("patient", ["client", "encoder"])

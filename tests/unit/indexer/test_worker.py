@@ -4,12 +4,16 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_store import FakePoints
 
+from indexer import worker
 from indexer.intake import Incoming
 from indexer.records import JobState, Point, Status
+from indexer.retry import EncoderDied, StoreDied
 from model.errors import DependencyUnavailable, EncodeFailed, Forbidden, Overloaded
 
 Make = Callable[..., Any]
@@ -350,6 +354,101 @@ async def test_what_was_in_flight_beside_it_is_not_blamed(make_world: Make, post
         JobState.FAILED,
         JobState.SUCCEEDED,
     ]
+
+
+class Dies:
+    """An encoder, or the points of a store, of which each call with the document `kills` ends as when its process dies."""
+
+    def __init__(self, error: Exception, call: Any) -> None:
+        self.error, self.call, self.deaths = error, call, 0
+
+    async def __call__(self, given: Any, *args: Any, **options: Any) -> Any:
+        if any(one.text == "kills" for one in given):
+            self.deaths += 1
+            raise self.error
+        return await self.call(given, *args, **options)
+
+
+@pytest.mark.parametrize("error", [EncoderDied("gone"), StoreDied("gone")])
+async def test_a_document_that_kills_encoder_or_store_fails_alone(
+    make_world: Make, posted: Make, error: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(batch_documents=3, concurrency=2, max_attempts=4)
+    if isinstance(error, EncoderDied):
+        killer = world.encoder.encode = Dies(error, world.encoder.encode)
+    else:
+        killer = Dies(error, None)
+        upsert = FakePoints.upsert
+
+        async def dies(points: Any, given: Any) -> None:
+            killer.call = lambda _: upsert(points, given)
+            await killer(given)
+
+        monkeypatch.setattr(FakePoints, "upsert", dies)
+    job = await world.post(*posted("a", "kills", "b", "c"))
+    other = await world.post(*posted("d"))
+    await world.start_worker()
+    assert counts(await world.done(job)) == (4, 3, 0, 1)
+    assert counts(await world.done(other)) == (1, 1, 0, 0)
+    assert await failures(world, job) == {"kills": error.failure}
+    assert killer.deaths == world.settings.max_attempts
+    assert set(world.stored()) == {"a", "b", "c", "d"}
+
+
+async def test_an_encoder_that_dies_of_everything_is_an_outage(make_world: Make, posted: Make) -> None:
+    world = make_world(batch_documents=3, concurrency=2)
+    world.encoder.broken = EncoderDied("gone")
+    await world.start_worker()
+    jobs = [await world.post(*posted("a", "b", "c", "d")), await world.post(*posted("e"))]
+    await world.until(lambda: len(world.encoder.calls) > 8 * world.settings.max_attempts)
+    world.encoder.broken = None
+    assert [counts(await world.done(job)) for job in jobs] == [(4, 4, 0, 0), (1, 1, 0, 0)]
+
+
+async def test_a_fetch_does_not_go_on_when_another_one_has_raised(world: Any) -> None:
+    ended: list[str] = []
+    never = asyncio.Event()
+
+    async def fetch(url: str) -> bytes:
+        if url == "https://bug/":
+            raise RuntimeError("nobody foresaw this")
+        if not ended:
+            try:
+                await never.wait()
+            finally:
+                ended.append(url)
+        return b"image"
+
+    world.fetcher.fetch = fetch
+    job = await world.post(
+        Incoming(0, id="slow", image_url="https://slow/"), Incoming(1, id="bug", image_url="https://bug/")
+    )
+    assert counts(await world.done(job)) == (2, 1, 0, 1)
+    assert ended == ["https://slow/"]
+
+
+async def test_a_process_that_stood_still_before_its_write_does_not_write(
+    make_world: Make, posted: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then another worker may have written what was accepted later."""
+    world = make_world(concurrency=1)
+    renew, stood_still_s = world.ledger.renew, 0.0
+
+    def freeze(*args: Any, **options: Any) -> bool:
+        nonlocal stood_still_s
+        held: bool = renew(*args, **options)
+        if options.get("writing") and not stood_still_s:
+            stood_still_s = world.settings.lease_s + 1
+            assert world.store.upserts == []
+        return held
+
+    monkeypatch.setattr(world.ledger, "renew", freeze)
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + stood_still_s)
+    monkeypatch.setattr(worker, "time", clock)
+    await world.start_worker()
+    assert counts(await world.done(await world.post(*posted("a")))) == (1, 1, 0, 0)
+    assert len(world.encoder.calls) == 2, "once in vain"
+    assert world.store.upserts == [["a"]]
 
 
 async def test_a_cancelled_job_stops_within_one_batch(make_world: Make, posted: Make) -> None:
