@@ -23,6 +23,7 @@ from model.inputs import Embedding, Float32, Input, ModelInfo, Role, Timing
 MEDIA_TYPE = "application/msgpack"
 _CALL_FIELDS, _INPUT_FIELDS = {"role", "lane", "inputs"}, {"text", "image"}
 _TIMES = ("decode_s", "queue_s", "encode_s")
+_HALVES = "surrogatepass"  # half a surrogate pair is no UTF-8, but text that a model takes: it goes the way that the rest goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def unpack_answer(data: bytes) -> list[Embedding | RetrievalError]:
         body = _object(data)
         fingerprint = str(body["fingerprint"])
         return [_embedding(one, fingerprint) for one in body["results"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise InvalidInput(f"this is no encoder's answer: {error!r}") from error
 
 
@@ -121,13 +122,13 @@ def _floats(data: bytes) -> Float32:
 
 
 def _pack(value: Any) -> bytes:
-    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    packed: bytes = msgpack.packb(value, use_bin_type=True, unicode_errors=_HALVES)
     return packed
 
 
 def _object(data: bytes) -> dict[Any, Any]:
     try:
-        value = msgpack.unpackb(data, raw=False, strict_map_key=False)
+        value = msgpack.unpackb(data, raw=False, strict_map_key=False, unicode_errors=_HALVES)
     except (ValueError, msgpack.UnpackException) as error:
         raise InvalidInput(f"the body is not msgpack: {error or type(error).__name__}", field="body") from error
     if not isinstance(value, dict):

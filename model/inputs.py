@@ -119,3 +119,8 @@ class Prepared:
     pixels: Float32 | None  # (3, S, S)
     cost: int
     dropped_tokens: int = 0
+
+    @property
+    def kind(self) -> tuple[str, bool, bool]:
+        """What rows that go together have in common: role, whether there is an image, whether there is text."""
+        return self.role.value, self.pixels is not None, self.tokens is not None

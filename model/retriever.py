@@ -204,7 +204,7 @@ class Retriever(nn.Module):
         vision = self.vision_states(pixels, towers_of) if pixels else []  # each (images, P, Wv)
         seen = 0
         rows = []
-        for (role, has_image, has_text), group in groupby(batch, lambda item: _kind(item)[:3]):
+        for (role, has_image, has_text), group in groupby(batch, lambda item: item.kind):
             for alike in self._alike_in_length(list(group)):
                 states = States()
                 if has_text:
@@ -282,8 +282,8 @@ class Retriever(nn.Module):
 
 
 def _kind(item: Prepared) -> tuple[str, bool, bool, int]:
-    """What rows that go together have in common, and the length that they are sorted by, longest first."""
-    return item.role.value, item.pixels is not None, item.tokens is not None, -_length(item)
+    """With the length that rows of one kind are sorted by, longest first."""
+    return *item.kind, -_length(item)
 
 
 def _length(item: Prepared) -> int:

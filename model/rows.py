@@ -62,7 +62,7 @@ class RowThreads:
             return [list(range(len(batch)))]
         parts: list[list[int]] = [[] for _ in range(self._threads)]
         before = 0
-        for row in sorted(range(len(batch)), key=lambda row: _kind(batch[row])):
+        for row in sorted(range(len(batch)), key=lambda row: batch[row].kind):
             middle = before + batch[row].cost / 2
             parts[min(int(middle * self._threads / total), self._threads - 1)].append(row)
             before += batch[row].cost
@@ -74,7 +74,3 @@ def _alone(here: threading.Barrier) -> None:
     torch.set_num_threads(1)
     torch.get_num_threads()  # or the first operation of this thread would take over what another thread has set since
     here.wait()  # so that every thread of the pool comes here once
-
-
-def _kind(item: Prepared) -> tuple[str, bool, bool]:
-    return item.role.value, item.pixels is not None, item.tokens is not None

@@ -114,7 +114,9 @@ class Settings(BaseSettings):
         description="address of a `--role encoder` process; unset: the model is in this one",
     )
     encoder_api_key: SecretStr | None = Field(None, description="API key that the encoder wants")
-    encoder_timeout_s: Seconds = Field(30.0, description="one call of the encoder, waiting in its queue included")
+    encoder_timeout_s: Seconds = Field(
+        30.0, description="one call of the encoder, all attempts and waiting in its queue included"
+    )
     encoder_attempts: Positive = Field(3, description="attempts at a call of the encoder that does not reach it")
 
     # --- a second model, with which collections are reindexed
@@ -271,7 +273,9 @@ class Settings(BaseSettings):
     request_timeout_s: Seconds = Field(30.0, description="one search or encode call, waiting included")
     wait_timeout_s: Seconds = Field(60.0, description="`?wait=true` before the answer is 202 and the job goes on")
     ready_max_age_s: Seconds = Field(30.0, description="age of the last good forward before /readyz runs one itself")
-    stuck_after_s: Seconds = Field(120.0, description="a forward longer than this turns /livez")
+    stuck_after_s: Seconds = Field(
+        120.0, description="a forward, or the decoding of one input, longer than this turns /livez"
+    )
     grace_s: Seconds = Field(25.0, description="from SIGTERM to exit; Kubernetes kills after 30 by default")
 
     # --- bounds on fetching and indexing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Callable, Coroutine, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -190,10 +191,11 @@ def _result(result: Embedding | RetrievalError) -> dict[str, Any]:
 
 
 def _at(error: RetrievalError, index: int) -> RetrievalError:
-    """The same error, naming which input it was."""
-    error.detail = f"input[{index}]: {error.detail}"
-    error.field = f"input[{index}]" + (f".{error.field}" if error.field else "")
-    return error
+    """The same error, naming which input it was. Its own: one error may be that of every input of a batch, other callers' too."""
+    named = copy(error)
+    named.detail = f"input[{index}]: {error.detail}"
+    named.field = f"input[{index}]" + (f".{error.field}" if error.field else "")
+    return named
 
 
 router.include_router(packed_router)

@@ -89,10 +89,29 @@ def test_what_is_no_call(body: bytes, says: str) -> None:
         codec.unpack_call(body)
 
 
-@pytest.mark.parametrize("body", [b"<html>", msgpack.packb({}), msgpack.packb({"fingerprint": "f", "results": [{}]})])
-def test_what_is_no_answer(body: bytes) -> None:
+NUMBERS = {"embedding": b"", "dropped_tokens": 0, "cost": 0, "decode_s": 0, "queue_s": 0, "encode_s": 0}
+
+
+@pytest.mark.parametrize(
+    "results",
+    [None, 1, "abc", {"a": 1}, [1], [None], [[]], [{}], [{"error": 1}], [{"error": {"code": "x"}}]]
+    + [[NUMBERS | wrong] for wrong in ({"embedding": 3}, {"embedding": b"x"}, {"cost": float("inf")}, {"queue_s": []})],
+)
+def test_what_is_no_answer(results: object) -> None:
+    with pytest.raises(InvalidInput, match="no encoder's answer"):
+        codec.unpack_answer(msgpack.packb({"fingerprint": "f", "results": results}))
+
+
+@pytest.mark.parametrize("body", [b"<html>", msgpack.packb({})])
+def test_what_is_not_even_shaped_like_one(body: bytes) -> None:
     with pytest.raises(InvalidInput):
         codec.unpack_answer(body)
+
+
+def test_half_a_surrogate_pair_travels() -> None:
+    """A text that a model takes in this process, it takes in another one (promise 7), and no other input suffers (promise 2)."""
+    items = [Input("half \ud83d of a pair"), Input("whole")]
+    assert codec.unpack_call(codec.pack_call(items, Role.QUERY, "search")).inputs == items
 
 
 @given(st.binary(max_size=64))
