@@ -7,6 +7,7 @@
 # DEVICE    cuda or cpu: the default of RET2_DEVICE, and what is asked of the build of torch
 # TORCH     what pip is asked for. On Linux the plain one is the CUDA build; for the CPU build, a tenth of the size:
 #           --build-arg DEVICE=cpu --build-arg TORCH="torch==2.13.0 --index-url URL-OF-THE-CPU-BUILDS"
+# EXTRAS    as in app.Dockerfile; without encoder no model can be loaded
 # BUNDLED   1: with ret2-atlas, the model of the demo, and the weights that it builds on; 0: no model at all, it is mounted
 # The user is 10001, nothing but /tmp is written to: run it with a read-only root file system.
 ARG BASE=python:3.13-slim-bookworm
@@ -14,6 +15,7 @@ ARG BASE=python:3.13-slim-bookworm
 FROM ${BASE} AS build
 ARG DEVICE=cuda
 ARG TORCH="torch==2.13.0"
+ARG EXTRAS="encoder,otel"
 ARG PIP_FIND_LINKS=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONDONTWRITEBYTECODE=1
 WORKDIR /src
@@ -24,7 +26,7 @@ ENV PATH=/opt/ret2/bin:$PATH
 COPY docker/check_torch.py ./
 RUN eval "pip install ${TORCH}" && python check_torch.py "${DEVICE}"
 COPY pyproject.toml constraints.txt docker/requirements.py ./
-RUN python requirements.py pyproject.toml encoder > requirements.txt \
+RUN python requirements.py pyproject.toml "${EXTRAS}" > requirements.txt \
  && pip install --constraint constraints.txt --requirement requirements.txt hatchling==1.33.0 editables==0.6
 ARG BUNDLED=1
 RUN if [ "${BUNDLED}" = 1 ]; then \

@@ -73,9 +73,19 @@ def test_dependencies_come_before_code(file: Path) -> None:
 
 def test_only_the_encoder_has_torch(file: Path) -> None:
     text = "\n".join(instructions(file))
-    assert (
-        ("torch" in text) == ("requirements.py pyproject.toml encoder" in text) == (file.name == "encoder.Dockerfile")
-    )
+    extras = _extras(file)
+    assert ("torch" in text) == ("encoder" in extras) == (file.name == "encoder.Dockerfile")
+
+
+def test_traces_can_be_turned_on(file: Path) -> None:
+    """A process that is told where to send them and cannot does not start."""
+    assert "otel" in _extras(file)
+    assert 'requirements.py pyproject.toml "${EXTRAS}"' in "\n".join(instructions(file))
+
+
+def _extras(file: Path) -> list[str]:
+    (extras,) = re.findall(r'^ARG EXTRAS="(.*)"$', file.read_text(), re.MULTILINE)
+    return str(extras).split(",")
 
 
 def test_what_it_copies_is_in_the_build_context(file: Path) -> None:

@@ -172,6 +172,13 @@ def test_config(image: str, buildah: Buildah, request: pytest.FixtureRequest) ->
     assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
 
 
+@pytest.mark.parametrize("image", ["app_image", "encoder_image"])
+def test_traces_can_be_turned_on(image: str, buildah: Buildah, request: pytest.FixtureRequest) -> None:
+    with mounted(buildah, request.getfixturevalue(image)) as root:
+        packages = {path.name for path in (root / "opt/ret2/lib").glob("python3.*/site-packages/opentelemetry/*")}
+    assert {"sdk", "exporter"} <= packages
+
+
 def test_the_app_has_no_torch_and_is_small(buildah: Buildah, app_image: str) -> None:
     with mounted(buildah, app_image) as root:
         packages = {path.name for path in (root / "opt/ret2/lib").glob("python3.*/site-packages/*")}
