@@ -1,6 +1,8 @@
 """Workflows and dependabot's file keep to their published schemas, and a release has one version everywhere."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -48,6 +50,46 @@ def test_only_releases_may_write_and_only_where_they_must() -> None:
         "chart",
         "wheel",
     }
+
+
+def test_the_chart_of_a_release_finds_its_images(tmp_path: Path) -> None:
+    """The steps of the workflow themselves, for a tag of the present version."""
+    jobs = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]
+    chart = yaml.safe_load((ROOT / "k8s/ret2/Chart.yaml").read_text())
+    said = tmp_path / "output"
+    environment = {
+        "PATH": os.environ["PATH"],
+        "GITHUB_REF_NAME": f"v{chart['appVersion']}",
+        "GITHUB_REPOSITORY": "Example/Ret2",
+        "REGISTRY": "registry.example.com",
+        "GITHUB_OUTPUT": str(said),
+    }
+    (step,) = (step for step in jobs["versions"]["steps"] if step.get("id") == "version")
+    subprocess.run(["bash", "-e"], input=step["run"].partition("grep")[0], text=True, env=environment, check=True)
+    outputs = dict(line.split("=", 1) for line in said.read_text().splitlines())
+    (tags,) = (step["with"]["tags"] for step in jobs["images"]["steps"] if step.get("id") == "build")
+    for name, value in outputs.items():
+        tags = tags.replace(f"${{{{ needs.versions.outputs.{name} }}}}", value)
+    pushed = set()
+    for each in jobs["images"]["strategy"]["matrix"]["include"]:
+        pushed.add(tags.replace("${{ matrix.name }}", each["name"]).replace("${{ matrix.suffix }}", each["suffix"]))
+    (tmp_path / "k8s" / "ret2").mkdir(parents=True)
+    shutil.copy(ROOT / "k8s/ret2/values.yaml", tmp_path / "k8s/ret2")
+    (rewrite,) = (step["run"] for step in jobs["chart"]["steps"] if step.get("run", "").startswith("sed"))
+    environment["IMAGES"] = outputs["images"]
+    subprocess.run(["bash", "-e"], input=rewrite, text=True, env=environment, cwd=tmp_path, check=True)
+    values = yaml.safe_load((tmp_path / "k8s/ret2/values.yaml").read_text())
+    app, encoder = (f"{values[role]['image']['repository']}:{chart['appVersion']}" for role in ("api", "encoder"))
+    assert pushed == {app, f"{encoder}-cpu", f"{encoder}-cuda"}
+    assert app == f"registry.example.com/example/ret2/ret2-app:{chart['appVersion']}"
+
+
+def test_one_qdrant_everywhere() -> None:
+    """Server and client of one major and minor version, as the client asks for."""
+    (client,) = re.findall(r"^qdrant-client==(\d+\.\d+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    files = (ROOT / "docker-compose.yml", ROOT / ".github/workflows/ci.yml")
+    servers = {found for file in files for found in re.findall(r"qdrant/qdrant:v(\d+\.\d+)\.\d+", file.read_text())}
+    assert servers == {client}
 
 
 def test_one_version() -> None:
