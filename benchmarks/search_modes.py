@@ -43,6 +43,7 @@ MODES: dict[str, Wanted] = {
 }
 _BATCH = 64
 _EXACT_QUERIES = 200  # whose exact MaxSim is computed
+_MANY_POINTS, _MANY_LATENTS, _MANY_DIMENSIONS = 20_000, 32, 128  # 330 MB
 _SPEED_POINTS, _SPEED_DIMENSIONS, _SPEED_WORDS = 100_000, 256, 20_000
 
 
@@ -202,6 +203,39 @@ def _maxsim(query: Float32, documents: Float32) -> Float32:
     return scores
 
 
+async def many(spread: float) -> None:
+    """Of 32 latents as ReT v1 has them, made: documents about 200 topics, latents of `spread` about their document's direction and
+    beside it one direction for each place among the 32. Candidates are the nearest by mean, in NumPy as the store has them."""
+    random = np.random.default_rng(0)
+
+    def noise(*shape: int) -> Float32:
+        rows: Float32 = random.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
+        return rows
+
+    topics, places = noise(200, _MANY_DIMENSIONS), noise(_MANY_LATENTS, _MANY_DIMENSIONS)
+    about = topics[random.integers(200, size=_MANY_POINTS)] + noise(_MANY_POINTS, _MANY_DIMENSIONS)
+    documents = about[:, None] + 0.5 * places
+    documents += np.float32(spread) * noise(_MANY_POINTS, _MANY_LATENTS, _MANY_DIMENSIONS)
+    documents /= np.linalg.norm(documents, axis=2, keepdims=True)
+    means = documents.mean(axis=1)
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    kept: dict[int, list[float]] = {400: [], 100: []}
+    for row in range(0, _MANY_POINTS, _MANY_POINTS // 40):
+        query = documents[row] + np.float32(0.5 + spread) * noise(_MANY_LATENTS, _MANY_DIMENSIONS)
+        query /= np.linalg.norm(query, axis=1, keepdims=True)
+        scores = np.concatenate(
+            [(documents[i : i + 1_000] @ query.T).max(axis=1).mean(axis=1) for i in range(0, _MANY_POINTS, 1_000)]
+        )
+        exact = np.argsort(-scores)[:10]
+        nearest = np.argsort(-(means @ query.mean(axis=0)))
+        for candidates, shares in kept.items():
+            shares.append(len(set(exact) & set(nearest[:candidates])) / 10)
+    for candidates, shares in kept.items():
+        print(
+            f"{_MANY_POINTS} x {_MANY_LATENTS} latents, spread {spread}, {candidates} candidates: {np.mean(shares):.4f}"
+        )
+
+
 async def speed(store: EdgeStore) -> None:
     """Milliseconds in the store, beside what else this machine does."""
     random = np.random.default_rng(0)
@@ -242,6 +276,7 @@ async def measure(sections: Sequence[str], cache: Path, every: int) -> None:
                 Embeddings(several("bundled"), "latents", cache),
                 ["asks text+image", "text+image"],
             ),
+            "many": _many,
             "speed": lambda: speed(store),
         }
         try:
@@ -255,6 +290,11 @@ def _embeddings(cache: Path) -> Embeddings:
     return Embeddings(Retriever.load("bundled"), "pooled", cache)
 
 
+async def _many() -> None:
+    for spread in (0.5, 1.0, 2.0, 4.0):
+        await many(spread)
+
+
 async def _atlas(store: EdgeStore, cache: Path) -> None:
     data, embeddings = Atlas.read(), _embeddings(cache)
     pairs = [(Carries.TEXT, Carries.BOTH), (Carries.TEXT, Carries.TEXT), (Carries.BOTH, Carries.BOTH)]
@@ -264,7 +304,7 @@ async def _atlas(store: EdgeStore, cache: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search_modes", description=__doc__)
-    parser.add_argument("sections", nargs="*", default=["atlas", "text", "late", "speed"])
+    parser.add_argument("sections", nargs="*", default=["atlas", "text", "late", "many", "speed"])
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "ret2-search-modes.npz")
     parser.add_argument("--every", type=int, default=3, help="take every n-th docstring")
     arguments = parser.parse_args()
