@@ -21,6 +21,7 @@ from model.errors import (
     TooLarge,
     Unauthorized,
 )
+from service.encoder.routes import _at
 from service.errors import field_errors, problem_of, shown
 
 
@@ -80,3 +81,11 @@ def test_bytes_are_counted_not_shown() -> None:
 def test_paths_and_tags() -> None:
     errors = [{"type": "x", "loc": ("inputs", 3, "image", "<url>", "url"), "msg": "bad", "input": 1}]
     assert field_errors(errors) == [{"field": "inputs[3].image.url", "value": 1, "limit": "bad"}]
+
+
+def test_an_error_that_several_share_is_named_for_one_caller_alone() -> None:
+    shared = EncodeFailed("the model raised RuntimeError on this input")
+    named = [_at(shared, index) for index in (0, 3)]
+    assert [one.detail for one in named] == [f"input[{index}]: {shared.detail}" for index in (0, 3)]
+    assert [one.field for one in named] == ["input[0]", "input[3]"]
+    assert shared.field is None
