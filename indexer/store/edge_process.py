@@ -22,6 +22,7 @@ from indexer.store.edge_shards import Shards
 from model.errors import DependencyUnavailable, InvalidInput, RetrievalError
 
 IDLE_S = 0.5  # quiet for this long: time to tidy up
+BUSY_S = 1.0  # where it is never quiet there is one step of tidying so often
 
 
 def main() -> None:
@@ -65,10 +66,16 @@ def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
         s.restore,
     )
     methods: dict[str, Callable[..., Any]] = {each.__name__: each for each in served}
+    stepped, pause_s = time.monotonic(), IDLE_S
     while True:
-        if not pipe.poll(IDLE_S if shards.untidy else None):
-            _answer(shards.tidy)
+        quiet = shards.untidy and not pipe.poll(pause_s)
+        if shards.untidy and (quiet or time.monotonic() - stepped > BUSY_S):
+            began = time.monotonic()
+            _answer(shards.tidy, quiet)
+            stepped = time.monotonic()
+            pause_s = stepped - began  # half of a processor at most
             continue
+        pause_s = IDLE_S
         try:
             name, arguments = pipe.recv()
             pipe.send(_answer(methods[name], *arguments))

@@ -1,7 +1,8 @@
 """Every collection under one folder as a Qdrant Edge shard. Blocking; used inside the process of `edge_process` alone.
 
 FOLDER/<name>/collection.json        its layout, as `Layout`; a collection's folder appears whole, by one rename
-FOLDER/<name>/shard/                 Edge's own files
+FOLDER/<name>/shard/                 Edge's own files; `edge_rewrite` says what may be beside them
+FOLDER/<name>/upkeep.json            what waits for a quiet moment, as `_Upkeep`; an estimate, it may be lost
 FOLDER/.new-<name>  .gone-<name>     a creation, restoration or removal that was cut short, cleared at the next start
 """
 
@@ -11,7 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from indexer.ranking import Criterion, Ranked
 from indexer.records import Hit, Page, Point, point_id
 from indexer.store import Layout
 from indexer.store.edge_rank import rank, sparse, vector_params
+from indexer.store.edge_rewrite import Rewrite, settle
 from indexer.store.edge_search import INDEX_KINDS, ranked, to_edge
 from indexer.store.edge_snapshot import copy, sync_folder, unpack
 from indexer.store.edge_snapshot import sync as _sync
@@ -40,20 +42,54 @@ MIN_FREE_BYTES = 64 * 2**20  # two files of Edge's log; on a full disk a write t
 
 # No HNSW. An index built in bounded steps needs small segments, and many small graphs are no faster than the exact scan:
 # of 256 dimensions, 50,000 points take 2.8 ms exact and 3.3 ms in 25 graphs, 200,000 take 12 ms and 13 ms in 98 graphs, which
-# took 77 s to build in steps of up to 1.5 s. `optimize()` is left with giving back the space of deleted points.
+# took 77 s to build in steps of up to 1.5 s.
 NEVER_KB = 2**40
+
+SAMPLE_POINTS = 1_000  # that none of so many have a field means that hardly any have: it is not indexed unless declared
+MANY_DELETED = 0.2  # of the places for points in a shard; searches read them all
+FEW_DELETED = 1_000  # not worth a rewrite, however small the shard
+
+
+@dataclass(slots=True)
+class _Upkeep:
+    """`deleted` points whose space was not given back yet, and the indexes to make, by path."""
+
+    deleted: int = 0
+    due: dict[str, FieldType] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class _Open:
-    """One open collection. `unflushed` counts the points written since Edge's segments were last synchronised."""
+    """One open collection. `unflushed` counts the points written since Edge's segments were last synchronised; `named` are fields
+    without index that filters named, and the index that they want."""
 
     shard: Any
-    wal: Path
+    path: Path  # of the shard
     layout: Layout
     indexed: dict[str, FieldType]  # by path
+    upkeep: _Upkeep
+    named: dict[str, FieldType] = field(default_factory=dict)
+    rewrite: Rewrite | None = None
     unflushed: int = 0
     untidy: bool = False
+
+    @property
+    def shards(self) -> list[Any]:
+        """That every write goes to, the one that is read first."""
+        return [self.shard] if self.rewrite is None else [self.shard, self.rewrite.shard]
+
+    @property
+    def wanted(self) -> dict[str, FieldType]:
+        """The indexes there are and will be."""
+        being_made = {} if self.rewrite is None else self.rewrite.indexed
+        return self.indexed | self.named | self.upkeep.due | being_made
+
+    @property
+    def worn(self) -> bool:
+        """A rewrite would be worth its while."""
+        deleted = self.upkeep.deleted
+        places = self.shard.info().points_count + deleted
+        return bool(self.upkeep.due) or (deleted >= FEW_DELETED and deleted > MANY_DELETED * places)
 
 
 class Shards:
@@ -84,9 +120,8 @@ class Shards:
             self._make(final, Layout(dimensions, language and check_language(language), bool(latents)))
         if indexes:
             opened = self._opened(name)
-            declared = {path_of(field): kind for field, kind in indexes.items()}
-            absent = {path: kind for path, kind in declared.items() if opened.indexed.get(path) != kind}
-            self._make_indexes(opened, absent)
+            declared = {path_of(name): kind for name, kind in indexes.items()}
+            self._plan(opened, {path: kind for path, kind in declared.items() if opened.wanted.get(path) != kind})
 
     def _make(self, final: Path, layout: Layout) -> None:
         self._check_free_space()
@@ -107,8 +142,10 @@ class Shards:
 
     def copy(self, name: str, to: Path) -> None:
         """The collection's files as they are now, to a folder of its own."""
-        self._flush(self._opened(name))
-        copy(self._path(name), to)
+        opened = self._opened(name)
+        self._flush(opened)
+        copy(self._path(name), to, leave=() if opened.rewrite is None else (opened.rewrite.path.name,))
+        settle(to)
 
     def restore(self, name: str, file: Path) -> None:
         final = self._path(name)
@@ -140,9 +177,12 @@ class Shards:
         self._write(name, qe.UpdateOperation.upsert_points(written), len(written))
 
     def delete(self, name: str, document_ids: Sequence[str]) -> None:
+        opened = self._opened(name)
+        before = opened.shard.info().points_count
         self._write(
             name, qe.UpdateOperation.delete_points([point_id(each) for each in document_ids]), len(document_ids)
         )
+        opened.upkeep.deleted += before - opened.shard.info().points_count
 
     def read(self, name: str, ids: Sequence[str], with_latents: bool = False) -> list[Point | None]:
         opened = self._opened(name)
@@ -223,12 +263,50 @@ class Shards:
     def untidy(self) -> bool:
         return any(each.untidy for each in self._open.values())
 
-    def tidy(self) -> None:
-        """What can wait for a quiet moment, one collection at a time."""
-        opened = next(each for each in self._open.values() if each.untidy)
+    def tidy(self, quiet: bool = True) -> None:
+        """One step of what can wait, of one collection after the other; no search waits for more. `quiet`: nobody is there who
+        would wait, so that segments are synchronised too."""
+        name = next(name for name, each in self._open.items() if each.untidy)
+        opened = self._open[name] = self._open.pop(name)  # it is the last to have its turn again
         opened.untidy = False  # also if it fails: the next write tries again
-        opened.shard.optimize()
-        self._flush(opened)
+        try:
+            opened.untidy = self._step(opened, quiet)
+        except Exception:
+            if opened.rewrite is not None:
+                opened.rewrite.abandon()
+                opened.rewrite = None
+            raise
+
+    def _step(self, opened: _Open, quiet: bool) -> bool:
+        """Whether there is more to do."""
+        if opened.rewrite is not None:
+            if opened.rewrite.step(opened.shard):
+                self._change_over(opened, opened.rewrite)
+        elif opened.named:
+            path, kind = opened.named.popitem()
+            if _in_use(opened.shard, path):
+                opened.upkeep.due[path] = kind
+        elif opened.worn:
+            self._check_free_space()
+            indexes = opened.indexed | opened.upkeep.due
+            opened.rewrite = Rewrite(opened.path, _config(opened.layout), indexes, opened.upkeep.deleted)
+        elif quiet:
+            self._flush(opened)
+            return False
+        return True
+
+    def _change_over(self, opened: _Open, rewrite: Rewrite) -> None:
+        rewrite.change_over()
+        old, old_path = opened.shard, opened.path
+        opened.shard, opened.path, opened.indexed, opened.rewrite = rewrite.shard, rewrite.path, rewrite.indexed, None
+        opened.unflushed = 0
+        opened.upkeep.deleted -= rewrite.left_out
+        opened.upkeep.due = {
+            path: kind for path, kind in opened.upkeep.due.items() if rewrite.indexed.get(path) != kind
+        }
+        _note(opened)
+        old.close()
+        shutil.rmtree(old_path)
 
     def close(self) -> None:
         for name in list(self._open):
@@ -240,15 +318,21 @@ class Shards:
             if not folder.exists():
                 raise NotFound(f"there is no collection {name} in the store", field="collection", value=name)
             layout = _layout(folder)
-            shard = _load(folder / "shard", layout)
+            path = settle(folder)
+            shard = _load(path, layout)
             schema = {quoted(path): _kind(each.data_type) for path, each in shard.info().payload_schema.items()}
             indexed = {path: kind for path, kind in schema.items() if kind is not None}
-            self._open[name] = _Open(shard, folder / "shard" / "wal", layout, indexed)
+            opened = self._open[name] = _Open(shard, path, layout, indexed, _upkeep(folder))
+            opened.untidy = opened.worn
         return self._open[name]
 
     def _close(self, name: str) -> None:
         if name in self._open:
-            self._open.pop(name).shard.close()  # flushes
+            opened = self._open.pop(name)
+            _note(opened)
+            opened.shard.close()  # flushes
+            if opened.rewrite is not None:
+                opened.rewrite.abandon()
 
     def _path(self, name: str) -> Path:
         return self._folder / engine_name(name)
@@ -258,8 +342,9 @@ class Shards:
         flushing all segments (80 to 200 ms) only shortens the log, and waits."""
         opened = self._opened(name)
         try:
-            opened.shard.update(operation)
-            sync_folder(opened.wal)
+            for shard in opened.shards:
+                shard.update(operation)
+            sync_folder(opened.path / "wal")  # a new shard is flushed before it is used
         except Exception:
             self._close(name)  # memory may be ahead of the log: opened again, it is what the log says
             raise
@@ -271,18 +356,36 @@ class Shards:
     def _flush(self, opened: _Open) -> None:
         opened.shard.flush()
         opened.unflushed = 0
+        _note(opened)
 
     def _index(self, opened: _Open, condition: Filter) -> None:
-        """A field is indexed when a filter first names it: of 50,000 points, 0.5 s once makes 120 ms a search 1 to 3 ms."""
-        self._make_indexes(opened, missing(condition, opened.indexed))
+        """A field is indexed some time after a filter first named it, if there are points that have it."""
+        self._forget_wrong(opened, wanted := missing(condition, opened.wanted))
+        opened.named |= wanted
+        opened.untidy |= bool(wanted)
 
-    def _make_indexes(self, opened: _Open, indexes: Mapping[str, FieldType]) -> None:
-        for path, kind in indexes.items():
-            if path in opened.indexed:
-                opened.shard.update(qe.UpdateOperation.delete_field_index(path))
-            opened.shard.update(qe.UpdateOperation.create_field_index(path, INDEX_KINDS[kind]))
-            opened.indexed[path] = kind
-            opened.untidy = True
+    def _plan(self, opened: _Open, indexes: Mapping[str, FieldType]) -> None:
+        """What is declared is indexed whether or not there are points that have it; at once where there are no points."""
+        self._forget_wrong(opened, indexes)
+        if opened.shard.info().points_count == 0 and opened.rewrite is None:
+            for path, kind in indexes.items():
+                opened.shard.update(qe.UpdateOperation.create_field_index(path, INDEX_KINDS[kind]))
+                opened.indexed[path] = kind
+        else:
+            opened.upkeep.due |= indexes
+        opened.untidy |= bool(indexes)
+
+    def _forget_wrong(self, opened: _Open, indexes: Mapping[str, FieldType]) -> None:
+        """An index of another kind may answer wrongly, so it goes at once; without one, Edge reads the payloads."""
+        for path in indexes:
+            for plan in (opened.named, opened.upkeep.due):
+                plan.pop(path, None)
+            made = [(opened.shard, opened.indexed)]
+            if opened.rewrite is not None:
+                made.append((opened.rewrite.shard, opened.rewrite.indexed))
+            for shard, indexed in made:
+                if indexed.pop(path, None) is not None:
+                    shard.update(qe.UpdateOperation.delete_field_index(path))
 
     def _check_free_space(self) -> None:
         free = shutil.disk_usage(self._folder).free
@@ -304,6 +407,27 @@ def _load(path: Path, layout: Layout) -> qe.EdgeShard:
             if "WouldBlock" not in str(error) or time.monotonic() > give_up_at:
                 raise
             time.sleep(0.05)
+
+
+def _in_use(shard: qe.EdgeShard, path: str) -> bool:
+    """Whether some points have the field; of a sample, for looking at all would take as long as making the index. Ids are digests, so
+    the first points in their order are any points."""
+    sample, _ = shard.scroll(qe.ScrollRequest(limit=SAMPLE_POINTS, with_payload=False, with_vector=False))
+    of_sample = qe.HasIdCondition({each.id for each in sample})
+    having = qe.Filter(must=[of_sample], must_not=[qe.IsEmptyCondition(path)])
+    return bool(shard.count(qe.CountRequest(exact=True, filter=having)))
+
+
+def _note(opened: _Open) -> None:
+    (opened.path.parent / "upkeep.json").write_text(json.dumps(asdict(opened.upkeep)))
+
+
+def _upkeep(folder: Path) -> _Upkeep:
+    try:
+        noted = json.loads((folder / "upkeep.json").read_text())
+        return _Upkeep(noted["deleted"], {path: FieldType(kind) for path, kind in noted["due"].items()})
+    except (OSError, ValueError, KeyError):
+        return _Upkeep()
 
 
 def _layout(folder: Path) -> Layout:

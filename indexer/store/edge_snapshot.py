@@ -10,6 +10,7 @@ import os
 import shutil
 import tarfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -20,11 +21,11 @@ CHUNK_BYTES = 2**16
 _RENAMES = 10  # while one pass over a folder is made; there is one now and then
 
 
-def copy(folder: Path, to: Path) -> None:
-    """`to` is replaced. Nobody may write to `folder` meanwhile."""
+def copy(folder: Path, to: Path, leave: Sequence[str] = ()) -> None:
+    """`to` is replaced. Nobody may write to `folder` meanwhile, except to what is named in `leave`, which is not copied."""
     shutil.rmtree(to, ignore_errors=True)
     try:
-        shutil.copytree(folder, to, copy_function=_copy_file)
+        shutil.copytree(folder, to, copy_function=_copy_file, ignore=shutil.ignore_patterns(*leave))
     except (OSError, shutil.Error) as error:
         shutil.rmtree(to, ignore_errors=True)
         raise DependencyUnavailable(f"cannot copy the collection to {to}: {error}") from error

@@ -1,6 +1,7 @@
 """The process behind EdgeStore: what is acknowledged survives its death, and it never outlives its parent."""
 
 import asyncio
+import dataclasses
 import io
 import os
 import shutil
@@ -11,15 +12,17 @@ import tarfile
 import textwrap
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from indexer.filters import AnyOf, Equals, FieldType, Not, Range
-from indexer.records import Point
+from indexer.filters import AnyOf, DateRange, Equals, FieldType, Range
+from indexer.ranking import WordMatch
+from indexer.records import Point, point_id
 from indexer.retry import StoreDied
-from indexer.store import edge, edge_process, edge_shards, edge_snapshot, indexes
+from indexer.store import edge, edge_process, edge_rewrite, edge_shards, edge_snapshot, indexes
 from indexer.store.edge import EdgeStore
 from indexer.store.payload import path_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
@@ -329,37 +332,276 @@ def test_a_full_disk_is_said_before_it_is_met(tmp_path: Path, monkeypatch: pytes
     shards.close()
 
 
-def test_tidying_shortens_the_log_and_gives_back_deleted_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def tidied(shards: edge_shards.Shards, steps: int = 1_000) -> int:
+    """How many steps it took until there was no more to do, or `steps`."""
+    for step in range(steps):
+        if not shards.untidy:
+            return step
+        shards.tidy()
+    return steps
+
+
+def test_the_log_is_bounded_while_it_is_never_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edge_shards, "FLUSH_EVERY_POINTS", 1_000)
     shards = edge_shards.Shards(tmp_path)
     shards.create("c", D, {})
-    for start in range(0, 6_400, 64):
-        shards.upsert("c", batch(start))
+    for start in range(0, 6_400, 640):
+        shards.upsert("c", batch(start, 640))
+        shards.tidy(quiet=False)
         assert shards._open["c"].unflushed < 1_000
-    shards.delete("c", [f"d{i}" for i in range(5_000)])
     assert shards.untidy
     shards.tidy()
     assert not shards.untidy
-    assert shards.count("c") == 1_400
-    assert shards.search("c", batch(6_336)[0].vector, 1, 0, None, None, False)[0].document_id == "d6336"
     shards.close()
 
 
-def test_a_field_is_indexed_when_a_filter_first_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexes, "MAX_INDEXES", 3)
-    fields = ["x", "a b", "n.y", "one too many"]
-    wanted = dict.fromkeys(map(path_of, fields[:3]), FieldType.KEYWORD)
-    query = batch(0)[0].vector
+def test_deleted_space_is_given_back_in_steps_of_bounded_size(tmp_path: Path) -> None:
     shards = edge_shards.Shards(tmp_path)
     shards.create("c", D, {})
-    shards.upsert("c", batch(0))
-    for field in fields:
-        shards.search("c", query, 1, 0, Not(AnyOf((Equals(field, "word"), Range(field, gt=1)))), None, False)
+    shards.upsert("c", batch(0, 5_000))
+    shards.delete("c", [f"d{i}" for i in range(900)])
+    assert tidied(shards) == 1
+    shards.delete("c", [f"d{i}" for i in range(1_600)])
+    kept = 3_400 // edge_rewrite.STEP_POINTS
+    assert tidied(shards) == 1 + kept + 1  # to begin, and to synchronise
+    assert shards._open["c"].upkeep.deleted == 0
+    assert shards._open["c"].path.name == "shard.new"
+    assert shards.count("c") == 3_400
+    query = batch(0, 5_000)[1_600].vector
+    assert shards.search("c", query, 1, 0, None, None, False)[0].document_id == "d1600"
+    shards.delete("c", [f"d{i}" for i in range(1_600, 2_600)])
+    tidied(shards)
+    assert sorted(each.name for each in (tmp_path / "c").iterdir()) == ["collection.json", "shard", "upkeep.json"]
+    assert shards.count("c") == 2_400
+    shards.close()
+
+
+def test_deletions_are_counted_over_restarts(tmp_path: Path) -> None:
+    shards = edge_shards.Shards(tmp_path)
+    shards.create("c", D, {})
+    shards.upsert("c", batch(0, 2_000))
+    for start in (0, 600):
+        shards.delete("c", [f"d{i}" for i in range(start, start + 600)])
+        shards.close()
+        shards = edge_shards.Shards(tmp_path)
+    shards.count("c")
+    assert shards.untidy
+    tidied(shards)
+    assert shards._open["c"].upkeep.deleted == 0
+    assert shards.count("c") == 800
+    shards.close()
+
+
+def worn(folder: Path) -> edge_shards.Shards:
+    """Of 2,000 points with words and latents 1,000 are deleted, and a rewrite is in its midst."""
+    folder.mkdir(exist_ok=True)
+    shards = edge_shards.Shards(folder)
+    shards.create("c", D, {"i": FieldType.NUMBER}, "english", True)
+    shards.upsert("c", [with_latents(each) for each in batch(0, 2_000)])
+    shards.delete("c", [f"d{i}" for i in range(1_000)])
+    tidied(shards, steps=3)
+    rewrite = shards._open["c"].rewrite
+    assert rewrite is not None
+    assert rewrite.shard.info().points_count == 2 * edge_rewrite.STEP_POINTS
+    return shards
+
+
+def with_latents(point: Point) -> Point:
+    return dataclasses.replace(point, text=f"word{point.metadata['i']}", latents=np.stack([point.vector] * 2))
+
+
+def test_what_is_written_during_a_rewrite_is_there_after_it(tmp_path: Path) -> None:
+    shards = worn(tmp_path)
+    ids = [f"d{i}" for i in range(2_200)]
+    shards.delete("c", ids[1_000:1_100])
+    shards.upsert("c", [with_latents(each) for each in batch(2_000, 200)])
+    changed = dataclasses.replace(batch(1_200)[0], metadata={"i": -1}, latents=np.ones((3, D), np.float32), text="")
+    shards.upsert("c", [changed])
+
+    def whole() -> list[object]:
+        points = shards.read("c", [point_id(each) for each in ids], True)
+        return [None if p is None else (p, p.vector.tobytes(), np.asarray(p.latents).tobytes()) for p in points]
+
+    before = whole()
+    assert sum(each is None for each in before) == 1_100
+    words = WordMatch("word1500 word2100 word1200 word1050")
+    found = shards.rank("c", words, 9, None)
+    tidied(shards)
+    assert shards._open["c"].path.name == "shard.new"
+    assert [dataclass_of(each) for each in whole()] == [dataclass_of(each) for each in before]
+    assert shards.rank("c", words, 9, None) == found
+    shards.close()
+    shards = edge_shards.Shards(tmp_path)
+    assert [dataclass_of(each) for each in whole()] == [dataclass_of(each) for each in before]
+    assert shards._open["c"].indexed == {path_of("i"): FieldType.NUMBER}
+    shards.close()
+
+
+def dataclass_of(whole: object) -> object:
+    """A point's parts that can be compared."""
+    if whole is None:
+        return None
+    point, *arrays = whole  # type: ignore[misc]
+    return point.document_id, point.text, point.metadata, point.content_hash, arrays
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_rewrite_that_fails_leaves_the_collection_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """At its last moment: the collection's folder says already that the new shard is in use."""
+    shards = worn(tmp_path)
+    if again:
+        tidied(shards)
+        shards.upsert("c", [with_latents(each) for each in batch(0, 1_000)])
+        shards.delete("c", [f"d{i}" for i in range(1_000)])
+    used = shards._open["c"].path
+
+    def fail(path: Path) -> None:
+        if path == tmp_path / "c":
+            monkeypatch.undo()
+            raise OSError("the disk")
+
+    monkeypatch.setattr(edge_rewrite, "sync", fail)
+    with pytest.raises(OSError, match="the disk"):
+        tidied(shards)
+    assert not shards.untidy
+    assert shards._open["c"].path == used
+    assert shards.count("c") == 1_000
+    shards.close()
+    shards = edge_shards.Shards(tmp_path)
+    assert shards.count("c") == 1_000
+    tidied(shards)
+    assert shards._open["c"].upkeep.deleted == 0
+    assert shards.count("c") == 1_000
+    shards.close()
+
+
+@pytest.mark.parametrize(
+    ("there", "moved", "kept"),
+    [
+        ({"shard", "shard.new"}, False, "shard"),  # ended while the new one was written
+        ({"shard", "shard.new"}, True, "shard.new"),  # while the old one was in the way
+        ({"shard.new"}, True, "shard.new"),
+        ({"shard"}, True, "shard"),  # between the renaming and the removal of the mark
+        ({"shard"}, False, "shard"),
+    ],
+)
+def test_a_rewrite_ends_at_any_moment(tmp_path: Path, there: set[str], moved: bool, kept: str) -> None:
+    for name in there:
+        (tmp_path / name / "segments").mkdir(parents=True)
+        (tmp_path / name / "segments" / name).touch()
+    if moved:
+        (tmp_path / "moved").touch()
+    for _ in range(2):
+        assert edge_rewrite.settle(tmp_path) == tmp_path / "shard"
+        assert [each.name for each in tmp_path.iterdir()] == ["shard"]
+        assert [each.name for each in (tmp_path / "shard" / "segments").iterdir()] == [kept]
+
+
+def test_a_snapshot_is_whole_before_during_and_after_a_rewrite(tmp_path: Path) -> None:
+    shards = worn(tmp_path / "index")
+    for steps in (0, 1, 1_000):
+        tidied(shards, steps)
+        shards.copy("c", tmp_path / "copy")
+        assert sorted(each.name for each in (tmp_path / "copy").iterdir()) == [
+            "collection.json",
+            "shard",
+            "upkeep.json",
+        ]
+        edge_snapshot.pack(tmp_path / "copy", tmp_path / "c.snapshot")
+        shards.restore(f"then{steps}", tmp_path / "c.snapshot")
+        assert shards.count(f"then{steps}") == 1_000
+    assert shards._open["c"].path.name == "shard.new"
+    shards.close()
+
+
+def filtered(shards: edge_shards.Shards, *fields: str) -> list[str]:
+    condition = AnyOf(tuple(Equals(field, "word") for field in fields))
+    hits = shards.search("c", np.ones(D, np.float32), 1_000, 0, condition, None, False)
+    return [hit.document_id for hit in hits]
+
+
+def with_fields(start: int, n: int, *fields: str) -> list[Point]:
+    return [dataclasses.replace(each, metadata={"n": dict.fromkeys(fields, "word")}) for each in batch(start, n)]
+
+
+def test_a_field_that_filters_name_is_indexed_in_quiet_moments(tmp_path: Path) -> None:
+    shards = edge_shards.Shards(tmp_path)
+    shards.create("c", D, {})
+    shards.upsert("c", with_fields(0, 300, "x", "a b") + batch(300, 300))
+    tidied(shards)
+    assert len(filtered(shards, "n.x", "n.a b", "invented")) == 300
+    assert shards._open["c"].indexed == {}  # not while a search waits
+    assert tidied(shards) == 3 + 1 + 600 // edge_rewrite.STEP_POINTS + 1
+    wanted = {path_of("n.x"): FieldType.KEYWORD, path_of("n.a b"): FieldType.KEYWORD}
     assert shards._open["c"].indexed == wanted
+    assert len(filtered(shards, "n.x")) == 300
+    shards.close()
+    shards = edge_shards.Shards(tmp_path)
+    assert len(filtered(shards, "n.x")) == 300
+    assert shards._open["c"].indexed == wanted
+    assert not shards.untidy
+    shards.close()
+
+
+def test_invented_fields_use_up_no_index(tmp_path: Path) -> None:
+    shards = edge_shards.Shards(tmp_path)
+    shards.create("c", D, {})
+    shards.upsert("c", with_fields(0, 100, "x"))
+    filtered(shards, *(f"invented{i}" for i in range(2 * indexes.MAX_INDEXES)))
+    assert tidied(shards) == indexes.MAX_INDEXES + 1  # each was looked for, and nothing was rewritten
+    assert shards._open["c"].indexed == {}
+    filtered(shards, "n.x")
+    tidied(shards)
+    assert list(shards._open["c"].indexed) == [path_of("n.x")]
+    shards.close()
+
+
+def test_no_more_fields_are_indexed_than_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexes, "MAX_INDEXES", 3)
+    shards = edge_shards.Shards(tmp_path)
+    shards.create("c", D, {})
+    shards.upsert("c", with_fields(0, 64, *"abcd"))
+    for field in "abcd":
+        assert len(filtered(shards, f"n.{field}")) == 64
+    tidied(shards)
+    assert set(shards._open["c"].indexed) == {path_of(f"n.{field}") for field in "abc"}
+    shards.close()
+
+
+def test_declared_indexes_are_made_at_once_or_in_quiet_moments(tmp_path: Path) -> None:
+    """At once where there are no points; else soon, also after a restart, and whether or not a point has the field."""
+    shards = edge_shards.Shards(tmp_path)
+    shards.create("c", D, {"i": FieldType.NUMBER})
+    assert shards._open["c"].indexed == {path_of("i"): FieldType.NUMBER}
+    shards.upsert("c", batch(0))
+    shards.create("c", D, {"i": FieldType.NUMBER, "j": FieldType.GEO})
+    assert shards._open["c"].indexed == {path_of("i"): FieldType.NUMBER}
     shards.close()
     shards = edge_shards.Shards(tmp_path)
     shards.count("c")
-    assert shards._open["c"].indexed == wanted
+    tidied(shards)
+    assert shards._open["c"].indexed == {path_of("i"): FieldType.NUMBER, path_of("j"): FieldType.GEO}
+    shards.close()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 1_000])
+def test_a_field_asked_for_numbers_and_times_is_right_whatever_is_indexed(tmp_path: Path, steps: int) -> None:
+    """Numbers in one half and times in the other, and the index of numbers may be asked for, begun or there."""
+    shards = edge_shards.Shards(tmp_path)
+    shards.create("c", D, {})
+    times = [dataclasses.replace(each, metadata={"i": "2024-05-01"}) for each in batch(300, 300)]
+    shards.upsert("c", batch(0, 300) + times)
+    tidied(shards)
+    number, time_ = Range("i", gte=0), DateRange("i", gte=datetime(2024, 1, 1, tzinfo=UTC))
+    for condition in (number, time_, number):
+        assert len(shards.search("c", np.ones(D, np.float32), 1_000, 0, condition, None, False)) == 300
+        tidied(shards, steps)
+    tidied(shards)
+    assert shards._open["c"].indexed == {path_of("i"): FieldType.KEYWORD}
+    for condition in (number, time_):
+        assert len(shards.search("c", np.ones(D, np.float32), 1_000, 0, condition, None, False)) == 300
     shards.close()
 
 
@@ -414,19 +656,13 @@ def archive(files: dict[str, bytes]) -> bytes:
     return written.getvalue()
 
 
-async def test_searches_are_answered_while_others_write(store: EdgeStore) -> None:
+async def test_a_store_that_is_never_quiet_is_tidied_between_searches(store: EdgeStore, tmp_path: Path) -> None:
     points = store.points("c")
-    await points.upsert(batch(0, 2_000))
-
-    async def write() -> None:
-        for start in range(2_000, 6_000, 64):
-            await points.upsert(batch(start))
-
-    writing = asyncio.create_task(write())
-    slowest = 0.0
-    while not writing.done():
-        start = time.perf_counter()
-        await points.search(batch(0)[0].vector, limit=5)
-        slowest = max(slowest, time.perf_counter() - start)
-    await writing
-    assert slowest < 2
+    await points.upsert(batch(0, 1_100))
+    await points.delete([f"d{i}" for i in range(1_050)])
+    rewritten = tmp_path / "index" / "c" / "moved"
+    give_up_at = time.monotonic() + 30
+    while not rewritten.exists():
+        assert len(await points.search(batch(0)[0].vector, limit=100)) == 50
+        assert time.monotonic() < give_up_at
+    assert len(await points.search(batch(0)[0].vector, limit=100)) == 50
