@@ -1,6 +1,6 @@
 """Fine-tuning on your own pairs of queries and documents, and what it gains.
 
-    pip install 'ret2[train]'
+    pip install '.[train]'
     python examples/fine_tune.py train.jsonl test.jsonl    # your own: docs/training.md says what is in a line
     python examples/fine_tune.py                           # without files: pairs made of atlas
 

@@ -1,6 +1,6 @@
 """ret2 as a LangChain retriever: a question, a picture, or a picture and a question about it.
 
-    pip install 'ret2[examples]'
+    pip install '.[examples]'
     python examples/langchain_retriever.py atlas "Which countries lie next to this country?" --image flag.png
 
 In a chain it stands where any retriever stands, `{"context": retriever, "question": RunnablePassthrough()} | prompt | model`; a picture

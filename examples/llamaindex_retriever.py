@@ -1,6 +1,6 @@
 """ret2 as a LlamaIndex retriever: a question, a picture, or a picture and a question about it.
 
-    pip install 'ret2[examples]'
+    pip install '.[examples]'
     python examples/llamaindex_retriever.py atlas "Which countries lie next to this country?" --image flag.png
 
 In a query engine it stands where any retriever stands, `RetrieverQueryEngine.from_args(retriever, llm=…)`; a picture goes into the query:

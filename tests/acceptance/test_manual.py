@@ -1,7 +1,9 @@
-"""The manual's commands and requests, run in their order against a real server. What a page says is printed is looked for.
+"""The manual's commands, requests and Python, run in their order against a real server. What a page says is printed is looked for.
 
-A block of ```bash is run; ```console is for reading. `<!-- prints: WORDS -->` after a block is what its output holds; `<!-- keep -->` puts
-it before every later block of the page, as variables that a reader has set.
+Blocks of ```bash and ```python are run, each with a note after it: `<!-- prints: WORDS -->` is what its output holds,
+`<!-- fails: WORDS -->` the same of one that ends with an error, and `<!-- keep -->` puts it before every later block of the page, as
+variables that a reader has set.
+What is not run is ```console, with its reason: `<!-- not run: REASON -->`.
 """
 
 from __future__ import annotations
@@ -10,64 +12,79 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("index.md", "http.md", "search.md", "imports.md")
-_BLOCK = re.compile(r"^```bash\n(?P<script>.*?)^```\n(?:<!-- (?P<note>[^\n]*) -->\n)?", re.MULTILINE | re.DOTALL)
+from model.atlas import Atlas
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+_BLOCK = re.compile(
+    r"^```(?P<language>\w*)\n(?P<script>.*?)^```\n(?:<!-- (?P<note>[^\n]*) -->\n)?", re.MULTILINE | re.DOTALL
+)
+_COMMANDS = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+_READ_ONLY = {"json", "text", "yaml"}  # neither command nor request
 
 
 @dataclass(frozen=True)
 class Block:
+    language: str
     script: str
-    prints: str | None
-    kept: bool
+    kind: str  # prints, fails, keep
+    words: str
 
 
 def blocks(page: str) -> list[Block]:
+    """Those that are run."""
     found = []
-    for match in _BLOCK.finditer((DOCS / page).read_text()):
-        note = match["note"] or ""
-        prints = note.removeprefix("prints: ") if note.startswith("prints: ") else None
-        assert note == "keep" or prints is not None, f"{page}: nothing says what this prints:\n{match['script']}"
-        found.append(Block(match["script"], prints, note == "keep"))
+    for match in _BLOCK.finditer((ROOT / page).read_text()):
+        kind, _, words = (match["note"] or "").partition(":")
+        block = Block(match["language"], match["script"], kind, words.strip())
+        if block.language in _COMMANDS:
+            assert kind in ("prints", "fails", "keep"), f"{page}: nothing says what this prints:\n{block.script}"
+            found.append(block)
+        elif block.language == "console":
+            assert kind == "not run", f"{page}: nothing says why this is not run:\n{block.script}"
+            assert words.strip(), page
+        else:
+            assert block.language in _READ_ONLY, f"{page}: is this to be run, or not?\n{block.script}"
     return found
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_of_the_page_works(
-    page: str, serve: Any, tmp_path: Path, make_image: Callable[..., bytes]
-) -> None:
+def test_every_block_says_whether_it_is_run(page: str) -> None:
+    blocks(page)
+    beside = _BLOCK.sub("", (ROOT / page).read_text())
+    indented = re.search(r"\n\n( {4}[^\n]*)", beside)
+    assert indented is None, f"{page}: code that is only indented says nothing about itself: {indented and indented[1]}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+def test_every_command_of_the_page_works(page: str, serve: Any, tmp_path: Path) -> None:
     serve.flags = [f"--import-roots={tmp_path}"]
-    serve.start()
-    for colour in ("red", "green", "blue"):
-        (tmp_path / f"{colour}.png").write_bytes(make_image(colour))
+    client = serve.start()
+    if page == "README.md":  # what `make demo` has loaded, a little of it
+        client.load("atlas", [{"id": document.id, "text": document.text} for document in Atlas.read().documents[:60]])
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "RET2_URL": serve.url, "COLUMNS": "200"}
+    (tmp_path / ".curlrc").write_text("fail-with-body\n")  # one of several requests cannot fail unseen
+    environment = {**os.environ, "PATH": path, "CURL_HOME": str(tmp_path), "RET2_URL": serve.url, "COLUMNS": "200"}
     kept = ""
     for block in blocks(page):
         script = block.script.replace("http://127.0.0.1:8080", serve.url)
-        if block.kept:
+        if block.kind == "keep":
             kept += script
             continue
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", kept + script],
+            [*_COMMANDS[block.language], kept + script if block.language == "bash" else script],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
             text=True,
             timeout=120,
         )
-        assert done.returncode == 0, f"{block.script}\n{done.stdout}\n{done.stderr}"
-        assert block.prints in done.stdout, f"{block.script}\n{done.stdout}\n{done.stderr}"
-
-
-def test_pages_with_commands_are_run() -> None:
-    """A page that begins to have commands is not left out by mistake."""
-    with_commands = {path.name for path in DOCS.glob("*.md") if _BLOCK.search(path.read_text())}
-    assert with_commands - set(PAGES) == set()
+        said = f"{block.script}\n{done.stdout}\n{done.stderr}"
+        assert (done.returncode != 0) == (block.kind == "fails"), said
+        assert block.words in done.stdout, said
