@@ -67,6 +67,7 @@ def test_every_command_of_the_page_works(page: str, serve: Any, tmp_path: Path) 
     serve.flags = [f"--import-roots={tmp_path}"]
     client = serve.start()
     if page == "README.md":  # what `make demo` has loaded, a little of it
+        client.create_collection("atlas")
         client.load("atlas", [{"id": document.id, "text": document.text} for document in Atlas.read().documents[:60]])
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     (tmp_path / ".curlrc").write_text("fail-with-body\n")  # one of several requests cannot fail unseen
