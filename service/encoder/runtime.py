@@ -166,11 +166,16 @@ class TorchRuntime:
         return cost
 
     def compile_if_faster(self) -> bool:
-        """Compiles the vision tower and keeps it compiled if that is faster here than packing it. Takes a minute or more."""
+        """Compiles the vision tower and keeps it compiled if that is faster here than packing it. Takes a minute or more.
+
+        One picture and several have code of their own. Nothing is compiled after the start: what the warm-up did not bring is computed as
+        it was written, for compiling while somebody waits would hold every batch behind it, and be taken for a stuck forward.
+        """
         tower = self._retriever.vision_tower
         count = max(1, _MIN_BATCH_COST // self._picture.cost)
         try:
             tower.compile(dynamic=True)
+            self._per_s(self._picture, 1)
             compiled = self._per_s(self._picture, count)
         except Exception as error:  # noqa: BLE001  a compiler has many ways to fail, and none of them is a reason not to serve
             log.warning("the vision tower does not compile", reason=f"{type(error).__name__}: {error}"[:300])
@@ -182,6 +187,7 @@ class TorchRuntime:
         if faster:
             unpack()
             tower._compiled_call_impl = call
+            torch.compiler.set_stance("eager_on_recompile")  # of the process, which has no other model to compile
         log.info("compiled", kept=faster, images_per_s=round(compiled, 1), plain_images_per_s=round(plain, 1))
         return faster
 

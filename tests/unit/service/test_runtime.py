@@ -1,7 +1,9 @@
 """The model behind the batcher, with a tiny real one: memory that runs out, the measured budget, precision."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ torch = needed("torch")
 
 from tiny_model import write_tiny_checkpoint  # noqa: E402
 
+from model import rows as rows_module  # noqa: E402
 from model.errors import EncodeFailed  # noqa: E402
 from model.inputs import Input, Limits, Prepared, Role  # noqa: E402
 from model.retriever import Retriever  # noqa: E402
@@ -152,6 +155,43 @@ def test_auto_is_exact_on_a_cpu() -> None:
 
 
 @pytest.mark.slow
+@pytest.fixture(autouse=True)
+def compiling_as_ever() -> Iterator[None]:
+    yield
+    torch.compiler.set_stance("default")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_serving_compiles_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    """Whatever the number of images in a batch, and the threads that they are spread over."""
+    monkeypatch.setattr(runtime_module, "_WORTH_IT", 0.0)  # keep it, however fast it is
+    monkeypatch.setattr(rows_module, "_MIN_PART_COST", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        runtime = TorchRuntime(Retriever.load(str(folder)), Limits())
+        compiled: list[object] = []
+
+        def backend(graph: Any, _inputs: object) -> Any:
+            compiled.append(graph)
+            return graph.forward
+
+        tower = runtime._retriever.vision_tower
+        monkeypatch.setattr(tower, "compile", partial(tower.compile, backend=backend))
+        torch._dynamo.reset()
+        assert runtime.compile_if_faster()
+        met = len(compiled)
+        assert met >= 2
+        text = runtime.prepare(Input("one"), Role.QUERY)
+        with ThreadPoolExecutor(1) as model:
+            for pictures, texts in ((1, 0), (2, 0), (3, 0), (1, 1), (1, 9), (7, 2), (16, 0)):
+                model.submit(runtime.launch, [runtime._picture] * pictures + [text] * texts).result()()
+        assert len(compiled) == met
+    finally:
+        torch.set_num_threads(before)
+        torch._dynamo.reset()
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiling_changes_nothing_but_speed(
     folder: Path, make_image: Callable[..., bytes], need: Callable[[bool, str], None], monkeypatch: pytest.MonkeyPatch
