@@ -23,6 +23,12 @@ from service.encoder import runtime as runtime_module  # noqa: E402
 from service.encoder.runtime import TorchRuntime, choose_dtype  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def compiling_as_ever() -> Iterator[None]:
+    yield
+    torch.compiler.set_stance("default")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
@@ -155,12 +161,6 @@ def test_auto_is_exact_on_a_cpu() -> None:
 
 
 @pytest.mark.slow
-@pytest.fixture(autouse=True)
-def compiling_as_ever() -> Iterator[None]:
-    yield
-    torch.compiler.set_stance("default")
-
-
 @pytest.mark.parametrize("threads", [1, 2])
 def test_serving_compiles_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     """Whatever the number of images in a batch, and the threads that they are spread over."""
