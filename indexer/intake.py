@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -43,8 +44,11 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
+    """`rejected` are the first of those that were; `rejected_codes` counts them all."""
+
     job: Job
     rejected: tuple[Rejected, ...]
+    rejected_codes: Counter[str]
 
 
 class Intake:
@@ -61,25 +65,33 @@ class Intake:
         documents: AsyncIterable[Incoming | Rejected],
         *,
         idempotency_key: str | None = None,
-        body_hash: str | None = None,
+        body_hash: Callable[[], str] | None = None,
+        max_rejected: int = 10_000,
     ) -> Accepted:
         """Constant memory: a batch is on disk before the next is read. What ends early, by error or cancelling, leaves nothing.
 
-        A job of which every document was rejected has nothing to do and has succeeded; the rejections say why.
+        A job of which every document was rejected has nothing to do and has succeeded; the rejections say why, and no more than
+        `max_rejected` of them are kept. `body_hash` is asked for when all documents are read. Raises `Conflict`, with nothing of
+        it accepted, when the job of this `idempotency_key` had another.
         """
+        rejections = _Rejections(max_rejected)
+        read = rejections.taken_from(documents)
         job, new = await self._ledger.call(
             self._ledger.open_job,
             collection.name,
             JobKind.DOCUMENTS,
             idempotency_key=idempotency_key,
-            body_hash=body_hash,
         )
         structlog.contextvars.bind_contextvars(job=job.id)
         if not new:
-            return Accepted(job, tuple([item async for item in documents if isinstance(item, Rejected)]))
+            async for _ in read:
+                pass
+            if body_hash is not None:
+                await self._ledger.call(self._ledger.check_body, job.id, body_hash())
+            return rejections.beside(job)
         try:
-            rejected = await self._write(job, documents)
-            return Accepted(await self._commit(job), rejected)
+            await self._write(job, read)
+            return rejections.beside(await self._commit(job, body_hash() if body_hash else None))
         except BaseException:
             await asyncio.shield(self._ledger.call(self._ledger.abandon_job, job.id))
             raise
@@ -126,32 +138,49 @@ class Intake:
             await asyncio.shield(self._ledger.call(self._ledger.abandon_job, job.id))
             raise
 
-    async def _write(self, job: Job, documents: AsyncIterable[Incoming | Rejected]) -> tuple[Rejected, ...]:
-        rejected: list[Rejected] = []
+    async def _write(self, job: Job, documents: AsyncIterable[Incoming]) -> None:
         batch: list[tuple[int, Document]] = []
-        count = 0
         async for item in documents:
-            count += 1
-            if isinstance(item, Rejected):
-                rejected.append(item)
-                continue
             batch.append((item.position, await self._document(item)))
             if len(batch) == self._settings.batch_documents:
                 await self._ledger.call(self._ledger.append, job.id, batch)
                 batch = []
         if batch:
             await self._ledger.call(self._ledger.append, job.id, batch)
-        if not count:
-            raise InvalidInput("no documents in the body", field="documents")
-        return tuple(rejected)
 
     async def _document(self, item: Incoming) -> Document:
         return await document_of(self._blobs, item)
 
-    async def _commit(self, job: Job) -> Job:
-        committed = await self._ledger.call(self._ledger.commit_job, job.id)
+    async def _commit(self, job: Job, body_hash: str | None = None) -> Job:
+        committed = await self._ledger.call(self._ledger.commit_job, job.id, body_hash=body_hash)
         self._on_accepted()
         return committed
+
+
+class _Rejections:
+    """Taken out of the stream of one call: the first `limit`, and how many of each code."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._first: list[Rejected] = []
+        self._codes: Counter[str] = Counter()
+
+    async def taken_from(self, documents: AsyncIterable[Incoming | Rejected]) -> AsyncIterator[Incoming]:
+        """Raises `InvalidInput` at the end when there was nothing at all."""
+        some = False
+        async for item in documents:
+            some = True
+            if isinstance(item, Incoming):
+                yield item
+                continue
+            self._codes[item.code] += 1
+            if len(self._first) < self._limit:
+                self._first.append(item)
+        if not some:
+            raise InvalidInput("no documents in the body", field="documents")
+
+    def beside(self, job: Job) -> Accepted:
+        return Accepted(job, tuple(self._first), self._codes)
 
 
 async def _each(batches: Iterable[Sequence[str]]) -> AsyncIterator[Sequence[str]]:

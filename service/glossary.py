@@ -98,8 +98,9 @@ WORDS = {
     "ProgressOut.format": "of the files",
     "failed": "of them, failures: /jobs/{id}/failures lists them",
     "waiting_on": "what it waits for before the next attempt, such as a database that is away; null when nothing",
-    "rejected": "documents that were not accepted",
-    "position": "its place in what was sent, from 0",
+    "rejected": "the first of the documents that were not accepted, as many as one JSON call may have",
+    "rejected_count": "all that were not accepted, listed or not",
+    "position": "its place in what was sent, from 0; in NDJSON its line, blank lines counted",
     "status": "what became of it",
     "failures": "documents that could not be indexed",
     # errors

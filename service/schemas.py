@@ -521,6 +521,7 @@ class ResultOut(BaseModel):
 class AcceptedOut(BaseModel):
     job: JobOut
     rejected: list[RejectedOut]
+    rejected_count: int
     results: list[ResultOut] | None = None
 
 

@@ -135,7 +135,12 @@ _GENERATION = {"generation": 1, "model": "ret2-atlas", "fingerprint": "3f2c9a", 
 
 SCHEMAS: dict[str, list[Any]] = {
     "AcceptedOut": [
-        {"job": _JOB, "rejected": [_REJECTED], "results": [{"id": "flag:fr/borders", "status": "indexed"}]}
+        {
+            "job": _JOB,
+            "rejected": [_REJECTED],
+            "rejected_count": 1,
+            "results": [{"id": "flag:fr/borders", "status": "indexed"}],
+        }
     ],
     "AliasIn": [{"collection": "flags"}],
     "AliasOut": [{"alias": "nations", "collection": "flags"}],

@@ -37,14 +37,14 @@ class Accepting(Database):
         kind: JobKind,
         *,
         idempotency_key: str | None = None,
-        body_hash: str | None = None,
         retry_of: str | None = None,
     ) -> tuple[Job, bool]:
         """A job that is still being written: its batches are not claimed until `commit_job`. And whether it is new.
 
-        With a known `idempotency_key` it is the job of before; raises `Conflict` when that had another body or is not yet whole.
+        With a known `idempotency_key` it is the job of before; raises `Conflict` when that is not yet whole. Whether it had the
+        same body is asked by `check_body` when the body is read.
         """
-        values = {"collection": collection, "kind": kind, "body_hash": body_hash, "retry_of": retry_of}
+        values = {"collection": collection, "kind": kind, "retry_of": retry_of}
         for _ in range(
             2
         ):  # of two requests with one key the database refuses the later, which then finds the other's job
@@ -64,7 +64,7 @@ class Accepting(Database):
                 connection.execute(sa.update(jobs).where(*mine, *left_open(now)).values(_TAKEN_BACK))
                 known = connection.execute(sa.select(jobs).where(*mine)).one_or_none()
                 if known is not None:
-                    return _same_job(known, key, values["body_hash"]), False
+                    return _same_job(known, key, None), False
             job_id = uuid.uuid4().hex
             row = {"id": job_id, "state": JobState.QUEUED, "created_at": now, "updated_at": now, "idempotency_key": key}
             row["trace"] = tracing.here()
@@ -92,8 +92,11 @@ class Accepting(Database):
             connection.execute(sa.insert(pending), rows)
 
     @again_on_deadlock
-    def commit_job(self, job_id: str) -> Job:
-        """From here on the job is accepted (promise 3), and comes after every job that was accepted before (promise 4)."""
+    def commit_job(self, job_id: str, *, body_hash: str | None = None) -> Job:
+        """From here on the job is accepted (promise 3), and comes after every job that was accepted before (promise 4).
+
+        `body_hash` is of what was posted under its idempotency key.
+        """
         with self._write() as connection:
             seq = next_of("seq", connection)
             job, now = find_job(connection, job_id), self._now(connection)
@@ -108,6 +111,7 @@ class Accepting(Database):
                 .where(*_still_open(job_id))
                 .values(
                     seq=seq,
+                    body_hash=body_hash,
                     state=JobState.SUCCEEDED if empty else JobState.QUEUED,
                     updated_at=now,
                     finished_at=now if empty else None,
@@ -116,6 +120,14 @@ class Accepting(Database):
             if not connection.execute(committed).rowcount:
                 raise no_job(job_id)
             return find_job(connection, job_id)
+
+    def check_body(self, job_id: str, body_hash: str) -> None:
+        """Raises `Conflict` when the job was accepted with another body, and `NotFound` when it is gone by now."""
+        with self._read() as connection:
+            row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
+        if row is None:
+            raise no_job(job_id)
+        _same_job(row, row.idempotency_key, body_hash)
 
     def abandon_job(self, job_id: str) -> None:
         """Takes an open job back, as if it had never been; one that is accepted stays."""

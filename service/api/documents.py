@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
@@ -62,20 +63,27 @@ async def post(
 ) -> Response:
     """Accepts documents: JSON up to `max_documents_per_call`, NDJSON without end. One bad document harms only itself.
 
-    What is answered is on disk. With an `Idempotency-Key`, a JSON body must be the same each time; of a stream only the key counts.
+    What is answered is on disk. With an `Idempotency-Key`, the body must be the same each time, byte by byte. Of the rejected no
+    more are listed than `max_documents_per_call`, and `rejected_count` counts all.
     """
     collection = await parts.catalog.compatible(name)
     bounds = posting.Bounds.of(parts.settings)
+    body_hash = hashlib.sha256()
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == NDJSON:
-        documents = posting.each_line(request.stream(), bounds)
-        body_hash = None
+        documents = posting.each_line(_seen(request.stream(), body_hash.update), bounds)
     else:
         body = await request.body()
         documents = posting.each(posting.documents_in(body, bounds), bounds)
-        body_hash = hashlib.sha256(body).hexdigest()
-    accepted = await parts.intake.accept(collection, documents, idempotency_key=idempotency_key, body_hash=body_hash)
-    for rejected in accepted.rejected:
-        parts.metrics.rejected_documents.labels(rejected.code).inc()
+        body_hash.update(body)
+    accepted = await parts.intake.accept(
+        collection,
+        documents,
+        idempotency_key=idempotency_key,
+        body_hash=body_hash.hexdigest,
+        max_rejected=bounds.max_documents,
+    )
+    for code, count in accepted.rejected_codes.items():
+        parts.metrics.rejected_documents.labels(code).inc(count)
     return await _accepted(parts, accepted, wait)
 
 
@@ -152,12 +160,22 @@ async def image(
     return Response(data, headers=headers, media_type=content_type if shown else "application/octet-stream")
 
 
+async def _seen(stream: AsyncIterator[bytes], by: Callable[[bytes], object]) -> AsyncIterator[bytes]:
+    async for chunk in stream:
+        by(chunk)
+        yield chunk
+
+
 async def _accepted(parts: Parts, accepted: Accepted, wait: bool) -> Response:
     rejected = [
         {"position": one.position, "id": one.id, "code": one.code, "detail": one.detail} for one in accepted.rejected
     ]
     job = await _awaited(parts, accepted.job, wait)
-    wire: dict[str, Any] = {"job": job_wire(job), "rejected": rejected}
+    wire: dict[str, Any] = {
+        "job": job_wire(job),
+        "rejected": rejected,
+        "rejected_count": accepted.rejected_codes.total(),
+    }
     if not (wait and job.state.finished):
         return Json(wire, 202)
     results = await parts.in_ledger(parts.ledger.results, job.id)

@@ -76,16 +76,11 @@ async def each(values: list[Any], bounds: Bounds) -> AsyncIterator[Incoming | Re
 
 
 async def each_line(stream: AsyncIterator[bytes], bounds: Bounds) -> AsyncIterator[Incoming | Rejected]:
-    """NDJSON as it arrives; blank lines do not count. More rejections than a call may have documents end it."""
-    position = rejected = 0
+    """NDJSON as it arrives. A position is that of the line from 0; blank lines have theirs, and are no documents."""
+    position = 0
     async for line in _lines(stream, bounds.max_line_bytes):
-        item = _of_line(position, line, bounds)
-        rejected += isinstance(item, Rejected)
-        if rejected > bounds.max_documents:
-            raise TooLarge(
-                f"more than {bounds.max_documents} documents of this stream are not acceptable", field="body"
-            )
-        yield item
+        if line is None or line.strip():
+            yield _of_line(position, line, bounds)
         position += 1
         if position % _PAUSE_EVERY == 0:
             await asyncio.sleep(0)
@@ -147,7 +142,7 @@ def _of_line(position: int, line: bytes | None, bounds: Bounds) -> Incoming | Re
 
 
 async def _lines(stream: AsyncIterator[bytes], max_line_bytes: int) -> AsyncIterator[bytes | None]:
-    """The lines that are not blank; None in place of one over the limit, of which no more than the limit is ever held."""
+    """The lines; None in place of one over the limit, of which no more than the limit is ever held."""
     pending = bytearray()
     skipping = False
     async for chunk in stream:
@@ -155,14 +150,9 @@ async def _lines(stream: AsyncIterator[bytes], max_line_bytes: int) -> AsyncIter
         for part in complete:
             pending += part
             too_long, skipping = skipping or len(pending) > max_line_bytes, False
-            if too_long:
-                yield None
-            elif pending.strip():
-                yield bytes(pending)
+            yield None if too_long else bytes(pending)
             pending.clear()
         skipping = skipping or len(pending) + len(rest) > max_line_bytes
         pending = bytearray() if skipping else pending + rest
-    if skipping:
-        yield None
-    elif pending.strip():
-        yield bytes(pending)
+    if skipping or pending:
+        yield None if skipping else bytes(pending)

@@ -316,7 +316,19 @@ async def test_ndjson_as_a_stream(served: Any) -> None:
     assert response.status_code == 200, response.text
     answer = response.json()
     assert [result["id"] for result in answer["results"]] == ["a", "d"]
-    assert [one["position"] for one in answer["rejected"]] == [1, 2, 3]
+    assert [one["position"] for one in answer["rejected"]] == [2, 3, 4]
+    assert answer["rejected_count"] == 3
+
+
+async def test_of_many_rejected_lines_the_first_are_listed(serve: Serve) -> None:
+    served = await serve(max_documents_per_call=2)
+    await served.client.put("/collections/flags")
+    body = b"bad\n" * 5 + b'{"id": "a", "text": "red"}\n'
+    headers = {"content-type": "application/x-ndjson"}
+    response = await served.client.post("/collections/flags/documents", content=body, headers=headers)
+    answer = response.json()
+    assert ([one["position"] for one in answer["rejected"]], answer["rejected_count"]) == ([0, 1], 5)
+    assert answer["job"]["accepted"] == 1
 
 
 async def test_idempotency_key(served: Any) -> None:
@@ -329,6 +341,25 @@ async def test_idempotency_key(served: Any) -> None:
     other = await served.client.post("/collections/flags/documents", json=FLAGS[:1], headers=headers)
     assert other.status_code == 409
     assert len((await served.client.get("/jobs")).json()["jobs"]) == 1
+
+
+async def test_idempotency_key_of_a_stream(served: Any) -> None:
+    await served.client.put("/collections/flags")
+    headers = {"idempotency-key": "once", "content-type": "application/x-ndjson"}
+
+    async def post(*pieces: bytes) -> Any:
+        async def stream() -> Any:
+            for piece in pieces:
+                yield piece
+
+        return await served.client.post("/collections/flags/documents", content=stream(), headers=headers)
+
+    first = await post(b'{"id": "a", "text": "red"}\n{"id": "b", "text": "blue"}\n')
+    again = await post(b'{"id": "a", "text": "red"}\n{"id"', b': "b", "text": "blue"}\n')
+    assert again.json()["job"]["id"] == first.json()["job"]["id"]
+    other = await post(b'{"id": "a", "text": "red"}\n{"id": "c", "text": "blue"}\n')
+    assert (other.status_code, other.json()["code"]) == (409, "conflict")
+    assert [job["accepted"] for job in (await served.client.get("/jobs")).json()["jobs"]] == [2]
 
 
 async def test_read_and_delete(served: Any) -> None:

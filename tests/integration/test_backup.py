@@ -79,9 +79,9 @@ async def fill(installation: Installation) -> Any:
     await store.create(reindex.points_name, D)
     await store.points(reindex.points_name).upsert([point(number) for number in range(5)])
     ledger.plan_fill(reindex, Page(tuple(f"d{number}" for number in range(9)), "here"))
-    done, _ = ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="once", body_hash="hash")
+    done, _ = ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="once")
     ledger.append(done.id, [(0, Document("d1", "text", metadata={"a": "é"})), (1, Document("bad"))])
-    ledger.commit_job(done.id)
+    ledger.commit_job(done.id, body_hash="hash")
     (batch,) = ledger.claim(1, 60.0)
     outcomes = [Outcome(0, "d1", Status.INDEXED), Outcome(1, "bad", Status.FAILED, "invalid_input", "why")]
     ledger.finish([(batch, outcomes)])

@@ -76,12 +76,12 @@ def test_a_job_without_documents_has_nothing_to_do(ledger: Ledger, clock: Clock)
 
 
 def test_an_abandoned_job_never_was_and_an_accepted_one_stays(ledger: Ledger) -> None:
-    job, _ = ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key", body_hash="hash")
+    job, _ = ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key")
     ledger.append(job.id, documents("a"))
     ledger.abandon_job(job.id)
     with pytest.raises(NotFound):
         ledger.commit_job(job.id)
-    again, new = ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key", body_hash="another")
+    again, new = ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key")
     assert new
     ledger.commit_job(again.id)
     ledger.abandon_job(again.id)
@@ -155,21 +155,24 @@ def test_an_upload_that_goes_on_is_not_erased(ledger: Ledger, clock: Clock) -> N
 
 
 def test_the_same_key_and_body_is_the_same_job(ledger: Ledger) -> None:
-    first, _ = ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key", body_hash="hash")
+    first, _ = ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key")
     with pytest.raises(Conflict, match="key"):  # the first request is still being received
-        ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key", body_hash="hash")
-    accepted = ledger.commit_job(first.id)
-    assert ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key", body_hash="hash") == (accepted, False)
-    with pytest.raises(Conflict, match="another body"):
-        ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key", body_hash="other")
+        ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key")
+    accepted = ledger.commit_job(first.id, body_hash="hash")
+    assert ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key") == (accepted, False)
+    ledger.check_body(first.id, "hash")
+    with pytest.raises(Conflict, match="'key' was used with another body"):
+        ledger.check_body(first.id, "other")
+    with pytest.raises(NotFound):
+        ledger.check_body("gone", "hash")
     ledger.create_collection(collection("other"))
-    assert ledger.open_job("other", JobKind.DOCUMENTS, idempotency_key="key", body_hash="other")[1]
+    assert ledger.open_job("other", JobKind.DOCUMENTS, idempotency_key="key")[1]
 
 
 def test_a_key_is_free_again_when_whoever_had_it_died(ledger: Ledger, clock: Clock) -> None:
-    dead, _ = ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key", body_hash="hash")
+    dead, _ = ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key")
     clock.now += OPEN_S + 1
-    again, new = ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key", body_hash="hash")
+    again, new = ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key")
     assert new
     with pytest.raises(NotFound):  # not dead after all, but there must not be two
         ledger.commit_job(dead.id)

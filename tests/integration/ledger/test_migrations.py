@@ -46,7 +46,9 @@ def test_what_it_knew_it_still_knows(first: str, open_ledger: OpenLedger) -> Non
     assert (done.finished_at, done.cancelled, done.retry_of) == (done.updated_at, 0, None)
     assert [one.document_id for one in ledger.failures(done.id)] == ["b"]
     check_counts(ledger, [job_id(number) for number in (1, 4, 7, 8)])
-    assert ledger.open_job("flags", done.kind, idempotency_key="first", body_hash="hash") == (done, False)
+    assert ledger.open_job("flags", done.kind, idempotency_key="first") == (done, False)
+    with pytest.raises(Conflict, match="another body"):
+        ledger.check_body(done.id, "other")
 
 
 def test_its_work_goes_on_in_order(first: str, open_ledger: OpenLedger, clock: Clock) -> None:

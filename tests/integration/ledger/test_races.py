@@ -54,7 +54,7 @@ def test_processes_that_claim_at_once_never_get_the_same(ledger: Ledger, url: st
 def test_of_requests_with_one_key_at_once_one_makes_the_job(ledger: Ledger) -> None:
     def ask(_: int) -> str:
         try:
-            job, new = ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key", body_hash="hash")
+            job, new = ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key")
         except Conflict:
             return "being received"
         return job.id if new else "again"

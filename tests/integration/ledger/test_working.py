@@ -302,12 +302,12 @@ def test_taking_over_frees_what_the_last_process_left(
     ledger: Ledger, open_ledger: Callable[..., Ledger], clock: Clock
 ) -> None:
     job = accept(ledger, "ab")
-    half, _ = ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key", body_hash="hash")
+    half, _ = ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key")
     ledger.append(half.id, documents("x"))
     held = claim(ledger)
 
     after = open_ledger(exclusive=True)
-    assert after.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key", body_hash="hash")[1]
+    assert after.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key")[1]
     batch = claim(after)
     assert (ids(batch), batch.crashes) == ("ab", 1)
     assert not settle(after, held)

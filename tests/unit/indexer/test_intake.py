@@ -56,9 +56,17 @@ async def test_without_an_id_the_content_is_the_id(world: Any) -> None:
 async def test_the_rejected_are_handed_back_and_not_counted(world: Any) -> None:
     collection = await world.collection()
     accepted = await world.intake.accept(collection, of(Incoming(0, text="a"), REJECTED, Incoming(2, text="b")))
-    assert accepted.rejected == (REJECTED,)
+    assert (accepted.rejected, accepted.rejected_codes) == ((REJECTED,), {"invalid_input": 1})
     assert accepted.job.accepted == 2
     assert [position for position, _ in items(world)[0]] == [0, 2]
+
+
+async def test_of_many_rejected_the_first_are_kept_and_all_are_counted(world: Any) -> None:
+    documents = of(REJECTED, Rejected(2, None, "too_large", "why"), Incoming(3, text="a"), REJECTED)
+    accepted = await world.intake.accept(await world.collection(), documents, max_rejected=1)
+    assert accepted.rejected == (REJECTED,)
+    assert accepted.rejected_codes == {"invalid_input": 2, "too_large": 1}
+    assert accepted.job.accepted == 1
 
 
 async def test_when_all_are_rejected_the_job_is_over(world: Any) -> None:
@@ -80,7 +88,7 @@ async def test_a_key_makes_one_job_of_many_calls(world: Any) -> None:
 
     async def accept(body_hash: str) -> Any:
         documents = of(Incoming(0, text="a"), REJECTED)
-        return await world.intake.accept(collection, documents, idempotency_key="key", body_hash=body_hash)
+        return await world.intake.accept(collection, documents, idempotency_key="key", body_hash=lambda: body_hash)
 
     first = await accept("hash")
     assert await accept("hash") == first, "the rejected too: the first answer may have been lost"
