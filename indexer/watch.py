@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from opentelemetry.trace import SpanKind
 
 from indexer import tracing
 from indexer.store import Store
 from model.errors import DependencyUnavailable
+
+AnyStore = TypeVar("AnyStore", bound=Store)
 
 
 class Watch(Protocol):
@@ -41,9 +43,9 @@ class Nobody:
 NOBODY: Watch = Nobody()
 
 
-def watched(store: Store, watch: Watch) -> Store:
+def watched(store: AnyStore, watch: Watch) -> AnyStore:
     """The same store, each call of which is told of."""
-    return cast(Store, _Watched(store, watch))
+    return cast(AnyStore, _Watched(store, watch))
 
 
 class _Watched:

@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from indexer.backup import Installation
 from indexer.blobs import Blobs
+from indexer.bulk_loads import BulkLoads
 from indexer.catalog import Catalog
 from indexer.encoder_client import HttpEncoder
 from indexer.encoders import Encoders
@@ -121,7 +122,8 @@ def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runt
     next_encoder = _next_encoder(settings, next_runtime)
     encoders = Encoders(encoder, next_encoder)
     ledger = _ledger(settings, metrics)
-    store = watched(_store(settings), metrics)
+    opened = _store(settings)
+    store = watched(opened, metrics)
     blobs = Blobs(settings.blobs)
     fetcher = Fetcher(settings.fetch)
     catalog = Catalog(ledger, store, encoders)
@@ -134,6 +136,8 @@ def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runt
     chores: list[Chore] = [importer]
     if settings.sweep_every_s:
         chores.append(Sweeper(ledger, store, blobs, settings.sweep_every_s))
+    if isinstance(opened, ServerStore):
+        chores.append(BulkLoads(ledger, watched(opened, metrics), settings.qdrant_defer_indexing_documents))
     worker = Worker(
         ledger, store, encoders, blobs, fetcher, settings.indexer, progress, keeper=keeper, chores=chores, watch=metrics
     )

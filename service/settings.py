@@ -179,6 +179,11 @@ class Settings(BaseSettings):
     qdrant_indexing_threshold_kb: Positive = Field(
         10_000, description="segments with more vectors than this get an HNSW graph; smaller ones are searched exactly"
     )
+    qdrant_defer_indexing_documents: Positive = Field(
+        50_000,
+        description="while one job has this many documents to come, and more than its collection holds, no HNSW graph is built: "
+        "one build later instead of many",
+    )
 
     # --- jobs in a database
     database_url: SecretStr | None = Field(

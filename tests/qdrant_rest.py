@@ -33,7 +33,8 @@ class Collections:
 
     def __init__(self) -> None:
         self._engine = AsyncQdrantClient(":memory:")
-        self._indexes: dict[str, dict[str, q.PayloadIndexInfo]] = {}  # local mode keeps none
+        self._indexes: dict[str, dict[str, q.PayloadIndexInfo]] = {}  # local mode keeps none,
+        self._thresholds: dict[str, int] = {}  # nor what its optimizers are told
 
     def router(self, **options: Any) -> APIRouter:
         router = APIRouter(prefix="/collections", **options)
@@ -72,14 +73,19 @@ class Collections:
         return Answer(True)
 
     async def describe(self, name: str) -> Answer:
-        indexes = self._of(name)
-        return Answer((await self._engine.get_collection(name)).model_copy(update={"payload_schema": indexes}))
+        info = await self._engine.get_collection(name)
+        info.payload_schema = self._of(name)
+        info.config.optimizer_config.indexing_threshold = self._thresholds.get(name)
+        return Answer(info)
 
     async def change(self, name: str, body: q.UpdateCollection) -> Answer:
         self._of(name)
+        if body.optimizers_config is not None and body.optimizers_config.indexing_threshold is not None:
+            self._thresholds[name] = body.optimizers_config.indexing_threshold
         return Answer(True)
 
     async def drop(self, name: str) -> Answer:
+        self._thresholds.pop(name, None)
         self._indexes.pop(name, None)
         return Answer(await self._engine.delete_collection(name))
 

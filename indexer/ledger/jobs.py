@@ -14,6 +14,7 @@ from indexer.records import Failure, Job, JobKind, JobState, Outcome, Overview
 
 _CANCEL_BATCHES = 50  # of one transaction
 _accepted, _open = jobs.c.seq.is_not(None), jobs.c.finished_at.is_(None)
+_done = jobs.c.indexed + jobs.c.skipped + jobs.c.failed + jobs.c.cancelled
 
 
 class Jobs(Accepting, Working):
@@ -60,11 +61,17 @@ class Jobs(Accepting, Working):
 
     def pending_documents(self) -> int:
         """Accepted and not yet indexed, skipped, failed or cancelled."""
-        done = jobs.c.indexed + jobs.c.skipped + jobs.c.failed + jobs.c.cancelled
-        query = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.accepted - done), 0))
+        query = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.accepted - _done), 0))
         with self._read() as connection:
             found = connection.execute(query.where(jobs.c.finished_at.is_(None), jobs.c.seq.is_not(None)))
             return int(found.scalar_one())
+
+    def loads(self, documents: int) -> list[Job]:
+        """Open jobs that have `documents` or more still to write, whether or not they are read from their files yet."""
+        to_come = jobs.c.accepted - _done >= documents
+        query = sa.select(jobs).where(_accepted, _open, jobs.c.kind != JobKind.DELETE, to_come)
+        with self._read() as connection:
+            return [as_job(row) for row in connection.execute(query)]
 
     def overview(self) -> Overview:
         with self._read() as connection:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,29 +111,23 @@ class ServerStore:
         with translated("close"):
             await self.client.close()
 
-    @asynccontextmanager
-    async def bulk_load(self, name: str) -> AsyncIterator[None]:
-        """Defers the HNSW index until the load is over: one build instead of many. Searches meanwhile read every new vector.
+    async def defer_indexing(self, name: str, deferred: bool) -> bool:
+        """Deferred, new vectors get no HNSW graph. Whether that is a change; `NotFound` without the collection.
 
-        For one load of a collection at a time; the first of two to end would index for both. A process killed inside leaves it
-        deferred until somebody calls `index_again`. Imports do not use it.
+        A threshold of 0 is what says so: any other is left as it is, and one that comes back is that of the settings.
         """
-        await self._set_indexing(name, 0)
-        try:
-            yield
-        finally:
-            await self.index_again(name)
-
-    async def index_again(self, name: str) -> None:
-        await self._set_indexing(name, self.settings.collection.indexing_threshold_kb)
-
-    async def _set_indexing(self, name: str, threshold_kb: int) -> None:
+        with translated("get_collection"):
+            config = (await self.client.get_collection(self.engine_name(name))).config.optimizer_config
+        if (config.indexing_threshold == 0) == deferred:
+            return False
+        threshold_kb = 0 if deferred else self.settings.collection.indexing_threshold_kb
         with translated("update_collection"):
             await self.client.update_collection(
                 self.engine_name(name),
                 optimizers_config=q.OptimizersConfigDiff(indexing_threshold=threshold_kb),
                 timeout=self.settings.timeout_s,
             )
+        return True
 
     def engine_name(self, name: str) -> str:
         return engine_name(self.settings.collection_prefix + name)

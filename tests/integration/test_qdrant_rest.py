@@ -1,6 +1,8 @@
 """The server store's refusals over HTTP, and that the stand-in of `qdrant_rest.py` refuses as Qdrant does."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -14,6 +16,9 @@ from indexer.records import Point
 from indexer.store.server import ServerStore
 from indexer.store.server_settings import ServerStoreSettings
 from model.errors import DependencyUnavailable, NotFound
+from service.api.app import create_app
+from service.assembly import build
+from service.settings import Settings
 
 D = 4
 Connect = Callable[..., ServerStore]
@@ -72,3 +77,18 @@ async def test_indexes_are_seen_by_others(connect: Connect) -> None:
 def test_probes_need_no_key(qdrant: QdrantServer) -> None:  # noqa: F811
     assert httpx.get(f"{qdrant.url}/readyz", trust_env=False).status_code == 200
     assert httpx.get(f"{qdrant.url}/collections", trust_env=False).json()["status"]["error"]
+
+
+@pytest.mark.parametrize("engine", ["a server", "Edge"])
+async def test_whoever_indexes_into_a_server_looks_after_bulk_loads(
+    qdrant: QdrantServer,  # noqa: F811
+    tmp_path: Path,
+    engine: str,
+) -> None:
+    server = {"qdrant_url": qdrant.url, "qdrant_api_key": qdrant.api_key, "qdrant_prefer_grpc": False}
+    settings = Settings(data_dir=tmp_path, encoder_url="http://127.0.0.1:9", **(server if engine == "a server" else {}))
+    app = create_app(build(settings))
+    async with app.router.lifespan_context(app):
+        running = {task.get_name() for task in asyncio.all_tasks()}
+    assert "Sweeper" in running
+    assert ("BulkLoads" in running) == (engine == "a server")

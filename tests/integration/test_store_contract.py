@@ -703,3 +703,10 @@ async def test_length_does_not_matter(points: Points, scale: float) -> None:
 
 async def test_ping(store: Store) -> None:
     await store.ping()
+
+
+@pytest.mark.parametrize("store", STORES[3:], indirect=True)  # those that have a server
+async def test_a_server_says_whether_indexing_is_deferred(store: ServerStore) -> None:
+    await store.create("c", D)
+    changed = [await store.defer_indexing("c", deferred) for deferred in (False, True, True, False, False)]
+    assert changed == [False, True, False, True, False]

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from fake_store import FakeStore
+from qdrant_client import AsyncQdrantClient
+from recorded_qdrant import Qdrant
 
 from indexer.blobs import Blobs
 from indexer.catalog import Catalog
@@ -19,6 +22,8 @@ from indexer.ledger import Ledger
 from indexer.progress import Progress
 from indexer.records import Collection, Job
 from indexer.settings import IndexerSettings
+from indexer.store.server import ServerStore
+from indexer.store.server_settings import ServerStoreSettings
 from indexer.worker import Worker
 from model.errors import EncodeFailed, InvalidInput, NotFound, RetrievalError
 from model.inputs import Embedding, Float32, Input, ModelInfo, Role
@@ -182,3 +187,25 @@ async def world(make_world: Callable[..., World]) -> World:
 @pytest.fixture
 def posted() -> Callable[..., list[Incoming]]:
     return texts
+
+
+@pytest.fixture
+def qdrant() -> Qdrant:
+    return Qdrant()
+
+
+@pytest.fixture
+async def serve(qdrant: Qdrant) -> AsyncIterator[Callable[..., ServerStore]]:
+    stores: list[ServerStore] = []
+
+    def make(**options: Any) -> ServerStore:
+        settings = ServerStoreSettings("http://qdrant:6333", prefer_grpc=False, **options)
+        client = AsyncQdrantClient(
+            url=settings.url, check_compatibility=False, transport=httpx.MockTransport(qdrant), timeout=3
+        )
+        stores.append(ServerStore(settings, client))
+        return stores[-1]
+
+    yield make
+    for store in stores:
+        await store.close()

@@ -1,12 +1,11 @@
 """The server store on the wire (REST, recorded), its settings, and that no error of the client stays the client's."""
 
 import asyncio
-import contextlib
 import importlib
 import inspect
 import json
 import pkgutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -17,10 +16,10 @@ import qdrant_client
 from filter_strategies import filters
 from hypothesis import given
 from pydantic import BaseModel, ValidationError
-from qdrant_client import AsyncQdrantClient
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
+from recorded_qdrant import Qdrant
 
 from indexer.filters import DateRange, Equals, FieldType, Filter, Range
 from indexer.filters.values import read_moment
@@ -231,81 +230,6 @@ def test_paths_as_qdrant_shows_them_are_known_again(field: str) -> None:
 # ---------------------------------------------------------------------------------------------------------- wire
 
 
-class Qdrant:
-    """Answers as a server with the collections in `dimensions`; `asked` has every request as (method, path, query, body)."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str, dict[str, str], Any]] = []
-        self.dimensions: dict[str, int] = {}
-        self.schema: dict[str, Any] = {}
-        self.points: list[Any] = []
-        self.refuse: httpx.Response | None = None
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        body = json.loads(request.content) if request.content else None
-        path = request.url.path.removeprefix("/collections")
-        self.asked.append((request.method, path, dict(request.url.params), body))
-        if self.refuse is not None:
-            return self.refuse
-        name = path.strip("/").split("/")[0]
-        result: Any = True
-        if path.endswith("/exists"):
-            result = {"exists": name in self.dimensions}
-        elif request.method == "GET" and path.count("/") == 1:
-            result = self.info(name)
-        elif request.method == "PUT" and path.count("/") == 1:
-            self.dimensions[name] = body["vectors"]["size"]
-        elif path.endswith("/query"):
-            result = {"points": self.points}
-        elif path.endswith("/points") and request.method == "POST":
-            result = []
-        elif path.endswith(("/points", "/delete", "/index")) or "/index/" in path:
-            result = {"operation_id": 0, "status": "completed"}
-        return httpx.Response(200, json={"result": result, "status": "ok", "time": 0})
-
-    def info(self, name: str) -> dict[str, Any]:
-        params = {"vectors": {"size": self.dimensions[name], "distance": "Cosine"}}
-        hnsw = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000}
-        optimizers = {"deleted_threshold": 0.2, "vacuum_min_vector_number": 1000, "default_segment_number": 0}
-        config = {
-            "params": params,
-            "hnsw_config": hnsw,
-            "optimizer_config": {**optimizers, "flush_interval_sec": 5},
-        }
-        return {
-            "status": "green",
-            "optimizer_status": "ok",
-            "segments_count": 1,
-            "config": config,
-            "payload_schema": self.schema,
-        }
-
-    def bodies(self, method: str, ending: str) -> list[Any]:
-        return [body for m, path, _, body in self.asked if m == method and path.endswith(ending)]
-
-
-@pytest.fixture
-def qdrant() -> Qdrant:
-    return Qdrant()
-
-
-@pytest.fixture
-async def serve(qdrant: Qdrant) -> AsyncIterator[Callable[..., ServerStore]]:
-    stores: list[ServerStore] = []
-
-    def make(**options: Any) -> ServerStore:
-        settings = ServerStoreSettings("http://qdrant:6333", prefer_grpc=False, **options)
-        client = AsyncQdrantClient(
-            url=settings.url, check_compatibility=False, transport=httpx.MockTransport(qdrant), timeout=3
-        )
-        stores.append(ServerStore(settings, client))
-        return stores[-1]
-
-    yield make
-    for store in stores:
-        await store.close()
-
-
 def points(n: int) -> list[Point]:
     return [Point(f"d{i}", np.ones(D, np.float32), "text", None, {"i": i}, "hash") for i in range(n)]
 
@@ -380,19 +304,18 @@ async def test_writes_wait_and_go_in_calls_of_the_set_size(qdrant: Qdrant, serve
     assert writes[3][1]["points"] == [point_id("d0"), point_id("d1")]
 
 
-async def test_a_bulk_load_defers_the_index_and_restores_it_whatever_happens(
+async def test_indexing_is_deferred_and_goes_on_as_the_settings_say(
     qdrant: Qdrant, serve: Callable[..., ServerStore]
 ) -> None:
-    store = serve(collection=CollectionSettings(indexing_threshold_kb=7_000))
+    store = serve(collection=CollectionSettings(indexing_threshold_kb=7_000), collection_prefix="a-")
     await store.create("c", D)
-    with contextlib.suppress(InvalidInput):
-        async with store.bulk_load("c"):
-            await store.points("c").upsert(points(1))
-            raise InvalidInput
-    thresholds = [body["optimizers_config"]["indexing_threshold"] for body in qdrant.bodies("PATCH", "/c")]
-    assert thresholds == [0, 7_000]
-    kinds = [method for method, path, *_ in qdrant.asked if method == "PATCH" or path.endswith("/points")]
-    assert kinds == ["PATCH", "PUT", "PATCH"]
+    qdrant.thresholds["a-c"] = 3_000  # as it was made, or somebody set it: not ours to change
+    changed = [await store.defer_indexing("c", deferred) for deferred in (False, True, True, False, False)]
+    assert changed == [False, True, False, True, False]
+    told = [body["optimizers_config"] for body in qdrant.bodies("PATCH", "/a-c")]
+    assert told == [{"indexing_threshold": 0}, {"indexing_threshold": 7_000}]
+    with pytest.raises(NotFound):
+        await store.defer_indexing("other", True)
 
 
 async def test_a_field_is_indexed_when_a_filter_first_names_it(

@@ -1,0 +1,76 @@
+"""Deferring the HNSW index of a collection on a Qdrant server while a load fills most of it. A chore of the worker.
+
+    documents to come of one job: many, and more than are there ──► deferred ──► fewer than are there ──► indexed again
+
+Without it Qdrant builds the graph of a segment, merges the segment with others and builds again, while it takes writes. A search reads
+every vector that is in no graph, so a load that adds less than is there is indexed as it goes, and of a larger one what comes last.
+
+Nothing is counted or remembered: each look compares the ledger's jobs with what the server says of its collections, and changes what
+differs. Whoever died half-way, the next look of any process puts it right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+
+import structlog
+
+from indexer.ledger import Ledger
+from indexer.records import JobKind, ReindexState
+from indexer.store.server import ServerStore
+from model.errors import NotFound, RetrievalError
+
+log = structlog.get_logger(__name__)
+_CHORE = "bulk loads"
+_EVERY_S = 30.0  # a load that is worth it takes many minutes; a look costs a small request for each collection
+
+
+class BulkLoads:
+    """`run` is a chore of the worker; `look` does it now. Several at once do no harm. `documents`: to come, from which on a load is one."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        store: ServerStore,
+        documents: int,
+        *,
+        every_s: float = _EVERY_S,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._ledger, self._store, self._documents, self._every_s = ledger, store, documents, every_s
+        self._rng = rng or random.Random()
+
+    async def run(self) -> None:
+        """Until it is cancelled; one process of all looks in turn. What does not answer is asked again when it is next time."""
+        while True:
+            await asyncio.sleep(self._every_s * self._rng.uniform(0.5, 1.0))
+            try:
+                if await self._ledger.call(self._ledger.take_turn, _CHORE, self._every_s):
+                    await self.look()
+            except RetrievalError as error:
+                log.warning("cannot look after the indexes of bulk loads", detail=error.detail)
+
+    def poke(self) -> None:
+        """It goes by the clock."""
+
+    async def look(self) -> None:
+        """Raises `RetrievalError` where ledger or store does not answer."""
+        for name, to_come in (await self._to_come()).items():
+            with contextlib.suppress(NotFound):  # not made yet, or gone
+                deferred = to_come > 0 and to_come > await self._store.points(name).count()
+                if await self._store.defer_indexing(name, deferred):
+                    log.info("indexing is deferred" if deferred else "indexing goes on", points=name, to_come=to_come)
+
+    async def _to_come(self) -> dict[str, int]:
+        """Of every generation the documents that its largest load will bring, 0 where there is none; by the name of its points."""
+        serving = {each.name: each.points_name for each in await self._ledger.call(self._ledger.collections)}
+        reindexes = await self._ledger.call(self._ledger.reindexes)
+        others = {each.job_id: each.points_name for each in reindexes if each.state is not ReindexState.DROPS}
+        found = dict.fromkeys((*serving.values(), *others.values()), 0)
+        for job in await self._ledger.call(self._ledger.loads, self._documents):
+            name = others.get(job.id) if job.kind is JobKind.REINDEX else serving.get(job.collection)
+            if name is not None:  # else it came or went between two questions
+                found[name] = max(found[name], job.left)
+        return found

@@ -1,0 +1,74 @@
+"""A Qdrant server on the wire (REST) that remembers what it was asked, without a socket."""
+
+import json
+from typing import Any
+
+import httpx
+
+
+class Qdrant:
+    """Answers as a server with the collections in `dimensions`; `asked` has every request as (method, path, query, body).
+
+    `held` has how many points it says that a collection has, `thresholds` from where on one is indexed.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, dict[str, str], Any]] = []
+        self.dimensions: dict[str, int] = {}
+        self.schema: dict[str, Any] = {}
+        self.points: list[Any] = []
+        self.held: dict[str, int] = {}
+        self.thresholds: dict[str, int] = {}
+        self.refuse: httpx.Response | None = None
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content) if request.content else None
+        path = request.url.path.removeprefix("/collections")
+        self.asked.append((request.method, path, dict(request.url.params), body))
+        if self.refuse is not None:
+            return self.refuse
+        name = path.strip("/").split("/")[0]
+        result: Any = True
+        if path.endswith("/exists"):
+            result = {"exists": name in self.dimensions}
+        elif name and name not in self.dimensions and request.method != "PUT":
+            return httpx.Response(404, json={"status": {"error": f"Not found: Collection `{name}` doesn't exist!"}})
+        elif request.method == "GET" and path.count("/") == 1:
+            result = self.info(name)
+        elif request.method == "PATCH":
+            self.thresholds[name] = body["optimizers_config"]["indexing_threshold"]
+        elif path.endswith("/count"):
+            result = {"count": self.held.get(name, 0)}
+        elif request.method == "PUT" and path.count("/") == 1:
+            self.dimensions[name] = body["vectors"]["size"]
+        elif path.endswith("/query"):
+            result = {"points": self.points}
+        elif path.endswith("/points") and request.method == "POST":
+            result = []
+        elif path.endswith(("/points", "/delete", "/index")) or "/index/" in path:
+            result = {"operation_id": 0, "status": "completed"}
+        return httpx.Response(200, json={"result": result, "status": "ok", "time": 0})
+
+    def info(self, name: str) -> dict[str, Any]:
+        params = {"vectors": {"size": self.dimensions[name], "distance": "Cosine"}}
+        hnsw = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000}
+        optimizers = {"deleted_threshold": 0.2, "vacuum_min_vector_number": 1000, "default_segment_number": 0}
+        config = {
+            "params": params,
+            "hnsw_config": hnsw,
+            "optimizer_config": {
+                **optimizers,
+                "flush_interval_sec": 5,
+                "indexing_threshold": self.thresholds.get(name),
+            },
+        }
+        return {
+            "status": "green",
+            "optimizer_status": "ok",
+            "segments_count": 1,
+            "config": config,
+            "payload_schema": self.schema,
+        }
+
+    def bodies(self, method: str, ending: str) -> list[Any]:
+        return [body for m, path, _, body in self.asked if m == method and path.endswith(ending)]
