@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback whose other side a test can take away: refused, silent, or cut off in the middle."""
+"""A TCP proxy on loopback whose other side a test can take away: refused, silent, cut off in the middle, or answering that it is busy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 _CUT_AFTER_BYTES = 64  # of an answer: its head begins to arrive, the rest does not
 _CHUNK_BYTES = 65536
+_ANSWER = b"HTTP/1.1 %s\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class Fault(StrEnum):
@@ -18,6 +19,11 @@ class Fault(StrEnum):
     REFUSED = "refused"  # connections are closed, old and new
     SILENT = "silent"  # connections stand, nothing comes through
     CUT = "cut"  # connections are closed in the middle of an answer
+    UNAVAILABLE = "unavailable"  # HTTP alone: the proxy itself answers each request, with 503
+    BUSY = "busy"  # the same with 429
+
+
+_ANSWERS = {Fault.UNAVAILABLE: b"503 Service Unavailable", Fault.BUSY: b"429 Too Many Requests"}
 
 
 class FaultProxy:
@@ -81,6 +87,10 @@ class FaultProxy:
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answer: bool = False) -> None:
         while data := await source.read(_CHUNK_BYTES):
             await self._passing.wait()
+            if answer and (said := _ANSWERS.get(self._fault)):
+                sink.write(_ANSWER % said)
+                await sink.drain()
+                raise ConnectionAbortedError("it has answered")
             if answer and self._fault is Fault.CUT:
                 sink.write(data[:_CUT_AFTER_BYTES])
                 await sink.drain()

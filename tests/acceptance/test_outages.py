@@ -6,11 +6,13 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from fault_proxy import Fault, FaultProxy, proxy_of
 from postgres_server import PostgresServer
+from qdrant_server import QdrantServer, qdrant  # noqa: F401 - a fixture
 from tiny_model import WORDS
 
 from indexer.records import Job, JobState
@@ -35,9 +37,9 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def posted(client: Client, count: int) -> list[str]:
-    client.create_collection("c")
-    return [one.job.id for one in client.post_documents("c", documents(count)) if one.job]
+def posted(client: Client, count: int, collection: str = "c") -> list[str]:
+    client.create_collection(collection)
+    return [one.job.id for one in client.post_documents(collection, documents(count)) if one.job]
 
 
 def begun(client: Client) -> bool:
@@ -45,13 +47,17 @@ def begun(client: Client) -> bool:
     return 0 < client.collection("c").documents < DOCUMENTS
 
 
-def check_exact(client: Client, jobs: list[str]) -> None:
+def waiting(client: Client, jobs: list[str]) -> list[Job]:
+    return [job for job in map(client.job, jobs) if job.state is JobState.WAITING]
+
+
+def check_exact(client: Client, jobs: list[str], collection: str = "c", count: int = DOCUMENTS) -> None:
     done = [client.wait_job(job, timeout_s=PATIENCE_S) for job in jobs]
     assert {job.state for job in done} == {JobState.SUCCEEDED}
-    assert sum(job.indexed + job.skipped for job in done) == DOCUMENTS
-    assert client.collection("c").documents == DOCUMENTS
-    some = [hit.id for hit in client.search("c", text="red flag", limit=1000).hits]
-    assert len(set(some)) == len(some) == 1000
+    assert sum(job.indexed + job.skipped for job in done) == count
+    assert client.collection(collection).documents == count
+    some = [hit.id for hit in client.search(collection, text="red flag", limit=1000).hits]
+    assert len(set(some)) == len(some) == min(count, 1000)
 
 
 @pytest.fixture
@@ -63,7 +69,7 @@ def encoder(process: Any, tiny_model: Path) -> Iterator[FaultProxy]:
         yield proxy
 
 
-@pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.SILENT, Fault.CUT])
+@pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.SILENT, Fault.CUT, Fault.BUSY])
 def test_an_encoder_that_goes_away_and_comes_back(fault: Fault, process: Any, encoder: FaultProxy) -> None:
     flags = ("--index-batch-documents=16", "--index-concurrency=1", "--encoder-timeout-s=1", "--encoder-attempts=1")
     client: Client = process(f"--encoder-url={encoder.url}", *flags).start()
@@ -71,17 +77,67 @@ def test_an_encoder_that_goes_away_and_comes_back(fault: Fault, process: Any, en
     until(lambda: begun(client))
     encoder.set(fault)
 
-    def waiting() -> list[Job]:
-        return [job for job in map(client.job, jobs) if job.state is JobState.WAITING]
-
-    until(lambda: bool(waiting()))
-    assert all(job.waiting_on and "encoder" in job.waiting_on for job in waiting())
+    until(lambda: bool(waiting(client, jobs)))
+    assert all(job.waiting_on and "encoder" in job.waiting_on for job in waiting(client, jobs))
     stood = client.collection("c").documents
     time.sleep(1)
     assert client.collection("c").documents == stood < DOCUMENTS, "nothing is done, and nothing is given up"
     assert sum(client.job(job).failed for job in jobs) == 0
     encoder.set(Fault.NONE)
     check_exact(client, jobs)
+
+
+@pytest.fixture(scope="module")
+def over_qdrant(lasting: Any, tiny_model: Path, qdrant: QdrantServer) -> Iterator[tuple[Client, FaultProxy]]:  # noqa: F811
+    """A service whose Qdrant is behind a proxy; each test has a collection of its own."""
+    with proxy_of(urlsplit(qdrant.url).port or 0) as proxy:
+        serving = lasting(
+            f"--model={tiny_model}",
+            "--threads=1",
+            "--index-batch-documents=4",
+            "--index-concurrency=1",
+            f"--qdrant-url={proxy.url}",
+            "--no-qdrant-prefer-grpc",
+            "--qdrant-timeout-s=1",
+            name="over-qdrant",
+            environment={"RET2_QDRANT_API_KEY": qdrant.api_key},
+        )
+        yield serving.start(), proxy
+
+
+@pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.SILENT, Fault.CUT, Fault.UNAVAILABLE, Fault.BUSY])
+def test_a_qdrant_that_goes_away_and_comes_back(fault: Fault, over_qdrant: tuple[Client, FaultProxy]) -> None:
+    client, proxy = over_qdrant
+    count = 400
+    jobs = posted(client, count, fault)
+    until(lambda: client.job(jobs[0]).indexed > 0)
+    proxy.set(fault)
+    try:
+        until(lambda: bool(waiting(client, jobs)))
+        assert all(job.waiting_on and "Qdrant" in job.waiting_on for job in waiting(client, jobs))
+        assert sum(client.job(job).failed for job in jobs) == 0
+        assert sum(client.job(job).indexed for job in jobs) < count
+    finally:
+        proxy.set(Fault.NONE)
+    check_exact(client, jobs, fault, count)
+
+
+@pytest.mark.parametrize("fault", [Fault.SILENT, Fault.CUT])
+def test_a_postgresql_whose_connections_fail_mid_job(
+    fault: Fault, process: Any, tiny_model: Path, postgres: PostgresServer, postgres_url: str
+) -> None:
+    with proxy_of(postgres.port) as proxy:
+        url = postgres_url.replace(f":{postgres.port}/", f":{proxy.port}/")
+        flags = (f"--model={tiny_model}", "--threads=1", "--index-batch-documents=16")
+        serving = process(*flags, environment={"RET2_DATABASE_URL": url})
+        client: Client = serving.start()
+        jobs = posted(client, DOCUMENTS)
+        until(lambda: begun(client))
+        proxy.set(fault)
+        time.sleep(2)  # of work that nobody can claim or finish
+        proxy.set(Fault.NONE)
+        until(client.ready)
+        check_exact(client, jobs)
 
 
 def test_a_postgresql_that_goes_away_and_comes_back(
