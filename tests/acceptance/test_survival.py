@@ -99,6 +99,9 @@ def test_kill_9_at_twenty_moments(process: Any, tiny_model: Path, tmp_path: Path
     assert sorted(failure.document_id for failure in failures) == planted
     assert {failure.code for failure in failures} == {"forbidden"}
     assert sum(job.indexed + job.skipped for job in done) == client.collection("c").documents == 4_950
+    for document in map(_planted, range(kills * part)):
+        if "image" not in document:
+            assert client.document("c", document["id"])["text"] == document["text"]
     client.close()
 
 
