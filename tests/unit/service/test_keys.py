@@ -1,6 +1,7 @@
 """The file of keys: hashed, read strictly, read again when it changes, never shown; and `ret2 keys`."""
 
 import hashlib
+import hmac
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,24 @@ def test_a_line_is_the_key_without_its_secret(file: Path) -> None:
     assert keys.find(SECRET) == SHOP
     assert keys.find(OTHER) == Key("ops", frozenset({KeyScope.SEARCH, KeyScope.WRITE, KeyScope.ADMIN}), ("",))
     assert keys.find(SECRET[:-1]) is keys.find("") is keys.find("ü\udce9") is None
+
+
+@pytest.mark.parametrize("given", [SECRET, OTHER, "neither-of-the-two"])
+def test_every_key_is_compared_in_constant_time_whichever_matches(
+    file: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    keys = KeyFile(written(file, line_of(SECRET, SHOP), line_of(OTHER, Key("ops", frozenset(KeyScope)))))
+    compared: list[set[bytes]] = []
+    same = hmac.compare_digest
+
+    def spy(one: bytes, other: bytes) -> bool:
+        compared.append({one, other})
+        return same(one, other)
+
+    monkeypatch.setattr("service.keys.hmac.compare_digest", spy)
+    keys.find(given)
+    digest = hashlib.sha256(given.encode()).digest()
+    assert compared == [{digest, hashlib.sha256(known.encode()).digest()} for known in (SECRET, OTHER)]
 
 
 def test_a_hash_is_no_key(file: Path) -> None:
