@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tracemalloc
 import zlib
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from model.errors import InvalidInput, TooLarge
-from model.images import decode_image
+from model.images import FORMATS, decode_image
 from model.inputs import Limits
 
 # Pillow warns of a broken EXIF block before it raises; what counts here is the error.
@@ -108,13 +109,54 @@ def test_what_is_not_an_image(data: bytes, message: str) -> None:
         decode_image(data, LIMITS)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
 def test_a_truncated_file_is_refused(kind: str) -> None:
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
-    data = saved(noise, kind)
+    data = saved(NOISE, kind)
     for keep in (len(data) // 2, 20, 3):
         with pytest.raises(InvalidInput):
             decode_image(data[:keep], LIMITS)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_any_wrong_byte_gives_an_image_or_our_error(kind: str) -> None:
+    """Every byte of the headers, and some of what follows: each decoder has exceptions of its own."""
+    data = saved(NOISE.resize((16, 16)), kind)
+    refused = 0
+    for position in [*range(min(len(data), 400)), *range(400, len(data), 37)]:
+        for wrong in (data[position] ^ 1, data[position] ^ 0xFF):
+            try:
+                decode_image(data[:position] + bytes([wrong]) + data[position + 1 :], LIMITS)
+            except InvalidInput:
+                refused += 1
+    assert refused
+
+
+DEEP = {
+    "I;16": (np.uint16, 40_000, 255 / 65535),
+    "I": (np.int32, 40_000, 255 / 65535),
+    "F": (np.float32, 200, 1.0),
+}
+
+
+@pytest.mark.parametrize("mode", DEEP)
+def test_deep_pixels_cost_a_few_bytes_each(mode: str) -> None:
+    """The largest value, which says the range, is in the last row."""
+    kind, largest, scale = DEEP[mode]
+    values = np.zeros((1500, 2000), kind)
+    values[:, 1] = 1
+    values[-1] = np.linspace(0, largest, 2000)
+    data = saved(Image.fromarray(values), "TIFF")
+    tracemalloc.start()
+    try:
+        image = decode_image(data, LIMITS)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 4 * values.size  # numpy's; as float64 it would be 24 at least
+    assert np.abs(np.asarray(image)[..., 0] - values * scale).max() <= 0.51
 
 
 def test_limits_say_value_and_limit_before_decoding(png: Png, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,8 +172,12 @@ def test_a_bomb_is_refused_by_its_header() -> None:
     data = bytearray(saved(Image.new("1", (8, 8))))
     data[16:24] = (60_000).to_bytes(4, "big") * 2
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
-    with pytest.raises(TooLarge, match="limit is 50000000"):
+    with pytest.raises(TooLarge) as caught:  # over Pillow's own limit, of which nothing is said
         decode_image(bytes(data), LIMITS)
+    assert caught.value.detail == "image has 3600000000 px, limit is 50000000"
+    assert (caught.value.field, caught.value.value, caught.value.limit) == ("image", 3_600_000_000, 50_000_000)
+    with pytest.raises(TooLarge, match="limit is 178956970"):  # ours may be set above it
+        decode_image(bytes(data), Limits(max_image_px=10**10))
     real = saved(Image.new("1", (12_000, 12_000)))
     assert len(real) < 100_000
     with pytest.raises(TooLarge, match="limit is 50000000"):
