@@ -77,7 +77,7 @@ class Fetcher:
         except TimeoutError as error:
             limit = self._settings.timeout_s
             raise DependencyUnavailable(
-                f"fetching from {target.host} took longer than {limit:g} s", limit=limit
+                f"fetching from {target.host} took longer than {limit:g} s", value=target.host, limit=limit
             ) from error
 
     async def _follow(self, target: httpx.URL) -> bytes:
@@ -97,7 +97,8 @@ class Fetcher:
                 redirect = _answer(response, target)
                 return redirect or await self._read(response, target.host)
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
-            raise DependencyUnavailable(f"{target.host} cannot be fetched from: {_reason(error)}") from error
+            detail = f"{target.host} cannot be fetched from: {_reason(error)}"
+            raise DependencyUnavailable(detail, value=target.host) from error
 
     async def _read(self, response: httpcore.Response, host: str) -> bytes:
         """The decompressed body; stops as soon as it is over the limit, so a zip bomb costs one chunk."""
@@ -181,7 +182,8 @@ def _refuse_private(host: str, addresses: list[str]) -> None:
     """One private address among several is enough to refuse: which one gets used must not depend on luck."""
     for address in addresses:
         if not is_public(ipaddress.ip_address(address)):
-            raise Forbidden(f"{host} has the address {address}, which is not a public one")
+            detail = f"{host} has the address {address}, which is not a public one"
+            raise Forbidden(detail, value=host, limit="a public address")
 
 
 async def _resolve(host: str, port: int) -> list[str]:
@@ -191,8 +193,8 @@ async def _resolve(host: str, port: int) -> list[str]:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         if error.errno == socket.EAI_AGAIN:
-            raise DependencyUnavailable(f"the name {host} cannot be resolved now") from error
-        raise InvalidInput(f"the name {host} does not resolve") from error
+            raise DependencyUnavailable(f"the name {host} cannot be resolved now", value=host) from error
+        raise InvalidInput(f"the name {host} does not resolve", value=host) from error
     except UnicodeError as error:  # a label over 63 characters, before any DNS
         raise InvalidInput("the host of the URL is not a valid name") from error
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
@@ -204,13 +206,15 @@ def _parse(url: str) -> httpx.URL:
     except (httpx.InvalidURL, ValueError) as error:
         raise InvalidInput("the URL is not a valid one") from error
     if target.scheme not in ("http", "https"):
-        raise InvalidInput(f"the URL has scheme {target.scheme!r:.20}, allowed are http and https")
+        detail = f"the URL has scheme {target.scheme!r:.20}, allowed are http and https"
+        raise InvalidInput(detail, value=target.scheme[:20], limit="http, https")
     if not target.host:
         raise InvalidInput("the URL has no host")
     if target.port is not None and not 0 < target.port < 65536:
-        raise InvalidInput(f"the URL of {target.host} has port {target.port}, allowed are 1 to 65535")
+        detail = f"the URL of {target.host} has port {target.port}, allowed are 1 to 65535"
+        raise InvalidInput(detail, value=target.port, limit=65535)
     if target.userinfo:
-        raise InvalidInput(f"the URL of {target.host} carries credentials; they are not sent")
+        raise InvalidInput(f"the URL of {target.host} carries credentials; they are not sent", value=target.host)
     return target
 
 

@@ -2,6 +2,8 @@
 
 RetrievalError                 status, code, retryable; the docstring's first line is the default message
 ├─ InvalidInput          400   the caller must change it (422 stays FastAPI's for schema errors)
+│  ├─ InvalidJson        400
+│  ├─ UnsupportedMediaType 415
 │  └─ TooLarge           413
 ├─ Unauthorized          401
 ├─ Forbidden             403
@@ -50,6 +52,19 @@ class InvalidInput(RetrievalError):
 
     status = 400
     code = "invalid_input"
+
+
+class InvalidJson(InvalidInput):
+    """The input is not JSON."""
+
+    code = "invalid_json"
+
+
+class UnsupportedMediaType(InvalidInput):
+    """The body is of a content type that is not taken here."""
+
+    status = 415
+    code = "unsupported_media_type"
 
 
 class TooLarge(InvalidInput):
@@ -130,6 +145,8 @@ class TimedOut(DependencyUnavailable):
 _KINDS: tuple[type[RetrievalError], ...] = (
     TooLarge,
     InvalidInput,
+    InvalidJson,
+    UnsupportedMediaType,
     Unauthorized,
     Forbidden,
     NotFound,

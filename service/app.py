@@ -34,6 +34,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         404: "there is nothing of that name",
         409: "does not fit the present state, such as a collection of another model",
         413: "over a size limit",
+        415: "the body is of another content type",
         422: "does not fit the schema",
         429: "at its limit; see Retry-After",
         503: "something it needs does not answer; see Retry-After",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
@@ -13,12 +14,23 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError
+from model.errors import (
+    DependencyUnavailable,
+    InvalidInput,
+    InvalidJson,
+    Overloaded,
+    RetrievalError,
+    UnsupportedMediaType,
+)
+from service.names import IN_WORDS
 
 _SHOWN_CHARS = 100  # of a wrong value: enough to recognise it, too few to echo an image or a document
 _SHOWN_ERRORS = 20
+_SHOWN_JSON_CHARS = 20  # of what stands where JSON was expected
 _RETRY_AFTER_S = 1.0
 _MAX_RETRY_AFTER_S = 60.0
+
+JSON = "application/json"
 
 Fields = list[dict[str, Any]]
 
@@ -77,23 +89,48 @@ def field_errors(errors: Iterable[Mapping[str, Any]]) -> Fields:
     """Pydantic's errors as {field, value, limit}; `limit` says what is allowed there."""
     fields: Fields = []
     for error in errors:
-        unknown = error["type"] == "extra_forbidden"
-        limit = "no such field" if unknown else error["msg"]
-        field = {"field": _path(error["loc"]), "value": shown(error.get("input")), "limit": limit}
+        field = {"field": _path(error["loc"]), "value": shown(error.get("input")), "limit": _allowed(error)}
         if field not in fields:
             fields.append(field)
     return fields[:_SHOWN_ERRORS]
 
 
+def _allowed(error: Mapping[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return "no such field"
+    if error["type"] == "string_pattern_mismatch" and (words := IN_WORDS.get(error["ctx"]["pattern"])):
+        return words
+    return str(error["msg"]).removeprefix("Value error, ")  # which pydantic puts before our own words
+
+
 def summary(fields: Sequence[Mapping[str, Any]]) -> str:
     """The errors in one line, for people and for per-item details."""
-    return "; ".join(f"{field['field'] or 'value'}: {field['limit']} (got {field['value']!r})" for field in fields[:3])
+    return "; ".join(_named(field) + f"{field['limit']} (got {field['value']!r})" for field in fields[:3])
+
+
+def _named(field: Mapping[str, Any]) -> str:
+    """Nothing for an error of the whole."""
+    return f"{field['field']}: " if field["field"] else ""
 
 
 def invalid(errors: Iterable[Mapping[str, Any]]) -> InvalidInput:
     """A failed validation of one item as the error of that item."""
     fields = field_errors(errors)
     return InvalidInput(summary(fields), field=fields[0]["field"] or None)
+
+
+def not_json(what: str, error: json.JSONDecodeError) -> InvalidJson:
+    """With the place, counted in characters from 0, and what stands there."""
+    there = error.doc[error.pos : error.pos + _SHOWN_JSON_CHARS]
+    place = f", at character {error.pos}: {there}" if there else ""
+    return InvalidJson(f"{what} is not JSON: {error.msg}{place}", field="body", value=there or None)
+
+
+def content_type_error(given: str, wanted: Iterable[str]) -> UnsupportedMediaType:
+    """A web page sends other types to any address without asking first; of JSON its browser asks, and is told no."""
+    types = " or ".join(wanted)
+    detail = f"the body must be sent as content-type {types}, not {shown(given or 'none')}"
+    return UnsupportedMediaType(detail, field="content-type", value=given or None, limit=types)
 
 
 def error_wire(error: RetrievalError) -> dict[str, Any]:
@@ -119,13 +156,11 @@ async def _retrieval_error(request: Request, error: Exception) -> Response:
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     request_id = request_id_of(request)
-    if any(one["type"] == "json_invalid" for one in error.errors()):
-        where = error.errors()[0]
-        return problem(400, "invalid_json", f"the body is not JSON: {where['ctx']['error']}", request_id)
-    if isinstance(error.body, bytes):
-        given = shown(request.headers.get("content-type", "none"))
-        detail = f"the body must be sent as content-type application/json, not {given}"
-        return problem(415, "unsupported_media_type", detail, request_id)
+    if isinstance(error.__cause__, json.JSONDecodeError):
+        return problem_of(not_json("the body", error.__cause__), request_id)
+    if isinstance(error.body, bytes):  # not read as JSON, for its content type
+        given = request.headers.get("content-type", "")
+        return problem_of(content_type_error(given, [JSON]), request_id)
     # The first part of a location says body, query, path or header; the field's name says enough.
     fields = field_errors({**one, "loc": one["loc"][1:]} for one in error.errors())
     return problem(422, "invalid_request", summary(fields), request_id, errors=fields)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from model.errors import InvalidInput, TooLarge
+from model.errors import InvalidInput, RetrievalError, TooLarge
 from model.inputs import Input, Limits
 from service import images
 from service.schemas import ImageField
@@ -25,7 +25,11 @@ async def read(text: str | None, image: ImageField | None, limits: Limits, fetch
     if isinstance(source, str):
         if fetcher is None:
             raise InvalidInput("this service fetches no URLs: send the image as base64", field="image")
-        source = await fetcher.fetch(source)
+        try:
+            source = await fetcher.fetch(source)
+        except RetrievalError as error:
+            error.field = "image"  # it knows the host alone
+            raise
         images.check(source, limits)
     return Input(text or None, source)
 

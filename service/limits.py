@@ -88,4 +88,9 @@ def too_large(size_bytes: int, limit: int) -> TooLarge:
 
 
 def _is_stream(scope: Scope) -> bool:
-    return Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower() == NDJSON
+    return media_type(Headers(scope=scope)) == NDJSON
+
+
+def media_type(headers: Headers) -> str:
+    """The content type without its parameters; empty when there is none."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from service import filter_schema, glossary, wire_examples
+from service.errors import JSON
 
 _DOCUMENTS = "/collections/{name}/documents"
 
@@ -31,8 +32,8 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
             if key in wire_examples.PARAMETERS:
                 parameter.setdefault("example", wire_examples.PARAMETERS[key])
     content = document["paths"].get(_DOCUMENTS, {}).get("post", {}).get("requestBody", {}).get("content", {})
-    if "application/json" in content:
-        content["application/json"]["example"] = wire_examples.DOCUMENTS
+    if JSON in content:
+        content[JSON]["example"] = wire_examples.DOCUMENTS
     return document
 
 

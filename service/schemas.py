@@ -26,13 +26,12 @@ from indexer.formats.columns import Format
 from model.errors import InvalidInput
 from service import filter_schema
 from service.errors import invalid
+from service.names import COLLECTION_NAME, DOCUMENT_ID
 
 T = TypeVar("T")
 
-COLLECTION_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"  # as `indexer.catalog` has it
 MAX_EXAMPLES = 16  # of each kind: one call of the encoder
 MAX_GROUPS = 100  # of one search; each may take a query of the store
-DOCUMENT_ID = r"^[^\x00-\x1f\x7f-\x9f]{1,512}$"
 
 CollectionName = Annotated[str, StringConstraints(pattern=COLLECTION_NAME)]
 DocumentId = Annotated[str, StringConstraints(pattern=DOCUMENT_ID)]

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from model.errors import DependencyUnavailable, TimedOut
+from service.limits import SLASH
 
 T = TypeVar("T")
 
@@ -31,10 +32,14 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
+    """Reads bodies strictly, and its path's segments as they were sent, slashes included."""
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
+            segments = request.path_params.items()
+            request.scope["path_params"] = {name: value.replace(SLASH, "/") for name, value in segments}
             return await handle(StrictRequest(request.scope, request.receive))
 
         return strict

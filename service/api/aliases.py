@@ -8,8 +8,9 @@ from fastapi import APIRouter, Path
 from starlette.responses import Response
 
 from service.auth import CallerOf
+from service.names import COLLECTION_NAME
 from service.parts import PartsOf
-from service.schemas import COLLECTION_NAME, AliasesOut, AliasIn, AliasOut
+from service.schemas import AliasesOut, AliasIn, AliasOut
 from service.wire import Json, StrictRoute
 
 router = APIRouter(route_class=StrictRoute, tags=["collections"])

@@ -19,8 +19,9 @@ from service import images
 from service.api import posting
 from service.api.paths import CollectionPath, DocumentPath, job_wire
 from service.api.searcher import content_wire, stored
+from service.errors import JSON, content_type_error
 from service.headers import NOTHING
-from service.limits import NDJSON
+from service.limits import NDJSON, media_type
 from service.parts import Parts, PartsOf
 from service.schemas import AcceptedOut, DeletedOut, DeleteIn, DocumentIn, DocumentOut, schema_of
 from service.wire import Json, StrictRoute
@@ -44,7 +45,7 @@ _BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": {"anyOf": [_LIST, _OBJECT]}},
+            JSON: {"schema": {"anyOf": [_LIST, _OBJECT]}},
             NDJSON: {"schema": _DOCUMENT},
         },
     }
@@ -66,10 +67,13 @@ async def post(
     What is answered is on disk. With an `Idempotency-Key`, the body must be the same each time, byte by byte. Of the rejected no
     more are listed than `max_documents_per_call`, and `rejected_count` counts all.
     """
+    kind = media_type(request.headers)
+    if kind not in (JSON, NDJSON):
+        raise content_type_error(kind, (JSON, NDJSON))
     collection = await parts.catalog.compatible(name)
     bounds = posting.Bounds.of(parts.settings)
     body_hash = hashlib.sha256()
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == NDJSON:
+    if kind == NDJSON:
         documents = posting.each_line(_seen(request.stream(), body_hash.update), bounds)
     else:
         body = await request.body()

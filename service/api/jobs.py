@@ -15,8 +15,9 @@ from model.errors import Forbidden
 from service.api.paths import job_wire
 from service.auth import CallerOf
 from service.keys import KeyScope
+from service.names import COLLECTION_NAME
 from service.parts import Parts, PartsOf
-from service.schemas import COLLECTION_NAME, FailuresOut, JobOut, JobsOut, RetriedOut
+from service.schemas import FailuresOut, JobOut, JobsOut, RetriedOut
 from service.wire import Json, StrictRoute
 
 _EVENT_EVERY_S = 0.25  # of one job, at most

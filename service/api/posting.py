@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,16 +13,22 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from indexer.intake import Incoming, Rejected
-from model.errors import InvalidInput, RetrievalError, TooLarge
+from model.errors import InvalidInput, InvalidJson, RetrievalError, TooLarge
 from model.inputs import Limits
 from service import images, inputs
-from service.errors import invalid
+from service.errors import invalid, not_json
 from service.schemas import DocumentIn
 from service.settings import Settings
 
 _PAUSE_EVERY = 32  # documents between two turns of the event loop: decoding base64 takes it otherwise
 
 _document = TypeAdapter(DocumentIn)
+
+_LIST_BEGINS = re.compile(r'[ \t\r\n]*(\{[ \t\r\n]*"documents"[ \t\r\n]*:[ \t\r\n]*)?\[[ \t\r\n]*')
+_LIST_GOES_ON = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
+_LIST_ENDS = re.compile(r"[ \t\r\n]*\][ \t\r\n]*")
+_OBJECT_ENDS = re.compile(r"[ \t\r\n]*\][ \t\r\n]*\}[ \t\r\n]*")
+_PYTHONS = json.JSONDecoder(parse_int=float)  # to int it turns no more than some thousand digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +53,16 @@ class Bounds:
 
 
 def documents_in(body: bytes, bounds: Bounds) -> list[Any]:
-    """The documents of a JSON body, not yet looked at. Raises what is wrong with the body as a whole."""
+    """The documents of a JSON body, not yet looked at; one that is no JSON, such as one with NaN, is its error.
+
+    Raises what is wrong with the body as a whole.
+    """
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"the body is not JSON: {error}", field="body") from error
+        value = _apart(body, bounds.max_documents)
+        if value is None:
+            raise not_json("the body", error) from error
     if isinstance(value, dict):
         if unknown := [key for key in value if key != "documents"]:
             raise InvalidInput(
@@ -91,6 +104,8 @@ def incoming(position: int, value: Any, bounds: Bounds) -> Incoming | Rejected:
     given_id = value.get("id") if isinstance(value, dict) else None
     shown_id = given_id[:512] if isinstance(given_id, str) else None
     try:
+        if isinstance(value, InvalidJson):
+            raise value
         document = _document.validate_python(value)
         return _checked(position, document, bounds)
     except ValidationError as error:
@@ -137,8 +152,36 @@ def _of_line(position: int, line: bytes | None, bounds: Bounds) -> Incoming | Re
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        return Rejected(position, None, InvalidInput.code, f"the line is not JSON: {error}")
+        value = not_json("the line", error)
     return incoming(position, value, bounds)
+
+
+def _apart(body: bytes, max_documents: int) -> list[Any] | None:
+    """The documents of a list in which strict JSON and what Python takes for it are side by side; None for any other body.
+
+    Python's parser, which takes NaN, says where each ends. What it makes of them is not used: it takes more than NaN.
+    """
+    documents: list[Any] = []
+    try:
+        text = body.decode()
+        begin = _LIST_BEGINS.match(text)
+        ends = _OBJECT_ENDS if begin and begin[1] else _LIST_ENDS
+        while begin is not None and len(documents) < max_documents:
+            _, end = _PYTHONS.raw_decode(text, begin.end())
+            documents.append(_strict(text[begin.end() : end]))
+            if ends.fullmatch(text, end):
+                return documents
+            begin = _LIST_GOES_ON.match(text, end)
+    except (ValueError, RecursionError):
+        pass
+    return None
+
+
+def _strict(document: str) -> Any:
+    try:
+        return orjson.loads(document)
+    except orjson.JSONDecodeError as error:
+        return not_json("the document", error)
 
 
 async def _lines(stream: AsyncIterator[bytes], max_line_bytes: int) -> AsyncIterator[bytes | None]:

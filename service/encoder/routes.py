@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Path, Request
-from pydantic import AfterValidator
 from starlette.responses import Response
 
 from indexer.encoder import Encoder, Lane
@@ -29,7 +28,7 @@ from service.encoder.openai import (
 )
 from service.errors import error_wire
 from service.inputs import ImageFetcher
-from service.limits import SLASH
+from service.limits import media_type
 from service.schemas import EncodeIn, EncodeOut, InputIn, checked
 from service.wire import Json, StrictRoute, answer_within, took
 
@@ -43,8 +42,8 @@ class PackedRoute(StrictRoute):
         handle = super().get_route_handler()
 
         async def either(request: Request) -> Response:
-            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            return await (_encode_packed if kind == codec.MEDIA_TYPE else handle)(request)
+            packed = media_type(request.headers) == codec.MEDIA_TYPE
+            return await (_encode_packed if packed else handle)(request)
 
         return either
 
@@ -106,9 +105,7 @@ async def encoding_of(request: Request) -> Encoding:  # async: FastAPI would tak
 
 
 EncodingOf = Annotated[Encoding, Depends(encoding_of)]
-ModelPath = Annotated[
-    str, Path(alias="model", min_length=1, max_length=512), AfterValidator(lambda name: name.replace(SLASH, "/"))
-]
+ModelPath = Annotated[str, Path(alias="model", min_length=1, max_length=512)]
 
 
 @packed_router.post(

@@ -117,7 +117,7 @@ async def test_the_instruction_goes_before_each_text_and_one_call_embeds_all(ser
         ({"negative": ["d01"]}, "negative examples alone"),
         ({"document_id": "d01", "text": "red"}, "name the document in `positive`"),
         ({"positive": ["d01"], "instruction": "find"}, "neither text nor image"),
-        ({"positive": [{}]}, "query.positive[0]: Value error, neither text nor image"),
+        ({"positive": [{}]}, "query.positive[0]: neither text nor image"),
         ({"positive": [7]}, "query.positive[0]"),
         ({"positive": ["d01"] * 17}, "query.positive"),
         ({"negative": [{"text": "a", "txt": "b"}], "text": "red"}, "query.negative[0].txt: no such field"),

@@ -1,12 +1,17 @@
 """What wrong input gets: a problem that says what, which value and the limit; the others unharmed; the next good request answered."""
 
 import base64
+import itertools
+import json
 import struct
 import zlib
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
+from PIL import Image
 
 GOOD = {"role": "query", "inputs": [{"text": "good"}]}
 SEARCH = {"collection": "flags", "query": {"text": "red"}}
@@ -50,7 +55,8 @@ def images(make_image: Callable[..., bytes]) -> dict[str, tuple[bytes, str]]:
         "html": (b"<!doctype html><title>404</title>", "invalid_input"),
         "1x1": (make_image(size=(1, 1)), "ok"),
         "cmyk": (make_image((0, 0, 0, 0), mode="CMYK", kind="JPEG"), "ok"),
-        "animated": (make_image(kind="GIF", save_all=True, append_images=[]), "ok"),
+        "animated": (make_image(kind="GIF", save_all=True, append_images=[Image.new("RGB", (8, 8), "blue")]), "ok"),
+        "first frame": (make_image(kind="GIF"), "ok"),
         "good": (good, "ok"),
     }
 
@@ -75,9 +81,10 @@ async def test_odd_images_on_encode(served: Any, make_image: Callable[..., bytes
         for name, result in zip(cases, results, strict=True)
     }
     assert got == {name: code for name, (_, code) in cases.items()}
-    detail = results[list(cases).index("large")]["error"]["detail"]
-    assert "64000000 px" in detail
-    assert "limit is 50000000" in detail
+    result = dict(zip(cases, results, strict=True))
+    assert result["animated"] == result["first frame"]
+    assert result["bomb"]["error"]["detail"] == "image has 900000000 px, limit is 50000000"
+    assert result["large"]["error"]["detail"] == "image has 64000000 px (8000 x 8000), limit is 50000000"
 
 
 async def test_odd_images_on_documents(served: Any, make_image: Callable[..., bytes]) -> None:
@@ -111,6 +118,18 @@ async def test_a_megabyte_of_text(served: Any) -> None:
     assert len(response.content) < 1000
 
 
+async def test_a_megabyte_of_text_beside_others(served: Any) -> None:
+    long = "x" * 2**20
+    body = {"role": "query", "inputs": [{"text": "good"}, {"text": long}]}
+    good, refused = (await served.client.post("/encode", json=body)).json()["results"]
+    assert good["embedding"]
+    detail = "text has 1048576 characters, limit is 100000"
+    assert refused == {"error": {"code": "too_large", "detail": detail}}
+    answer = await served.load({"id": "long", "text": long}, {"id": "good", "text": "x"})
+    assert answer["rejected"] == [{"position": 0, "id": "long", "code": "too_large", "detail": detail}]
+    assert [(one["id"], one["status"]) for one in answer["results"]] == [("good", "indexed")]
+
+
 @pytest.mark.parametrize("query", [{}, {"text": ""}, {"text": None, "image": None}])
 async def test_neither_text_nor_image(served: Any, query: dict[str, Any]) -> None:
     response = await served.client.post("/search", json={"collection": "flags", "query": query})
@@ -129,10 +148,18 @@ async def test_numbers_that_are_none(served: Any, number: str) -> None:
     condition = f'{{"field": "area", "gte": {number}}}'
     search = f'{{"collection": "flags", "query": {{"text": "red"}}, "filter": {condition}}}'
     response = await served.client.post("/search", content=search, headers=headers)
+    problem = is_problem(response, 400, "invalid_json")
+    assert number.lstrip("-") in problem["detail"]
+    assert number.lstrip("-") in problem["errors"][0]["value"]
+    documents = f'[{{"id": "n", "text": "red", "metadata": {{"area": {number}}}}}, {{"id": "good", "text": "x"}}]'
+    path = "/collections/flags/documents?wait=true"
+    answer = (await served.client.post(path, content=documents, headers=headers)).json()
+    (rejected,) = answer["rejected"]
+    assert (rejected["position"], rejected["code"]) == (0, "invalid_json")
+    assert number.lstrip("-") in rejected["detail"]
+    assert [(one["id"], one["status"]) for one in answer["results"]] == [("good", "indexed")]
+    response = await served.client.post(path, content=documents.rstrip("]"), headers=headers)
     is_problem(response, 400, "invalid_json")
-    documents = f'[{{"id": "n", "text": "red", "metadata": {{"area": {number}}}}}]'
-    response = await served.client.post("/collections/flags/documents", content=documents, headers=headers)
-    is_problem(response, 400, "invalid_input")
 
 
 async def test_filters_that_are_none(served: Any) -> None:
@@ -155,11 +182,14 @@ async def test_filters_that_are_none(served: Any) -> None:
         ("POST", "/search", {"collection": "flags", "query": {"document_id": "none"}}),
         ("GET", "/jobs/none", None),
         ("GET", "/jobs/none/failures", None),
+        ("GET", "/jobs/..%2fnone%2f", None),
     ],
 )
 async def test_what_is_not_there(served: Any, method: str, path: str, body: Any) -> None:
     response = await served.client.request(method, path, json=body)
-    assert "none" in is_problem(response, 404, "not_found")["detail"]
+    detail = is_problem(response, 404, "not_found")["detail"]
+    assert "none" in detail
+    assert "\\x1f" not in detail
 
 
 async def test_routes_that_are_not_there(served: Any) -> None:
@@ -181,7 +211,9 @@ async def test_unknown_fields_and_wrong_types_are_named(served: Any) -> None:
 @pytest.mark.parametrize("name", ["..%2fetc", ".hidden", "a b", "x" * 101, "ü"])
 async def test_bad_collection_names(served: Any, name: str) -> None:
     problem = is_problem(await served.client.put(f"/collections/{name}"), 422, "invalid_request")
-    assert problem["errors"][0]["field"] == "name"
+    (error,) = problem["errors"]
+    limit = "must be 1 to 63 of a-z, 0-9, _ and -, the first of them a letter or digit"
+    assert (error["field"], error["value"][:100], error["limit"]) == ("name", unquote(name)[:100], limit)
 
 
 async def test_10_001_documents(served: Any) -> None:
@@ -208,21 +240,34 @@ async def test_bodies_that_are_no_json(served: Any, content: bytes) -> None:
         is_problem(response, response.status_code, response.json()["code"])
 
 
+CALLS = json.loads((Path(__file__).parents[2] / "docs" / "openapi.json").read_text())["paths"]
+WITH_BODY = [(method, path) for path, calls in CALLS.items() for method, call in calls.items() if "requestBody" in call]
+
+
 async def test_another_content_type(served: Any) -> None:
-    for headers in ({"content-type": "text/plain"}, {"content-type": "application/x-www-form-urlencoded"}, {}):
-        response = await served.client.post("/search", content=b'{"collection": "flags"}', headers=headers)
-        assert "application/json" in is_problem(response, 415, "unsupported_media_type")["detail"]
+    """Those that a web page may send to any address without its browser asking there first, and none."""
+    kinds = ("text/plain;charset=UTF-8", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", None)
+    for (method, path), kind in itertools.product(WITH_BODY, kinds):
+        headers = {} if kind is None else {"content-type": kind}
+        url = path.format(name="flags")
+        response = await served.client.request(method, url, content=b'[{"text": "red"}]', headers=headers)
+        assert "application/json" in is_problem(response, 415, "unsupported_media_type")["detail"], (method, path, kind)
+    assert {"/search", "/collections/{name}/documents", "/encode"} <= {path for _, path in WITH_BODY}
 
 
 @pytest.mark.parametrize("body", [5, None, "x", {}, {"documents": 5}, {"docs": []}, {"documents": [], "more": 1}])
 async def test_documents_of_another_shape(served: Any, body: Any) -> None:
-    is_problem(await served.client.post("/collections/flags/documents", json=body), 400, "invalid_input")
+    headers = {"content-type": "application/json"}
+    response = await served.client.post("/collections/flags/documents", content=json.dumps(body), headers=headers)
+    is_problem(response, 400, "invalid_input")
 
 
 async def test_a_bad_url_is_forbidden(served: Any) -> None:
-    for url in ("http://127.0.0.1/a.png", "http://[::1]/a.png", "http://169.254.169.254/latest", "http://localhost/"):
-        body = {"collection": "flags", "query": {"image": {"url": url}}}
-        is_problem(await served.client.post("/search", json=body), 403, "forbidden")
+    for host in ("127.0.0.1", "[::1]", "169.254.169.254", "localhost"):
+        body = {"collection": "flags", "query": {"image": {"url": f"http://{host}/secret.png?sig=secret"}}}
+        problem = is_problem(await served.client.post("/search", json=body), 403, "forbidden")
+        assert problem["errors"] == [{"field": "image", "value": host.strip("[]"), "limit": "a public address"}]
+        assert "secret" not in str(problem)
 
 
 async def test_request_ids(served: Any) -> None:

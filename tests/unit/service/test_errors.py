@@ -6,6 +6,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from model.errors import (
     Conflict,
@@ -13,6 +14,7 @@ from model.errors import (
     EncodeFailed,
     Forbidden,
     InvalidInput,
+    InvalidJson,
     NotFound,
     Overloaded,
     RateLimited,
@@ -20,9 +22,11 @@ from model.errors import (
     TimedOut,
     TooLarge,
     Unauthorized,
+    UnsupportedMediaType,
 )
 from service.encoder.routes import _at
-from service.errors import field_errors, problem_of, shown
+from service.errors import field_errors, not_json, problem_of, shown, summary
+from service.schemas import DocumentIn
 
 
 def answer(error: RetrievalError) -> tuple[dict[str, Any], dict[str, str]]:
@@ -35,6 +39,8 @@ def answer(error: RetrievalError) -> tuple[dict[str, Any], dict[str, str]]:
     [
         RetrievalError,
         InvalidInput,
+        InvalidJson,
+        UnsupportedMediaType,
         TooLarge,
         Unauthorized,
         Forbidden,
@@ -89,3 +95,31 @@ def test_an_error_that_several_share_is_named_for_one_caller_alone() -> None:
     assert [one.detail for one in named] == [f"input[{index}]: {shared.detail}" for index in (0, 3)]
     assert [one.field for one in named] == ["input[0]", "input[3]"]
     assert shared.field is None
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        (b'{"area": NaN}', ", at character 9: NaN}"),
+        ('{"ü": -Infinity, "and": "so on and on"}'.encode(), ', at character 7: Infinity, "and": "so'),
+        (b'{"area": 1', ""),
+        (b"", ""),
+    ],
+)
+def test_where_json_ends_and_what_stands_there(body: bytes, place: str) -> None:
+    with pytest.raises(orjson.JSONDecodeError) as caught:
+        orjson.loads(body)
+    assert not_json("the body", caught.value).detail == f"the body is not JSON: {caught.value.msg}{place}"
+
+
+def test_our_own_words_and_patterns_in_words() -> None:
+    with pytest.raises(ValidationError) as caught:
+        DocumentIn.model_validate({"id": "a\nb"})
+    assert field_errors(caught.value.errors(include_url=False)) == [
+        {"field": "id", "value": "a\nb", "limit": "must be 1 to 512 characters, none of them a control character"}
+    ]
+    with pytest.raises(ValidationError) as caught:
+        DocumentIn.model_validate({"id": "a"})
+    (field,) = field_errors(caught.value.errors(include_url=False))
+    assert field["limit"] == "neither text nor image: at least one is needed"
+    assert summary([field]) == "neither text nor image: at least one is needed (got \"{'id': 'a'}\")"

@@ -5,12 +5,14 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.intake import Incoming, Rejected
+from model.errors import InvalidJson
 from model.inputs import Limits
-from service.api.posting import Bounds, _depth, _lines, each_line, incoming
+from service.api.posting import Bounds, _depth, _lines, documents_in, each, each_line, incoming
 
 BOUNDS = Bounds(Limits(), max_metadata_bytes=1000, max_metadata_depth=8, max_documents=5, max_line_bytes=100)
 
@@ -46,7 +48,7 @@ async def test_positions_and_reasons() -> None:
     assert [item.position for item in items] == [0, 2, 3, 4, 5], "of the line: the blank one is counted"
     assert [type(item) for item in items] == [Incoming, Rejected, Rejected, Rejected, Incoming]
     assert [item.code for item in items if isinstance(item, Rejected)] == [
-        "invalid_input",
+        "invalid_json",
         "too_large",
         "invalid_input",
     ]
@@ -56,6 +58,43 @@ async def test_bad_lines_end_no_stream() -> None:
     data = b"x\n" * 100 + b'{"text": "y"}'
     items = [item async for item in each_line(chunks(data, []), BOUNDS)]
     assert [type(item) for item in items] == [Rejected] * 100 + [Incoming]
+
+
+GOOD, ODD = b'{"id": "a", "text": "x"}', b'{"id": "n", "text": "y", "metadata": {"area": NaN}}'
+
+
+@pytest.mark.parametrize("body", [b"[%s ,\n%s]\n", b' {"documents": [%s,%s ] } '])
+@pytest.mark.parametrize("odd", [ODD, b"NaN", b"[-Infinity]", b'{"text": "z", "metadata": {"area": 1e999}}'])
+async def test_a_document_with_nan_is_rejected_alone(body: bytes, odd: bytes) -> None:
+    for documents in ((GOOD, odd), (odd, GOOD)):
+        items = [item async for item in each(documents_in(body % documents, BOUNDS), BOUNDS)]
+        kinds = [Incoming if document == GOOD else Rejected for document in documents]
+        assert [type(item) for item in items] == kinds
+        (wrong,) = (item for item in items if isinstance(item, Rejected))
+        assert (wrong.position, wrong.code) == (documents.index(odd), "invalid_json")
+    if odd == ODD:
+        assert wrong.detail.endswith("at character 46: NaN}}")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        ODD,
+        b"[%s" % ODD,
+        b"[%s,]" % ODD,
+        b"[%s]}" % ODD,
+        b'{"documents": [%s]' % ODD,
+        b'{"documents": [%s], "more": 1}' % ODD,
+        b"[%s] and more" % ODD,
+        b"[%s %s]" % (ODD, GOOD),
+        b"[NaN%s]" % (b"[" * 100_000),
+        b"[%s]" % b",".join([ODD] * 7),  # over what a call may hold
+        b"[%s\xff]" % ODD,
+    ],
+)
+def test_a_body_that_cannot_be_told_apart_is_refused_whole(body: bytes) -> None:
+    with pytest.raises(InvalidJson, match="the body is not JSON"):
+        documents_in(body, BOUNDS)
 
 
 json_values = st.recursive(
