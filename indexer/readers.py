@@ -18,16 +18,16 @@ from indexer.formats.files import Opened, local_image, opened
 from indexer.imports import kind_of, suffixes_of
 from model.errors import InvalidInput, RetrievalError
 
-Item = tuple[int, dict[str, Any] | InvalidInput]
+Item = tuple[str, dict[str, Any] | InvalidInput]
 
 _BY_NAME: tuple[Format, ...] = ("jsonl", "csv", "parquet", "webdataset")
 _BUFFER_BYTES = 2**20
 
 
 def read(path: Path, format: str | None = None, mapping: Mapping[str, Any] | None = None) -> Iterator[Item]:  # noqa: A002
-    """(position, document) of every record; position counts from 0, blank lines are not records.
+    """(where, document) of every record: where as in messages, `docs.jsonl line 3`. Blank lines are not records.
 
-    An unreadable record comes as (position, InvalidInput). Raises `InvalidInput` when the whole file cannot be read.
+    An unreadable record comes as (where, InvalidInput). Raises `InvalidInput` when the whole file cannot be read.
     """
     if format is not None and format not in FORMATS:
         raise InvalidInput(f"format is {format!r:.50}, allowed are {', '.join(FORMATS)}", field="format", value=format)
@@ -36,15 +36,15 @@ def read(path: Path, format: str | None = None, mapping: Mapping[str, Any] | Non
     columns = Columns.parse(mapping, kind)
     folder = Path(columns.image_root) if columns and columns.image_root else file.parent
     with _opened(file) as source:
-        for position, record in enumerate(kind_of(kind, file.name).records(source, None, wanted(columns, kind))):
+        for record in kind_of(kind, file.name).records(source, None, wanted(columns, kind)):
             try:
                 if isinstance(record.fields, RetrievalError):
                     raise record.fields
                 found = document(record.fields, columns, kind, record.where)
-                yield position, wire(found, lambda name: local_image(name, folder))
+                yield record.where, wire(found, lambda name: local_image(name, folder))
             except InvalidInput as error:
                 detail = error.detail if error.detail.startswith(record.where) else f"{record.where}: {error.detail}"
-                yield position, type(error)(detail)
+                yield record.where, type(error)(detail)
 
 
 def count(path: Path) -> int | None:

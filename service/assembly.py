@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
@@ -41,9 +39,9 @@ from indexer.sweeper import Sweeper
 from indexer.thumbnails import Keeper, KeepSettings
 from indexer.watch import watched
 from indexer.worker import Chore, Worker
-from model.errors import Conflict
 from service.api.app import create_app
 from service.app import metrics_application
+from service.data_lock import only_server_of
 from service.encoder.app import EncoderParts, create_encoder_app
 from service.encoder.batcher import Batcher, Runtime
 from service.encoder.queue import QueueSettings
@@ -226,23 +224,6 @@ def _load(settings: Settings, metrics: Metrics) -> tuple[Runtime, int]:
     )
     metrics.watch_device(runtime.state)
     return runtime, settings.max_batch_cost or runtime.best_batch_cost()
-
-
-@contextmanager
-def only_server_of(data_dir: Path) -> Iterator[None]:
-    """Holds the lock of a data folder. Raises `Conflict` when another server has it; the lock ends with its process."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with (data_dir / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise Conflict(f"data folder {data_dir} is in use by another ret2 server (process {owner})") from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
 
 
 class _Server(uvicorn.Server):

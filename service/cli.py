@@ -202,7 +202,8 @@ def load(
         str | None, typer.Option(help="of a new collection's words, such as english; unset: words as they are")
     ] = None,
 ) -> None:
-    """Index the documents of files. Documents that are there unchanged are skipped, so a broken-off load is repeated."""
+    """Index the documents of files. Documents that are there unchanged are skipped, so a broken-off load is repeated;
+    those that a later one of the same id replaces at once are counted with them."""
     read = partial(readers.read, format=format, mapping=_json_object(mapping, "--mapping"))
     console = Console()
     failures: list[Failed] = []
@@ -352,14 +353,16 @@ class _Reading:
     def __init__(self, file: Path, read: Callable[[Path], Iterator[readers.Item]]) -> None:
         self._file, self._read = file, read
         self._unreadable: list[Failed] = []
-        self._places = array("Q")  # position in the file of each document that went out
+        self._unit = ""  # "docs.jsonl line"
+        self._numbers = array("Q")  # of each document that went out, 8 bytes for each however many there are
 
     def documents(self) -> Iterator[dict[str, Any]]:
-        for position, document in self._read(self._file):
+        for where, document in self._read(self._file):
             if isinstance(document, InvalidInput):
                 self._unreadable.append((self._file.name, document.code, document.detail))
             else:
-                self._places.append(position)
+                self._unit, _, number = where.rpartition(" ")
+                self._numbers.append(int(number))
                 yield document
 
     def failures(self, loaded: Loaded) -> list[Failed]:
@@ -369,7 +372,7 @@ class _Reading:
         return self._unreadable + rejected + failed
 
     def _where(self, position: int, document_id: str | None) -> str:
-        return f"{self._file.name} #{self._places[position]} {document_id or ''}".rstrip()
+        return f"{self._unit} {self._numbers[position]} {document_id or ''}".rstrip()
 
 
 def _json_object(text: str | None, flag: str) -> dict[str, Any] | None:

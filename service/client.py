@@ -227,7 +227,8 @@ class Posted:
 class Loaded:
     """What became of everything given to `load`. Positions count from 0 in what was given.
 
-    Skipped documents were there already, unchanged. Some are `left` only when a job was cancelled or gave up.
+    Skipped documents were there already, unchanged, or a later one of the same id took their place. Some are `left` only when a
+    job was cancelled or gave up.
     """
 
     sent: int

@@ -27,6 +27,7 @@ from model.errors import DependencyUnavailable, NotFound
 from model.evaluate import KS, Carries, corpus, questions, recall
 from model.inputs import Input
 from service.client import Client
+from service.data_lock import server_of
 from service.tables import hits_table, progress_bar, timings_line
 
 COLLECTION = "atlas"
@@ -89,7 +90,7 @@ def run(*, once: bool, port: int, data_dir: Path) -> bool:
 def running_service(console: Console, port: int, data_dir: Path) -> Iterator[str]:
     """The address of a ready service over `data_dir`: one that an earlier demo left running, or a child of ours."""
     note = data_dir / "demo.json"  # where the running demo of this folder is to be found
-    if (running := _running(note)) is not None:
+    if (running := _running(note, data_dir)) is not None:
         console.print(f"using the service that already runs on {running}")
         yield running
         return
@@ -107,17 +108,22 @@ def running_service(console: Console, port: int, data_dir: Path) -> Iterator[str
     with _stopping_on_signals():
         try:
             _wait_until_ready(child, url, Path(log.name), console)
-            note.write_text(json.dumps({"url": url}))
+            note.write_text(json.dumps({"url": url, "pid": child.pid}))
             yield url
         finally:
             note.unlink(missing_ok=True)
             _stop(child)
 
 
-def _running(note: Path) -> str | None:
+def _running(note: Path, data_dir: Path) -> str | None:
+    """Where the demo's own service is. The note may be of one that was killed, and its address another service's by now, whose
+    collections are not ours to fill: so the process of the note must have the lock of this folder."""
     try:
-        url = str(json.loads(note.read_text())["url"])
+        found = json.loads(note.read_text())
+        url, pid = str(found["url"]), int(found["pid"])
     except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if server_of(data_dir) != pid:
         return None
     with Client(url, timeout_s=10, attempts=1) as client:
         return url if client.ready() else None

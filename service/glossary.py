@@ -92,7 +92,7 @@ WORDS = {
     "state": "how far it is",
     "accepted": "documents that it is to do",
     "indexed": "of them, done and in the index, or deleted",
-    "skipped": "of them, there already and unchanged",
+    "skipped": "of them, there already and unchanged, or followed by a later write of the same id",
     "cancelled": "of them, not begun when the job was cancelled",
     "retry_of": "the job whose failures this one tries again; null for any other",
     "ProgressOut.format": "of the files",

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from indexer.ledger.migrations import NEWEST
-from service.assembly import only_server_of
 from service.cli import app
+from service.data_lock import only_server_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 Migrate = Callable[..., Any]

@@ -48,3 +48,15 @@ def test_the_navigation_has_every_page() -> None:
     listed = (ROOT / "mkdocs.yml").read_text()
     pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
     assert {page for page in pages if page not in listed} == set()
+
+
+def test_no_page_waits_to_be_filled_in() -> None:
+    """A line that stands in for what was to be written there."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    left = [
+        f"{page.relative_to(ROOT)}: {line}"
+        for page in pages
+        for line in page.read_text().splitlines()
+        if re.fullmatch(r"\W*(FIGURES|TODO|TBD|FIXME|XXX|PLACEHOLDER)\b.*", line)
+    ]
+    assert left == []

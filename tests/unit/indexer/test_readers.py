@@ -7,6 +7,7 @@ import json
 import string
 import tarfile
 import tracemalloc
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ documents = st.fixed_dictionaries(
 )
 
 
+def found(items: Iterable[readers.Item]) -> list[Any]:
+    return [item for _, item in items]
+
+
 def write_jsonl(path: Path, *lines: Any) -> Path:
     path.write_bytes(b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines))
     return path
@@ -46,7 +51,7 @@ def test_jsonl_gives_back_what_was_written(tmp_path: Path, docs: list[dict[str, 
     for place in blanks:
         lines.insert(place, b"  ")
     path = write_jsonl(tmp_path / "docs.jsonl", *lines)
-    assert list(readers.read(path)) == list(enumerate(docs))
+    assert found(readers.read(path)) == docs
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -57,7 +62,7 @@ def test_parquet_gives_back_what_was_written(tmp_path: Path, docs: list[dict[str
     path = tmp_path / "docs.parquet"
     pq.write_table(pa.table(columns), path, row_group_size=70)
     expected = [{k: v for k, v in doc.items() if k != "metadata" or v} for doc in docs]
-    assert list(readers.read(path)) == list(enumerate(expected))
+    assert found(readers.read(path)) == expected
     assert readers.count(path) == len(docs)
 
 
@@ -67,14 +72,15 @@ def test_junk_is_reported_and_never_raises(tmp_path: Path, junk: bytes) -> None:
     path = tmp_path / "junk.jsonl"
     path.write_bytes(b'{"id": "before"}\n' + junk + b'\n{"id": "after"}')
     items = list(readers.read(path))
-    assert [position for position, _ in items] == list(range(len(items)))
-    assert items[0] == (0, {"id": "before"})
+    assert items[0] == ("junk.jsonl line 1", {"id": "before"})
     assert items[-1][1] == {"id": "after"}
 
 
 def test_a_bad_line_is_reported_with_its_number(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "docs.jsonl", b"\xef\xbb\xbf" + b'{"id": "a"}', b"", b"{oops", b"[1]", {"id": "b"})
-    items = dict(readers.read(path))
+    read = list(readers.read(path))
+    assert [where for where, _ in read] == [f"docs.jsonl line {number}" for number in (1, 3, 4, 5)]
+    items = found(read)
     assert items[0] == {"id": "a"}
     assert isinstance(items[1], InvalidInput)
     assert "docs.jsonl line 3 is not JSON" in items[1].detail
@@ -100,7 +106,7 @@ def test_an_image_path_is_relative_to_the_file(tmp_path: Path, image: Any) -> No
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "cat.png").write_bytes(PNG)
     path = write_jsonl(tmp_path / "docs.jsonl", {"id": "cat", "image": image})
-    assert list(readers.read(path)) == [(0, {"id": "cat", "image": PNG_BASE64})]
+    assert found(readers.read(path)) == [{"id": "cat", "image": PNG_BASE64}]
 
 
 @pytest.mark.parametrize("image", ["/etc/hostname", "../secret.png", "missing.png", "nul\0.png", "link.png", ""])
@@ -128,7 +134,7 @@ def test_an_image_path_that_leaves_the_folder_or_is_missing(tmp_path: Path, imag
 )
 def test_images_that_need_no_file(tmp_path: Path, given_image: Any, wire: Any) -> None:
     path = write_jsonl(tmp_path / "docs.jsonl", {"image": given_image})
-    assert list(readers.read(path)) == [(0, {"image": wire})]
+    assert found(readers.read(path)) == [{"image": wire}]
 
 
 def test_parquet_images_and_columns(tmp_path: Path) -> None:
@@ -154,7 +160,7 @@ def test_parquet_image_struct_and_metadata_struct_or_map(tmp_path: Path) -> None
     pq.write_table(pa.table({"image": image, "metadata": metadata, "ignored": [1]}), tmp_path / "map.parquet")
     pq.write_table(pa.table({"image": image, "metadata": [{"a": "1"}]}), tmp_path / "struct.parquet")
     for name in ("map.parquet", "struct.parquet"):
-        assert list(readers.read(tmp_path / name)) == [(0, {"image": PNG_BASE64, "metadata": {"a": "1"}})]
+        assert found(readers.read(tmp_path / name)) == [{"image": PNG_BASE64, "metadata": {"a": "1"}}]
 
 
 def test_parquet_metadata_that_is_no_object_harms_its_row_only(tmp_path: Path) -> None:
@@ -195,20 +201,20 @@ def test_compressed_lines_a_tar_and_a_folder_of_images(tmp_path: Path) -> None:
     (tmp_path / "docs.jsonl.gz").write_bytes(gzip.compress(lines))
     (tmp_path / "docs.ndjson.zst").write_bytes(pa.compress(lines, "zstd", asbytes=True))
     for name in ("docs.jsonl.gz", "docs.ndjson.zst"):
-        assert list(readers.read(tmp_path / name)) == [(0, {"id": "a", "text": "one"}), (1, {"id": "b"})]
+        assert found(readers.read(tmp_path / name)) == [{"id": "a", "text": "one"}, {"id": "b"}]
     with tarfile.open(tmp_path / "pairs-0.tar", "w") as archive:
         for name, data in (("7.png", PNG), ("7.txt", b"a cat")):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     assert list(readers.read(tmp_path / "pairs-0.tar")) == [
-        (0, {"id": "pairs-0/7", "text": "a cat", "image": PNG_BASE64, "metadata": {"key": "7"}})
+        ("pairs-0.tar sample 1", {"id": "pairs-0/7", "text": "a cat", "image": PNG_BASE64, "metadata": {"key": "7"}})
     ]
     folder = tmp_path / "pictures"
     folder.mkdir()
     (folder / "cat.png").write_bytes(PNG)
     (folder / "metadata.csv").write_text("file_name,text,kind\ncat.png,a cat,animal\n")
-    assert list(readers.read(folder)) == [(0, {"text": "a cat", "image": PNG_BASE64, "metadata": {"kind": "animal"}})]
+    assert found(readers.read(folder)) == [{"text": "a cat", "image": PNG_BASE64, "metadata": {"kind": "animal"}}]
 
 
 def test_a_format_and_a_mapping_that_are_named(tmp_path: Path) -> None:

@@ -208,9 +208,9 @@ def test_load_reports_what_failed_where_and_exits_1(ret2: Callable[..., Any], tm
         "1 indexed",
         "3 failed",
         "docs.jsonl line 1",
-        "docs.jsonl #2 b",
+        "docs.jsonl line 3 b",
         "is late",
-        "docs.jsonl #3 c",
+        "docs.jsonl line 4 c",
         "is bad",
     ):
         assert shown in result.stdout
