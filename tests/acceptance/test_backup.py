@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image
 from tiny_model import WORDS, write_tiny_checkpoint
 
-from service.client import Client, SearchResult
+from service.client import Client, Hit, SearchResult
 
 pytestmark = pytest.mark.timeout(300)
 QUERIES = ("the red flag", "what is the capital", "one blue square")
@@ -32,6 +34,15 @@ def picture(number: int) -> bytes:
 
 def answers(client: Client) -> list[SearchResult]:
     return [client.search("c", text, limit=40, filter={"field": "n", "gte": 10}) for text in QUERIES]
+
+
+def assert_the_same(found: Sequence[Hit], expected: Sequence[Hit]) -> None:
+    """A process chooses by trial how it multiplies, so two differ in the last digits, and hits that are equal but for those in order."""
+    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected], abs=1e-5)
+    cut = expected[-1].score + 1e-5  # of those that are as good as the last, others may have been cut off
+    kept = [{hit.id: replace(hit, score=0.0) for hit in hits if hit.score > cut} for hits in (found, expected)]
+    assert kept[0] == kept[1]
+    assert len(kept[0]) >= 20
 
 
 def test_there_and_back(serve: Any, tmp_path: Path) -> None:
@@ -64,7 +75,7 @@ def test_there_and_back(serve: Any, tmp_path: Path) -> None:
     client = serve.start()
     for found, expected in zip(answers(client), before, strict=True):
         assert len(expected.hits) == 40
-        assert found.hits == expected.hits
+        assert_the_same(found.hits, expected.hits)
     assert client.collection("c").instruction == "what is"
     assert client.load("c", documents).skipped == 60
     image = client.document("c", "d3")["image_url"]
