@@ -268,7 +268,8 @@ async def test_shares_are_kept_with_the_point(store: Store) -> None:
     points, shares = store.points("c"), ((0.41, 0.59), (1.0, 0.0))
     await points.upsert([Point("a", rows(D), None, None, {}, "", shares), Point("b", rows(D), None, None, {}, "")])
     assert [each and each.shares for each in await points.fetch(["a", "b"])] == [shares, None]
-    assert [hit.shares for hit in await points.search(rows(D), limit=2)] == [shares, None]
+    hits = {hit.document_id: hit.shares for hit in await points.search(rows(D), limit=2)}
+    assert hits == {"a": shares, "b": None}
 
 
 @pytest.mark.parametrize("spread", [0.5, 1.0])
