@@ -171,7 +171,9 @@ class HttpEncoder:
         detail = _detail(response)
         if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
             after = response.headers.get("retry-after", "")
-            return Overloaded(f"encoder {self._name} is busy: {detail}", retry_after_s=float(after) if after.isdigit() else 1.0)
+            return Overloaded(
+                f"encoder {self._name} is busy: {detail}", retry_after_s=float(after) if after.isdigit() else 1.0
+            )
         if response.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return TooLarge(detail)
         if response.status_code == HTTPStatus.GATEWAY_TIMEOUT:
