@@ -1,15 +1,11 @@
 """The client and the commands against the real application over HTTP, with a model of a few lines behind it."""
 
-import asyncio
 import json
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from typer.testing import CliRunner
 
 from indexer.records import JobState
@@ -17,35 +13,18 @@ from model.errors import Conflict, InvalidInput, NotFound
 from model.evaluate import Item
 from model.inputs import Input
 from service import model_commands
-from service.api.app import create_app
 from service.assembly import build
 from service.cli import app
 from service.client import Client, Search, SearchResult
 from service.settings import Settings
+from tests.threaded_server import serving
 
 
 @pytest.fixture
 def url(tmp_path: Path, runtime: Any) -> Iterator[str]:
     """A whole embedded service in a thread."""
-    server: list[uvicorn.Server] = []
-
-    async def run() -> None:
-        parts = build(Settings(data_dir=tmp_path / "data", port=0), runtime)
-        server.append(uvicorn.Server(uvicorn.Config(create_app(parts), port=0, log_config=None, access_log=False)))
-        await server[0].serve()
-
-    thread = threading.Thread(target=lambda: asyncio.run(run()))
-    thread.start()
-    deadline = time.monotonic() + 30
-    while not (server and server[0].started):
-        assert thread.is_alive(), "the service did not start"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    port = server[0].servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server[0].should_exit = True
-    thread.join(30)
-    assert not thread.is_alive()
+    with serving(lambda: build(Settings(data_dir=tmp_path / "data", port=0), runtime)) as url:
+        yield url
 
 
 @pytest.fixture
