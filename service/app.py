@@ -17,6 +17,7 @@ from service.headers import SecurityHeaders
 from service.keys import KeyFile
 from service.limits import EncodedPaths, RequestLimits
 from service.openai_errors import OpenAiErrors
+from service.origins import OwnPages
 from service.probes import Process
 from service.quotas import KeyQuotas
 from service.schemas import Problem
@@ -30,7 +31,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "the input cannot be used",
         401: "no valid API key",
-        403: "the API key is not for this: another scope, or another collection",
+        403: "the API key is not for this: another scope, or another collection; or a web page of another origin asks",
         404: "there is nothing of that name",
         409: "does not fit the present state, such as a collection of another model",
         413: "over a size limit",
@@ -63,6 +64,7 @@ def application(
             *_cors(settings.cors_origins),
             Middleware(EncodedPaths),
             Middleware(ApiKeyGate, keys=api_keys),
+            Middleware(OwnPages, origins=settings.cors_origins),
             Middleware(KeyQuotas, settings=settings.quotas),
             Middleware(
                 RequestLimits,

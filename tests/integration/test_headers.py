@@ -81,3 +81,35 @@ async def test_named_origins_may_call(serve: Serve) -> None:
         answer = await served.client.get("/info", headers={"origin": origin})
         assert answer.headers.get("access-control-allow-origin") == (origin if allowed else None)
         assert "access-control-allow-credentials" not in answer.headers
+
+
+async def test_pages_of_others_change_nothing(serve: Serve) -> None:
+    """A POST without a body is sent by a browser for any page, without asking first."""
+    served = await serve(cors_origins="https://a.example")
+
+    async def status(method: str = "POST", **headers: str) -> int:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        answer = await served.client.request(
+            method, "/jobs/none/cancel" if method == "POST" else "/jobs", headers=named
+        )
+        if answer.status_code == 403:
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert (answer.json()["code"], "RET2_CORS_ORIGINS" in answer.json()["detail"]) == ("forbidden", True)
+        return int(answer.status_code)
+
+    for site in ("cross-site", "same-site"):
+        assert await status(sec_fetch_site=site) == 403
+        assert await status(sec_fetch_site=site, origin="https://b.example") == 403
+        assert await status(sec_fetch_site=site, origin="null") == 403
+        assert await status(sec_fetch_site=site, origin="https://a.example") == 404, (
+            "it came through: there is no such job"
+        )
+        assert await status("GET", sec_fetch_site=site) == 200
+    for own in ({}, {"sec_fetch_site": "same-origin"}, {"sec_fetch_site": "none"}, {"origin": "https://b.example"}):
+        assert await status(**own) == 404
+
+
+async def test_where_everybody_may_call_pages_of_others_may_too(serve: Serve) -> None:
+    served = await serve(cors_origins="*")
+    headers = {"sec-fetch-site": "cross-site", "origin": "https://b.example"}
+    assert (await served.client.post("/jobs/none/cancel", headers=headers)).status_code == 404
