@@ -27,7 +27,7 @@ from indexer.importer import Importer
 from indexer.imports import Imports
 from indexer.intake import Intake
 from indexer.ledger import Ledger
-from indexer.ledger.migrations import NEWEST
+from indexer.ledger.database import Database
 from indexer.progress import Progress
 from indexer.reindex import Reindexes
 from indexer.reindexer import Reindexer
@@ -78,13 +78,13 @@ def serve(settings: Settings) -> None:
         raise SystemExit(1)
 
 
-def migrate(settings: Settings) -> tuple[int, int, str]:
-    """The schema's version before and after, and where the ledger is."""
+def migrate(settings: Settings, to: int) -> tuple[int, str]:
+    """The schema's version before, and where the ledger is."""
     shared = settings.database_url is not None
     with nullcontext() if shared else only_server_of(settings.data_dir.expanduser()):
-        ledger = Ledger(settings.ledger_url)
-        ledger.close()
-    return ledger.schema_before, NEWEST, ledger.name
+        database = Database(settings.ledger_url, schema=to)
+        database.close()
+    return database.schema_before, database.name
 
 
 def _leave(*_: object) -> None:

@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 
 from indexer import readers
 from indexer.formats.columns import FORMATS
+from indexer.ledger.migrations import NEWEST, losses
 from indexer.records import Job, JobState
 from model.errors import Forbidden, InvalidInput, RetrievalError
 from service import demo as demonstration
@@ -102,13 +103,19 @@ def serve(settings: Settings) -> None:
 @app.command()
 def migrate(
     data_dir: Annotated[Path | None, typer.Option(help="of SQLite, where RET2_DATABASE_URL is unset")] = None,
+    to: Annotated[
+        int, typer.Option(help="the schema; a lower one is that of an older release, to go back to")
+    ] = NEWEST,
 ) -> None:
-    """Bring the ledger's schema up to date, and exit. Every server does so as it starts; this does it before an upgrade."""
+    """Bring the ledger's schema up to date, and exit. Every server does so as it starts; this does it before an upgrade, and undoes it
+    for an older release, when no server of this one runs any more."""
     from service.assembly import migrate as run
 
-    before, after, where = run(settings_from({} if data_dir is None else {"data_dir": data_dir}))
-    change = f"is at schema {after}" if before == after else f"schema {before or 'none'} -> {after}"
+    before, where = run(settings_from({} if data_dir is None else {"data_dir": data_dir}), to)
+    change = f"is at schema {to}" if before == to else f"schema {before or 'none'} -> {to}"
     typer.echo(f"ledger {where}: {change}")
+    for lost in losses(before, to):
+        typer.echo(f"lost: {lost}")
 
 
 @app.command()

@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
-from indexer.ledger.migrations import migrate
+from indexer.ledger.migrations import NEWEST, migrate
 from indexer.watch import NOBODY, Watch
 from model.errors import DependencyUnavailable, InvalidInput
 
@@ -34,10 +34,13 @@ class Database:
     """Safe to use from several threads; whoever made it closes it. Every method of the ledger blocks; `call` runs one off the event
     loop, in threads that no slow name lookup can hold up.
 
-    The time is the database's own where it is PostgreSQL, so that machines need not agree on it; `clock` is for tests.
+    The time is the database's own where it is PostgreSQL, so that machines need not agree on it; `clock` is for tests. With another
+    `schema` than the newest it can only be closed.
     """
 
-    def __init__(self, url: str, *, clock: Callable[[], float] | None = None, watch: Watch = NOBODY) -> None:
+    def __init__(
+        self, url: str, *, clock: Callable[[], float] | None = None, watch: Watch = NOBODY, schema: int = NEWEST
+    ) -> None:
         self._clock = clock
         self._watch = watch
         self._engine = _engine(url)
@@ -45,7 +48,7 @@ class Database:
         self._threads = ThreadPoolExecutor(_THREADS[self._engine.dialect.name], thread_name_prefix="ledger")
         try:
             with self._write() as connection:
-                self.schema_before = migrate(connection, self.name)
+                self.schema_before = migrate(connection, self.name, schema)
         except BaseException:
             self.close()
             raise

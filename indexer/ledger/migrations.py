@@ -1,13 +1,15 @@
-"""From any older schema to the present one, forward only, in one transaction and under a lock: of many processes one does it."""
+"""From any schema to any other, forward by itself and back when asked, in one transaction and under a lock: of many processes one
+does it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
 from indexer.ledger.schema import counters, jobs, metadata
-from model.errors import Conflict
+from model.errors import Conflict, InvalidInput
 
 _LOCK = 0x72657432  # "ret2", of PostgreSQL's advisory locks
 
@@ -110,9 +112,88 @@ MIGRATIONS: Mapping[int, Sequence[Step]] = {
 NEWEST = max(MIGRATIONS)
 
 
-def migrate(connection: sa.Connection, where: str) -> int:
-    """The version before, 0 where there was no ledger. Raises `Conflict` for a schema that is newer than this program; nothing is
-    changed then."""
+@dataclass(frozen=True, slots=True)
+class Back:
+    """What leads from a version to the one before. `unless`: conditions on tables under which that would lose or spoil work, and what
+    to do about each. `loses` is told to whoever asked for it: kinds and states that the version before cannot read are deleted."""
+
+    steps: Sequence[str]
+    unless: Mapping[str, str] = field(default_factory=dict)
+    loses: str = ""
+
+
+def _without(table: str, *columns: str) -> Sequence[str]:
+    return [f"ALTER TABLE {table} DROP COLUMN {column}" for column in columns]
+
+
+BACK: Mapping[int, Back] = {
+    8: Back(("DROP TABLE holds", "DROP INDEX batches_crashed")),
+    7: Back(
+        (
+            "DELETE FROM jobs WHERE kind = 'import'",
+            "DROP TABLE steps",
+            *_without("jobs", "source", "growing", "unread", "started_at"),
+            *_without("batches", "seq"),
+            *_without("failures", "step_id"),
+        ),
+        {
+            "jobs WHERE kind = 'import' AND seq IS NOT NULL AND finished_at IS NULL": "imports are unfinished; let them end or cancel them"
+        },
+        loses="finished imports, with their failures, are no longer listed",
+    ),
+    6: Back(_without("jobs", "trace"), loses="unfinished jobs are no longer in the traces of their requests"),
+    5: Back(("DROP TABLE chores",)),
+    4: Back(
+        ("DROP TABLE aliases", *_without("collections", "settings")),
+        loses="aliases, declared metadata fields and default limits of collections",
+    ),
+    3: Back(
+        (
+            "DELETE FROM jobs WHERE kind = 'reindex'",
+            "DROP TABLE reindexes",
+            "DROP INDEX batches_filling",
+            *_without("collections", "generation", "paused"),
+            *_without("batches", "touched"),
+            "DELETE FROM counters WHERE name = 'generation'",
+        ),
+        {
+            "reindexes": "reindexes are not over; finish or abort them, and wait until what they leave is deleted",
+            "collections WHERE generation > 0 OR paused": "collections have been reindexed; the version before would not find their points",
+        },
+        loses="finished reindexes are no longer listed",
+    ),
+    2: Back(
+        (
+            "DELETE FROM jobs WHERE cancelling OR cancelled > 0 OR state = 'cancelled'",
+            "DROP INDEX jobs_open",
+            "DROP INDEX jobs_finished",
+            "DROP INDEX batches_open",
+            "DROP INDEX failures_by_document",
+            *_without("jobs", "cancelled", "cancelling", "finished_at", "retry_of"),
+            *_without("batches", "crashes", "suspect"),
+            *_without("failures", "collection", "item"),
+            "CREATE INDEX ix_batches_done ON batches (done)",
+            "DROP TABLE counters",
+        ),
+        {
+            "jobs WHERE seq IS NOT NULL AND finished_at IS NULL AND (cancelling OR cancelled > 0)": "jobs are being cancelled; "
+            "let that end"
+        },
+        loses="cancelled jobs are no longer listed, and what failed cannot be tried again",
+    ),
+}
+
+
+def losses(before: int, after: int) -> Iterator[str]:
+    """What going back has cost."""
+    yield from (BACK[version].loses for version in range(before, after, -1) if BACK[version].loses)
+
+
+def migrate(connection: sa.Connection, where: str, to: int = NEWEST) -> int:
+    """The version before, 0 where there was no ledger. Raises `Conflict` for a schema that is newer than this program, and where going
+    back would lose work; nothing is changed then."""
+    if not 1 <= to <= NEWEST:
+        raise InvalidInput(f"there is no schema {to}, this version of ret2 knows those from 1 to {NEWEST}")
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # a large table, or waiting for whoever is at it
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
@@ -120,16 +201,17 @@ def migrate(connection: sa.Connection, where: str) -> int:
     if version > NEWEST:
         raise Conflict(
             f"ledger {where} has schema {version}, this version of ret2 reads up to {NEWEST}; "
-            "use the version that wrote it, or another data folder or database"
+            f"use the version that wrote it, which brings it back by `ret2 migrate --to {NEWEST}`, or another data folder or database"
         )
     if version == 0:
         metadata.create_all(connection)
         connection.execute(sa.insert(counters), [{"name": name, "value": 0} for name in ("seq", "generation")])
-    else:
-        for following in range(version + 1, NEWEST + 1):
-            _step_to(connection, following)
-    if version != NEWEST:
-        _set_version(connection)
+    for following in range(version + 1, to + 1) if version else ():
+        _step_to(connection, following)
+    for newer in range(version or NEWEST, to, -1):
+        _step_back_from(connection, newer, where)
+    if version != to:
+        _set_version(connection, to)
     return version
 
 
@@ -139,6 +221,18 @@ def _step_to(connection: sa.Connection, version: int) -> None:
             connection.exec_driver_sql(step)
         else:
             step(connection)
+
+
+def _step_back_from(connection: sa.Connection, version: int, where: str) -> None:
+    back = BACK[version]
+    if connection.dialect.name == "postgresql":
+        # From the look at what is unfinished to the end nothing is accepted, whoever still runs.
+        connection.exec_driver_sql("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+    for condition, why in back.unless.items():
+        if count := connection.exec_driver_sql(f"SELECT count(*) FROM {condition}").scalar_one():
+            raise Conflict(f"ledger {where} stays as it is, schema {version - 1} would lose work: {count} {why}")
+    for step in back.steps:
+        connection.exec_driver_sql(step)
 
 
 def _version(connection: sa.Connection) -> int:
@@ -151,10 +245,10 @@ def _version(connection: sa.Connection) -> int:
     return int(connection.exec_driver_sql("SELECT version FROM ledger_schema").scalar_one())
 
 
-def _set_version(connection: sa.Connection) -> None:
+def _set_version(connection: sa.Connection, version: int) -> None:
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(f"PRAGMA user_version = {NEWEST}")
+        connection.exec_driver_sql(f"PRAGMA user_version = {version}")
         return
     connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS ledger_schema (version INTEGER NOT NULL)")
     connection.exec_driver_sql("DELETE FROM ledger_schema")
-    connection.exec_driver_sql(f"INSERT INTO ledger_schema (version) VALUES ({NEWEST})")
+    connection.exec_driver_sql(f"INSERT INTO ledger_schema (version) VALUES ({version})")

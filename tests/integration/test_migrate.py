@@ -56,6 +56,17 @@ def test_postgresql_of_an_older_version(migrate: Migrate, postgres_url: str) -> 
     assert f"schema 1 -> {NEWEST}\n" in migrate(RET2_DATABASE_URL=postgres_url).output
 
 
+def test_back_and_forth(migrate: Migrate, tmp_path: Path) -> None:
+    file, options = tmp_path / "ledger.sqlite", ("--data-dir", str(tmp_path))
+    migrate(*options)
+    back = migrate(*options, "--to=5").output.splitlines()
+    assert back[0] == f"ledger {file}: schema {NEWEST} -> 5"
+    assert back[1] == "lost: finished imports, with their failures, are no longer listed"
+    assert migrate(*options, "--to", "5").output == f"ledger {file}: is at schema 5\n"
+    assert migrate(*options).output == f"ledger {file}: schema 5 -> {NEWEST}\n"
+    assert migrate(*options, "--to=99").exit_code == 1
+
+
 def test_postgresql_that_is_away(migrate: Migrate) -> None:
     result = migrate(RET2_DATABASE_URL="postgresql://u:secret@127.0.0.1:1/db")
     assert result.exit_code == 1

@@ -1,20 +1,23 @@
-"""A ledger that an older version wrote, on both databases: its work goes on, and its schema is then that of a new one."""
+"""A ledger that an older version wrote, on both databases: its work goes on, and its schema is then that of a new one; and the way back."""
 
 import sqlite3
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from ledger_steps import Clock, check_counts, ids, settle, settle_all
+from ledger_steps import Clock, accept, check_counts, ids, settle, settle_all
 
 from indexer.ledger import Ledger
-from indexer.ledger.migrations import NEWEST
-from indexer.records import JobState, Status
-from model.errors import Conflict
+from indexer.ledger.database import Database
+from indexer.ledger.migrations import BACK, MIGRATIONS, NEWEST
+from indexer.ledger.schema import jobs, steps
+from indexer.records import JobKind, JobState, Status
+from model.errors import Conflict, InvalidInput
+from model.inputs import ModelInfo
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 OpenLedger = Callable[..., Ledger]
@@ -81,9 +84,7 @@ def test_what_failed_then_was_not_kept_and_what_fails_now_is(first: str, open_le
 def test_the_schema_is_that_of_a_new_one(
     first: str, open_ledger: OpenLedger, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    new_url = f"sqlite:///{tmp_path / 'new'}"
-    if not first.startswith("sqlite"):
-        new_url = request.getfixturevalue("postgres").new_database()
+    new_url = another_url(first, tmp_path, request)
     new = Ledger(new_url)
     try:
         assert shape(open_ledger()) == shape(new)
@@ -91,9 +92,17 @@ def test_the_schema_is_that_of_a_new_one(
         new.close()
 
 
-def shape(ledger: Ledger) -> dict[str, Any]:
+def another_url(url: str, folder: Path, request: pytest.FixtureRequest) -> str:
+    """Of an empty database of the same kind."""
+    if url.startswith("sqlite"):
+        return f"sqlite:///{folder / 'another'}"
+    found: str = request.getfixturevalue("postgres").new_database()
+    return found
+
+
+def shape(database: Database) -> dict[str, Any]:
     """Columns, keys and indexes of every table, without names that no statement uses."""
-    found = sa.inspect(ledger._engine)
+    found = sa.inspect(database._engine)
     return {
         table: {
             "columns": {c["name"]: (str(c["type"]), c["nullable"]) for c in found.get_columns(table)},
@@ -130,3 +139,129 @@ def test_a_newer_schema_is_refused_and_left_as_it_is(ledger: Ledger, open_ledger
         with pytest.raises(Conflict, match=f"has schema 99, this version of ret2 reads up to {NEWEST}") as refused:
             open_ledger()
         assert "not-for-any-log" not in refused.value.detail
+
+
+# --- back
+
+
+def content(url: str, schema: int) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+    """Brought to that schema: the shape of every table, and its rows."""
+    database = Database(url, schema=schema)
+    try:
+        with database._engine.connect() as connection:
+            tables = sa.MetaData()
+            tables.reflect(connection)
+            rows = {
+                table.name: sorted((dict(row) for row in connection.execute(sa.select(table)).mappings()), key=repr)
+                for table in sorted(tables.tables.values(), key=lambda one: one.name)
+                if table.name != "ledger_schema"
+            }
+        by_column = {name: [dict(sorted(row.items())) for row in found] for name, found in rows.items()}
+        return shape(database), by_column
+    finally:
+        database.close()
+
+
+def test_each_migration_has_its_way_back() -> None:
+    assert BACK.keys() == MIGRATIONS.keys()
+
+
+def test_every_schema_is_the_same_whichever_way_it_is_reached(
+    first: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Up from the first, one by one; then down again to each, up to the newest, and down once more: shapes and rows alike."""
+    up = {version: content(first, version) for version in range(1, NEWEST + 1)}
+    for version in range(NEWEST, 0, -1):
+        assert content(first, version) == up[version], version
+    for version in range(1, NEWEST):
+        assert content(first, NEWEST) == up[NEWEST]
+        assert content(first, version) == up[version], version
+    assert content(another_url(first, tmp_path, request), NEWEST)[0] == up[NEWEST][0]
+
+
+@pytest.mark.parametrize("version", range(1, NEWEST + 1))
+def test_a_new_one_goes_down_to_each_and_up_again(url: str, version: int) -> None:
+    new = content(url, NEWEST)
+    content(url, version)
+    assert content(url, NEWEST) == new
+
+
+def test_what_was_accepted_survives_the_way_down_and_up(first: str, open_ledger: OpenLedger, clock: Clock) -> None:
+    for version in (NEWEST, 1, NEWEST):
+        content(first, version)
+    test_its_work_goes_on_in_order(first, open_ledger, clock)
+
+
+def test_held_work_is_due_at_once(ledger: Ledger, open_ledger: OpenLedger, url: str) -> None:
+    accept(ledger, "a", "b")
+    ledger.release(ledger.claim(1, 60.0), retry_after_s=600.0, waiting_on="encoder", whole_collection=True)
+    assert ledger.claim(100, 60.0) == []
+    content(url, NEWEST - 1)
+    assert [ids(batch) for batch in open_ledger().claim(100, 60.0)] == ["b"]
+
+
+def refused(url: str, schema: int, why: str) -> None:
+    before = content(url, NEWEST)
+    with pytest.raises(Conflict, match=why):
+        Database(url, schema=schema)
+    assert content(url, NEWEST) == before, "nothing is changed, not the steps before that one either"
+
+
+def test_an_unfinished_import_is_not_lost(ledger: Ledger, url: str) -> None:
+    job = ledger.accept_import("flags", {"format": "jsonl", "files": ["a"]})
+    refused(url, 6, "schema 6 would lose work: 1 imports are unfinished")
+    content(url, 7)
+    ledger.cancel_job(job.id)
+    assert ledger.job(job.id).state.finished
+    kept = accept(ledger, "ab")
+    content(url, 6)
+    content(url, NEWEST)
+    assert [one.id for one in ledger.jobs()] == [kept.id]
+
+
+def test_what_is_being_accepted_meanwhile_is_not_lost(ledger: Ledger, url: str) -> None:
+    """Going back waits for it, and looks then."""
+    row = {"id": job_id(1), "collection": "flags", "kind": "import", "state": "queued", "seq": 1}
+    content(url, 7)
+    with ThreadPoolExecutor(1) as threads:
+        with ledger._write() as connection:
+            connection.execute(sa.insert(jobs).values(**row, created_at=1.0, updated_at=1.0))
+            connection.execute(sa.insert(steps).values(job_id=job_id(1)))
+            goes_back = threads.submit(Database, url, schema=6)
+            wait([goes_back], timeout=2)
+        with pytest.raises(Conflict, match="1 imports are unfinished"):
+            goes_back.result()
+    content(url, NEWEST)
+    assert ledger.job(job_id(1)).kind == JobKind.IMPORT
+
+
+def test_a_reindex_is_not_lost(ledger: Ledger, url: str) -> None:
+    new = ModelInfo("new", "fingerprint-2", 8, 10, 16)
+    ledger.start_reindex(ledger.collection("flags"), new, documents=3, max_failures=0)
+    refused(url, 2, "schema 2 would lose work: 1 reindexes are not over")
+    content(url, 3)
+
+
+def test_points_that_a_reindex_made_are_not_lost(ledger: Ledger, url: str) -> None:
+    with ledger._engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE collections SET generation = 1")
+    refused(url, 1, "1 collections have been reindexed")
+
+
+def test_a_cancelled_job_does_not_come_alive_again(ledger: Ledger, url: str) -> None:
+    job, kept = accept(ledger, "a", "b"), accept(ledger, "c")
+    (held,) = ledger.claim(1, 60.0)
+    ledger.cancel_job(job.id)
+    refused(url, 1, "1 jobs are being cancelled")
+    settle(ledger, held)
+    content(url, 1)
+    content(url, NEWEST)
+    assert [one.id for one in ledger.jobs()] == [kept.id]
+
+
+def test_there_are_no_other_schemas(url: str) -> None:
+    for schema in (0, -1, NEWEST + 1):
+        with pytest.raises(
+            InvalidInput, match=f"no schema {schema}, this version of ret2 knows those from 1 to {NEWEST}"
+        ):
+            Database(url, schema=schema)
