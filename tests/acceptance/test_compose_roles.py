@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -31,7 +32,9 @@ import qdrant_server
 import s3_server
 from compose_file import FILE, Service, filled_in, rendered
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 from tiny_model import WORDS
+from watched_metrics import OF_PROMETHEUS, expressions, labels_in
 
 from indexer.records import JobState
 from model.errors import Unauthorized
@@ -66,7 +69,7 @@ class Composed:
             assert host in (None, "127.0.0.1"), f"{name}: {key} is not of this machine: {value}"
             assert "/run/secrets/" not in value, f"{name}: {key} is a secret that is not mounted: {value}"
         if "RET2_HOST" in found:
-            found |= {"RET2_HOST": "127.0.0.1", "RET2_METRICS_PORT": "0"}  # on one machine none is that of another
+            found |= {"RET2_HOST": "127.0.0.1", "RET2_METRICS_PORT": str(_free_port())}  # none is that of another
             del found["RET2_PORT"]  # a flag says the free one
         return found
 
@@ -81,6 +84,12 @@ class Composed:
         assert command[:2] == ["CMD", "python"]
         assert f":{port}/" in command[-1]
         return subprocess.run([sys.executable, *command[2:]], capture_output=True, timeout=30).returncode == 0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _secrets(service: Service) -> list[dict[str, str]]:
@@ -101,6 +110,7 @@ class Deployment:
     roles: dict[str, Any]  # the processes, by service
     client: Client  # of the api, with a key
     objects: s3_server.S3Server
+    metrics: dict[str, str]  # where each process has them
 
 
 @pytest.fixture(scope="module")
@@ -129,15 +139,18 @@ def deployment(
         assert migrated.returncode == 0, migrated.stderr
         assert re.search(r"schema none -> \d+", migrated.stdout), migrated.stdout
         roles: dict[str, Any] = {}
+        metrics: dict[str, str] = {}
         for name in ("encoder", "api", "indexer"):
             assert composed.services[name].get("command") is None, "the image's own is `serve`"
             extra = {} if name == "encoder" else {"RET2_QDRANT_PREFER_GRPC": "false"}
-            roles[name] = lasting(name=name, environment=composed.environment(name) | extra)
+            environment = composed.environment(name) | extra
+            metrics[name] = f"http://127.0.0.1:{environment['RET2_METRICS_PORT']}/metrics"
+            roles[name] = lasting(name=name, environment=environment)
             roles[name].start()
             assert composed.healthy(name, roles[name].port), roles[name].tail()
             composed.addresses[f"{name}:{composed.port(name)}"] = f"127.0.0.1:{roles[name].port}"
         client = stack.enter_context(Client(roles["api"].url, api_key=key))
-        yield Deployment(composed, roles, client, objects)
+        yield Deployment(composed, roles, client, objects, metrics)
 
 
 def _start_stores(
@@ -219,6 +232,38 @@ def test_documents_are_indexed_and_found(deployment: Deployment) -> None:
     assert by_image[0].score == pytest.approx(1, abs=0.01)
     only = client.search("flags", "the capital", filter={"field": "color", "equals": "red"})
     assert [hit.id for hit in only.hits] == ["image"]
+
+
+# What there is a sample of only after something went wrong; each is exported by its name and kind from the start.
+_OF_TROUBLE = {
+    "ret2_batch_retries_total",
+    "ret2_overloaded_total",
+    "ret2_rejected_documents_total",
+    "ret2_store_errors_total",
+}
+_OF_A_GPU = {"ret2_device_memory_bytes"}
+
+
+def test_what_ops_watch_is_exported(deployment: Deployment) -> None:
+    """Each metric that an alert, a panel or a scaler names, with the labels that it is selected by, of the running processes: by then
+    they have searched, indexed, and refused a document."""
+    labels: dict[str, set[str]] = {}
+    declared: set[str] = set()
+    for url in deployment.metrics.values():
+        for family in text_string_to_metric_families(httpx.get(url, trust_env=False).text):
+            declared.add(family.name + ("_total" if family.type == "counter" else ""))
+            for sample in family.samples:
+                labels.setdefault(sample.name, set()).update(sample.labels)
+    asked: dict[str, set[str]] = {}
+    for _, expression in expressions():
+        for metric, by in labels_in(expression).items():
+            asked.setdefault(metric, set()).update(by - OF_PROMETHEUS)
+    del asked["up"]  # Prometheus' own
+    assert len(asked) > 20
+    without_samples = asked.keys() - labels.keys()
+    assert without_samples <= _OF_TROUBLE | _OF_A_GPU
+    assert without_samples <= declared
+    assert {name: by - labels[name] for name, by in asked.items() if name in labels and by - labels[name]} == {}
 
 
 def test_images_are_in_the_bucket(deployment: Deployment) -> None:

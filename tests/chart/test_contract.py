@@ -15,6 +15,7 @@ import pytest
 import yaml
 from chart.conftest import CASES, CHART, ROOT, Render, containers, pod_specs
 from prometheus_client import CollectorRegistry, ProcessCollector
+from watched_metrics import expressions, labels_in, metrics_in
 
 from k8s import chart_docs
 from service.settings import ServerRole, Settings
@@ -104,26 +105,11 @@ def _exported() -> set[str]:
     return names
 
 
-def _expressions(render: Render) -> Iterator[tuple[str, str]]:
-    for group in yaml.safe_load((CHART / "rules/ret2.yaml").read_text())["groups"]:
-        yield from ((rule["alert"], rule["expr"]) for rule in group["rules"])
-    for panel in json.loads((CHART / "dashboards/ret2.json").read_text())["panels"]:
-        yield from ((panel["title"], target["expr"]) for target in panel.get("targets", []))
-    for case in ("gpu", "everything"):
-        for item in render(case):
-            if item["kind"] == "ScaledObject":
-                yield item["metadata"]["name"], item["spec"]["triggers"][0]["metadata"]["query"]
-
-
-def metrics_in(expression: str) -> set[str]:
-    """The words before a brace or a range: nothing else of PromQL stands there."""
-    return set(re.findall(r"([a-zA-Z_:][\w:]*)(?=[{\[])", expression))
-
-
-def test_metrics_exist(render: Render) -> None:
-    """What an alert, a panel or a scaler asks for is exported: an alert on a name that is not never fires."""
+def test_metrics_exist() -> None:
+    """What an alert, a panel or a scaler asks for is registered: an alert on a name that is not never fires. That running processes
+    export it is seen by tests/acceptance/test_compose_roles.py."""
     exported = _exported() | COMING_METRICS | METRICS_OF_OTHERS
-    asked = {name: metrics_in(expression) for name, expression in _expressions(render)}
+    asked = {name: metrics_in(expression) for name, expression in expressions()}
     print("coming metrics:", *sorted(COMING_METRICS))
     assert all(asked.values())
     assert {name: missing for name, found in asked.items() if (missing := found - exported)} == {}
@@ -138,8 +124,12 @@ def test_metrics_in() -> None:
     }
 
 
-def test_every_metric_of_ours_is_shown_or_watched(render: Render) -> None:
-    asked = " ".join(expression for _, expression in _expressions(render))
+def test_labels_in() -> None:
+    assert labels_in('rate(a{x="b=c",y=~"d|e"}[5m]) > a{z!="f"} and g{}') == {"a": {"x", "y", "z"}, "g": set()}
+
+
+def test_every_metric_of_ours_is_shown_or_watched() -> None:
+    asked = " ".join(expression for _, expression in expressions())
     ours = {name for name in _exported() if name.startswith("ret2_") and not name.endswith(("_sum", "_count"))}
     not_shown = {name for name in ours if not re.search(rf"\b{re.sub('_bucket$', '', name)}", asked)}
     assert not_shown <= {"ret2_search_hits_bucket"}
