@@ -20,6 +20,9 @@ _LABELS = {
     "ret2_device_memory_bytes": "kind",
     "ret2_model": "name, fingerprint, dimensions",
 }
+_BOUND = re.compile(
+    r"(^|_)max_|^key_|_attempts$|(timeout|grace|age|after)_s$"
+)  # names of settings that bound something
 _SUFFIX = {"counter": "_total", "info": "_info"}
 
 
@@ -109,5 +112,6 @@ def test_every_promise_alert_and_limit_has_its_row() -> None:
     text = PAGE.read_text().partition("## What stands behind it")[2]
     assert re.findall(r"^\| (\d+) ", text, re.MULTILINE) == [str(number) for number in range(1, 14)]
     assert set(alerts()) <= set(re.findall(r"Ret2\w+", text))
-    bounds = {name for name in Settings.model_fields if name.startswith(("max_", "key_"))}
+    bounds = {name for name in Settings.model_fields if _BOUND.search(name)}
+    assert len(bounds) > 30
     assert {f"RET2_{name.upper()}" for name in bounds} - set(re.findall(r"RET2_[A-Z_]+", text)) == set()
