@@ -5,22 +5,30 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import qdrant_server
 import s3_server
 from needs import needed
-from postgres_server import postgres, postgres_process, postgres_url  # noqa: F401 - fixtures
 from s3_server import S3Server
 
 from service.keys import Key, KeyScope, line_of
+from service.settings import Settings
 
 KEY = "ret2_of-an-application-0123456789"
 PLAIN_KEY = "plain-in-its-file-0123456789"
 ENCODER_KEY = "ret2_of-the-encoder-0123456789"
+QDRANT_KEY = "of-the-vector-store-0123456789"
+COLLECTOR_KEY = "of-the-collector-of-traces-0123456789"
+HUB_TOKEN = "hf_of-a-private-model-0123456789"
 URL_PASSWORD = "pass-in-a-url-0123456789"
 WRONG_KEY = "ret2_a-wrong-one-0123456789"
 TEXT = "content-of-a-document-0123456789"
@@ -87,8 +95,55 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
         process.end()
 
 
+class _Refuses(BaseHTTPRequestHandler):
+    """Whoever comes, with whatever key."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("do_"):
+            return self._refuse
+        raise AttributeError(name)
+
+    def _refuse(self) -> None:
+        self.server.keys.append(self.headers.get("authorization"))  # type: ignore[attr-defined]
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.send_response(401)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def refusing() -> Iterator[Any]:
+    """A server that wants another key than it is sent."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Refuses)
+    server.keys, server.url = [], f"http://127.0.0.1:{server.server_address[1]}"  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def password_in(url: str) -> str:
+    return url.partition("//")[2].partition("@")[0].partition(":")[2]
+
+
+def test_these_are_the_settings_that_are_secrets() -> None:
+    """A new one is given to the processes below as well."""
+    secrets = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
+    assert secrets == {"database_url", "encoder_api_key", "qdrant_api_key"}
+
+
 @pytest.mark.timeout(300)  # two starts with torch, on a machine that may be busy
-def test_processes_print_no_secret(start: Callable[..., Process], tmp_path: Path) -> None:
+def test_processes_print_no_secret(
+    start: Callable[..., Process],
+    tmp_path: Path,
+    postgres_url: str,
+    refusing: Any,
+) -> None:
     needed("torch")
     from tiny_model import write_tiny_checkpoint
 
@@ -100,15 +155,22 @@ def test_processes_print_no_secret(start: Callable[..., Process], tmp_path: Path
         RET2_API_KEYS_FILE=str(tmp_path / "encoder-keys"),
     )  # fmt: skip
     address = encoder.url.replace("//", f"//user:{URL_PASSWORD}@")
-    api = start(
-        "api", f"--encoder-url={address}", f"--data-dir={tmp_path / 'data'}",
-        RET2_API_KEYS_FILE=str(tmp_path / "api-keys"), RET2_ENCODER_API_KEY=ENCODER_KEY,
-        AWS_ACCESS_KEY_ID="AKIAEXAMPLE", AWS_SECRET_ACCESS_KEY=s3_server.SECRET,
-    )  # fmt: skip
-    encoder.wait()
-    api.wait()
     answers: list[httpx.Response] = []
-    with httpx.Client(base_url=api.url, trust_env=False, timeout=30) as client:
+    with ExitStack() as stack:
+        qdrant = stack.enter_context(ExitStack())  # closed before the end
+        qdrant_url = qdrant.enter_context(qdrant_server.serving(QDRANT_KEY, tmp_path)).url
+        api = start(
+            "api", f"--encoder-url={address}", f"--data-dir={tmp_path / 'data'}",
+            RET2_API_KEYS_FILE=str(tmp_path / "api-keys"), RET2_ENCODER_API_KEY=ENCODER_KEY,
+            RET2_QDRANT_URL=qdrant_url, RET2_QDRANT_API_KEY=QDRANT_KEY, RET2_QDRANT_PREFER_GRPC="false",
+            RET2_DATABASE_URL=postgres_url,
+            AWS_ACCESS_KEY_ID="AKIAEXAMPLE", AWS_SECRET_ACCESS_KEY=s3_server.SECRET, HF_TOKEN=HUB_TOKEN,
+            OTEL_EXPORTER_OTLP_ENDPOINT=refusing.url, OTEL_EXPORTER_OTLP_HEADERS=f"authorization=Bearer {COLLECTOR_KEY}",
+            OTEL_BSP_SCHEDULE_DELAY="200",
+        )  # fmt: skip
+        encoder.wait()
+        api.wait()
+        client = stack.enter_context(httpx.Client(base_url=api.url, trust_env=False, timeout=30))
 
         def call(method: str, path: str, key: str | None = KEY, **options: object) -> None:
             headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -134,6 +196,10 @@ def test_processes_print_no_secret(start: Callable[..., Process], tmp_path: Path
         call("GET", "/collections")
         encoder.end()
         call("POST", "/search", json=search)
+        qdrant.close()
+        call("PUT", "/collections/other")
+    assert f"Bearer {COLLECTOR_KEY}" in refusing.keys, "it was sent, and refused"
+    assert answers[-1].status_code == 503
     statuses = [answer.status_code for answer in answers]
     assert statuses[:3] == [201, 200, 200]
     assert {401, 404, 503} <= set(statuses)
@@ -142,7 +208,8 @@ def test_processes_print_no_secret(start: Callable[..., Process], tmp_path: Path
     printed = api.end() + encoder.end()
     assert '"event": "audit"' in printed
     assert "the API keys stay as they were" in printed
-    secrets = [KEY, PLAIN_KEY, ENCODER_KEY, URL_PASSWORD, s3_server.SECRET, TEXT]
+    secrets = [KEY, PLAIN_KEY, ENCODER_KEY, QDRANT_KEY, COLLECTOR_KEY, HUB_TOKEN, URL_PASSWORD, s3_server.SECRET, TEXT]
+    secrets.append(password_in(postgres_url))
     assert [secret for secret in secrets if secret in printed] == []
     answered = "".join(f"{answer.headers} {answer.text}" for answer in answers)
     secrets.remove(TEXT)  # it is what was searched for
@@ -153,6 +220,8 @@ _LIBRARIES = """
 import asyncio, os, sys
 from indexer.blobs import Blobs, BlobSettings
 from indexer.ledger import Ledger
+from indexer.store.server import ServerStore, ServerStoreSettings
+from model.weights import locate
 from service.logs import configure_logs
 import structlog
 
@@ -179,7 +248,26 @@ def blobs(url):
             blobs.close()
     asyncio.run(use())
 
-for name, call in (("LEDGER", ledger), ("WRONG_LEDGER", ledger), ("NO_LEDGER", ledger), ("BLOBS", blobs), ("WRONG_BLOBS", blobs)):
+def qdrant(url):
+    async def use(grpc):
+        store = ServerStore(ServerStoreSettings(url, api_key=os.environ["QDRANT_KEY"], prefer_grpc=grpc, grpc_port=9, timeout_s=1))
+        try:
+            await store.create("flags", 8)
+        finally:
+            await store.close()
+    for grpc in (False, True):
+        try:
+            asyncio.run(use(grpc))
+        except Exception as error:
+            log.exception("failed over", of="gRPC" if grpc else "REST", detail=str(error))
+
+def hub(url):
+    locate("hub:org/private@" + 40 * "0")
+
+for name, call in (
+    ("LEDGER", ledger), ("WRONG_LEDGER", ledger), ("NO_LEDGER", ledger), ("BLOBS", blobs), ("WRONG_BLOBS", blobs),
+    ("QDRANT", qdrant), ("NO_QDRANT", qdrant), ("HF_ENDPOINT", hub),
+):
     if name == "WRONG_BLOBS":
         os.environ["AWS_SECRET_ACCESS_KEY"] = os.environ["WRONG_SECRET"]
     try:
@@ -189,8 +277,15 @@ for name, call in (("LEDGER", ledger), ("WRONG_LEDGER", ledger), ("NO_LEDGER", l
 """
 
 
-def test_libraries_print_no_secret(postgres_url: str, s3: S3Server, bucket: str) -> None:  # noqa: F811 - fixtures
-    password = postgres_url.partition("//")[2].partition("@")[0].partition(":")[2]
+def test_libraries_print_no_secret(
+    postgres_url: str,
+    s3: S3Server,
+    bucket: str,
+    refusing: Any,
+    tmp_path: Path,
+) -> None:
+    needed("torch")
+    password = password_in(postgres_url)
     wrong_secret = "a-wrong-secret-0123456789"
     environment = {
         "LEDGER": postgres_url,
@@ -202,6 +297,12 @@ def test_libraries_print_no_secret(postgres_url: str, s3: S3Server, bucket: str)
         "AWS_SECRET_ACCESS_KEY": s3_server.SECRET,
         "AWS_REGION": "us-east-1",
         "WRONG_SECRET": wrong_secret,
+        "QDRANT": refusing.url,
+        "NO_QDRANT": "http://127.0.0.1:9",
+        "QDRANT_KEY": QDRANT_KEY,
+        "HF_ENDPOINT": refusing.url,
+        "HF_HOME": str(tmp_path),
+        "HF_TOKEN": HUB_TOKEN,
     }
     done = subprocess.run(
         [sys.executable, "-c", _LIBRARIES], env=os.environ | environment, capture_output=True, text=True, timeout=100,
@@ -215,9 +316,13 @@ def test_libraries_print_no_secret(postgres_url: str, s3: S3Server, bucket: str)
         '"of": "WRONG_LEDGER"',
         '"of": "NO_LEDGER"',
         '"of": "WRONG_BLOBS"',
+        '"of": "REST"',
+        '"of": "gRPC"',
+        '"of": "HF_ENDPOINT"',
     ):
         assert wanted in printed
+    assert f"Bearer {HUB_TOKEN}" in refusing.keys
     chatter = [line for line in map(json.loads, done.stderr.splitlines()) if line["level"] in ("debug", "info")]
     assert {line["logger"].partition(".")[0] for line in chatter} == {"service"}, "others say at DEBUG what they send"
-    secrets = [password, URL_PASSWORD, s3_server.SECRET, wrong_secret]
+    secrets = [password, URL_PASSWORD, s3_server.SECRET, wrong_secret, QDRANT_KEY, HUB_TOKEN]
     assert [secret for secret in secrets if secret in printed] == []
