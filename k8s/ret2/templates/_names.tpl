@@ -59,22 +59,24 @@ labels:
 {{- end -}}
 {{- end }}
 
-{{/* (dict "image" {repository, tag, digest} "tag" what the tag is when it is empty) */}}
+{{/* (dict "image" {repository, tag, digest} "chart" .Chart "name" "ret2-app" "variant" "-cpu", or none)
+     A released chart has the digests of its images as annotations: the workflow of the release writes them. */}}
 {{- define "ret2.image" -}}
-{{- if .image.digest -}}
-{{ .image.repository }}@{{ .image.digest }}
+{{- $released := index .chart.Annotations (print "digest/" .name .variant) -}}
+{{- if or .image.digest (and $released (not .image.tag)) -}}
+{{ .image.repository }}@{{ default $released .image.digest }}
 {{- else -}}
-{{ .image.repository }}:{{ default .tag .image.tag }}
+{{ .image.repository }}:{{ default (print .chart.AppVersion .variant) .image.tag }}
 {{- end -}}
 {{- end }}
 
 {{- define "ret2.appImage" -}}
-{{- include "ret2.image" (dict "image" .Values.api.image "tag" .Chart.AppVersion) -}}
+{{- include "ret2.image" (dict "image" .Values.api.image "chart" .Chart "name" "ret2-app" "variant" "") -}}
 {{- end }}
 
 {{- define "ret2.encoderImage" -}}
-{{- $variant := ternary "cuda" "cpu" .Values.encoder.gpu.enabled -}}
-{{- include "ret2.image" (dict "image" .Values.encoder.image "tag" (printf "%s-%s" .Chart.AppVersion $variant)) -}}
+{{- $variant := ternary "-cuda" "-cpu" .Values.encoder.gpu.enabled -}}
+{{- include "ret2.image" (dict "image" .Values.encoder.image "chart" .Chart "name" "ret2-encoder" "variant" $variant) -}}
 {{- end }}
 
 {{- define "ret2.encoderUrl" -}}
