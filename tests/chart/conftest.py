@@ -11,7 +11,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "k8s" / "ret2"
-CASES = ("default", "gpu", "external", "minimal", "everything")
+CASES = ("default", "gpu", "external", "minimal", "bundled", "everything")
 
 Object = dict[str, Any]
 Render = Callable[..., list[Object]]

@@ -220,12 +220,19 @@ def test_pods_are_spread(render: Render) -> None:
 
 
 def test_every_service_finds_its_pods(case: str, render: Render) -> None:
+    """A pod that has not the port, by its name, is none of the Service's."""
     objects = render(case)
-    labels = [item["spec"]["template"]["metadata"]["labels"] for item in objects if item["kind"] == "Deployment"]
+    pods = [item["spec"]["template"] for item in objects if item["kind"] in ("Deployment", "StatefulSet")]
     for item in objects:
         if item["kind"] == "Service":
-            found = len([1 for pod in labels if item["spec"]["selector"].items() <= pod.items()])
-            assert found == (3 if item["metadata"]["name"].endswith("-metrics") else 1)
+            wanted = {port["targetPort"] for port in item["spec"]["ports"]}
+            found = [pod for pod in pods if item["spec"]["selector"].items() <= pod["metadata"]["labels"].items()]
+            found = [
+                pod
+                for pod in found
+                if wanted <= {p["name"] for c in containers(pod["spec"]) for p in c.get("ports", [])}
+            ]
+            assert len(found) == (3 if item["metadata"]["name"].endswith("-metrics") else 1)
 
 
 # --- metrics
@@ -240,7 +247,8 @@ def test_metrics_have_a_port_that_no_other_service_leads_to(case: str, render: R
         for item in objects
         if item["kind"] == "Service"
     }
-    assert ports == {"api": ["http"], "encoder": ["http"], "metrics": ["metrics"]}
+    assert [component for component, leads_to in ports.items() if "metrics" in leads_to] == ["metrics"]
+    assert ports["api"] == ports["encoder"] == ["http"]
     for item in objects:
         if item["kind"] == "Deployment":
             container = item["spec"]["template"]["spec"]["containers"][0]
@@ -391,3 +399,40 @@ def test_both_who_may_call_it_know_the_next_encoder(find: Find) -> None:
     assert "RET2_NEXT_ENCODER_URL" not in _env(
         _pod(find, "encoder", extra={"nextEncoder": {"url": url}})["containers"][0]
     )
+
+
+# --- stores of its own
+
+
+def test_api_and_indexer_find_the_stores_of_their_release(find: Find, render: Render) -> None:
+    objects = render("bundled")
+    for name, ports in (("qdrant", {6333, 6334}), ("postgresql", {5432})):
+        service, stateful = find("Service", f"ret2-{name}", "bundled"), find("StatefulSet", f"ret2-{name}", "bundled")
+        (container,) = stateful["spec"]["template"]["spec"]["containers"]
+        named = {port["name"]: port["containerPort"] for port in container["ports"]}
+        assert {named[port["targetPort"]] for port in service["spec"]["ports"]} == ports
+        assert {port["port"] for port in service["spec"]["ports"]} == ports
+        mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        (claim,) = stateful["spec"]["volumeClaimTemplates"]
+        assert mounted[claim["metadata"]["name"]] in ("/qdrant/storage", "/var/lib/postgresql/data")
+    for component in ("api", "indexer"):
+        environment = _env(pod_specs(objects)[f"Deployment/ret2-{component}"]["containers"][0])
+        assert environment["RET2_QDRANT_URL"] == "http://ret2-qdrant.search.svc.cluster.local:6333"
+
+
+def test_keys_of_the_stores_are_those_that_api_and_indexer_send(find: Find) -> None:
+    def secret(item: Object, name: str) -> Any:
+        (container,) = item["spec"]["template"]["spec"]["containers"]
+        (found,) = (one["valueFrom"]["secretKeyRef"] for one in container["env"] if one["name"] == name)
+        return found
+
+    api = find("Deployment", "ret2-api", "bundled")
+    qdrant, postgresql = (find("StatefulSet", f"ret2-{name}", "bundled") for name in ("qdrant", "postgresql"))
+    assert secret(qdrant, "QDRANT__SERVICE__API_KEY") == secret(api, "RET2_QDRANT_API_KEY")
+    password, url = secret(postgresql, "POSTGRES_PASSWORD"), secret(api, "RET2_DATABASE_URL")
+    assert (password["name"], password["key"], url["key"]) == (url["name"], "password", "url")
+
+
+def test_a_database_of_its_own_is_not_migrated_before_it_is_there(find: Find) -> None:
+    for kind in ("Job", "NetworkPolicy"):
+        assert find(kind, "ret2-migrations", "bundled")["metadata"]["annotations"]["helm.sh/hook"] == "pre-upgrade"

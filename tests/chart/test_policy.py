@@ -159,11 +159,12 @@ def _policies(objects: list[Object]) -> dict[str, Object]:
     return {_selected(item): item["spec"] for item in objects if item["kind"] == "NetworkPolicy"}
 
 
-@pytest.mark.parametrize("case", ["default", "gpu", "external", "everything"])
+@pytest.mark.parametrize("case", ["default", "gpu", "external", "bundled", "everything"])
 def test_every_pod_has_a_policy_for_both_directions(case: str, render: Render) -> None:
     objects = render(case)
     policies = _policies(objects)
-    assert set(policies) == {"api", "encoder", "indexer", "migrations", "test"}
+    stores = {"qdrant", "postgresql"} if case == "bundled" else set()
+    assert set(policies) == {"api", "encoder", "indexer", "migrations", "test"} | stores
     assert len(policies) == len(pod_specs(objects))
     assert all(policy["policyTypes"] == ["Ingress", "Egress"] for policy in policies.values())
 
@@ -184,6 +185,23 @@ def test_only_api_and_indexer_reach_the_encoder_which_reaches_nobody(case: str, 
     assert len(callers["from"]) == 2
     assert scrapers["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
     assert encoder["egress"] == []
+
+
+def test_stores_of_its_own_are_reached_by_who_needs_them_and_reach_nobody(render: Render) -> None:
+    policies = _policies(render("bundled"))
+    callers = {"qdrant": {"api", "indexer"}, "postgresql": {"api", "indexer", "migrations"}}
+    for store, who in callers.items():
+        (rule,) = policies[store]["ingress"]
+        assert _components(rule, "from") == who
+        assert len(rule["from"]) == len(who)
+        assert policies[store]["egress"] == []
+    for component in ("api", "indexer", "migrations"):
+        reached = {
+            port["port"]: _components(rule, "to") for rule in policies[component]["egress"] for port in rule["ports"]
+        }
+        assert reached[5432] == {"postgresql"}
+        if component != "migrations":
+            assert reached[6333] == reached[6334] == {"qdrant"}
 
 
 def test_metrics_are_for_scrapers_and_the_api_s_port_is_not(render: Render) -> None:

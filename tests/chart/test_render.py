@@ -46,6 +46,7 @@ def test_kinds(render: Render) -> None:
     assert kinds["minimal"] == always
     assert kinds["default"] == always | {"ServiceAccount", "Job", "NetworkPolicy", "PodDisruptionBudget"}
     assert kinds["external"] == kinds["default"] | {"Ingress"}
+    assert kinds["bundled"] == kinds["default"] | {"StatefulSet"}
     assert kinds["gpu"] == kinds["default"] | {"ScaledObject"}
     assert kinds["everything"] == kinds["external"] | OF_OPERATORS | {"HorizontalPodAutoscaler", "ConfigMap"}
 

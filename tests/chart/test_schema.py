@@ -59,6 +59,11 @@ DO_NOT_GO_TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
         },
         "encoder.autoscaling.fallbackReplicas is 9",
     ),
+    "a Qdrant of its own without a key": ({"qdrant": {"bundled": {"enabled": True}}}, "qdrant.existingSecret"),
+    "a Qdrant of its own on another port": (
+        {"qdrant": {"existingSecret": "q", "grpcPort": 7334, "bundled": {"enabled": True}}},
+        "qdrant.grpcPort is 7334",
+    ),
     "least over most": ({"api": {"autoscaling": {"minReplicas": 20}}}, "maxReplicas"),
     "start longer than a rollout": ({"encoder": {"startupS": 3600}}, "progressDeadlineS"),
 }

@@ -108,6 +108,8 @@ def test_one_qdrant_everywhere() -> None:
     (client,) = re.findall(r"^qdrant-client==(\d+\.\d+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     files = (ROOT / "docker-compose.yml", ROOT / ".github/workflows/ci.yml")
     servers = {found for file in files for found in re.findall(r"qdrant/qdrant:v(\d+\.\d+)\.\d+", file.read_text())}
+    values = yaml.safe_load((ROOT / "k8s/ret2/values.yaml").read_text())
+    servers.add(values["qdrant"]["bundled"]["image"]["tag"].removeprefix("v").rpartition(".")[0])
     assert servers == {client}
 
 

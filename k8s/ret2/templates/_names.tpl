@@ -79,6 +79,14 @@ labels:
 {{- include "ret2.image" (dict "image" .Values.encoder.image "chart" .Chart "name" "ret2-encoder" "variant" $variant) -}}
 {{- end }}
 
+{{- define "ret2.qdrantUrl" -}}
+{{- if .Values.qdrant.bundled.enabled -}}
+http://{{ include "ret2.fullname" . }}-qdrant.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}:6333
+{{- else -}}
+{{ .Values.qdrant.url }}
+{{- end -}}
+{{- end }}
+
 {{- define "ret2.encoderUrl" -}}
 http://{{ include "ret2.fullname" . }}-encoder.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}:8080
 {{- end }}

@@ -30,8 +30,31 @@
   {{- end }}
 {{- end }}
 
+{{/* Pods of this release, as a list of one */}}
+{{- define "ret2.ownPeer" -}}
+- podSelector:
+    matchLabels:
+      {{- include "ret2.selector" . | nindent 6 }}
+{{- end }}
+
 {{- define "ret2.to.database" -}}
-{{ include "ret2.to.port" (dict "to" .Values.networkPolicy.databaseTo "port" .Values.database.port) }}
+{{- if .Values.database.bundled.enabled }}
+{{- $own := include "ret2.ownPeer" (dict "root" . "component" "postgresql") | fromYamlArray }}
+{{- include "ret2.to.port" (dict "to" $own "port" 5432) }}
+{{- else }}
+{{- include "ret2.to.port" (dict "to" .Values.networkPolicy.databaseTo "port" .Values.database.port) }}
+{{- end }}
+{{- end }}
+
+{{- define "ret2.to.qdrant" -}}
+{{- $to := .Values.networkPolicy.qdrantTo }}
+{{- if .Values.qdrant.bundled.enabled }}
+{{- $to = include "ret2.ownPeer" (dict "root" . "component" "qdrant") | fromYamlArray }}
+{{- end }}
+{{- include "ret2.to.port" (dict "to" $to "port" (include "ret2.portOf" (dict "url" (include "ret2.qdrantUrl" .) "without" "6333"))) }}
+{{- with .Values.qdrant.grpcPort }}
+{{ include "ret2.to.port" (dict "to" $to "port" .) }}
+{{- end }}
 {{- end }}
 
 {{- define "ret2.to.tracing" -}}
@@ -68,12 +91,8 @@
 {{- with .Values.nextEncoder.url }}
 {{ include "ret2.to.port" (dict "to" $.Values.networkPolicy.nextEncoderTo "port" (include "ret2.portOf" (dict "url" . "without" (ternary "80" "443" (hasPrefix "http:" .))))) }}
 {{- end }}
-{{- $qdrant := include "ret2.portOf" (dict "url" .Values.qdrant.url "without" "6333") }}
 {{- $blobs := include "ret2.portOf" (dict "url" .Values.blobs.endpoint "without" (ternary "80" "443" (hasPrefix "http:" .Values.blobs.endpoint))) }}
-{{ include "ret2.to.port" (dict "to" .Values.networkPolicy.qdrantTo "port" $qdrant) }}
-{{- with .Values.qdrant.grpcPort }}
-{{ include "ret2.to.port" (dict "to" $.Values.networkPolicy.qdrantTo "port" .) }}
-{{- end }}
+{{ include "ret2.to.qdrant" . }}
 {{ include "ret2.to.database" . }}
 {{ include "ret2.to.port" (dict "to" .Values.networkPolicy.blobsTo "port" $blobs) }}
 {{- if .Values.networkPolicy.fetchImages }}

@@ -176,7 +176,7 @@ ports:
       name: {{ .Values.encoder.auth.existingSecret | quote }}
       key: {{ .Values.encoder.auth.key | quote }}
 - name: RET2_QDRANT_URL
-  value: {{ .Values.qdrant.url | quote }}
+  value: {{ include "ret2.qdrantUrl" . | quote }}
 {{- if .Values.qdrant.grpcPort }}
 - name: RET2_QDRANT_GRPC_PORT
   value: {{ include "ret2.text" .Values.qdrant.grpcPort | quote }}
