@@ -685,3 +685,22 @@ def test_no_filter_control_lies_over_another_or_hides_its_words(site: Site) -> N
             }).map((one) => one.placeholder)"""
         )
         assert cut == []
+
+
+def test_a_page_of_others_cancels_no_job(serve: Callable[..., Site], browser: Browser, runtime: Any) -> None:
+    """The same service by another name is another site to a browser, which asks nobody before it sends this."""
+    site = serve()
+    site.client.create_collection("colours")
+    runtime.gate.clear()
+    (posted,) = site.client.post_documents("colours", [{"id": "red", "text": "red"}])
+    assert posted.job is not None
+    with browser.new_context(bypass_csp=True) as context:
+        page, statuses = context.new_page(), list[int]()
+        page.goto(f"{site.url.replace('127.0.0.1', 'localhost')}/livez")
+        page.on("response", lambda answer: statuses.append(answer.status))
+        cancel = f"{site.url}/jobs/{posted.job.id}/cancel"
+        page.evaluate("(address) => fetch(address, {method: 'POST', mode: 'no-cors'})", cancel)
+        expect(page.locator("body")).to_be_visible()
+    assert statuses == [403]
+    runtime.gate.set()
+    assert site.client.wait_job(posted.job.id).indexed == 1
