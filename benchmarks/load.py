@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import random
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,17 +28,20 @@ from benchmarks.figures import percentile
 
 _REPOSITORY = Path(__file__).parents[1]
 _GIVE_UP_S = 120.0  # one request; a server that takes longer has lost it
+_STAGE = re.compile(r"(\w+);dur=([\d.]+)")
 BROKEN = 0  # the "status" of a request that got no answer
 _AFTER_BROKEN_S = 0.05  # so that a server that is gone is not asked in a tight loop
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One request: when it left (or should have) and how long it took, in seconds since the run began, and the HTTP status."""
+    """One request: when it left (or should have) and how long it took, in seconds since the run began, the HTTP status, and the header
+    `Server-Timing` if it had one."""
 
     sent_s: float
     latency_s: float
     status: int
+    timing: str = ""
 
     @property
     def done_s(self) -> float:
@@ -56,6 +62,18 @@ class Run:
     def latency_ms(self, share: float) -> float:
         """Of those answered with 200."""
         return percentile([one.latency_s * 1e3 for one in self.answered if one.status == 200], share)
+
+    def slowest_ms(self, share: float) -> dict[str, float]:
+        """Where that share of the answers with 200, the slowest, spent its time: means of each stage that the server names, and `rest`,
+        the difference to the whole: HTTP, JSON, and waiting for a turn."""
+        good = sorted((one for one in self.answered if one.status == 200), key=lambda one: one.latency_s, reverse=True)
+        slowest = good[: math.ceil(len(good) * share)]
+        parts: defaultdict[str, float] = defaultdict(float)
+        for one in slowest:
+            stages = {name: float(ms) for name, ms in _STAGE.findall(one.timing) if name != "total"}
+            for name, ms in {**stages, "rest": one.latency_s * 1e3 - sum(stages.values())}.items():
+                parts[name] += ms / len(slowest)
+        return dict(parts)
 
     def percentiles(self) -> str:
         return "p50/p95/p99 " + "/".join(f"{self.latency_ms(share):.0f}" for share in (50, 95, 99)) + " ms"
@@ -128,20 +146,20 @@ class Door:
         self._address = (host, port)
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
-    async def post(self, request: bytes) -> int:
-        """The status; `BROKEN` if there was no answer."""
+    async def post(self, request: bytes) -> tuple[int, str]:
+        """The status, `BROKEN` if there was no answer, and `Server-Timing`."""
         try:
             async with asyncio.timeout(_GIVE_UP_S):
                 return await self._post(request)
         except (OSError, ValueError, asyncio.IncompleteReadError, TimeoutError):
-            return BROKEN
+            return BROKEN, ""
 
-    async def _post(self, request: bytes) -> int:
+    async def _post(self, request: bytes) -> tuple[int, str]:
         reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(*self._address)
         try:
             writer.write(request)
             await writer.drain()
-            status, keep = await _read_answer(reader)
+            status, timing, keep = await _read_answer(reader)
         except BaseException:
             writer.close()
             raise
@@ -149,17 +167,18 @@ class Door:
             self._idle.append((reader, writer))
         else:
             writer.close()
-        return status
+        return status, timing
 
 
-async def _read_answer(reader: asyncio.StreamReader) -> tuple[int, bool]:
-    """The status, and whether the connection may be used again. The body is read and thrown away."""
+async def _read_answer(reader: asyncio.StreamReader) -> tuple[int, str, bool]:
+    """The status, `Server-Timing`, and whether the connection may be used again. The body is read and thrown away."""
     head = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
     fields = dict(line.split(b":", 1) for line in head[1:] if line)
     if b"content-length" not in fields:
         raise ValueError("an answer without Content-Length")
     await reader.readexactly(int(fields[b"content-length"]))
-    return int(head[0].split()[1]), fields.get(b"connection", b"").strip() != b"close"
+    keep = fields.get(b"connection", b"").strip() != b"close"
+    return int(head[0].split()[1]), fields.get(b"server-timing", b"").strip().decode(), keep
 
 
 async def _closed(door: Door, requests: Iterator[bytes], connections: int, seconds: float, warm_up_s: float) -> Run:
@@ -170,12 +189,12 @@ async def _closed(door: Door, requests: Iterator[bytes], connections: int, secon
         first = 0.0
         while True:
             sent = time.perf_counter() - began
-            status = await door.post(next(requests))
+            status, timing = await door.post(next(requests))
             done = time.perf_counter() - began
             if status == BROKEN:
                 await asyncio.sleep(_AFTER_BROKEN_S)
             if first:
-                counted.append(Answered(sent, done - sent, status))
+                counted.append(Answered(sent, done - sent, status, timing))
                 if done >= warm_up_s + seconds:
                     good = sum(one.status == 200 for one in counted)
                     return good / (done - first), counted
@@ -190,8 +209,8 @@ async def _open(door: Door, requests: Iterator[bytes], per_second: float, second
     began = time.perf_counter()
 
     async def one_request(due: float) -> Answered:
-        status = await door.post(next(requests))
-        return Answered(due, time.perf_counter() - began - due, status)
+        status, timing = await door.post(next(requests))
+        return Answered(due, time.perf_counter() - began - due, status, timing)
 
     running = []
     for due in arrivals(per_second, warm_up_s + seconds):

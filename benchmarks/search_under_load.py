@@ -30,6 +30,7 @@ from service.demo import COLLECTION, atlas_documents
 _SEARCHES = 256  # sent in turn
 _CHUNK, _AHEAD = 64, 8  # documents of a request of the loader, and how many requests are not indexed yet
 _POLL_S = 0.1
+_SLOWEST = 0.1  # of the searches: what makes the p95
 
 
 def measure(plan: Plan) -> list[Row]:
@@ -50,10 +51,18 @@ def measure(plan: Plan) -> list[Row]:
                 loaded.append(closed_loop(target, 1, seconds, plan.warm_up_s))
                 rates.append((loader.indexed - before) / (time.perf_counter() - began))
         batch_ms = forwards.mean_ms()
+    note = f"{median(rates):.0f} documents/s loaded"
     return [
-        _row(share, idle, loaded, batch_ms, f"{median(rates):.0f} documents/s loaded" if share == 50 else "")
-        for share in (50, 95)
+        _row(50, idle, loaded, batch_ms, note),
+        _row(95, idle, loaded, batch_ms, ""),
+        Row("d", f"the slowest {_SLOWEST:.0%} of them, mean ms", _where(loaded), f"idle: {_where(idle)}"),
     ]
+
+
+def _where(runs: Sequence[Run]) -> str:
+    """What the slowest searches of all runs waited for."""
+    every = Run(0.0, tuple(one for run in runs for one in run.answered))
+    return ", ".join(f"{stage} {ms:.0f}" for stage, ms in every.slowest_ms(_SLOWEST).items())
 
 
 def _row(share: int, idle: list[Run], loaded: list[Run], batch_ms: float, note: str) -> Row:

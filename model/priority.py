@@ -16,4 +16,5 @@ def yield_to_others() -> None:
     and hands it on to those it starts."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+            of_process = os.getpriority(os.PRIO_PROCESS, os.getpid())
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), of_process + _NICE)  # the kernel's limit is 19

@@ -70,6 +70,7 @@ def application(
                 RequestLimits,
                 max_body_bytes=settings.max_body_bytes,
                 max_stream_bytes=settings.max_stream_bytes,
+                max_bodies_bytes=settings.max_bodies_bytes,
                 max_in_flight=settings.max_requests_in_flight,
             ),
         ],

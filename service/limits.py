@@ -1,4 +1,4 @@
-"""Bounds on a request before anything reads it: how many at once, how long a body; and paths whose segments hold slashes."""
+"""Bounds on a request before anything reads it: how many at once, how long a body, all bodies; and paths whose segments hold slashes."""
 
 from __future__ import annotations
 
@@ -20,52 +20,77 @@ SLASH = "\x1f"
 
 
 class RequestLimits:
-    """Refuses a request over the number in flight (429) and a body over its bytes (413), the latter while it streams in."""
+    """Refuses a request over the number in flight or over the bytes of all bodies held (429), and a body over its own (413).
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_stream_bytes: int, max_in_flight: int) -> None:
+    A body counts as held from its head, or, if that does not say how long it is, as it comes in, until the request is answered. A
+    stream of documents is written away line by line and does not count.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, max_stream_bytes: int, max_bodies_bytes: int, max_in_flight: int
+    ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._max_stream_bytes = max_stream_bytes
+        self._max_bodies_bytes = max_bodies_bytes
         self._max_in_flight = max_in_flight
         self._in_flight = 0
+        self._bodies_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
-        limit = self._max_stream_bytes if _is_stream(scope) else self._max_body_bytes
-        if error := self._refusal(scope, limit):
+        stream = _is_stream(scope)
+        body = _Body(self, receive, limit=self._max_stream_bytes if stream else self._max_body_bytes, held=not stream)
+        try:
+            if self._in_flight >= self._max_in_flight:
+                raise Overloaded(f"{self._in_flight} requests are being answered, which is the limit")
+            declared = Headers(scope=scope).get("content-length", "")
+            if declared.isdecimal():
+                body.grow_to(int(declared))
+        except RetrievalError as error:
             await problem_of(error, scope["state"]["request_id"])(scope, receive, send)
             return
         self._in_flight += 1
         try:
-            await self._app(scope, _Counted(receive, limit), send)
+            await self._app(scope, body, send)
         finally:
             self._in_flight -= 1
+            self._bodies_bytes -= body.held_bytes
 
-    def _refusal(self, scope: Scope, limit: int) -> RetrievalError | None:
-        if self._in_flight >= self._max_in_flight:
-            return Overloaded(f"{self._in_flight} requests are being answered, which is the limit")
-        declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > limit:
-            return too_large(int(declared), limit)
-        return None
+    def hold(self, more_bytes: int) -> None:
+        if self._bodies_bytes + more_bytes > self._max_bodies_bytes:
+            raise Overloaded(
+                f"the bodies of requests being answered have {self._bodies_bytes} bytes; with {more_bytes} more they "
+                f"would be over the limit of {self._max_bodies_bytes}"
+            )
+        self._bodies_bytes += more_bytes
 
 
-class _Counted:
-    """`receive` that stops at the limit, for bodies that do not say how long they are."""
+class _Body:
+    """`receive` that stops at the limits, for bodies that do not say how long they are too."""
 
-    def __init__(self, receive: Receive, limit: int) -> None:
+    def __init__(self, limits: RequestLimits, receive: Receive, *, limit: int, held: bool) -> None:
+        self._limits = limits
         self._receive = receive
         self._limit = limit
+        self._held = held
         self._seen = 0
+        self.held_bytes = 0
 
     async def __call__(self) -> Message:
         message = await self._receive()
         self._seen += len(message.get("body", b""))
-        if self._seen > self._limit:
-            raise too_large(self._seen, self._limit)
+        self.grow_to(self._seen)
         return message
+
+    def grow_to(self, size_bytes: int) -> None:
+        if size_bytes > self._limit:
+            raise too_large(size_bytes, self._limit)
+        if self._held and size_bytes > self.held_bytes:
+            self._limits.hold(size_bytes - self.held_bytes)
+            self.held_bytes = size_bytes
 
 
 class EncodedPaths:

@@ -234,6 +234,9 @@ class Settings(BaseSettings):
 
     # --- bounds on a request
     max_body_bytes: Positive = Field(64 * MIB, description="one request body")
+    max_bodies_bytes: Positive = Field(
+        512 * MIB, description="all request bodies held at once, streams not counted; read and decoded they take more"
+    )
     max_stream_bytes: Positive = Field(4096 * MIB, description="one NDJSON stream of documents")
     max_image_bytes: Positive = Field(20 * MIB, description="one image file")
     max_image_px: Positive = Field(50_000_000, description="width times height of one image")
@@ -304,6 +307,15 @@ class Settings(BaseSettings):
         url = self.database_url.get_secret_value() if self.database_url else _POSTGRESQL[0]
         if not url.startswith(_POSTGRESQL):
             raise ValueError("RET2_DATABASE_URL must begin with postgresql://")
+        return self
+
+    @model_validator(mode="after")
+    def _a_body_fits(self) -> Self:
+        if self.max_bodies_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"RET2_MAX_BODIES_BYTES is {self.max_bodies_bytes}, but one body may have {self.max_body_bytes}: "
+                "RET2_MAX_BODY_BYTES"
+            )
         return self
 
     @model_validator(mode="after")

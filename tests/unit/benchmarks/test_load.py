@@ -54,6 +54,20 @@ def test_latencies_of_refusals_do_not_flatter() -> None:
     assert run.latency_ms(50) == 3000
 
 
+def test_where_the_slowest_spent_their_time_adds_up() -> None:
+    run = Run(
+        1.0,
+        (
+            Answered(0, 0.100, 200, "decode;dur=10.000, queue;dur=60.000, total;dur=90.000"),
+            Answered(0, 0.020, 200, "decode;dur=10.000, queue;dur=0.000, total;dur=15.000"),
+            Answered(0, 9.000, 429, ""),
+        ),
+    )
+    assert run.slowest_ms(0.5) == {"decode": 10, "queue": 60, "rest": 30}
+    assert sum(run.slowest_ms(1.0).values()) == 60
+    assert Run(1.0, ()).slowest_ms(0.1) == {}
+
+
 def test_a_request_states_its_length() -> None:
     body = json.dumps({"text": "ä"}).encode()
     head, sent = _request("http://127.0.0.1:81/encode", body).split(b"\r\n\r\n")
@@ -67,8 +81,10 @@ def test_a_request_states_its_length() -> None:
 )
 async def test_an_answer_is_read_to_its_end(field: bytes, kept: bool) -> None:
     reader = asyncio.StreamReader()
-    reader.feed_data(b"HTTP/1.1 429 Too Many\r\nContent-Length: 3\r\n" + field + b"\r\nabcNEXT")
-    assert await _read_answer(reader) == (429, kept)
+    reader.feed_data(
+        b"HTTP/1.1 429 Too Many\r\nContent-Length: 3\r\nServer-Timing: a;dur=1.5\r\n" + field + b"\r\nabcNEXT"
+    )
+    assert await _read_answer(reader) == (429, "a;dur=1.5", kept)
     assert await reader.readexactly(4) == b"NEXT"
 
 

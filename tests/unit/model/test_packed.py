@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny_model import write_tiny_checkpoint
 from torch import nn
+from transformers.activations import ACT2FN
 
 from model import packed
 from model import retriever as retriever_module
@@ -49,6 +50,46 @@ def test_what_is_more_than_linear_stays() -> None:
     assert [type(one) for one in (module[0], module[1][0], module[1][1])] == [nn.Linear, Scaled, nn.Linear]
 
 
+class Mlp(nn.Module):
+    """As transformers has it."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.fc1, self.activation_fn, self.fc2 = nn.Linear(24, 40), activation, nn.Linear(40, 8)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation_fn(self.fc1(values)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_pytorch_tanh", "gelu_new", "quick_gelu", "relu", "mish"])
+@torch.inference_mode()
+def test_an_activation_goes_into_the_layer_before_it(name: str) -> None:
+    module, values = Mlp(ACT2FN[name]), torch.randn(5, 24) * 4
+    expected = module(values)
+    unpack = pack_linears(module)
+    assert isinstance(module.activation_fn, nn.Identity) == (name != "mish"), "what oneDNN does not know stays"
+    torch.testing.assert_close(module(values), expected, atol=1e-5, rtol=0)
+    unpack()
+    assert type(module.activation_fn) is type(ACT2FN[name])
+    torch.testing.assert_close(module(values), expected, atol=0, rtol=0)
+
+
+@torch.inference_mode()
+def test_an_activation_in_a_sequence_goes_too_unless_nobody_takes_its_scale_out() -> None:
+    quick = ACT2FN["quick_gelu"]
+    for module, fused in (
+        (nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Dropout(), nn.Linear(6, 4), nn.ReLU()), [1, 4]),
+        (nn.Sequential(nn.Linear(4, 6), quick, nn.Linear(6, 4), quick, nn.LayerNorm(4)), [1]),
+        (nn.Sequential(nn.Linear(4, 6), quick), []),
+    ):
+        module.eval()
+        values = torch.randn(3, 4) * 4
+        expected = module(values)
+        pack_linears(module)
+        assert [place for place, one in enumerate(module) if isinstance(one, nn.Identity)] == fused
+        torch.testing.assert_close(module(values), expected, atol=1e-5, rtol=0)
+
+
 def test_a_packed_model_gives_the_same_embeddings(
     tmp_path: Path, png: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,7 +114,7 @@ def test_it_does_not_pay_when_it_is_slower_wrong_or_not_there(monkeypatch: pytes
     class Other:
         def __init__(self, *_: Any) -> None: ...
         def __call__(self, values: torch.Tensor) -> torch.Tensor:
-            return torch.zeros(values.shape[0], 768)
+            return torch.zeros(values.shape[0], 3072)
 
     def absent(*_: Any) -> None:
         raise AttributeError("no such operator")

@@ -20,11 +20,11 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_page_has_every_setting_as_it_is() -> None:
-    """WRITE_DOCS=1 in the environment writes the page anew."""
+    """UPDATE_DOCS=1 in the environment writes the page anew."""
     before, marker, _ = PAGE.read_text().partition("| variable |")
     assert marker
     page = before + settings_table()
-    if os.environ.get("WRITE_DOCS") == "1":
+    if os.environ.get("UPDATE_DOCS") == "1":
         PAGE.write_text(page)
     assert PAGE.read_text() == page
 

@@ -23,7 +23,7 @@ class Gate:
 
 def make(gate: Gate | None = None, **limits: int) -> tuple[httpx.AsyncClient, Metrics]:
     metrics = Metrics(CollectorRegistry())
-    bounds = {"max_body_bytes": 10, "max_stream_bytes": 20, "max_in_flight": 1} | limits
+    bounds = {"max_body_bytes": 10, "max_stream_bytes": 20, "max_bodies_bytes": 100, "max_in_flight": 1} | limits
     app = FastAPI(
         middleware=[
             Middleware(RequestLog, metrics=metrics),
@@ -78,6 +78,24 @@ async def test_streams_have_their_own_limit() -> None:
     headers = {"content-type": "application/x-ndjson"}
     assert (await client.post("/size", content=pieces(4), headers=headers)).json() == 20
     assert (await client.post("/size", content=pieces(5), headers=headers)).status_code == 413
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_bodies_held_at_once(declared: bool) -> None:
+    gate = Gate()
+    client, _ = make(gate, max_in_flight=9, max_bodies_bytes=12)
+    first = asyncio.create_task(client.post("/size", content=b"12345"))
+    await gate.entered.wait()
+    refused = await client.post("/json", content=b"12345678" if declared else pieces(2))
+    assert refused.status_code == 429, "the first is being answered"
+    assert "over the limit of 12" in refused.json()["detail"]
+    assert refused.headers["retry-after"] == "1"
+    stream = {"content-type": "application/x-ndjson"}
+    streamed = asyncio.create_task(client.post("/size", content=pieces(4), headers=stream))
+    gate.open.set()
+    assert (await streamed).json() == 20
+    assert (await first).json() == 5
+    assert (await client.post("/size", content=pieces(2))).json() == 10, "nothing is held any more"
 
 
 async def test_requests_in_flight() -> None:

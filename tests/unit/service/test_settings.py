@@ -162,6 +162,11 @@ def test_unset_qdrant_settings_are_the_store_s_own() -> None:
     assert Settings().qdrant("http://q") == ServerStoreSettings("http://q")
 
 
+def test_one_body_fits_into_what_all_may_hold() -> None:
+    with pytest.raises(ValidationError, match="RET2_MAX_BODIES_BYTES is 1000000, but one body may have 67108864"):
+        Settings(max_bodies_bytes=1_000_000)
+
+
 def test_the_metrics_have_another_port_or_none() -> None:
     assert Settings(port=0, metrics_port=0).metrics_port == 0
     with pytest.raises(ValidationError, match="RET2_METRICS_PORT is 8080, as is RET2_PORT"):
