@@ -1,7 +1,7 @@
 """The process that owns one data directory's Qdrant Edge shards: one request at a time over a pipe, tidying up when idle.
 
-`indexer.store.edge` starts it as `python -m indexer.store.edge_process FOLDER FD PARENT_PID LOCK_WAIT_S`. It exists because every Edge
-call holds the GIL. It lives as long as its end of the pipe, and dies with its parent. No torch.
+`indexer.store.edge` starts it as `python -m indexer.store.edge_process FOLDER FD PARENT_PID LOCK_WAIT_S READS_PER_CALL`. It exists
+because every Edge call holds the GIL. It lives as long as its end of the pipe, and dies with its parent. No torch.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ BUSY_PAUSE = 4  # times as long as a step of tidying took, no other comes betwee
 
 
 def main() -> None:
-    folder, fd, parent_pid, lock_wait_s = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+    folder, fd, parent_pid = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    lock_wait_s, reads_per_call = float(sys.argv[4]), int(sys.argv[5])
     _live_with_parent(parent_pid)
     with Connection(fd) as pipe:
         try:
             lock = _lock(folder, lock_wait_s)
-            shards = Shards(folder)
+            shards = Shards(folder, reads_per_call)
         except (RetrievalError, OSError) as error:
             pipe.send(
                 error if isinstance(error, RetrievalError) else DependencyUnavailable(f"cannot open {folder}: {error}")
@@ -55,7 +56,9 @@ def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
         s.delete,
         s.read,
         s.search,
+        s.hits,
         s.rank,
+        s.rerank,
         s.layout,
         s.count,
         s.page,

@@ -54,6 +54,7 @@ D = 16
 N = 300
 STORES = [
     "edge",
+    "edge in slices",
     "fake",
     "memory",
     "rest",
@@ -67,6 +68,8 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     match request.param:
         case "edge":
             opened: Store = EdgeStore(tmp_path / "index")
+        case "edge in slices":
+            opened = EdgeStore(tmp_path / "index", reads_per_call=20)
         case "fake":
             opened = FakeStore()
         case "memory":
@@ -705,7 +708,7 @@ async def test_ping(store: Store) -> None:
     await store.ping()
 
 
-@pytest.mark.parametrize("store", STORES[3:], indirect=True)  # those that have a server
+@pytest.mark.parametrize("store", STORES[4:], indirect=True)  # those that have a server
 async def test_a_server_says_whether_indexing_is_deferred(store: ServerStore) -> None:
     await store.create("c", D)
     changed = [await store.defer_indexing("c", deferred) for deferred in (False, True, True, False, False)]

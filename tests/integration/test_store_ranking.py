@@ -38,6 +38,7 @@ VOCABULARY = [f"word{i}" for i in range(60)]
 @pytest.fixture(
     params=[
         "edge",
+        "edge in slices",
         "fake",
         "memory",
         "rest",
@@ -49,6 +50,8 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     match request.param:
         case "edge":
             opened: Store = EdgeStore(tmp_path / "index")
+        case "edge in slices":
+            opened = EdgeStore(tmp_path / "index", reads_per_call=20)
         case "fake":
             opened = FakeStore()
         case "memory":
