@@ -128,6 +128,7 @@ class EdgePoints:
         score_threshold: float | None = None,
         with_vector: bool = False,
         consistency: Consistency = "one",
+        timeout_s: float | None = None,
     ) -> list[Hit]:
         hits: list[Hit] | Slices = await self._call(
             "search", self._name, vector, limit, offset, condition, score_threshold, with_vector
@@ -138,7 +139,13 @@ class EdgePoints:
         return cast(list[Hit], hits)
 
     async def rank(
-        self, by: Criterion, *, limit: int, condition: Filter | None = None, consistency: Consistency = "one"
+        self,
+        by: Criterion,
+        *,
+        limit: int,
+        condition: Filter | None = None,
+        consistency: Consistency = "one",
+        timeout_s: float | None = None,
     ) -> Ranked:
         ranked: Ranked | Slices = await self._call("rank", self._name, by, limit, condition)
         return await self._merged(ranked, by, limit, condition) if isinstance(ranked, Slices) else ranked

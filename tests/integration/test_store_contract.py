@@ -5,9 +5,11 @@ its own collections are removed afterwards. `memory` is the client's own engine 
 another process, so that what is sent goes through HTTP and JSON.
 """
 
+import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -399,6 +401,22 @@ async def test_any_consistency_is_the_same_where_nothing_is_being_written(
     for offset in (0, 5):
         hits = await points.search(query, limit=7, offset=offset, consistency=consistency)
         assert_hits(hits, expected(data, query)[offset : offset + 7])
+
+
+async def test_a_search_that_nobody_waits_for_harms_no_other(points: Points) -> None:
+    data = make_points(60)
+    await points.upsert(data)
+    query = random_vector(rng(2))
+    condition = Not(Equals("absent", 1))
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0):
+            await points.search(query, limit=7, condition=condition, timeout_s=0.0)
+    for timeout_s in (1.5, 30.0, None):
+        found = await asyncio.gather(
+            *(points.search(query, limit=7, condition=each, timeout_s=timeout_s) for each in (condition, None))
+        )
+        for hits in found:
+            assert_hits(hits, expected(data, query)[:7])
 
 
 def asked(points: Points, query: Float32, condition: Filter | None = None) -> Ranking:
