@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import logging
 import os
 import signal
 import sys
@@ -20,6 +21,8 @@ from typing import Any
 
 from indexer.store.edge_shards import Shards
 from model.errors import DependencyUnavailable, InvalidInput, RetrievalError
+
+log = logging.getLogger(__name__)
 
 IDLE_S = 0.5  # quiet for this long: time to tidy up
 BUSY_PAUSE = 4  # times as long as a step of tidying took, no other comes between calls: a fifth of the time where it is never quiet
@@ -75,7 +78,7 @@ def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
             quiet = not pipe.poll(pause_s)
             began = time.monotonic()
             if quiet or began - stepped > BUSY_PAUSE * took_s:
-                _answer(shards.tidy, quiet)
+                _tidy(shards, quiet)
                 stepped = time.monotonic()
                 pause_s = took_s = stepped - began
             if quiet:
@@ -86,6 +89,13 @@ def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
             pipe.send(_answer(methods[name], *arguments))
         except (EOFError, ConnectionError):
             return
+
+
+def _tidy(shards: Shards, quiet: bool) -> None:
+    """Nobody asked for it, so nobody is answered when it fails: standard error says so. The next write has it tried again."""
+    failed = _answer(shards.tidy, quiet)
+    if failed is not None:
+        log.error("Qdrant Edge gave back no space and made no index: %s", failed.detail)
 
 
 def _answer(method: Callable[..., Any], *arguments: Any) -> Any:

@@ -288,7 +288,7 @@ class Shards:
     def size_bytes(self, name: str) -> int:
         """What the files take up: Edge's have large holes."""
         self._opened(name)
-        return sum(path.lstat().st_blocks * 512 for path in self._path(name).rglob("*"))
+        return _bytes_on_disk(self._path(name))
 
     def images(self, name: str, after: str | None, limit: int) -> tuple[list[str], str | None]:
         """Edge is asked from a point on, that one included: `after` is the first of the next page."""
@@ -327,7 +327,7 @@ class Shards:
             if _in_use(opened.shard, path):
                 opened.upkeep.due[path] = kind
         elif opened.worn:
-            self._check_free_space()
+            self._check_free_space(_bytes_on_disk(opened.path))  # the shard is there twice until the new one is in use
             indexes = opened.indexed | opened.upkeep.due
             opened.rewrite = Rewrite(opened.path, _config(opened.layout), indexes, opened.upkeep.deleted)
         elif quiet:
@@ -427,10 +427,14 @@ class Shards:
                 if indexed.pop(path, None) is not None:
                     shard.update(qe.UpdateOperation.delete_field_index(path))
 
-    def _check_free_space(self) -> None:
-        free = shutil.disk_usage(self._folder).free
-        if free < MIN_FREE_BYTES:
-            raise DependencyUnavailable(f"disk is full: {free} bytes free at {self._folder}, {MIN_FREE_BYTES} needed")
+    def _check_free_space(self, more: int = 0) -> None:
+        free, needed = shutil.disk_usage(self._folder).free, MIN_FREE_BYTES + more
+        if free < needed:
+            raise DependencyUnavailable(f"disk is full: {free} bytes free at {self._folder}, {needed} needed")
+
+
+def _bytes_on_disk(folder: Path) -> int:
+    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))
 
 
 def _config(layout: Layout) -> qe.EdgeConfig:

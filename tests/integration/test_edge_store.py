@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -330,6 +332,29 @@ def test_a_full_disk_is_said_before_it_is_met(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(DependencyUnavailable, match="disk is full"):
         shards.create("d", D, {})
     shards.delete("c", ["d0"])
+    shards.close()
+
+
+def test_a_rewrite_wants_room_for_the_shard_beside_the_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shards = edge_shards.Shards(tmp_path)
+    shards.create("c", D, {})
+    shards.upsert("c", batch(0, 4_000))
+    shards.delete("c", [f"d{i}" for i in range(1_500)])
+    with monkeypatch.context() as patch:
+        free = edge_shards.MIN_FREE_BYTES + shards.size_bytes("c") // 2
+        patch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
+        edge_process._tidy(shards, True)
+        assert not shards.untidy
+        (said,) = caplog.messages
+        assert re.search(rf"disk is full: {free} bytes free at .*, \d+ needed", said)
+        assert sorted(each.name for each in (tmp_path / "c").iterdir()) == ["collection.json", "shard"]
+        shards.upsert("c", batch(4_000))
+        assert shards.untidy
+    tidied(shards)
+    assert shards._open["c"].upkeep.deleted == 0
+    assert len(caplog.messages) == 1
     shards.close()
 
 
