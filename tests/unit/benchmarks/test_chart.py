@@ -1,9 +1,12 @@
 """The chart of growth: every line is in it, at the places that its numbers say."""
 
 import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks import index_sizes
 from benchmarks.chart import svg
 from benchmarks.index_sizes import WAYS, Searched, chart
 
@@ -29,3 +32,23 @@ def test_every_way_of_searching_that_was_measured_is_drawn() -> None:
     drawn = ET.fromstring(chart(found))
     lengths = [len(line.attrib["points"].split()) for line in drawn.iter(f"{SVG}polyline")]
     assert lengths == [2, 2, 2, 2, 2, 1]
+
+
+def test_a_run_keeps_what_it_said_and_draws_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(_size: int, _folder: Path, _seconds: float, _shape: str, late: bool, say: Any) -> list[Searched]:
+        say("a table")
+        return [Searched("late interaction" if late else "plain", {"whole": [5.0]}, (1.0,))]
+
+    monkeypatch.setattr(index_sizes, "measure", measured)
+    monkeypatch.setattr(index_sizes, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(index_sizes, "CHART", tmp_path / "growth.svg")
+    monkeypatch.setattr("sys.argv", ["index_sizes", "10000", "1000000"])
+    index_sizes.main()
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("sys.argv", ["index_sizes", "10000", "1000000", "--write"])
+    index_sizes.main()
+    (written,) = (tmp_path / "results").iterdir()
+    assert written.name.endswith("-search.md")
+    assert written.read_text().count("a table\n") == 3
+    drawn = ET.parse(tmp_path / "growth.svg")
+    assert [len(line.attrib["points"].split()) for line in drawn.iter(f"{SVG}polyline")] == [2, 1]
