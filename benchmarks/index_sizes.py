@@ -1,8 +1,8 @@
 """`python -m benchmarks.index_sizes [10000 100000 …]`: how `/search` grows with the collection, on Qdrant Edge, and where its time goes.
 
 Vectors are made, not embedded, and written into the index while the server is down. Everything else is real: `ret2 serve`, HTTP, JSON,
-a model (of toy size, so that its share stays small). Recall is against a plain product over all vectors. --chart FILE draws the growth
-(pip install matplotlib).
+a model (of toy size, so that its share stays small). Recall is against a plain product over all vectors. --write appends the tables to
+benchmarks/results and draws docs/images/growth.svg: in one run of all sizes, for the chart has what the run has.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 
+from benchmarks.chart import svg
 from benchmarks.checkpoints import Fusion, ret2_folder
 from benchmarks.figures import percentile
 from benchmarks.inputs import texts
 from benchmarks.load import Target, closed_loop
-from benchmarks.machine import Machine
+from benchmarks.machine import Machine, load_average
 from benchmarks.servers import start_ret2
 from indexer.records import Point
 from indexer.store.edge import EdgeStore
@@ -39,6 +40,8 @@ from service.client import Client
 DIMENSIONS, LATENTS, SHELVES = 256, 4, 10
 SIZES = (10_000, 100_000, 1_000_000)
 CONNECTIONS = (1, 8, 32)
+RESULTS = Path(__file__).with_name("results")
+CHART = Path(__file__).parents[1] / "docs" / "images" / "growth.svg"
 LATE_UP_TO = 100_000  # documents of four vectors each
 _WRITE, _QUERIES, _LIMIT = 256, 64, 10
 _PARTS = ("decode_ms", "queue_ms", "encode_ms", "store_ms")
@@ -75,10 +78,14 @@ class Searched:
 
 
 HEADER = ("way", "decode", "queue", "encode", "store", "rest", "whole", "searches/s")
+EXPLANATION = f"""`/search` on Qdrant Edge, made vectors, one caller: milliseconds p50/p95 of each part of a search. Searches a second with
+{", ".join(map(str, CONNECTIONS))} connections. Rest is HTTP, JSON, checks and the log."""
 
 
-def measure(size: int, folder: Path, seconds: float, shape: str, late: bool) -> list[Searched]:
-    """Fills a collection of `size` documents under `folder`, serves it and searches it. Prints as it goes."""
+def measure(
+    size: int, folder: Path, seconds: float, shape: str, late: bool, say: Callable[[str], object] = print
+) -> list[Searched]:
+    """Fills a collection of `size` documents under `folder`, serves it and searches it. Says each line as it goes."""
     model = ret2_folder(
         shape, Fusion(f"index-{LATENTS if late else 1}", 3, LATENTS if late else 1, DIMENSIONS), vocabulary="words"
     )
@@ -92,16 +99,15 @@ def measure(size: int, folder: Path, seconds: float, shape: str, late: bool) -> 
         kind = f", {LATENTS} latents" if late else ""
         recall = _recall(url, size) if not late else None
         said = "" if recall is None else f", recall@{_LIMIT} {recall:.4f}"
-        print(f"\n{size:,} × {DIMENSIONS}{kind}: written at {size / filled_s:,.0f}/s, opened in {opened_s:.2f} s{said}")
-        print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}", flush=True)
+        say(f"\n{size:,} × {DIMENSIONS}{kind}: written at {size / filled_s:,.0f}/s, opened in {opened_s:.2f} s{said}\n")
+        say(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
         found = []
         for way, options in (LATE if late else WAYS).items():
             found.append(_searched(url, way, options, seconds))
-            print(found[-1].cells(), flush=True)
-        print(
-            f"\nEdge's process: {_memory(folder)}; on disk {_size(folder / 'index') / size:,.0f} bytes a document",
-            flush=True,
-        )
+            say(found[-1].cells())
+        rest = max(percentile(one.parts["rest"], 50) for one in found)
+        say(f"\nRest, p50, at most {rest:.1f} ms, where 3 are wanted" + ("" if recall is None else "; recall, 0.99"))
+        say(f"Edge's process: {_memory(folder)}; on disk {_size(folder / 'index') / size:,.0f} bytes a document")
         return found
 
 
@@ -231,18 +237,14 @@ def _one(url: str, bodies: Sequence[bytes]) -> Iterator[dict[str, float]]:
         connection.close()
 
 
-def draw_chart(found: dict[int, list[Searched]], file: Path) -> None:
-    """p50 of a search against the number of documents, both axes logarithmic."""
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
-    for way in WAYS:
-        medians = [percentile(one.whole, 50) for rows in found.values() for one in rows if one.way == way]
-        axes.plot(list(found), medians, marker="o", label=way)
-    axes.set(xscale="log", yscale="log", xlabel="documents in the collection", ylabel="one search, p50, ms")
-    axes.grid(visible=True, which="both", alpha=0.25)
-    axes.legend(frameon=False)
-    figure.savefig(file)
+def chart(found: Mapping[int, Sequence[Searched]]) -> str:
+    """p50 of a search against the number of documents; a way that no size has is left out."""
+    lines = {
+        way: [(size, percentile(one.whole, 50)) for size, rows in found.items() for one in rows if one.way == way]
+        for way in [*WAYS, *LATE]
+    }
+    drawn = {way: line for way, line in lines.items() if line and way != "mean of the latents"}
+    return svg(drawn, "documents in the collection", "one search, p50, ms")
 
 
 def main() -> None:
@@ -250,16 +252,29 @@ def main() -> None:
     parser.add_argument("sizes", nargs="*", type=int, default=SIZES)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--shape", default="toy")
-    parser.add_argument("--chart", type=Path)
+    parser.add_argument("--write", action="store_true", help="into benchmarks/results and docs/images")
     arguments = parser.parse_args()
-    print(Machine.read())
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+        lines.append(line)
+
+    machine, began = Machine.read(), time.perf_counter()
+    say(f"## {machine.date}, search\n\n{machine}; load average {machine.load_average:.2f} at the start.\n{EXPLANATION}")
     found: dict[int, list[Searched]] = {}
     for size in arguments.sizes:
         for late in (False, True) if size <= LATE_UP_TO else (False,):
             with tempfile.TemporaryDirectory(prefix="ret2-sizes-") as folder:
-                found.setdefault(size, []).extend(measure(size, Path(folder), arguments.seconds, arguments.shape, late))
-    if arguments.chart:
-        draw_chart(found, arguments.chart)
+                searched = measure(size, Path(folder), arguments.seconds, arguments.shape, late, say)
+                found.setdefault(size, []).extend(searched)
+    say(f"\nLoad average {load_average():.2f} at the end, {(time.perf_counter() - began) / 60:.0f} minutes.")
+    if arguments.write:
+        RESULTS.mkdir(exist_ok=True)
+        with (RESULTS / f"{machine.date[:10]}-{machine.slug}-search.md").open("a") as file:
+            file.write("\n".join(lines) + "\n")
+        CHART.write_text(chart(found))
+        print(f"appended to {file.name}, drawn to {CHART}")
 
 
 if __name__ == "__main__":

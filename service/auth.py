@@ -20,7 +20,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.errors import Forbidden, NotFound, RetrievalError, Unauthorized
-from service.errors import problem_of
+from service.errors import path_sent, problem_of
 from service.keys import ANYONE, Key, KeyFile, KeyScope
 
 log = structlog.get_logger("audit")
@@ -145,7 +145,7 @@ def _refusal(call: Call | None, key: Key | None, scope: Scope) -> RetrievalError
         return Unauthorized("no valid API key: send Authorization: Bearer <key> or X-API-Key: <key>")
     if call is None:
         known = KeyScope.ADMIN in key.scopes
-        return None if known else NotFound(f"{scope['method']} {scope['path']!r:.100}: there is no such call")
+        return None if known else NotFound(f"{scope['method']} {path_sent(scope)}: there is no such call")
     if not call.scopes & key.scopes:
         needed = " or ".join(wanted for wanted in KeyScope if wanted in call.scopes)
         return Forbidden(f"{call.template} needs a key with scope {needed}; key {key.name!r} has not")

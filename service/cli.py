@@ -227,7 +227,7 @@ def load(
             indexed, skipped, left = indexed + loaded.indexed, skipped + loaded.skipped, left + loaded.left
             failures += reading.failures(loaded)
     console.print(
-        f"{indexed} indexed, {skipped} unchanged, {len(failures)} failed" + (f", {left} not done" if left else "")
+        f"{indexed} indexed, {skipped} skipped, {len(failures)} failed" + (f", {left} not done" if left else "")
     )
     if failures:
         console.print(failures_table(failures))

@@ -7,12 +7,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Scope
 
 from model.errors import (
     DependencyUnavailable,
@@ -83,6 +85,13 @@ def shown(value: Any) -> Any:
     text = value if isinstance(value, str) else repr(value)
     text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}… ({len(text)} characters)"
+
+
+def path_sent(scope: Scope) -> str:
+    """As the caller wrote it, with its percent signs: decoded it may hold control characters, ours for an encoded slash among them."""
+    raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+    text: str = shown(raw.decode("ascii", "backslashreplace"))
+    return text
 
 
 def field_errors(errors: Iterable[Mapping[str, Any]]) -> Fields:
@@ -173,7 +182,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if isinstance(error.__cause__, RetrievalError):
         return problem_of(error.__cause__, request_id)
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-    detail = f"{request.method} {shown(request.url.path)}: {error.detail}"
+    detail = f"{request.method} {path_sent(request.scope)}: {error.detail}"
     return problem(error.status_code, code, detail, request_id, headers=error.headers)
 
 

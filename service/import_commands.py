@@ -87,7 +87,7 @@ def _print(job: Job, failed: list[Failed]) -> None:
     console = Console()
     left = job.accepted - job.indexed - job.skipped - job.failed
     console.print(
-        f"{job.indexed} indexed, {job.skipped} unchanged, {job.failed} failed" + (f", {left} not done" if left else "")
+        f"{job.indexed} indexed, {job.skipped} skipped, {job.failed} failed" + (f", {left} not done" if left else "")
     )
     if failed:
         console.print(failures_table(failed))

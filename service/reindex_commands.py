@@ -75,7 +75,7 @@ def _follow(client: Client, job: Job, *, wait: bool) -> None:
             shown = now.waiting_on
 
         done = client.wait_job(job.id, timeout_s=float("inf"), on_progress=on_progress)
-    console.print(f"{done.state}: {done.indexed} embedded, {done.skipped} unchanged or gone, {done.failed} failed")
+    console.print(f"{done.state}: {done.indexed} embedded, {done.skipped} skipped, {done.failed} failed")
     if done.failed:
         found = [(one.document_id, one.code, one.detail) for one in client.failures(job.id)]
         console.print(failures_table(found))

@@ -102,6 +102,7 @@ class FakePoints:
         score_threshold: float | None = None,
         with_vector: bool = False,
         consistency: Consistency = "one",
+        timeout_s: float | None = None,
     ) -> list[Hit]:
         layout, kept = self._kept()
         query = unit(vector, layout.dimensions)
@@ -117,7 +118,13 @@ class FakePoints:
         return sorted(hits, key=lambda hit: (-hit.score, point_id(hit.document_id)))[offset : offset + limit]
 
     async def rank(
-        self, by: Criterion, *, limit: int, condition: Filter | None = None, consistency: Consistency = "one"
+        self,
+        by: Criterion,
+        *,
+        limit: int,
+        condition: Filter | None = None,
+        consistency: Consistency = "one",
+        timeout_s: float | None = None,
     ) -> Ranked:
         layout, kept = self._kept()
         if limit < 0:

@@ -3,7 +3,9 @@
 It proves our wire and our wiring: paths, bodies as JSON, the key, refusals. It proves nothing of Qdrant: what searches here is NumPy in
 Python, an index is a line in a list, and all is lost at the end. Only what `indexer.store.server` asks is answered.
 
-    python tests/qdrant_rest.py PORT API_KEY
+    python tests/qdrant_rest.py PORT API_KEY [CERTIFICATE]
+
+CERTIFICATE is a PEM file with its key; then it speaks TLS.
 """
 
 import hmac
@@ -186,4 +188,5 @@ def _done() -> q.UpdateResult:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", message="Local mode")
-    uvicorn.run(create_app(sys.argv[2]), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+    tls = {"ssl_certfile": sys.argv[3]} if len(sys.argv) > 3 else {}
+    uvicorn.run(create_app(sys.argv[2]), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", **tls)

@@ -4,8 +4,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,16 +21,18 @@ class QdrantServer:
 
 
 @contextmanager
-def serving(api_key: str, folder: Path) -> Iterator[QdrantServer]:
+def serving(api_key: str, folder: Path, certificate: Path | None = None) -> Iterator[QdrantServer]:
+    """With a certificate, which comes with its key, over TLS."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    url, log = f"http://127.0.0.1:{port}", folder / "qdrant.log"
+    url, log = f"http{'s' if certificate else ''}://127.0.0.1:{port}", folder / "qdrant.log"
     with log.open("wb") as file:
         command = [sys.executable, str(Path(__file__).with_name("qdrant_rest.py")), str(port), api_key]
+        command += [str(certificate)] if certificate else []
         process = subprocess.Popen(command, stdout=file, stderr=file)
     try:
-        _wait(process, url, log)
+        _wait(process, port, log)
         yield QdrantServer(url, api_key)
     finally:
         process.kill()
@@ -45,11 +45,11 @@ def qdrant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantServer]:
         yield server
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            urllib.request.urlopen(f"{url}/readyz", timeout=1).close()
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
             time.sleep(0.05)
         else:

@@ -44,12 +44,22 @@ class Points(Protocol):
         score_threshold: float | None = None,
         with_vector: bool = False,
         consistency: Consistency = "one",
+        timeout_s: float | None = None,
     ) -> list[Hit]:
-        """Best first, equal scores by point id. Where there is one copy alone, `consistency` changes nothing."""
+        """Best first, equal scores by point id. Where there is one copy alone, `consistency` changes nothing.
+
+        Nobody will wait for longer than `timeout_s`: the engine may give up then. Who cancels the call ends what it can of the work.
+        """
         ...
 
     async def rank(
-        self, by: Criterion, *, limit: int, condition: Filter | None = None, consistency: Consistency = "one"
+        self,
+        by: Criterion,
+        *,
+        limit: int,
+        condition: Filter | None = None,
+        consistency: Consistency = "one",
+        timeout_s: float | None = None,
     ) -> Ranked:
         """Point ids and scores alone. Raises `Conflict` for what the collection does not hold: see `layout`."""
         ...

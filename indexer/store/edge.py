@@ -13,14 +13,16 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from indexer.filters import FieldType, Filter
-from indexer.ranking import Criterion, Ranked
+from indexer.ranking import Criterion, LateInteraction, Nearest, Ranked
 from indexer.records import Hit, Page, Point, point_id
 from indexer.retry import StoreDied
 from indexer.store import Consistency, Layout
+from indexer.store.edge_slices import READS_PER_CALL, Slice, Slices
 from indexer.store.edge_snapshot import pack
+from indexer.store.ties import in_order
 from model.errors import DependencyUnavailable, RetrievalError
 from model.inputs import Float32
 
@@ -39,9 +41,10 @@ class EdgeStore:
     next call, and the call it died in is repeated once: every one of them is idempotent. Whoever made the store closes it.
     """
 
-    def __init__(self, folder: Path, *, lock_wait_s: float = 10.0) -> None:
-        """`lock_wait_s` is how long a start waits for another process, one that is ending as a rule, to let go of the folder."""
-        self._child = _Child(folder, lock_wait_s)
+    def __init__(self, folder: Path, *, lock_wait_s: float = 10.0, reads_per_call: int = READS_PER_CALL) -> None:
+        """`lock_wait_s` is how long a start waits for another process, one that is ending as a rule, to let go of the folder.
+        A filter that reads more payloads than `reads_per_call` is asked in slices."""
+        self._child = _Child(folder, lock_wait_s, reads_per_call)
         # One thread for the life of the store: the kernel ends the child with the thread that started it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="edge")
         self._closed = False
@@ -125,17 +128,42 @@ class EdgePoints:
         score_threshold: float | None = None,
         with_vector: bool = False,
         consistency: Consistency = "one",
+        timeout_s: float | None = None,
     ) -> list[Hit]:
-        hits: list[Hit] = await self._call(
+        hits: list[Hit] | Slices = await self._call(
             "search", self._name, vector, limit, offset, condition, score_threshold, with_vector
         )
-        return hits
+        if isinstance(hits, Slices):
+            ranked = await self._merged(hits, Nearest(vector), offset + limit, condition, score_threshold)
+            hits = await self._call("hits", self._name, ranked[offset:], with_vector)
+        return cast(list[Hit], hits)
 
     async def rank(
-        self, by: Criterion, *, limit: int, condition: Filter | None = None, consistency: Consistency = "one"
+        self,
+        by: Criterion,
+        *,
+        limit: int,
+        condition: Filter | None = None,
+        consistency: Consistency = "one",
+        timeout_s: float | None = None,
     ) -> Ranked:
-        ranked: Ranked = await self._call("rank", self._name, by, limit, condition)
-        return ranked
+        ranked: Ranked | Slices = await self._call("rank", self._name, by, limit, condition)
+        return await self._merged(ranked, by, limit, condition) if isinstance(ranked, Slices) else ranked
+
+    async def _merged(
+        self, of: Slices, by: Criterion, limit: int, condition: Filter | None, score_threshold: float | None = None
+    ) -> Ranked:
+        """Of one slice after another. Other calls have their turn between them, and a caller who has gone asks for no more."""
+        if isinstance(by, LateInteraction):
+            near = await self._merged(of, Nearest(by.vector), by.candidates, condition)
+            reranked: Ranked = await self._call("rerank", self._name, by, limit, [key for key, _ in near])
+            return reranked
+        best: list[tuple[str, float]] = []
+        for index in range(of.total):
+            part = Slice(of.total, index)
+            best += await self._call("rank", self._name, by, limit, condition, score_threshold, part)
+            best = in_order(best, limit)
+        return best
 
     async def layout(self) -> Layout:
         layout: Layout = await self._call("layout", self._name)
@@ -146,8 +174,14 @@ class EdgePoints:
         return count
 
     async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
-        page: Page = await self._call("page", self._name, after, limit, condition)
-        return page
+        """Of one stretch of points after another, where the condition reads their payloads."""
+        ids: list[str] = []
+        while True:
+            page: Page = await self._call("page", self._name, after, limit - len(ids), condition)
+            ids += page.document_ids
+            after = page.after
+            if after is None or len(ids) >= limit:
+                return Page(tuple(ids), after)
 
     async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
         page: tuple[list[str], str | None] = await self._call("images", self._name, after, limit)
@@ -157,9 +191,10 @@ class EdgePoints:
 class _Child:
     """The process and its pipe. Used by one thread only."""
 
-    def __init__(self, folder: Path, lock_wait_s: float) -> None:
+    def __init__(self, folder: Path, lock_wait_s: float, reads_per_call: int) -> None:
         self._folder = folder
         self._lock_wait_s = lock_wait_s
+        self._reads_per_call = reads_per_call
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection[Any, Any] | None = None
 
@@ -196,7 +231,7 @@ class _Child:
         pipe = Connection(ours.detach())
         with theirs:
             fd = theirs.fileno()
-            arguments = (self._folder, fd, os.getpid(), self._lock_wait_s)
+            arguments = (self._folder, fd, os.getpid(), self._lock_wait_s, self._reads_per_call)
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "indexer.store.edge_process", *map(str, arguments)],
                 pass_fds=[fd],

@@ -1,13 +1,14 @@
 """The process that owns one data directory's Qdrant Edge shards: one request at a time over a pipe, tidying up when idle.
 
-`indexer.store.edge` starts it as `python -m indexer.store.edge_process FOLDER FD PARENT_PID LOCK_WAIT_S`. It exists because every Edge
-call holds the GIL. It lives as long as its end of the pipe, and dies with its parent. No torch.
+`indexer.store.edge` starts it as `python -m indexer.store.edge_process FOLDER FD PARENT_PID LOCK_WAIT_S READS_PER_CALL`. It exists
+because every Edge call holds the GIL. It lives as long as its end of the pipe, and dies with its parent. No torch.
 """
 
 from __future__ import annotations
 
 import ctypes
 import fcntl
+import logging
 import os
 import signal
 import sys
@@ -21,17 +22,20 @@ from typing import Any
 from indexer.store.edge_shards import Shards
 from model.errors import DependencyUnavailable, InvalidInput, RetrievalError
 
+log = logging.getLogger(__name__)
+
 IDLE_S = 0.5  # quiet for this long: time to tidy up
 BUSY_PAUSE = 4  # times as long as a step of tidying took, no other comes between calls: a fifth of the time where it is never quiet
 
 
 def main() -> None:
-    folder, fd, parent_pid, lock_wait_s = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+    folder, fd, parent_pid = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    lock_wait_s, reads_per_call = float(sys.argv[4]), int(sys.argv[5])
     _live_with_parent(parent_pid)
     with Connection(fd) as pipe:
         try:
             lock = _lock(folder, lock_wait_s)
-            shards = Shards(folder)
+            shards = Shards(folder, reads_per_call)
         except (RetrievalError, OSError) as error:
             pipe.send(
                 error if isinstance(error, RetrievalError) else DependencyUnavailable(f"cannot open {folder}: {error}")
@@ -55,7 +59,9 @@ def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
         s.delete,
         s.read,
         s.search,
+        s.hits,
         s.rank,
+        s.rerank,
         s.layout,
         s.count,
         s.page,
@@ -72,7 +78,7 @@ def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
             quiet = not pipe.poll(pause_s)
             began = time.monotonic()
             if quiet or began - stepped > BUSY_PAUSE * took_s:
-                _answer(shards.tidy, quiet)
+                _tidy(shards, quiet)
                 stepped = time.monotonic()
                 pause_s = took_s = stepped - began
             if quiet:
@@ -83,6 +89,13 @@ def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
             pipe.send(_answer(methods[name], *arguments))
         except (EOFError, ConnectionError):
             return
+
+
+def _tidy(shards: Shards, quiet: bool) -> None:
+    """Nobody asked for it, so nobody is answered when it fails: standard error says so. The next write has it tried again."""
+    failed = _answer(shards.tidy, quiet)
+    if failed is not None:
+        log.error("Qdrant Edge gave back no space and made no index: %s", failed.detail)
 
 
 def _answer(method: Callable[..., Any], *arguments: Any) -> Any:

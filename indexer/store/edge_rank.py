@@ -36,7 +36,13 @@ def _dense(layout: Layout, **more: Any) -> qe.EdgeVectorParams:
 
 
 def rank(
-    shard: qe.EdgeShard, name: str, layout: Layout, by: Criterion, limit: int, filter_: qe.Filter | None
+    shard: qe.EdgeShard,
+    name: str,
+    layout: Layout,
+    by: Criterion,
+    limit: int,
+    filter_: qe.Filter | None,
+    score_threshold: float | None = None,
 ) -> Ranked:
     scale = 1.0
     match by:
@@ -55,7 +61,7 @@ def rank(
             near = qe.Prefetch(limit=candidates, query=_nearest(vector, layout), filter=filter_)
             asked = {"query": qe.Query.Nearest(of_query, using=LATENTS), "prefetches": [near]}
             scale = 1 / len(of_query)
-    return [(point, score * scale) for point, score in ranked(shard, limit, **asked)]
+    return [(point, score * scale) for point, score in ranked(shard, limit, score_threshold=score_threshold, **asked)]
 
 
 def _nearest(vector: Float32, layout: Layout) -> Any:

@@ -30,6 +30,7 @@ from indexer.filters import (
     whole_number_beyond_doubles,
 )
 from indexer.filters.values import word_chunks
+from indexer.store.edge_slices import Slice
 from indexer.store.payload import path_of, relative_path
 from indexer.store.ties import in_order, looks, settled
 
@@ -41,6 +42,12 @@ INDEX_KINDS = {
     FieldType.TEXT: qe.PayloadSchemaType.Text,
     FieldType.GEO: qe.PayloadSchemaType.Geo,
 }
+
+
+def sliced(condition: qe.Filter, part: Slice) -> qe.Filter:
+    """Edge looks at `should` before `must`, whatever it thinks of the cost, so no payload of another slice is read."""
+    of_slice = qe.SliceCondition(part.total, part.index)  # type: ignore[attr-defined]  # its stubs lack it
+    return qe.Filter(should=[of_slice], must=[condition])
 
 
 def ranked(shard: qe.EdgeShard, wanted: int, **request: Any) -> list[tuple[str, float]]:
@@ -114,8 +121,10 @@ def _geo_box(path: str, box: GeoBox) -> qe.Filter:
 def _in(path: str, values: tuple[str, ...] | tuple[int, ...]) -> qe.Filter:
     words = [each for each in values if isinstance(each, str)]
     numbers = [each for each in values if not isinstance(each, str)]
-    any_word = qe.FieldCondition(path, match=qe.MatchAny(words))  # of no word: matches nothing
-    return qe.Filter(should=[any_word, *(_equals(path, each) for each in numbers)])
+    any_of: list[Any] = [_equals(path, each) for each in numbers]
+    if words:  # no index of numbers answers a condition on words, not even on none
+        any_of.append(qe.FieldCondition(path, match=qe.MatchAny(words)))
+    return qe.Filter(should=any_of) if any_of else _nothing()
 
 
 def _equals(path: str, value: Scalar) -> qe.FieldCondition:

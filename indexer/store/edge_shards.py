@@ -21,17 +21,18 @@ import qdrant_edge as qe
 
 from indexer.filters import FieldType, Filter
 from indexer.lexical import check_language
-from indexer.ranking import Criterion, Ranked
+from indexer.ranking import Criterion, LateInteraction, Nearest, Ranked
 from indexer.records import Hit, Page, Point, point_id
 from indexer.store import Layout
 from indexer.store.edge_rank import rank, sparse, vector_params
 from indexer.store.edge_rewrite import Rewrite, settle
-from indexer.store.edge_search import INDEX_KINDS, ranked, to_edge
+from indexer.store.edge_search import INDEX_KINDS, sliced, to_edge
+from indexer.store.edge_slices import READS_PER_CALL, Slice, Slices
 from indexer.store.edge_snapshot import copy, sync_folder, unpack
 from indexer.store.edge_snapshot import sync as _sync
-from indexer.store.indexes import missing
+from indexer.store.indexes import answered, missing, unanswered
 from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
-from indexer.store.vectors import DENSE, LATENTS, fits, just_below, unit, unpacked, vectors_of
+from indexer.store.vectors import DENSE, LATENTS, fits, just_below, unpacked, vectors_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 from model.inputs import Float32
 
@@ -95,8 +96,10 @@ class _Open:
 class Shards:
     """Collections are opened when first used. Writes are on disk when they return."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, reads_per_call: int = READS_PER_CALL) -> None:
+        """`reads_per_call` bounds the payloads that a filter reads in one call: over it, the answer is `Slices`."""
         self._folder = folder
+        self._reads_per_call = reads_per_call
         self._open: dict[str, _Open] = {}
         for leftover in [*folder.glob(".new-*"), *folder.glob(".gone-*")]:
             shutil.rmtree(leftover)
@@ -200,30 +203,59 @@ class Shards:
         condition: Filter | None,
         score_threshold: float | None,
         with_vector: bool,
-    ) -> list[Hit]:
-        opened = self._opened(name)
-        query = unit(vector, opened.layout.dimensions, "the query").tolist()
+    ) -> list[Hit] | Slices:
         if limit < 0 or offset < 0:
             raise InvalidInput(f"limit is {limit} and offset is {offset}, the least is 0")
-        if condition is not None:
-            self._index(opened, condition)
-        chosen = None if condition is None else to_edge(condition)
-        threshold = None if score_threshold is None else just_below(score_threshold)
-        nearest = qe.Query.Nearest(query)
-        page = ranked(opened.shard, offset + limit, query=nearest, filter=chosen, score_threshold=threshold)[offset:]
-        parts = [DENSE] if with_vector else False
-        records = {str(each.id): each for each in opened.shard.retrieve([key for key, _ in page], True, parts)}
-        vectors = {key: np.asarray(each.vector, np.float32) for key, each in records.items() if with_vector}
-        return [hit_of(records[key].payload, score, vectors.get(key)) for key, score in page]
+        found = self.rank(name, Nearest(vector), offset + limit, condition, score_threshold)
+        return found if isinstance(found, Slices) else self.hits(name, found[offset:], with_vector)
 
-    def rank(self, name: str, by: Criterion, limit: int, condition: Filter | None) -> Ranked:
+    def hits(self, name: str, found: Ranked, with_vector: bool) -> list[Hit]:
+        """Without those that have just been deleted."""
+        parts = [DENSE] if with_vector else False
+        kept = self._opened(name).shard.retrieve([key for key, _ in found], True, parts)
+        records = {str(each.id): each for each in kept}
+        vectors = {key: np.asarray(each.vector, np.float32) for key, each in records.items() if with_vector}
+        return [hit_of(records[key].payload, score, vectors.get(key)) for key, score in found if key in records]
+
+    def rank(
+        self,
+        name: str,
+        by: Criterion,
+        limit: int,
+        condition: Filter | None,
+        score_threshold: float | None = None,
+        part: Slice | None = None,
+    ) -> Ranked | Slices:
+        """Of a part of the collection, or of all of it unless that reads too many payloads."""
         opened = self._opened(name)
         if limit < 0:
             raise InvalidInput(f"limit is {limit}, the least is 0")
+        chosen = None
         if condition is not None:
             self._index(opened, condition)
-        chosen = None if condition is None else to_edge(condition)
-        return rank(opened.shard, name, opened.layout, by, limit, chosen)
+            chosen = to_edge(condition)
+            if part is not None:
+                chosen = sliced(chosen, part)
+            elif (slices := Slices(-(-self._reads(opened, condition) // self._reads_per_call))).total > 1:
+                return slices
+        threshold = None if score_threshold is None else just_below(score_threshold)
+        return rank(opened.shard, name, opened.layout, by, limit, chosen, threshold)
+
+    def rerank(self, name: str, by: LateInteraction, limit: int, point_ids: Sequence[str]) -> Ranked:
+        """`rank` among these points, already chosen."""
+        opened = self._opened(name)
+        among = qe.Filter(must=[qe.HasIdCondition(set(point_ids))])
+        return rank(opened.shard, name, opened.layout, by, limit, among)
+
+    def _reads(self, opened: _Open, condition: Filter) -> int:
+        """How often a search with it reads a payload, about; 4 us each."""
+        shard, indexed = opened.shard, opened.indexed
+        points = shard.info().points_count
+        conditions = unanswered(condition, indexed)
+        if points * conditions > self._reads_per_call:
+            narrowed = to_edge(answered(condition, indexed))
+            points = shard.count(qe.CountRequest(exact=False, filter=narrowed))
+        return int(points * conditions)
 
     def layout(self, name: str) -> Layout:
         return self._opened(name).layout
@@ -232,15 +264,23 @@ class Shards:
         return int(self._opened(name).shard.count(qe.CountRequest(exact=True)))
 
     def page(self, name: str, after: str | None, limit: int, condition: Filter | None) -> Page:
-        """Edge is asked from a point on, that one included: `after` is the first of the next page."""
+        """Edge is asked from a point on, that one included: `after` is the first of the next page. Where the condition reads payloads
+        it is asked of a stretch of points, and the page may have less than `limit`."""
         opened = self._opened(name)
+        chosen, end = None, None
         if condition is not None:
             self._index(opened, condition)
-        chosen = None if condition is None else to_edge(condition)
+            chosen = to_edge(condition)
+            if conditions := unanswered(condition, opened.indexed):
+                length = max(1, self._reads_per_call // conditions)
+                ids = qe.ScrollRequest(offset=after, limit=length, with_payload=False, with_vector=False)
+                stretch, end = opened.shard.scroll(ids)
+                chosen = qe.Filter(should=[qe.HasIdCondition({each.id for each in stretch})], must=[chosen])
         request = qe.ScrollRequest(
             offset=after, limit=limit, filter=chosen, with_payload=["document_id"], with_vector=False
         )
         records, following = opened.shard.scroll(request)
+        following = end if following is None else following
         return Page(
             tuple(each.payload["document_id"] for each in records), None if following is None else str(following)
         )
@@ -248,7 +288,7 @@ class Shards:
     def size_bytes(self, name: str) -> int:
         """What the files take up: Edge's have large holes."""
         self._opened(name)
-        return sum(path.lstat().st_blocks * 512 for path in self._path(name).rglob("*"))
+        return _bytes_on_disk(self._path(name))
 
     def images(self, name: str, after: str | None, limit: int) -> tuple[list[str], str | None]:
         """Edge is asked from a point on, that one included: `after` is the first of the next page."""
@@ -287,7 +327,7 @@ class Shards:
             if _in_use(opened.shard, path):
                 opened.upkeep.due[path] = kind
         elif opened.worn:
-            self._check_free_space()
+            self._check_free_space(_bytes_on_disk(opened.path))  # the shard is there twice until the new one is in use
             indexes = opened.indexed | opened.upkeep.due
             opened.rewrite = Rewrite(opened.path, _config(opened.layout), indexes, opened.upkeep.deleted)
         elif quiet:
@@ -387,10 +427,14 @@ class Shards:
                 if indexed.pop(path, None) is not None:
                     shard.update(qe.UpdateOperation.delete_field_index(path))
 
-    def _check_free_space(self) -> None:
-        free = shutil.disk_usage(self._folder).free
-        if free < MIN_FREE_BYTES:
-            raise DependencyUnavailable(f"disk is full: {free} bytes free at {self._folder}, {MIN_FREE_BYTES} needed")
+    def _check_free_space(self, more: int = 0) -> None:
+        free, needed = shutil.disk_usage(self._folder).free, MIN_FREE_BYTES + more
+        if free < needed:
+            raise DependencyUnavailable(f"disk is full: {free} bytes free at {self._folder}, {needed} needed")
+
+
+def _bytes_on_disk(folder: Path) -> int:
+    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))
 
 
 def _config(layout: Layout) -> qe.EdgeConfig:

@@ -46,6 +46,31 @@ def missing(condition: Filter, present: Mapping[str, FieldType]) -> dict[str, Fi
     return made
 
 
+def unanswered(condition: Filter, indexed: Mapping[str, FieldType]) -> int:
+    """How many of its conditions no index answers: for each of them an engine reads the payload of every point that it looks at."""
+    match condition:
+        case AllOf(of) | AnyOf(of) | AtLeast(_, of):
+            return sum(unanswered(each, indexed) for each in of)
+        case Not(of):
+            return unanswered(of, indexed)
+        case Nested():
+            return 1
+        case Empty(field):
+            return int(path_of(field) not in indexed)
+        case In(field, values):  # of words it is one condition, of numbers one each
+            asked = {"" if isinstance(each, str) else each for each in values}
+            return sum(unanswered(Equals(field, each), indexed) for each in asked)
+        case _:
+            return int(indexed.get(path_of(condition.field)) not in _kinds(condition))
+
+
+def answered(condition: Filter, indexed: Mapping[str, FieldType]) -> AllOf:
+    """What must hold besides, and indexes answer: only points for which it does are looked at."""
+    of = condition.of if isinstance(condition, AllOf) else (condition,)
+    parts = [answered(each, indexed) if isinstance(each, AllOf) else each for each in of]
+    return AllOf(tuple(each for each in parts if not unanswered(each, indexed)))
+
+
 def _wanted(condition: Filter) -> Iterator[tuple[str, FieldType]]:
     match condition:
         case AllOf(of) | AnyOf(of) | AtLeast(_, of):

@@ -6,6 +6,7 @@ It uses `upsert` with own ids and `wait=True`; the client's `upload_points` woul
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -225,6 +226,7 @@ class ServerPoints:
         score_threshold: float | None = None,
         with_vector: bool = False,
         consistency: Consistency = "one",
+        timeout_s: float | None = None,
     ) -> list[Hit]:
         known = await self._store.known(self._name)
         query = unit(vector, known.layout.dimensions, "the query").tolist()
@@ -240,6 +242,7 @@ class ServerPoints:
             "search_params": search_params(self._store.settings.collection),
             "score_threshold": None if score_threshold is None else just_below(score_threshold),
             "consistency": _CONSISTENCY[consistency],
+            "timeout": self._whole_s(timeout_s),
         }
         parts = [DENSE] if with_vector else False
         whole = {"with_payload": True, "with_vectors": parts} if offset == 0 else _NOTHING
@@ -251,7 +254,13 @@ class ServerPoints:
         return [_hit(records[key], score, with_vector) for key, score in page if key in records]
 
     async def rank(
-        self, by: Criterion, *, limit: int, condition: Filter | None = None, consistency: Consistency = "one"
+        self,
+        by: Criterion,
+        *,
+        limit: int,
+        condition: Filter | None = None,
+        consistency: Consistency = "one",
+        timeout_s: float | None = None,
     ) -> Ranked:
         known = await self._store.known(self._name)
         if limit < 0:
@@ -263,7 +272,8 @@ class ServerPoints:
         if limit == 0 or query is None:
             return []
         request, scale = query
-        ranked, _ = await self._ranked({**request, "consistency": _CONSISTENCY[consistency]}, _NOTHING, limit)
+        of_call = {"consistency": _CONSISTENCY[consistency], "timeout": self._whole_s(timeout_s)}
+        ranked, _ = await self._ranked({**request, **of_call}, _NOTHING, limit)
         return [(key, score * scale) for key, score in ranked]
 
     async def layout(self) -> Layout:
@@ -294,6 +304,11 @@ class ServerPoints:
         with translated("scroll"):
             records, following = await self._client.scroll(self._engine_name, offset=after, limit=limit, **parts)
         return digests(each.payload for each in records), None if following is None else str(following)
+
+    def _whole_s(self, timeout_s: float | None) -> int:
+        """The server ends a search on its side too; it and its client count whole seconds."""
+        most = self._store.settings.timeout_s
+        return most if timeout_s is None else max(1, min(most, math.ceil(timeout_s)))
 
     async def _ranked(
         self, request: dict[str, Any], parts: dict[str, Any], wanted: int

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from indexer.filters import Filter
-from indexer.ranking import Criterion, Fused, LateInteraction, Nearest, WordMatch, reciprocal_ranks, weighted
+from indexer.ranking import Criterion, Fused, LateInteraction, Nearest, Ranked, WordMatch, reciprocal_ranks, weighted
 from indexer.records import Hit, Lexical, Point
 from indexer.store import Consistency, Points
 from model.errors import InvalidInput
@@ -24,6 +25,7 @@ _RERANKED = (
 )
 
 Fusion = RrfIn | WeightedIn
+Rank = Callable[..., Awaitable[Ranked]]  # `Points.rank`, told all but by what and how deep
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class ModeSearch:
         score_threshold: float | None = None,
         with_vector: bool = False,
         consistency: Consistency = "one",
+        timeout_s: float | None = None,
     ) -> list[Hit]:
         """A window of the ranking. Raises `Conflict` where the collection does not hold what the mode needs."""
         if self.wanted.mode == "fused" and not self.wanted.reranks and self.vector is not None:
@@ -99,34 +102,30 @@ class ModeSearch:
                 score_threshold=score_threshold,
                 with_vector=with_vector,
                 consistency=consistency,
+                timeout_s=timeout_s,
             )
-        ranking = await self._ranking(offset + limit, condition, consistency)
+        rank = partial(self.points.rank, condition=condition, consistency=consistency, timeout_s=timeout_s)
+        ranking = await self._ranking(rank, offset + limit)
         page = [one for one in ranking if score_threshold is None or one.score >= score_threshold]
         return await self._hits(page[offset : offset + limit], with_vector)
 
-    async def _ranking(self, depth: int, condition: Filter | None, consistency: Consistency) -> list[Fused]:
+    async def _ranking(self, rank: Rank, depth: int) -> list[Fused]:
         match self.wanted.mode:
             case "fused":
-                ranked = await self.points.rank(
-                    self._by_embedding(), limit=depth, condition=condition, consistency=consistency
-                )
+                ranked = await rank(self._by_embedding(), limit=depth)
                 return [Fused(point, score, None, 0.0) for point, score in ranked]
             case "lexical":
-                ranked = await self.points.rank(
-                    self._by_words(), limit=depth, condition=condition, consistency=consistency
-                )
+                ranked = await rank(self._by_words(), limit=depth)
                 return [Fused(point, score, score, 1.0) for point, score in ranked]
             case _:
-                return await self._hybrid(condition, consistency)
+                return await self._hybrid(rank)
 
-    async def _hybrid(self, condition: Filter | None, consistency: Consistency) -> list[Fused]:
+    async def _hybrid(self, rank: Rank) -> list[Fused]:
         """A query without words is ranked by its embedding alone, as one whose words are nowhere."""
         by = [self._by_embedding()]
         if self.text:
             by.append(self._by_words())
-        ranked = await asyncio.gather(
-            *(self.points.rank(each, limit=CANDIDATES, condition=condition, consistency=consistency) for each in by)
-        )
+        ranked = await asyncio.gather(*(rank(each, limit=CANDIDATES) for each in by))
         embedding, words = ranked[0], ranked[1] if len(ranked) > 1 else ()
         match self.wanted.fusion or RrfIn(method="rrf"):
             case RrfIn(k=k):

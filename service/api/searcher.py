@@ -226,6 +226,7 @@ class Searcher:
             score_threshold=wanted.score_threshold,
             with_vector=wanted.with_vector or wanted.explain,
             consistency=wanted.consistency,
+            timeout_s=max(0.0, (wanted.timeout_s or self.bounds.timeout_s) - (began - clock.began)),
         )
         clock.store_ms += _ms_since(began)
         return hits

@@ -116,9 +116,9 @@ def test_the_commands_end_to_end(url: str, tmp_path: Path, monkeypatch: pytest.M
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     loaded = ret2("load", file, "-c", "c")
     assert loaded.exit_code == 1
-    assert "300 indexed, 0 unchanged, 1 failed" in loaded.stdout
+    assert "300 indexed, 0 skipped, 1 failed" in loaded.stdout
     assert "docs.jsonl line 301 bad" in loaded.stdout
-    assert "0 indexed, 300 unchanged" in ret2("load", file, "-c", "c").stdout
+    assert "0 indexed, 300 skipped" in ret2("load", file, "-c", "c").stdout
     assert "word42" in ret2("search", "word42", "-c", "c", "-n", 1).stdout
     assert "300" in ret2("collections").stdout
     assert "succeeded" in ret2("jobs").stdout

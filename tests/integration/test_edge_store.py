@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,16 +15,18 @@ import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from indexer.filters import AnyOf, DateRange, Equals, FieldType, Range
-from indexer.ranking import WordMatch
+from indexer.filters import AllOf, AnyOf, DateRange, Equals, FieldType, Filter, Range
+from indexer.ranking import Nearest, WordMatch
 from indexer.records import Point, point_id
 from indexer.retry import StoreDied
 from indexer.store import edge, edge_process, edge_rewrite, edge_shards, edge_snapshot, indexes
 from indexer.store.edge import EdgeStore
+from indexer.store.edge_slices import Slices
 from indexer.store.payload import path_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 
@@ -329,6 +332,29 @@ def test_a_full_disk_is_said_before_it_is_met(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(DependencyUnavailable, match="disk is full"):
         shards.create("d", D, {})
     shards.delete("c", ["d0"])
+    shards.close()
+
+
+def test_a_rewrite_wants_room_for_the_shard_beside_the_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shards = edge_shards.Shards(tmp_path)
+    shards.create("c", D, {})
+    shards.upsert("c", batch(0, 4_000))
+    shards.delete("c", [f"d{i}" for i in range(1_500)])
+    with monkeypatch.context() as patch:
+        free = edge_shards.MIN_FREE_BYTES + shards.size_bytes("c") // 2
+        patch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
+        edge_process._tidy(shards, True)
+        assert not shards.untidy
+        (said,) = caplog.messages
+        assert re.search(rf"disk is full: {free} bytes free at .*, \d+ needed", said)
+        assert sorted(each.name for each in (tmp_path / "c").iterdir()) == ["collection.json", "shard"]
+        shards.upsert("c", batch(4_000))
+        assert shards.untidy
+    tidied(shards)
+    assert shards._open["c"].upkeep.deleted == 0
+    assert len(caplog.messages) == 1
     shards.close()
 
 
@@ -691,3 +717,105 @@ async def test_100_000_points_are_there_again_within_a_second(tmp_path: Path) ->
         assert min(took_s) < 1, (kill, took_s)
     assert await store.points("c").count() == n
     await store.close()
+
+
+# ------------------------------------------------------------------------------------------- filters without an index
+
+
+@pytest.fixture
+async def slow(tmp_path: Path) -> AsyncIterator[EdgeStore]:
+    """A filter without an index is asked in fifty slices."""
+    opened = EdgeStore(tmp_path / "slow", reads_per_call=20)
+    await opened.create("c", D)
+    await opened.points("c").upsert(batch(0, 1_000))
+    yield opened
+    await opened.close()
+
+
+UNDECLARED = Range("i", gte=0.0)
+
+
+def counted(store: EdgeStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The calls that reach the child from now on, by name."""
+    calls: list[str] = []
+    call = store._child.call
+
+    def noted(method: str, arguments: tuple[object, ...]) -> object:
+        calls.append(method)
+        return call(method, arguments)
+
+    monkeypatch.setattr(store._child, "call", noted)
+    return calls
+
+
+async def test_other_calls_pass_between_the_slices_of_a_search(
+    slow: EdgeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = counted(slow, monkeypatch)
+    query = batch(0)[7].vector
+    searched = asyncio.create_task(slow.points("c").search(query, limit=3, condition=UNDECLARED))
+    await asyncio.sleep(0)
+    assert await slow.points("c").count() == 1_000
+    assert not searched.done()
+    hits = await searched
+    assert hits == await slow.points("c").search(query, limit=3)
+    assert calls == ["search", "count", *["rank"] * 50, "hits", "search"]
+
+
+async def test_whoever_has_gone_costs_no_more(slow: EdgeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the slices that are left nor a call that still waits in the queue; a search's time-out goes this way too."""
+    calls = counted(slow, monkeypatch)
+    points = slow.points("c")
+    searched = asyncio.create_task(points.search(batch(0)[7].vector, limit=3, condition=UNDECLARED))
+    await asyncio.sleep(0)
+    for _ in range(4):  # each passes between two slices
+        await points.count()
+    assert calls.count("rank") >= 3
+    waiting = asyncio.create_task(points.layout())
+    searched.cancel()
+    waiting.cancel()
+    await asyncio.gather(searched, waiting, return_exceptions=True)
+    await slow.ping()
+    reached = len(calls)
+    assert calls[-1] == "ping"
+    assert calls.count("rank") < 10
+    await asyncio.sleep(0.05)
+    assert len(calls) == reached
+    assert calls.count("layout") <= 1  # at most the one call that had begun
+
+
+def test_a_filter_is_cut_by_the_payloads_that_it_reads(tmp_path: Path) -> None:
+    shards = edge_shards.Shards(tmp_path, 1_000)
+    shards.create("c", D, {"i": FieldType.NUMBER})
+    shards.upsert("c", batch(0, 2_000))
+    nearest = Nearest(np.ones(D, np.float32))
+
+    def slices(*conditions: Filter) -> int:
+        found = shards.rank("c", nearest, 3, AllOf(conditions))
+        return found.total if isinstance(found, Slices) else 1
+
+    few, many, undeclared = Range("i", lt=100.0), Range("i", lt=1_500.0), Equals("x", "a")
+    assert slices(many) == 1
+    assert slices(undeclared) == 2
+    assert slices(undeclared, AnyOf((undeclared, undeclared))) == 6
+    assert slices(undeclared, few) == 1
+    assert slices(AllOf((undeclared, AllOf((few,))))) == 1
+    assert slices(AnyOf((undeclared, few))) == 2
+    assert slices(undeclared, undeclared, undeclared, undeclared, many) in (5, 6, 7)  # the engine's estimate
+    shards.close()
+
+
+async def test_documents_deleted_between_ranking_and_reading_are_left_out(
+    slow: EdgeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points, call = slow.points("c"), slow._child.call
+
+    def with_deletion(method: str, arguments: tuple[object, ...]) -> object:
+        if method == "hits":
+            call("delete", ("c", ["d7"]))
+        return call(method, arguments)
+
+    monkeypatch.setattr(slow._child, "call", with_deletion)
+    hits = await points.search(batch(0, 1_000)[7].vector, limit=3, condition=UNDECLARED)
+    assert len(hits) == 2
+    assert "d7" not in {hit.document_id for hit in hits}

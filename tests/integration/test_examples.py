@@ -80,14 +80,14 @@ def test_batch_job(url: str, tmp_path: Path, make_image: Callable[..., bytes]) -
     pq.write_table(pa.Table.from_pylist(rows), file)
     done = run("batch_job", file, "--collection", "shop", "--url", url)
     assert done.returncode == 1, done.stderr
-    assert done.stdout.splitlines()[-1] == "600 rows: 598 indexed, 0 unchanged, 2 failed"
+    assert done.stdout.splitlines()[-1] == "600 rows: 598 indexed, 0 skipped, 2 failed"
     failures = [json.loads(line) for line in (tmp_path / "products.failures.jsonl").read_text().splitlines()]
     assert {(one["row"], one["id"]) for one in failures} == {(300, "300"), (599, "599")}
     rows[300]["text"], rows[599]["image"] = "mended", None
     pq.write_table(pa.Table.from_pylist(rows), file)
     again = run("batch_job", file, "--collection", "shop", "--url", url)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.splitlines()[-1] == "600 rows: 2 indexed, 598 unchanged, 0 failed"
+    assert again.stdout.splitlines()[-1] == "600 rows: 2 indexed, 598 skipped, 0 failed"
     assert (tmp_path / "products.failures.jsonl").read_text() == ""
     with Client(url) as client:
         assert client.document("shop", "3")["metadata"] == {"price": 3}

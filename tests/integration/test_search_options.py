@@ -1,12 +1,16 @@
 """What /search can be asked beside a query, over HTTP, with Qdrant Edge and with the server store: the same answers."""
 
+import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from indexer.store.server import ServerStore
+from indexer.store import edge
+from indexer.store.edge import EdgePoints, EdgeStore
+from indexer.store.server import ServerPoints, ServerStore
 from indexer.store.server_settings import ServerStoreSettings
 from service import assembly
 
@@ -308,6 +312,56 @@ async def test_a_search_has_its_own_time(served: Any, runtime: Any) -> None:
     assert len(results[1]["hits"]) == 10
     runtime.gate.set()
     await search(served, {"text": "quick"}, timeout_s=20)
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "lexical"}, {"mode": "hybrid"}])
+async def test_the_store_is_told_how_long_anyone_waits(
+    served: Any, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    told: list[float] = []
+    for kind in (EdgePoints, ServerPoints):
+        for name in ("search", "rank"):
+            monkeypatch.setattr(kind, name, noting(getattr(kind, name), told))
+    await search(served, {"document_id": "d01"}, timeout_s=7, **options)
+    assert told
+    assert all(6 < each < 7 for each in told)
+    told.clear()
+    await search(served, {"document_id": "d01"}, **options)
+    assert all(19 < each < 20 for each in told)
+
+
+def noting(method: Any, told: list[float]) -> Any:
+    async def noted(*arguments: Any, **options: Any) -> Any:
+        told.append(options["timeout_s"])
+        return await method(*arguments, **options)
+
+    return noted
+
+
+async def test_an_overdue_search_goes_on_in_no_store(
+    serve: Callable[..., Awaitable[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight slices of 0.3 s each; there is time for three."""
+    call = edge._Child.call
+    slices: list[None] = []
+
+    def slow(child: Any, method: str, arguments: tuple[Any, ...]) -> Any:
+        if method == "rank":
+            time.sleep(0.3)
+            slices.append(None)
+        return call(child, method, arguments)
+
+    monkeypatch.setattr(assembly, "_store", lambda _settings: EdgeStore(tmp_path / "cut", reads_per_call=5))
+    served = await serve()
+    await served.load(*documents())
+    monkeypatch.setattr(edge._Child, "call", slow)
+    body = {"collection": "flags", "query": {"document_id": "d01"}, "filter": {"field": "n", "gte": 0}, "timeout_s": 1}
+    response = await served.client.post("/search", json=body)
+    assert (response.status_code, response.json()["code"]) == (504, "timed_out")
+    await search(served, {"document_id": "d01"})
+    assert 3 <= len(slices) <= 4
+    hits = (await search(served, {"document_id": "d01"}, filter={"field": "n", "gte": 0}))["hits"]
+    assert len(hits) == 10
 
 
 @pytest.mark.parametrize("consistency", ["one", "majority", "quorum", "all"])

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -115,6 +116,13 @@ async def test_what_is_sent(qdrant: Qdrant, store: ServerStore) -> None:
     query = qdrant.asked[-1]
     assert query.filter.must[0].field.range.gte == 2.5
     assert query.limit == 4
+
+
+async def test_the_server_is_told_how_long_anyone_waits(qdrant: Qdrant, store: ServerStore) -> None:
+    store.settings = replace(store.settings, timeout_s=10)
+    for timeout_s, wanted in ((2.1, 3), (0.2, 1), (30.0, 10), (None, 10)):
+        await store.points("c").search(np.ones(D, np.float32), limit=3, timeout_s=timeout_s)
+        assert qdrant.asked[-1].timeout == wanted
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ its own collections are removed afterwards. `memory` is the client's own engine 
 another process, so that what is sent goes through HTTP and JSON.
 """
 
+import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,7 @@ D = 16
 N = 300
 STORES = [
     "edge",
+    "edge in slices",
     "fake",
     "memory",
     "rest",
@@ -67,6 +70,8 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     match request.param:
         case "edge":
             opened: Store = EdgeStore(tmp_path / "index")
+        case "edge in slices":
+            opened = EdgeStore(tmp_path / "index", reads_per_call=20)
         case "fake":
             opened = FakeStore()
         case "memory":
@@ -398,6 +403,22 @@ async def test_any_consistency_is_the_same_where_nothing_is_being_written(
         assert_hits(hits, expected(data, query)[offset : offset + 7])
 
 
+async def test_a_search_that_nobody_waits_for_harms_no_other(points: Points) -> None:
+    data = make_points(60)
+    await points.upsert(data)
+    query = random_vector(rng(2))
+    condition = Not(Equals("absent", 1))
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0):
+            await points.search(query, limit=7, condition=condition, timeout_s=0.0)
+    for timeout_s in (1.5, 30.0, None):
+        found = await asyncio.gather(
+            *(points.search(query, limit=7, condition=each, timeout_s=timeout_s) for each in (condition, None))
+        )
+        for hits in found:
+            assert_hits(hits, expected(data, query)[:7])
+
+
 def asked(points: Points, query: Float32, condition: Filter | None = None) -> Ranking:
     """As a search walks it."""
 
@@ -705,7 +726,7 @@ async def test_ping(store: Store) -> None:
     await store.ping()
 
 
-@pytest.mark.parametrize("store", STORES[3:], indirect=True)  # those that have a server
+@pytest.mark.parametrize("store", STORES[4:], indirect=True)  # those that have a server
 async def test_a_server_says_whether_indexing_is_deferred(store: ServerStore) -> None:
     await store.create("c", D)
     changed = [await store.defer_indexing("c", deferred) for deferred in (False, True, True, False, False)]

@@ -194,6 +194,9 @@ async def test_what_is_not_there(served: Any, method: str, path: str, body: Any)
 
 async def test_routes_that_are_not_there(served: Any) -> None:
     is_problem(await served.client.get("/nowhere"), 404, "not_found")
+    for path in ("/no%2Fwhere", "/no%1Fwhere", "/no%0Awhere", "/no%C2%85where"):
+        detail = is_problem(await served.client.get(path), 404, "not_found")["detail"]
+        assert detail == f"GET {path}: Not Found"
     response = await served.client.get("/search")
     is_problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "POST"

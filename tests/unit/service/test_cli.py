@@ -221,7 +221,7 @@ def test_load_of_good_documents_exits_0(ret2: Callable[..., Any], service: Servi
     file.write_text('{"id": "a", "text": "good"}')
     result = ret2("load", file, "-c", "c")
     assert result.exit_code == 0, result.output
-    assert "1 indexed, 0 unchanged, 0 failed" in result.stdout
+    assert "1 indexed, 0 skipped, 0 failed" in result.stdout
     assert service.requests[0][:2] == ("PUT", "/collections/c")
 
 
