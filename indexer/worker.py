@@ -17,8 +17,9 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -322,7 +323,19 @@ class Worker:
         pipeline = await self._pipeline_for(collection.fingerprint)
         if batch.suspect is not None:
             await pipeline.probe(points)
-        return await pipeline.run(batch, collection, points, hold=hold, last_attempt=last_attempt)
+        run = partial(pipeline.run, collection=collection, points=points, hold=hold, last_attempt=last_attempt)
+        return await (self._repair(batch, run) if batch.kind is JobKind.REPAIR else run(batch))
+
+    async def _repair(self, batch: Batch, run: Callable[[Batch], Awaitable[Result]]) -> Result:
+        whole = Result()
+        for kind, items in (await self._ledger.call(self._ledger.standing, batch)).items():
+            if kind is JobKind.REPAIR:
+                whole.outcomes += [Outcome(position, one.id, Status.SKIPPED) for position, one in items]
+                continue
+            result = await run(replace(batch, kind=kind, items=tuple(items)))
+            whole.outcomes += result.outcomes
+            whole.waiting = whole.waiting or result.waiting
+        return whole
 
     async def _fill(self, batch: Batch, collection: Collection, hold: Hold) -> Result:
         reindex = await self._ledger.call(self._ledger.reindex, collection.name)

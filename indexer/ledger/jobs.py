@@ -113,6 +113,7 @@ class Jobs(Accepting, Working):
             old = _first(jobs.c.finished_at < now - retention_s, ~needed)
             forgotten = connection.execute(old).scalar_one_or_none()
             abandoned = connection.execute(_first(*left_open(now))).scalar_one_or_none()
+        self._forget_doubts(retention_s)
         more = [self.cancel_some(job_id, _CANCEL_BATCHES) for job_id in stopped]
         if forgotten is not None:
             self._erase_some(forgotten)

@@ -33,6 +33,23 @@ def _create_steps(connection: sa.Connection) -> None:
     )""")
 
 
+def _create_doubts(connection: sa.Connection) -> None:
+    key = "SERIAL" if connection.dialect.name == "postgresql" else "INTEGER"
+    connection.exec_driver_sql(f"""CREATE TABLE doubts (
+        id {key} NOT NULL,
+        holder VARCHAR NOT NULL,
+        collection VARCHAR NOT NULL,
+        document_id VARCHAR NOT NULL,
+        since FLOAT NOT NULL,
+        kind VARCHAR,
+        item VARCHAR,
+        job_id VARCHAR,
+        PRIMARY KEY (id),
+        FOREIGN KEY (collection) REFERENCES collections (name) ON DELETE CASCADE,
+        FOREIGN KEY (job_id) REFERENCES jobs (id) ON DELETE CASCADE
+    )""")
+
+
 # What leads to each version from the one before. A step is SQL for both databases, or a function. Never change one that is released.
 Step = str | Callable[[sa.Connection], None]
 MIGRATIONS: Mapping[int, Sequence[Step]] = {
@@ -105,6 +122,12 @@ MIGRATIONS: Mapping[int, Sequence[Step]] = {
         "CREATE INDEX batches_crashed ON batches (id) WHERE NOT done AND crashes > 0",
         "CREATE TABLE holds (collection VARCHAR NOT NULL, kind VARCHAR NOT NULL, until FLOAT NOT NULL, "
         "PRIMARY KEY (collection, kind), FOREIGN KEY (collection) REFERENCES collections (name) ON DELETE CASCADE)",
+    ),
+    9: (
+        _create_doubts,
+        "CREATE INDEX ix_doubts_holder ON doubts (holder)",
+        "CREATE INDEX ix_doubts_document_id ON doubts (document_id)",
+        "CREATE INDEX ix_doubts_job_id ON doubts (job_id)",
     ),
 }
 NEWEST = max(MIGRATIONS)

@@ -12,8 +12,8 @@ from fake_store import FakePoints
 
 from indexer import worker
 from indexer.intake import Incoming
-from indexer.records import JobState, Point, Status
-from indexer.retry import EncoderDied, StoreDied
+from indexer.records import JobKind, JobState, Point, Status
+from indexer.retry import EncoderDied, EncoderTimedOut, StoreDied
 from model.errors import DependencyUnavailable, EncodeFailed, Forbidden, Overloaded
 
 Make = Callable[..., Any]
@@ -449,6 +449,39 @@ async def test_a_process_that_stood_still_before_its_write_does_not_write(
     assert counts(await world.done(await world.post(*posted("a")))) == (1, 1, 0, 0)
     assert len(world.encoder.calls) == 2, "once in vain"
     assert world.store.upserts == [["a"]]
+
+
+@pytest.mark.parametrize("deletes", [False, True])
+async def test_a_write_that_comes_too_late_is_made_good(
+    make_world: Make, deletes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker stands still between its look at the lease and the write; another one writes it, and what was accepted later."""
+    world = make_world(concurrency=1)
+    upsert, stands, goes_on = FakePoints.upsert, asyncio.Event(), asyncio.Event()
+
+    async def stand_still(points: Any, given: Any) -> None:
+        if not stands.is_set():
+            stands.set()
+            await goes_on.wait()
+        await upsert(points, given)
+
+    monkeypatch.setattr(FakePoints, "upsert", stand_still)
+    await world.start_worker()
+    old = await world.post(Incoming(0, id="a", text="old"))
+    await stands.wait()
+    world.ledger._clock = lambda: time.time() + world.settings.lease_s + 1
+    await world.start_worker()
+    await world.done(old)
+    later = (
+        world.intake.delete(await world.collection(), ["a"]) if deletes else world.post(Incoming(0, id="a", text="new"))
+    )
+    await world.done(await later)
+    expected = {} if deletes else {"a": "new"}
+    assert world.stored() == expected
+    goes_on.set()
+    await world.until(lambda: any(job.kind is JobKind.REPAIR and job.state.finished for job in world.ledger.jobs()))
+    assert world.stored() == expected
+    assert len(world.store.upserts) == (2 if deletes else 4), "the late one was made"
 
 
 async def test_a_cancelled_job_stops_within_one_batch(make_world: Make, posted: Make) -> None:
