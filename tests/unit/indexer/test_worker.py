@@ -76,7 +76,7 @@ async def test_results_by_position(world: Any, posted: Make) -> None:
     job = await world.post(*posted("bad", "old", "new", "new", "x"))
     done = await world.done(job)
     assert (done.state, counts(done)) == (JobState.SUCCEEDED_WITH_FAILURES, (5, 2, 2, 1))
-    results = world.ledger.results(job.id)
+    (results,) = world.ledger.results(job.id)
     assert [(each.position, each.document_id, each.status, each.code) for each in results] == [
         (0, "bad", Status.FAILED, "invalid_input"),
         (1, "old", Status.SKIPPED, None),
