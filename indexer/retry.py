@@ -6,11 +6,11 @@ import random
 from typing import ClassVar
 
 from indexer.settings import IndexerSettings
-from model.errors import DependencyUnavailable, Overloaded, RetrievalError
+from model.errors import DependencyUnavailable, Overloaded, RetrievalError, TimedOut
 
 
 class Died(DependencyUnavailable):
-    """The process that was at work on this ended before it answered.
+    """The process that was at work on this ended, or was given up, before it answered.
 
     A restart ends as a document that kills, so nothing is to blame at once: what was in hand is tried again alone.
     """
@@ -22,6 +22,12 @@ class EncoderDied(Died):
     """The encoder ended before it answered."""
 
     failure = "encoder_died"
+
+
+class EncoderTimedOut(Died, TimedOut):
+    """The encoder did not answer in time: it may be away or busy, or what it was given takes it too long."""
+
+    failure = "encoder_timed_out"
 
 
 class StoreDied(Died):

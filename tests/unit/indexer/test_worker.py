@@ -369,12 +369,12 @@ class Dies:
         return await self.call(given, *args, **options)
 
 
-@pytest.mark.parametrize("error", [EncoderDied("gone"), StoreDied("gone")])
+@pytest.mark.parametrize("error", [EncoderDied("gone"), EncoderTimedOut("slow"), StoreDied("gone")])
 async def test_a_document_that_kills_encoder_or_store_fails_alone(
     make_world: Make, posted: Make, error: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = make_world(batch_documents=3, concurrency=2, max_attempts=4)
-    if isinstance(error, EncoderDied):
+    if not isinstance(error, StoreDied):
         killer = world.encoder.encode = Dies(error, world.encoder.encode)
     else:
         killer = Dies(error, None)
@@ -395,9 +395,10 @@ async def test_a_document_that_kills_encoder_or_store_fails_alone(
     assert set(world.stored()) == {"a", "b", "c", "d"}
 
 
-async def test_an_encoder_that_dies_of_everything_is_an_outage(make_world: Make, posted: Make) -> None:
+@pytest.mark.parametrize("error", [EncoderDied("gone"), EncoderTimedOut("slow")])
+async def test_an_encoder_that_dies_of_everything_is_an_outage(make_world: Make, posted: Make, error: Any) -> None:
     world = make_world(batch_documents=3, concurrency=2)
-    world.encoder.broken = EncoderDied("gone")
+    world.encoder.broken = error
     await world.start_worker()
     jobs = [await world.post(*posted("a", "b", "c", "d")), await world.post(*posted("e"))]
     await world.until(lambda: len(world.encoder.calls) > 8 * world.settings.max_attempts)
