@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fake_store import FakePoints
 
-from indexer import worker
+from indexer import runner
 from indexer.intake import Incoming
 from indexer.records import JobKind, JobState, Point, Status
 from indexer.retry import EncoderDied, EncoderTimedOut, StoreDied
@@ -445,7 +445,7 @@ async def test_a_process_that_stood_still_before_its_write_does_not_write(
 
     monkeypatch.setattr(world.ledger, "renew", freeze)
     clock = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + stood_still_s)
-    monkeypatch.setattr(worker, "time", clock)
+    monkeypatch.setattr(runner, "time", clock)
     await world.start_worker()
     assert counts(await world.done(await world.post(*posted("a")))) == (1, 1, 0, 0)
     assert len(world.encoder.calls) == 2, "once in vain"
