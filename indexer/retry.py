@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from typing import ClassVar
 
 from indexer.settings import IndexerSettings
 from model.errors import DependencyUnavailable, Overloaded, RetrievalError, TimedOut
@@ -15,7 +14,7 @@ class Died(DependencyUnavailable):
     A restart ends as a document that kills, so nothing is to blame at once: what was in hand is tried again alone.
     """
 
-    failure: ClassVar[str]  # the code of a document with which it happens every time
+    failure: str  # the code of a document with which it happens every time
 
 
 class EncoderDied(Died):

@@ -11,9 +11,11 @@ import pytest
 from fake_store import FakePoints
 
 from indexer import runner
+from indexer.encoders import Encoders
 from indexer.intake import Incoming
 from indexer.records import JobKind, JobState, Point, Status
 from indexer.retry import EncoderDied, EncoderTimedOut, StoreDied
+from indexer.worker import Worker
 from model.errors import DependencyUnavailable, EncodeFailed, Forbidden, Overloaded
 
 Make = Callable[..., Any]
@@ -404,6 +406,21 @@ async def test_an_encoder_that_dies_of_everything_is_an_outage(make_world: Make,
     await world.until(lambda: len(world.encoder.calls) > 8 * world.settings.max_attempts)
     world.encoder.broken = None
     assert [counts(await world.done(job)) for job in jobs] == [(4, 4, 0, 0), (1, 1, 0, 0)]
+
+
+async def test_an_encoder_of_one_collection_that_times_out_holds_up_no_other(make_world: Make, posted: Make) -> None:
+    world = make_world(retry_base_s=30.0, retry_max_s=60.0, concurrency=1)
+    slow, first = type(world.encoder)(), world.encoder.model
+    world.encoder.model = slow.model = type(first)("new", "fingerprint-2", 8, 100, 16)
+    slow.broken = EncoderTimedOut("slow")
+    waits = await world.post(*posted("a"), collection="slow")
+    world.encoder.model = first
+    encoders = Encoders(world.encoder, slow)
+    worker = Worker(world.ledger, world.store, encoders, world.blobs, world.fetcher, world.settings, world.progress)
+    world.workers.append(worker)
+    await worker.start()
+    await world.until_job(waits, lambda found: found.waiting_on == "slow")
+    assert counts(await world.done(await world.post(*posted("b")))) == (1, 1, 0, 0)
 
 
 async def test_a_fetch_does_not_go_on_when_another_one_has_raised(world: Any) -> None:
