@@ -166,9 +166,8 @@ class HttpEncoder:
                 raise EncoderTimedOut(failed.detail)
             if response.status_code not in _RETRIED_STATUS:
                 raise failed
-            broke += body is not None and not _is_problem(
-                response
-            )  # a proxy's word for a connection that it had, or had not
+            # What no encoder says: a proxy lost the connection, with the call on it, or had none.
+            broke += body is not None and not _is_problem(response)
             if broke == _BREAKS:
                 break
         if broke:
