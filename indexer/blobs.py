@@ -2,9 +2,11 @@
 
     put ─► there and young? nothing · there and old? made young again · else written whole or not at all
     sweep ─► page of names ─► older than the grace time? ─► referenced by nobody? ─► still old? ─► deleted
+                                                       on an object store: set aside ─► a grace time later, still by nobody? ┘
 
 A blob is young for half the grace time after its last `put`. So a `put` that its document refers to within that half is never swept,
-whether it wrote the blob or found it there.
+whether it wrote the blob or found it there. On a local disk a lock sees to that. Object stores have neither locks nor a deletion of
+what is unchanged that all of them know, so a deletion may hit what was put a moment before: `get` finds it where it was set aside.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -74,6 +77,7 @@ class Blobs:
         self._settings = BlobSettings(settings) if isinstance(settings, str) else settings
         self._what = f"image storage {named(self._settings.url)}"
         self._files, self._root = connect(self._settings.url, timeout_s=self._settings.timeout_s, options=options)
+        self._aside = f"{self._root}/aside"
         self._local = LocalFiles(self._root) if is_local(self._files) else None
         protocols = [self._files.protocol] if isinstance(self._files.protocol, str) else self._files.protocol
         self._atomic = not _ATOMIC_PROTOCOLS.isdisjoint(protocols)
@@ -95,9 +99,9 @@ class Blobs:
 
     async def get(self, digest: str) -> bytes:
         """Raises `NotFound`, and `DependencyUnavailable` where the storage as a whole is not there."""
-        path = self._path(digest)
+        self._path(digest)
         try:
-            return await self._run(partial(self._read, path))
+            return await self._run(partial(self._read, digest))
         except NotFound as error:
             raise NotFound(f"there is no image {digest}") from error
 
@@ -105,16 +109,31 @@ class Blobs:
         """All blobs in the order of their digests, at most `size` at a time. Held: the names under one of 256 prefixes."""
         if size < 1:
             raise InvalidInput(f"page size is {size}, at least 1 is needed", field="size", value=size, limit=1)
-        for prefix in await self._run(self._prefixes):
-            found = iter(await self._run(partial(self._under, prefix)))
+        async for page in self._pages(self._root, size):
+            yield page
+
+    async def _pages(self, root: str, size: int) -> AsyncIterator[list[Stored]]:
+        for prefix in await self._run(partial(self._prefixes, root)):
+            found = iter(await self._run(partial(self._under, f"{root}/{prefix}")))
             while page := list(islice(found, size)):
                 yield page
+
+    async def _sweep_aside(self, ask: Callable[[Sequence[str]], Awaitable[AbstractSet[str]]], grace_s: float) -> None:
+        """What was set aside a grace time ago: by now a document that was posted then refers to its image, or nothing does."""
+        async for page in self._pages(self._aside, _PAGE):
+            before_s = time.time() - grace_s
+            old = [blob.digest for blob in page if blob.modified_s < before_s]
+            wanted = await ask(old) if old else frozenset()
+            for digest in old:
+                with suppress(NotFound):  # another sweep is at it
+                    if digest in wanted:
+                        await self._run(partial(self._read, digest))
+                    await self._run(partial(self._files.rm_file, self._path(digest, self._aside)))
 
     async def sweep(self, referenced: Referenced | Iterable[str], older_than_s: float | None = None) -> Swept:
         """Deletes what nobody refers to and what is older than the grace time (or `older_than_s`, at least as long).
 
-        On a local disk no `put` can lose to it. On an object store, which has no delete-if-unchanged that all of them know, a `put` of a
-        blob that is older than the grace time can, in the milliseconds between the last look at the blob and its deletion.
+        No `put` can lose to it. On an object store space is free one grace time later, with a later sweep.
         """
         grace_s = self._settings.grace_s if older_than_s is None else older_than_s
         if grace_s < self._settings.grace_s:
@@ -125,6 +144,8 @@ class Blobs:
                 limit=self._settings.grace_s,
             )
         ask = _asking(referenced)
+        if not self._local:
+            await self._sweep_aside(ask, grace_s)
         kept = deleted = deleted_bytes = 0
         async for page in self.pages():
             before_s = time.time() - grace_s
@@ -145,10 +166,10 @@ class Blobs:
     def close(self) -> None:
         self._threads.shutdown()
 
-    def _path(self, digest: str) -> str:
+    def _path(self, digest: str, root: str | None = None) -> str:
         if not _DIGEST.fullmatch(digest):
             raise InvalidInput(f"{digest!r:.100} is not a SHA-256 in hex")
-        return f"{self._root}/{digest[:2]}/{digest[2:4]}/{digest}"
+        return f"{root or self._root}/{digest[:2]}/{digest[2:4]}/{digest}"
 
     def _put(self, digest: str, data: bytes) -> None:
         path = self._path(digest)
@@ -159,6 +180,9 @@ class Blobs:
         modified_s = self._modified_s(path)
         if modified_s is not None and modified_s >= renew_before_s:
             return
+        self._write(path, data)
+
+    def _write(self, path: str, data: bytes) -> None:
         if self._atomic:
             self._files.pipe_file(path, data)
         else:
@@ -167,13 +191,19 @@ class Blobs:
             self._files.pipe_file(part, data)
             self._files.mv(part, path)
 
-    def _read(self, path: str) -> bytes:
+    def _read(self, digest: str) -> bytes:
+        """What a sweep set aside as it was put again is brought back."""
+        path = self._path(digest)
         try:
             return bytes(self._files.cat_file(path))
         except FileNotFoundError as error:
             if not self._is_there():
                 raise DependencyUnavailable(f"{self._what}: the whole storage is not there") from error
-            raise
+            if self._local:
+                raise
+        data = bytes(self._files.cat_file(self._path(digest, self._aside)))
+        self._write(path, data)
+        return data
 
     def _is_there(self) -> bool:
         """Whether the folder or bucket is: a disk that is not mounted must not look like missing images."""
@@ -200,18 +230,22 @@ class Blobs:
         modified_s = self._modified_s(path)
         if modified_s is None or modified_s >= before_s:
             return False
-        self._files.rm_file(path)
+        try:
+            self._write(self._path(digest, self._aside), self._files.cat_file(path))
+            self._files.rm_file(path)
+        except FileNotFoundError:
+            return False
         return True
 
-    def _prefixes(self) -> list[str]:
+    def _prefixes(self, root: str) -> list[str]:
         try:
-            names = [name.rstrip("/").rpartition("/")[2] for name in self._files.ls(self._root, detail=False)]
+            names = [name.rstrip("/").rpartition("/")[2] for name in self._files.ls(root, detail=False)]
         except FileNotFoundError:
             return []  # nothing was ever put
         return sorted(name for name in names if _PREFIX.fullmatch(name))
 
-    def _under(self, prefix: str) -> list[Stored]:
-        found = self._files.find(f"{self._root}/{prefix}", detail=True)
+    def _under(self, folder: str) -> list[Stored]:
+        found = self._files.find(folder, detail=True)
         named_so = ((path.rpartition("/")[2], info) for path, info in found.items())
         blobs = [
             Stored(name, int(info["size"]), _modified_s(info)) for name, info in named_so if _DIGEST.fullmatch(name)

@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind
 
 from indexer import tracing
 from indexer.encoder import Lane
-from indexer.retry import EncoderDied
+from indexer.retry import EncoderDied, EncoderTimedOut
 from model import codec
 from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TimedOut, TooLarge
 from model.inputs import Embedding, Input, ModelInfo, Role
@@ -138,7 +138,8 @@ class HttpEncoder:
             async with asyncio.timeout(self._settings.timeout_s):
                 return await self._tried(method, path, body)
         except TimeoutError as error:
-            raise TimedOut(f"encoder {self._name}: no answer within {self._settings.timeout_s:g} s") from error
+            kind = TimedOut if body is None else EncoderTimedOut
+            raise kind(f"encoder {self._name}: no answer within {self._settings.timeout_s:g} s") from error
 
     async def _tried(self, method: str, path: str, body: bytes | None) -> httpx.Response:
         failed: RetrievalError = DependencyUnavailable()
@@ -160,9 +161,15 @@ class HttpEncoder:
                 raise self._unavailable(type(error).__name__, error) from error
             if response.is_success:
                 return response
-            if response.status_code not in _RETRIED_STATUS:
-                raise self._refusal(response)
             failed = self._refusal(response)
+            if body is not None and isinstance(failed, TimedOut):
+                raise EncoderTimedOut(failed.detail)
+            if response.status_code not in _RETRIED_STATUS:
+                raise failed
+            # What no encoder says: a proxy lost the connection, with the call on it, or had none.
+            broke += body is not None and not _is_problem(response)
+            if broke == _BREAKS:
+                break
         if broke:
             raise EncoderDied(failed.detail) from failed
         raise failed
@@ -212,6 +219,12 @@ def _detail(response: httpx.Response) -> str:
     if isinstance(body, dict) and isinstance(body.get("checks"), dict):
         return "; ".join(f"{name}: {state}" for name, state in body["checks"].items() if state != "ok")
     return str(body.get("detail", "")) if isinstance(body, dict) else ""
+
+
+def _is_problem(response: httpx.Response) -> bool:
+    """Whether an encoder said it itself."""
+    content_type: str = response.headers.get("content-type", "")
+    return content_type.startswith("application/problem+json")
 
 
 def _model_info(response: httpx.Response, name: str) -> ModelInfo:

@@ -40,6 +40,10 @@ class CollectionUnavailable(DependencyUnavailable):
     """This collection cannot be written now; others can."""
 
 
+class CollectionDied(CollectionUnavailable, Died):
+    """The encoder of this collection ended before it answered; others have another one."""
+
+
 @dataclass(frozen=True, slots=True)
 class OneOfTwo:
     """An encoder beside which there is another: away or full, it holds up its own collections only."""
@@ -120,7 +124,8 @@ class Pipeline:
             with in_store():
                 await points.delete([_NO_DOCUMENT])
         except Died as error:
-            raise DependencyUnavailable(error.detail) from error
+            away = CollectionUnavailable if isinstance(error, CollectionUnavailable) else DependencyUnavailable
+            raise away(error.detail) from error
 
     async def write(
         self, works: Sequence[Work], collection: Collection, points: Points, result: Result, *, hold: Hold
@@ -297,8 +302,10 @@ def _point(work: Work, embedding: Embedding) -> Point:
 def one_collection_waits() -> Iterator[None]:
     try:
         yield
-    except Died:
-        raise
+    except Died as error:
+        died = CollectionDied(error.detail)
+        died.failure = error.failure
+        raise died from error
     except (DependencyUnavailable, Overloaded) as error:
         raise CollectionUnavailable(error.detail) from error
 

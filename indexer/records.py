@@ -134,6 +134,9 @@ class JobKind(StrEnum):
     DOCUMENTS = "documents"
     DELETE = "delete"
     IMPORT = "import"
+    REPAIR = (
+        "repair"  # its documents are ids alone, whose last write may have been overwritten by one that came too late
+    )
     REINDEX = "reindex"  # its documents are ids alone, to be made equal in the other generation
 
 

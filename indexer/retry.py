@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import random
-from typing import ClassVar
 
 from indexer.settings import IndexerSettings
-from model.errors import DependencyUnavailable, Overloaded, RetrievalError
+from model.errors import DependencyUnavailable, Overloaded, RetrievalError, TimedOut
 
 
 class Died(DependencyUnavailable):
-    """The process that was at work on this ended before it answered.
+    """The process that was at work on this ended, or was given up, before it answered.
 
     A restart ends as a document that kills, so nothing is to blame at once: what was in hand is tried again alone.
     """
 
-    failure: ClassVar[str]  # the code of a document with which it happens every time
+    failure: str  # the code of a document with which it happens every time
 
 
 class EncoderDied(Died):
     """The encoder ended before it answered."""
 
     failure = "encoder_died"
+
+
+class EncoderTimedOut(Died, TimedOut):
+    """The encoder did not answer in time: it may be away or busy, or what it was given takes it too long."""
+
+    failure = "encoder_timed_out"
 
 
 class StoreDied(Died):

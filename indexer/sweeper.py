@@ -63,6 +63,7 @@ class Sweeper:
         with _marks() as marks:
             await self._mark_ledger(marks, self._ledger.images_waiting, _BATCHES)
             await self._mark_ledger(marks, self._ledger.images_to_retry, _FAILURES)
+            await self._mark_ledger(marks, self._ledger.images_in_doubt, _FAILURES)
             for collection in await self._ledger.call(self._ledger.collections):
                 await self._mark_points(marks, collection.points_name)
             for reindex in await self._ledger.call(self._ledger.reindexes):

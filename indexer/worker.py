@@ -29,21 +29,13 @@ from indexer.blobs import Blobs
 from indexer.claim import Claim
 from indexer.encoder import Encoder
 from indexer.encoders import Encoders
-from indexer.fill import Fill
 from indexer.ledger import Ledger
 from indexer.ledger.working import SOLO_AFTER, Settled
-from indexer.pipeline import (
-    CollectionUnavailable,
-    Hold,
-    ImageFetcher,
-    OneOfTwo,
-    Pipeline,
-    Result,
-    one_collection_waits,
-)
+from indexer.pipeline import CollectionUnavailable, ImageFetcher, Pipeline, Result
 from indexer.progress import Progress
-from indexer.records import Batch, Collection, JobKind, Outcome, ReindexState, Status
+from indexer.records import Batch, JobKind, Outcome, Status
 from indexer.retry import Died, delay_after_s, delay_s
+from indexer.runner import LeaseLost, Runner
 from indexer.settings import IndexerSettings
 from indexer.store import Store
 from indexer.thumbnails import Keeper
@@ -56,10 +48,6 @@ _NAMED_JOBS = 3  # in each line of the log; a claim of small batches may have ma
 _NAMED_DOCUMENTS = 64
 _TIDY_S = 60.0  # between two looks for what can be deleted; a step is a few small transactions
 _TIDY_STEP_S = 0.05  # between two steps: tidying must not be what the database is busy with
-
-
-class LeaseLost(Exception):
-    """The batch is another worker's by now, or gone with its collection."""
 
 
 class Chore(Protocol):
@@ -95,9 +83,10 @@ class Worker:
         rng: random.Random | None = None,
         watch: Watch = NOBODY,
     ) -> None:
-        self._ledger, self._store, self._settings, self._progress = ledger, store, settings, progress
-        self._encoders = Encoders.of(encoder)
-        self._pipeline = Pipeline(self._encoders.first, blobs, fetcher, keeper)
+        self._ledger, self._settings, self._progress = ledger, settings, progress
+        encoders = Encoders.of(encoder)
+        pipeline = Pipeline(encoders.first, blobs, fetcher, keeper)
+        self._runner = Runner(ledger, store, encoders, pipeline, settings.lease_s)
         self._rng = rng or random.Random()
         self._watch = watch
         self._wake = asyncio.Event()
@@ -241,7 +230,7 @@ class Worker:
         batch = claim.whole
         last = batch.attempts + 1 >= self._settings.max_attempts
         if not last or len(batch.items) == 1:
-            return await self._run(claim, batch, last_attempt=last)
+            return await self._runner.run(claim, batch, last_attempt=last)
         whole = Result()
         for item in batch.items:
             try:
@@ -292,7 +281,7 @@ class Worker:
         Raises what is not its own: `LeaseLost`, and a `RetrievalError` of something that is away.
         """
         try:
-            return await self._run(claim, batch, last_attempt=last_attempt)
+            return await self._runner.run(claim, batch, last_attempt=last_attempt)
         except LeaseLost:
             raise
         except RetrievalError as error:
@@ -302,46 +291,6 @@ class Worker:
         except Exception as error:
             log.exception("document failed", document=batch.items[0][1].id, job=batch.job_id)
             return _failed(batch, "internal", f"{type(error).__name__} while indexing") if last_attempt else Result()
-
-    async def _run(self, claim: Claim, batch: Batch, *, last_attempt: bool) -> Result:
-        async def hold() -> None:
-            until = time.monotonic() + self._settings.lease_s
-            if not await self._ledger.call(self._ledger.renew, claim.batches, self._settings.lease_s, writing=True):
-                raise LeaseLost
-            if (
-                time.monotonic() > until
-            ):  # the process stood still since: another may have written what was accepted later
-                raise LeaseLost
-
-        collection = await self._ledger.call(self._ledger.collection, batch.collection)
-        if batch.kind is JobKind.REINDEX:
-            return await self._fill(batch, collection, hold)
-        if collection.paused:
-            raise CollectionUnavailable(f"collection {collection.name!r} is being switched to another generation")
-        points = self._store.points(collection.points_name)
-        pipeline = await self._pipeline_for(collection.fingerprint)
-        if batch.suspect is not None:
-            await pipeline.probe(points)
-        return await pipeline.run(batch, collection, points, hold=hold, last_attempt=last_attempt)
-
-    async def _fill(self, batch: Batch, collection: Collection, hold: Hold) -> Result:
-        reindex = await self._ledger.call(self._ledger.reindex, collection.name)
-        if reindex is None or reindex.state is ReindexState.DROPS or reindex.job_id != batch.job_id:
-            return Result([Outcome(position, one.id, Status.SKIPPED) for position, one in batch.items])
-        pipeline = replace(await self._pipeline_for(reindex.fingerprint), keeper=None)  # what was kept stays as it is
-        serving, others = (self._store.points(each.points_name) for each in (collection, reindex))
-        if batch.suspect is not None:
-            await pipeline.probe(others)
-        fill = Fill(pipeline, serving, others, collection.other(reindex), lenient=not reindex.state.before_switch)
-        return await fill.run(batch, hold=hold)
-
-    async def _pipeline_for(self, fingerprint: str) -> Pipeline:
-        """With the encoder of that model; where there is none with the first, which the pipeline refuses by its fingerprint."""
-        if self._encoders.next is None:
-            return self._pipeline
-        with one_collection_waits():
-            found = await self._encoders.by_fingerprint(fingerprint)
-        return replace(self._pipeline, encoder=OneOfTwo(found[0] if found else self._encoders.first))
 
     async def _finish(self, claim: Claim, result: Result) -> None:
         pause = delay_after_s(result.waiting, claim.attempts, self._settings, self._rng) if result.waiting else 0.0

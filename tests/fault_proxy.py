@@ -22,9 +22,14 @@ class Fault(StrEnum):
     CUT = "cut"  # connections are closed in the middle of an answer
     UNAVAILABLE = "unavailable"  # HTTP alone: the proxy itself answers each request, with 503
     BUSY = "busy"  # the same with 429
+    BAD_GATEWAY = "bad gateway"  # the same with 502, as a mesh says of what it does not reach
 
 
-_ANSWERS = {Fault.UNAVAILABLE: b"503 Service Unavailable", Fault.BUSY: b"429 Too Many Requests"}
+_ANSWERS = {
+    Fault.UNAVAILABLE: b"503 Service Unavailable",
+    Fault.BUSY: b"429 Too Many Requests",
+    Fault.BAD_GATEWAY: b"502 Bad Gateway",
+}
 
 
 class FaultProxy:

@@ -69,15 +69,20 @@ def claimed(ledger: Ledger, limit: int = 100, **options: object) -> list[str]:
     return [ids(batch) for batch in ledger.claim(limit, LEASE_S, **options)]  # type: ignore[arg-type]
 
 
+def results(ledger: Ledger, job_id: str) -> list[Outcome]:
+    found = [outcome for page in ledger.results(job_id) for outcome in page]
+    return sorted(found, key=lambda outcome: outcome.position)
+
+
 def check_counts(ledger: Ledger, jobs: Sequence[str]) -> None:
     """What is counted is what is listed, of each job and together."""
     pending = 0
     for each in jobs:
-        job, results = ledger.job(each), ledger.results(each)
-        by_status = [sum(result.status is status for result in results) for status in Status]
+        job, found = ledger.job(each), results(ledger, each)
+        by_status = [sum(result.status is status for result in found) for status in Status]
         assert [job.indexed, job.skipped, job.failed, job.cancelled] == by_status
-        assert len({result.position for result in results}) == len(results)
+        assert len({result.position for result in found}) == len(found)
         assert len(ledger.failures(each, limit=10_000)) == job.failed
-        assert job.state.finished == (len(results) == job.accepted) == (job.finished_at is not None)
-        pending += job.accepted - len(results)
+        assert job.state.finished == (len(found) == job.accepted) == (job.finished_at is not None)
+        pending += job.accepted - len(found)
     assert ledger.pending_documents() == pending

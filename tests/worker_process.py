@@ -1,12 +1,14 @@
 """A worker by itself: `python worker_process.py DATABASE_URL STORE_FILE BLOBS_FOLDER SEED` works until SIGTERM.
 
-Its encoder is made up, and now and then is away; its leases are short, for a test does not wait a minute for a dead worker.
+Its encoder is made up, and now and then is away; its leases are short, for a test does not wait a minute for a dead worker. While there
+is a file STORE_FILE.stop, whoever is about to write removes it and stops there as by SIGSTOP, until SIGCONT.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import random
 import signal
 import sys
@@ -14,12 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from fake_store import FakePoints
 from file_store import FileStore
 
 from indexer.blobs import Blobs, BlobSettings
 from indexer.encoder import Lane
 from indexer.ledger import Ledger
 from indexer.progress import Progress
+from indexer.records import Point
 from indexer.settings import IndexerSettings
 from indexer.worker import Worker
 from model.errors import DependencyUnavailable, NotFound, RetrievalError
@@ -60,6 +64,21 @@ class NoFetcher:
         raise NotFound(url)
 
 
+def stop_before_writing(flag: Path) -> None:
+    upsert = FakePoints.upsert
+
+    def stop() -> None:
+        if flag.exists():
+            flag.unlink()
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    async def stopped(points: FakePoints, given: Sequence[Point]) -> None:
+        stop()
+        await upsert(points, given)
+
+    FakePoints.upsert = stopped  # type: ignore[method-assign]
+
+
 async def main(database_url: str, store: Path, blobs: Path, seed: int) -> None:
     ledger, rng = Ledger(database_url), random.Random(seed)
     worker = Worker(
@@ -72,6 +91,7 @@ async def main(database_url: str, store: Path, blobs: Path, seed: int) -> None:
         Progress(ledger, SETTINGS.poll_s),
         rng=rng,
     )
+    stop_before_writing(store.with_suffix(".stop"))
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     await worker.start()

@@ -146,6 +146,10 @@ class Accepting(Database):
         """
         with self._read() as connection:
             old = find_job(connection, job_id)
+        if old.kind is JobKind.REPAIR:
+            raise Conflict(
+                f"job {job_id} is a repair: post the documents again, or delete them, that it could not write"
+            )
         if old.kind is JobKind.REINDEX:
             raise Conflict(f"job {job_id} is a reindex: ask for that again, and what failed is tried again")
         if not old.state.finished:

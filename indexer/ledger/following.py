@@ -16,11 +16,15 @@ def follow(connection: sa.Connection, written: Batch, document_ids: Iterable[str
 
     Whoever reads no reindex here wrote before there was one, so that its scan comes later and finds what was written.
     """
-    if written.kind is JobKind.REINDEX:
-        return
-    wanted = reindexes.c.collection == written.collection, reindexes.c.state != ReindexState.DROPS
+    if written.kind is not JobKind.REINDEX:
+        fill(connection, written.collection, document_ids)
+
+
+def fill(connection: sa.Connection, collection: str, document_ids: Iterable[str]) -> None:
+    """The other generation is to be made equal for these documents, where there is one."""
+    wanted = reindexes.c.collection == collection, reindexes.c.state != ReindexState.DROPS
     if (reindex := connection.execute(sa.select(reindexes).where(*wanted)).one_or_none()) is not None:
-        add_fill(connection, reindex.job_id, written.collection, list(dict.fromkeys(document_ids)), reindex.expected)
+        add_fill(connection, reindex.job_id, collection, list(dict.fromkeys(document_ids)), reindex.expected)
 
 
 def add_fill(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import sqlalchemy as sa
 
@@ -13,6 +13,7 @@ from indexer.ledger.working import Working
 from indexer.records import Failure, Job, JobKind, JobState, Outcome, Overview
 
 _CANCEL_BATCHES = 50  # of one transaction
+_RESULT_BATCHES = 50  # of one page: with the default size some 3,000 documents
 _accepted, _open = jobs.c.seq.is_not(None), jobs.c.finished_at.is_(None)
 _done = jobs.c.indexed + jobs.c.skipped + jobs.c.failed + jobs.c.cancelled
 
@@ -52,12 +53,18 @@ class Jobs(Accepting, Working):
                 for row in connection.execute(query.limit(limit).offset(offset))
             ]
 
-    def results(self, job_id: str) -> list[Outcome]:
-        """What became of each document so far, by position."""
-        with self._read() as connection:
-            rows = connection.execute(sa.select(batches.c.outcomes).where(batches.c.job_id == job_id)).scalars()
-            found = [outcome for row in rows for outcome in unpack_outcomes(row)]
-        return sorted(found, key=lambda outcome: outcome.position)
+    def results(self, job_id: str) -> Iterator[list[Outcome]]:
+        """What became of each document so far, in pages, for they may be millions: of what was posted by position."""
+        after = 0
+        while True:
+            query = sa.select(batches.c.id, batches.c.outcomes).where(batches.c.job_id == job_id, batches.c.id > after)
+            with self._read() as connection:
+                rows = connection.execute(query.order_by(batches.c.id).limit(_RESULT_BATCHES)).all()
+            if not rows:
+                return
+            after = rows[-1].id
+            if found := [outcome for row in rows for outcome in unpack_outcomes(row.outcomes)]:
+                yield sorted(found, key=lambda outcome: outcome.position)
 
     def pending_documents(self) -> int:
         """Accepted and not yet indexed, skipped, failed or cancelled."""
@@ -113,6 +120,7 @@ class Jobs(Accepting, Working):
             old = _first(jobs.c.finished_at < now - retention_s, ~needed)
             forgotten = connection.execute(old).scalar_one_or_none()
             abandoned = connection.execute(_first(*left_open(now))).scalar_one_or_none()
+        self._forget_doubts(retention_s)
         more = [self.cancel_some(job_id, _CANCEL_BATCHES) for job_id in stopped]
         if forgotten is not None:
             self._erase_some(forgotten)

@@ -35,6 +35,23 @@ def _create_steps(connection: sa.Connection) -> None:
     )""")
 
 
+def _create_doubts(connection: sa.Connection) -> None:
+    key = "SERIAL" if connection.dialect.name == "postgresql" else "INTEGER"
+    connection.exec_driver_sql(f"""CREATE TABLE doubts (
+        id {key} NOT NULL,
+        holder VARCHAR NOT NULL,
+        collection VARCHAR NOT NULL,
+        document_id VARCHAR NOT NULL,
+        since FLOAT NOT NULL,
+        kind VARCHAR,
+        item VARCHAR,
+        job_id VARCHAR,
+        PRIMARY KEY (id),
+        FOREIGN KEY (collection) REFERENCES collections (name) ON DELETE CASCADE,
+        FOREIGN KEY (job_id) REFERENCES jobs (id) ON DELETE CASCADE
+    )""")
+
+
 # What leads to each version from the one before. A step is SQL for both databases, or a function. Never change one that is released.
 Step = str | Callable[[sa.Connection], None]
 MIGRATIONS: Mapping[int, Sequence[Step]] = {
@@ -108,6 +125,12 @@ MIGRATIONS: Mapping[int, Sequence[Step]] = {
         "CREATE TABLE holds (collection VARCHAR NOT NULL, kind VARCHAR NOT NULL, until FLOAT NOT NULL, "
         "PRIMARY KEY (collection, kind), FOREIGN KEY (collection) REFERENCES collections (name) ON DELETE CASCADE)",
     ),
+    9: (
+        _create_doubts,
+        "CREATE INDEX ix_doubts_holder ON doubts (holder)",
+        "CREATE INDEX ix_doubts_document_id ON doubts (document_id)",
+        "CREATE INDEX ix_doubts_job_id ON doubts (job_id)",
+    ),
 }
 NEWEST = max(MIGRATIONS)
 
@@ -127,6 +150,13 @@ def _without(table: str, *columns: str) -> Sequence[str]:
 
 
 BACK: Mapping[int, Back] = {
+    9: Back(
+        ("DELETE FROM jobs WHERE kind = 'repair'", "DROP TABLE doubts"),
+        {
+            "jobs WHERE kind = 'repair' AND seq IS NOT NULL AND finished_at IS NULL": "repairs are unfinished; let them end"
+        },
+        loses="finished repairs are no longer listed, and a write that comes too late is not made good",
+    ),
     8: Back(("DROP TABLE holds", "DROP INDEX batches_crashed")),
     7: Back(
         (

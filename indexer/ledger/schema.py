@@ -152,6 +152,22 @@ steps = sa.Table(
 )
 sa.Index("steps_open", steps.c.id, sqlite_where=~steps.c.done, postgresql_where=~steps.c.done)
 
+# Documents of batches that were taken from a holder who may still be writing them, and the last write of each since.
+doubts = sa.Table(
+    "doubts",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("holder", sa.String, nullable=False, index=True),  # the lease it had
+    sa.Column("collection", sa.ForeignKey(collections.c.name, ondelete="CASCADE"), nullable=False),
+    sa.Column("document_id", sa.String, nullable=False, index=True),
+    sa.Column("since", sa.Float, nullable=False),
+    sa.Column("kind", sa.String),  # of the job of that write
+    sa.Column("item", sa.String),  # JSON
+    sa.Column(
+        "job_id", sa.ForeignKey(jobs.c.id, ondelete="CASCADE"), index=True
+    ),  # the repair, when the holder is back
+)
+
 # What one process of all does now and then.
 chores = sa.Table(
     "chores",

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from indexer.ledger.database import Database
 from indexer.ledger.rows import unpack
-from indexer.ledger.schema import batches, chores, failures
+from indexer.ledger.schema import batches, chores, doubts, failures
 
 
 class Upkeep(Database):
@@ -37,6 +37,10 @@ class Upkeep(Database):
     def images_to_retry(self, after: int, limit: int) -> tuple[set[str], int | None]:
         """The same of failures whose content is kept. Begin with 0; None after the last."""
         return self._images(failures.c.id, failures.c.item, failures.c.item.is_not(None), after, limit)
+
+    def images_in_doubt(self, after: int, limit: int) -> tuple[set[str], int | None]:
+        """The same of writes that may have to be repeated."""
+        return self._images(doubts.c.id, doubts.c.item, doubts.c.item.is_not(None), after, limit)
 
     def _images(
         self, key: sa.Column[Any], packed: sa.Column[Any], wanted: sa.ColumnElement[bool], after: int, limit: int

@@ -12,8 +12,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from indexer.ledger.database import Database, again_on_deadlock
+from indexer.ledger.database import again_on_deadlock
 from indexer.ledger.following import follow
+from indexer.ledger.repairing import Repairing, doubt, keep_last, repair
 from indexer.ledger.rows import Item, add_outcomes, as_batch, as_job, pack, plain
 from indexer.ledger.schema import CRASHED, OF_REINDEX, batches, collections, failures, holds, jobs, pending, reindexes
 from indexer.records import Batch, Job, JobKind, JobState, Outcome, Status
@@ -28,7 +29,7 @@ Settled = tuple[Batch, Sequence[Outcome]]
 Row = sa.Row[Any]
 
 
-class Working(Database):
+class Working(Repairing):
     @again_on_deadlock
     def claim(
         self,
@@ -60,6 +61,8 @@ class Working(Database):
                 chosen += _more(connection, chosen[0], max_documents, limit, now)
             lease = uuid.uuid4().hex
             claimed = [as_batch(row, lease) for row in chosen]
+            for row in chosen:
+                doubt(connection, row, now)
             for batch in claimed:
                 leased = {"lease": lease, "lease_until": now + lease_s, "crashes": batch.crashes}
                 connection.execute(sa.update(batches).where(batches.c.id == batch.id).values(leased))
@@ -114,12 +117,13 @@ class Working(Database):
         """Records what became of the documents of batches, in one transaction. Those without an outcome stay, as one attempt more,
         to be tried again; with `keep` the lease is kept for them and no attempt counted.
 
-        False when a lease was lost; of that batch nothing is recorded.
+        False when a lease was lost; of that batch nothing is recorded, and what it may have overwritten is written again.
         """
         with self._write() as connection:
             now = self._now(connection)
             held = _held(connection, [batch for batch, _ in settled])
             mine = [(batch, outcomes) for batch, outcomes in settled if batch.id in held]
+            repair(connection, [batch for batch, _ in settled if batch.id not in held], now)
             stopped = _lock_jobs(connection, (batch.job_id for batch, _ in mine))
             for batch, outcomes in sorted(mine, key=lambda one: one[0].job_id):
                 ending = list(outcomes)
@@ -140,6 +144,7 @@ class Working(Database):
                 _no_longer_pending(connection, batch, rest)
                 _record_failures(connection, batch, ending)
                 _count(connection, batch.job_id, ending, waiting_on if rest and not keep else None, now)
+            keep_last(connection, mine)
             return len(mine) == len(settled)
 
     @again_on_deadlock
@@ -163,6 +168,7 @@ class Working(Database):
             not_before = now + retry_after_s
             held = _held(connection, claimed)
             mine = [batch for batch in claimed if batch.id in held]
+            repair(connection, [batch for batch in claimed if batch.id not in held], now)
             stopped = _lock_jobs(connection, (batch.job_id for batch in mine))
             ended = _cancel(connection, [batch.id for batch in mine if batch.job_id in stopped])
             back: dict[str, Any] = {"lease": None, "lease_until": 0.0, "not_before": not_before, "touched": False}
@@ -195,6 +201,8 @@ class Working(Database):
             chosen = connection.execute(free).scalars().all()
             _lock_jobs(connection, [job_id])
             if chosen:
+                for row in connection.execute(sa.select(batches).where(batches.c.id.in_(chosen))):
+                    doubt(connection, row, now)
                 _count(connection, job_id, _cancel(connection, chosen)[job_id], None, now)
             return len(chosen) == limit
 
@@ -362,7 +370,7 @@ def _record_failures(connection: sa.Connection, batch: Batch, outcomes: Sequence
     )
     of_reindex = failures.c.job_id.in_(sa.select(reindexes.c.job_id))  # it writes nothing that was posted
     superseded = superseded.where(of_reindex if batch.kind is JobKind.REINDEX else ~of_reindex)
-    if found := connection.execute(superseded).scalars().all():
+    if batch.kind is not JobKind.REPAIR and (found := connection.execute(superseded).scalars().all()):
         connection.execute(sa.update(failures).where(failures.c.id.in_(found)).values(item=None))
     items = dict(batch.items)
     rows = [

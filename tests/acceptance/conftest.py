@@ -18,6 +18,8 @@ from tiny_model import write_tiny_checkpoint
 
 from service.client import Client
 
+_START_S = 240.0  # torch and a model, on a machine that may be busy with other things
+
 
 class Process:
     """One `ret2 serve`; started again it finds its data and its address as they were."""
@@ -53,10 +55,10 @@ class Process:
         child = self.spawn()
         client = Client(self.url)
         self._clients.append(client)
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + _START_S
         while not client.ready():
             assert child.poll() is None, f"ended with {child.returncode}:\n{self.tail()}"
-            assert time.monotonic() < deadline, f"not ready after 90 s: {self._readiness()}\n{self.tail()}"
+            assert time.monotonic() < deadline, f"not ready after {_START_S:g} s: {self._readiness()}\n{self.tail()}"
             time.sleep(0.05)
         return client
 

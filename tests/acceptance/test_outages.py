@@ -1,5 +1,6 @@
 """What a job needs goes away while it runs, and comes back: it waits, says so, and completes, exactly (promise 3). Real processes."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -69,7 +70,7 @@ def encoder(process: Any, tiny_model: Path) -> Iterator[FaultProxy]:
         yield proxy
 
 
-@pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.SILENT, Fault.CUT, Fault.BUSY])
+@pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.SILENT, Fault.CUT, Fault.BUSY, Fault.BAD_GATEWAY])
 def test_an_encoder_that_goes_away_and_comes_back(fault: Fault, process: Any, encoder: FaultProxy) -> None:
     flags = ("--index-batch-documents=16", "--index-concurrency=1", "--encoder-timeout-s=1", "--encoder-attempts=1")
     client: Client = process(f"--encoder-url={encoder.url}", *flags).start()
@@ -84,6 +85,21 @@ def test_an_encoder_that_goes_away_and_comes_back(fault: Fault, process: Any, en
     assert client.collection("c").documents == stood < DOCUMENTS, "nothing is done, and nothing is given up"
     assert sum(client.job(job).failed for job in jobs) == 0
     encoder.set(Fault.NONE)
+    check_exact(client, jobs)
+
+
+def test_an_encoder_that_is_killed_and_started_again(process: Any, tiny_model: Path) -> None:
+    encoder = process("--role=encoder", f"--model={tiny_model}", "--threads=1", name="encoder")
+    encoder.start()
+    flags = ("--index-batch-documents=16", "--index-concurrency=1")
+    client: Client = process(f"--encoder-url={encoder.url}", *flags).start()
+    jobs = posted(client, DOCUMENTS)
+    until(lambda: begun(client))
+    encoder.send(signal.SIGKILL)
+    assert begun(client), "it was over before the kill"
+    until(lambda: bool(waiting(client, jobs)))
+    assert all(job.waiting_on and encoder.url in job.waiting_on for job in waiting(client, jobs))
+    encoder.start()
     check_exact(client, jobs)
 
 

@@ -1,21 +1,26 @@
 """What was accepted survives `kill -9`, and is there once (promise 3); SIGTERM ends a service in order."""
 
+import os
 import random
 import signal
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from qdrant_server import QdrantServer, qdrant  # noqa: F401 - a fixture
 
 from indexer.records import JobState
 from model.atlas import Atlas
+from model.errors import Conflict
 from service.client import Client
 from service.demo import atlas_documents
 
 pytestmark = pytest.mark.timeout(300)
+POST = 25  # documents of one request
 PART = 360  # documents of atlas: six batches, some seconds of encoding
 
 
@@ -69,40 +74,107 @@ def test_kill_9_again_and_again(serve: Any, documents: list[dict[str, Any]]) -> 
     assert sorted(found_ids(client)) == sorted(document["id"] for document in documents)
 
 
+def _post(client: Client, documents: list[dict[str, Any]], key: str) -> str:
+    try:
+        (posted,) = client.post_documents("c", documents, idempotency_key=key)
+    except Conflict:  # with PostgreSQL an api that died as it received them has the key for a while
+        (posted,) = client.post_documents("c", documents, idempotency_key=f"{key}, again")
+    assert posted.job is not None
+    return posted.job.id
+
+
+class Kills:
+    """`kill -9` of processes at once while one of them has batches in hand, as the ledger says; what was held is read after death."""
+
+    def __init__(self, ledger: str, *processes: Any, seed: int) -> None:
+        self._ledger = sa.create_engine(ledger, poolclass=sa.NullPool)
+        self._processes = processes
+        self._chance = random.Random(seed)
+        self._left: set[str] = set()  # by the dead: in a ledger that several share they stay until they run out
+        self.held: list[int] = []  # batches, at each kill
+
+    def __call__(self) -> None:
+        deadline = time.monotonic() + 120
+        while not self._leases():
+            assert time.monotonic() < deadline, "nobody has anything in hand"
+            time.sleep(0.01)
+        time.sleep(self._chance.uniform(0.0, 0.3))
+        for each in self._processes:
+            os.kill(each.pid, signal.SIGKILL)
+        for each in self._processes:
+            each.send(signal.SIGKILL)  # again, and waits
+        leases = self._leases()
+        self.held.append(len(leases))
+        self._left |= set(leases)
+        for each in self._processes:
+            each.start()
+
+    def _leases(self) -> list[str]:
+        with self._ledger.connect() as connection:
+            found = connection.execute(sa.text("SELECT lease FROM batches WHERE lease IS NOT NULL AND NOT done"))
+            return [lease for lease in found.scalars() if lease not in self._left]
+
+
+def survive(url: str, kill: Kills, kills: int, part: int = 250) -> None:
+    """Documents are posted and indexed through kills: none is lost, none is there twice, and failures are those planted: one in a
+    hundred refers to an image that nobody may fetch."""
+    jobs: list[str] = []
+    for number in range(kills):
+        with Client(url, attempts=1_000, give_up_after_s=300) as client, ThreadPoolExecutor(1) as beside:
+            killed = beside.submit(kill)
+            for first in range(number * part, (number + 1) * part, POST):
+                jobs.append(_post(client, [_planted(each) for each in range(first, first + POST)], f"from {first}"))
+            killed.result()
+    assert sum(map(bool, kill.held)) > kills / 2, f"batches in hand at each kill: {kill.held}"
+    everything = [_planted(number) for number in range(kills * part)]
+    good = {one["id"]: one["text"] for one in everything if "image" not in one}
+    with Client(url) as client:
+        done = [client.wait_job(job, timeout_s=300) for job in jobs]
+        assert len(set(jobs)) == len(client.jobs(limit=1000)) == kills * part // POST
+        assert sum(job.accepted for job in done) == kills * part
+        failures = [failure for job in done for failure in client.failures(job.id)]
+        assert sorted(failure.document_id for failure in failures) == sorted(
+            one["id"] for one in everything if one["id"] not in good
+        )
+        assert {failure.code for failure in failures} == {"forbidden"}
+        assert sum(job.indexed + job.skipped for job in done) == client.collection("c").documents == len(good)
+        assert {key: client.document("c", key)["text"] for key in good} == good
+
+
 @pytest.mark.slow  # twenty starts of the server
 @pytest.mark.timeout(900)
-def test_kill_9_at_twenty_moments(process: Any, tiny_model: Path, tmp_path: Path) -> None:
-    """5,000 documents, posted and indexed while the server is killed at random moments: none is lost, none is there twice, and
-    failures are those planted: one in a hundred refers to an image that nobody may fetch."""
-    serving = process(f"--model={tiny_model}", "--threads=1", "--index-batch-documents=16")
-    chance = random.Random(20)
-    kills, part = 20, 250
-    jobs: list[str] = []
+def test_kill_9_at_twenty_moments(process: Any, tiny_model: Path) -> None:
+    serving = process(f"--model={tiny_model}", "--threads=1", "--index-batch-documents=4")
     serving.start().create_collection("c")
-    for kill in range(kills):
-        client = Client(serving.url, attempts=1_000, give_up_after_s=300)
-        killer = threading.Timer(chance.uniform(0.0, 1.5), serving.send, [signal.SIGKILL])
-        killer.start()
-        restarted = threading.Thread(target=lambda timer=killer: (timer.join(), serving.start()))
-        restarted.start()
-        documents = [_planted(number) for number in range(kill * part, (kill + 1) * part)]
-        posted = client.post_documents("c", documents, idempotency_key=f"part-{kill}", max_documents=25)
-        jobs += [one.job.id for one in posted if one.job is not None]
-        restarted.join()
-        client.close()
-    client = Client(serving.url)
-    done = [client.wait_job(job) for job in jobs]
-    assert len(set(jobs)) == len(client.jobs(limit=1000)) == kills * part // 25
-    assert sum(job.accepted for job in done) == kills * part
-    failures = [failure for job in done for failure in client.failures(job.id)]
-    planted = sorted(one["id"] for one in map(_planted, range(kills * part)) if "image" in one)
-    assert sorted(failure.document_id for failure in failures) == planted
-    assert {failure.code for failure in failures} == {"forbidden"}
-    assert sum(job.indexed + job.skipped for job in done) == client.collection("c").documents == 4_950
-    for document in map(_planted, range(kills * part)):
-        if "image" not in document:
-            assert client.document("c", document["id"])["text"] == document["text"]
-    client.close()
+    kill = Kills(f"sqlite:///{serving.data_dir / 'ledger.sqlite'}", serving, seed=20)
+    survive(serving.url, kill, 20)
+
+
+@pytest.mark.slow  # twelve starts, and the leases of the dead: a minute
+@pytest.mark.timeout(900)
+def test_kill_9_of_api_and_indexer_on_one_postgresql(
+    process: Any,
+    tiny_model: Path,
+    tmp_path: Path,
+    postgres_url: str,
+    qdrant: QdrantServer,  # noqa: F811
+) -> None:
+    encoder = process("--role=encoder", f"--model={tiny_model}", "--threads=1", name="encoder")
+    encoder.start()
+    shared = {
+        "RET2_DATABASE_URL": postgres_url,
+        "RET2_BLOBS_URL": str(tmp_path / "blobs"),
+        "RET2_ENCODER_URL": encoder.url,
+        "RET2_QDRANT_URL": qdrant.url,
+        "RET2_QDRANT_API_KEY": qdrant.api_key,
+        "RET2_QDRANT_PREFER_GRPC": "false",
+        "RET2_INDEX_BATCH_DOCUMENTS": "4",
+    }
+    api, indexer = (process(f"--role={role}", name=role, environment=shared) for role in ("api", "indexer"))
+    api.start().create_collection("c")
+    indexer.start()
+    kill = Kills(postgres_url.replace("postgresql:", "postgresql+psycopg:"), api, indexer, seed=6)
+    survive(api.url, kill, 6)
 
 
 def _planted(number: int) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 import asyncio
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from worker_process import MODEL, D
 from indexer.blobs import Blobs, BlobSettings
 from indexer.intake import Incoming, Intake
 from indexer.ledger import Ledger
-from indexer.records import Collection, JobState
+from indexer.records import Collection, Job, JobKind, JobState
 from indexer.settings import IndexerSettings
 
 pytestmark = pytest.mark.timeout(600)
@@ -52,6 +53,10 @@ class Workers:
         for each in self._running:
             each.terminate()
         return [each.wait(60) for each in self._running]
+
+    def let_go_on(self) -> None:
+        for each in self._running:
+            each.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         for each in self._running:
@@ -122,4 +127,59 @@ async def _run(ledger: Ledger, blobs: Blobs, count: int, writes: int, url: str, 
     assert len(found) == jobs
     assert {job.state for job in found} == {JobState.SUCCEEDED}
     check_counts(ledger, [job.id for job in found[:50]])
+    await store.close()
+
+
+@pytest.mark.parametrize("deletes", [False, True])
+def test_a_worker_that_stood_still_before_its_write_undoes_no_later_one(
+    deletes: bool, postgres_url: str, tmp_path: Path
+) -> None:
+    """SIGSTOP between its look at the lease and the write, until another worker has had the batch and written what came after it."""
+    ledger = Ledger(postgres_url)
+    blobs = Blobs(BlobSettings(f"file://{tmp_path / 'blobs'}"))
+    try:
+        asyncio.run(_stand_still(ledger, blobs, deletes, postgres_url, tmp_path))
+    finally:
+        ledger.close()
+        blobs.close()
+
+
+async def _stand_still(ledger: Ledger, blobs: Blobs, deletes: bool, url: str, folder: Path) -> None:
+    store = FileStore(folder / "store")
+    await store.create("c", D)
+    collection = Collection("c", MODEL.fingerprint, MODEL.name, D, time.time())
+    ledger.create_collection(collection)
+    intake = Intake(ledger, blobs, IndexerSettings())
+    (flag := folder / "store.stop").touch()
+
+    def texts() -> dict[str, str | None]:
+        return {key: point.text for key, point in store.kept["c"][1].items()}
+
+    async def until(true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(120):
+            while not true():  # noqa: ASYNC110  another process
+                await asyncio.sleep(0.05)
+
+    async def done(job: Job) -> None:
+        await until(lambda: ledger.job(job.id).state is JobState.SUCCEEDED)
+
+    def repaired() -> bool:
+        return any(job.kind is JobKind.REPAIR and job.state is JobState.SUCCEEDED for job in ledger.jobs())
+
+    arguments = (url, str(folder / "store"), str(folder / "blobs"))
+    with workers(1, *arguments) as first:
+        old = (await intake.accept(collection, each([Incoming(0, id="a", text="old")]))).job
+        await until(lambda: not flag.exists())
+        with workers(1, *arguments) as second:
+            await done(old)
+            if deletes:
+                await done(await intake.delete(collection, ["a"]))
+            else:
+                await done((await intake.accept(collection, each([Incoming(0, id="a", text="new")]))).job)
+            expected = {} if deletes else {"a": "new"}
+            assert texts() == expected
+            first.let_go_on()
+            await until(repaired)
+            assert texts() == expected
+            assert second.end() == first.end() == [0]
     await store.close()

@@ -3,10 +3,12 @@
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import orjson
 import pytest
 
 Serve = Callable[..., Awaitable[Any]]
@@ -318,6 +320,28 @@ async def test_ndjson_as_a_stream(served: Any) -> None:
     assert [result["id"] for result in answer["results"]] == ["a", "d"]
     assert [one["position"] for one in answer["rejected"]] == [2, 3, 4]
     assert answer["rejected_count"] == 3
+
+
+async def test_results_of_a_long_stream_are_read_and_sent_in_pages(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("indexer.ledger.jobs"), "_RESULT_BATCHES", 3)
+    served = await serve(index_batch_documents=2)
+    await served.client.put("/collections/flags")
+    lines = [{"id": f"d{number}", "text": "" if number == 4 else f"red {number}"} for number in range(20)]
+    lines[7] |= {"image": {"url": "http://127.0.0.1:9/x.png"}}
+    body = b"\n".join(map(orjson.dumps, lines))
+    headers = {"content-type": "application/x-ndjson"}
+    path = "/collections/flags/documents?wait=true"
+    async with served.client.stream("POST", path, content=body, headers=headers) as response:
+        assert response.status_code == 200
+        answer = orjson.loads(await response.aread())
+    assert answer["rejected_count"] == 1
+    assert answer["job"]["state"] == "succeeded_with_failures"
+    assert [one["id"] for one in answer["results"]] == [one["id"] for one in lines if one["text"]]
+    assert [one["id"] for one in answer["results"] if one["status"] != "indexed"] == ["d7"]
+    pages = list(served.parts.ledger.results(answer["job"]["id"]))
+    assert [len(page) for page in pages] == [6, 6, 6, 1]
 
 
 async def test_of_many_rejected_lines_the_first_are_listed(serve: Serve) -> None:

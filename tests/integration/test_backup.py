@@ -99,7 +99,7 @@ async def same(one: Installation, other: Installation) -> None:
     assert other.ledger.jobs() == one.ledger.jobs()
     for job in one.ledger.jobs():
         assert other.ledger.failures(job.id) == one.ledger.failures(job.id)
-        assert other.ledger.results(job.id) == one.ledger.results(job.id)
+        assert list(other.ledger.results(job.id)) == list(one.ledger.results(job.id))
     (reindex,) = one.ledger.reindexes()
     for name in ("flags", "empty", reindex.points_name):
         mine, theirs = one.store.points(name), other.store.points(name)

@@ -65,6 +65,27 @@ async def test_pages_and_sweep(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) ->
     assert {blob.digest for page in [page async for page in blobs.pages()] for blob in page} == set(digests[:5])
 
 
+async def test_a_put_at_the_moment_of_the_deletion_wins(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest, stray = await blobs.put(b"data"), await blobs.put(b"stray")
+    real, remove = time.time, blobs._files.rm_file
+
+    def put_and_remove(path: str) -> None:
+        if digest in path:
+            blobs._put(digest, b"data")
+        remove(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: real() + 25 * 3600)
+        patch.setattr(blobs._files, "rm_file", put_and_remove)
+        assert (await blobs.sweep([])).deleted == 2
+    assert [page async for page in blobs.pages()] == []
+    monkeypatch.setattr(time, "time", lambda: real() + 50 * 3600)
+    await blobs.sweep([digest])
+    assert await blobs.get(digest) == b"data"
+    with pytest.raises(NotFound):
+        await blobs.get(stray)
+
+
 async def test_a_put_of_an_old_blob_makes_it_young(
     blobs: Blobs, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

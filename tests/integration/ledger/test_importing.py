@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from ledger_steps import LEASE_S, Clock, accept, claim, claimed, collection, ids, outcomes, settle, settle_all
+from ledger_steps import LEASE_S, Clock, accept, claim, claimed, collection, ids, outcomes, results, settle, settle_all
 
 from indexer.ledger import Ledger
 from indexer.ledger.importing import Step
@@ -296,7 +296,7 @@ def test_many_readers_read_each_record_once(open_ledger: OpenLedger, ledger: Led
     settle_all(ledger)
     done = ledger.job(job.id)
     assert (done.state, done.indexed, done.unread) == (JobState.SUCCEEDED, 120, 0)
-    assert [result.position for result in ledger.results(job.id)] == list(range(120))
+    assert [result.position for result in results(ledger, job.id)] == list(range(120))
 
 
 # --- upkeep

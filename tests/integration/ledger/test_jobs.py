@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from ledger_steps import LEASE_S, Clock, accept, claim, claimed, collection, outcomes, settle, settle_all
+from ledger_steps import LEASE_S, Clock, accept, claim, claimed, collection, outcomes, results, settle, settle_all
 
 from indexer.ledger import Ledger
 from indexer.ledger.jobs import _CANCEL_BATCHES
@@ -41,7 +41,7 @@ def test_a_job_that_nobody_has_begun_is_cancelled_at_once(ledger: Ledger, clock:
     assert (done.state, done.cancelled, done.left) == (JobState.CANCELLED, 3, 0)
     assert done.finished_at == clock.now
     assert claimed(ledger) == []
-    assert [one.status for one in ledger.results(job.id)] == [Status.CANCELLED] * 3
+    assert [one.status for one in results(ledger, job.id)] == [Status.CANCELLED] * 3
     assert ledger.failures(job.id) == []
     assert ledger.cancel_job(job.id) == done, "once more changes nothing"
 
@@ -123,7 +123,7 @@ def test_a_finished_job_is_kept_for_a_time(ledger: Ledger, clock: Clock) -> None
     with pytest.raises(NotFound):
         ledger.job(job.id)
     assert ledger.failures(job.id) == []
-    assert ledger.results(job.id) == []
+    assert results(ledger, job.id) == []
     assert [one.id for one in ledger.jobs()] == [unfinished.id]
     assert claimed(ledger) == ["d"]
 

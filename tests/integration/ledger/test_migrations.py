@@ -196,7 +196,7 @@ def test_held_work_is_due_at_once(ledger: Ledger, open_ledger: OpenLedger, url: 
     accept(ledger, "a", "b")
     ledger.release(ledger.claim(1, 60.0), retry_after_s=600.0, waiting_on="encoder", whole_collection=True)
     assert ledger.claim(100, 60.0) == []
-    content(url, NEWEST - 1)
+    content(url, 7)
     assert [ids(batch) for batch in open_ledger().claim(100, 60.0)] == ["b"]
 
 
@@ -205,6 +205,18 @@ def refused(url: str, schema: int, why: str) -> None:
     with pytest.raises(Conflict, match=why):
         Database(url, schema=schema)
     assert content(url, NEWEST) == before, "nothing is changed, not the steps before that one either"
+
+
+def test_an_unfinished_repair_is_not_lost(ledger: Ledger, url: str) -> None:
+    row = {"id": job_id(1), "collection": "flags", "kind": "repair", "state": "queued", "seq": 1}
+    with ledger._write() as connection:
+        connection.execute(sa.insert(jobs).values(**row, created_at=1.0, updated_at=1.0))
+    refused(url, 8, "schema 8 would lose work: 1 repairs are unfinished")
+    with ledger._write() as connection:
+        connection.execute(sa.update(jobs).values(state="succeeded", finished_at=2.0))
+    content(url, 8)
+    content(url, NEWEST)
+    assert ledger.jobs() == []
 
 
 def test_an_unfinished_import_is_not_lost(ledger: Ledger, url: str) -> None:

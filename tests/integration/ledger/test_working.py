@@ -12,6 +12,7 @@ from ledger_steps import (
     documents,
     ids,
     outcomes,
+    results,
     settle,
     settle_all,
 )
@@ -218,7 +219,7 @@ def test_counts_failures_and_results(ledger: Ledger) -> None:
     settle(ledger, second)
     assert ledger.job(job.id).state is JobState.SUCCEEDED_WITH_FAILURES
     assert ledger.failures(job.id) == [Failure(job.id, 2, "c", "invalid_input", "image is broken\ufffd")]
-    assert [(each.position, each.status, each.code) for each in ledger.results(job.id)] == [
+    assert [(each.position, each.status, each.code) for each in results(ledger, job.id)] == [
         (0, Status.INDEXED, None),
         (1, Status.SKIPPED, None),
         (2, Status.FAILED, "invalid_input"),
@@ -242,7 +243,7 @@ def test_what_has_no_outcome_is_tried_again(ledger: Ledger, clock: Clock) -> Non
     rest = claim(ledger)
     assert (ids(rest), rest.attempts) == ("ac", 1)
     settle(ledger, rest)
-    assert [each.document_id for each in ledger.results(job.id)] == ["a", "b", "c"]
+    assert [each.document_id for each in results(ledger, job.id)] == ["a", "b", "c"]
     assert ledger.job(job.id).indexed == 3
 
 

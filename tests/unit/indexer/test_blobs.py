@@ -5,9 +5,11 @@ import hashlib
 import os
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -191,6 +193,35 @@ async def test_a_put_between_the_listing_and_the_deletion_wins(local: Blobs, tmp
 
     assert (await local.sweep(referenced)).deleted == 0
     assert await local.get(digest) == b"data"
+
+
+async def test_on_an_object_store_a_put_at_the_moment_of_the_deletion_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bytes stay aside until a document can refer to them, and are brought back when they are asked for, or by a later sweep."""
+    real, day_s = time.time, 25 * HOUR_S
+    for asked_for in (True, False):
+        with closing(Blobs(f"memory://{uuid.uuid4().hex}")) as blobs, monkeypatch.context() as patch:
+            digest, stray = await blobs.put(b"data"), await blobs.put(b"stray")
+            remove = blobs._files.rm_file
+
+            def put_and_remove(path: str, blobs: Blobs = blobs, digest: str = digest, remove: Any = remove) -> None:
+                if digest in path:
+                    blobs._put(digest, b"data")
+                remove(path)
+
+            patch.setattr(time, "time", lambda: real() + day_s)
+            patch.setattr(blobs._files, "rm_file", put_and_remove)
+            assert (await blobs.sweep([])).deleted == 2
+            patch.setattr(blobs._files, "rm_file", remove)
+            assert [page async for page in blobs.pages()] == []
+            if asked_for:
+                assert await blobs.get(digest) == b"data"
+            patch.setattr(time, "time", lambda: real() + 2 * day_s)
+            await blobs.sweep([digest])
+            assert await blobs.get(digest) == b"data"
+            assert [len(page) async for page in blobs.pages()] == [1]
+            with pytest.raises(NotFound):
+                await blobs.get(stray)
+            assert [path for path in blobs._files.find(blobs._root) if "aside" in path] == []
 
 
 async def test_a_blob_of_half_the_grace_time_is_made_young(local: Blobs, tmp_path: Path) -> None:

@@ -311,7 +311,8 @@ async def test_from_a_thumbnail_and_posted_again_it_is_unchanged(
     """The original is gone, yet its hash is known: what was posted before is not embedded once more."""
     world = await make_world(documents=0)
     keeper = Keeper(world.blobs, KeepSettings(Keep.THUMBNAIL, 16))
-    world.workers[0]._pipeline = replace(world.workers[0]._pipeline, keeper=keeper)
+    running = world.workers[0]._runner
+    world.workers[0]._runner = replace(running, pipeline=replace(running.pipeline, keeper=keeper))
     posted = Incoming(0, id="i", text="t", image=make_image(size=(400, 300)))
     await world.done(await world.post(posted))
     kept = world.store.kept["c"][1]["i"].image_digest

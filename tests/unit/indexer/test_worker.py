@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from fake_store import FakePoints
 
-from indexer import worker
+from indexer import runner
+from indexer.encoders import Encoders
 from indexer.intake import Incoming
-from indexer.records import JobState, Point, Status
-from indexer.retry import EncoderDied, StoreDied
+from indexer.records import JobKind, JobState, Point, Status
+from indexer.retry import EncoderDied, EncoderTimedOut, StoreDied
+from indexer.worker import Worker
 from model.errors import DependencyUnavailable, EncodeFailed, Forbidden, Overloaded
 
 Make = Callable[..., Any]
@@ -76,7 +78,7 @@ async def test_results_by_position(world: Any, posted: Make) -> None:
     job = await world.post(*posted("bad", "old", "new", "new", "x"))
     done = await world.done(job)
     assert (done.state, counts(done)) == (JobState.SUCCEEDED_WITH_FAILURES, (5, 2, 2, 1))
-    results = world.ledger.results(job.id)
+    (results,) = world.ledger.results(job.id)
     assert [(each.position, each.document_id, each.status, each.code) for each in results] == [
         (0, "bad", Status.FAILED, "invalid_input"),
         (1, "old", Status.SKIPPED, None),
@@ -369,12 +371,12 @@ class Dies:
         return await self.call(given, *args, **options)
 
 
-@pytest.mark.parametrize("error", [EncoderDied("gone"), StoreDied("gone")])
+@pytest.mark.parametrize("error", [EncoderDied("gone"), EncoderTimedOut("slow"), StoreDied("gone")])
 async def test_a_document_that_kills_encoder_or_store_fails_alone(
     make_world: Make, posted: Make, error: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = make_world(batch_documents=3, concurrency=2, max_attempts=4)
-    if isinstance(error, EncoderDied):
+    if not isinstance(error, StoreDied):
         killer = world.encoder.encode = Dies(error, world.encoder.encode)
     else:
         killer = Dies(error, None)
@@ -395,14 +397,30 @@ async def test_a_document_that_kills_encoder_or_store_fails_alone(
     assert set(world.stored()) == {"a", "b", "c", "d"}
 
 
-async def test_an_encoder_that_dies_of_everything_is_an_outage(make_world: Make, posted: Make) -> None:
+@pytest.mark.parametrize("error", [EncoderDied("gone"), EncoderTimedOut("slow")])
+async def test_an_encoder_that_dies_of_everything_is_an_outage(make_world: Make, posted: Make, error: Any) -> None:
     world = make_world(batch_documents=3, concurrency=2)
-    world.encoder.broken = EncoderDied("gone")
+    world.encoder.broken = error
     await world.start_worker()
     jobs = [await world.post(*posted("a", "b", "c", "d")), await world.post(*posted("e"))]
     await world.until(lambda: len(world.encoder.calls) > 8 * world.settings.max_attempts)
     world.encoder.broken = None
     assert [counts(await world.done(job)) for job in jobs] == [(4, 4, 0, 0), (1, 1, 0, 0)]
+
+
+async def test_an_encoder_of_one_collection_that_times_out_holds_up_no_other(make_world: Make, posted: Make) -> None:
+    world = make_world(retry_base_s=30.0, retry_max_s=60.0, concurrency=1)
+    slow, first = type(world.encoder)(), world.encoder.model
+    world.encoder.model = slow.model = type(first)("new", "fingerprint-2", 8, 100, 16)
+    slow.broken = EncoderTimedOut("slow")
+    waits = await world.post(*posted("a"), collection="slow")
+    world.encoder.model = first
+    encoders = Encoders(world.encoder, slow)
+    worker = Worker(world.ledger, world.store, encoders, world.blobs, world.fetcher, world.settings, world.progress)
+    world.workers.append(worker)
+    await worker.start()
+    await world.until_job(waits, lambda found: found.waiting_on == "slow")
+    assert counts(await world.done(await world.post(*posted("b")))) == (1, 1, 0, 0)
 
 
 async def test_a_fetch_does_not_go_on_when_another_one_has_raised(world: Any) -> None:
@@ -444,11 +462,44 @@ async def test_a_process_that_stood_still_before_its_write_does_not_write(
 
     monkeypatch.setattr(world.ledger, "renew", freeze)
     clock = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + stood_still_s)
-    monkeypatch.setattr(worker, "time", clock)
+    monkeypatch.setattr(runner, "time", clock)
     await world.start_worker()
     assert counts(await world.done(await world.post(*posted("a")))) == (1, 1, 0, 0)
     assert len(world.encoder.calls) == 2, "once in vain"
     assert world.store.upserts == [["a"]]
+
+
+@pytest.mark.parametrize("deletes", [False, True])
+async def test_a_write_that_comes_too_late_is_made_good(
+    make_world: Make, deletes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker stands still between its look at the lease and the write; another one writes it, and what was accepted later."""
+    world = make_world(concurrency=1)
+    upsert, stands, goes_on = FakePoints.upsert, asyncio.Event(), asyncio.Event()
+
+    async def stand_still(points: Any, given: Any) -> None:
+        if not stands.is_set():
+            stands.set()
+            await goes_on.wait()
+        await upsert(points, given)
+
+    monkeypatch.setattr(FakePoints, "upsert", stand_still)
+    await world.start_worker()
+    old = await world.post(Incoming(0, id="a", text="old"))
+    await stands.wait()
+    world.ledger._clock = lambda: time.time() + world.settings.lease_s + 1
+    await world.start_worker()
+    await world.done(old)
+    later = (
+        world.intake.delete(await world.collection(), ["a"]) if deletes else world.post(Incoming(0, id="a", text="new"))
+    )
+    await world.done(await later)
+    expected = {} if deletes else {"a": "new"}
+    assert world.stored() == expected
+    goes_on.set()
+    await world.until(lambda: any(job.kind is JobKind.REPAIR and job.state.finished for job in world.ledger.jobs()))
+    assert world.stored() == expected
+    assert len(world.store.upserts) == (2 if deletes else 4), "the late one was made"
 
 
 async def test_a_cancelled_job_stops_within_one_batch(make_world: Make, posted: Make) -> None:

@@ -1,0 +1,204 @@
+"""A worker that stood still for longer than its lease writes over what was accepted later: the last accepted write stands in the end."""
+
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ledger_steps import LEASE_S, Clock, accept, claim, collection, outcomes, settle, settle_all
+
+from indexer.ledger import Ledger
+from indexer.ledger.schema import metadata
+from indexer.records import Batch, Document, ImageRef, JobKind, JobState, Status
+from model.errors import Conflict
+
+
+def frozen(ledger: Ledger, clock: Clock, ids: str = "a", kind: JobKind = JobKind.DOCUMENTS) -> Batch:
+    """Held by a worker that stopped right before its write, until another had it and wrote."""
+    accept(ledger, ids, kind=kind)
+    old = claim(ledger)
+    assert ledger.renew([old], LEASE_S, writing=True)
+    clock.now += LEASE_S
+    settle_all(ledger)
+    return old
+
+
+def write(ledger: Ledger, key: str, text: str, image: ImageRef | None = None) -> str:
+    job, _ = ledger.open_job("flags", JobKind.DOCUMENTS)
+    ledger.append(job.id, [(0, Document(key, text, image))])
+    return ledger.commit_job(job.id).id
+
+
+def repairs(ledger: Ledger) -> list[str]:
+    return [job.id for job in ledger.jobs() if job.kind is JobKind.REPAIR]
+
+
+def test_what_stands_is_written_again_when_the_holder_is_back(ledger: Ledger, clock: Clock) -> None:
+    old = frozen(ledger, clock, "abc")
+    write(ledger, "a", "later")
+    accept(ledger, "b", kind=JobKind.DELETE)
+    settle_all(ledger)
+    assert repairs(ledger) == []
+    assert not settle(ledger, old)
+    ledger.release([old], retry_after_s=0, waiting_on=None)
+    (job,) = repairs(ledger)
+    assert ledger.job(job).state is JobState.QUEUED
+    again = claim(ledger)
+    assert ledger.standing(again) == {
+        JobKind.DOCUMENTS: [(0, Document("a", "later")), (2, Document("c"))],
+        JobKind.DELETE: [(1, Document("b"))],
+    }
+    assert settle(ledger, again)
+    done = ledger.job(job)
+    assert (done.state, done.accepted, done.indexed) == (JobState.SUCCEEDED, 3, 3)
+    with ledger._read() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM doubts").scalar_one() == 0
+
+
+def test_it_comes_after_what_is_in_hand_and_before_what_follows(ledger: Ledger, clock: Clock) -> None:
+    old = frozen(ledger, clock)
+    write(ledger, "a", "in hand")
+    in_hand = claim(ledger)
+    ledger.release([old], retry_after_s=0, waiting_on=None)
+    write(ledger, "a", "follows")
+    assert ledger.claim(10, LEASE_S) == []
+    assert settle(ledger, in_hand)
+    again = claim(ledger)
+    assert ledger.standing(again) == {JobKind.DOCUMENTS: [(0, Document("a", "in hand"))]}
+    assert settle(ledger, again)
+    assert claim(ledger).items == ((0, Document("a", "follows")),)
+
+
+def test_a_later_write_that_failed_does_not_stand_and_can_be_tried_again(ledger: Ledger, clock: Clock) -> None:
+    old = frozen(ledger, clock)
+    write(ledger, "a", "good")
+    settle_all(ledger)
+    failed = write(ledger, "a", "bad")
+    settle_all(ledger, Status.FAILED)
+    ledger.release([old], retry_after_s=0, waiting_on=None)
+    again = claim(ledger)
+    assert ledger.standing(again) == {JobKind.DOCUMENTS: [(0, Document("a", "good"))]}
+    assert settle(ledger, again, Status.FAILED)
+    with pytest.raises(Conflict, match="is a repair: post the documents again"):
+        ledger.retry_job(repairs(ledger)[0])
+    assert ledger.retry_job(failed)[1]
+
+
+def test_whose_lease_was_lost_before_it_wrote_has_nothing_repaired(ledger: Ledger, clock: Clock) -> None:
+    accept(ledger, "a")
+    old = claim(ledger)
+    clock.now += LEASE_S
+    settle_all(ledger)
+    assert not settle(ledger, old)
+    assert repairs(ledger) == []
+
+
+def test_a_job_that_was_cancelled_under_its_holder(ledger: Ledger, clock: Clock) -> None:
+    job = accept(ledger, "a")
+    old = claim(ledger)
+    assert ledger.renew([old], LEASE_S, writing=True)
+    clock.now += LEASE_S
+    assert ledger.cancel_job(job.id).state is JobState.CANCELLED
+    write(ledger, "a", "later")
+    settle_all(ledger)
+    ledger.release([old], retry_after_s=0, waiting_on=None)
+    assert ledger.standing(claim(ledger)) == {JobKind.DOCUMENTS: [(0, Document("a", "later"))]}
+
+
+def test_images_of_what_may_be_repeated_are_in_use_until_the_holder_is_forgotten(ledger: Ledger, clock: Clock) -> None:
+    frozen(ledger, clock)
+    write(ledger, "a", "later", ImageRef("d" * 64))
+    settle_all(ledger)
+    assert ledger.images_in_doubt(0, 10)[0] == {"d" * 64}
+    ledger.tidy(3_600.0)
+    assert ledger.images_in_doubt(0, 10)[0]
+    clock.now += 3_601.0
+    ledger.tidy(3_600.0)
+    assert ledger.images_in_doubt(0, 10) == (set(), None)
+
+
+# --- whatever happens
+
+
+@pytest.fixture
+def empty(url: str, clock: Clock) -> Iterator[Callable[[], Ledger]]:
+    """The same ledger for every example, empty again; SQLite in memory, for a disk would be waited for at each commit."""
+    ledger = Ledger("sqlite://" if url.startswith("sqlite") else url, clock=clock)
+
+    def emptied() -> Ledger:
+        with ledger._write() as connection:
+            for table in reversed(metadata.sorted_tables):
+                if table.name != "counters":
+                    connection.execute(table.delete())
+        ledger.create_collection(collection())
+        return ledger
+
+    yield emptied
+    ledger.close()
+
+
+def test_the_last_accepted_write_stands_whoever_stands_still(
+    empty: Callable[[], Ledger], clock: Clock, url: str
+) -> None:
+    @settings(max_examples=40 if url.startswith("sqlite") else 6)
+    @given(seed=st.integers(0, 2**32))
+    def run(seed: int) -> None:
+        _Story(empty(), clock, random.Random(seed)).run()
+
+    run()
+
+
+class _Story:
+    """Workers that stop right before their writes, for any time, and go on; a dictionary is the store."""
+
+    def __init__(self, ledger: Ledger, clock: Clock, chance: random.Random) -> None:
+        self.ledger, self.clock, self.chance = ledger, clock, chance
+        self.expected: dict[str, str] = {}
+        self.stored: dict[str, str] = {}
+        self.before_writing: list[tuple[Batch, dict[str, str | None]]] = []
+        self.before_recording: list[Batch] = []
+
+    def run(self) -> None:
+        for number in range(40):
+            if self.chance.random() < 0.4:
+                self.accept(number)
+            self.claim()
+            self.go_on()
+            self.clock.now += self.chance.choice([0.0, 0.0, LEASE_S])
+        self.clock.now += LEASE_S  # whoever is at it is late from here on
+        while self.before_writing or self.before_recording or self.ledger.pending_documents():
+            self.go_on()
+            if self.chance.random() < 0.5:
+                self.claim()
+        assert self.stored == self.expected
+
+    def accept(self, number: int) -> None:
+        keys = self.chance.sample("abcd", self.chance.randint(1, 3))
+        deletes = self.chance.random() < 0.3
+        job, _ = self.ledger.open_job("flags", JobKind.DELETE if deletes else JobKind.DOCUMENTS)
+        self.ledger.append(job.id, [(n, Document(key, None if deletes else str(number))) for n, key in enumerate(keys)])
+        self.ledger.commit_job(job.id)
+        for key in keys:
+            self.expected.pop(key, None) if deletes else self.expected.update({key: str(number)})
+
+    def claim(self) -> None:
+        """Up to the look at the lease: what it is about to write is decided."""
+        for batch in self.ledger.claim(2, LEASE_S, alone=True):
+            parts = self.ledger.standing(batch) if batch.kind is JobKind.REPAIR else {batch.kind: batch.items}
+            assert self.ledger.renew([batch], LEASE_S, writing=True)
+            known = [each for kind, items in parts.items() if kind is not JobKind.REPAIR for each in items]
+            self.before_writing.append((batch, {document.id: document.text for _, document in known}))
+
+    def go_on(self) -> None:
+        if self.before_writing and self.chance.random() < 0.7:
+            batch, written = self.before_writing.pop(self.chance.randrange(len(self.before_writing)))
+            for key, text in written.items():
+                self.stored.pop(key, None) if text is None else self.stored.update({key: text})
+            self.before_recording.append(batch)
+        if self.before_recording and self.chance.random() < 0.7:
+            batch = self.before_recording.pop(self.chance.randrange(len(self.before_recording)))
+            if self.chance.random() < 0.2:
+                self.ledger.release([batch], retry_after_s=0.0, waiting_on=None)
+            else:
+                self.ledger.finish([(batch, outcomes(batch))])
