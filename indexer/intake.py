@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import structlog
@@ -12,10 +14,11 @@ import structlog
 from indexer.blobs import Blobs
 from indexer.filters import Filter
 from indexer.ledger import Ledger
+from indexer.ledger.accepting import OPEN_S
 from indexer.records import Collection, Document, ImageRef, Job, JobKind, Metadata, content_id
 from indexer.settings import IndexerSettings
 from indexer.store import Points
-from model.errors import InvalidInput
+from model.errors import DependencyUnavailable, InvalidInput
 
 _DELETE_IDS = 256  # of one batch of a deletion by filter: ids alone, that need no encoder
 
@@ -55,8 +58,15 @@ class Intake:
     """Safe to use from many tasks. `on_accepted` is called after each commit, to wake a worker in the same process."""
 
     def __init__(
-        self, ledger: Ledger, blobs: Blobs, settings: IndexerSettings, *, on_accepted: Callable[[], None] = lambda: None
+        self,
+        ledger: Ledger,
+        blobs: Blobs,
+        settings: IndexerSettings,
+        *,
+        on_accepted: Callable[[], None] = lambda: None,
+        beat_s: float = OPEN_S / 5,
     ) -> None:
+        self._beat_s = beat_s
         self._ledger, self._blobs, self._settings, self._on_accepted = ledger, blobs, settings, on_accepted
 
     async def accept(
@@ -89,12 +99,9 @@ class Intake:
             if body_hash is not None:
                 await self._ledger.call(self._ledger.check_body, job.id, body_hash())
             return rejections.beside(job)
-        try:
+        async with self._open(job):
             await self._write(job, read)
             return rejections.beside(await self._commit(job, body_hash() if body_hash else None))
-        except BaseException:
-            await asyncio.shield(self._ledger.call(self._ledger.abandon_job, job.id))
-            raise
 
     async def delete(self, collection: Collection, document_ids: Sequence[str]) -> Job:
         """A job like any other, so that it keeps its place among the writes before and after it (promise 4)."""
@@ -128,15 +135,30 @@ class Intake:
         job, _ = await self._ledger.call(self._ledger.open_job, collection.name, JobKind.DELETE)
         structlog.contextvars.bind_contextvars(job=job.id)
         position = 0
-        try:
+        async with self._open(job):
             async for ids in batches:
                 items = [(place, Document(key)) for place, key in enumerate(ids, position)]
                 await self._ledger.call(self._ledger.append, job.id, items)
                 position += len(ids)
             return await self._commit(job)
+
+    @asynccontextmanager
+    async def _open(self, job: Job) -> AsyncIterator[None]:
+        """While the body runs the ledger hears that `job` is still being received. What ends early is taken back."""
+        beats = asyncio.create_task(self._beat(job))
+        try:
+            yield
         except BaseException:
             await asyncio.shield(self._ledger.call(self._ledger.abandon_job, job.id))
             raise
+        finally:
+            beats.cancel()
+
+    async def _beat(self, job: Job) -> None:
+        while True:
+            await asyncio.sleep(self._beat_s)
+            with contextlib.suppress(DependencyUnavailable):  # there are some more before it is taken for left
+                await self._ledger.call(self._ledger.keep_open, job.id)
 
     async def _write(self, job: Job, documents: AsyncIterable[Incoming]) -> None:
         batch: list[tuple[int, Document]] = []

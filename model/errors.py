@@ -9,6 +9,7 @@ RetrievalError                 status, code, retryable; the docstring's first li
 ├─ Forbidden             403
 ├─ NotFound              404
 ├─ Conflict              409
+│  └─ InProgress         409   until the other request is over; carries retry_after_s
 ├─ Overloaded            429   try again; carries retry_after_s
 │  └─ RateLimited        429   this caller's own limit
 ├─ EncodeFailed          500   the forward raised; this input only
@@ -102,6 +103,14 @@ class Conflict(RetrievalError):
     code = "conflict"
 
 
+class InProgress(Conflict):
+    """Another request with this key is still being received; try again later."""
+
+    code = "in_progress"
+    retryable = True
+    retry_after_s = 10.0
+
+
 class Overloaded(RetrievalError):
     """The service is at its limit; try again later."""
 
@@ -150,6 +159,7 @@ _KINDS: tuple[type[RetrievalError], ...] = (
     Unauthorized,
     Forbidden,
     NotFound,
+    InProgress,
     Conflict,
     RateLimited,
     Overloaded,

@@ -253,7 +253,8 @@ class Client:
     """Safe to use from several threads; reuses connections; whoever made it closes it.
 
     A request is tried up to `attempts` times, and no new try begins once `give_up_after_s` have passed. Retried are
-    overload (429), unavailability (503) and broken connections, never an answer that says the request is wrong.
+    overload (429), unavailability (503), an idempotency key in use (409 `in_progress`) and broken connections, never an answer that
+    says the request is wrong.
     """
 
     def __init__(
@@ -590,7 +591,7 @@ class Client:
             return _unreachable(self.url, error), 0.0
         if response.is_success:
             return response, None
-        if response.status_code in _RETRIED_STATUS:
+        if response.status_code in _RETRIED_STATUS or _in_progress(response):
             after_s = _retry_after_s(response)
             refused = error_of(response, after_s)
             return refused, None if isinstance(refused, TimedOut) else after_s
@@ -696,6 +697,11 @@ def _file(path: Path) -> bytes:
 
 def _item_error(error: Mapping[str, Any]) -> RetrievalError:
     return error_class(str(error.get("code")), 500)(str(error.get("detail")))
+
+
+def _in_progress(response: httpx.Response) -> bool:
+    """An idempotency key whose first request is still being received, or was, by a process that has died since."""
+    return response.status_code == 409 and "retry-after" in response.headers
 
 
 def _retry_after_s(response: httpx.Response) -> float:

@@ -17,10 +17,8 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from model.errors import (
-    DependencyUnavailable,
     InvalidInput,
     InvalidJson,
-    Overloaded,
     RetrievalError,
     UnsupportedMediaType,
 )
@@ -61,7 +59,7 @@ def problem(
 
 def problem_of(error: RetrievalError, request_id: str) -> Response:
     headers = {}
-    if isinstance(error, Overloaded | DependencyUnavailable):
+    if error.retryable:
         headers["retry-after"] = str(retry_after_s(error))
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"

@@ -14,10 +14,10 @@ from indexer.ledger.database import Database, again_on_deadlock
 from indexer.ledger.rows import Item, as_job, find_job, no_job, pack, unpack
 from indexer.ledger.schema import batches, counters, failures, jobs, pending, steps
 from indexer.records import Job, JobKind, JobState
-from model.errors import Conflict, NotFound
+from model.errors import Conflict, InProgress, NotFound
 
-# A job that nobody has written to for this long was left by a process that died; the slowest upload sends a batch more often.
-OPEN_S = 900.0
+# A job whose receiver has not been heard of for this long was left by a process that died.
+OPEN_S = 60.0
 
 # What an open job becomes before it is erased piece by piece: no batch is added to it any more, and nobody accepts it.
 _TAKEN_BACK = {"cancelling": True, "idempotency_key": None, "updated_at": 0.0}
@@ -41,7 +41,7 @@ class Accepting(Database):
     ) -> tuple[Job, bool]:
         """A job that is still being written: its batches are not claimed until `commit_job`. And whether it is new.
 
-        With a known `idempotency_key` it is the job of before; raises `Conflict` when that is not yet whole. Whether it had the
+        With a known `idempotency_key` it is the job of before; raises `InProgress` when that is not yet whole. Whether it had the
         same body is asked by `check_body` when the body is read.
         """
         values = {"collection": collection, "kind": kind, "retry_of": retry_of}
@@ -90,6 +90,11 @@ class Accepting(Database):
             keys = dict.fromkeys(document.id for _, document in items)
             rows = [{"batch_id": batch_id, "collection": job.collection, "document_id": key} for key in keys]
             connection.execute(sa.insert(pending), rows)
+
+    def keep_open(self, job_id: str) -> None:
+        """It is still being received: an upload may be slow."""
+        with self._write() as connection:
+            connection.execute(sa.update(jobs).where(*_still_open(job_id)).values(updated_at=self._now(connection)))
 
     @again_on_deadlock
     def commit_job(self, job_id: str, *, body_hash: str | None = None) -> Job:
@@ -234,7 +239,7 @@ def next_of(counter: str, connection: sa.Connection) -> int:
 
 def _same_job(row: sa.Row[Any], key: str, body_hash: str | None) -> Job:
     if row.seq is None:
-        raise Conflict(
+        raise InProgress(
             f"a request with Idempotency-Key {key!r:.100} is still being received", field="Idempotency-Key", value=key
         )
     if body_hash is not None and row.body_hash is not None and body_hash != row.body_hash:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from indexer.intake import Incoming, Rejected
+from indexer.intake import Incoming, Intake, Rejected
 from indexer.records import JobKind, JobState
+from indexer.settings import IndexerSettings
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 
 Make = Callable[..., Any]
@@ -119,6 +120,30 @@ async def test_a_call_that_breaks_off_leaves_nothing(world: Any) -> None:
     assert items(world) == []
     again = await world.intake.accept(collection, of(Incoming(0, text="a")), idempotency_key="key")
     assert again.job.accepted == 1
+
+
+async def test_the_ledger_hears_of_a_slow_call(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    beats: list[str] = []
+    heard, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def keep_open(job_id: str) -> None:
+        beats.append(job_id)
+        loop.call_soon_threadsafe(heard.set)
+
+    monkeypatch.setattr(world.ledger, "keep_open", keep_open)
+    collection = await world.collection()
+    intake = Intake(world.ledger, world.blobs, IndexerSettings(batch_documents=4), beat_s=0.01)
+
+    async def slow() -> AsyncIterator[Incoming]:
+        yield Incoming(0, text="a")
+        await heard.wait()
+
+    accepted = await intake.accept(collection, slow(), idempotency_key="key")
+    assert set(beats) == {accepted.job.id}
+    await asyncio.sleep(0.1)  # one may have been under way
+    told = len(beats)
+    await asyncio.sleep(0.1)
+    assert len(beats) == told, "nor after it"
 
 
 async def test_a_call_that_is_cancelled_leaves_nothing(world: Any) -> None:

@@ -81,6 +81,7 @@ def ok(body: Any) -> httpx.Response:
     [
         problem(429, "overloaded"),
         problem(503, "dependency_unavailable"),
+        problem(409, "in_progress", retry_after="10"),
         httpx.Response(504, text="<html>a proxy</html>"),
         httpx.Response(502, text="<html>a proxy</html>"),
         httpx.ConnectError("refused"),
