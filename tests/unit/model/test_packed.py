@@ -114,7 +114,7 @@ def test_it_does_not_pay_when_it_is_slower_wrong_or_not_there(monkeypatch: pytes
     class Other:
         def __init__(self, *_: Any) -> None: ...
         def __call__(self, values: torch.Tensor) -> torch.Tensor:
-            return torch.zeros(values.shape[0], 3072)
+            return torch.zeros(values.shape[0], 768)
 
     def absent(*_: Any) -> None:
         raise AttributeError("no such operator")
