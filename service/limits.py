@@ -22,8 +22,8 @@ SLASH = "\x1f"
 class RequestLimits:
     """Refuses a request over the number in flight or over the bytes of all bodies held (429), and a body over its own (413).
 
-    A body counts as held from its head, or, if that does not say how long it is, as it comes in, until the request is answered. A
-    stream of documents is written away line by line and does not count.
+    A body counts as held as it comes in, until the request is answered: what was only announced takes no place from others. A stream of
+    documents is written away line by line and does not count.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class RequestLimits:
                 raise Overloaded(f"{self._in_flight} requests are being answered, which is the limit")
             declared = Headers(scope=scope).get("content-length", "")
             if declared.isdecimal():
-                body.grow_to(int(declared))
+                body.expect(int(declared))
         except RetrievalError as error:
             await problem_of(error, scope["state"]["request_id"])(scope, receive, send)
             return
@@ -60,12 +60,15 @@ class RequestLimits:
             self._bodies_bytes -= body.held_bytes
 
     def hold(self, more_bytes: int) -> None:
+        self.check(more_bytes)
+        self._bodies_bytes += more_bytes
+
+    def check(self, more_bytes: int) -> None:
         if self._bodies_bytes + more_bytes > self._max_bodies_bytes:
             raise Overloaded(
                 f"the bodies of requests being answered have {self._bodies_bytes} bytes; with {more_bytes} more they "
                 f"would be over the limit of {self._max_bodies_bytes}"
             )
-        self._bodies_bytes += more_bytes
 
 
 class _Body:
@@ -85,10 +88,16 @@ class _Body:
         self.grow_to(self._seen)
         return message
 
+    def expect(self, size_bytes: int) -> None:
+        if size_bytes > self._limit:
+            raise too_large(size_bytes, self._limit)
+        if self._held:
+            self._limits.check(size_bytes)
+
     def grow_to(self, size_bytes: int) -> None:
         if size_bytes > self._limit:
             raise too_large(size_bytes, self._limit)
-        if self._held and size_bytes > self.held_bytes:
+        if self._held:
             self._limits.hold(size_bytes - self.held_bytes)
             self.held_bytes = size_bytes
 

@@ -35,10 +35,11 @@ def make(gate: Gate | None = None, **limits: int) -> tuple[httpx.AsyncClient, Me
 
     @app.post("/size")
     async def size(request: Request) -> int:
+        body = await request.body()
         if gate is not None:
             gate.entered.set()
             await gate.open.wait()
-        return len(await request.body())
+        return len(body)
 
     @app.post("/json")
     async def echo(body: list[int]) -> list[int]:
