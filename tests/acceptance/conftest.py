@@ -14,6 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
+from chat_endpoint import chat_endpoint, reader
+from example_files import load_example
+from needs import needed
 from tiny_model import write_tiny_checkpoint
 
 from service.client import Client
@@ -99,11 +102,11 @@ def serve(tmp_path: Path) -> Iterator[Process]:
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Any number of them, each with flags, a name and an environment of its own."""
+    """Any number of them, each with flags, a name and an environment of its own, in a folder that they share if they name no other."""
     made: list[Process] = []
 
-    def make(*flags: str, **options: Any) -> Process:
-        made.append(Process(tmp_path, *flags, **options))
+    def make(*flags: str, folder: Path = tmp_path, **options: Any) -> Process:
+        made.append(Process(folder, *flags, **options))
         return made[-1]
 
     yield make
@@ -129,3 +132,21 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that loads and embeds in no time, where the model is not the point."""
     return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def rag_accuracies() -> Iterator[Callable[..., dict[str, float]]]:
+    """`(client, questions)` -> right answers by what is retrieved by, of a chat endpoint that knows nothing by itself."""
+    openai, rag = needed("openai"), load_example("rag")
+    with (
+        chat_endpoint(reader(rag.fact)) as url,
+        openai.OpenAI(base_url=url, api_key="none", http_client=openai.DefaultHttpxClient(trust_env=False)) as chat,
+    ):
+
+        def measure(client: Client, asked: list[Any]) -> dict[str, float]:
+            found = {by: rag.accuracy(client, chat, "reader", asked, by, limit=3) for by in rag.RETRIEVED_BY}
+            for by, share in found.items():
+                print(f"{by:>12} {share:.3f}  ({len(asked)} questions)")
+            return found
+
+        yield measure

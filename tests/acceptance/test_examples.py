@@ -3,42 +3,19 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from chat_endpoint import chat_endpoint, reader
 from example_files import EXAMPLES, load_example
-from needs import needed
 
 from model.atlas import Atlas
-from service.client import Client
 from service.demo import atlas_documents
 
-openai = needed("openai")
 
-
-@pytest.fixture
-def chat() -> Iterator[Any]:
-    with chat_endpoint(reader(load_example("rag").fact)) as url:
-        proxyless = openai.DefaultHttpxClient(trust_env=False)
-        with openai.OpenAI(base_url=url, api_key="none", http_client=proxyless) as chat:
-            yield chat
-
-
-def accuracies(client: Client, chat: Any, asked: list[Any]) -> dict[str, float]:
-    rag = load_example("rag")
-    measured = partial(rag.accuracy, client, chat, "reader", asked, limit=3)
-    found = {by: measured(by) for by in rag.RETRIEVED_BY}
-    for by, share in found.items():
-        print(f"{by:>12} {share:.3f}  ({len(asked)} questions)")
-    return found
-
-
-def test_retrieval_by_text_and_image_answers_best(serve: Any, chat: Any) -> None:
-    """Over the passages of the first 16 countries; all of them in the slow test."""
+def test_retrieval_by_text_and_image_answers_best(serve: Any, rag_accuracies: Callable[..., dict[str, float]]) -> None:
+    """Over the passages of the first 16 countries; over all of atlas in test_demo.py."""
     atlas = Atlas.read()
     countries = sorted({one.subject for one in atlas.documents if one.part == "flags"})[:16]
     chosen = {one.id for one in atlas.documents if one.subject in countries}
@@ -49,24 +26,10 @@ def test_retrieval_by_text_and_image_answers_best(serve: Any, chat: Any) -> None
     client = serve.start()
     client.create_collection("atlas")
     assert client.load("atlas", [one for one in atlas_documents(atlas) if one["id"] in chosen]).indexed == len(chosen)
-    found = accuracies(client, chat, asked)
+    found = rag_accuracies(client, asked)
     assert found["nothing"] == 0
     assert found["text+image"] >= 0.9
     assert found["text+image"] > 2 * max(found["text"], found["image"])
-
-
-@pytest.mark.slow  # embeds all of atlas
-@pytest.mark.timeout(1800)
-def test_the_same_over_all_of_atlas(serve: Any, chat: Any) -> None:
-    """What docs/examples.md says."""
-    atlas = Atlas.read()
-    client = serve.start()
-    client.create_collection("atlas")
-    client.load("atlas", atlas_documents(atlas))
-    found = accuracies(client, chat, load_example("rag").questions(atlas))
-    assert found["nothing"] == 0
-    assert found["text+image"] >= 0.95
-    assert found["text"] < 0.25
 
 
 def test_rag_as_a_command(serve: Any) -> None:
