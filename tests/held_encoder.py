@@ -1,6 +1,6 @@
 """`ret2` with a model that the test holds: `python held_encoder.py serve --role=encoder --model=GATE …`.
 
-While the file GATE is there a forward of the text "hold" does not end, in a thread of a pool as those of `model.rows`: Python waits
+While the file GATE is there a forward of the text "hold" does not end, in a thread of a pool as those of `model.threads`: Python waits
 for such threads before it ends. The file GATE.busy says that it has begun.
 """
 
@@ -25,6 +25,7 @@ D = 8
 class HeldRuntime:
     info = ModelInfo("held", "fingerprint", D, 100, 16)
     in_flight = 1
+    least_cost = None
     broken = False
 
     def __init__(self, gate: Path) -> None:
@@ -38,7 +39,7 @@ class HeldRuntime:
         tokens = np.frombuffer((item.text or "").encode(), np.uint8).astype(np.int64)
         return Prepared(role, tokens, None, len(tokens))
 
-    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
+    def launch(self, batch: Sequence[Prepared], *, alone: bool) -> Callable[[], Encoded]:
         encoded = self._pool.submit(self._encode, batch).result()
         return lambda: encoded
 

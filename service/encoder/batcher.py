@@ -5,7 +5,8 @@
        ▲                                                                                                     │
        └────────────────────── results thread: waits for the device, checks the vectors, answers ◄───────────┘
 
-A device that computes by itself has the next batch before it is done with the last: `Runtime.in_flight` launched ones at most.
+A device that computes by itself has the next batch before it is done with the last: `Runtime.in_flight` launched ones at most. A CPU
+computes as many side by side, each in a thread, and each is answered when it is done.
 
 The design of text-embeddings-inference (core/src/queue.rs): walk the queue, drop who has gone, stop at the budget; a batch
 that raises harms itself and the loop goes on; health runs a real forward. What differs: nothing is ever admitted past the
@@ -61,6 +62,12 @@ class Runtime(Protocol):
         ...
 
     @property
+    def least_cost(self) -> int | None:
+        """Batches in flight are computed side by side, and want what waits shared out among them, but in no smaller parts than this
+        cost. None: a device computes one after the other, and wants each as full as it can be."""
+        ...
+
+    @property
     def broken(self) -> bool:
         """The device fails whatever it is given, until there is another process."""
         ...
@@ -73,8 +80,9 @@ class Runtime(Protocol):
         """Raises `InvalidInput` or `TooLarge`."""
         ...
 
-    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
-        """Starts the forward. What it returns waits for the result, in whatever thread; a CPU has it by then."""
+    def launch(self, batch: Sequence[Prepared], *, alone: bool) -> Callable[[], Encoded]:
+        """Starts the forward. What it returns waits for the result, in whatever thread. `alone`: nothing else was in the model or
+        waited for it, so it may have all of the device, and may be done when this returns."""
         ...
 
 
@@ -104,19 +112,19 @@ class Batcher:
         self._metrics = metrics
         self._stuck_after_s = stuck_after_s
         self._clock = clock
-        self._queue = Queue(settings, clock)
+        self._queue = Queue(settings, clock, beside=runtime.in_flight, least_cost=runtime.least_cost)
         self._pool = ThreadPoolExecutor(prepare_threads, "prepare", initializer=yield_to_others)
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
-            for name, work in (("model", self._launch_all), ("results", self._collect_all))
+            for name, work in (("model", self._launch_all), *[("results", self._collect_all)] * runtime.in_flight)
         ]
+        self._measuring = threading.Lock()
         self._slots = threading.Semaphore(runtime.in_flight)
         self._launched: SimpleQueue[Flight | None] = SimpleQueue()
         self._begun: list[float] = []  # when each forward and each prepare began that has not ended
         self._last_end = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._last_success: float | None = None
-        self._budget = settings.max_batch_cost
         self._cost_done, self._busy_s = 0.0, 0.0
         metrics.watch_queue(self._queue.held)
 
@@ -229,7 +237,8 @@ class Batcher:
         prepared = [entry.prepared for entry in batch if entry.prepared is not None]
         began = self._clock()
         self._begun.append(began)
-        outcome = _attempt(lambda: self._runtime.launch(prepared), "forward")
+        alone = self._queue.alone(batch)
+        outcome = _attempt(lambda: self._runtime.launch(prepared, alone=alone), "forward")
         if isinstance(outcome, RetrievalError):
             self._conclude(batch, outcome, began)
         else:
@@ -288,17 +297,19 @@ class Batcher:
         return results
 
     def _observe(self, batch: list[Entry], began: float) -> None:
-        # A batch that was launched behind another one began when that one ended.
-        ended = self._clock()
-        forward_s = ended - max(began, self._last_end)
-        self._last_end = ended
-        cost = sum(entry.cost for entry in batch)
-        self._metrics.batch(batch[0].lane, len(batch), cost, self._budget, forward_s)
-        if cost < self._budget * _RATE_MIN_FILL:
-            return
-        kept = 0.5 ** (forward_s / _RATE_HALF_LIFE_S)
-        self._cost_done = self._cost_done * kept + cost
-        self._busy_s = self._busy_s * kept + max(forward_s, 1e-6)
+        cost, most = sum(entry.cost for entry in batch), self._queue.max_batch_cost
+        with self._measuring:
+            ended = self._clock()
+            added_s = ended - max(began, self._last_end)  # of the time that the model was busy
+            self._last_end = ended
+            # A batch that was launched behind another one began when that one ended; one beside another began when it did.
+            forward_s = added_s if self._runtime.least_cost is None else ended - began
+            self._metrics.batch(batch[0].lane, len(batch), cost, most, forward_s)
+            if cost < most * _RATE_MIN_FILL:
+                return
+            kept = 0.5 ** (added_s / _RATE_HALF_LIFE_S)
+            self._cost_done = self._cost_done * kept + cost
+            self._busy_s = self._busy_s * kept + max(added_s, 1e-6)
 
     @property
     def _cost_per_s(self) -> float | None:

@@ -82,6 +82,9 @@ class Lanes:
     def count(self, lane: Lane) -> int:
         return sum(not entry.gone for entry in self._queues[lane])
 
+    def costs(self, lane: Lane) -> list[int]:
+        return [entry.cost for entry in self._queues[lane] if not entry.gone]
+
     def reaches(self, lane: Lane, budget: int) -> bool:
         """Whether a batch taken now would be as full as it can be."""
         cost = 0

@@ -53,9 +53,22 @@ class Queue:
     bounds on a request (`max_inputs_per_call`, `max_body_bytes`) keep that finite.
     """
 
-    def __init__(self, settings: QueueSettings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: QueueSettings,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        beside: int = 1,
+        least_cost: int | None = None,
+    ) -> None:
+        """`beside` batches are computed side by side where there is a `least_cost` (`Runtime.least_cost`)."""
         self._settings = settings
         self._clock = clock
+        self._beside = beside if least_cost else 1
+        self._least_cost = least_cost or settings.max_batch_cost
+        self.max_batch_cost = max(
+            settings.max_batch_cost // self._beside, min(self._least_cost, settings.max_batch_cost)
+        )
         self._changed = threading.Condition()
         self._raw = Lanes(settings.searches_per_bulk)
         self._ready = Lanes(settings.searches_per_bulk)
@@ -154,12 +167,17 @@ class Queue:
                     self._changed.wait()
                 elif (wait_s := self._worth_waiting_s(lane)) > 0:
                     self._changed.wait(wait_s)
-                elif batch := self._ready.take(lane, self._settings.max_batch_cost):
+                elif batch := self._ready.take(lane, self._budget(lane)):
                     for entry in batch:
                         self._release(entry)
                     self._taken.update(batch)
                     return batch
         return []
+
+    def alone(self, batch: Sequence[Entry]) -> bool:
+        """Nothing but this batch is in the model, or is ready for it."""
+        with self._changed:
+            return len(self._taken) == len(batch) and self._ready.turn() is None
 
     def drain(self) -> None:
         with self._changed:
@@ -182,7 +200,7 @@ class Queue:
         who have just been answered, many of whom ask again. Else those would always find a batch that has just left without them, and
         all batches would be half as large as they could be. Who waits loses a part of a forward; who comes in that time wins the rest
         of one."""
-        if self.refuses or self._ready.reaches(lane, self._settings.max_batch_cost):
+        if self.refuses or self._ready.reaches(lane, self._budget(lane)):
             return 0.0
         last, head, until = self._last[lane], self._ready.head(lane), 0.0
         if head and self._preparing(lane):
@@ -190,6 +208,17 @@ class Queue:
         if self._ready.count(lane) < last.expected:
             until = max(until, last.until)
         return until - self._clock()
+
+    def _budget(self, lane: Lane) -> int:
+        """Of the next batch. Those that are computed side by side are to be alike: one that took all that is ready would leave the others
+        without, and its callers, who come back together, would find them so again."""
+        if self._beside == 1:
+            return self.max_batch_cost
+        ready = self._ready.costs(lane)
+        there = sum(ready) + sum(entry.cost for entry in self._taken if entry.lane is lane)
+        if not ready or there < self._beside * self._least_cost:
+            return self.max_batch_cost
+        return min(self.max_batch_cost, (there - 1) // self._beside + min(ready))  # rounded up to whole inputs
 
     def _preparing(self, lane: Lane) -> bool:
         return any(entry.prepared is None for entry in self._open if entry.lane is lane)

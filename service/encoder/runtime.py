@@ -17,7 +17,7 @@ from model.errors import EncodeFailed
 from model.inputs import Encoded, Input, Limits, ModelInfo, Prepared, Role
 from model.packed import pack_linears
 from model.retriever import Retriever, dtype_of
-from model.rows import RowThreads
+from model.threads import LEAST_COST, ForwardThreads
 from service.telemetry import DeviceState
 
 log = structlog.get_logger(__name__)
@@ -25,9 +25,11 @@ T = TypeVar("T")
 
 _MIN_BATCH_COST = 512  # below it texts go in batches too small: 16 tokens each, 32 of them are 1.5 times faster than 8
 _MAX_BATCH_COST = 131_072
-_WORTH_IT = 1.05  # a larger batch, or a compiled tower, is taken when it is this much faster
+_WORTH_IT = 1.05  # a compiled tower is kept when it is this much faster
+_WORTH_LOSING = 1.25  # threads that have batches of their own are kept unless one batch by all of them is this much faster
+_WORTH_WAITING = 1.1  # and batches twice as large, behind which searches wait twice as long
 _TEXT = " ".join(["word"] * 24)  # of a document that is measured with
-_DOCUMENTS = 8
+_DOCUMENTS = 8  # for each thread
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _MEMORY_SHARE = (
     0.7  # of the memory there is for us that a measured batch may take; inputs differ, and other things want some
@@ -42,7 +44,7 @@ class TorchRuntime:
         self._limits = limits
         self._oom_recoveries = 0
         self._broken = False
-        self._rows = RowThreads() if retriever.device.type == "cpu" else None
+        self._threads = ForwardThreads() if retriever.device.type == "cpu" else None
         self._picture = self.prepare(Input(image=_dot()), Role.DOCUMENT)
         self._document = self.prepare(Input(_TEXT, _dot()), Role.DOCUMENT)
 
@@ -68,8 +70,14 @@ class TorchRuntime:
 
     @property
     def in_flight(self) -> int:
-        """A CPU has one at a time; another device one that it works on and one behind it: more would only make searches wait longer."""
-        return 1 if self._retriever.device.type == "cpu" else 2
+        """A CPU has one in each thread; another device one that it works on and one behind it, for more would only make searches wait."""
+        if self._retriever.device.type != "cpu":
+            return 2
+        return self._threads.count if self._threads else 1
+
+    @property
+    def least_cost(self) -> int | None:
+        return LEAST_COST if self.in_flight > 1 and self._threads else None
 
     @property
     def broken(self) -> bool:
@@ -92,9 +100,11 @@ class TorchRuntime:
     def prepare(self, item: Input, role: Role) -> Prepared:
         return self._retriever.prepare(item, role, self._limits)
 
-    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
+    def launch(self, batch: Sequence[Prepared], *, alone: bool) -> Callable[[], Encoded]:
         """A batch that does not fit into the device's memory is halved until it does; raises `EncodeFailed` for one input that
-        does not fit by itself."""
+        does not fit by itself. On a CPU one that is alone has all threads, in each operation; else each has one."""
+        if self._threads and not alone:
+            return self._threads.launch(self._retriever.launch, batch)
         wait = self._seen_to(lambda: self._launch(batch))
         return lambda: self._seen_to(wait)
 
@@ -111,7 +121,7 @@ class TorchRuntime:
 
     def _launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
         try:
-            return self._forward(batch)
+            return self._retriever.launch(batch)
         except torch.OutOfMemoryError as error:
             reason = str(error).partition("\n")[0]
         # Outside the handler: the traceback holds the tensors of the forward that failed.
@@ -126,37 +136,34 @@ class TorchRuntime:
         halves = [self._launch(part)() for part in (batch[:middle], batch[middle:])]
         return lambda: Encoded.joined(halves)
 
-    def _forward(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
-        if self._rows is None:
-            return self._retriever.launch(batch)
-        encoded = self._rows.run(self._retriever.launch, batch)
-        return lambda: encoded
-
     def warm_up(self) -> None:
         """One forward of every kind, so that the first caller does not pay for lazy initialisation."""
         items = [Input("warm up"), Input(image=_dot()), Input("warm up", _dot())]
         for role in Role:
-            self.launch([self.prepare(item, role) for item in items])()
+            batch = [self.prepare(item, role) for item in items]
+            self.launch(batch, alone=True)()
+            for wait in [self.launch(batch, alone=False) for _ in range(self.in_flight)]:
+                wait()
 
     def choose_threads(self) -> None:
         """A model of many small operations is faster with all threads in each of them: Python runs one thread at a time, and has a
         part in every operation."""
-        if self._rows is None:
+        if self._threads is None:
             return
-        rows, count = self._rows, max(_DOCUMENTS, self._rows.smallest // self._document.cost + 1)
+        threads, count = self._threads, self._threads.count * max(_DOCUMENTS, LEAST_COST // self._document.cost + 1)
         apart = self._per_s(self._document, count)
-        self._rows = None
+        self._threads = None
         together = self._per_s(self._document, count)
-        if apart * _WORTH_IT > together:  # about as fast on a machine that does nothing else, faster on one that does
-            self._rows = rows
-        log.info("threads chosen", apart=self._rows is rows, documents_per_s=round(max(apart, together), 1))
+        if apart * _WORTH_LOSING > together:  # on a machine that does nothing else; on one that does, nobody waits for the slowest
+            self._threads = threads
+        log.info("threads chosen", apart=self._threads is threads, documents_per_s=round(max(apart, together), 1))
 
     def best_batch_cost(self, within_s: float = 1.5) -> int:
         """The smallest batch budget that is about as fast as any: batches of text and image are doubled while that pays, fits into
         memory and was measured `within_s`. Larger batches than that only make searches wait behind them."""
         until = time.monotonic() + within_s
         count, best_rate = 1, 0.0
-        while (rate := self._per_s(self._document, count)) > best_rate * _WORTH_IT:
+        while (rate := self._per_s(self._document, count)) > best_rate * _WORTH_WAITING:
             best, best_rate = count, rate
             count *= 2
             if time.monotonic() > until or count * self._document.cost > _MAX_BATCH_COST or not self._has_room():
@@ -192,18 +199,23 @@ class TorchRuntime:
         return faster
 
     def _per_s(self, item: Prepared, count: int) -> float:
-        """The best of three, the first of which pays for allocation; 0 when they do not fit into memory."""
-        batch = [item] * count
+        """The best of three, the first of which pays for allocation; 0 when they do not fit into memory. Threads have a share each."""
+        threads = self._threads.count if self._threads else 1
+        shares = [count // threads + (thread < count % threads) for thread in range(threads)]
         seconds = []
         with contextlib.suppress(torch.OutOfMemoryError):
             for _ in range(3):
                 began = time.perf_counter()
-                self._forward(batch)()
+                for wait in [self._start([item] * share) for share in shares if share]:
+                    wait()
                 seconds.append(time.perf_counter() - began)
             return count / min(seconds)
         # What it took before it failed would be missing elsewhere, and make the next measurement end too soon.
         torch.cuda.empty_cache()
         return 0.0
+
+    def _start(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
+        return self._threads.launch(self._retriever.launch, batch) if self._threads else self._retriever.launch(batch)
 
     def _has_room(self) -> bool:
         if self._retriever.device.type != "cuda":

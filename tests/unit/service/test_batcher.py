@@ -119,6 +119,33 @@ async def test_the_device_has_its_next_batch_before_it_is_done_with_the_last(
     assert runtime.batches == [["first"], ["second"], ["third"]]
 
 
+async def test_a_batch_is_answered_when_it_is_done_whatever_goes_on_beside(
+    make_batcher: Make, runtime: Any, wait_until: Until
+) -> None:
+    done = threading.Event()
+    runtime.on_result = lambda texts: done.wait(10) if "slow" in texts else None
+    batcher = await make_batcher()
+    slow = send(batcher, "slow")
+    await wait_until(lambda: ["slow"] in runtime.batches)
+    assert isinstance(await one(batcher, "fast"), Embedding)
+    assert not slow.done()
+    done.set()
+    assert isinstance((await slow)[0], Embedding)
+
+
+async def test_it_is_said_whether_a_batch_is_alone(make_batcher: Make, runtime: Any, wait_until: Until) -> None:
+    done = threading.Event()
+    runtime.on_result = lambda texts: done.wait(10) if "first" in texts else None
+    batcher = await make_batcher()
+    first = send(batcher, "first")
+    await wait_until(lambda: ["first"] in runtime.batches)
+    await one(batcher, "second")
+    done.set()
+    await first
+    await one(batcher, "third")
+    assert runtime.alone == [True, False, True]
+
+
 async def test_a_result_that_raises_is_taken_apart_even_while_stopping(
     make_batcher: Make, runtime: Any, wait_until: Until
 ) -> None:

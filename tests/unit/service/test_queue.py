@@ -246,3 +246,58 @@ def test_a_batch_waits_for_what_is_being_prepared() -> None:
         assert not wait([batch], SOON_S).done
         prepare_all(queue)
         assert batch.result(timeout=10) == [first, second]
+
+
+def beside(count: int, *costs: int, budget: int = 2_048) -> Queue:
+    """Two batches are computed side by side; each wants 96 at least."""
+    queue = Queue(QueueSettings(max_batch_cost=budget), beside=count, least_cost=96)
+    come(queue, *(entry(Lane.SEARCH, cost) for cost in costs))
+    return queue
+
+
+@pytest.mark.parametrize(
+    ("costs", "sizes"),
+    [
+        ([16] * 32, [16, 16]),
+        ([16] * 13, [7, 6]),
+        ([16] * 11, [11]),  # too little to be shared out
+        ([500, 20, 20, 20], [1, 3]),
+        ([577], [1]),
+        ([16] * 300, [64, 64, 64, 64, 44]),  # half of the budget each
+    ],
+)
+def test_batches_side_by_side_share_what_is_there(costs: list[int], sizes: list[int]) -> None:
+    queue = beside(2, *costs)
+    taken = []
+    for size in sizes:
+        taken.append(queue.next_batch())
+        assert len(taken[-1]) == size
+        if len(taken) == 2:
+            queue.answered(taken.pop(0), forward_s=0.0)
+
+
+def test_uneven_batches_become_even() -> None:
+    """One caller came first, the others together: without sharing out they would stay so, and one thread would do nearly everything."""
+    queue = beside(2, 16)
+    first = queue.next_batch()
+    come(queue, *(entry(Lane.SEARCH, 16) for _ in range(31)))
+    second = queue.next_batch()
+    assert (len(first), len(second)) == (1, 16)
+    for _ in range(3):
+        first, second = second, first
+        queue.answered(second, forward_s=0.0)
+        come(queue, *(entry(Lane.SEARCH, 16) for _ in second))  # who was answered asks again
+        second = queue.next_batch()
+    assert (len(first), len(second)) == (16, 16)
+
+
+def test_what_is_alone() -> None:
+    queue = beside(2, 16)
+    first = queue.next_batch()
+    assert queue.alone(first)
+    come(queue, entry(Lane.BULK, 16))
+    assert not queue.alone(first)
+    second = queue.next_batch()
+    assert not queue.alone(second)
+    queue.answered(first, forward_s=0.0)
+    assert queue.alone(second)

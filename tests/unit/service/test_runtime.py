@@ -15,7 +15,6 @@ torch = needed("torch")
 
 from tiny_model import write_tiny_checkpoint  # noqa: E402
 
-from model import rows as rows_module  # noqa: E402
 from model.errors import EncodeFailed  # noqa: E402
 from model.inputs import Input, Limits, Prepared, Role  # noqa: E402
 from model.retriever import Retriever  # noqa: E402
@@ -64,9 +63,9 @@ def with_memory_for(runtime: TorchRuntime, cost: int, monkeypatch: pytest.Monkey
 
 def test_out_of_memory_halves_the_batch(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = prepared(tiny, "one", "two", "red", "blue", "a square")
-    whole = tiny.launch(batch)().vectors
+    whole = tiny.launch(batch, alone=True)().vectors
     asked = with_memory_for(tiny, 7, monkeypatch)
-    assert np.abs(tiny.launch(batch)().vectors - whole).max() <= 1e-5
+    assert np.abs(tiny.launch(batch, alone=True)().vectors - whole).max() <= 1e-5
     assert asked == [5, 2, 3, 1, 2]
     assert tiny.state().oom_recoveries == 2
 
@@ -75,10 +74,10 @@ def test_only_the_input_that_cannot_fit_fails(tiny: TorchRuntime, monkeypatch: p
     (large,) = prepared(tiny, "what is the capital of this country")
     with_memory_for(tiny, 8, monkeypatch)
     with pytest.raises(EncodeFailed, match="this input of 9 positions does not fit into the memory of cpu"):
-        tiny.launch([large])
+        tiny.launch([large], alone=True)
     with pytest.raises(EncodeFailed):  # the batcher runs each alone after that
-        tiny.launch([*prepared(tiny, "one"), large])
-    assert tiny.launch(prepared(tiny, "one"))().vectors.shape == (1, 16)
+        tiny.launch([*prepared(tiny, "one"), large], alone=True)
+    assert tiny.launch(prepared(tiny, "one"), alone=True)().vectors.shape == (1, 16)
 
 
 @pytest.mark.parametrize(("computes", "stage"), [(False, "launch"), (False, "wait"), (True, "wait")])
@@ -92,9 +91,9 @@ def test_after_a_failure_the_device_is_asked(
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     monkeypatch.setattr(runtime_module, "_computes", lambda _device: computes)
-    monkeypatch.setattr(tiny, "_forward", lambda _batch: fail() if stage == "launch" else fail)
+    monkeypatch.setattr(tiny._retriever, "launch", lambda _batch: fail() if stage == "launch" else fail)
     with pytest.raises(RuntimeError, match="assert"):
-        tiny.launch(batch)()
+        tiny.launch(batch, alone=True)()
     assert tiny.broken is not computes
 
 
@@ -128,7 +127,7 @@ def test_the_budget_is_the_smallest_that_is_about_as_fast(tiny: TorchRuntime, mo
 
 def test_the_budget_ends_where_memory_does(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime_module, "_MIN_BATCH_COST", 1)
-    tiny._rows = None  # a device takes a batch whole
+    tiny._threads = None  # a device takes a batch whole
     with_memory_for(tiny, 5 * tiny._document.cost, monkeypatch)
     measured = tiny._per_s
     monkeypatch.setattr(tiny, "_per_s", lambda item, count: count * float(measured(item, count) > 0))
@@ -139,9 +138,9 @@ def test_the_budget_ends_where_memory_does(tiny: TorchRuntime, monkeypatch: pyte
 def test_rows_of_their_own_for_threads_unless_that_is_slower(
     tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch, apart: float, kept: bool
 ) -> None:
-    monkeypatch.setattr(tiny, "_per_s", lambda _item, _count: 100.0 if tiny._rows is None else apart)
+    monkeypatch.setattr(tiny, "_per_s", lambda _item, _count: 100.0 if tiny._threads is None else apart)
     tiny.choose_threads()
-    assert (tiny._rows is not None) is kept
+    assert (tiny._threads is not None) is kept
 
 
 def test_half_precision_is_near_and_of_unit_length(folder: Path, make_image: Callable[..., bytes]) -> None:
@@ -149,7 +148,7 @@ def test_half_precision_is_near_and_of_unit_length(folder: Path, make_image: Cal
     assert half._retriever.dtype is torch.bfloat16
     items = [Input("a red square"), Input(image=make_image("red")), Input("what is this", make_image("blue"))]
     batches = [[one.prepare(item, Role.QUERY) for item in items] for one in (exact, half)]
-    near, far = exact.launch(batches[0])().vectors, half.launch(batches[1])().vectors
+    near, far = exact.launch(batches[0], alone=True)().vectors, half.launch(batches[1], alone=True)().vectors
     assert far.dtype == np.float32
     assert np.allclose(np.linalg.norm(far, axis=1), 1, atol=1e-3)
     assert ((near * far).sum(axis=1) > 0.995).all()
@@ -165,7 +164,6 @@ def test_auto_is_exact_on_a_cpu() -> None:
 def test_serving_compiles_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     """Whatever the number of images in a batch, and the threads that they are spread over."""
     monkeypatch.setattr(runtime_module, "_WORTH_IT", 0.0)  # keep it, however fast it is
-    monkeypatch.setattr(rows_module, "_MIN_PART_COST", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -185,7 +183,9 @@ def test_serving_compiles_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch,
         text = runtime.prepare(Input("one"), Role.QUERY)
         with ThreadPoolExecutor(1) as model:
             for pictures, texts in ((1, 0), (2, 0), (3, 0), (1, 1), (1, 9), (7, 2), (16, 0)):
-                model.submit(runtime.launch, [runtime._picture] * pictures + [text] * texts).result()()
+                batch = [runtime._picture] * pictures + [text] * texts
+                for alone in (True, False):
+                    model.submit(runtime.launch, batch, alone=alone).result()()
         assert len(compiled) == met
     finally:
         torch.set_num_threads(before)
@@ -201,7 +201,9 @@ def test_compiling_changes_nothing_but_speed(
     plain, compiled = load(folder), load(folder, compiled=True)
     assert compiled._retriever.vision_tower._compiled_call_impl is not None
     item = plain.prepare(Input("what is this", make_image("blue")), Role.QUERY)
-    assert np.abs(plain.launch([item])().vectors - compiled.launch([item])().vectors).max() <= 1e-5
+    assert (
+        np.abs(plain.launch([item], alone=True)().vectors - compiled.launch([item], alone=True)().vectors).max() <= 1e-5
+    )
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -222,7 +224,7 @@ def test_what_it_counts_of_itself(tiny: TorchRuntime) -> None:
     """Text positions with and without a token; of a CPU no memory."""
     before = tiny.state()
     batch = prepared(tiny, "red", "red square of the capital")
-    tiny.launch(batch)()
+    tiny.launch(batch, alone=True)()
     after = tiny.state()
     lengths = [len(item.tokens) for item in batch if item.tokens is not None]
     assert after.tokens - before.tokens == sum(lengths)
