@@ -66,11 +66,6 @@ class Encoded:
         vectors, shares, latents = zip(*((part.vectors, part.shares, part.latents) for part in parts), strict=True)
         return cls(np.concatenate(vectors), _joined(shares), _joined(latents))
 
-    def at(self, rows: NDArray[np.intp]) -> Encoded:
-        """Those rows, in that order."""
-        shares, latents = (None if values is None else values[rows] for values in (self.shares, self.latents))
-        return Encoded(self.vectors[rows], shares, latents)
-
 
 def _joined(parts: Sequence[Float32 | None]) -> Float32 | None:
     there = [part for part in parts if part is not None]

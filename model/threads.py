@@ -34,7 +34,7 @@ class ForwardThreads:
         torch.set_num_threads(self.count)  # whichever thread set it last, the next ones begin with it
 
     def launch(self, forward: Forward, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
-        """Starts `forward` in a thread that is free, or as soon as one is. What it returns waits for the result, or raises what it raised."""
+        """Starts `forward` in the next free thread. What this returns waits for the result, or raises what `forward` raised."""
         return self._pool.submit(lambda: forward(batch)()).result
 
 

@@ -262,7 +262,9 @@ class Settings(BaseSettings):
         10.0, description="no lane holds more than the model does in this time, measured: a slow device is full sooner"
     )
     max_batch_cost: Positive | None = Field(
-        None, description="one forward: image patches plus text tokens; unset: measured at start, to be fast and fit"
+        None,
+        description="what the model has in hand at once, in image patches plus text tokens: one forward, or on a CPU one a thread "
+        "together; unset: measured at start, to be fast and fit",
     )
     batch_wait_share: float = Field(
         0.2,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -236,6 +237,7 @@ def _due(now: float, filling: bool, *, lock: bool = True) -> sa.Select[Any]:
     return due.with_for_update(of=batches, skip_locked=True) if lock else due
 
 
+@cache  # making its aliases took a seventh of the ledger's time in an import
 def _earlier_write() -> sa.ColumnElement[bool]:
     """Whether a batch accepted earlier than the row of the query still has a document of the same id to write.
 

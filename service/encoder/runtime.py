@@ -26,7 +26,9 @@ T = TypeVar("T")
 _MIN_BATCH_COST = 512  # below it texts go in batches too small: 16 tokens each, 32 of them are 1.5 times faster than 8
 _MAX_BATCH_COST = 131_072
 _WORTH_IT = 1.05  # a compiled tower is kept when it is this much faster
-_WORTH_LOSING = 1.25  # threads that have batches of their own are kept unless one batch by all of them is this much faster
+# Threads with batches of their own are kept unless one batch by all of them is this much faster on a machine that does nothing else:
+# on one that does, nobody waits for the slowest.
+_WORTH_LOSING = 1.25
 _WORTH_WAITING = 1.1  # and batches twice as large, behind which searches wait twice as long
 _TEXT = " ".join(["word"] * 24)  # of a document that is measured with
 _DOCUMENTS = 8  # for each thread
@@ -154,7 +156,7 @@ class TorchRuntime:
         apart = self._per_s(self._document, count)
         self._threads = None
         together = self._per_s(self._document, count)
-        if apart * _WORTH_LOSING > together:  # on a machine that does nothing else; on one that does, nobody waits for the slowest
+        if apart * _WORTH_LOSING > together:
             self._threads = threads
         log.info("threads chosen", apart=self._threads is threads, documents_per_s=round(max(apart, together), 1))
 

@@ -119,11 +119,11 @@ def test_it_does_not_pay_when_it_is_slower_wrong_or_not_there(monkeypatch: pytes
     def absent(*_: Any) -> None:
         raise AttributeError("no such operator")
 
-    times = iter([2.0, 1.0, 1.0, 1.0, 1.0, 2.0])  # of the plain layer, then of the packed one
-    monkeypatch.setattr(packed, "_best_of", lambda work: next(times))
+    times = iter([[2.0, 1.0], [1.0, 1.0], [1.0, 2.0]])  # of the plain layer, then of the packed one
+    monkeypatch.setattr(packed, "_best_of", lambda *works: next(times))
     pays = packing_pays.__wrapped__  # what it found is kept for the life of a process
     assert [pays(torch.float32) for _ in range(3)] == [True, False, False]
-    times = iter([2.0, 1.0] * 3)
+    times = iter([[2.0, 1.0]] * 3)
     assert not pays(torch.float16)
     monkeypatch.setattr(packed, "PackedLinear", Other)
     assert not pays(torch.float32)
