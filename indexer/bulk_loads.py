@@ -14,13 +14,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from typing import TYPE_CHECKING
 
 import structlog
 
 from indexer.ledger import Ledger
 from indexer.records import JobKind, ReindexState
-from indexer.store.server import ServerStore
 from model.errors import NotFound, RetrievalError
+
+if TYPE_CHECKING:
+    from indexer.store.server import ServerStore
 
 log = structlog.get_logger(__name__)
 _CHORE = "bulk loads"

@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import structlog
 import uvicorn
@@ -34,7 +34,6 @@ from indexer.reindexer import Reindexer
 from indexer.sources import Fetcher
 from indexer.store import Store
 from indexer.store.edge import EdgeStore
-from indexer.store.server import ServerStore
 from indexer.sweeper import Sweeper
 from indexer.thumbnails import Keeper, KeepSettings
 from indexer.watch import watched
@@ -51,6 +50,9 @@ from service.parts import Parts
 from service.settings import ServerRole, Settings
 from service.telemetry import Metrics
 from service.tracing import start_traces
+
+if TYPE_CHECKING:
+    from indexer.store.server import ServerStore
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -134,8 +136,9 @@ def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runt
     chores: list[Chore] = [importer]
     if settings.sweep_every_s:
         chores.append(Sweeper(ledger, store, blobs, settings.sweep_every_s))
-    if isinstance(opened, ServerStore):
-        chores.append(BulkLoads(ledger, watched(opened, metrics), settings.qdrant_defer_indexing_documents))
+    if settings.qdrant_url is not None:
+        server = cast("ServerStore", watched(opened, metrics))
+        chores.append(BulkLoads(ledger, server, settings.qdrant_defer_indexing_documents))
     worker = Worker(
         ledger, store, encoders, blobs, fetcher, settings.indexer, progress, keeper=keeper, chores=chores, watch=metrics
     )
@@ -179,6 +182,9 @@ def _store(settings: Settings) -> Store:
     """Connects to nothing yet."""
     if settings.qdrant_url is None:
         return EdgeStore(settings.data_dir.expanduser() / "index")
+    # Here, for its client takes most of a second to import, which the embedded index does not need.
+    from indexer.store.server import ServerStore
+
     return ServerStore(settings.qdrant(settings.qdrant_url))
 
 

@@ -262,8 +262,8 @@ def test_version(ret2: Callable[..., Any]) -> None:
     assert ret2("--version").stdout.startswith("ret2 0.")
 
 
-def test_the_command_line_starts_without_torch() -> None:
+def test_the_command_line_and_what_is_assembled_embedded_start_without_torch() -> None:
     heavy = "{'torch', 'transformers', 'qdrant_edge', 'qdrant_client'}"
-    code = f"import sys, service.cli; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, service.assembly, service.cli; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
