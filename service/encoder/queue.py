@@ -212,13 +212,12 @@ class Queue:
     def _budget(self, lane: Lane) -> int:
         """Of the next batch. Those that are computed side by side are to be alike: one that took all that is ready would leave the others
         without, and its callers, who come back together, would find them so again."""
-        if self._beside == 1:
-            return self.max_batch_cost
         ready = self._ready.costs(lane)
         there = sum(ready) + sum(entry.cost for entry in self._taken if entry.lane is lane)
-        if not ready or there < self._beside * self._least_cost:
-            return self.max_batch_cost
-        return min(self.max_batch_cost, (there - 1) // self._beside + min(ready))  # rounded up to whole inputs
+        parts = min(self._beside, there // self._least_cost)
+        if parts < 2 or not ready or (not self._taken and parts < self._beside):
+            return self.max_batch_cost  # too little for all of them: if it is alone, all compute it together
+        return min(self.max_batch_cost, (there - 1) // parts + min(ready))  # rounded up to whole inputs
 
     def _preparing(self, lane: Lane) -> bool:
         return any(entry.prepared is None for entry in self._open if entry.lane is lane)

@@ -276,6 +276,16 @@ def test_batches_side_by_side_share_what_is_there(costs: list[int], sizes: list[
             queue.answered(taken.pop(0), forward_s=0.0)
 
 
+def test_too_little_for_all_threads_is_shared_out_where_some_are_busy() -> None:
+    """Five parts of 96 and more; alone it would be one batch, which all threads compute together."""
+    queue = beside(16, *[16] * 32, budget=16 * 600)
+    assert len(queue.next_batch()) == 32
+    queue = beside(16, 16, budget=16 * 600)
+    queue.next_batch()
+    come(queue, *(entry(Lane.SEARCH, 16) for _ in range(31)))
+    assert [len(queue.next_batch()) for _ in range(5)] == [7, 7, 7, 7, 3]
+
+
 def test_uneven_batches_become_even() -> None:
     """One caller came first, the others together: without sharing out they would stay so, and one thread would do nearly everything."""
     queue = beside(2, 16)
