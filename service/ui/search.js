@@ -269,7 +269,7 @@ function nowhere({ filter, mode }) {
   const { name, documents } = collection() ?? {};
   if (documents === 0) return howToLoad(`${name} holds nothing yet`, name);
   const wanted = [filter && "meets the filter", mode === "lexical" && "has a word of the question"].filter(Boolean).join(" and ") || "is there";
-  return el("div", { className: "card empty" }, el("h2", {}, "Nothing was found"), el("p", {}, `No ${state.like ? "other " : ""}document of ${name} ${wanted}.`),
+  return el("div", { className: "card empty" }, el("h2", {}, `No ${state.like ? "other " : ""}document of ${name} ${wanted}`),
     filter && el("button", { type: "button", onclick: () => { setBeside(state.filters.set()); again(); by("text").focus(); } }, "Search without the filter"));
 }
 
