@@ -16,7 +16,8 @@ function bars(name, shares) {
       part.style.width = percent(share);
       return part;
     });
-    return el("div", { className: "bar", role: "img", ariaLabel: `${name}, layer ${layer + 1}: text ${percent(text)}, image ${percent(image)}` }, parts);
+    const said = `${name}, layer ${layer + 1}: text ${percent(text)}, image ${percent(image)}`;
+    return el("div", { className: "bar", role: "img", ariaLabel: said, title: said }, parts);
   });
   return [el("span", {}, name), el("div", { className: "layers" }, each)];
 }

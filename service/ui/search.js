@@ -136,7 +136,7 @@ const asking = () => !by("search").hidden && !by("query").hidden;
 
 function acceptPictures() {
   const files = (transfer) => [...(transfer?.items || [])].some((item) => item.kind === "file");
-  document.addEventListener("dragover", (event) => { if (files(event.dataTransfer)) { event.preventDefault(); document.body.classList.add("dropping"); } });
+  document.addEventListener("dragover", (event) => { if (files(event.dataTransfer)) { event.preventDefault(); document.body.classList.toggle("dropping", asking()); } });
   document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("dropping"); });
   document.addEventListener("drop", (event) => {
     document.body.classList.remove("dropping");

@@ -160,13 +160,13 @@ def asked(page: Page, words: str) -> None:
     expect(page.get_by_role("status")).to_contain_text("hits")
 
 
-def drag(page: Page, file: Path) -> None:
+def drag(page: Page, file: Path, *, taken: bool = True) -> None:
     """As a person does from another window: the browser asks the page about each step, and opens the file itself if it refuses."""
     devtools = page.context.new_cdp_session(page)
     data = {"items": [], "files": [str(file)], "dragOperationsMask": 1}
     for step in ("dragEnter", "dragOver", "drop"):
         if step == "drop":
-            expect(page.locator("body")).to_have_class("dropping")
+            expect(page.locator("body")).to_have_class("dropping" if taken else "")
         devtools.send("Input.dispatchDragEvent", {"type": step, "x": 200, "y": 500, "data": data})
     expect(page.locator("body")).not_to_have_class("dropping")
 
@@ -225,6 +225,7 @@ def test_words_find_and_the_address_can_be_shared(site: Site) -> None:
     expect(image).to_be_visible()
     assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
     expect(page.get_by_role("status")).to_contain_text("model")
+    expect(page).to_have_title("Search · ret2")
     other = site.page(page.url.removeprefix(f"{site.url}/"))
     expect(first_hit(other)).to_contain_text("a blue square")
     expect(other.get_by_label("Question or words")).to_have_value("a blue square")
@@ -251,6 +252,16 @@ def test_a_picture_finds(site: Site, way: str, make_image: Callable[..., bytes],
     expect(page.get_by_label("Question or words")).to_be_focused()
     again = site.page(page.url.removeprefix(f"{site.url}/"))
     expect(again.get_by_role("status")).to_contain_text("drop it here again")
+
+
+def test_a_picture_dropped_beside_the_search_does_nothing(
+    site: Site, make_image: Callable[..., bytes], tmp_path: Path
+) -> None:
+    page = site.page("?view=work")
+    (tmp_path / "green.png").write_bytes(make_image("green"))
+    drag(page, tmp_path / "green.png", taken=False)
+    expect(page.get_by_role("link", name="colours")).to_be_visible()
+    assert page.url == f"{site.url}/?view=work"
 
 
 def test_what_is_no_picture_is_refused_and_the_next_search_works(site: Site) -> None:
@@ -320,6 +331,10 @@ def test_back_leads_to_the_search_before(site: Site, make_image: Callable[..., b
     page.go_forward()
     expect(question).to_have_value("red")
     expect(first_hit(page)).to_contain_text("red")
+    page.goto(f"{site.url}/?q=blue&collection=colours")  # not as the page itself writes it
+    expect(first_hit(page)).to_contain_text("blue")
+    page.go_back()
+    expect(question).to_have_value("red")
 
 
 def test_nothing_found_says_why_and_the_way_out(site: Site) -> None:
@@ -620,6 +635,14 @@ def enter(page: Page, secret: str) -> None:
     page.get_by_role("button", name="Use it").click()
 
 
+COUNTS_BLOBS = """
+    [window.made, window.blobs] = [0, new Set()];
+    const [make, revoke] = [URL.createObjectURL, URL.revokeObjectURL];
+    URL.createObjectURL = (blob) => { const one = make(blob); made += 1; blobs.add(one); return one; };
+    URL.revokeObjectURL = (one) => { blobs.delete(one); revoke(one); };
+"""
+
+
 def test_a_key_is_asked_for_and_kept_for_the_tab(locked: Site) -> None:
     page = locked.page()
     enter(page, "not this one, surely")
@@ -628,8 +651,12 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(locked: Site) -> None:
     asked(page, "red")
     image = first_hit(page).locator("img")
     assert image.evaluate("image => image.decode().then(() => image.src)").startswith("blob:")
+    page.add_init_script(COUNTS_BLOBS)
     page.reload()
     expect(first_hit(page)).to_contain_text("red")
+    for shown in page.locator(".hit img").all():
+        shown.evaluate("image => image.decode()")
+    assert page.evaluate("[made, blobs.size]") == [3, 0], "a picture that was fetched is kept for good"
     assert page.evaluate("localStorage.length") == 0
 
 
@@ -682,6 +709,8 @@ def test_a_job_is_followed_while_it_runs(site: Site, model: FakeRuntime) -> None
     expect(job).to_contain_text("400 accepted")
     cancel = job.get_by_role("button", name="Cancel")
     cancel.focus()
+    heading = page.get_by_role("heading", name="Jobs")
+    place = heading.bounding_box()
     collection = page.get_by_role("link", name="followed")
     model.gate.set()
     expect(job).to_contain_text(re.compile(r"\b(64|128) indexed"))
@@ -692,6 +721,7 @@ def test_a_job_is_followed_while_it_runs(site: Site, model: FakeRuntime) -> None
     expect(job.get_by_text("cancelled", exact=True)).to_be_visible()
     expect(job).to_be_focused()
     expect(page.get_by_role("status")).to_contain_text("documents → followed cancelled: 400 accepted")
+    assert heading.bounding_box() == place, "what is read moves"
     expect(collection).to_be_visible()
     site.client.delete_collection("followed")
 
@@ -720,7 +750,12 @@ def test_what_failed_is_listed_with_its_reason_and_tried_again_once(site: Site) 
     job.get_by_role("button", name="Further").press("Enter")
     expect(job.get_by_role("row").filter(has_text="gone-24")).to_be_visible()
     expect(job.get_by_role("button", name="Further")).to_be_disabled()
-    expect(job.get_by_role("button", name="Before")).to_be_focused()
+    before = job.get_by_role("button", name="Before")
+    expect(before).to_be_focused()
+    before.press("Enter")
+    expect(job.get_by_role("row").filter(has_text="gone-00")).to_be_visible()
+    expect(before).to_be_disabled()
+    job.get_by_role("button", name="Further").press("Enter")
     job.get_by_role("button", name="Retry what failed").click()
     expect(job).to_contain_text("Tried again as job")
     again = page.get_by_role("article").filter(has_text="of what failed in")
@@ -758,6 +793,12 @@ def test_a_job_that_waits_is_asked_about_where_nothing_streams(site: Site) -> No
     card = page.get_by_role("article", name=job.id)
     card.get_by_text("waiting, and tried again by itself").click()
     expect(card).to_contain_text("the encoder does not answer")
+    page.route("**/cancel", lambda route: route.fulfill(status=409, json={"title": "Conflict", "detail": "too late"}))
+    card.get_by_role("button", name="Cancel").click()
+    expect(card.get_by_role("alert")).to_have_text("Conflict: too late.")
+    page.unroute("**/cancel")
+    card.get_by_role("button", name="Cancel").click()  # it has ended: nothing is left to cancel
+    expect(card.get_by_role("alert")).to_be_hidden()
     page.route("**/collections", lambda route: route.abort())
     expect(page.get_by_role("alert")).to_contain_text("The service does not answer")
     page.unroute("**/collections")
