@@ -710,9 +710,10 @@ def test_a_job_is_followed_while_it_runs(site: Site, model: FakeRuntime) -> None
     expect(job).to_contain_text("400 accepted")
     cancel = job.get_by_role("button", name="Cancel")
     cancel.focus()
+    collection = page.get_by_role("link", name="followed")
+    expect(collection).to_be_visible()
     heading = page.get_by_role("heading", name="Jobs")
     place = heading.bounding_box()
-    collection = page.get_by_role("link", name="followed")
     model.gate.set()
     expect(job).to_contain_text(re.compile(r"\b(64|128) indexed"))
     assert 0 < job.get_by_role("progressbar").evaluate("bar => bar.value / bar.max") < 1
