@@ -8,6 +8,7 @@ export class Problem extends Error {
     this.status = status;
     this.title = body?.title;
     this.code = body?.code;
+    this.fields = (body?.errors || []).map(({ field }) => field);
     this.requestId = body?.request_id;
     this.retryAfter = retryAfter;
   }

@@ -22,6 +22,9 @@ by("key").addEventListener("submit", (event) => {
 
 by("forget").addEventListener("click", forget);
 
+// By hand, so that it is no step for Back to take.
+document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); by("main").focus(); });
+
 function forget() {
   key.value = "";
   work.leave();
@@ -36,6 +39,7 @@ async function open() {
   for (const link of document.querySelectorAll("nav a[data-view]")) {
     if (link.dataset.view === now) link.setAttribute("aria-current", "page");
   }
+  document.title = `${now === "search" ? "Search" : "Collections and jobs"} · ret2`;
   by("search").hidden = now !== "search";
   by("work").hidden = now !== "work";
   by("forget").hidden = !key.value;
@@ -51,6 +55,7 @@ async function open() {
 }
 
 addEventListener("pagehide", () => work.leave());
+addEventListener("pageshow", ({ persisted }) => { if (persisted && !by("work").hidden) work.enter(); });
 search.bind();
 work.bind();
 open();

@@ -21,10 +21,11 @@ export function el(tag, properties = {}, ...children) {
 
 // What went wrong, as the service said it.
 export function problem(error) {
+  const said = /[.!?]$/.test(error.message) ? error.message : `${error.message}.`;
   const again = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
   const code = error.code ? ` (${error.code})` : "";
   return el("div", { className: "problem", role: "alert" }, el("b", {}, error.title || "This did not work"), code, ": ",
-    error.message, again, error.requestId ? el("div", { className: "quiet" }, "Request ", el("code", {}, error.requestId)) : null);
+    said, again, error.requestId ? el("div", { className: "quiet" }, "Request ", el("code", {}, error.requestId)) : null);
 }
 
 export const when = (seconds) => new Date(seconds * 1000).toLocaleString();

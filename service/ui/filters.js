@@ -17,7 +17,7 @@ function range(field, gte, lte) {
 // careless: `controls` looks whether the same condition comes back.
 const KINDS = {
   keyword: (field) => {
-    const input = el("textarea", { rows: 1, placeholder: "any of, one a line" }); // lines, for a value may have a comma
+    const input = el("textarea", { rows: 1, placeholder: "one value per line" }); // lines, for a value may have a comma
     const condition = () => {
       const words = input.value.split("\n").map((word) => word.trim()).filter(Boolean);
       return !words.length ? null : words.length > 1 ? { field, in: words } : { field, equals: words[0] };

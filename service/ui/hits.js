@@ -16,7 +16,8 @@ function bars(name, shares) {
       part.style.width = percent(share);
       return part;
     });
-    return el("div", { className: "bar", role: "img", ariaLabel: `${name}, layer ${layer + 1}: text ${percent(text)}, image ${percent(image)}` }, parts);
+    const said = `${name}, layer ${layer + 1}: text ${percent(text)}, image ${percent(image)}`;
+    return el("div", { className: "bar", role: "img", ariaLabel: said, title: said }, parts);
   });
   return [el("span", {}, name), el("div", { className: "layers" }, each)];
 }
@@ -42,6 +43,7 @@ export function thumbnail({ id, text, image_url: address }) {
   const shown = el("div", { className: "shown" }, image);
   const absent = () => shown.replaceChildren(el("span", { className: "quiet" }, "the picture is not there"));
   image.addEventListener("error", absent);
+  image.addEventListener("load", () => URL.revokeObjectURL(image.src)); // where it was fetched with a key
   picture(address).then((source) => { image.src = source; }, absent);
   return shown;
 }
@@ -51,7 +53,7 @@ function passage(text) {
   const words = el("p", {}, text);
   if (text.length <= LONG) return words;
   words.className = "cut";
-  return [words, el("button", { type: "button", className: "link", onclick: (event) => { words.className = ""; event.target.remove(); } }, "Show all of it")];
+  return [words, el("button", { type: "button", className: "link", onclick: (event) => { words.className = ""; words.tabIndex = -1; words.focus(); event.target.remove(); } }, "Show all of it")];
 }
 
 const plain = (value) => (typeof value === "object" ? JSON.stringify(value) : String(value));
@@ -59,7 +61,7 @@ const plain = (value) => (typeof value === "object" ? JSON.stringify(value) : St
 export function card(hit, more) {
   const metadata = Object.entries(hit.metadata || {}).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, plain(value))));
   return el("li", { className: "hit" }, thumbnail(hit), el("div", { className: "body" },
-    el("h2", {}, el("span", { className: "id" }, hit.id), el("span", { className: "score", title: "score" }, hit.score.toFixed(3))),
+    el("h2", {}, el("span", { className: "id" }, hit.id), el("span", { className: "score", title: "score" }, el("span", { className: "unseen" }, "score "), hit.score.toFixed(3))),
     passage(hit.text),
     metadata.length ? el("dl", {}, metadata) : null,
     why(hit.explanation),

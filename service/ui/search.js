@@ -11,13 +11,13 @@ const SMALLER_PX = 1600;
 const WIDE = matchMedia("(min-width: 45rem)");
 
 // `asked` is the body of the search whose hits are shown, which More continues at `cursor` whatever the controls say by then;
-// `beside` is a filter of the address that no control can show.
-const state = { picture: null, like: null, filters: controls(), beside: null, collections: [], limits: {}, asked: null, cursor: null, running: null };
+// `beside` is a filter of the address that no control can show; `pictures` are those of earlier addresses, which Back leads to.
+const state = { picture: null, like: null, filters: controls(), beside: null, pictures: new Map(), collections: [], limits: {}, asked: null, cursor: null, running: null };
 
 const address = () => new URLSearchParams(location.search);
 const chosen = () => by("collection").value;
 const collection = () => state.collections.find(({ name, aliases }) => name === chosen() || aliases.includes(chosen()));
-const again = () => { if (state.asked) ask(); };
+const again = () => (state.asked ? ask() : offer());
 
 // Once; `enter` may be called again, as after a key was entered.
 export function bind() {
@@ -29,6 +29,8 @@ export function bind() {
   by("collection").addEventListener("change", change);
   by("more").addEventListener("click", () => send({ ...state.asked, cursor: state.cursor }, { further: true }));
   for (const control of ["mode", "explain"]) by(control).addEventListener("change", again);
+  addEventListener("popstate", () => { if (asking()) { by("text").value = ""; setPicture(state.pictures.get(history.state)); restore(); } });
+  setPicture(null);
   acceptPictures();
 }
 
@@ -43,11 +45,12 @@ export async function enter(info) {
 
 // What the address asks for stands in the controls as it is, also what is not there: the service says so, and nothing else is searched.
 async function restore() {
+  reset();
   const asked = address();
   const names = state.collections.flatMap(({ name, documents, aliases }) => [[name, `${name} (${documents.toLocaleString()})`], ...aliases.map((alias) => [alias, `${alias} → ${name}`])]);
   by("collection").replaceChildren(...names.map(([value, shown]) => el("option", { value }, shown)));
   choose(by("collection"), asked.get("collection"));
-  choose(by("mode"), asked.get("mode"));
+  choose(by("mode"), asked.get("mode") ?? "fused");
   let filter;
   try { filter = JSON.parse(asked.get("filter")) ?? undefined; } catch (error) {
     describe();
@@ -58,10 +61,10 @@ async function restore() {
   if (asked.get("q")) by("text").value = asked.get("q"); // else what somebody typed meanwhile stays
   setLike(asked.get("like"));
   if (!collection()) trouble({ title: "No such collection", message: `“${chosen()}” is not among those that this page may see. Choose another.` });
-  else if (by("text").value || state.like) await ask();
   else {
-    if (asked.get("picture")) say("This address was made with a picture, which an address cannot hold: drop it here again.");
-    await offer();
+    const note = asked.get("picture") && !state.picture ? "This address was made with a picture, which an address cannot hold: drop it here again. " : "";
+    if (by("text").value || state.like || state.picture) await ask({ note, restored: true });
+    else { say(note); await offer(); }
   }
 }
 
@@ -88,7 +91,7 @@ function change() {
   setLike(null); // of the collection before
   describe();
   if (Object.keys(query()).length) ask();
-  else offer();
+  else begun();
 }
 
 // --- what to begin with
@@ -99,13 +102,14 @@ async function offer() {
   if (!name) return;
   if (!documents) { by("start").replaceChildren(howToLoad(`${name} holds nothing yet`, name)); return; }
   const field = Object.keys(indexes).find((one) => indexes[one] === "keyword");
+  const filter = together(state.beside, state.filters.filter());
   const running = begin();
   try {
-    const found = await post("search", { collection: name, query: { text: name }, limit: EXAMPLES, ...(field ? { group_by: field } : {}) }, { signal: running.signal });
+    const found = await post("search", { collection: name, query: { text: name }, limit: EXAMPLES, ...(field ? { group_by: field } : {}), ...(filter ? { filter } : {}) }, { signal: running.signal });
     const hits = found.groups ? found.groups.map((group) => group.hits[0]) : found.hits;
-    if (!hits.length) return;
+    if (!hits.length) { by("start").replaceChildren(nowhere({ filter })); return; }
     by("start").replaceChildren(el("h2", {}, `Some of what ${name} holds`),
-      el("p", { className: "quiet" }, "Choose one to find more like it. A picture can be dropped anywhere on this page, or pasted."),
+      el("p", { className: "quiet" }, "Choose one to find more like it, or ask. A picture may be dropped anywhere on this page, or pasted, alone or with a question about it."),
       el("ul", { className: "examples" }, hits.map((hit) => el("li", {}, el("button", { type: "button", onclick: () => moreLike(hit), ariaLabel: `More like ${hit.id}` },
         thumbnail(hit), el("span", {}, hit.text || hit.id))))));
   } catch (error) {
@@ -132,7 +136,7 @@ const asking = () => !by("search").hidden && !by("query").hidden;
 
 function acceptPictures() {
   const files = (transfer) => [...(transfer?.items || [])].some((item) => item.kind === "file");
-  document.addEventListener("dragover", (event) => { if (files(event.dataTransfer)) { event.preventDefault(); document.body.classList.add("dropping"); } });
+  document.addEventListener("dragover", (event) => { if (files(event.dataTransfer)) { event.preventDefault(); document.body.classList.toggle("dropping", asking()); } });
   document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("dropping"); });
   document.addEventListener("drop", (event) => {
     document.body.classList.remove("dropping");
@@ -179,8 +183,9 @@ async function smaller(file) {
 }
 
 function setPicture(uri) {
-  state.picture = uri;
+  state.picture = uri ?? null;
   by("picture").hidden = !uri;
+  by("text").placeholder = uri ? "Ask about the picture" : "Ask, describe, or drop a picture";
   const image = by("picture").querySelector("img");
   if (uri) image.src = uri;
   else image.removeAttribute("src");
@@ -209,14 +214,14 @@ function query() {
   return { ...(text ? { text } : {}), ...(state.picture ? { image: state.picture } : {}) };
 }
 
-async function ask({ note = "" } = {}) {
+async function ask({ note = "", restored = false } = {}) {
   if (by("text").value.trim() && state.like) setLike(null);
   const asked = query();
   if (!Object.keys(asked).length) { clear(); say("Type something, or drop a picture."); by("text").focus(); return; }
   const filter = together(state.beside, state.filters.filter());
   const mode = by("mode").value;
   state.asked = { collection: chosen(), query: asked, limit: PAGE, ...(filter ? { filter } : {}), ...(mode === "fused" ? {} : { mode }), ...(by("explain").checked ? { explain: true } : {}) };
-  remember(state.asked);
+  remember(state.asked, restored);
   await send(state.asked, { note });
 }
 
@@ -239,13 +244,14 @@ async function send(body, { further = false, note = "" }) {
     if (error.name === "AbortError") return;
     say("");
     if (!further) nothing();
+    if (error.fields?.includes("image")) setPicture(null); // the next search is without it
     if (error.status !== 401) trouble(error);
   }
 }
 
 function show({ hits, cursor, timings: t }, further, roundTrip, note) {
   const cards = hits.map((hit) => card(hit, moreLike));
-  if (further) by("hits").append(...cards);
+  if (further) { by("hits").append(...cards); cards[0]?.querySelector(".foot button").focus(); } // More may go
   else by("hits").replaceChildren(...cards);
   state.cursor = cursor;
   by("more").hidden = !cursor;
@@ -253,8 +259,18 @@ function show({ hits, cursor, timings: t }, further, roundTrip, note) {
   const rest = Math.max(0, roundTrip - t.total_ms);
   const split = `${t.total_ms.toFixed(0)} ms: preparing ${t.decode_ms.toFixed(0)}, queue ${t.queue_ms.toFixed(0)}, model ${t.encode_ms.toFixed(0)}, index ${t.store_ms.toFixed(0)}; network ${rest.toFixed(0)}`;
   const count = by("hits").children.length;
-  const shared = state.picture ? " The address holds your words but not the picture." : "";
-  say(count ? `${note}${count} hit${count > 1 ? "s" : ""}. ${split}.${shared}` : `${note}Nothing was found. ${split}.`);
+  const shared = state.picture ? " The address does not hold the picture." : "";
+  say(count ? `${note}${cursor ? "The first " : ""}${count} hit${count > 1 ? "s" : ""}. ${split}.${shared}` : `${note}Nothing was found. ${split}.`);
+  if (!count) by("start").replaceChildren(nowhere(state.asked));
+}
+
+// Why nothing was found, as far as the page knows, and the way out.
+function nowhere({ filter, mode }) {
+  const { name, documents } = collection() ?? {};
+  if (documents === 0) return howToLoad(`${name} holds nothing yet`, name);
+  const wanted = [filter && "meets the filter", mode === "lexical" && "has a word of the question"].filter(Boolean).join(" and ") || "is there";
+  return el("div", { className: "card empty" }, el("h2", {}, `No ${state.like ? "other " : ""}document of ${name} ${wanted}`),
+    filter && el("button", { type: "button", onclick: () => { setBeside(state.filters.set()); again(); by("text").focus(); } }, "Search without the filter"));
 }
 
 function nothing() {
@@ -270,7 +286,6 @@ function reset() {
   by("trouble").replaceChildren();
   by("start").replaceChildren();
   say("");
-  history.replaceState(null, "", `?collection=${encodeURIComponent(chosen())}`);
 }
 
 function clear() {
@@ -279,6 +294,11 @@ function clear() {
   setLike(null);
   setBeside(state.filters.set());
   reset();
+  begun();
+}
+
+function begun() {
+  go({ collection: chosen() });
   offer();
 }
 
@@ -291,14 +311,19 @@ function moreLike(hit) {
   by("text").focus();
 }
 
-function remember({ collection: name, query: asked, filter, mode }) {
-  const to = new URLSearchParams({ collection: name });
-  if (asked.text) to.set("q", asked.text);
-  if (asked.document_id) to.set("like", asked.document_id);
-  if (asked.image) to.set("picture", "yes");
-  if (filter) to.set("filter", JSON.stringify(filter));
-  if (mode) to.set("mode", mode);
-  history.replaceState(null, "", `?${to}`);
+function remember({ collection: name, query: asked, filter, mode }, restored) {
+  go({
+    collection: name, ...(asked.text ? { q: asked.text } : {}), ...(asked.document_id ? { like: asked.document_id } : {}),
+    ...(asked.image ? { picture: "yes" } : {}), ...(filter ? { filter: JSON.stringify(filter) } : {}), ...(mode ? { mode } : {}),
+  }, restored);
+}
+
+// Another search is another address, which Back leaves for the one before.
+function go(parts, restored = false) {
+  const to = `?${new URLSearchParams(parts)}`;
+  if (restored) history.replaceState(history.state, "", to);
+  else if (to !== location.search || state.picture !== (state.pictures.get(history.state) ?? null)) history.pushState(Date.now(), "", to);
+  state.pictures.set(history.state, state.picture);
 }
 
 function trouble(error) {

@@ -100,7 +100,9 @@ function showJobs(jobs) {
 async function older() {
   try {
     const { jobs } = await get(`jobs?limit=${JOBS}&offset=${cards.size}`);
+    const before = by("jobs").lastChild;
     for (const job of jobs) if (!cards.has(job.id)) by("jobs").append(begin(job));
+    before.nextSibling?.focus();
     by("older").hidden = jobs.length < JOBS;
   } catch (error) {
     by("jobs-trouble").replaceChildren(problem(error));

@@ -54,6 +54,7 @@ def test_answers_over_all_of_atlas(
     assert found["nothing"] == 0
     assert found["text+image"] >= 0.95
     assert found["text"] < 0.25
+    assert found["text+image"] > 2 * max(found["text"], found["image"])
 
 
 def test_the_examples_are_held_out() -> None:

@@ -160,8 +160,19 @@ def asked(page: Page, words: str) -> None:
     expect(page.get_by_role("status")).to_contain_text("hits")
 
 
-def drop(page: Page, content: bytes, name: str, kind: str = "drop") -> None:
-    """A file dropped on the page or pasted into it, as a browser hands it over."""
+def drag(page: Page, file: Path, *, taken: bool = True) -> None:
+    """As a person does from another window: the browser asks the page about each step, and opens the file itself if it refuses."""
+    devtools = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(file)], "dragOperationsMask": 1}
+    for step in ("dragEnter", "dragOver", "drop"):
+        if step == "drop":
+            expect(page.locator("body")).to_have_class("dropping" if taken else "")
+        devtools.send("Input.dispatchDragEvent", {"type": step, "x": 200, "y": 500, "data": data})
+    expect(page.locator("body")).not_to_have_class("dropping")
+
+
+def hand_over(page: Page, content: bytes, name: str, kind: str = "drop") -> None:
+    """A file as the event of a browser holds it."""
     page.evaluate(
         """([content, name, kind]) => {
             const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
@@ -214,6 +225,7 @@ def test_words_find_and_the_address_can_be_shared(site: Site) -> None:
     expect(image).to_be_visible()
     assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
     expect(page.get_by_role("status")).to_contain_text("model")
+    expect(page).to_have_title("Search · ret2")
     other = site.page(page.url.removeprefix(f"{site.url}/"))
     expect(first_hit(other)).to_contain_text("a blue square")
     expect(other.get_by_label("Question or words")).to_have_value("a blue square")
@@ -222,27 +234,43 @@ def test_words_find_and_the_address_can_be_shared(site: Site) -> None:
 @pytest.mark.parametrize("way", ["drop", "paste", "choose"])
 def test_a_picture_finds(site: Site, way: str, make_image: Callable[..., bytes], tmp_path: Path) -> None:
     page = opened(site)
+    file = tmp_path / "green.png"
+    file.write_bytes(make_image("green"))
     if way == "choose":
-        (tmp_path / "green.png").write_bytes(make_image("green"))
-        page.locator("#file").set_input_files(tmp_path / "green.png")
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name="Picture…").press("Enter")
+        chooser.value.set_files(file)
+    elif way == "drop":
+        drag(page, file)
     else:
-        drop(page, make_image("green"), "green.png", way)
+        hand_over(page, file.read_bytes(), file.name, "paste")
     expect(first_hit(page)).to_contain_text("a green square")
     expect(page.get_by_alt_text("The picture that is searched with")).to_be_visible()
-    expect(page.get_by_role("status")).to_contain_text("not the picture")
+    expect(page.get_by_role("status")).to_contain_text("does not hold the picture")
     page.get_by_role("button", name="Remove the picture").click()
     expect(page.get_by_alt_text("The picture that is searched with")).to_be_hidden()
+    expect(page.get_by_label("Question or words")).to_be_focused()
     again = site.page(page.url.removeprefix(f"{site.url}/"))
     expect(again.get_by_role("status")).to_contain_text("drop it here again")
 
 
+def test_a_picture_dropped_beside_the_search_does_nothing(
+    site: Site, make_image: Callable[..., bytes], tmp_path: Path
+) -> None:
+    page = site.page("?view=work")
+    (tmp_path / "green.png").write_bytes(make_image("green"))
+    drag(page, tmp_path / "green.png", taken=False)
+    expect(page.get_by_role("link", name="colours")).to_be_visible()
+    assert page.url == f"{site.url}/?view=work"
+
+
 def test_what_is_no_picture_is_refused_and_the_next_search_works(site: Site) -> None:
     page = opened(site)
-    drop(page, b"<html>no picture</html>", "page.png")
+    hand_over(page, b"<html>no picture</html>", "page.png")
     trouble = page.get_by_role("alert")
     expect(trouble).to_contain_text("HTML")
     expect(trouble).to_contain_text("Request")
-    page.get_by_role("button", name="Remove the picture").click()
+    expect(page.get_by_alt_text("The picture that is searched with")).to_be_hidden()
     asked(page, "red")
     expect(first_hit(page)).to_contain_text("red")
     expect(trouble).to_be_hidden()
@@ -252,9 +280,79 @@ def test_a_picture_over_the_limit_is_made_smaller(serve: Callable[..., Site], ma
     site = serve(max_image_bytes=2000)
     site.load(make_image)
     page = opened(site)
-    drop(page, make_image("red") + bytes(4000), "red.png")
+    hand_over(page, make_image("red") + bytes(4000), "red.png")
     expect(page.get_by_role("status")).to_contain_text("was made smaller here")
     expect(first_hit(page)).to_be_visible()
+
+
+def test_words_and_a_picture_together(site: Site, make_image: Callable[..., bytes]) -> None:
+    page = opened(site)
+    page.get_by_label("Question or words").fill("a square")
+    hand_over(page, make_image("green"), "green.png")
+    expect(first_hit(page)).to_contain_text("a green square")
+    expect(first_hit(page)).to_contain_text(re.compile(r"without your words \d.\d{3} · without your picture \d.\d{3}"))
+    expect(page.get_by_placeholder("Ask about the picture")).to_be_visible()
+    other = site.page(page.url.removeprefix(f"{site.url}/"))
+    expect(other.get_by_role("status")).to_contain_text("made with a picture, which an address cannot hold")
+    expect(other.get_by_role("status")).to_contain_text("3 hits")
+
+
+def test_back_leads_to_the_search_before(site: Site, make_image: Callable[..., bytes]) -> None:
+    """With its picture, though the address does not hold it."""
+    page = opened(site)
+    question = page.get_by_label("Question or words")
+    shown = page.get_by_alt_text("The picture that is searched with")
+    asked(page, "red")
+    page.get_by_role("combobox", name="Mode").select_option("lexical")
+    expect(page.get_by_role("status")).to_contain_text("1 hit.")
+    page.get_by_role("combobox", name="Mode").select_option("fused")
+    expect(page.get_by_role("status")).to_contain_text("3 hits")
+    question.fill("")
+    hand_over(page, make_image("green"), "green.png")
+    expect(first_hit(page)).to_contain_text("a green square")
+    page.get_by_role("button", name="More like green").click()
+    expect(page.locator("#like")).to_be_visible()
+    expect(shown).to_be_hidden()
+    page.go_back()
+    expect(first_hit(page)).to_contain_text("a green square")
+    expect(shown).to_be_visible()
+    expect(page.locator("#like")).to_be_hidden()
+    page.go_back()
+    expect(question).to_have_value("red")
+    expect(shown).to_be_hidden()
+    page.go_back()
+    expect(page.get_by_role("combobox", name="Mode")).to_have_value("lexical")
+    expect(page.get_by_role("status")).to_contain_text("1 hit.")
+    page.go_back()
+    expect(page.get_by_role("combobox", name="Mode")).to_have_value("fused")
+    page.go_back()
+    expect(question).to_have_value("")
+    expect(page.get_by_label("To begin with").get_by_role("button")).to_have_count(3)
+    page.go_forward()
+    expect(question).to_have_value("red")
+    expect(first_hit(page)).to_contain_text("red")
+    page.goto(f"{site.url}/?q=blue&collection=colours")  # not as the page itself writes it
+    expect(first_hit(page)).to_contain_text("blue")
+    page.go_back()
+    expect(question).to_have_value("red")
+
+
+def test_nothing_found_says_why_and_the_way_out(site: Site) -> None:
+    page = opened(site, "shop")
+    asked(page, "shoe")
+    page.get_by_label("price: to").fill("1")
+    page.get_by_label("price: to").blur()
+    expect(page.get_by_text("No document of shop meets the filter", exact=True)).to_be_visible()
+    page.get_by_role("combobox", name="Mode").select_option("lexical")
+    expect(page.get_by_text("No document of shop meets the filter and has a word of the question")).to_be_visible()
+    page.get_by_role("button", name="Search without the filter").click()
+    expect(page.locator(".hit")).to_have_count(2)
+    expect(page.get_by_text("Nothing was found")).to_be_hidden()
+    expect(page.get_by_label("price: to")).to_have_value("")
+    expect(page.get_by_label("Question or words")).to_be_focused()
+    assert "filter" not in page.url
+    page.get_by_role("combobox", name="Collection").select_option("fails")
+    expect(page.get_by_text("fails holds nothing yet")).to_be_visible()
 
 
 def test_more_like_this(site: Site) -> None:
@@ -274,11 +372,14 @@ def test_more_goes_on_with_the_search_whose_hits_are_shown(site: Site) -> None:
     page = site.page(f"?{urlencode({'collection': 'many', 'q': 'red', 'filter': json.dumps(wanted)})}")
     hits = page.get_by_label("Hits").get_by_role("listitem")
     expect(hits).to_have_count(24)
+    expect(page.get_by_role("status")).to_contain_text("The first 24 hits")
     address = page.url
     page.get_by_label("Question or words").fill("another question")
     with page.expect_request("**/search") as sent:
         page.get_by_role("button", name="More", exact=True).click()
     expect(hits).to_have_count(31)
+    expect(page.get_by_role("status")).to_have_text(re.compile("^31 hits"))
+    expect(hits.nth(24).get_by_role("button")).to_be_focused()
     body = sent.value.post_data_json
     assert (body["query"], body["filter"]) == ({"text": "red"}, wanted)
     assert page.url == address
@@ -292,6 +393,7 @@ def test_keys_alone_are_enough(site: Site) -> None:
     page.keyboard.press("Tab")
     expect(page.get_by_text("Skip to the content")).to_be_focused()
     page.keyboard.press("Enter")
+    assert "#" not in page.url, "it would be a step for Back"
     page.keyboard.press("Tab")
     expect(page.get_by_label("Question or words")).to_be_focused()
     page.keyboard.type("green")
@@ -312,6 +414,7 @@ def test_a_service_that_is_gone_is_said(browser: Browser, runtime: Any, tmp_path
         page.get_by_label("Question or words").fill("red")
         page.get_by_role("button", name="Search", exact=True).click()
         expect(page.get_by_role("alert")).to_contain_text("The service does not answer")
+    assert site.hosts == {urlsplit(url).netloc}
 
 
 def control_of(page: Page, label: str) -> Any:
@@ -423,6 +526,10 @@ def test_what_a_collection_holds_is_offered(site: Site) -> None:
     expect(offered).to_have_count(0)
     page.get_by_label("Question or words").press("Escape")
     expect(offered).to_have_count(2)
+    page.get_by_label("price: from").fill("100")
+    page.get_by_label("price: from").blur()
+    expect(offered).to_have_count(1)
+    expect(offered).to_contain_text("boot")
 
 
 @pytest.mark.parametrize(
@@ -465,7 +572,53 @@ def test_too_much_at_once_is_said_with_when_to_come_back(site: Site) -> None:
     page.route("**/search", lambda route: route.fulfill(status=429, headers={"retry-after": "7"}, json=problem))
     page.get_by_label("Question or words").fill("red")
     page.get_by_role("button", name="Search", exact=True).click()
-    expect(page.get_by_role("alert")).to_contain_text("the queue is full Try again in 7 s.")
+    expect(page.get_by_role("alert")).to_contain_text("the queue is full. Try again in 7 s.")
+
+
+def test_a_long_passage_and_a_picture_that_is_lost(
+    serve: Callable[..., Site], make_image: Callable[..., bytes]
+) -> None:
+    site = serve()
+    site.client.create_collection("colours")
+    site.client.set_alias("current", "colours")
+    words = "red " * 80 + "and so it ends"
+    site.client.load("colours", [{"id": "red", "text": words, "image": make_image("red")}])
+    page = site.page()
+    page.route("**/image**", lambda route: route.fulfill(status=404))
+    page.goto(f"{site.url}/?collection=current&q=red")
+    expect(page.get_by_role("combobox", name="Collection").locator("option:checked")).to_have_text("current → colours")
+    passage = first_hit(page).locator("p")
+    expect(first_hit(page)).to_contain_text("the picture is not there")
+    expect(first_hit(page).locator("h2")).to_contain_text(re.compile(r"score \d\.\d{3}"))
+    cut = passage.bounding_box()
+    page.get_by_role("button", name="Show all of it").press("Enter")
+    expect(page.get_by_role("button", name="Show all of it")).to_be_hidden()
+    expect(passage).to_be_focused()
+    whole = passage.bounding_box()
+    assert cut is not None
+    assert whole is not None
+    assert whole["height"] > cut["height"]
+
+
+def test_the_page_may_reach_nothing_but_its_service(site: Site) -> None:
+    """By a policy without exceptions, which a browser enforces."""
+    page = opened(site)
+    policy = httpx.get(site.url).headers["content-security-policy"]
+    assert not re.search(r"unsafe|\*|://", policy)
+    assert {"script-src 'self'", "style-src 'self'", "connect-src 'self'"} <= set(policy.split("; "))
+    refused = page.evaluate(
+        """async () => {
+            const refused = [];
+            document.addEventListener("securitypolicyviolation", (event) => refused.push(event.effectiveDirective));
+            document.body.setAttribute("style", "color: red");
+            document.head.append(Object.assign(document.createElement("script"), {textContent: "window.inline = 1"}));
+            await fetch("http://127.0.0.1:9/").catch(() => {});
+            await new Promise((resolve) => setTimeout(resolve, 100));
+            return refused;
+        }"""
+    )
+    assert refused == ["style-src-attr", "script-src-elem", "connect-src"]
+    site.complaints.clear()  # the browser's own words about these three
 
 
 @pytest.fixture
@@ -483,6 +636,14 @@ def enter(page: Page, secret: str) -> None:
     page.get_by_role("button", name="Use it").click()
 
 
+COUNTS_BLOBS = """
+    [window.made, window.blobs] = [0, new Set()];
+    const [make, revoke] = [URL.createObjectURL, URL.revokeObjectURL];
+    URL.createObjectURL = (blob) => { const one = make(blob); made += 1; blobs.add(one); return one; };
+    URL.revokeObjectURL = (one) => { blobs.delete(one); revoke(one); };
+"""
+
+
 def test_a_key_is_asked_for_and_kept_for_the_tab(locked: Site) -> None:
     page = locked.page()
     enter(page, "not this one, surely")
@@ -491,8 +652,12 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(locked: Site) -> None:
     asked(page, "red")
     image = first_hit(page).locator("img")
     assert image.evaluate("image => image.decode().then(() => image.src)").startswith("blob:")
+    page.add_init_script(COUNTS_BLOBS)
     page.reload()
     expect(first_hit(page)).to_contain_text("red")
+    for shown in page.locator(".hit img").all():
+        shown.evaluate("image => image.decode()")
+    assert page.evaluate("[made, blobs.size]") == [3, 0], "a picture that was fetched is kept for good"
     assert page.evaluate("localStorage.length") == 0
 
 
@@ -546,6 +711,9 @@ def test_a_job_is_followed_while_it_runs(site: Site, model: FakeRuntime) -> None
     cancel = job.get_by_role("button", name="Cancel")
     cancel.focus()
     collection = page.get_by_role("link", name="followed")
+    expect(collection).to_be_visible()
+    heading = page.get_by_role("heading", name="Jobs")
+    place = heading.bounding_box()
     model.gate.set()
     expect(job).to_contain_text(re.compile(r"\b(64|128) indexed"))
     assert 0 < job.get_by_role("progressbar").evaluate("bar => bar.value / bar.max") < 1
@@ -555,6 +723,7 @@ def test_a_job_is_followed_while_it_runs(site: Site, model: FakeRuntime) -> None
     expect(job.get_by_text("cancelled", exact=True)).to_be_visible()
     expect(job).to_be_focused()
     expect(page.get_by_role("status")).to_contain_text("documents → followed cancelled: 400 accepted")
+    assert heading.bounding_box() == place, "what is read moves"
     expect(collection).to_be_visible()
     site.client.delete_collection("followed")
 
@@ -583,7 +752,12 @@ def test_what_failed_is_listed_with_its_reason_and_tried_again_once(site: Site) 
     job.get_by_role("button", name="Further").press("Enter")
     expect(job.get_by_role("row").filter(has_text="gone-24")).to_be_visible()
     expect(job.get_by_role("button", name="Further")).to_be_disabled()
-    expect(job.get_by_role("button", name="Before")).to_be_focused()
+    before = job.get_by_role("button", name="Before")
+    expect(before).to_be_focused()
+    before.press("Enter")
+    expect(job.get_by_role("row").filter(has_text="gone-00")).to_be_visible()
+    expect(before).to_be_disabled()
+    job.get_by_role("button", name="Further").press("Enter")
     job.get_by_role("button", name="Retry what failed").click()
     expect(job).to_contain_text("Tried again as job")
     again = page.get_by_role("article").filter(has_text="of what failed in")
@@ -596,6 +770,58 @@ def test_what_failed_is_listed_with_its_reason_and_tried_again_once(site: Site) 
     expect(job.get_by_role("row")).to_have_count(0)
     row = page.get_by_role("row").filter(has=page.get_by_role("link", name="fails"))
     expect(row.get_by_role("cell")).to_contain_text(["fails", "0", "0", "25", "KiB"])
+
+
+def test_a_job_that_waits_is_asked_about_where_nothing_streams(site: Site) -> None:
+    """And what does not answer is said until it answers again."""
+    site.client.create_collection("waits")
+    (posted,) = site.client.post_documents("waits", [{"id": "red", "text": "red"}])
+    assert posted.job is not None
+    job = site.client.wait_job(posted.job.id)
+    page, over = site.page(), threading.Event()
+    page.route("**/jobs/*/events", lambda route: route.abort())
+
+    def waiting(route: Route) -> None:
+        answer = route.fetch()
+        found = answer.json()
+        changed = (
+            {} if over.is_set() else {"state": "waiting", "indexed": 0, "waiting_on": "the encoder does not answer"}
+        )
+        jobs = [{**one, **(changed if one["id"] == job.id else {})} for one in found.get("jobs", [found])]
+        route.fulfill(response=answer, json={"jobs": jobs} if "jobs" in found else jobs[0])
+
+    page.route(re.compile(rf"/jobs(\?|/{job.id}$)"), waiting)
+    page.goto(f"{site.url}/?view=work")
+    card = page.get_by_role("article", name=job.id)
+    card.get_by_text("waiting, and tried again by itself").click()
+    expect(card).to_contain_text("the encoder does not answer")
+    page.route("**/cancel", lambda route: route.fulfill(status=409, json={"title": "Conflict", "detail": "too late"}))
+    card.get_by_role("button", name="Cancel").click()
+    expect(card.get_by_role("alert")).to_have_text("Conflict: too late.")
+    page.unroute("**/cancel")
+    card.get_by_role("button", name="Cancel").click()  # it has ended: nothing is left to cancel
+    expect(card.get_by_role("alert")).to_be_hidden()
+    page.route("**/collections", lambda route: route.abort())
+    expect(page.get_by_role("alert")).to_contain_text("The service does not answer")
+    page.unroute("**/collections")
+    expect(page.get_by_role("alert")).to_be_hidden()
+    over.set()
+    expect(card.get_by_text("succeeded", exact=True)).to_be_visible()
+    expect(card.get_by_text("waiting")).to_be_hidden()
+    site.complaints.clear()  # the browser's own words about what was aborted
+    site.client.delete_collection("waits")
+
+
+def test_jobs_go_on_where_back_brings_the_page_as_it_was(site: Site) -> None:
+    """A browser that keeps the page whole says so in these events; what was followed had ended with the first."""
+    page = site.page("?view=work")
+    expect(page.get_by_role("article")).to_have_count(30)
+    page.evaluate("dispatchEvent(new PageTransitionEvent('pagehide', {persisted: true}))")
+    list(site.client.post_documents("colours", [{"id": "red", "text": "a red square as before"}]))
+    page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))")
+    newest = page.get_by_role("article").first
+    expect(newest).to_contain_text("documents → colours")
+    expect(newest).to_contain_text("1 indexed")
 
 
 def test_older_jobs_and_what_a_collection_was_filled_by(site: Site) -> None:
@@ -613,24 +839,80 @@ def test_older_jobs_and_what_a_collection_was_filled_by(site: Site) -> None:
     page.get_by_role("button", name="Older jobs").click()
     expect(page.get_by_role("button", name="Older jobs")).to_be_hidden()
     assert jobs.count() > 31
+    expect(jobs.nth(30)).to_be_focused()
     row = page.get_by_role("row").filter(has_text="shop")
     expect(row).to_contain_text("fake-fingerp")
     expect(page.get_by_role("row").filter(has_text="another model")).to_have_count(1)
     expect(row).to_contain_text("another model")
 
 
+def given(page: Page, content: bytes) -> None:
+    expect(page.get_by_role("button", name="Search", exact=True)).to_be_visible()
+    hand_over(page, content, "given.png")
+
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 BODY = {"title": "Unauthorized", "detail": "no valid API key"}
-STATES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "to begin with": ("?collection=colours", "Some of what colours holds", {}),
-    "hits": (
-        "?" + urlencode({"collection": "shop", "q": "shoe", "filter": '{"not":{"field":"price","lt":9}}'}),
-        "Bell",
+SHOP = "?" + urlencode({"collection": "shop", "q": "shoe", "filter": '{"not":{"field":"price","lt":9}}'})
+NOWHERE = "?" + urlencode({"collection": "shop", "q": "shoe", "filter": '{"field":"price","lt":9}'})
+RUNNING = {
+    "kind": "import",
+    "collection": "shop",
+    "state": "waiting",
+    "accepted": 9,
+    "indexed": 4,
+    "skipped": 0,
+    "failed": 1,
+}
+JOB = {
+    "id": "0123456789abcdef",
+    **RUNNING,
+    "cancelled": 0,
+    "created_at": 1.8e9,
+    "retry_of": "beef",
+    "waiting_on": "Qdrant",
+}
+# What it is called -> address, what is then done, what is then seen, and what other answers there are.
+STATES: dict[str, tuple[str, Callable[[Page], None], str, dict[str, Any]]] = {
+    "to begin with": ("?collection=colours", lambda _: None, "Some of what colours holds", {}),
+    "hits": (SHOP, lambda _: None, "Bell", {}),
+    "a picture": ("?collection=colours", lambda page: given(page, PNG), "does not hold the picture", {}),
+    "more like this": ("?collection=colours&like=red", lambda _: None, "More like red", {}),
+    "nothing found": (NOWHERE, lambda _: None, "No document of shop", {}),
+    "nothing in it": ("?collection=fails", lambda _: None, "fails holds nothing yet", {}),
+    "trouble": ("?q=red&collection=" + "nothere" * 20, lambda _: None, "No such collection", {}),
+    "no picture": ("?collection=shop", lambda page: given(page, b"<html>"), "Bad Request", {}),
+    "a key": ("", lambda page: enter(page, "wrong"), "This key is refused", {"**/info": {"status": 401, "json": BODY}}),
+    "nothing": (
+        "",
+        lambda _: None,
+        "There is nothing to search yet",
+        {"**/collections": {"json": {"collections": []}}},
+    ),
+    "work": (
+        "?view=work",
+        lambda page: page.get_by_role("button", name="Show failures").first.click(),
+        "not a public one",
         {},
     ),
-    "trouble": ("?collection=nothere&q=red", "No such collection", {}),
-    "a key": ("", "This service wants an API key", {"**/info": {"status": 401, "json": BODY}}),
-    "nothing": ("", "There is nothing to search yet", {"**/collections": {"json": {"collections": []}}}),
-    "work": ("?view=work", "which is not a public one", {}),
+    "under way": (
+        "?view=work",
+        lambda page: page.get_by_text("waiting, and tried again by itself").first.click(),
+        "Qdrant",
+        {
+            "**/jobs?*": {"json": {"jobs": [JOB]}},
+            "**/jobs/*/events": {"status": 503},
+            f"**/jobs/{JOB['id']}": {"json": JOB},
+        },
+    ),
+    "no work": (
+        "?view=work",
+        lambda _: None,
+        "There is none yet",
+        {"**/jobs?*": {"json": {"jobs": []}}, "**/collections": {"status": 503, "json": {"title": "Unavailable"}}},
+    ),
 }
 
 
@@ -642,14 +924,12 @@ def test_everybody_can_use_it_at_any_width(site: Site, width: int, scheme: Any) 
     assert spec.origin is not None
     axe = Path(spec.origin).with_name("axe.min.js").read_text()
     page = site.page("ui/icon.svg", viewport={"width": width, "height": 800}, color_scheme=scheme)
-    for state, (path, shown, answers) in STATES.items():
+    for state, (path, act, shown, answers) in STATES.items():
         for pattern, answer in answers.items():
             page.route(pattern, lambda route, _request, answer=answer: route.fulfill(**answer))
         page.goto(f"{site.url}/{path}")
-        if state == "work":
-            page.get_by_role("button", name="Show failures").first.click()
+        act(page)
         expect(page.get_by_text(shown).first).to_be_visible()
-        page.unroute_all()
         assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{state}: it scrolls sideways"
         # The policy of the page lets no foreign script in, and evaluating is not loading one.
         page.evaluate(axe)
@@ -657,6 +937,7 @@ def test_everybody_can_use_it_at_any_width(site: Site, width: int, scheme: Any) 
         assert not found, json.dumps(
             [state, *((one["id"], [n["html"] for n in one["nodes"]]) for one in found)], indent=1
         )
+        page.unroute_all()
 
 
 def test_no_filter_control_lies_over_another_or_hides_its_words(site: Site) -> None:
