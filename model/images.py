@@ -68,12 +68,19 @@ def check_size(data: bytes, limits: Limits) -> None:
         )
 
 
+def first_bytes(data: bytes) -> str:
+    """As a message shows them: the text that they are, or else in hexadecimal."""
+    start = data[:8]
+    readable = start.isascii() and start.decode().isprintable()
+    return f'"{start.decode()}"' if readable else start.hex(" ")
+
+
 def _open(data: bytes, limits: Limits) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         start = data[:64].lstrip().lower()
-        what = "an HTML or XML page" if start.startswith(b"<") else f"it starts with {data[:8]!r}"
+        what = "an HTML or XML page" if start.startswith(b"<") else f"it starts with {first_bytes(data)}"
         raise InvalidInput(
             f"not an image of a supported format ({', '.join(FORMATS)}): {what}", field="image"
         ) from error

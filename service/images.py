@@ -7,6 +7,7 @@ import binascii
 import re
 
 from model.errors import InvalidInput, TooLarge
+from model.images import first_bytes
 from model.inputs import Limits
 from service.schemas import ImageBase64, ImageField, ImageUrl
 
@@ -67,7 +68,7 @@ def check(data: bytes, limits: Limits) -> None:
     if sniff(data) is None:
         what = "an HTML or XML page" if data[:64].lstrip().startswith(b"<") else "no known image format"
         raise InvalidInput(
-            f"image is {what}: allowed are PNG, JPEG, WebP, GIF, BMP, TIFF and AVIF, and it starts with {data[:8]!r}",
+            f"image is {what}: allowed are PNG, JPEG, WebP, GIF, BMP, TIFF and AVIF, and it starts with {first_bytes(data)}",
             field="image",
         )
 
