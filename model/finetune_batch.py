@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from model.inputs import Role
-from model.learning import drop_modality
+from model.learning import draw_kept, drop_modality
 from model.pairs import Example, Row
 
 
@@ -75,11 +75,8 @@ def draw(
         for key, row in rng.sample(example.negatives, min(negatives, len(example.negatives)))
         if key not in own
     }
-    queries = [Entry(Role.QUERY, _kept(one.query, keep_both, rng)) for one in examples]
-    documents = [
-        Entry(Role.DOCUMENT, _kept(row, keep_both, rng))
-        for row in (*(one.document for one in examples), *drawn.values())
-    ]
+    queries = _entries(Role.QUERY, [one.query for one in examples], keep_both, rng)
+    documents = _entries(Role.DOCUMENT, [*(one.document for one in examples), *drawn.values()], keep_both, rng)
     # By kind, so that entries of one kind share chunks.
     entries = sorted(dict.fromkeys([*queries, *documents]), key=lambda entry: entry.kind)
     places = {entry: place for place, entry in enumerate(entries)}
@@ -106,6 +103,8 @@ def relevance(wanted: Sequence[str], keys: Sequence[str], labels: Mapping[str, C
     return has[[answers[label] for label in wanted]]
 
 
-def _kept(row: Row, keep_both: float, rng: random.Random) -> Row:
-    text, image = row
-    return row if text is None or image is None else drop_modality(text, text, image, keep_both, rng)
+def _entries(role: Role, rows: Sequence[Row], keep_both: float, rng: random.Random) -> list[Entry]:
+    return [
+        Entry(role, (text, image) if text is None or image is None else drop_modality(text, text, image, kept))
+        for (text, image), kept in zip(rows, draw_kept(len(rows), keep_both, rng), strict=True)
+    ]

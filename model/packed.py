@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# torch and oneDNN each keep what they have prepared for 1,024 shapes of a product, a third of a MB a piece, and a batch of texts has the
-# shape of its tokens: hundreds of MB after some thousand batches. With 64 what was dropped is prepared again for a few percent of the
-# time. Both read these at their first product.
-for _name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
-    os.environ.setdefault(_name, "64")
+from model.prepared import keep_prepared
+
+# A batch of texts has the shape of its tokens: hundreds of MB after some thousand batches, if all stay prepared. With 64 what was dropped
+# is prepared again for a few percent of the time.
+keep_prepared(64)
 
 # Rows, inputs, outputs: one text in a tower of CLIP. On some processors several hundred rows are as fast either way.
 _TRIAL = (16, 768, 768)

@@ -24,6 +24,7 @@ from model.learning import (
     BETAS,
     MAX_LOG_SCALE,
     decay_groups,
+    draw_kept,
     drop_modality,
     embed_by_kind,
     has_fast_bfloat16,
@@ -87,17 +88,21 @@ def _has(row: Row) -> tuple[bool, bool]:
 class StateCache:
     """Tower states of every text and image of a data set, float16, computed once: frozen towers give the same ones at each step.
 
-    They are views into one large tensor per layer: tens of thousands of small tensors among the towers' own left ten times their
-    size in unusable gaps of the heap.
+    They stay in one large tensor per layer: tens of thousands of small tensors among the towers' own left ten times their size in
+    unusable gaps of the heap, and a batch is taken out with one operation.
     """
 
     def __init__(self, retriever: Retriever) -> None:
         self._retriever = retriever
-        self._texts: dict[str, list[Tensor]] = {}  # per layer (T, Wt)
-        self._images: dict[str, list[Tensor]] = {}  # per layer (versions, P, Wv)
+        self._text_layers: list[Tensor] = []  # (tokens of all texts, Wt)
+        self._spans: dict[str, tuple[int, int]] = {}  # first token and number of tokens
+        self._image_layers: list[Tensor] = []  # (images x versions, P, Wv)
+        self._places: dict[str, int] = {}  # of the plain version, which the others follow
+        self._versions = 1
 
     @torch.inference_mode()
     def add_texts(self, texts: Iterable[str], report: Callable[[int], None]) -> None:
+        """All of the data set's, in one call."""
         preprocessor = self._retriever.preprocessor
         tokens = {text: preprocessor.tokens(normalise_text(text, Limits()))[0] for text in dict.fromkeys(texts)}
         ordered = sorted(tokens, key=lambda text: len(tokens[text]))
@@ -109,12 +114,13 @@ class StateCache:
             batch = ordered[start : start + 64]
             layers, mask = self._retriever.text_states([tokens[text] for text in batch])
             for row, text in enumerate(batch):
+                self._spans[text] = filled, len(tokens[text])
                 end = filled + len(tokens[text])
-                self._texts[text] = [
-                    whole[filled:end].copy_(layer[row, mask[row]]) for whole, layer in zip(room, layers, strict=True)
-                ]
+                for whole, layer in zip(room, layers, strict=True):
+                    whole[filled:end] = layer[row, mask[row]]
                 filled = end
             report(len(batch))
+        self._text_layers = room
 
     @torch.inference_mode()
     def add_images(
@@ -125,10 +131,10 @@ class StateCache:
         report: Callable[[int], None],
         together: int = 1,
     ) -> None:
-        """`versions` of each image, `together` images in a pass of the tower."""
+        """All of the data set's, in one call: `versions` of each image, `together` images in a pass of the tower."""
         config, patches = self._retriever.config.image, self._retriever.vision_tower.patches
         room = [
-            torch.empty(len(images), versions, patches, width, dtype=torch.float16) for width in self._widths("vision")
+            torch.empty(len(images) * versions, patches, width, dtype=torch.float16) for width in self._widths("vision")
         ]
         keys = list(images)
         for start in range(0, len(keys), together):
@@ -137,37 +143,35 @@ class StateCache:
                 plain = decode_image(images[key], Limits())
                 drawn += [plain, *(augment(plain, rng) for _ in range(versions - 1))]
             layers = self._retriever.vision_states([image_pixels(image, config) for image in drawn])
-            for row, key in enumerate(keys[start : start + together]):
-                own = slice(row * versions, (row + 1) * versions)
-                self._images[key] = [
-                    whole[start + row].copy_(layer[own]) for whole, layer in zip(room, layers, strict=True)
-                ]
+            for whole, layer in zip(room, layers, strict=True):
+                whole[start * versions : start * versions + len(drawn)] = layer
             report(len(drawn) // versions)
+        self._image_layers, self._versions = room, versions
+        self._places = {key: place * versions for place, key in enumerate(keys)}
 
     def states(self, rows: Sequence[Row], rng: random.Random | None) -> States:
-        """Rows that all have the same modalities; `rng` draws among an image's versions, None takes the plain one."""
+        """Rows that all have the same modalities; `rng` draws among an image's versions, None takes the plain one.
+
+        Texts are as long as the longest, and that to a multiple of eight: a product whose shape is new costs the preparing of it.
+        """
         states = States()
         has_text, has_image = _has(rows[0])
         if has_text:
-            texts = [self._texts[text] for text, _ in rows if text is not None]
-            lengths = torch.tensor([len(text[0]) for text in texts])
-            states = States(
-                [
-                    nn.utils.rnn.pad_sequence(list(layer), batch_first=True).float()
-                    for layer in zip(*texts, strict=True)
-                ],
-                torch.arange(int(lengths.max()))[None] < lengths[:, None],
-            )
+            starts, lengths = torch.tensor([self._spans[text] for text, _ in rows if text is not None]).T[..., None]
+            tokens = torch.arange(-(-int(lengths.max()) // 8) * 8)
+            mask = tokens < lengths  # (B, T)
+            places = torch.where(mask, starts + tokens, starts)
+            states = States([layer[places].float() for layer in self._text_layers], mask)
         if has_image:
-            images = [self._version(key, rng) for _, key in rows if key is not None]
-            vision = [torch.stack(layer).float() for layer in zip(*images, strict=True)]
-            states = States(states.text, states.text_mask, vision)
+            shown = torch.tensor(
+                [
+                    self._places[key] + (rng.randrange(self._versions) if rng else 0)
+                    for _, key in rows
+                    if key is not None
+                ]
+            )
+            states = States(states.text, states.text_mask, [layer[shown].float() for layer in self._image_layers])
         return states
-
-    def _version(self, key: str, rng: random.Random | None) -> list[Tensor]:
-        layers = self._images[key]
-        version = rng.randrange(len(layers[0])) if rng else 0
-        return [layer[version] for layer in layers]
 
     def _widths(self, modality: Modality) -> tuple[int, ...]:
         widths: tuple[int, ...] = self._retriever.tower(modality, Role.QUERY).widths  # type: ignore[assignment]
@@ -216,13 +220,12 @@ def draw_batch(groups: Subjects, settings: TrainSettings, rng: random.Random) ->
         pairs += rng.sample(known, min(settings.topics_per_subject, len(known)))
     pairs = pairs[: settings.batch_size]
     queries, documents = [], []
-    for pair in pairs:
+    kept = [draw_kept(len(pairs), settings.keep_both, rng) for _ in range(2)]
+    for pair, of_query, of_document in zip(pairs, *kept, strict=True):
         query_image = rng.choice(pair.query_images)
         others = [image for image in pair.document_images if image != query_image] or list(pair.document_images)
-        queries.append(drop_modality(pair.query_text, pair.query_text_alone, query_image, settings.keep_both, rng))
-        documents.append(
-            drop_modality(pair.document_text, pair.document_text, rng.choice(others), settings.keep_both, rng)
-        )
+        queries.append(drop_modality(pair.query_text, pair.query_text_alone, query_image, of_query))
+        documents.append(drop_modality(pair.document_text, pair.document_text, rng.choice(others), of_document))
     return Batch(queries, documents, *relevance(pairs, queries, documents))
 
 
@@ -287,7 +290,7 @@ class Trainer:
             group["lr"] = settings.learning_rate * schedule(self.done, settings)
         batch = draw_batch(self.groups, settings, rng)
         self.fusion.train()
-        queries, documents = (self._embed(self.fusion, rows, rng) for rows in (batch.queries, batch.documents))
+        queries, documents = self._embed(self.fusion, [*batch.queries, *batch.documents], rng).chunk(2)
         loss = contrastive_loss(queries, documents, batch, self.log_scale)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

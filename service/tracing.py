@@ -49,7 +49,7 @@ class Traces:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PROBES:
+        if scope["type"] != "http" or scope["path"] in PROBES or not (tracing.recording() or _is_traced(scope)):
             await self._app(scope, receive, send)
             return
         status = 0
@@ -73,6 +73,11 @@ class Traces:
                 span.set_attribute("ret2.request_id", state.get("request_id", ""))
                 if status >= 500 or not status:
                     span.set_status(Status(StatusCode.ERROR))
+
+
+def _is_traced(scope: Scope) -> bool:
+    """By its caller, whose context is handed on even if nothing is recorded here."""
+    return any(name == b"traceparent" for name, _ in scope["headers"])
 
 
 def add_trace(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -28,6 +28,7 @@ from rich.progress import (
 
 from model.errors import InvalidInput
 from model.pairs import Fault
+from model.prepared import keep_prepared
 from service.flags import flag
 
 if TYPE_CHECKING:
@@ -207,6 +208,7 @@ def train(
 
     Stop and repeat the command at will: it goes on. Several processes: torchrun --nproc-per-node N -m service train ...
     """
+    keep_prepared(1024)  # before the model is imported, which keeps few: a step's products come in some hundred shapes
     named = {"--backbone": backbone, "--text-backbone": text_backbone, "--vision-backbone": vision_backbone}
     asked: dict[str, Any] = {
         "steps": steps,

@@ -67,6 +67,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Spans:
     provider = sdk.TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(tracing, "_tracer", provider.get_tracer("test"))
+    monkeypatch.setattr(tracing, "recording", lambda: True)
     return Spans(exporter)
 
 
@@ -289,6 +290,27 @@ def test_a_process_sends_its_spans(collector: Any) -> None:
 
 def test_without_an_address_nothing_is_recorded_and_the_context_goes_on() -> None:
     assert run() == CALLER
+
+
+async def test_where_nothing_is_recorded_a_caller_s_context_reaches_the_encoder(
+    remote: Callable[[], HttpEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a request without one costs no span at all."""
+    seen: list[str | None] = []
+    encode = Batcher.encode
+
+    async def noting(self: Batcher, *items: Any, **options: Any) -> Any:
+        seen.append(tracing.here())
+        return await encode(self, *items, **options)
+
+    monkeypatch.setattr(Batcher, "encode", noting)
+    with tracing.span("outside", parent=tracing.context_of(CALLER)), tracing.span("inside"):
+        await remote().encode([Input("red")], role=Role.QUERY, lane=Lane.SEARCH)
+    with monkeypatch.context() as patched:
+        patched.setattr(tracing, "_tracer", None)  # what would begin one
+        with tracing.span("outside"):
+            await remote().encode([Input("red")], role=Role.QUERY, lane=Lane.SEARCH)
+    assert seen == [CALLER, None]
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Forwards side by side: each has its own result, whoever raises."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
@@ -75,6 +76,28 @@ def test_each_thread_has_one_inside_an_operation(threads: ForwardThreads) -> Non
         assert wait().vectors.shape == (2, 2)
     assert sorted(seen.values()) == [1] * THREADS
     assert torch.get_num_threads() == THREADS
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads are tied to CPUs on Linux alone")
+@pytest.mark.parametrize(
+    ("there", "own"),
+    [
+        ({4, 5, 6}, [{4}, {5}, {6}]),
+        (set(range(8)), [{0, 3, 6}, {1, 4, 7}, {2, 5}]),
+        ({0, 1}, []),  # too few to share out
+    ],
+)
+def test_each_thread_has_cpus_of_its_own(monkeypatch: pytest.MonkeyPatch, there: set[int], own: list[set[int]]) -> None:
+    """All there are; and the thread that made them keeps its own."""
+    tied: dict[int, set[int]] = {}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: there)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cpus: tied.update({threading.get_ident(): set(cpus)}))
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    ForwardThreads()
+    torch.set_num_threads(before)
+    assert threading.get_ident() not in tied
+    assert sorted(map(sorted, tied.values())) == sorted(map(sorted, own))
 
 
 def test_what_one_raises_is_its_own(threads: ForwardThreads) -> None:

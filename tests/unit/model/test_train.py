@@ -12,6 +12,7 @@ from PIL import Image
 
 from model.atlas import Atlas
 from model.errors import InvalidInput
+from model.inputs import Input, Limits, Role
 from model.ranks import Ranks
 from model.retriever import Retriever
 from model.run_folder import STATE_FILE, claim
@@ -194,6 +195,42 @@ def test_modality_dropout_reaches_both_sides_and_names_the_subject() -> None:
         kinds = {(text is not None, image is not None) for text, image in rows}
         assert kinds == {(True, True), (True, False), (False, True)}
     assert all("this" not in text for text, image in batch.queries if text and image is None)
+
+
+def test_states_come_out_of_the_cache_as_the_towers_gave_them(
+    tmp_path: Path, tiny_folder: Path, png: Callable[..., bytes]
+) -> None:
+    """Texts of other lengths in one batch, longer than the longest to a multiple of eight; the plain version of each picture."""
+    run = trainer(tmp_path, tiny_folder, png)
+    shown = {"red/a": png("red", size=(20, 10)), "blue/b": png("blue", size=(20, 19))}
+    rows = [("capital red", "red/a"), ("what is the square of this", "blue/b")]
+    prepared = [run.retriever.prepare(Input(text, shown[image]), Role.QUERY, Limits()) for text, image in rows]
+    states = run.cache.states(rows, None)
+    assert states.text is not None
+    assert states.text_mask is not None
+    assert states.vision is not None
+    assert states.text_mask.shape[1] % 8 == 0
+    layers, mask = run.retriever.text_states([one.tokens for one in prepared])
+    for found, expected in zip(states.text, layers, strict=True):
+        for row in range(2):
+            torch.testing.assert_close(
+                found[row, states.text_mask[row]], expected[row, mask[row]], atol=2e-3, rtol=2e-3
+            )
+    images = run.retriever.vision_states([one.pixels for one in prepared])
+    for found, expected in zip(states.vision, images, strict=True):
+        torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)
+
+
+def test_versions_of_a_picture_are_drawn_among_its_own(
+    tmp_path: Path, tiny_folder: Path, png: Callable[..., bytes]
+) -> None:
+    cache = trainer(tmp_path, tiny_folder, png).cache
+    plain = {key: cache.states([(None, key)], None).vision[-1][0] for key in ("red/a", "red/b", "green/a")}  # type: ignore[index]
+    drawn = cache.states([(None, "red/b")] * 40, random.Random(1)).vision[-1]  # type: ignore[index]
+    others = {tuple(one.flatten().tolist()) for one in drawn}
+    assert len(others) == SETTINGS.augmentations
+    assert tuple(plain["red/b"].flatten().tolist()) in others
+    assert not {tuple(plain[key].flatten().tolist()) for key in ("red/a", "green/a")} & others
 
 
 def test_augmentation_changes_the_picture_and_is_repeatable() -> None:

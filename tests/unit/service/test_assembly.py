@@ -1,5 +1,7 @@
 """Which parts a process has, by its settings."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,3 +20,28 @@ async def test_bulk_loads_are_a_chore_where_there_is_a_qdrant_server(
     assert any(isinstance(chore, BulkLoads) for chore in parts.worker._chores) == (qdrant_url is not None)
     await parts.store.close()
     parts.ledger.close()
+
+
+_SERVE = """
+import gc, sys
+from pathlib import Path
+from service import assembly
+from service.settings import Settings
+
+async def run(app, parts):
+    print(gc.get_freeze_count(), gc.isenabled())
+    return True
+
+assembly.build = lambda settings: None
+assembly.create_app = lambda parts: None
+assembly.run = run
+assembly.serve(Settings(data_dir=Path(sys.argv[1])))
+"""
+
+
+def test_what_the_start_made_is_kept_from_the_collector(tmp_path: Path) -> None:
+    """Before the first request. The collector goes on for what comes after."""
+    done = subprocess.run([sys.executable, "-c", _SERVE, tmp_path], capture_output=True, text=True, check=True)
+    frozen, enabled = done.stdout.split()[-2:]
+    assert int(frozen) > 10_000
+    assert enabled == "True"
