@@ -42,8 +42,8 @@ class ForwardThreads:
 def _own_cpus(threads: int) -> list[list[int]]:
     """For each thread those that no other of them has: all there are, shared out. None where threads are not tied to any.
 
-    Left to itself Linux puts a thread that waited for Python's lock on the CPU of the one that let go of it, where it waits again,
-    while another CPU is idle: twice a millisecond, when HTTP has much to refuse."""
+    Left to itself Linux often puts a thread that waited for Python's lock on the CPU of the one that let go of it, where it waits again
+    while another CPU is idle (docs/decisions/threads-on-a-cpu.md)."""
     there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(there) < threads:
         return [[] for _ in range(threads)]
