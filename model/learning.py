@@ -37,7 +37,7 @@ class Kept(Enum):
 
 def draw_kept(rows: int, keep_both: float, rng: random.Random) -> list[Kept]:
     """For each row. It keeps both with the chance `keep_both`, else its text or its image alike. All of them together keep these shares to
-    within one row: products of a new shape take longer, a whole step twice as long where the numbers were left to chance."""
+    within one row: products of a new shape take longer, a whole step half as long again where the numbers were left to chance."""
     start = rng.random()
     places = [(row + start) / rows for row in range(rows)]
     rng.shuffle(places)
