@@ -7,6 +7,7 @@ and while the callers of one are answered the others compute.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -53,7 +54,10 @@ def _own_cpus(threads: int) -> list[list[int]]:
 def _alone(here: threading.Barrier, cpus: list[int]) -> None:
     yield_to_others()
     if cpus:
-        os.sched_setaffinity(0, cpus)  # of this thread
+        with contextlib.suppress(
+            OSError
+        ):  # a sandbox may forbid it, or a CPU may be gone by now: then Linux chooses, as before
+            os.sched_setaffinity(0, cpus)  # of this thread
     torch.set_num_threads(1)
     torch.get_num_threads()  # or the first operation of this thread would take over what another thread has set since
     here.wait()  # so that every thread of the pool comes here once

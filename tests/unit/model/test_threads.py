@@ -100,6 +100,20 @@ def test_each_thread_has_cpus_of_its_own(monkeypatch: pytest.MonkeyPatch, there:
     assert sorted(map(sorted, tied.values())) == sorted(map(sorted, own))
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads are tied to CPUs on Linux alone")
+def test_where_threads_cannot_be_tied_they_work_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, retriever: Retriever, make_image: Callable[..., bytes]
+) -> None:
+    """A thread that raised while it began would leave the others waiting for it, and the service would never start."""
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError("not here")
+
+    monkeypatch.setattr(os, "sched_setaffinity", forbidden)
+    batch = batch_of(retriever, make_image)
+    assert len(ForwardThreads().launch(retriever.launch, batch)().vectors) == len(batch)
+
+
 def test_what_one_raises_is_its_own(threads: ForwardThreads) -> None:
     def forward(batch: Sequence[Prepared]) -> Callable[[], Encoded]:
         if any(item.cost == 9 for item in batch):

@@ -117,6 +117,8 @@ def test_without_pairs_the_settings_reach_the_run_of_the_variant(monkeypatch: py
         begun.update(name=config.name, settings=settings, folder=folder, **rest)
         return train_atlas.Outcome(settings.steps, 0.5, folder)
 
+    shapes: list[int] = []
+    monkeypatch.setattr(train_commands, "keep_prepared", shapes.append)
     monkeypatch.setattr(train_atlas, "train_atlas", run)
     options = ("--eval-every", 7, "--temperature", 0.2, "--keep-both", 0.9, "--weight-decay", 0.1, "--warmup-steps", 3)
     result = invoke("--variant", "last-layer", *options)
@@ -124,6 +126,7 @@ def test_without_pairs_the_settings_reach_the_run_of_the_variant(monkeypatch: py
     assert (begun["name"], begun["folder"], begun["fresh"]) == ("last-layer", Path("runs/last-layer"), False)
     changed = {"eval_every": 7, "temperature": 0.2, "keep_both": 0.9, "weight_decay": 0.1, "warmup_steps": 3}
     assert begun["settings"] == replace(train_atlas.SETTINGS, **changed)
+    assert shapes == [1024]  # or most products of a step would be prepared anew
 
 
 def test_every_option_says_what_it_is() -> None:
