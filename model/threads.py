@@ -54,9 +54,8 @@ def _own_cpus(threads: int) -> list[list[int]]:
 def _alone(here: threading.Barrier, cpus: list[int]) -> None:
     yield_to_others()
     if cpus:
-        with contextlib.suppress(
-            OSError
-        ):  # a sandbox may forbid it, or a CPU may be gone by now: then Linux chooses, as before
+        # A sandbox may forbid it, or a CPU may be gone by now: then Linux chooses.
+        with contextlib.suppress(OSError):
             os.sched_setaffinity(0, cpus)  # of this thread
     torch.set_num_threads(1)
     torch.get_num_threads()  # or the first operation of this thread would take over what another thread has set since

@@ -109,9 +109,14 @@ def test_where_threads_cannot_be_tied_they_work_all_the_same(
     def forbidden(*_: object) -> None:
         raise PermissionError("not here")
 
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     monkeypatch.setattr(os, "sched_setaffinity", forbidden)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    threads = ForwardThreads()
+    torch.set_num_threads(before)
     batch = batch_of(retriever, make_image)
-    assert len(ForwardThreads().launch(retriever.launch, batch)().vectors) == len(batch)
+    assert len(threads.launch(retriever.launch, batch)().vectors) == len(batch)
 
 
 def test_what_one_raises_is_its_own(threads: ForwardThreads) -> None:
