@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from indexer.domain.collections import Collection
+from indexer.domain.documents import Document
+from indexer.domain.jobs import JobKind, Outcome, Status
 from indexer.ledger import Ledger
-from indexer.records import Collection, Document, JobKind, Outcome, Status
 
 BATCH = 64
 LEASE_S = 600.0

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from indexer.domain.documents import point_id
+from indexer.domain.points import Point
 from indexer.ranking import LateInteraction
-from indexer.records import Point, point_id
 from indexer.store import Points
 from indexer.store.edge import EdgeStore
 from model.atlas import Atlas

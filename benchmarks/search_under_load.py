@@ -21,7 +21,7 @@ from benchmarks.figures import Bar, Ratio, Row
 from benchmarks.load import Run, Target, closed_loop
 from benchmarks.plan import Plan
 from benchmarks.servers import start_ret2
-from indexer.records import Job
+from indexer.domain.jobs import Job
 from model.atlas import Atlas
 from model.evaluate import Carries, questions
 from service.client import Client

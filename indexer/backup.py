@@ -22,10 +22,10 @@ from typing import Protocol, runtime_checkable
 from indexer import manifest as manifests
 from indexer import points_file
 from indexer.blobs import Blobs
+from indexer.domain.collections import Collection, ReindexState
 from indexer.filters import FieldType
 from indexer.ledger import Ledger, copies
 from indexer.manifest import IMAGES, Manifest, SavedPoints
-from indexer.records import Collection, ReindexState
 from indexer.store import Store
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from indexer.domain.collections import ReindexState
+from indexer.domain.jobs import JobKind
 from indexer.ledger import Ledger
-from indexer.records import JobKind, ReindexState
 from model.errors import NotFound, RetrievalError
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from indexer.domain.collections import Collection, Counts
 from indexer.encoder import Encoder
 from indexer.encoders import Encoders
 from indexer.filters import FieldType, check_field
 from indexer.ledger import Ledger
 from indexer.lexical import SIMPLE, check_language
-from indexer.records import Collection, Counts
 from indexer.store import Layout, Points, Store
 from model.errors import Conflict, InvalidInput, NotFound
 from model.inputs import ModelInfo

@@ -12,8 +12,11 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from indexer.domain.collections import Collection
+from indexer.domain.documents import Document, ImageRef, unstamped
+from indexer.domain.jobs import Batch, Outcome, Status
+from indexer.domain.points import Point
 from indexer.pipeline import CollectionUnavailable, Hold, Pipeline, Result, Work, changed, in_store
-from indexer.records import Batch, Collection, Document, ImageRef, Outcome, Point, Status, unstamped
 from indexer.store import Points
 from model.errors import RetrievalError
 

@@ -21,11 +21,12 @@ from typing import TypeVar
 import structlog
 
 from indexer.blobs import Blobs
+from indexer.domain.documents import Incoming, Rejected
+from indexer.domain.jobs import Outcome, Status
 from indexer.imports import Imports, Unit
-from indexer.intake import Incoming, Rejected, document_of
+from indexer.intake import document_of
 from indexer.ledger import Ledger
 from indexer.ledger.importing import Step
-from indexer.records import Outcome, Status
 from indexer.retry import delay_s
 from indexer.settings import IndexerSettings
 from model.errors import DependencyUnavailable, InvalidInput, RetrievalError

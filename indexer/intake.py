@@ -7,42 +7,22 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
 from indexer.blobs import Blobs
+from indexer.domain.collections import Collection
+from indexer.domain.documents import Document, ImageRef, Incoming, Rejected, content_id
+from indexer.domain.jobs import Job, JobKind
 from indexer.filters import Filter
 from indexer.ledger import Ledger
 from indexer.ledger.accepting import OPEN_S
-from indexer.records import Collection, Document, ImageRef, Job, JobKind, Metadata, content_id
 from indexer.settings import IndexerSettings
 from indexer.store import Points
 from model.errors import DependencyUnavailable, InvalidInput
 
 _DELETE_IDS = 256  # of one batch of a deletion by filter: ids alone, that need no encoder
-
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """One posted document that passed the checks at the HTTP edge. At most one of `image` (file bytes) and `image_url`."""
-
-    position: int
-    id: str | None = None
-    text: str | None = None
-    image: bytes | None = None
-    image_url: str | None = None
-    metadata: Metadata = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """One posted document that is not accepted, and why."""
-
-    position: int
-    id: str | None
-    code: str
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,11 @@ import numpy as np
 
 from indexer.blobs import Blobs
 from indexer.catalog import mismatch
+from indexer.domain.collections import Collection
+from indexer.domain.documents import Document, content_hash, stamped
+from indexer.domain.jobs import Batch, JobKind, Outcome, Status
+from indexer.domain.points import Point
 from indexer.encoder import Encoder, Lane
-from indexer.records import Batch, Collection, Document, JobKind, Outcome, Point, Status, content_hash, stamped
 from indexer.retry import Died
 from indexer.store import Points
 from indexer.thumbnails import Keeper

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 import msgpack
 import numpy as np
 
-from indexer.records import Point
+from indexer.domain.points import Point
 from indexer.store import Points
 from model.errors import InvalidInput
 

@@ -12,8 +12,8 @@ import random
 import time
 from collections.abc import AsyncGenerator
 
+from indexer.domain.jobs import Job
 from indexer.ledger import Ledger
-from indexer.records import Job
 
 
 class Progress:

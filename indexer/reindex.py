@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from indexer.catalog import Catalog
+from indexer.domain.collections import Collection, Reindex, ReindexState
+from indexer.domain.jobs import Job
 from indexer.encoders import Encoders
 from indexer.ledger import Ledger
-from indexer.records import Collection, Job, Reindex, ReindexState
 from model.errors import Conflict, DependencyUnavailable, NotFound
 from model.inputs import ModelInfo
 

@@ -15,10 +15,10 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from indexer.domain.collections import Reindex, ReindexState
 from indexer.encoders import Encoders
 from indexer.ledger import Ledger
 from indexer.progress import Progress
-from indexer.records import Reindex, ReindexState
 from indexer.settings import IndexerSettings
 from indexer.store import Store
 from model.errors import DependencyUnavailable, RetrievalError

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from indexer.claim import Claim
+from indexer.domain.collections import Collection, ReindexState
+from indexer.domain.jobs import Batch, JobKind, Outcome, Status
 from indexer.encoders import Encoders
 from indexer.fill import Fill
 from indexer.ledger import Ledger
 from indexer.pipeline import CollectionUnavailable, Hold, OneOfTwo, Pipeline, Result, one_collection_waits
-from indexer.records import Batch, Collection, JobKind, Outcome, ReindexState, Status
 from indexer.store import Store
 
 

@@ -20,9 +20,9 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from indexer import readers
+from indexer.domain.jobs import Job, JobState
 from indexer.formats.columns import FORMATS
 from indexer.ledger.migrations import NEWEST, losses
-from indexer.records import Job, JobState
 from model.errors import Forbidden, InvalidInput, RetrievalError
 from service import demo as demonstration
 from service.backup_commands import backup, restore

@@ -25,7 +25,7 @@ from urllib.parse import quote
 import httpx
 import orjson
 
-from indexer.records import Failure, Job, JobKind, JobState
+from indexer.domain.jobs import Failure, Job, JobKind, JobState
 from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TimedOut, error_class
 from model.inputs import ModelInfo
 

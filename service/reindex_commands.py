@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from indexer.records import Job, JobState
+from indexer.domain.jobs import Job, JobState
 from model.errors import InvalidInput
 from service.client import DEFAULT_URL, Client, Reindex
 from service.tables import failures_table, progress_bar

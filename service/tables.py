@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from indexer.records import Job, JobKind
+from indexer.domain.jobs import Job, JobKind
 from service.client import Collection, SearchResult
 
 Failed = tuple[str, str, str]  # which document, code, why

@@ -15,8 +15,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from indexer.domain.jobs import Overview
 from indexer.encoder import Lane
-from indexer.records import Overview
 from model.inputs import ModelInfo
 from service.errors import problem
 

@@ -7,10 +7,11 @@ from functools import cache
 
 import numpy as np
 
+from indexer.domain.documents import point_id
+from indexer.domain.points import Hit, Page, Point
 from indexer.filters import FieldType, Filter, matches
 from indexer.lexical import check_language, tokens
 from indexer.ranking import Criterion, LateInteraction, Nearest, Ranked, WordMatch
-from indexer.records import Hit, Page, Point, point_id
 from indexer.store import Consistency, Layout
 from model.errors import Conflict, InvalidInput, NotFound, RetrievalError
 from model.inputs import Float32

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from fake_store import FakeStore
 
-from indexer.records import Point
+from indexer.domain.points import Point
 from indexer.store import Layout
 
 Kept = tuple[Layout, MutableMapping[str, Point]]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from indexer.domain.collections import Collection
+from indexer.domain.documents import Document
+from indexer.domain.jobs import Batch, Job, JobKind, Outcome, Status
 from indexer.ledger import Ledger
-from indexer.records import Batch, Collection, Document, Job, JobKind, Outcome, Status
 
 LEASE_S = 60.0
 

@@ -20,10 +20,10 @@ from fake_store import FakePoints
 from file_store import FileStore
 
 from indexer.blobs import Blobs, BlobSettings
+from indexer.domain.points import Point
 from indexer.encoder import Lane
 from indexer.ledger import Ledger
 from indexer.progress import Progress
-from indexer.records import Point
 from indexer.settings import IndexerSettings
 from indexer.worker import Worker
 from model.errors import DependencyUnavailable, NotFound, RetrievalError

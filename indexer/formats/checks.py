@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
+from indexer.domain.documents import Incoming
 from indexer.formats.columns import DOCUMENT, picture
 from indexer.formats.files import ReadImage
-from indexer.intake import Incoming
 from model.errors import InvalidInput, TooLarge
 from model.images import check_size
 from model.inputs import Limits

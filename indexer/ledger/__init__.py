@@ -11,6 +11,7 @@ from collections.abc import Callable
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from indexer.domain.collections import Collection
 from indexer.ledger.aliases import Aliases
 from indexer.ledger.database import again_on_deadlock
 from indexer.ledger.importing import Importing
@@ -18,7 +19,6 @@ from indexer.ledger.reindexing import Reindexing
 from indexer.ledger.rows import as_collection, collection_row, no_collection
 from indexer.ledger.schema import aliases, batches, collections, jobs, steps
 from indexer.ledger.upkeep import Upkeep
-from indexer.records import Collection
 from indexer.watch import NOBODY, Watch
 from model.errors import Conflict
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from indexer.domain.collections import Collection, Counts
+from indexer.domain.jobs import JobKind
 from indexer.ledger.database import Database, again_on_deadlock
 from indexer.ledger.rows import as_collection, no_collection
 from indexer.ledger.schema import aliases, collections, failures, jobs
-from indexer.records import Collection, Counts, JobKind
 from model.errors import Conflict, NotFound
 
 

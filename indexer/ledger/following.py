@@ -6,9 +6,11 @@ from collections.abc import Iterable
 
 import sqlalchemy as sa
 
+from indexer.domain.collections import ReindexState
+from indexer.domain.documents import Document
+from indexer.domain.jobs import Batch, JobKind
 from indexer.ledger.rows import pack
 from indexer.ledger.schema import batches, jobs, reindexes
-from indexer.records import Batch, Document, JobKind, ReindexState
 
 
 def follow(connection: sa.Connection, written: Batch, document_ids: Iterable[str]) -> None:

@@ -15,12 +15,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from indexer.domain.documents import Document
+from indexer.domain.jobs import Batch, JobKind, JobState, Outcome, Status
 from indexer.ledger.accepting import next_of
 from indexer.ledger.database import Database
 from indexer.ledger.following import fill, follow
 from indexer.ledger.rows import Item, pack, unpack
 from indexer.ledger.schema import batches, doubts, jobs, pending
-from indexer.records import Batch, Document, JobKind, JobState, Outcome, Status
 
 _STANDS = (Status.INDEXED, Status.SKIPPED)
 

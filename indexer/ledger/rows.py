@@ -9,9 +9,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from indexer.domain.collections import Collection
+from indexer.domain.documents import Document, ImageRef
+from indexer.domain.jobs import Batch, Job, JobKind, JobState, Outcome, Status
 from indexer.filters import FieldType
 from indexer.ledger.schema import jobs
-from indexer.records import Batch, Collection, Document, ImageRef, Job, JobKind, JobState, Outcome, Status
 from model.errors import NotFound
 
 Item = tuple[int, Document]  # position in the job, and what stood there

@@ -13,12 +13,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from indexer.domain.jobs import Batch, Job, JobKind, JobState, Outcome, Status
 from indexer.ledger.database import again_on_deadlock
 from indexer.ledger.following import follow
 from indexer.ledger.repairing import Repairing, doubt, keep_last, repair
 from indexer.ledger.rows import Item, add_outcomes, as_batch, as_job, pack, plain
 from indexer.ledger.schema import CRASHED, OF_REINDEX, batches, collections, failures, holds, jobs, pending, reindexes
-from indexer.records import Batch, Job, JobKind, JobState, Outcome, Status
 
 _HOLD = sa.text(  # the one form of this that both databases know
     "INSERT INTO holds (collection, kind, until) VALUES (:collection, :kind, :until) "

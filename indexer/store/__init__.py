@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from indexer.domain.points import Hit, Page, Point
 from indexer.filters import FieldType, Filter
 from indexer.ranking import Criterion, Ranked
-from indexer.records import Hit, Page, Point
 from model.inputs import Float32
 
 Consistency = Literal["one", "majority", "quorum", "all"]  # of the copies of a shard, how many a search asks

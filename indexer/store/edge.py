@@ -15,9 +15,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
 
+from indexer.domain.documents import point_id
+from indexer.domain.points import Hit, Page, Point
 from indexer.filters import FieldType, Filter
 from indexer.ranking import Criterion, LateInteraction, Nearest, Ranked
-from indexer.records import Hit, Page, Point, point_id
 from indexer.retry import StoreDied
 from indexer.store import Consistency, Layout
 from indexer.store.edge_slices import READS_PER_CALL, Slice, Slices

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import qdrant_edge as qe
 
+from indexer.domain.documents import point_id
+from indexer.domain.points import Hit, Page, Point
 from indexer.filters import FieldType, Filter
 from indexer.lexical import check_language
 from indexer.ranking import Criterion, LateInteraction, Nearest, Ranked
-from indexer.records import Hit, Page, Point, point_id
 from indexer.store import Layout
 from indexer.store.edge_rank import rank, sparse, vector_params
 from indexer.store.edge_rewrite import Rewrite, settle

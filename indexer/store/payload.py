@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from indexer.domain.points import Hit, Point
 from indexer.filters import steps
-from indexer.records import Hit, Point
 from model.errors import InvalidInput
 from model.inputs import SHARE_DIGITS, Float32, Shares
 

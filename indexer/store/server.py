@@ -18,10 +18,11 @@ import orjson
 from qdrant_client import AsyncQdrantClient
 from qdrant_client import models as q
 
+from indexer.domain.documents import point_id
+from indexer.domain.points import Hit, Page, Point
 from indexer.filters import FieldType, Filter
 from indexer.lexical import check_language
 from indexer.ranking import Criterion, Ranked
-from indexer.records import Hit, Page, Point, point_id
 from indexer.store import Consistency, Layout
 from indexer.store.indexes import missing
 from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from indexer.domain.points import Point
 from indexer.lexical import Words, document_words
-from indexer.records import Point
 from indexer.store import Layout
 from model.errors import Conflict, InvalidInput
 from model.inputs import Float32

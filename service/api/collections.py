@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from indexer.records import Collection
+from indexer.domain.collections import Collection
 from model.errors import InvalidInput
 from service.api.paths import CollectionPath
 from service.auth import CallerOf

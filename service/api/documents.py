@@ -12,8 +12,8 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from indexer import filters
+from indexer.domain.jobs import Job, Outcome
 from indexer.intake import Accepted
-from indexer.records import Job, Outcome
 from indexer.thumbnails import Keep
 from model.errors import NotFound
 from service import images

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from indexer.records import Hit
+from indexer.domain.points import Hit
 from model.inputs import SHARE_DIGITS, Embedding, Float32, Input, Shares
 
 

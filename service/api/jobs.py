@@ -9,8 +9,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
 
+from indexer.domain.jobs import JobKind, JobState
 from indexer.ledger.rows import no_job
-from indexer.records import JobKind, JobState
 from model.errors import Forbidden
 from service.api.paths import job_wire
 from service.auth import CallerOf

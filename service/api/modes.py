@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from indexer.domain.points import Hit, Lexical, Point
 from indexer.filters import Filter
 from indexer.ranking import Criterion, Fused, LateInteraction, Nearest, Ranked, WordMatch, reciprocal_ranks, weighted
-from indexer.records import Hit, Lexical, Point
 from indexer.store import Consistency, Points
 from model.errors import InvalidInput
 from model.inputs import Float32

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import Path
 
-from indexer.records import Job
+from indexer.domain.jobs import Job
 from service.names import COLLECTION_NAME, DOCUMENT_ID
 
 CollectionPath = Annotated[str, Path(alias="name", pattern=COLLECTION_NAME)]

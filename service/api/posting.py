@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from indexer.intake import Incoming, Rejected
+from indexer.domain.documents import Incoming, Rejected
 from model.errors import InvalidInput, InvalidJson, RetrievalError, TooLarge
 from model.inputs import Limits
 from service import images, inputs

@@ -15,8 +15,9 @@ from typing import Any
 
 import orjson
 
+from indexer.domain.documents import point_id
+from indexer.domain.points import Hit
 from indexer.filters import Empty, Equals, Filter, Not, Scalar, elements
-from indexer.records import Hit, point_id
 from model.errors import InvalidInput
 
 Ask = Callable[[int, int, Filter | None], Awaitable[list[Hit]]]  # offset, limit, a condition beside the search's own

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from indexer.records import Collection, Reindex
+from indexer.domain.collections import Collection, Reindex
 from service.api.paths import CollectionPath, job_wire
 from service.parts import Parts, PartsOf
 from service.schemas import GenerationOut, ReindexIn, ReindexingOut, ReindexOut

@@ -13,9 +13,10 @@ from urllib.parse import quote
 
 from indexer import filters
 from indexer.catalog import Catalog, require_same_model
+from indexer.domain.collections import Collection
+from indexer.domain.points import Hit, Point
 from indexer.encoder import Encoder, Lane
 from indexer.filters import AllOf, Filter
-from indexer.records import Collection, Hit, Point
 from indexer.store import Points
 from model.errors import InvalidInput, NotFound, RetrievalError, TimedOut
 from model.inputs import Embedding, Input, Limits, Role

@@ -36,7 +36,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tiny_model import WORDS
 from watched_metrics import OF_PROMETHEUS, expressions, labels_in
 
-from indexer.records import JobState
+from indexer.domain.jobs import JobState
 from model.errors import Unauthorized
 from service.client import Client
 

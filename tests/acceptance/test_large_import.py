@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from needs import needed
 
-from indexer.records import Job, JobState
+from indexer.domain.jobs import Job, JobState
 from service.client import Client
 
 needed("torch")

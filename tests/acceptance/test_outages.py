@@ -16,7 +16,7 @@ from postgres_server import PostgresServer
 from qdrant_server import QdrantServer, qdrant  # noqa: F401 - a fixture
 from tiny_model import WORDS
 
-from indexer.records import Job, JobState
+from indexer.domain.jobs import Job, JobState
 from model.errors import DependencyUnavailable
 from service.client import Client
 

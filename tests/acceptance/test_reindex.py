@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from tiny_model import CONFIG, WORDS, write_tiny_checkpoint
 
-from indexer.records import JobState
+from indexer.domain.jobs import JobState
 from model.errors import NotFound
 from model.inputs import Float32, Input, Limits, Role
 from model.retriever import Retriever

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from qdrant_server import QdrantServer, qdrant  # noqa: F401 - a fixture
 
-from indexer.records import JobState
+from indexer.domain.jobs import JobState
 from model.atlas import Atlas
 from model.errors import InProgress
 from service.client import Client

@@ -17,9 +17,11 @@ from ledger_steps import check_counts
 from worker_process import MODEL, D
 
 from indexer.blobs import Blobs, BlobSettings
-from indexer.intake import Incoming, Intake
+from indexer.domain.collections import Collection
+from indexer.domain.documents import Incoming
+from indexer.domain.jobs import Job, JobKind, JobState
+from indexer.intake import Intake
 from indexer.ledger import Ledger
-from indexer.records import Collection, Job, JobKind, JobState
 from indexer.settings import IndexerSettings
 
 pytestmark = pytest.mark.timeout(600)

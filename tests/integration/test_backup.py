@@ -17,9 +17,12 @@ from postgres_server import PostgresServer
 
 from indexer.backup import Installation, back_up, restore
 from indexer.blobs import Blobs
+from indexer.domain.collections import Collection
+from indexer.domain.documents import Document
+from indexer.domain.jobs import JobKind, Outcome, Status
+from indexer.domain.points import Page, Point
 from indexer.filters import FieldType
 from indexer.ledger import Ledger
-from indexer.records import Collection, Document, JobKind, Outcome, Page, Point, Status
 from indexer.store import Store
 from indexer.store.edge import EdgeStore
 from indexer.store.server import ServerStore, ServerStoreSettings

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from indexer.records import JobState
+from indexer.domain.jobs import JobState
 from model.errors import Conflict, InvalidInput, NotFound
 from model.evaluate import Item
 from model.inputs import Input

@@ -20,9 +20,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from indexer.domain.documents import point_id
+from indexer.domain.points import Point
 from indexer.filters import AllOf, AnyOf, DateRange, Equals, FieldType, Filter, Range
 from indexer.ranking import Nearest, WordMatch
-from indexer.records import Point, point_id
 from indexer.retry import StoreDied
 from indexer.store import edge, edge_process, edge_rewrite, edge_shards, edge_snapshot, indexes
 from indexer.store.edge import EdgeStore

@@ -82,7 +82,7 @@ async def test_a_document_as_the_query_is_explained_by_what_was_kept(served: Any
 
 
 async def test_what_was_indexed_before_has_no_shares(served: Any) -> None:
-    from indexer.records import Point
+    from indexer.domain.points import Point
 
     await served.load({"id": "new", "text": "sea"})
     old = Point("old", np.eye(64, dtype=np.float32)[0], "lake", None, {}, "hash")

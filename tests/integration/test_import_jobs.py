@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from indexer import importer
-from indexer.records import JobState
+from indexer.domain.jobs import JobState
 from model.errors import DependencyUnavailable, InvalidInput
 from model.inputs import Input
 

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from s3_server import S3Server
 
+from indexer.domain.documents import Incoming, Rejected
 from indexer.formats.copies import Copies, CopySettings, ToFile
 from indexer.formats.files import Places
 from indexer.formats.records import Cut
 from indexer.imports import Imports, ImportSettings, Unit
-from indexer.intake import Incoming, Rejected
 from indexer.settings import FetchSettings
 from model.errors import DependencyUnavailable, Forbidden, InvalidInput, NotFound, TooLarge
 

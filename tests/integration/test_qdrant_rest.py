@@ -11,8 +11,8 @@ from qdrant_client import models as q
 from qdrant_client.http.exceptions import UnexpectedResponse
 from qdrant_server import QdrantServer, qdrant  # noqa: F401 - a fixture
 
+from indexer.domain.points import Point
 from indexer.filters import FieldType
-from indexer.records import Point
 from indexer.store.server import ServerStore
 from indexer.store.server_settings import ServerStoreSettings
 from model.errors import DependencyUnavailable, NotFound

@@ -12,8 +12,9 @@ from qdrant_client import grpc as wire
 from qdrant_client.grpc.collections_service_pb2_grpc import CollectionsServicer, add_CollectionsServicer_to_server
 from qdrant_client.grpc.points_service_pb2_grpc import PointsServicer, add_PointsServicer_to_server
 
+from indexer.domain.documents import point_id
+from indexer.domain.points import Point
 from indexer.filters import Equals
-from indexer.records import Point, point_id
 from indexer.store.server import ServerStore
 from indexer.store.server_settings import ServerStoreSettings
 from model.errors import DependencyUnavailable, InvalidInput, NotFound, Overloaded, RetrievalError

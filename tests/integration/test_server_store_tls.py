@@ -24,8 +24,8 @@ from qdrant_client import grpc as wire
 from qdrant_client.grpc.collections_service_pb2_grpc import CollectionsServicer, add_CollectionsServicer_to_server
 from qdrant_server import QdrantServer, serving
 
+from indexer.domain.points import Point
 from indexer.filters import Range
-from indexer.records import Point
 from indexer.store.server import ServerStore
 from indexer.store.server_settings import ServerStoreSettings
 from model.errors import DependencyUnavailable

@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 from qdrant_server import qdrant  # noqa: F401 - a fixture
 from store_cases import CASES
 
+from indexer.domain.documents import point_id
+from indexer.domain.points import Hit, Point
 from indexer.filters import (
     AllOf,
     AnyOf,
@@ -38,7 +40,6 @@ from indexer.filters import (
     matches,
 )
 from indexer.filters.values import read_moment
-from indexer.records import Hit, Point, point_id
 from indexer.store import Consistency, Points, Store
 from indexer.store.edge import EdgeStore
 from indexer.store.server import ServerStore

@@ -15,9 +15,10 @@ import pytest
 from fake_store import FakeStore, bm25, maxsim
 from qdrant_server import qdrant  # noqa: F401 - a fixture
 
+from indexer.domain.documents import point_id
+from indexer.domain.points import Point
 from indexer.filters import Filter, Range
 from indexer.ranking import Criterion, LateInteraction, Nearest, WordMatch
-from indexer.records import Point, point_id
 from indexer.store import Layout, Points, Store
 from indexer.store.edge import EdgeStore
 from indexer.store.server import ServerStore, ServerStoreSettings

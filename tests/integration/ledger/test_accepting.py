@@ -18,9 +18,11 @@ from ledger_steps import (
     settle_all,
 )
 
+from indexer.domain.collections import Collection
+from indexer.domain.documents import Document, ImageRef
+from indexer.domain.jobs import JobKind, JobState, Status
 from indexer.ledger import Ledger
 from indexer.ledger.accepting import OPEN_S
-from indexer.records import Collection, Document, ImageRef, JobKind, JobState, Status
 from model.errors import Conflict, InProgress, InvalidInput, NotFound
 
 # --- collections

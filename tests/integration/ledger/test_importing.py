@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from ledger_steps import LEASE_S, Clock, accept, claim, claimed, collection, ids, outcomes, results, settle, settle_all
 
+from indexer.domain.documents import Document, ImageRef
+from indexer.domain.jobs import Job, JobKind, JobState, Outcome, Status
 from indexer.ledger import Ledger
 from indexer.ledger.importing import Step
-from indexer.records import Document, ImageRef, Job, JobKind, JobState, Outcome, Status
 from model.errors import Conflict, NotFound
 
 OpenLedger = Callable[..., Ledger]

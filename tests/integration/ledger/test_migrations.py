@@ -11,11 +11,11 @@ import pytest
 import sqlalchemy as sa
 from ledger_steps import Clock, accept, check_counts, ids, settle, settle_all
 
+from indexer.domain.jobs import JobKind, JobState, Status
 from indexer.ledger import Ledger
 from indexer.ledger.database import Database
 from indexer.ledger.migrations import BACK, MIGRATIONS, NEWEST
 from indexer.ledger.schema import jobs, steps
-from indexer.records import JobKind, JobState, Status
 from model.errors import Conflict, InvalidInput
 from model.inputs import ModelInfo
 

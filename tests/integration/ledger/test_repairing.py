@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_steps import LEASE_S, Clock, accept, claim, collection, outcomes, settle, settle_all
 
+from indexer.domain.documents import Document, ImageRef
+from indexer.domain.jobs import Batch, JobKind, JobState, Status
 from indexer.ledger import Ledger
 from indexer.ledger.schema import metadata
-from indexer.records import Batch, Document, ImageRef, JobKind, JobState, Status
 from model.errors import Conflict
 
 

@@ -17,9 +17,9 @@ from ledger_steps import (
     settle_all,
 )
 
+from indexer.domain.jobs import Failure, JobKind, JobState, Outcome, Status
 from indexer.ledger import Ledger
 from indexer.ledger.working import SOLO_AFTER
-from indexer.records import Failure, JobKind, JobState, Outcome, Status
 
 # --- claiming
 

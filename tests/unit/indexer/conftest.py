@@ -16,11 +16,13 @@ from recorded_qdrant import Qdrant
 
 from indexer.blobs import Blobs
 from indexer.catalog import Catalog
+from indexer.domain.collections import Collection
+from indexer.domain.documents import Incoming, Rejected
+from indexer.domain.jobs import Job
 from indexer.encoder import Lane
-from indexer.intake import Incoming, Intake, Rejected
+from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.progress import Progress
-from indexer.records import Collection, Job
 from indexer.settings import IndexerSettings
 from indexer.store.server import ServerStore
 from indexer.store.server_settings import ServerStoreSettings

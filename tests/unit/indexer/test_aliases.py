@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from postgres_server import postgres, postgres_process, postgres_url  # noqa: F401 - fixtures
 
+from indexer.domain.collections import Collection, Counts
+from indexer.domain.documents import Document
+from indexer.domain.jobs import JobKind, Outcome, Status
 from indexer.filters import FieldType
 from indexer.ledger import Ledger
-from indexer.records import Collection, Counts, Document, JobKind, Outcome, Status
 from model.errors import Conflict, NotFound
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from indexer.domain.documents import Incoming
 from indexer.filters import FieldType
-from indexer.intake import Incoming
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 
 Make = Callable[..., Any]

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from indexer.intake import Incoming, Intake, Rejected
-from indexer.records import JobKind, JobState
+from indexer.domain.documents import Incoming, Rejected
+from indexer.domain.jobs import JobKind, JobState
+from indexer.intake import Intake
 from indexer.settings import IndexerSettings
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from ledger_steps import accept, collection, settle
 
+from indexer.domain.jobs import Job, JobState
 from indexer.ledger import Ledger
 from indexer.progress import Progress
-from indexer.records import Job, JobState
 from model.errors import NotFound
 
 NEVER_S = 1_000.0

@@ -4,7 +4,8 @@ import hashlib
 
 import pytest
 
-from indexer.records import JobState, content_hash, content_id, point_id, stamped, unstamped
+from indexer.domain.documents import content_hash, content_id, point_id, stamped, unstamped
+from indexer.domain.jobs import JobState
 
 
 def test_the_id_of_a_point_never_changes() -> None:

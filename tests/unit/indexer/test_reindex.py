@@ -17,12 +17,14 @@ from fake_store import FakePoints, FakeStore
 
 from indexer.blobs import Blobs
 from indexer.catalog import Catalog
+from indexer.domain.collections import ReindexState
+from indexer.domain.documents import Incoming, content_hash
+from indexer.domain.jobs import Job, JobState
 from indexer.encoder import Lane
 from indexer.encoders import Encoders
-from indexer.intake import Incoming, Intake
+from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.progress import Progress
-from indexer.records import Job, JobState, ReindexState, content_hash
 from indexer.reindex import Reindexes
 from indexer.reindexer import Reindexer
 from indexer.settings import IndexerSettings

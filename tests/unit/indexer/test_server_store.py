@@ -21,10 +21,11 @@ from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 from recorded_qdrant import Qdrant
 
+from indexer.domain.documents import point_id
+from indexer.domain.points import Point
 from indexer.filters import DateRange, Equals, FieldType, Filter, Range
 from indexer.filters.values import read_moment
 from indexer.ranking import LateInteraction
-from indexer.records import Point, point_id
 from indexer.store import Consistency, Layout, server
 from indexer.store.indexes import missing
 from indexer.store.payload import path_of, quoted

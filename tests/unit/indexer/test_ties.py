@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import qdrant_edge as qe
 
-from indexer.records import point_id
+from indexer.domain.documents import point_id
 from indexer.store import Layout, ties
 from indexer.store.edge_rank import vector_params
 from indexer.store.edge_search import ranked

@@ -11,9 +11,10 @@ import pytest
 from fake_store import FakePoints
 
 from indexer import runner
+from indexer.domain.documents import Incoming
+from indexer.domain.jobs import JobKind, JobState, Status
+from indexer.domain.points import Point
 from indexer.encoders import Encoders
-from indexer.intake import Incoming
-from indexer.records import JobKind, JobState, Point, Status
 from indexer.retry import EncoderDied, EncoderTimedOut, StoreDied
 from indexer.worker import Worker
 from model.errors import DependencyUnavailable, EncodeFailed, Forbidden, Overloaded

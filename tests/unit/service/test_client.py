@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.records import JobState
+from indexer.domain.jobs import JobState
 from model.errors import (
     Conflict,
     DependencyUnavailable,

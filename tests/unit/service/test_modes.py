@@ -5,8 +5,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from indexer.domain.points import Point
 from indexer.ranking import Criterion, LateInteraction, Ranked
-from indexer.records import Point
 from service.api.modes import ModeSearch, Wanted
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.intake import Incoming, Rejected
+from indexer.domain.documents import Incoming, Rejected
 from model.errors import InvalidJson
 from model.inputs import Limits
 from service.api.posting import Bounds, _depth, _lines, documents_in, each, each_line, incoming

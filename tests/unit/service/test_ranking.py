@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from indexer.domain.documents import point_id
+from indexer.domain.points import Hit
 from indexer.filters import Filter, matches
-from indexer.records import Hit, point_id
 from model.errors import InvalidInput
 from service.api.examples import average
 from service.api.ranking import Mark, Ranking, read_cursor, selected

@@ -1,0 +1,1 @@
+"""The nouns of the index: documents, collections, jobs and points, as frozen dataclasses."""

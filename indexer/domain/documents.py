@@ -1,0 +1,86 @@
+"""Documents, the references to their images, and the ids and hashes derived from them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One posted document that passed the checks at the HTTP edge. At most one of `image` (file bytes) and `image_url`."""
+
+    position: int
+    id: str | None = None
+    text: str | None = None
+    image: bytes | None = None
+    image_url: str | None = None
+    metadata: Metadata = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """One posted document that is not accepted, and why."""
+
+    position: int
+    id: str | None
+    code: str
+    detail: str
+
+
+Metadata = Mapping[str, Any]
+
+
+# Point ids derive from document ids, so that writing a document twice has the effect of writing it once (promise 3).
+_POINT_NAMESPACE = uuid.UUID("6e0a4b54-2f5b-5d0e-9c53-0d6b5b3f7a11")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """Where a document's image is: a blob already stored (by its SHA-256, hex) or a URL still to be fetched."""
+
+    digest: str | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One accepted document. `id` is the caller's, or `content_id(...)` when the caller gave none."""
+
+    id: str
+    text: str | None = None
+    image: ImageRef | None = None
+    metadata: Metadata = field(default_factory=dict)
+
+
+def point_id(document_id: str) -> str:
+    """The store's id of a document: a UUID version 5 of the document id."""
+    return str(uuid.uuid5(_POINT_NAMESPACE, document_id))
+
+
+def content_id(text: str | None, image: str | None, metadata: Metadata) -> str:
+    """An id for a document that came without one: a hash of its content, so that posting it twice changes nothing."""
+    return content_hash(text, image, metadata)[:32]
+
+
+def content_hash(text: str | None, image: str | None, metadata: Metadata, fingerprint: str = "") -> str:
+    """SHA-256 (hex) over a canonical form. `image` is the blob's digest. With a `fingerprint` it is what points had before 0.2."""
+    canonical = json.dumps(
+        [text, image, metadata, fingerprint], sort_keys=True, ensure_ascii=False, separators=(",", ":")
+    )
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def stamped(content: str, fingerprint: str) -> str:
+    """A content hash with the model that embedded the content."""
+    return f"{content}-{fingerprint[:16]}"
+
+
+def unstamped(stamp: str) -> str | None:
+    """The content hash; None for a point of before 0.2, whose hash has the model mixed into it."""
+    content, dash, _ = stamp.partition("-")
+    return content if dash else None

@@ -1,0 +1,53 @@
+"""What a store holds for a document, and what a search returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from indexer.domain.documents import Metadata
+from model.inputs import Float32, Shares
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One document as it stands in the store."""
+
+    document_id: str
+    vector: Float32  # (D,)
+    text: str | None
+    image_digest: str | None
+    metadata: Metadata
+    content_hash: str  # `stamped`: of text, original image and metadata, and of the model. Unchanged means skip
+    shares: Shares | None = None  # what came from text and image; None of what was indexed before they were kept
+    latents: Float32 | None = None  # (K, D); read back only when asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Lexical:
+    """What the words of the query did for a hit: its BM25 score, and what that made of the hit's score (1: all of it)."""
+
+    score: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some documents in the order of their points, and what to ask for next: None after the last."""
+
+    document_ids: tuple[str, ...]
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One search result; `score` is the cosine of query and document embedding unless the search had another mode. `vector` only when
+    asked for."""
+
+    document_id: str
+    score: float
+    text: str | None
+    image_digest: str | None
+    metadata: Metadata
+    vector: Float32 | None = None
+    shares: Shares | None = None
+    lexical: Lexical | None = None
