@@ -28,7 +28,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from indexer.local_files import LocalFiles
-from indexer.storage import StoreErrors, connect, is_local, named
+from indexer.object_storage import StoreErrors, connect, is_local, named
 from model.errors import DependencyUnavailable, InvalidInput, NotFound
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind
 
 from indexer import tracing
 from indexer.encoder import Lane
-from indexer.retry import EncoderDied, EncoderTimedOut
+from indexer.errors import EncoderDied, EncoderTimedOut
 from model import codec
 from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TimedOut, TooLarge
 from model.inputs import Embedding, Input, ModelInfo, Role

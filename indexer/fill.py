@@ -16,7 +16,8 @@ from indexer.domain.collections import Collection
 from indexer.domain.documents import Document, ImageRef, unstamped
 from indexer.domain.jobs import Batch, Outcome, Status
 from indexer.domain.points import Point
-from indexer.pipeline import CollectionUnavailable, Hold, Pipeline, Result, Work, changed, in_store
+from indexer.errors import CollectionUnavailable
+from indexer.pipeline import Hold, Pipeline, Result, Work, changed, in_store
 from indexer.store import Points
 from model.errors import RetrievalError
 

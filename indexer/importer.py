@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import structlog
 
+from indexer.backoff import delay_s
 from indexer.blobs import Blobs
 from indexer.domain.documents import Incoming, Rejected
 from indexer.domain.jobs import Outcome, Status
@@ -27,7 +28,6 @@ from indexer.imports import Imports, Unit
 from indexer.intake import document_of
 from indexer.ledger import Ledger
 from indexer.ledger.importing import Step
-from indexer.retry import delay_s
 from indexer.settings import IndexerSettings
 from model.errors import DependencyUnavailable, InvalidInput, RetrievalError
 

@@ -21,10 +21,10 @@ from indexer.domain.documents import Document, content_hash, stamped
 from indexer.domain.jobs import Batch, JobKind, Outcome, Status
 from indexer.domain.points import Point
 from indexer.encoder import Encoder, Lane
-from indexer.retry import Died
+from indexer.errors import CollectionUnavailable, Died, one_collection_waits
 from indexer.store import Points
 from indexer.thumbnails import Keeper
-from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, NotFound, Overloaded, RetrievalError
+from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, NotFound, RetrievalError
 from model.inputs import Embedding, Input, ModelInfo, Role
 
 T = TypeVar("T")
@@ -37,14 +37,6 @@ Hold = Callable[[], Awaitable[None]]
 
 class ImageFetcher(Protocol):
     async def fetch(self, url: str) -> bytes: ...
-
-
-class CollectionUnavailable(DependencyUnavailable):
-    """This collection cannot be written now; others can."""
-
-
-class CollectionDied(CollectionUnavailable, Died):
-    """The encoder of this collection ended before it answered; others have another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,18 +291,6 @@ def _point(work: Work, embedding: Embedding) -> Point:
         shares=embedding.shares,
         latents=embedding.latents,
     )
-
-
-@contextmanager
-def one_collection_waits() -> Iterator[None]:
-    try:
-        yield
-    except Died as error:
-        died = CollectionDied(error.detail)
-        died.failure = error.failure
-        raise died from error
-    except (DependencyUnavailable, Overloaded) as error:
-        raise CollectionUnavailable(error.detail) from error
 
 
 @contextmanager

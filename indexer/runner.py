@@ -14,9 +14,10 @@ from indexer.claim import Claim
 from indexer.domain.collections import Collection, ReindexState
 from indexer.domain.jobs import Batch, JobKind, Outcome, Status
 from indexer.encoders import Encoders
+from indexer.errors import CollectionUnavailable, one_collection_waits
 from indexer.fill import Fill
 from indexer.ledger import Ledger
-from indexer.pipeline import CollectionUnavailable, Hold, OneOfTwo, Pipeline, Result, one_collection_waits
+from indexer.pipeline import Hold, OneOfTwo, Pipeline, Result
 from indexer.store import Store
 
 

@@ -21,13 +21,3 @@ class IndexerSettings:
     )  # finished jobs are kept for this long, with their failures and idempotency keys
     reindex_grace_s: float = 3600.0  # how long the previous generation is kept and written to, for a rollback
     reindex_linger_s: float = 30.0  # how long a generation that was given up outlives the searches under way in it
-
-
-@dataclass(frozen=True, slots=True)
-class FetchSettings:
-    """Bounds on fetching a URL (promise 11)."""
-
-    max_bytes: int = 20 * 2**20
-    timeout_s: float = 10.0  # whole fetch, redirects included
-    max_redirects: int = 3
-    allow_private: bool = False

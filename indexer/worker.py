@@ -25,16 +25,17 @@ import structlog
 from opentelemetry.trace import SpanKind
 
 from indexer import tracing
+from indexer.backoff import delay_after_s, delay_s
 from indexer.blobs import Blobs
 from indexer.claim import Claim
 from indexer.domain.jobs import Batch, JobKind, Outcome, Status
 from indexer.encoder import Encoder
 from indexer.encoders import Encoders
+from indexer.errors import CollectionUnavailable, Died
 from indexer.ledger import Ledger
 from indexer.ledger.working import SOLO_AFTER, Settled
-from indexer.pipeline import CollectionUnavailable, ImageFetcher, Pipeline, Result
+from indexer.pipeline import ImageFetcher, Pipeline, Result
 from indexer.progress import Progress
-from indexer.retry import Died, delay_after_s, delay_s
 from indexer.runner import LeaseLost, Runner
 from indexer.settings import IndexerSettings
 from indexer.store import Store

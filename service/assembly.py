@@ -24,15 +24,15 @@ from indexer.bulk_loads import BulkLoads
 from indexer.catalog import Catalog
 from indexer.encoder_client import HttpEncoder
 from indexer.encoders import Encoders
+from indexer.fetcher import Fetcher
 from indexer.importer import Importer
 from indexer.imports import Imports
 from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.ledger.database import Database
 from indexer.progress import Progress
-from indexer.reindex import Reindexes
 from indexer.reindexer import Reindexer
-from indexer.sources import Fetcher
+from indexer.reindexes import Reindexes
 from indexer.store import Store
 from indexer.store.edge import EdgeStore
 from indexer.sweeper import Sweeper

@@ -18,8 +18,8 @@ from indexer.imports import Imports
 from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.progress import Progress
-from indexer.reindex import Reindexes
 from indexer.reindexer import Reindexer
+from indexer.reindexes import Reindexes
 from indexer.store import Store
 from indexer.worker import Worker
 from model.errors import DependencyUnavailable, RetrievalError

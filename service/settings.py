@@ -13,11 +13,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from indexer.blobs import BlobSettings
 from indexer.encoder_client import EncoderClientSettings
+from indexer.fetcher import FetchSettings
 from indexer.formats.checks import DocumentBounds
 from indexer.formats.copies import CopySettings
 from indexer.formats.files import is_web
 from indexer.imports import ImportSettings
-from indexer.settings import FetchSettings, IndexerSettings
+from indexer.settings import IndexerSettings
 from indexer.store.server_settings import CollectionSettings, Quantization, ServerStoreSettings
 from indexer.thumbnails import Keep
 from model.inputs import Limits

@@ -17,8 +17,7 @@ from typing import BinaryIO
 
 import httpcore
 
-from indexer.settings import FetchSettings
-from indexer.sources import Fetcher
+from indexer.fetcher import Fetcher, FetchSettings
 from model.errors import DependencyUnavailable, TooLarge
 
 _STALL_S = 60.0  # a server that says nothing for so long is taken for dead

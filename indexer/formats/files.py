@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from indexer.formats.copies import Copies, Copy
 from indexer.formats.records import MAX_IMAGE_BYTES
-from indexer.storage import StoreErrors, connect, is_local, named
+from indexer.object_storage import StoreErrors, connect, is_local, named
 from model.errors import Forbidden, InvalidInput, NotFound, TooLarge
 
 # Stores that hold objects and nothing else. Others of fsspec's (sftp, github, reference, …) open more than we can answer for.

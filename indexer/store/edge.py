@@ -17,9 +17,9 @@ from typing import Any, cast
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Page, Point
+from indexer.errors import StoreDied
 from indexer.filters import FieldType, Filter
 from indexer.ranking import Criterion, LateInteraction, Nearest, Ranked
-from indexer.retry import StoreDied
 from indexer.store import Consistency, Layout
 from indexer.store.edge_slices import READS_PER_CALL, Slice, Slices
 from indexer.store.edge_snapshot import pack

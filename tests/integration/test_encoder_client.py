@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from indexer.encoder import Lane
 from indexer.encoder_client import EncoderClientSettings, HttpEncoder
-from indexer.retry import EncoderDied, EncoderTimedOut
+from indexer.errors import EncoderDied, EncoderTimedOut
 from model.errors import (
     DependencyUnavailable,
     EncodeFailed,

@@ -9,8 +9,7 @@ from typing import Any
 import httpcore
 import pytest
 
-from indexer.settings import FetchSettings
-from indexer.sources import Fetcher
+from indexer.fetcher import Fetcher, FetchSettings
 from model.errors import DependencyUnavailable, Forbidden, InvalidInput, TooLarge
 
 PUBLIC = "93.184.216.34"  # looks public to the check; `Rewired` keeps every connection on loopback

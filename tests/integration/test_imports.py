@@ -15,11 +15,11 @@ import pytest
 from s3_server import S3Server
 
 from indexer.domain.documents import Incoming, Rejected
+from indexer.fetcher import FetchSettings
 from indexer.formats.copies import Copies, CopySettings, ToFile
 from indexer.formats.files import Places
 from indexer.formats.records import Cut
 from indexer.imports import Imports, ImportSettings, Unit
-from indexer.settings import FetchSettings
 from model.errors import DependencyUnavailable, Forbidden, InvalidInput, NotFound, TooLarge
 
 PNG = b"\x89PNG\r\n\x1a\n pixels"

@@ -25,8 +25,8 @@ from indexer.encoders import Encoders
 from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.progress import Progress
-from indexer.reindex import Reindexes
 from indexer.reindexer import Reindexer
+from indexer.reindexes import Reindexes
 from indexer.settings import IndexerSettings
 from indexer.thumbnails import Keep, Keeper, KeepSettings
 from indexer.worker import Worker

@@ -2,7 +2,7 @@
 
 import random
 
-from indexer.retry import delay_after_s, delay_s
+from indexer.backoff import delay_after_s, delay_s
 from indexer.settings import IndexerSettings
 from model.errors import DependencyUnavailable, Overloaded
 

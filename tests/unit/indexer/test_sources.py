@@ -7,8 +7,7 @@ from typing import Any
 import httpcore
 import pytest
 
-from indexer.settings import FetchSettings
-from indexer.sources import Fetcher, is_public
+from indexer.fetcher import Fetcher, FetchSettings, is_public
 from model.errors import Forbidden, InvalidInput, RetrievalError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from needs import needed
 
-from indexer.storage import StoreErrors, connect, named, translated
+from indexer.object_storage import StoreErrors, connect, named, translated
 from model.errors import DependencyUnavailable, Forbidden, InvalidInput, NotFound, RetrievalError
 
 botocore = needed("botocore.exceptions")

@@ -1,11 +1,4 @@
-"""Fetching an image by URL, safe by default (promise 11): a caller's URL is never a way into our own network.
-
-    url ─► scheme, credentials ─► DNS ─► every address public? ─► connect to that very address ─► redirect? ─► bytes
-            `_parse`              `_CheckedBackend`: check and connection are one step, so a       `_answer`    `_read`
-                                  name cannot change its address in between (DNS rebinding)
-
-Each redirect goes through all of it again. No proxy, no cookie, no credential from the environment is used.
-"""
+"""Fetch a URL without reaching private networks."""
 
 from __future__ import annotations
 
@@ -14,29 +7,47 @@ import ipaddress
 import socket
 import zlib
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Self
 
 import httpcore
 import httpx
 
-from indexer.settings import FetchSettings
 from model.errors import DependencyUnavailable, Forbidden, InvalidInput, RetrievalError, TooLarge
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
 Resolve = Callable[[str, int], Awaitable[list[str]]]
+
 
 _GLOBAL_UNICAST_V6 = ipaddress.IPv6Network(
     "2000::/3"
 )  # RFC 4291 §2.4: all that IANA has given out for the public Internet
+
+
 _DOCUMENTATION_V6 = ipaddress.IPv6Network("3fff::/20")  # RFC 9637, younger than Python 3.11's own list
+
+
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
+
+
 _SIX_TO_FOUR_RELAYS = ipaddress.IPv4Network("192.88.99.0/24")  # RFC 7526
+
+
 _PROTOCOL_ASSIGNMENTS = ipaddress.IPv4Network("192.0.0.0/24")  # RFC 6890; Python before 3.11.10 lists it in part
 
+
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
 _PASSING = frozenset({408, 425, 429})  # 4xx answers that another try may change; every 5xx is one too
+
+
 _MAX_CONNECTIONS = 32  # of all fetches together: more hosts than a batch of 64 documents usually names
+
+
 _HEADERS = [("Accept", "image/*,*/*;q=0.5"), ("Accept-Encoding", "identity"), ("User-Agent", "ret2")]
 
 
@@ -247,3 +258,13 @@ def _inflater(encoding: str, host: str) -> zlib._Decompress | None:
 
 def _reason(error: Exception) -> str:
     return type(error).__name__ if not str(error) else f"{type(error).__name__}: {error}"
+
+
+@dataclass(frozen=True, slots=True)
+class FetchSettings:
+    """Bounds on fetching a URL (promise 11)."""
+
+    max_bytes: int = 20 * 2**20
+    timeout_s: float = 10.0  # whole fetch, redirects included
+    max_redirects: int = 3
+    allow_private: bool = False

@@ -1,0 +1,55 @@
+"""Errors of ingestion: who failed, and whether one document or one collection is at fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from model.errors import DependencyUnavailable, Overloaded, TimedOut
+
+
+class CollectionUnavailable(DependencyUnavailable):
+    """This collection cannot be written now; others can."""
+
+
+class CollectionDied(CollectionUnavailable, Died):
+    """The encoder of this collection ended before it answered; others have another one."""
+
+
+@contextmanager
+def one_collection_waits() -> Iterator[None]:
+    try:
+        yield
+    except Died as error:
+        died = CollectionDied(error.detail)
+        died.failure = error.failure
+        raise died from error
+    except (DependencyUnavailable, Overloaded) as error:
+        raise CollectionUnavailable(error.detail) from error
+
+
+class Died(DependencyUnavailable):
+    """The process that was at work on this ended, or was given up, before it answered.
+
+    A restart ends as a document that kills, so nothing is to blame at once: what was in hand is tried again alone.
+    """
+
+    failure: str  # the code of a document with which it happens every time
+
+
+class EncoderDied(Died):
+    """The encoder ended before it answered."""
+
+    failure = "encoder_died"
+
+
+class EncoderTimedOut(Died, TimedOut):
+    """The encoder did not answer in time: it may be away or busy, or what it was given takes it too long."""
+
+    failure = "encoder_timed_out"
+
+
+class StoreDied(Died):
+    """The store ended before it answered."""
+
+    failure = "store_died"
