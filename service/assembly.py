@@ -18,7 +18,7 @@ import uvloop
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from indexer.backup import Installation
+from indexer.backup.backup import Installation
 from indexer.blobs import Blobs
 from indexer.bulk_loads import BulkLoads
 from indexer.catalog import Catalog

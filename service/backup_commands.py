@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from indexer import backup as backups
-from indexer.backup import Installation
-from indexer.manifest import Manifest
+from indexer.backup import backup as backups
+from indexer.backup.backup import Installation
+from indexer.backup.manifest import Manifest
 from model.errors import Conflict, NotFound
 from service.flags import settings_from
 from service.settings import Settings

@@ -15,7 +15,7 @@ import pytest
 from fake_store import FakeStore
 from postgres_server import PostgresServer
 
-from indexer.backup import Installation, back_up, restore
+from indexer.backup.backup import Installation, back_up, restore
 from indexer.blobs import Blobs
 from indexer.domain.collections import Collection
 from indexer.domain.documents import Document
@@ -325,7 +325,7 @@ async def test_a_backup_of_an_older_ledger_is_brought_up_to_date(installations: 
         connection.executescript((GOLDEN / "ledger-v1.sqlite.sql").read_text())
     connection.close()
     manifest = tmp_path / "backup" / "manifest.json"
-    from indexer.manifest import checksums
+    from indexer.backup.manifest import checksums
 
     saved = checksums(tmp_path / "backup")["ledger.sqlite"]
     values = json.loads(manifest.read_text())

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from qdrant_server import qdrant  # noqa: F401 - a fixture
 
-from indexer.backup import Installation, back_up, restore
+from indexer.backup.backup import Installation, back_up, restore
 from indexer.store import edge_snapshot
 from service.assembly import stored
 from service.settings import Settings

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from indexer import manifest as manifests
-from indexer import points_file
+from indexer.backup import manifest as manifests
+from indexer.backup import points_file
+from indexer.backup.manifest import IMAGES, Manifest, SavedPoints
 from indexer.blobs import Blobs
 from indexer.domain.collections import Collection, ReindexState
 from indexer.filters import FieldType
 from indexer.ledger import Ledger, copies
-from indexer.manifest import IMAGES, Manifest, SavedPoints
 from indexer.store import Store
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 
