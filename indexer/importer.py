@@ -21,7 +21,7 @@ from typing import TypeVar
 import structlog
 
 from indexer.backoff import delay_s
-from indexer.blobs import Blobs
+from indexer.blobs.image_store import Blobs
 from indexer.domain.documents import Incoming, Rejected
 from indexer.domain.jobs import Outcome, Status
 from indexer.imports import Imports, Unit

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from indexer.blobs import Blobs
+from indexer.blobs.image_store import Blobs
 from indexer.domain.collections import Collection
 from indexer.domain.documents import Document, ImageRef, Incoming, Rejected, content_id
 from indexer.domain.jobs import Job, JobKind

@@ -14,7 +14,8 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from indexer.blobs import Blobs
+from indexer.blobs.image_store import Blobs
+from indexer.blobs.thumbnails import Keeper
 from indexer.catalog import mismatch
 from indexer.domain.collections import Collection
 from indexer.domain.documents import Document, content_hash, stamped
@@ -23,7 +24,6 @@ from indexer.domain.points import Point
 from indexer.encoder import Encoder, Lane
 from indexer.errors import CollectionUnavailable, Died, one_collection_waits
 from indexer.store import Points
-from indexer.thumbnails import Keeper
 from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, NotFound, RetrievalError
 from model.inputs import Embedding, Input, ModelInfo, Role
 

@@ -26,7 +26,8 @@ from opentelemetry.trace import SpanKind
 
 from indexer import tracing
 from indexer.backoff import delay_after_s, delay_s
-from indexer.blobs import Blobs
+from indexer.blobs.image_store import Blobs
+from indexer.blobs.thumbnails import Keeper
 from indexer.claim import Claim
 from indexer.domain.jobs import Batch, JobKind, Outcome, Status
 from indexer.encoder import Encoder
@@ -39,7 +40,6 @@ from indexer.progress import Progress
 from indexer.runner import LeaseLost, Runner
 from indexer.settings import IndexerSettings
 from indexer.store import Store
-from indexer.thumbnails import Keeper
 from indexer.watch import NOBODY, Watch
 from model.errors import DependencyUnavailable, RetrievalError
 

@@ -19,7 +19,8 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from indexer.backup.backup import Installation
-from indexer.blobs import Blobs
+from indexer.blobs.image_store import Blobs
+from indexer.blobs.thumbnails import Keeper, KeepSettings
 from indexer.bulk_loads import BulkLoads
 from indexer.catalog import Catalog
 from indexer.encoder_client import HttpEncoder
@@ -36,7 +37,6 @@ from indexer.reindexes import Reindexes
 from indexer.store import Store
 from indexer.store.edge import EdgeStore
 from indexer.sweeper import Sweeper
-from indexer.thumbnails import Keeper, KeepSettings
 from indexer.watch import watched
 from indexer.worker import Chore, Worker
 from service.api.app import create_app

@@ -10,7 +10,7 @@ from typing import Annotated, ParamSpec, TypeVar
 
 from fastapi import Depends, Request
 
-from indexer.blobs import Blobs
+from indexer.blobs.image_store import Blobs
 from indexer.catalog import Catalog
 from indexer.encoder_client import HttpEncoder
 from indexer.encoders import Encoders

@@ -11,7 +11,8 @@ from typing import Annotated, Self, cast
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from indexer.blobs import BlobSettings
+from indexer.blobs.image_store import BlobSettings
+from indexer.blobs.thumbnails import Keep
 from indexer.encoder_client import EncoderClientSettings
 from indexer.fetcher import FetchSettings
 from indexer.formats.checks import DocumentBounds
@@ -20,7 +21,6 @@ from indexer.formats.files import is_web
 from indexer.imports import ImportSettings
 from indexer.settings import IndexerSettings
 from indexer.store.server_settings import CollectionSettings, Quantization, ServerStoreSettings
-from indexer.thumbnails import Keep
 from model.inputs import Limits
 from service.encoder.queue import QueueSettings
 from service.quotas import QuotaSettings

@@ -19,7 +19,7 @@ import numpy as np
 from fake_store import FakePoints
 from file_store import FileStore
 
-from indexer.blobs import Blobs, BlobSettings
+from indexer.blobs.image_store import Blobs, BlobSettings
 from indexer.domain.points import Point
 from indexer.encoder import Lane
 from indexer.ledger import Ledger

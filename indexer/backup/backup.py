@@ -22,7 +22,7 @@ from typing import Protocol, runtime_checkable
 from indexer.backup import manifest as manifests
 from indexer.backup import points_file
 from indexer.backup.manifest import IMAGES, Manifest, SavedPoints
-from indexer.blobs import Blobs
+from indexer.blobs.image_store import Blobs
 from indexer.domain.collections import Collection, ReindexState
 from indexer.filters import FieldType
 from indexer.ledger import Ledger, copies

@@ -12,9 +12,9 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from indexer import filters
+from indexer.blobs.thumbnails import Keep
 from indexer.domain.jobs import Job, Outcome
 from indexer.intake import Accepted
-from indexer.thumbnails import Keep
 from model.errors import NotFound
 from service import images
 from service.api import posting

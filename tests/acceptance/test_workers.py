@@ -16,7 +16,7 @@ from file_store import FileStore
 from ledger_steps import check_counts
 from worker_process import MODEL, D
 
-from indexer.blobs import Blobs, BlobSettings
+from indexer.blobs.image_store import Blobs, BlobSettings
 from indexer.domain.collections import Collection
 from indexer.domain.documents import Incoming
 from indexer.domain.jobs import Job, JobKind, JobState

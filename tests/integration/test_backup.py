@@ -16,7 +16,7 @@ from fake_store import FakeStore
 from postgres_server import PostgresServer
 
 from indexer.backup.backup import Installation, back_up, restore
-from indexer.blobs import Blobs
+from indexer.blobs.image_store import Blobs
 from indexer.domain.collections import Collection
 from indexer.domain.documents import Document
 from indexer.domain.jobs import JobKind, Outcome, Status

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from s3_server import SECRET, S3Server
 
-from indexer.blobs import Blobs, BlobSettings
+from indexer.blobs.image_store import Blobs, BlobSettings
 from model.errors import DependencyUnavailable, NotFound
 
 

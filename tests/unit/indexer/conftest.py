@@ -14,7 +14,7 @@ from fake_store import FakeStore
 from qdrant_client import AsyncQdrantClient
 from recorded_qdrant import Qdrant
 
-from indexer.blobs import Blobs
+from indexer.blobs.image_store import Blobs
 from indexer.catalog import Catalog
 from indexer.domain.collections import Collection
 from indexer.domain.documents import Incoming, Rejected

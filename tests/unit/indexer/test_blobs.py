@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from indexer.blobs import Blobs, BlobSettings, Swept
+from indexer.blobs.image_store import Blobs, BlobSettings, Swept
 from model.errors import DependencyUnavailable, InvalidInput, NotFound
 
 

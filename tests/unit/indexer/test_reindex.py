@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from fake_store import FakePoints, FakeStore
 
-from indexer.blobs import Blobs
+from indexer.blobs.image_store import Blobs
+from indexer.blobs.thumbnails import Keep, Keeper, KeepSettings
 from indexer.catalog import Catalog
 from indexer.domain.collections import ReindexState
 from indexer.domain.documents import Incoming, content_hash
@@ -28,7 +29,6 @@ from indexer.progress import Progress
 from indexer.reindexer import Reindexer
 from indexer.reindexes import Reindexes
 from indexer.settings import IndexerSettings
-from indexer.thumbnails import Keep, Keeper, KeepSettings
 from indexer.worker import Worker
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 from model.inputs import Embedding, Input, ModelInfo, Role

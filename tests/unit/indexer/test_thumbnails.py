@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from indexer.blobs import Blobs
-from indexer.thumbnails import Keep, Keeper, KeepSettings, thumbnail
+from indexer.blobs.image_store import Blobs
+from indexer.blobs.thumbnails import Keep, Keeper, KeepSettings, thumbnail
 from model.errors import InvalidInput, NotFound, TooLarge
 from model.inputs import Limits
 

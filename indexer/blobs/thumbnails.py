@@ -17,7 +17,7 @@ from functools import partial
 
 from PIL import Image
 
-from indexer.blobs import Blobs
+from indexer.blobs.image_store import Blobs
 from model.errors import InvalidInput
 from model.images import decode_image
 from model.inputs import Limits

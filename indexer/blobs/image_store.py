@@ -27,7 +27,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
-from indexer.local_files import LocalFiles
+from indexer.blobs.local_files import LocalFiles
 from indexer.object_storage import StoreErrors, connect, is_local, named
 from model.errors import DependencyUnavailable, InvalidInput, NotFound
 
