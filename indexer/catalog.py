@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any
 
 from indexer.domain.collections import Collection, Counts
-from indexer.encoder import Encoder
-from indexer.encoders import Encoders
+from indexer.encoding.encoder import Encoder
+from indexer.encoding.registry import Encoders
 from indexer.filters import FieldType, check_field
 from indexer.ledger import Ledger
 from indexer.lexical import SIMPLE, check_language

@@ -21,7 +21,7 @@ from indexer.domain.collections import Collection
 from indexer.domain.documents import Document, content_hash, stamped
 from indexer.domain.jobs import Batch, JobKind, Outcome, Status
 from indexer.domain.points import Point
-from indexer.encoder import Encoder, Lane
+from indexer.encoding.encoder import Encoder, Lane
 from indexer.errors import CollectionUnavailable, Died, one_collection_waits
 from indexer.store import Points
 from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, NotFound, RetrievalError

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from indexer.domain.collections import Reindex, ReindexState
-from indexer.encoders import Encoders
+from indexer.encoding.registry import Encoders
 from indexer.ledger import Ledger
 from indexer.progress import Progress
 from indexer.settings import IndexerSettings

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from indexer.catalog import Catalog
 from indexer.domain.collections import Collection, Reindex, ReindexState
 from indexer.domain.jobs import Job
-from indexer.encoders import Encoders
+from indexer.encoding.registry import Encoders
 from indexer.ledger import Ledger
 from model.errors import Conflict, DependencyUnavailable, NotFound
 from model.inputs import ModelInfo

@@ -13,7 +13,7 @@ from functools import partial
 from indexer.claim import Claim
 from indexer.domain.collections import Collection, ReindexState
 from indexer.domain.jobs import Batch, JobKind, Outcome, Status
-from indexer.encoders import Encoders
+from indexer.encoding.registry import Encoders
 from indexer.errors import CollectionUnavailable, one_collection_waits
 from indexer.fill import Fill
 from indexer.ledger import Ledger

@@ -30,8 +30,8 @@ from indexer.blobs.image_store import Blobs
 from indexer.blobs.thumbnails import Keeper
 from indexer.claim import Claim
 from indexer.domain.jobs import Batch, JobKind, Outcome, Status
-from indexer.encoder import Encoder
-from indexer.encoders import Encoders
+from indexer.encoding.encoder import Encoder
+from indexer.encoding.registry import Encoders
 from indexer.errors import CollectionUnavailable, Died
 from indexer.ledger import Ledger
 from indexer.ledger.working import SOLO_AFTER, Settled

@@ -23,8 +23,8 @@ from indexer.blobs.image_store import Blobs
 from indexer.blobs.thumbnails import Keeper, KeepSettings
 from indexer.bulk_loads import BulkLoads
 from indexer.catalog import Catalog
-from indexer.encoder_client import HttpEncoder
-from indexer.encoders import Encoders
+from indexer.encoding.http_encoder import HttpEncoder
+from indexer.encoding.registry import Encoders
 from indexer.fetcher import Fetcher
 from indexer.importer import Importer
 from indexer.imports import Imports

@@ -12,8 +12,8 @@ from fastapi import Depends, Request
 
 from indexer.blobs.image_store import Blobs
 from indexer.catalog import Catalog
-from indexer.encoder_client import HttpEncoder
-from indexer.encoders import Encoders
+from indexer.encoding.http_encoder import HttpEncoder
+from indexer.encoding.registry import Encoders
 from indexer.imports import Imports
 from indexer.intake import Intake
 from indexer.ledger import Ledger

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import HTMLResponse, Response
 
-from indexer.encoder import Encoder
+from indexer.encoding.encoder import Encoder
 from service.headers import page_policy
 from service.health import Health
 from service.schemas import InfoOut, LiveOut, ReadyOut

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from indexer.blobs.image_store import BlobSettings
 from indexer.blobs.thumbnails import Keep
-from indexer.encoder_client import EncoderClientSettings
+from indexer.encoding.http_encoder import EncoderClientSettings
 from indexer.fetcher import FetchSettings
 from indexer.formats.checks import DocumentBounds
 from indexer.formats.copies import CopySettings

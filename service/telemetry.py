@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from indexer.domain.jobs import Overview
-from indexer.encoder import Lane
+from indexer.encoding.encoder import Lane
 from model.inputs import ModelInfo
 from service.errors import problem
 

@@ -15,7 +15,7 @@ from indexer import filters
 from indexer.catalog import Catalog, require_same_model
 from indexer.domain.collections import Collection
 from indexer.domain.points import Hit, Point
-from indexer.encoder import Encoder, Lane
+from indexer.encoding.encoder import Encoder, Lane
 from indexer.filters import AllOf, Filter
 from indexer.store import Points
 from model.errors import InvalidInput, NotFound, RetrievalError, TimedOut

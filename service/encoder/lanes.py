@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from indexer.encoder import Lane
+from indexer.encoding.encoder import Lane
 from model.errors import RetrievalError
 from model.inputs import Embedding, Input, Prepared, Role
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from indexer.encoder import Lane
+from indexer.encoding.encoder import Lane
 from model.errors import DependencyUnavailable
 from model.inputs import Prepared
 from service.encoder.lanes import Entry, Lanes

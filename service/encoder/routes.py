@@ -13,7 +13,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Path, Request
 from starlette.responses import Response
 
-from indexer.encoder import Encoder, Lane
+from indexer.encoding.encoder import Encoder, Lane
 from model import codec
 from model.errors import InvalidInput, NotFound, RetrievalError, TooLarge
 from model.inputs import Embedding, Input, Limits, Role, Timing

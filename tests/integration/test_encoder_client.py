@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from indexer.encoder import Lane
-from indexer.encoder_client import EncoderClientSettings, HttpEncoder
+from indexer.encoding.encoder import Lane
+from indexer.encoding.http_encoder import EncoderClientSettings, HttpEncoder
 from indexer.errors import EncoderDied, EncoderTimedOut
 from model.errors import (
     DependencyUnavailable,

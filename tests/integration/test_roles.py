@@ -11,7 +11,7 @@ import pytest
 from fake_store import FakeStore
 from prometheus_client import CollectorRegistry
 
-from indexer.encoder_client import HttpEncoder
+from indexer.encoding.http_encoder import HttpEncoder
 from service import assembly
 from service.api.app import create_app
 from service.encoder.app import EncoderParts, create_encoder_app

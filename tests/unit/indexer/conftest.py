@@ -19,7 +19,7 @@ from indexer.catalog import Catalog
 from indexer.domain.collections import Collection
 from indexer.domain.documents import Incoming, Rejected
 from indexer.domain.jobs import Job
-from indexer.encoder import Lane
+from indexer.encoding.encoder import Lane
 from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.progress import Progress

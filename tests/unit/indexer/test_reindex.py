@@ -21,8 +21,8 @@ from indexer.catalog import Catalog
 from indexer.domain.collections import ReindexState
 from indexer.domain.documents import Incoming, content_hash
 from indexer.domain.jobs import Job, JobState
-from indexer.encoder import Lane
-from indexer.encoders import Encoders
+from indexer.encoding.encoder import Lane
+from indexer.encoding.registry import Encoders
 from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.progress import Progress

@@ -14,7 +14,7 @@ from indexer import runner
 from indexer.domain.documents import Incoming
 from indexer.domain.jobs import JobKind, JobState, Status
 from indexer.domain.points import Point
-from indexer.encoders import Encoders
+from indexer.encoding.registry import Encoders
 from indexer.errors import EncoderDied, EncoderTimedOut, StoreDied
 from indexer.worker import Worker
 from model.errors import DependencyUnavailable, EncodeFailed, Forbidden, Overloaded

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexer.encoder import Lane
+from indexer.encoding.encoder import Lane
 from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, Overloaded, RetrievalError
 from model.inputs import Embedding, Encoded, Input, Role
 from service.encoder.batcher import Batcher

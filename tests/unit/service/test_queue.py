@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.encoder import Lane
+from indexer.encoding.encoder import Lane
 from model.errors import DependencyUnavailable
 from model.inputs import Input, Prepared, Role
 from service.encoder.lanes import Entry

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from indexer.encoder import Encoder
+from indexer.encoding.encoder import Encoder
 from model.errors import RetrievalError
 from model.inputs import ModelInfo
 

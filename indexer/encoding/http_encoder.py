@@ -15,7 +15,7 @@ import structlog
 from opentelemetry.trace import SpanKind
 
 from indexer import tracing
-from indexer.encoder import Lane
+from indexer.encoding.encoder import Lane
 from indexer.errors import EncoderDied, EncoderTimedOut
 from model import codec
 from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TimedOut, TooLarge
