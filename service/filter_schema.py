@@ -1,10 +1,10 @@
-"""The JSON Schema of a filter, for the OpenAPI document. What checks a filter is `indexer.filters.wire`; this only describes it."""
+"""The JSON Schema of a filter, for the OpenAPI document. What checks a filter is `indexer.filters.parser`; this only describes it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from indexer.filters.wire import MAX_CONDITIONS, MAX_DEPTH, MAX_FIELD_CHARS, MAX_TEXT_CHARS, MAX_VALUES
+from indexer.filters.parser import MAX_CONDITIONS, MAX_DEPTH, MAX_FIELD_CHARS, MAX_TEXT_CHARS, MAX_VALUES
 
 _Schema = dict[str, Any]
 

@@ -4,8 +4,9 @@
 {"field": "region", "in": ["Europe", "Asia"]}    {"all": [..]}   {"any": [..]}   {"not": {..}}   and more: docs/filters.md
 """
 
+from indexer.filters.field_types import FieldType, check_types, types_asked_of
 from indexer.filters.meaning import elements, matches
-from indexer.filters.tree import (
+from indexer.filters.nodes import (
     AllOf,
     AnyOf,
     AtLeast,
@@ -26,8 +27,7 @@ from indexer.filters.tree import (
     tight_bounds,
     whole_number_beyond_doubles,
 )
-from indexer.filters.types import FieldType, check_types, types_asked_of
-from indexer.filters.wire import MAX_CONDITIONS, MAX_DEPTH, check_field, parse
+from indexer.filters.parser import MAX_CONDITIONS, MAX_DEPTH, check_field, parse
 
 __all__ = [
     "MAX_CONDITIONS",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
-from indexer.filters.tree import (
+from indexer.filters.nodes import (
     AllOf,
     AnyOf,
     AtLeast,

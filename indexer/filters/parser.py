@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from indexer.filters.tree import (
+from indexer.filters.nodes import (
     LAST_LATITUDE,
     LAST_LONGITUDE,
     AllOf,
