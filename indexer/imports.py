@@ -19,12 +19,12 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from indexer.domain.documents import Incoming, Rejected
-from indexer.formats import lines, parquet, tar
 from indexer.formats.checks import DocumentBounds, incoming
 from indexer.formats.columns import FORMATS, Columns, Format, document, wanted
 from indexer.formats.copies import Copies, CopySettings
-from indexer.formats.files import Opened, Places, is_web
-from indexer.formats.records import Cut, Record, Span, Wanted
+from indexer.formats.files import Places, is_web
+from indexer.imports.formats import lines, parquet, tar
+from indexer.imports.formats.base import Cut, Opened, Record, Span, Wanted
 from model.errors import InvalidInput, RetrievalError
 
 _MAX_URI_CHARS = 4096

@@ -1,6 +1,6 @@
 """Documents out of local files, one at a time and in the wire form, without holding a file in memory; for `ret2 load`.
 
-    path ─► format by its name ─► `indexer.formats` ─► {"id"?, "text"?, "image"?: {"url"} | {"base64"} | data URI, "metadata"?}
+    path ─► format by its name ─► `indexer.imports.formats` ─► {"id"?, "text"?, "image"?: {"url"} | {"base64"} | data URI, "metadata"?}
 
 It only reads: whether a document is acceptable is the service's to say. What cannot be read at all is reported in its
 place with where it stands, and the reading goes on. The service reads the same formats by itself with `indexer.imports`.
@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from indexer.formats import parquet
 from indexer.formats.columns import FORMATS, Columns, Format, document, wanted, wire
-from indexer.formats.files import Opened, local_image, opened
+from indexer.formats.files import local_image
 from indexer.imports import kind_of, suffixes_of
+from indexer.imports.formats import parquet
+from indexer.imports.formats.base import Opened, opened
 from model.errors import InvalidInput, RetrievalError
 
 Item = tuple[str, dict[str, Any] | InvalidInput]

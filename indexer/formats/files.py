@@ -18,39 +18,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
-import pyarrow as pa
-
 from indexer.formats.copies import Copies, Copy
-from indexer.formats.records import MAX_IMAGE_BYTES
+from indexer.imports.formats.base import _BUFFER_BYTES, MAX_IMAGE_BYTES, Opened, opened
 from indexer.object_storage import StoreErrors, connect, is_local, named
 from model.errors import Forbidden, InvalidInput, NotFound, TooLarge
 
 # Stores that hold objects and nothing else. Others of fsspec's (sftp, github, reference, …) open more than we can answer for.
 STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
-_MAGIC = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"))
-_BUFFER_BYTES = 2**20
 _REMOTE_BLOCK_BYTES = 8 * 2**20  # one request to an object store; held once per open file
 
 ReadImage = Callable[[str], bytes]  # the bytes behind a path beside a file; raises `InvalidInput`
-
-
-@dataclass(slots=True)
-class Opened:
-    """A file to read records from. `whole`: it is compressed, so it can be read from its beginning only."""
-
-    file: BinaryIO
-    name: str
-    size_bytes: int
-    whole: bool = False
-
-    def close(self) -> None:
-        self.file.close()
-
-    def __enter__(self) -> Opened:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,19 +195,6 @@ class AnyLocalFile(Places):
         super().__init__(["/"])
 
 
-def opened(raw: BinaryIO, name: str, size_bytes: int) -> Opened:
-    """The file decompressed where its first bytes say that it is compressed, whatever its name says."""
-    start = raw.read(4)
-    raw.seek(0)
-    codec = next((codec for magic, codec in _MAGIC if start.startswith(magic)), None)
-    if codec is None:
-        return Opened(raw, name, size_bytes)
-    inner = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
-    return Opened(
-        cast("BinaryIO", io.BufferedReader(_Inflated(inner, name), _BUFFER_BYTES)), name, size_bytes, whole=True
-    )
-
-
 def local_image(name: str, folder: Path) -> bytes:
     try:
         path = (folder / name).resolve()
@@ -301,29 +265,6 @@ class _Guarded(io.RawIOBase):
     def close(self) -> None:
         if not self.closed:
             self._file.close()
-            super().close()
-
-
-class _Inflated(io.RawIOBase):
-    """What is inside a compressed file, once, from its beginning; seeking forward reads."""
-
-    def __init__(self, stream: Any, name: str) -> None:
-        self._stream, self._name = stream, name
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            data = self._stream.read(len(buffer))
-        except OSError as error:  # the file's own errors are ours already
-            raise InvalidInput(f"{self._name} is not a readable compressed file: {error}") from error
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._stream.close()
             super().close()
 
 

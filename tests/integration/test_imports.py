@@ -18,8 +18,8 @@ from indexer.domain.documents import Incoming, Rejected
 from indexer.fetcher import FetchSettings
 from indexer.formats.copies import Copies, CopySettings, ToFile
 from indexer.formats.files import Places
-from indexer.formats.records import Cut
 from indexer.imports import Imports, ImportSettings, Unit
+from indexer.imports.formats.base import Cut
 from model.errors import DependencyUnavailable, Forbidden, InvalidInput, NotFound, TooLarge
 
 PNG = b"\x89PNG\r\n\x1a\n pixels"

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from indexer.domain.documents import Incoming, Rejected
 from indexer.formats.checks import DocumentBounds, incoming
 from indexer.formats.files import Places
-from indexer.formats.records import Cut
 from indexer.imports import Imports, ImportSettings, Unit
+from indexer.imports.formats.base import Cut
 from model.errors import DependencyUnavailable, Forbidden, InvalidInput, NotFound
 from model.inputs import Limits
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from indexer import readers
-from indexer.formats import lines
+from indexer.imports.formats import lines
 from model.errors import InvalidInput, TooLarge
 
 PNG = b"\x89PNG\r\n\x1a\n pixels"

@@ -9,8 +9,7 @@ from typing import Any, BinaryIO, cast
 
 import orjson
 
-from indexer.formats.files import Opened
-from indexer.formats.records import MAX_IMAGE_BYTES, Cut, Record, Span, Wanted, everything
+from indexer.imports.formats.base import MAX_IMAGE_BYTES, Cut, Opened, Record, Span, Wanted, everything
 from model.errors import InvalidInput, TooLarge
 
 KEY, SHARD = OURS = ("__key__", "__shard__")

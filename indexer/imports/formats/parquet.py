@@ -9,8 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexer.formats.files import Opened
-from indexer.formats.records import Cut, Record, Span, Wanted, everything
+from indexer.imports.formats.base import Cut, Opened, Record, Span, Wanted, everything
 from model.errors import InvalidInput
 
 _ROWS_PER_BATCH = 64  # rows decoded at once: 64 photographs are some hundred MB at most

@@ -9,8 +9,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from indexer.formats.files import Opened
-from indexer.formats.records import MAX_LINE_BYTES, Cut, Record, Span, Wanted, everything
+from indexer.imports.formats.base import MAX_LINE_BYTES, Cut, Opened, Record, Span, Wanted, everything
 from model.errors import InvalidInput, TooLarge
 
 _BOM = b"\xef\xbb\xbf"

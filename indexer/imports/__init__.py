@@ -1,0 +1,1 @@
+"""Bulk imports: find files, plan their parts, read records, map columns and check documents."""
