@@ -26,8 +26,8 @@ from indexer.catalog import Catalog
 from indexer.encoding.http_encoder import HttpEncoder
 from indexer.encoding.registry import Encoders
 from indexer.fetcher import Fetcher
-from indexer.importer import Importer
-from indexer.imports import Imports
+from indexer.imports.importer import Importer
+from indexer.imports.planner import Imports
 from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.ledger.database import Database

@@ -19,9 +19,9 @@ from rich.progress import Progress, TaskID
 from rich.text import Text
 from typer.core import TyperGroup
 
-from indexer import readers
 from indexer.domain.jobs import Job, JobState
-from indexer.formats.columns import FORMATS
+from indexer.imports import local_reader
+from indexer.imports.mapping import FORMATS
 from indexer.ledger.migrations import NEWEST, losses
 from model.errors import Forbidden, InvalidInput, RetrievalError
 from service import demo as demonstration
@@ -211,7 +211,7 @@ def load(
 ) -> None:
     """Index the documents of files. Documents that are there unchanged are skipped, so a broken-off load is repeated;
     those that a later one of the same id replaces at once are counted with them."""
-    read = partial(readers.read, format=format, mapping=_json_object(mapping, "--mapping"))
+    read = partial(local_reader.read, format=format, mapping=_json_object(mapping, "--mapping"))
     console = Console()
     failures: list[Failed] = []
     indexed = skipped = left = 0
@@ -220,7 +220,7 @@ def load(
             client.create_collection(collection, **({"language": language} if language else {}))
         for file in files:
             reading = _Reading(file, read)
-            task = bar.add_task(file.name, total=readers.count(file))
+            task = bar.add_task(file.name, total=local_reader.count(file))
             on_progress = partial(_advance, bar, task)
             loaded = client.load(collection, reading.documents(), on_progress=on_progress)
             bar.update(task, total=loaded.sent, completed=loaded.sent)
@@ -357,7 +357,7 @@ def _advance(bar: Progress, task: TaskID, done: int) -> None:
 class _Reading:
     """One file being loaded: its good documents go out, and what comes back by position is put in the file's own terms."""
 
-    def __init__(self, file: Path, read: Callable[[Path], Iterator[readers.Item]]) -> None:
+    def __init__(self, file: Path, read: Callable[[Path], Iterator[local_reader.Item]]) -> None:
         self._file, self._read = file, read
         self._unreadable: list[Failed] = []
         self._unit = ""  # "docs.jsonl line"

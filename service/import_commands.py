@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from indexer.domain.jobs import Job, JobState
-from indexer.formats.columns import FORMATS
+from indexer.imports.mapping import FORMATS
 from model.errors import Forbidden, InvalidInput
 from service.client import DEFAULT_URL, Client
 from service.tables import Failed, failures_table, progress_bar

@@ -14,7 +14,7 @@ from indexer.blobs.image_store import Blobs
 from indexer.catalog import Catalog
 from indexer.encoding.http_encoder import HttpEncoder
 from indexer.encoding.registry import Encoders
-from indexer.imports import Imports
+from indexer.imports.planner import Imports
 from indexer.intake import Intake
 from indexer.ledger import Ledger
 from indexer.progress import Progress

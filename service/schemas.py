@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from indexer.filters import FieldType
-from indexer.formats.columns import Format
+from indexer.imports.mapping import Format
 from model.errors import InvalidInput
 from service import filter_schema
 from service.errors import invalid

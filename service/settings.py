@@ -15,10 +15,10 @@ from indexer.blobs.image_store import BlobSettings
 from indexer.blobs.thumbnails import Keep
 from indexer.encoding.http_encoder import EncoderClientSettings
 from indexer.fetcher import FetchSettings
-from indexer.formats.checks import DocumentBounds
-from indexer.formats.copies import CopySettings
-from indexer.formats.files import is_web
-from indexer.imports import ImportSettings
+from indexer.imports.downloads import CopySettings
+from indexer.imports.locations import is_web
+from indexer.imports.planner import ImportSettings
+from indexer.imports.validation import DocumentBounds
 from indexer.settings import IndexerSettings
 from indexer.store.server_settings import CollectionSettings, Quantization, ServerStoreSettings
 from model.inputs import Limits

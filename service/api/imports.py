@@ -11,7 +11,7 @@ import structlog
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from indexer.imports import format_of
+from indexer.imports.planner import format_of
 from service.api.documents import IdempotencyKey
 from service.api.paths import CollectionPath, job_wire
 from service.parts import PartsOf

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from indexer import importer
 from indexer.domain.jobs import JobState
+from indexer.imports import importer
 from model.errors import DependencyUnavailable, InvalidInput
 from model.inputs import Input
 

@@ -16,10 +16,10 @@ from s3_server import S3Server
 
 from indexer.domain.documents import Incoming, Rejected
 from indexer.fetcher import FetchSettings
-from indexer.formats.copies import Copies, CopySettings, ToFile
-from indexer.formats.files import Places
-from indexer.imports import Imports, ImportSettings, Unit
+from indexer.imports.downloads import Copies, CopySettings, ToFile
 from indexer.imports.formats.base import Cut
+from indexer.imports.locations import Places
+from indexer.imports.planner import Imports, ImportSettings, Unit
 from model.errors import DependencyUnavailable, Forbidden, InvalidInput, NotFound, TooLarge
 
 PNG = b"\x89PNG\r\n\x1a\n pixels"

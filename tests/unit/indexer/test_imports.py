@@ -21,10 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from indexer.domain.documents import Incoming, Rejected
-from indexer.formats.checks import DocumentBounds, incoming
-from indexer.formats.files import Places
-from indexer.imports import Imports, ImportSettings, Unit
 from indexer.imports.formats.base import Cut
+from indexer.imports.locations import Places
+from indexer.imports.planner import Imports, ImportSettings, Unit
+from indexer.imports.validation import DocumentBounds, incoming
 from model.errors import DependencyUnavailable, Forbidden, InvalidInput, NotFound
 from model.inputs import Limits
 

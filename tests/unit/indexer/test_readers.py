@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from indexer import readers
+from indexer.imports import local_reader
 from indexer.imports.formats import lines
 from model.errors import InvalidInput, TooLarge
 
@@ -35,7 +35,7 @@ documents = st.fixed_dictionaries(
 )
 
 
-def found(items: Iterable[readers.Item]) -> list[Any]:
+def found(items: Iterable[local_reader.Item]) -> list[Any]:
     return [item for _, item in items]
 
 
@@ -51,7 +51,7 @@ def test_jsonl_gives_back_what_was_written(tmp_path: Path, docs: list[dict[str, 
     for place in blanks:
         lines.insert(place, b"  ")
     path = write_jsonl(tmp_path / "docs.jsonl", *lines)
-    assert found(readers.read(path)) == docs
+    assert found(local_reader.read(path)) == docs
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -62,8 +62,8 @@ def test_parquet_gives_back_what_was_written(tmp_path: Path, docs: list[dict[str
     path = tmp_path / "docs.parquet"
     pq.write_table(pa.table(columns), path, row_group_size=70)
     expected = [{k: v for k, v in doc.items() if k != "metadata" or v} for doc in docs]
-    assert found(readers.read(path)) == expected
-    assert readers.count(path) == len(docs)
+    assert found(local_reader.read(path)) == expected
+    assert local_reader.count(path) == len(docs)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -71,14 +71,14 @@ def test_parquet_gives_back_what_was_written(tmp_path: Path, docs: list[dict[str
 def test_junk_is_reported_and_never_raises(tmp_path: Path, junk: bytes) -> None:
     path = tmp_path / "junk.jsonl"
     path.write_bytes(b'{"id": "before"}\n' + junk + b'\n{"id": "after"}')
-    items = list(readers.read(path))
+    items = list(local_reader.read(path))
     assert items[0] == ("junk.jsonl line 1", {"id": "before"})
     assert items[-1][1] == {"id": "after"}
 
 
 def test_a_bad_line_is_reported_with_its_number(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "docs.jsonl", b"\xef\xbb\xbf" + b'{"id": "a"}', b"", b"{oops", b"[1]", {"id": "b"})
-    read = list(readers.read(path))
+    read = list(local_reader.read(path))
     assert [where for where, _ in read] == [f"docs.jsonl line {number}" for number in (1, 3, 4, 5)]
     items = found(read)
     assert items[0] == {"id": "a"}
@@ -92,7 +92,7 @@ def test_a_bad_line_is_reported_with_its_number(tmp_path: Path) -> None:
 def test_a_line_over_the_bound_is_skipped_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "MAX_LINE_BYTES", 100)
     path = write_jsonl(tmp_path / "d.jsonl", {"id": "a"}, {"text": "x" * 1000}, {"id": "b"}, b'"' + b"y" * 500)
-    (_, first), (_, long), (_, third), (_, last) = readers.read(path)
+    (_, first), (_, long), (_, third), (_, last) = local_reader.read(path)
     assert (first, third) == ({"id": "a"}, {"id": "b"})
     assert isinstance(long, TooLarge)
     assert "line 2 is over 100 bytes" in long.detail
@@ -106,7 +106,7 @@ def test_an_image_path_is_relative_to_the_file(tmp_path: Path, image: Any) -> No
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "cat.png").write_bytes(PNG)
     path = write_jsonl(tmp_path / "docs.jsonl", {"id": "cat", "image": image})
-    assert found(readers.read(path)) == [{"id": "cat", "image": PNG_BASE64}]
+    assert found(local_reader.read(path)) == [{"id": "cat", "image": PNG_BASE64}]
 
 
 @pytest.mark.parametrize("image", ["/etc/hostname", "../secret.png", "missing.png", "nul\0.png", "link.png", ""])
@@ -116,7 +116,7 @@ def test_an_image_path_that_leaves_the_folder_or_is_missing(tmp_path: Path, imag
     folder.mkdir()
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     path = write_jsonl(folder / "docs.jsonl", {"id": "a", "image": image}, {"id": "b"})
-    (_, bad), (_, good) = readers.read(path)
+    (_, bad), (_, good) = local_reader.read(path)
     assert isinstance(bad, InvalidInput)
     assert "docs.jsonl line 1" in bad.detail
     assert good == {"id": "b"}
@@ -134,7 +134,7 @@ def test_an_image_path_that_leaves_the_folder_or_is_missing(tmp_path: Path, imag
 )
 def test_images_that_need_no_file(tmp_path: Path, given_image: Any, wire: Any) -> None:
     path = write_jsonl(tmp_path / "docs.jsonl", {"image": given_image})
-    assert found(readers.read(path)) == [{"image": wire}]
+    assert found(local_reader.read(path)) == [{"image": wire}]
 
 
 def test_parquet_images_and_columns(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_parquet_images_and_columns(tmp_path: Path) -> None:
         }
     )
     pq.write_table(table, tmp_path / "docs.parquet")
-    assert [item for _, item in readers.read(tmp_path / "docs.parquet")] == [
+    assert [item for _, item in local_reader.read(tmp_path / "docs.parquet")] == [
         {"id": "1", "text": "one", "image": PNG_BASE64, "metadata": {"region": "Europe", "day": "2024-02-29"}},
         {"id": "2"},
     ]
@@ -160,13 +160,13 @@ def test_parquet_image_struct_and_metadata_struct_or_map(tmp_path: Path) -> None
     pq.write_table(pa.table({"image": image, "metadata": metadata, "ignored": [1]}), tmp_path / "map.parquet")
     pq.write_table(pa.table({"image": image, "metadata": [{"a": "1"}]}), tmp_path / "struct.parquet")
     for name in ("map.parquet", "struct.parquet"):
-        assert found(readers.read(tmp_path / name)) == [{"image": PNG_BASE64, "metadata": {"a": "1"}}]
+        assert found(local_reader.read(tmp_path / name)) == [{"image": PNG_BASE64, "metadata": {"a": "1"}}]
 
 
 def test_parquet_metadata_that_is_no_object_harms_its_row_only(tmp_path: Path) -> None:
     path = tmp_path / "docs.parquet"
     pq.write_table(pa.table({"id": ["a", "b", "c"], "metadata": ["[1]", "{oops", '{"x": 1}']}), path)
-    (_, first), (_, second), (_, third) = readers.read(path)
+    (_, first), (_, second), (_, third) = local_reader.read(path)
     assert isinstance(first, InvalidInput)
     assert isinstance(second, InvalidInput)
     assert "docs.parquet row 1" in second.detail
@@ -180,7 +180,7 @@ def test_a_file_that_cannot_be_read_at_all(tmp_path: Path, name: str) -> None:
     (tmp_path / "broken.jsonl.gz").write_bytes(b"\x1f\x8b not really")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(InvalidInput, match=name):
-        list(readers.read(tmp_path / name))
+        list(local_reader.read(tmp_path / name))
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         for number in range(3000):
             file.write(json.dumps({"id": str(number), "text": "x" * 10_000}) + "\n")
     tracemalloc.start()
-    assert sum(1 for _ in readers.read(path)) == 3000
+    assert sum(1 for _ in local_reader.read(path)) == 3000
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2_000_000
@@ -201,27 +201,27 @@ def test_compressed_lines_a_tar_and_a_folder_of_images(tmp_path: Path) -> None:
     (tmp_path / "docs.jsonl.gz").write_bytes(gzip.compress(lines))
     (tmp_path / "docs.ndjson.zst").write_bytes(pa.compress(lines, "zstd", asbytes=True))
     for name in ("docs.jsonl.gz", "docs.ndjson.zst"):
-        assert found(readers.read(tmp_path / name)) == [{"id": "a", "text": "one"}, {"id": "b"}]
+        assert found(local_reader.read(tmp_path / name)) == [{"id": "a", "text": "one"}, {"id": "b"}]
     with tarfile.open(tmp_path / "pairs-0.tar", "w") as archive:
         for name, data in (("7.png", PNG), ("7.txt", b"a cat")):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
-    assert list(readers.read(tmp_path / "pairs-0.tar")) == [
+    assert list(local_reader.read(tmp_path / "pairs-0.tar")) == [
         ("pairs-0.tar sample 1", {"id": "pairs-0/7", "text": "a cat", "image": PNG_BASE64, "metadata": {"key": "7"}})
     ]
     folder = tmp_path / "pictures"
     folder.mkdir()
     (folder / "cat.png").write_bytes(PNG)
     (folder / "metadata.csv").write_text("file_name,text,kind\ncat.png,a cat,animal\n")
-    assert found(readers.read(folder)) == [{"text": "a cat", "image": PNG_BASE64, "metadata": {"kind": "animal"}}]
+    assert found(local_reader.read(folder)) == [{"text": "a cat", "image": PNG_BASE64, "metadata": {"kind": "animal"}}]
 
 
 def test_a_format_and_a_mapping_that_are_named(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "docs.jsonl", {"caption": "a", "n": 1}, {"passage_id": "p", "passage_text": "b"})
-    (_, first), _ = readers.read(path, mapping={"text": "caption", "metadata": ["n"]})
+    (_, first), _ = local_reader.read(path, mapping={"text": "caption", "metadata": ["n"]})
     assert first == {"text": "a", "metadata": {"n": 1}}
-    (_, wrong), (_, second) = readers.read(path, format="m2kr")
+    (_, wrong), (_, second) = local_reader.read(path, format="m2kr")
     assert isinstance(wrong, InvalidInput)
     assert "docs.jsonl line 1: passage_id is missing" in wrong.detail
     assert second == {"id": "p", "text": "b"}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
-from indexer.formats.copies import Copies, Copy
+from indexer.imports.downloads import Copies, Copy
 from indexer.imports.formats.base import _BUFFER_BYTES, MAX_IMAGE_BYTES, Opened, opened
 from indexer.object_storage import StoreErrors, connect, is_local, named
 from model.errors import Forbidden, InvalidInput, NotFound, TooLarge

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from indexer.formats.columns import FORMATS, Columns, Format, document, wanted, wire
-from indexer.formats.files import local_image
-from indexer.imports import kind_of, suffixes_of
 from indexer.imports.formats import parquet
 from indexer.imports.formats.base import Opened, opened
+from indexer.imports.locations import local_image
+from indexer.imports.mapping import FORMATS, Columns, Format, document, wanted, wire
+from indexer.imports.planner import kind_of, suffixes_of
 from model.errors import InvalidInput, RetrievalError
 
 Item = tuple[str, dict[str, Any] | InvalidInput]

@@ -5,7 +5,7 @@
 `check` is for the request: quick, it refuses wrong arguments before there is a job. `plan` reads JSONL, CSV and tar files once from end
 to end and Parquet footers, so it is a worker's first step; one that was interrupted is begun again, for the same files give the same
 units. `read` gives exactly `count` items whatever is wrong with the file by then, so indexed + skipped + failed = accepted. Reading a
-unit twice is harmless: positions and ids are the same. The worker's side is `indexer.importer`.
+unit twice is harmless: positions and ids are the same. The worker's side is `indexer.imports.importer`.
 
 A compressed file (gz, zst) cannot be entered in the middle: it is one unit, and a restart begins it again.
 """
@@ -19,12 +19,12 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from indexer.domain.documents import Incoming, Rejected
-from indexer.formats.checks import DocumentBounds, incoming
-from indexer.formats.columns import FORMATS, Columns, Format, document, wanted
-from indexer.formats.copies import Copies, CopySettings
-from indexer.formats.files import Places, is_web
+from indexer.imports.downloads import Copies, CopySettings
 from indexer.imports.formats import lines, parquet, tar
 from indexer.imports.formats.base import Cut, Opened, Record, Span, Wanted
+from indexer.imports.locations import Places, is_web
+from indexer.imports.mapping import FORMATS, Columns, Format, document, wanted
+from indexer.imports.validation import DocumentBounds, incoming
 from model.errors import InvalidInput, RetrievalError
 
 _MAX_URI_CHARS = 4096

@@ -24,7 +24,7 @@ from indexer.backoff import delay_s
 from indexer.blobs.image_store import Blobs
 from indexer.domain.documents import Incoming, Rejected
 from indexer.domain.jobs import Outcome, Status
-from indexer.imports import Imports, Unit
+from indexer.imports.planner import Imports, Unit
 from indexer.intake import document_of
 from indexer.ledger import Ledger
 from indexer.ledger.importing import Step

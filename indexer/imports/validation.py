@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 
 from indexer.domain.documents import Incoming
-from indexer.formats.columns import DOCUMENT, picture
-from indexer.formats.files import ReadImage
+from indexer.imports.locations import ReadImage
+from indexer.imports.mapping import DOCUMENT, picture
 from model.errors import InvalidInput, TooLarge
 from model.images import check_size
 from model.inputs import Limits

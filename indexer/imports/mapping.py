@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 import orjson
 
-from indexer.formats.files import ReadImage
 from indexer.imports.formats import tar
 from indexer.imports.formats.base import Wanted, everything
+from indexer.imports.locations import ReadImage
 from model.benchmark import Row
 from model.errors import InvalidInput
 from model.mbeir import sentence
