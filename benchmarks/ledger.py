@@ -18,7 +18,7 @@ from pathlib import Path
 from indexer.domain.collections import Collection
 from indexer.domain.documents import Document
 from indexer.domain.jobs import JobKind, Outcome, Status
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 
 BATCH = 64
 LEASE_S = 600.0

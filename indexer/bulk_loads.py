@@ -20,7 +20,7 @@ import structlog
 
 from indexer.domain.collections import ReindexState
 from indexer.domain.jobs import JobKind
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 from model.errors import NotFound, RetrievalError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from indexer.domain.collections import Collection, Counts
 from indexer.encoding.encoder import Encoder
 from indexer.encoding.registry import Encoders
 from indexer.filters import FieldType, check_field
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 from indexer.lexical import SIMPLE, check_language
 from indexer.store import Layout, Points, Store
 from model.errors import Conflict, InvalidInput, NotFound

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from indexer.domain.jobs import Batch, Outcome
-from indexer.ledger.working import Settled
+from indexer.ledger.batches import Settled
 
 
 @dataclass

@@ -16,8 +16,8 @@ from indexer.domain.collections import Collection
 from indexer.domain.documents import Document, ImageRef, Incoming, Rejected, content_id
 from indexer.domain.jobs import Job, JobKind
 from indexer.filters import Filter
-from indexer.ledger import Ledger
-from indexer.ledger.accepting import OPEN_S
+from indexer.ledger.ledger import Ledger
+from indexer.ledger.submissions import OPEN_S
 from indexer.settings import IndexerSettings
 from indexer.store import Points
 from model.errors import DependencyUnavailable, InvalidInput

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator
 
 from indexer.domain.jobs import Job
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 
 
 class Progress:

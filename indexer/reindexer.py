@@ -17,7 +17,7 @@ import structlog
 
 from indexer.domain.collections import Reindex, ReindexState
 from indexer.encoding.registry import Encoders
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 from indexer.progress import Progress
 from indexer.settings import IndexerSettings
 from indexer.store import Store

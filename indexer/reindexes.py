@@ -8,7 +8,7 @@ from indexer.catalog import Catalog
 from indexer.domain.collections import Collection, Reindex, ReindexState
 from indexer.domain.jobs import Job
 from indexer.encoding.registry import Encoders
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 from model.errors import Conflict, DependencyUnavailable, NotFound
 from model.inputs import ModelInfo
 

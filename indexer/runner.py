@@ -16,7 +16,7 @@ from indexer.domain.jobs import Batch, JobKind, Outcome, Status
 from indexer.encoding.registry import Encoders
 from indexer.errors import CollectionUnavailable, one_collection_waits
 from indexer.fill import Fill
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 from indexer.pipeline import Hold, OneOfTwo, Pipeline, Result
 from indexer.store import Store
 

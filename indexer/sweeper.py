@@ -25,7 +25,7 @@ from pathlib import Path
 import structlog
 
 from indexer.blobs.image_store import Blobs, Swept
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 from indexer.store import Store
 from model.errors import DependencyUnavailable, NotFound, RetrievalError
 

@@ -33,8 +33,8 @@ from indexer.domain.jobs import Batch, JobKind, Outcome, Status
 from indexer.encoding.encoder import Encoder
 from indexer.encoding.registry import Encoders
 from indexer.errors import CollectionUnavailable, Died
-from indexer.ledger import Ledger
-from indexer.ledger.working import SOLO_AFTER, Settled
+from indexer.ledger.batches import SOLO_AFTER, Settled
+from indexer.ledger.ledger import Ledger
 from indexer.pipeline import ImageFetcher, Pipeline, Result
 from indexer.progress import Progress
 from indexer.runner import LeaseLost, Runner

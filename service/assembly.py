@@ -29,8 +29,8 @@ from indexer.fetcher import Fetcher
 from indexer.imports.importer import Importer
 from indexer.imports.planner import Imports
 from indexer.intake import Intake
-from indexer.ledger import Ledger
 from indexer.ledger.database import Database
+from indexer.ledger.ledger import Ledger
 from indexer.progress import Progress
 from indexer.reindexer import Reindexer
 from indexer.reindexes import Reindexes

@@ -16,7 +16,7 @@ from indexer.encoding.http_encoder import HttpEncoder
 from indexer.encoding.registry import Encoders
 from indexer.imports.planner import Imports
 from indexer.intake import Intake
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 from indexer.progress import Progress
 from indexer.reindexer import Reindexer
 from indexer.reindexes import Reindexes

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from indexer.domain.collections import Collection
 from indexer.domain.documents import Document
 from indexer.domain.jobs import Batch, Job, JobKind, Outcome, Status
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 
 LEASE_S = 60.0
 

@@ -22,7 +22,7 @@ from file_store import FileStore
 from indexer.blobs.image_store import Blobs, BlobSettings
 from indexer.domain.points import Point
 from indexer.encoding.encoder import Lane
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 from indexer.progress import Progress
 from indexer.settings import IndexerSettings
 from indexer.worker import Worker

@@ -25,7 +25,8 @@ from indexer.backup.manifest import IMAGES, Manifest, SavedPoints
 from indexer.blobs.image_store import Blobs
 from indexer.domain.collections import Collection, ReindexState
 from indexer.filters import FieldType
-from indexer.ledger import Ledger, copies
+from indexer.ledger import dump
+from indexer.ledger.ledger import Ledger
 from indexer.store import Store
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 
@@ -56,7 +57,7 @@ async def back_up(
     """Raises `Conflict` when there is anything in the folder. Writes may go on meanwhile, where several processes share what is
     backed up: what was accepted by the beginning is in it."""
     manifests.make_empty(folder)
-    schema = await of.ledger.call(copies.save, of.ledger, folder / _LEDGER)
+    schema = await of.ledger.call(dump.save, of.ledger, folder / _LEDGER)
     points = []
     for each in await asyncio.to_thread(_generations, folder / _LEDGER):
         points.append(await _save(of.store, each, folder, portable))
@@ -76,7 +77,7 @@ async def restore(folder: Path, into: Installation, *, told: Told = lambda _: No
     await asyncio.to_thread(
         manifests.check, folder, manifest, [_LEDGER, _IMAGES, *(each.file for each in manifest.points)]
     )
-    if not await into.ledger.call(copies.is_empty, into.ledger):
+    if not await into.ledger.call(dump.is_empty, into.ledger):
         raise Conflict("there are collections or jobs already: restore into an empty installation")
     await _restore_images(folder, manifest, into.blobs)
     made: list[str] = []
@@ -97,7 +98,7 @@ async def restore(folder: Path, into: Installation, *, told: Told = lambda _: No
 def _load_ledger(file: Path, ledger: Ledger) -> None:
     """Opening a copy of it: an older one is brought up to date by that, and the backup stays as it is."""
     with tempfile.TemporaryDirectory() as folder:
-        copies.load(Path(shutil.copy(file, folder)), ledger)
+        dump.load(Path(shutil.copy(file, folder)), ledger)
 
 
 # --- points

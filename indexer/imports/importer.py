@@ -26,8 +26,8 @@ from indexer.domain.documents import Incoming, Rejected
 from indexer.domain.jobs import Outcome, Status
 from indexer.imports.planner import Imports, Unit
 from indexer.intake import document_of
-from indexer.ledger import Ledger
-from indexer.ledger.importing import Step
+from indexer.ledger.imports import Step
+from indexer.ledger.ledger import Ledger
 from indexer.settings import IndexerSettings
 from model.errors import DependencyUnavailable, InvalidInput, RetrievalError
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 import sqlalchemy as sa
 
 from indexer.domain.jobs import Failure, Job, JobKind, JobState, Outcome, Overview
-from indexer.ledger.accepting import Accepting, left_open
+from indexer.ledger.batches import Working
 from indexer.ledger.rows import as_job, find_job, unpack_outcomes
 from indexer.ledger.schema import batches, failures, jobs, reindexes
-from indexer.ledger.working import Working
+from indexer.ledger.submissions import Accepting, left_open
 
 _CANCEL_BATCHES = 50  # of one transaction
 _RESULT_BATCHES = 50  # of one page: with the default size some 3,000 documents

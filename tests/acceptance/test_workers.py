@@ -21,7 +21,7 @@ from indexer.domain.collections import Collection
 from indexer.domain.documents import Incoming
 from indexer.domain.jobs import Job, JobKind, JobState
 from indexer.intake import Intake
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 from indexer.settings import IndexerSettings
 
 pytestmark = pytest.mark.timeout(600)

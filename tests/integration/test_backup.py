@@ -22,7 +22,7 @@ from indexer.domain.documents import Document
 from indexer.domain.jobs import JobKind, Outcome, Status
 from indexer.domain.points import Page, Point
 from indexer.filters import FieldType
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 from indexer.store import Store
 from indexer.store.edge import EdgeStore
 from indexer.store.server import ServerStore, ServerStoreSettings
@@ -255,7 +255,7 @@ async def test_a_restoration_that_breaks_off_can_be_repeated(
         raise DependencyUnavailable("the database is away")
 
     with monkeypatch.context() as patch:
-        patch.setattr("indexer.ledger.copies.load", broken)
+        patch.setattr("indexer.ledger.dump.load", broken)
         with pytest.raises(DependencyUnavailable):
             await restore(tmp_path / "backup", other)
     await restore(tmp_path / "backup", other)

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from s3_server import KEY, SECRET, S3Server
 
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 from indexer.sweeper import Sweeper
 from model.errors import DependencyUnavailable, NotFound
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ledger_steps import Clock, collection
 
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from ledger_steps import (
 from indexer.domain.collections import Collection
 from indexer.domain.documents import Document, ImageRef
 from indexer.domain.jobs import JobKind, JobState, Status
-from indexer.ledger import Ledger
-from indexer.ledger.accepting import OPEN_S
+from indexer.ledger.ledger import Ledger
+from indexer.ledger.submissions import OPEN_S
 from model.errors import Conflict, InProgress, InvalidInput, NotFound
 
 # --- collections

@@ -9,8 +9,8 @@ from ledger_steps import LEASE_S, Clock, accept, claim, claimed, collection, ids
 
 from indexer.domain.documents import Document, ImageRef
 from indexer.domain.jobs import Job, JobKind, JobState, Outcome, Status
-from indexer.ledger import Ledger
-from indexer.ledger.importing import Step
+from indexer.ledger.imports import Step
+from indexer.ledger.ledger import Ledger
 from model.errors import Conflict, NotFound
 
 OpenLedger = Callable[..., Ledger]

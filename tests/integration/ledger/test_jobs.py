@@ -6,8 +6,8 @@ import pytest
 from ledger_steps import LEASE_S, Clock, accept, claim, claimed, collection, outcomes, results, settle, settle_all
 
 from indexer.domain.jobs import JobKind, JobState, Status
-from indexer.ledger import Ledger
 from indexer.ledger.jobs import _CANCEL_BATCHES
+from indexer.ledger.ledger import Ledger
 from model.errors import NotFound
 
 

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from ledger_steps import Clock, accept, check_counts, ids, settle, settle_all
 
 from indexer.domain.jobs import JobKind, JobState, Status
-from indexer.ledger import Ledger
 from indexer.ledger.database import Database
+from indexer.ledger.ledger import Ledger
 from indexer.ledger.migrations import BACK, MIGRATIONS, NEWEST
 from indexer.ledger.schema import jobs, steps
 from model.errors import Conflict, InvalidInput

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ledger_steps import LEASE_S, Clock, accept, check_counts, collection, documents, ids, outcomes, settle, settle_all
 
 from indexer.domain.jobs import Batch, Job, JobKind, JobState, Status
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 from indexer.ledger.schema import metadata
 from model.errors import Conflict
 

@@ -18,8 +18,8 @@ from ledger_steps import (
 )
 
 from indexer.domain.jobs import Failure, JobKind, JobState, Outcome, Status
-from indexer.ledger import Ledger
-from indexer.ledger.working import SOLO_AFTER
+from indexer.ledger.batches import SOLO_AFTER
+from indexer.ledger.ledger import Ledger
 
 # --- claiming
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from benchmarks import ledger
 from benchmarks.ledger import BATCH, measure
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 
 
 def test_everything_is_accepted_and_done(tmp_path: Path) -> None:

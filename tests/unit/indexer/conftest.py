@@ -21,7 +21,7 @@ from indexer.domain.documents import Incoming, Rejected
 from indexer.domain.jobs import Job
 from indexer.encoding.encoder import Lane
 from indexer.intake import Intake
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 from indexer.progress import Progress
 from indexer.settings import IndexerSettings
 from indexer.store.server import ServerStore

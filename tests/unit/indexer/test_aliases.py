@@ -11,7 +11,7 @@ from indexer.domain.collections import Collection, Counts
 from indexer.domain.documents import Document
 from indexer.domain.jobs import JobKind, Outcome, Status
 from indexer.filters import FieldType
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 from model.errors import Conflict, NotFound
 
 

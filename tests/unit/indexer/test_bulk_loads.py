@@ -12,7 +12,7 @@ from recorded_qdrant import Qdrant
 from indexer.bulk_loads import BulkLoads
 from indexer.domain.jobs import JobKind
 from indexer.domain.points import Page
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 from indexer.store.server import ServerStore
 from indexer.store.server_settings import INDEXING_THRESHOLD_KB
 from model.errors import DependencyUnavailable

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ledger_steps import collection
 
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 from model.errors import DependencyUnavailable, InvalidInput, NotFound
 
 

@@ -6,7 +6,7 @@ import pytest
 from ledger_steps import accept, collection, settle
 
 from indexer.domain.jobs import Job, JobState
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 from indexer.progress import Progress
 from model.errors import NotFound
 

@@ -24,7 +24,7 @@ from indexer.domain.jobs import Job, JobState
 from indexer.encoding.encoder import Lane
 from indexer.encoding.registry import Encoders
 from indexer.intake import Intake
-from indexer.ledger import Ledger
+from indexer.ledger.ledger import Ledger
 from indexer.progress import Progress
 from indexer.reindexer import Reindexer
 from indexer.reindexes import Reindexes

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from indexer.domain.jobs import Batch, Job, JobKind, JobState, Outcome, Status
 from indexer.ledger.database import again_on_deadlock
-from indexer.ledger.following import follow
-from indexer.ledger.repairing import Repairing, doubt, keep_last, repair
+from indexer.ledger.mirroring import follow
+from indexer.ledger.repairs import Repairing, doubt, keep_last, repair
 from indexer.ledger.rows import Item, add_outcomes, as_batch, as_job, pack, plain
 from indexer.ledger.schema import CRASHED, OF_REINDEX, batches, collections, failures, holds, jobs, pending, reindexes
 

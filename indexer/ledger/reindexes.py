@@ -16,12 +16,12 @@ from sqlalchemy.exc import IntegrityError
 from indexer.domain.collections import Collection, Reindex, ReindexState
 from indexer.domain.jobs import Job, JobKind, JobState
 from indexer.domain.points import Page
-from indexer.ledger.accepting import next_of
 from indexer.ledger.database import again_on_deadlock
-from indexer.ledger.following import add_fill
 from indexer.ledger.jobs import Jobs
+from indexer.ledger.mirroring import add_fill
 from indexer.ledger.rows import as_job, find_job
 from indexer.ledger.schema import OF_REINDEX, batches, collections, failures, jobs, reindexes
+from indexer.ledger.submissions import next_of
 from model.errors import Conflict, NotFound
 from model.inputs import ModelInfo
 

@@ -17,11 +17,11 @@ import sqlalchemy as sa
 
 from indexer.domain.documents import Document
 from indexer.domain.jobs import Batch, JobKind, JobState, Outcome, Status
-from indexer.ledger.accepting import next_of
 from indexer.ledger.database import Database
-from indexer.ledger.following import fill, follow
+from indexer.ledger.mirroring import fill, follow
 from indexer.ledger.rows import Item, pack, unpack
 from indexer.ledger.schema import batches, doubts, jobs, pending
+from indexer.ledger.submissions import next_of
 
 _STANDS = (Status.INDEXED, Status.SKIPPED)
 
