@@ -22,8 +22,8 @@ import numpy as np
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Point
-from indexer.ranking import LateInteraction
-from indexer.store import Points
+from indexer.store.base import Points
+from indexer.store.criteria import LateInteraction
 from indexer.store.edge import EdgeStore
 from model.atlas import Atlas
 from model.evaluate import Carries, corpus, questions

@@ -14,8 +14,8 @@ from indexer.encoding.encoder import Encoder
 from indexer.encoding.registry import Encoders
 from indexer.filters import FieldType, check_field
 from indexer.ledger.ledger import Ledger
-from indexer.lexical import SIMPLE, check_language
-from indexer.store import Layout, Points, Store
+from indexer.store.base import Layout, Points, Store
+from indexer.store.bm25 import SIMPLE, check_language
 from model.errors import Conflict, InvalidInput, NotFound
 from model.inputs import ModelInfo
 

@@ -18,7 +18,7 @@ from indexer.domain.jobs import Batch, Outcome, Status
 from indexer.domain.points import Point
 from indexer.errors import CollectionUnavailable
 from indexer.pipeline import Hold, Pipeline, Result, Work, changed, in_store
-from indexer.store import Points
+from indexer.store.base import Points
 from model.errors import RetrievalError
 
 log = structlog.get_logger(__name__)

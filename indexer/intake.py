@@ -19,7 +19,7 @@ from indexer.filters import Filter
 from indexer.ledger.ledger import Ledger
 from indexer.ledger.submissions import OPEN_S
 from indexer.settings import IndexerSettings
-from indexer.store import Points
+from indexer.store.base import Points
 from model.errors import DependencyUnavailable, InvalidInput
 
 _DELETE_IDS = 256  # of one batch of a deletion by filter: ids alone, that need no encoder

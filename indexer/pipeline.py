@@ -23,7 +23,7 @@ from indexer.domain.jobs import Batch, JobKind, Outcome, Status
 from indexer.domain.points import Point
 from indexer.encoding.encoder import Encoder, Lane
 from indexer.errors import CollectionUnavailable, Died, one_collection_waits
-from indexer.store import Points
+from indexer.store.base import Points
 from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, NotFound, RetrievalError
 from model.inputs import Embedding, Input, ModelInfo, Role
 

@@ -20,7 +20,7 @@ from indexer.encoding.registry import Encoders
 from indexer.ledger.ledger import Ledger
 from indexer.progress import Progress
 from indexer.settings import IndexerSettings
-from indexer.store import Store
+from indexer.store.base import Store
 from model.errors import DependencyUnavailable, RetrievalError
 
 log = structlog.get_logger(__name__)

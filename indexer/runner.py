@@ -18,7 +18,7 @@ from indexer.errors import CollectionUnavailable, one_collection_waits
 from indexer.fill import Fill
 from indexer.ledger.ledger import Ledger
 from indexer.pipeline import Hold, OneOfTwo, Pipeline, Result
-from indexer.store import Store
+from indexer.store.base import Store
 
 
 class LeaseLost(Exception):

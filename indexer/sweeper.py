@@ -26,7 +26,7 @@ import structlog
 
 from indexer.blobs.image_store import Blobs, Swept
 from indexer.ledger.ledger import Ledger
-from indexer.store import Store
+from indexer.store.base import Store
 from model.errors import DependencyUnavailable, NotFound, RetrievalError
 
 log = structlog.get_logger(__name__)

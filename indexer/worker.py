@@ -39,7 +39,7 @@ from indexer.pipeline import ImageFetcher, Pipeline, Result
 from indexer.progress import Progress
 from indexer.runner import LeaseLost, Runner
 from indexer.settings import IndexerSettings
-from indexer.store import Store
+from indexer.store.base import Store
 from indexer.watch import NOBODY, Watch
 from model.errors import DependencyUnavailable, RetrievalError
 

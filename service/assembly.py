@@ -34,10 +34,10 @@ from indexer.ledger.ledger import Ledger
 from indexer.progress import Progress
 from indexer.reindexer import Reindexer
 from indexer.reindexes import Reindexes
-from indexer.store import Store
+from indexer.store.base import Store
 from indexer.store.edge import EdgeStore
+from indexer.store.instrumented import watched
 from indexer.sweeper import Sweeper
-from indexer.watch import watched
 from indexer.worker import Chore, Worker
 from service.api.app import create_app
 from service.app import metrics_application

@@ -20,7 +20,7 @@ from indexer.ledger.ledger import Ledger
 from indexer.progress import Progress
 from indexer.reindexer import Reindexer
 from indexer.reindexes import Reindexes
-from indexer.store import Store
+from indexer.store.base import Store
 from indexer.worker import Worker
 from model.errors import DependencyUnavailable, RetrievalError
 from service.encoder.batcher import Batcher

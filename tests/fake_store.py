@@ -10,9 +10,9 @@ import numpy as np
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Page, Point
 from indexer.filters import FieldType, Filter, matches
-from indexer.lexical import check_language, tokens
-from indexer.ranking import Criterion, LateInteraction, Nearest, Ranked, WordMatch
-from indexer.store import Consistency, Layout
+from indexer.store.base import Consistency, Layout
+from indexer.store.bm25 import check_language, tokens
+from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked, WordMatch
 from model.errors import Conflict, InvalidInput, NotFound, RetrievalError
 from model.inputs import Float32
 
@@ -174,7 +174,7 @@ class FakePoints:
 
 
 def bm25(texts: Mapping[str, str], query: str, language: str) -> dict[str, float]:
-    """The scores above 0, by the textbook: one loop over the documents, none of it shared with `indexer.lexical` but the words."""
+    """The scores above 0, by the textbook: one loop over the documents, none of it shared with `indexer.store.bm25` but the words."""
     documents = {name: words for name, text in texts.items() if (words := _tokens(text, language))}
     scores: dict[str, float] = {}
     for word in tokens(query, language):

@@ -12,7 +12,7 @@ import numpy as np
 from fake_store import FakeStore
 
 from indexer.domain.points import Point
-from indexer.store import Layout
+from indexer.store.base import Layout
 
 Kept = tuple[Layout, MutableMapping[str, Point]]
 

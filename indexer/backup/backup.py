@@ -27,7 +27,7 @@ from indexer.domain.collections import Collection, ReindexState
 from indexer.filters import FieldType
 from indexer.ledger import dump
 from indexer.ledger.ledger import Ledger
-from indexer.store import Store
+from indexer.store.base import Store
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 
 Told = Callable[[str], None]

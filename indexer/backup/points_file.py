@@ -13,7 +13,7 @@ import msgpack
 import numpy as np
 
 from indexer.domain.points import Point
-from indexer.store import Points
+from indexer.store.base import Points
 from model.errors import InvalidInput
 
 PAGE = 256  # points; the most that one call of a store should have

@@ -19,8 +19,8 @@ from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Page, Point
 from indexer.errors import StoreDied
 from indexer.filters import FieldType, Filter
-from indexer.ranking import Criterion, LateInteraction, Nearest, Ranked
-from indexer.store import Consistency, Layout
+from indexer.store.base import Consistency, Layout
+from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked
 from indexer.store.edge_slices import READS_PER_CALL, Slice, Slices
 from indexer.store.edge_snapshot import pack
 from indexer.store.ties import in_order

@@ -22,9 +22,9 @@ import qdrant_edge as qe
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Page, Point
 from indexer.filters import FieldType, Filter
-from indexer.lexical import check_language
-from indexer.ranking import Criterion, LateInteraction, Nearest, Ranked
-from indexer.store import Layout
+from indexer.store.base import Layout
+from indexer.store.bm25 import check_language
+from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked
 from indexer.store.edge_rank import rank, sparse, vector_params
 from indexer.store.edge_rewrite import Rewrite, settle
 from indexer.store.edge_search import INDEX_KINDS, sliced, to_edge

@@ -21,9 +21,9 @@ from qdrant_client import models as q
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Page, Point
 from indexer.filters import FieldType, Filter
-from indexer.lexical import check_language
-from indexer.ranking import Criterion, Ranked
-from indexer.store import Consistency, Layout
+from indexer.store.base import Consistency, Layout
+from indexer.store.bm25 import check_language
+from indexer.store.criteria import Criterion, Ranked
 from indexer.store.indexes import missing
 from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
 from indexer.store.server_errors import translated

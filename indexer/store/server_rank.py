@@ -6,9 +6,9 @@ from typing import Any
 
 from qdrant_client import models as q
 
-from indexer.lexical import Words, query_words
-from indexer.ranking import Criterion, LateInteraction, Nearest, WordMatch
-from indexer.store import Layout
+from indexer.store.base import Layout
+from indexer.store.bm25 import Words, query_words
+from indexer.store.criteria import Criterion, LateInteraction, Nearest, WordMatch
 from indexer.store.vectors import (
     DENSE,
     LATENTS,

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from indexer.domain.points import Point
-from indexer.lexical import Words, document_words
-from indexer.store import Layout
+from indexer.store.base import Layout
+from indexer.store.bm25 import Words, document_words
 from model.errors import Conflict, InvalidInput
 from model.inputs import Float32
 

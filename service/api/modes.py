@@ -13,8 +13,17 @@ from functools import partial
 
 from indexer.domain.points import Hit, Lexical, Point
 from indexer.filters import Filter
-from indexer.ranking import Criterion, Fused, LateInteraction, Nearest, Ranked, WordMatch, reciprocal_ranks, weighted
-from indexer.store import Consistency, Points
+from indexer.store.base import Consistency, Points
+from indexer.store.criteria import (
+    Criterion,
+    Fused,
+    LateInteraction,
+    Nearest,
+    Ranked,
+    WordMatch,
+    reciprocal_ranks,
+    weighted,
+)
 from model.errors import InvalidInput
 from model.inputs import Float32
 from service.schemas import RerankIn, RrfIn, SearchIn, WeightedIn

@@ -17,7 +17,7 @@ from indexer.domain.collections import Collection
 from indexer.domain.points import Hit, Point
 from indexer.encoding.encoder import Encoder, Lane
 from indexer.filters import AllOf, Filter
-from indexer.store import Points
+from indexer.store.base import Points
 from model.errors import InvalidInput, NotFound, RetrievalError, TimedOut
 from model.inputs import Embedding, Input, Limits, Role
 from service import inputs

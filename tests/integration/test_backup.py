@@ -23,7 +23,7 @@ from indexer.domain.jobs import JobKind, Outcome, Status
 from indexer.domain.points import Page, Point
 from indexer.filters import FieldType
 from indexer.ledger.ledger import Ledger
-from indexer.store import Store
+from indexer.store.base import Store
 from indexer.store.edge import EdgeStore
 from indexer.store.server import ServerStore, ServerStoreSettings
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound

@@ -24,8 +24,8 @@ from indexer.domain.documents import point_id
 from indexer.domain.points import Point
 from indexer.errors import StoreDied
 from indexer.filters import AllOf, AnyOf, DateRange, Equals, FieldType, Filter, Range
-from indexer.ranking import Nearest, WordMatch
 from indexer.store import edge, edge_process, edge_rewrite, edge_shards, edge_snapshot, indexes
+from indexer.store.criteria import Nearest, WordMatch
 from indexer.store.edge import EdgeStore
 from indexer.store.edge_slices import Slices
 from indexer.store.payload import path_of

@@ -40,7 +40,7 @@ from indexer.filters import (
     matches,
 )
 from indexer.filters.values import read_moment
-from indexer.store import Consistency, Points, Store
+from indexer.store.base import Consistency, Points, Store
 from indexer.store.edge import EdgeStore
 from indexer.store.server import ServerStore
 from indexer.store.server_settings import ServerStoreSettings

@@ -18,8 +18,8 @@ from qdrant_server import qdrant  # noqa: F401 - a fixture
 from indexer.domain.documents import point_id
 from indexer.domain.points import Point
 from indexer.filters import Filter, Range
-from indexer.ranking import Criterion, LateInteraction, Nearest, WordMatch
-from indexer.store import Layout, Points, Store
+from indexer.store.base import Layout, Points, Store
+from indexer.store.criteria import Criterion, LateInteraction, Nearest, WordMatch
 from indexer.store.edge import EdgeStore
 from indexer.store.server import ServerStore, ServerStoreSettings
 from model.errors import Conflict, InvalidInput, NotFound

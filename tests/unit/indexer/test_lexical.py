@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer import lexical
-from indexer.lexical import document_words, languages, query_words, tokens
+from indexer.store import bm25
+from indexer.store.bm25 import document_words, languages, query_words, tokens
 from model.errors import InvalidInput
 
 
@@ -61,11 +61,11 @@ def test_a_document_s_weights_are_bm25_s() -> None:
 def test_a_query_counts_words_and_is_bounded() -> None:
     assert query_words("b a b", "simple").weights in ((1.0, 2.0), (2.0, 1.0))
     long = query_words(" ".join(f"w{i}" for i in range(10_000)), "simple")
-    assert len(long.ids) == lexical.MAX_QUERY_WORDS
+    assert len(long.ids) == bm25.MAX_QUERY_WORDS
 
 
 def test_words_that_share_an_id_count_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lexical, "_id", lambda _word, _language: 7)
+    monkeypatch.setattr(bm25, "_id", lambda _word, _language: 7)
     assert document_words("one two", "simple").ids == (7,)
     assert query_words("one two", "simple").weights == (2.0,)
 
@@ -80,10 +80,10 @@ def test_any_text_gives_a_sparse_vector(text: str, language: str) -> None:
 
 def test_every_language_stems(monkeypatch: pytest.MonkeyPatch) -> None:
     for language in languages():
-        assert lexical.check_language(language) == language
+        assert bm25.check_language(language) == language
         assert len(tokens("xyzzy 東京", language)) == 2
     with pytest.raises(InvalidInput, match=r"language is 'klingon', known are simple, arabic, .*, yiddish"):
-        lexical.check_language("klingon")
+        bm25.check_language("klingon")
 
 
 def test_threads_do_not_mix_their_words_up() -> None:

@@ -25,8 +25,9 @@ from indexer.domain.documents import point_id
 from indexer.domain.points import Point
 from indexer.filters import DateRange, Equals, FieldType, Filter, Range
 from indexer.filters.values import read_moment
-from indexer.ranking import LateInteraction
-from indexer.store import Consistency, Layout, server
+from indexer.store import server
+from indexer.store.base import Consistency, Layout
+from indexer.store.criteria import LateInteraction
 from indexer.store.indexes import missing
 from indexer.store.payload import path_of, quoted
 from indexer.store.server import ServerStore, connect, search_params

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from indexer.domain.points import Point
-from indexer.ranking import Criterion, LateInteraction, Ranked
+from indexer.store.criteria import Criterion, LateInteraction, Ranked
 from service.api.modes import ModeSearch, Wanted
 
 

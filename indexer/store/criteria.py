@@ -1,4 +1,4 @@
-"""What a collection's documents can be ranked by, and two rankings made one. Plain data; the stores do the ranking."""
+"""What a ranking orders by: a vector, words, or latents."""
 
 from __future__ import annotations
 
@@ -6,37 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from model.inputs import Float32
-
-# Point id and score, best first; equal scores by point id. Not document ids: those are in the payloads, and reading a thousand of
-# them takes an engine longer than the ranking.
-Ranked = Sequence[tuple[str, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Nearest:
-    """By the cosine of the embeddings."""
-
-    vector: Float32  # (D,)
-
-
-@dataclass(frozen=True, slots=True)
-class WordMatch:
-    """By BM25 over the words of the text; a document with none of them is not there."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class LateInteraction:
-    """The `candidates` nearest by embedding, ranked by MaxSim: the mean over the query's latents of the best cosine with one of the
-    document's. (MaxSim as published is the sum; the mean keeps the scale of a cosine, and the order.)"""
-
-    vector: Float32  # (D,)
-    latents: Float32  # (K, D)
-    candidates: int
-
-
-Criterion = Nearest | WordMatch | LateInteraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +50,35 @@ def _sum(embedding: dict[str, float], words: dict[str, float], bm25: dict[str, f
         score = embedding.get(point, 0.0) + from_words
         fused.append(Fused(point, score, bm25.get(point), from_words / score if score else 0.0))
     return sorted(fused, key=lambda one: (-one.score, one.point_id))
+
+
+# Point id and score, best first; equal scores by point id. Not document ids: those are in the payloads, and reading a thousand of
+# them takes an engine longer than the ranking.
+Ranked = Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """By the cosine of the embeddings."""
+
+    vector: Float32  # (D,)
+
+
+@dataclass(frozen=True, slots=True)
+class WordMatch:
+    """By BM25 over the words of the text; a document with none of them is not there."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LateInteraction:
+    """The `candidates` nearest by embedding, ranked by MaxSim: the mean over the query's latents of the best cosine with one of the
+    document's. (MaxSim as published is the sum; the mean keeps the scale of a cosine, and the order.)"""
+
+    vector: Float32  # (D,)
+    latents: Float32  # (K, D)
+    candidates: int
+
+
+Criterion = Nearest | WordMatch | LateInteraction
