@@ -33,7 +33,7 @@ from benchmarks.load import Target, closed_loop
 from benchmarks.machine import Machine, load_average
 from benchmarks.servers import start_ret2
 from indexer.domain.points import Point
-from indexer.store.edge import EdgeStore
+from indexer.store.edge.client import EdgeStore
 from model.inputs import Float32
 from service.client import Client
 

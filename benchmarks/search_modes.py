@@ -24,7 +24,7 @@ from indexer.domain.documents import point_id
 from indexer.domain.points import Point
 from indexer.store.base import Points
 from indexer.store.criteria import LateInteraction
-from indexer.store.edge import EdgeStore
+from indexer.store.edge.client import EdgeStore
 from model.atlas import Atlas
 from model.evaluate import Carries, corpus, questions
 from model.inputs import Encoded, Float32, Input, Limits, Role

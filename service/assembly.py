@@ -35,7 +35,7 @@ from indexer.progress import Progress
 from indexer.reindexer import Reindexer
 from indexer.reindexes import Reindexes
 from indexer.store.base import Store
-from indexer.store.edge import EdgeStore
+from indexer.store.edge.client import EdgeStore
 from indexer.store.instrumented import watched
 from indexer.sweeper import Sweeper
 from indexer.worker import Chore, Worker

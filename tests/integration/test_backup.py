@@ -24,7 +24,7 @@ from indexer.domain.points import Page, Point
 from indexer.filters import FieldType
 from indexer.ledger.ledger import Ledger
 from indexer.store.base import Store
-from indexer.store.edge import EdgeStore
+from indexer.store.edge.client import EdgeStore
 from indexer.store.server import ServerStore, ServerStoreSettings
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 from model.inputs import ModelInfo

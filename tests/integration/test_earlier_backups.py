@@ -20,7 +20,7 @@ from PIL import Image
 from qdrant_server import qdrant  # noqa: F401 - a fixture
 
 from indexer.backup.backup import Installation, back_up, restore
-from indexer.store import edge_snapshot
+from indexer.store.edge import snapshot
 from service.assembly import stored
 from service.settings import Settings
 
@@ -65,7 +65,7 @@ async def test_what_it_answered_it_still_answers(
 @pytest.mark.parametrize("kind", ["", "-portable"])
 async def test_this_release_has_its_own(kind: str, serve: Serve, runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = GOLDEN / f"backup-{version('ret2')}{kind}"
-    monkeypatch.setattr(edge_snapshot, "LEVEL", 9)  # a quarter of the size, in a repository for good
+    monkeypatch.setattr(snapshot, "LEVEL", 9)  # a quarter of the size, in a repository for good
     if os.environ.get("MAKE_BACKUP") == "1" and not folder.exists():
         await make(folder, await serve(), runtime, portable=bool(kind))
     assert (folder / ANSWERS).exists(), "MAKE_BACKUP=1 pytest tests/integration/test_earlier_backups.py"

@@ -24,10 +24,14 @@ from indexer.domain.documents import point_id
 from indexer.domain.points import Point
 from indexer.errors import StoreDied
 from indexer.filters import AllOf, AnyOf, DateRange, Equals, FieldType, Filter, Range
-from indexer.store import edge, edge_process, edge_rewrite, edge_shards, edge_snapshot, indexes
+from indexer.store import indexes
 from indexer.store.criteria import Nearest, WordMatch
-from indexer.store.edge import EdgeStore
-from indexer.store.edge_slices import Slices
+from indexer.store.edge import client, snapshot
+from indexer.store.edge import process as edge_process
+from indexer.store.edge import rewrite as edge_rewrite
+from indexer.store.edge import shards as edge_shards
+from indexer.store.edge.client import EdgeStore
+from indexer.store.edge.slices import Slices
 from indexer.store.payload import path_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 
@@ -107,23 +111,23 @@ async def test_a_call_that_kills_the_child_twice_is_given_up_and_the_next_works(
     store: EdgeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store.points("c").upsert(batch(0))
-    ask = edge._Child._ask
+    ask = client._Child._ask
 
-    def ask_and_die(child: edge._Child, method: str, arguments: tuple[object, ...]) -> object:
+    def ask_and_die(child: client._Child, method: str, arguments: tuple[object, ...]) -> object:
         ask(child, "ping", ())
         child._process.kill()  # type: ignore[union-attr]
         child._process.wait()  # type: ignore[union-attr]
         return ask(child, method, arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(edge._Child, "_ask", ask_and_die)
+        patch.setattr(client._Child, "_ask", ask_and_die)
         with pytest.raises(StoreDied, match="died twice in count"):
             await store.points("c").count()
     assert await store.points("c").count() == 64
 
 
 async def test_a_child_that_hangs_is_replaced(store: EdgeStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge, "ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(client, "ANSWER_TIMEOUT_S", 0.2)
     os.kill(pid_of(store), signal.SIGSTOP)
     with pytest.raises(DependencyUnavailable, match="did not answer in 0 s"):
         await store.ping()
@@ -196,7 +200,7 @@ async def test_a_store_never_used_starts_nothing(tmp_path: Path) -> None:
 
 
 def test_the_child_imports_no_torch() -> None:
-    code = "import sys, indexer.store.edge_process; print({'torch', 'transformers', 'PIL'} & set(sys.modules))"
+    code = "import sys, indexer.store.edge.process; print({'torch', 'transformers', 'PIL'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "set()"
 
 
@@ -298,7 +302,7 @@ def test_a_write_is_synced_before_it_is_acknowledged(tmp_path: Path, monkeypatch
     shards = edge_shards.Shards(tmp_path)
     shards.create("c", D, {})
     synced: list[Path] = []
-    monkeypatch.setattr(edge_snapshot, "sync", synced.append)
+    monkeypatch.setattr(snapshot, "sync", synced.append)
     for write in (lambda: shards.upsert("c", batch(0)), lambda: shards.delete("c", ["d0"])):
         synced.clear()
         write()
@@ -319,8 +323,8 @@ def test_a_file_that_edge_renames_meanwhile_is_synced(tmp_path: Path, monkeypatc
         path.stat()
         synced.append(path.name)
 
-    monkeypatch.setattr(edge_snapshot, "sync", sync)
-    edge_snapshot.sync_folder(tmp_path)
+    monkeypatch.setattr(snapshot, "sync", sync)
+    snapshot.sync_folder(tmp_path)
     assert {"open-1", "open-2", tmp_path.name} <= set(synced)
 
 
@@ -536,7 +540,7 @@ def test_a_snapshot_is_whole_before_during_and_after_a_rewrite(tmp_path: Path) -
             "shard",
             "upkeep.json",
         ]
-        edge_snapshot.pack(tmp_path / "copy", tmp_path / "c.snapshot")
+        snapshot.pack(tmp_path / "copy", tmp_path / "c.snapshot")
         shards.restore(f"then{steps}", tmp_path / "c.snapshot")
         assert shards.count(f"then{steps}") == 1_000
     assert shards._open["c"].path.name == "shard.new"

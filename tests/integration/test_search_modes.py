@@ -268,7 +268,7 @@ async def test_words_help_on_texts_that_the_model_never_saw(tmp_path: Any, need:
     """First sentences of docstrings ask for the others; `benchmarks.search_modes` measures it in full."""
     needed("torch")
     from benchmarks.search_modes import MODES, docstrings, fill, recall
-    from indexer.store.edge import EdgeStore
+    from indexer.store.edge.client import EdgeStore
     from model.errors import InvalidInput
     from model.inputs import Limits, Role
     from model.retriever import Retriever

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexer.store import edge
-from indexer.store.edge import EdgePoints, EdgeStore
+from indexer.store.edge import client
+from indexer.store.edge.client import EdgePoints, EdgeStore
 from indexer.store.server import ServerPoints, ServerStore
 from indexer.store.server_settings import ServerStoreSettings
 from service import assembly
@@ -342,7 +342,7 @@ async def test_an_overdue_search_goes_on_in_no_store(
     serve: Callable[..., Awaitable[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight slices of 0.3 s each; there is time for three."""
-    call = edge._Child.call
+    call = client._Child.call
     slices: list[None] = []
 
     def slow(child: Any, method: str, arguments: tuple[Any, ...]) -> Any:
@@ -354,7 +354,7 @@ async def test_an_overdue_search_goes_on_in_no_store(
     monkeypatch.setattr(assembly, "_store", lambda _settings: EdgeStore(tmp_path / "cut", reads_per_call=5))
     served = await serve()
     await served.load(*documents())
-    monkeypatch.setattr(edge._Child, "call", slow)
+    monkeypatch.setattr(client._Child, "call", slow)
     body = {"collection": "flags", "query": {"document_id": "d01"}, "filter": {"field": "n", "gte": 0}, "timeout_s": 1}
     response = await served.client.post("/search", json=body)
     assert (response.status_code, response.json()["code"]) == (504, "timed_out")

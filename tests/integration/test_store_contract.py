@@ -41,7 +41,7 @@ from indexer.filters import (
 )
 from indexer.filters.values import read_moment
 from indexer.store.base import Consistency, Points, Store
-from indexer.store.edge import EdgeStore
+from indexer.store.edge.client import EdgeStore
 from indexer.store.server import ServerStore
 from indexer.store.server_settings import ServerStoreSettings
 from model.errors import Conflict, InvalidInput, NotFound

@@ -20,7 +20,7 @@ from indexer.domain.points import Point
 from indexer.filters import Filter, Range
 from indexer.store.base import Layout, Points, Store
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, WordMatch
-from indexer.store.edge import EdgeStore
+from indexer.store.edge.client import EdgeStore
 from indexer.store.server import ServerStore, ServerStoreSettings
 from model.errors import Conflict, InvalidInput, NotFound
 from model.inputs import Float32

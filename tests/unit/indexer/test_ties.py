@@ -8,8 +8,8 @@ import qdrant_edge as qe
 from indexer.domain.documents import point_id
 from indexer.store import ties
 from indexer.store.base import Layout
-from indexer.store.edge_rank import vector_params
-from indexer.store.edge_search import ranked
+from indexer.store.edge.filters import ranked
+from indexer.store.edge.ranking import vector_params
 from indexer.store.ties import in_order, looks, settled
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import qdrant_edge as qe
 
 from indexer.filters import FieldType
-from indexer.store.edge_search import INDEX_KINDS
-from indexer.store.edge_snapshot import sync
+from indexer.store.edge.filters import INDEX_KINDS
+from indexer.store.edge.snapshot import sync
 
 STEP_POINTS = 100  # a search waits for one step; 200 took 117 ms, p95 238, of 256 dimensions on a machine that ran nine times its cores
 FLUSH_EVERY_STEPS = 20  # so that the last flush, which comes with the change over, is as short as the others

@@ -9,7 +9,7 @@ import qdrant_edge as qe
 from indexer.store.base import Layout
 from indexer.store.bm25 import Words, query_words
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked, WordMatch
-from indexer.store.edge_search import ranked
+from indexer.store.edge.filters import ranked
 from indexer.store.vectors import DENSE, LATENTS, require_latents, require_words, unit, unit_rows, words_name
 from model.inputs import Float32
 

@@ -30,7 +30,7 @@ from indexer.filters import (
     whole_number_beyond_doubles,
 )
 from indexer.filters.values import word_chunks
-from indexer.store.edge_slices import Slice
+from indexer.store.edge.slices import Slice
 from indexer.store.payload import path_of, relative_path
 from indexer.store.ties import in_order, looks, settled
 

@@ -21,8 +21,8 @@ from indexer.errors import StoreDied
 from indexer.filters import FieldType, Filter
 from indexer.store.base import Consistency, Layout
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked
-from indexer.store.edge_slices import READS_PER_CALL, Slice, Slices
-from indexer.store.edge_snapshot import pack
+from indexer.store.edge.slices import READS_PER_CALL, Slice, Slices
+from indexer.store.edge.snapshot import pack
 from indexer.store.ties import in_order
 from model.errors import DependencyUnavailable, RetrievalError
 from model.inputs import Float32
@@ -234,7 +234,7 @@ class _Child:
             fd = theirs.fileno()
             arguments = (self._folder, fd, os.getpid(), self._lock_wait_s, self._reads_per_call)
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "indexer.store.edge_process", *map(str, arguments)],
+                [sys.executable, "-P", "-m", "indexer.store.edge.process", *map(str, arguments)],
                 pass_fds=[fd],
                 stdin=subprocess.DEVNULL,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(each or str(Path.cwd()) for each in sys.path)},

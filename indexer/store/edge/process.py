@@ -1,6 +1,6 @@
 """The process that owns one data directory's Qdrant Edge shards: one request at a time over a pipe, tidying up when idle.
 
-`indexer.store.edge` starts it as `python -m indexer.store.edge_process FOLDER FD PARENT_PID LOCK_WAIT_S READS_PER_CALL`. It exists
+`indexer.store.edge` starts it as `python -m indexer.store.edge.process FOLDER FD PARENT_PID LOCK_WAIT_S READS_PER_CALL`. It exists
 because every Edge call holds the GIL. It lives as long as its end of the pipe, and dies with its parent. No torch.
 """
 
@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from indexer.store.edge_shards import Shards
+from indexer.store.edge.shards import Shards
 from model.errors import DependencyUnavailable, InvalidInput, RetrievalError
 
 log = logging.getLogger(__name__)

@@ -25,12 +25,12 @@ from indexer.filters import FieldType, Filter
 from indexer.store.base import Layout
 from indexer.store.bm25 import check_language
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked
-from indexer.store.edge_rank import rank, sparse, vector_params
-from indexer.store.edge_rewrite import Rewrite, settle
-from indexer.store.edge_search import INDEX_KINDS, sliced, to_edge
-from indexer.store.edge_slices import READS_PER_CALL, Slice, Slices
-from indexer.store.edge_snapshot import copy, sync_folder, unpack
-from indexer.store.edge_snapshot import sync as _sync
+from indexer.store.edge.filters import INDEX_KINDS, sliced, to_edge
+from indexer.store.edge.ranking import rank, sparse, vector_params
+from indexer.store.edge.rewrite import Rewrite, settle
+from indexer.store.edge.slices import READS_PER_CALL, Slice, Slices
+from indexer.store.edge.snapshot import copy, sync_folder, unpack
+from indexer.store.edge.snapshot import sync as _sync
 from indexer.store.indexes import answered, missing, unanswered
 from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
 from indexer.store.vectors import DENSE, LATENTS, fits, just_below, unpacked, vectors_of

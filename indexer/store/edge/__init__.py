@@ -1,0 +1,1 @@
+"""The embedded store: Qdrant Edge in a child process, one shard a collection."""
