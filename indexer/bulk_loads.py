@@ -24,7 +24,7 @@ from indexer.ledger.ledger import Ledger
 from model.errors import NotFound, RetrievalError
 
 if TYPE_CHECKING:
-    from indexer.store.server import ServerStore
+    from indexer.store.server.store import ServerStore
 
 log = structlog.get_logger(__name__)
 _CHORE = "bulk loads"

@@ -53,7 +53,7 @@ from service.telemetry import Metrics
 from service.tracing import start_traces
 
 if TYPE_CHECKING:
-    from indexer.store.server import ServerStore
+    from indexer.store.server.store import ServerStore
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -189,7 +189,7 @@ def _store(settings: Settings) -> Store:
     if settings.qdrant_url is None:
         return EdgeStore(settings.data_dir.expanduser() / "index")
     # Here, for its client takes most of a second to import, which the embedded index does not need.
-    from indexer.store.server import ServerStore
+    from indexer.store.server.store import ServerStore
 
     return ServerStore(settings.qdrant(settings.qdrant_url))
 

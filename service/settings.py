@@ -20,7 +20,7 @@ from indexer.imports.locations import is_web
 from indexer.imports.planner import ImportSettings
 from indexer.imports.validation import DocumentBounds
 from indexer.settings import IndexerSettings
-from indexer.store.server_settings import CollectionSettings, Quantization, ServerStoreSettings
+from indexer.store.server.settings import CollectionSettings, Quantization, ServerStoreSettings
 from model.inputs import Limits
 from service.encoder.queue import QueueSettings
 from service.quotas import QuotaSettings

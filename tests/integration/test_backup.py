@@ -25,7 +25,7 @@ from indexer.filters import FieldType
 from indexer.ledger.ledger import Ledger
 from indexer.store.base import Store
 from indexer.store.edge.client import EdgeStore
-from indexer.store.server import ServerStore, ServerStoreSettings
+from indexer.store.server.store import ServerStore, ServerStoreSettings
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 from model.inputs import ModelInfo
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from indexer.store.server import ServerStore
-from indexer.store.server_settings import ServerStoreSettings
+from indexer.store.server.settings import ServerStoreSettings
+from indexer.store.server.store import ServerStore
 from service import assembly
 
 pytestmark = [

@@ -13,8 +13,8 @@ from qdrant_server import QdrantServer, qdrant  # noqa: F401 - a fixture
 
 from indexer.domain.points import Point
 from indexer.filters import FieldType
-from indexer.store.server import ServerStore
-from indexer.store.server_settings import ServerStoreSettings
+from indexer.store.server.settings import ServerStoreSettings
+from indexer.store.server.store import ServerStore
 from model.errors import DependencyUnavailable, NotFound
 from service.api.app import create_app
 from service.assembly import build

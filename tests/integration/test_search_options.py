@@ -10,8 +10,8 @@ import pytest
 
 from indexer.store.edge import client
 from indexer.store.edge.client import EdgePoints, EdgeStore
-from indexer.store.server import ServerPoints, ServerStore
-from indexer.store.server_settings import ServerStoreSettings
+from indexer.store.server.settings import ServerStoreSettings
+from indexer.store.server.store import ServerPoints, ServerStore
 from service import assembly
 
 pytestmark = [

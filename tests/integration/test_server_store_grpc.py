@@ -15,8 +15,8 @@ from qdrant_client.grpc.points_service_pb2_grpc import PointsServicer, add_Point
 from indexer.domain.documents import point_id
 from indexer.domain.points import Point
 from indexer.filters import Equals
-from indexer.store.server import ServerStore
-from indexer.store.server_settings import ServerStoreSettings
+from indexer.store.server.settings import ServerStoreSettings
+from indexer.store.server.store import ServerStore
 from model.errors import DependencyUnavailable, InvalidInput, NotFound, Overloaded, RetrievalError
 
 D = 4

@@ -26,8 +26,8 @@ from qdrant_server import QdrantServer, serving
 
 from indexer.domain.points import Point
 from indexer.filters import Range
-from indexer.store.server import ServerStore
-from indexer.store.server_settings import ServerStoreSettings
+from indexer.store.server.settings import ServerStoreSettings
+from indexer.store.server.store import ServerStore
 from model.errors import DependencyUnavailable
 
 D = 4

@@ -42,8 +42,8 @@ from indexer.filters import (
 from indexer.filters.values import read_moment
 from indexer.store.base import Consistency, Points, Store
 from indexer.store.edge.client import EdgeStore
-from indexer.store.server import ServerStore
-from indexer.store.server_settings import ServerStoreSettings
+from indexer.store.server.settings import ServerStoreSettings
+from indexer.store.server.store import ServerStore
 from model.errors import Conflict, InvalidInput, NotFound
 from model.inputs import Float32
 from service.api.ranking import Mark, Ranking

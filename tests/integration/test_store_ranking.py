@@ -21,7 +21,7 @@ from indexer.filters import Filter, Range
 from indexer.store.base import Layout, Points, Store
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, WordMatch
 from indexer.store.edge.client import EdgeStore
-from indexer.store.server import ServerStore, ServerStoreSettings
+from indexer.store.server.store import ServerStore, ServerStoreSettings
 from model.errors import Conflict, InvalidInput, NotFound
 from model.inputs import Float32
 from service.api.modes import ModeSearch, Wanted

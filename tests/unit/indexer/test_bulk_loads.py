@@ -13,8 +13,8 @@ from indexer.bulk_loads import BulkLoads
 from indexer.domain.jobs import JobKind
 from indexer.domain.points import Page
 from indexer.ledger.ledger import Ledger
-from indexer.store.server import ServerStore
-from indexer.store.server_settings import INDEXING_THRESHOLD_KB
+from indexer.store.server.settings import INDEXING_THRESHOLD_KB
+from indexer.store.server.store import ServerStore
 from model.errors import DependencyUnavailable
 from model.inputs import ModelInfo
 

@@ -25,16 +25,16 @@ from indexer.domain.documents import point_id
 from indexer.domain.points import Point
 from indexer.filters import DateRange, Equals, FieldType, Filter, Range
 from indexer.filters.values import read_moment
-from indexer.store import server
 from indexer.store.base import Consistency, Layout
 from indexer.store.criteria import LateInteraction
 from indexer.store.indexes import missing
 from indexer.store.payload import path_of, quoted
-from indexer.store.server import ServerStore, connect, search_params
-from indexer.store.server_errors import TRANSLATED, ours, translated
-from indexer.store.server_rank import asked as reranked
-from indexer.store.server_search import to_server
-from indexer.store.server_settings import CollectionSettings, Quantization, ServerStoreSettings
+from indexer.store.server import store as server
+from indexer.store.server.errors import TRANSLATED, ours, translated
+from indexer.store.server.filters import to_server
+from indexer.store.server.ranking import asked as reranked
+from indexer.store.server.settings import CollectionSettings, Quantization, ServerStoreSettings
+from indexer.store.server.store import ServerStore, connect, search_params
 from indexer.store.vectors import just_below
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, Overloaded, RetrievalError, TooLarge
 

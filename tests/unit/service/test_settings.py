@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from indexer.store.server_settings import CollectionSettings, ServerStoreSettings
+from indexer.store.server.settings import CollectionSettings, ServerStoreSettings
 from model.errors import InvalidInput
 from service.flags import settings_from
 from service.settings import Settings

@@ -26,10 +26,10 @@ from indexer.store.bm25 import check_language
 from indexer.store.criteria import Criterion, Ranked
 from indexer.store.indexes import missing
 from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
-from indexer.store.server_errors import translated
-from indexer.store.server_rank import asked, layout_of, sparse, vector_params
-from indexer.store.server_search import INDEX_KINDS, KINDS, to_server
-from indexer.store.server_settings import CollectionSettings, ServerStoreSettings
+from indexer.store.server.errors import translated
+from indexer.store.server.filters import INDEX_KINDS, KINDS, to_server
+from indexer.store.server.ranking import asked, layout_of, sparse, vector_params
+from indexer.store.server.settings import CollectionSettings, ServerStoreSettings
 from indexer.store.ties import in_order, looks, settled
 from indexer.store.vectors import DENSE, LATENTS, fits, just_below, unit, unpacked, vectors_of
 from model.errors import Conflict, InvalidInput, NotFound

@@ -1,0 +1,1 @@
+"""The store over a Qdrant server or cluster."""
