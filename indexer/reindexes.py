@@ -1,4 +1,4 @@
-"""Orders about the generations of a collection: begin one, cancel, roll back, finish. `indexer.reindexer` carries them out."""
+"""Orders about the generations of a collection: begin one, cancel, roll back, finish. `indexer.worker.reindexer` carries them out."""
 
 from __future__ import annotations
 

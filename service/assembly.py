@@ -21,7 +21,6 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from indexer.backup.backup import Installation
 from indexer.blobs.image_store import Blobs
 from indexer.blobs.thumbnails import Keeper, KeepSettings
-from indexer.bulk_loads import BulkLoads
 from indexer.catalog import Catalog
 from indexer.encoding.http_encoder import HttpEncoder
 from indexer.encoding.registry import Encoders
@@ -31,14 +30,15 @@ from indexer.imports.planner import Imports
 from indexer.intake import Intake
 from indexer.ledger.database import Database
 from indexer.ledger.ledger import Ledger
-from indexer.progress import Progress
-from indexer.reindexer import Reindexer
 from indexer.reindexes import Reindexes
 from indexer.store.base import Store
 from indexer.store.edge.client import EdgeStore
 from indexer.store.instrumented import watched
-from indexer.sweeper import Sweeper
-from indexer.worker import Chore, Worker
+from indexer.worker.image_sweeper import Sweeper
+from indexer.worker.index_deferral import BulkLoads
+from indexer.worker.progress import Progress
+from indexer.worker.reindexer import Reindexer
+from indexer.worker.worker import Chore, Worker
 from service.api.app import create_app
 from service.app import metrics_application
 from service.data_lock import only_server_of

@@ -17,11 +17,11 @@ from indexer.encoding.registry import Encoders
 from indexer.imports.planner import Imports
 from indexer.intake import Intake
 from indexer.ledger.ledger import Ledger
-from indexer.progress import Progress
-from indexer.reindexer import Reindexer
 from indexer.reindexes import Reindexes
 from indexer.store.base import Store
-from indexer.worker import Worker
+from indexer.worker.progress import Progress
+from indexer.worker.reindexer import Reindexer
+from indexer.worker.worker import Worker
 from model.errors import DependencyUnavailable, RetrievalError
 from service.encoder.batcher import Batcher
 from service.health import Health

@@ -23,9 +23,9 @@ from indexer.blobs.image_store import Blobs, BlobSettings
 from indexer.domain.points import Point
 from indexer.encoding.encoder import Lane
 from indexer.ledger.ledger import Ledger
-from indexer.progress import Progress
 from indexer.settings import IndexerSettings
-from indexer.worker import Worker
+from indexer.worker.progress import Progress
+from indexer.worker.worker import Worker
 from model.errors import DependencyUnavailable, NotFound, RetrievalError
 from model.inputs import Embedding, Input, ModelInfo, Role
 

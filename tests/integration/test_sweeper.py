@@ -17,7 +17,7 @@ from PIL import Image
 from s3_server import KEY, SECRET, S3Server
 
 from indexer.ledger.ledger import Ledger
-from indexer.sweeper import Sweeper
+from indexer.worker.image_sweeper import Sweeper
 from model.errors import DependencyUnavailable, NotFound
 
 Make = Callable[..., Any]
@@ -189,7 +189,7 @@ async def test_no_room_for_marks(kept: Kept, monkeypatch: pytest.MonkeyPatch) ->
     def full(*_: object, **__: object) -> Any:
         raise sqlite3.OperationalError("disk is full")
 
-    monkeypatch.setattr("indexer.sweeper.sqlite3.connect", full)
+    monkeypatch.setattr("indexer.worker.image_sweeper.sqlite3.connect", full)
     with pytest.raises(DependencyUnavailable, match="temporary files: OperationalError"):
         await kept.sweep()
     assert len(kept.files()) == 1

@@ -22,11 +22,11 @@ from indexer.domain.jobs import Job
 from indexer.encoding.encoder import Lane
 from indexer.intake import Intake
 from indexer.ledger.ledger import Ledger
-from indexer.progress import Progress
 from indexer.settings import IndexerSettings
 from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
-from indexer.worker import Worker
+from indexer.worker.progress import Progress
+from indexer.worker.worker import Worker
 from model.errors import EncodeFailed, InvalidInput, NotFound, RetrievalError
 from model.inputs import Embedding, Float32, Input, ModelInfo, Role
 

@@ -9,12 +9,12 @@ import pytest
 from ledger_steps import LEASE_S, collection, documents
 from recorded_qdrant import Qdrant
 
-from indexer.bulk_loads import BulkLoads
 from indexer.domain.jobs import JobKind
 from indexer.domain.points import Page
 from indexer.ledger.ledger import Ledger
 from indexer.store.server.settings import INDEXING_THRESHOLD_KB
 from indexer.store.server.store import ServerStore
+from indexer.worker.index_deferral import BulkLoads
 from model.errors import DependencyUnavailable
 from model.inputs import ModelInfo
 

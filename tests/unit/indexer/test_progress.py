@@ -7,7 +7,7 @@ from ledger_steps import accept, collection, settle
 
 from indexer.domain.jobs import Job, JobState
 from indexer.ledger.ledger import Ledger
-from indexer.progress import Progress
+from indexer.worker.progress import Progress
 from model.errors import NotFound
 
 NEVER_S = 1_000.0

@@ -25,11 +25,11 @@ from indexer.encoding.encoder import Lane
 from indexer.encoding.registry import Encoders
 from indexer.intake import Intake
 from indexer.ledger.ledger import Ledger
-from indexer.progress import Progress
-from indexer.reindexer import Reindexer
 from indexer.reindexes import Reindexes
 from indexer.settings import IndexerSettings
-from indexer.worker import Worker
+from indexer.worker.progress import Progress
+from indexer.worker.reindexer import Reindexer
+from indexer.worker.worker import Worker
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 from model.inputs import Embedding, Input, ModelInfo, Role
 
@@ -492,7 +492,7 @@ async def test_the_switch_waits_for_what_is_being_written(make_world: Make) -> N
 async def test_a_switch_that_takes_too_long_is_put_off_and_writes_go_on(
     make_world: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("indexer.reindexer._PAUSE_S", 0.2)
+    monkeypatch.setattr("indexer.worker.reindexer._PAUSE_S", 0.2)
     world = await make_world(documents=4)
     await world.reindexes.start("c")
     monkeypatch.setattr(world.ledger, "under_way", lambda _: True)
@@ -577,7 +577,7 @@ async def test_a_rollback_after_writes_loses_none(make_world: Make) -> None:
 async def test_a_rollback_that_takes_too_long_is_put_off_and_comes_all_the_same(
     make_world: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("indexer.reindexer._PAUSE_S", 0.2)
+    monkeypatch.setattr("indexer.worker.reindexer._PAUSE_S", 0.2)
     world = await make_world(documents=4, reindex_grace_s=100.0)
     await world.done((await world.reindexes.start("c"))[0])
     monkeypatch.setattr(world.ledger, "under_way", lambda _: True)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from fake_store import FakePoints
 
-from indexer import runner
 from indexer.domain.documents import Incoming
 from indexer.domain.jobs import JobKind, JobState, Status
 from indexer.domain.points import Point
 from indexer.encoding.registry import Encoders
 from indexer.errors import EncoderDied, EncoderTimedOut, StoreDied
-from indexer.worker import Worker
+from indexer.worker import runner
+from indexer.worker.worker import Worker
 from model.errors import DependencyUnavailable, EncodeFailed, Forbidden, Overloaded
 
 Make = Callable[..., Any]

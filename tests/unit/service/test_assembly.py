@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from indexer.bulk_loads import BulkLoads
+from indexer.worker.index_deferral import BulkLoads
 from service import assembly
 from service.settings import Settings
 

@@ -10,15 +10,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from indexer.claim import Claim
 from indexer.domain.collections import Collection, ReindexState
 from indexer.domain.jobs import Batch, JobKind, Outcome, Status
 from indexer.encoding.registry import Encoders
 from indexer.errors import CollectionUnavailable, one_collection_waits
-from indexer.fill import Fill
 from indexer.ledger.ledger import Ledger
-from indexer.pipeline import Hold, OneOfTwo, Pipeline, Result
 from indexer.store.base import Store
+from indexer.worker.claim import Claim
+from indexer.worker.pipeline import Hold, OneOfTwo, Pipeline, Result
+from indexer.worker.reindex_batch import Fill
 
 
 class LeaseLost(Exception):

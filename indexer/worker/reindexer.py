@@ -18,9 +18,9 @@ import structlog
 from indexer.domain.collections import Reindex, ReindexState
 from indexer.encoding.registry import Encoders
 from indexer.ledger.ledger import Ledger
-from indexer.progress import Progress
 from indexer.settings import IndexerSettings
 from indexer.store.base import Store
+from indexer.worker.progress import Progress
 from model.errors import DependencyUnavailable, RetrievalError
 
 log = structlog.get_logger(__name__)

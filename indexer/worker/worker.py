@@ -28,19 +28,19 @@ from indexer import tracing
 from indexer.backoff import delay_after_s, delay_s
 from indexer.blobs.image_store import Blobs
 from indexer.blobs.thumbnails import Keeper
-from indexer.claim import Claim
 from indexer.domain.jobs import Batch, JobKind, Outcome, Status
 from indexer.encoding.encoder import Encoder
 from indexer.encoding.registry import Encoders
 from indexer.errors import CollectionUnavailable, Died
 from indexer.ledger.batches import SOLO_AFTER, Settled
 from indexer.ledger.ledger import Ledger
-from indexer.pipeline import ImageFetcher, Pipeline, Result
-from indexer.progress import Progress
-from indexer.runner import LeaseLost, Runner
 from indexer.settings import IndexerSettings
 from indexer.store.base import Store
 from indexer.watch import NOBODY, Watch
+from indexer.worker.claim import Claim
+from indexer.worker.pipeline import ImageFetcher, Pipeline, Result
+from indexer.worker.progress import Progress
+from indexer.worker.runner import LeaseLost, Runner
 from model.errors import DependencyUnavailable, RetrievalError
 
 log = structlog.get_logger(__name__)

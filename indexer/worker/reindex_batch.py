@@ -17,8 +17,8 @@ from indexer.domain.documents import Document, ImageRef, unstamped
 from indexer.domain.jobs import Batch, Outcome, Status
 from indexer.domain.points import Point
 from indexer.errors import CollectionUnavailable
-from indexer.pipeline import Hold, Pipeline, Result, Work, changed, in_store
 from indexer.store.base import Points
+from indexer.worker.pipeline import Hold, Pipeline, Result, Work, changed, in_store
 from model.errors import RetrievalError
 
 log = structlog.get_logger(__name__)

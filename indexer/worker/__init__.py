@@ -1,0 +1,1 @@
+"""The background loops: claim batches, embed and index them, reindex, import, sweep."""
