@@ -168,7 +168,7 @@ class Metrics:
         for state, count in overview.jobs.items():
             self.jobs.labels(state).set(count)
 
-    # --- `indexer.watch.Watch`
+    # --- `indexer.observability.watch.Watch`
 
     def settled(self, result: str, documents: int) -> None:
         self.documents.labels(result).inc(documents)

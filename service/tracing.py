@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from indexer import tracing
+from indexer.observability import tracing
 from model.errors import InvalidInput
 from service.limits import PROBES
 

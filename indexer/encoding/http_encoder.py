@@ -14,9 +14,9 @@ import httpx
 import structlog
 from opentelemetry.trace import SpanKind
 
-from indexer import tracing
 from indexer.encoding.encoder import Lane
 from indexer.errors import EncoderDied, EncoderTimedOut
+from indexer.observability import tracing
 from model import codec
 from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TimedOut, TooLarge
 from model.inputs import Embedding, Input, ModelInfo, Role

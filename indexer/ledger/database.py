@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from indexer.ledger.migrations import NEWEST, migrate
-from indexer.watch import NOBODY, Watch
+from indexer.observability.watch import NOBODY, Watch
 from model.errors import DependencyUnavailable, InvalidInput
 
 P = ParamSpec("P")

@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from indexer import tracing
 from indexer.domain.jobs import Failure, Job, JobKind, JobState, Outcome, Status
 from indexer.ledger.batches import _count, suspects_are_due
 from indexer.ledger.database import again_on_deadlock
@@ -29,6 +28,7 @@ from indexer.ledger.jobs import Jobs
 from indexer.ledger.rows import Item, find_job, pack, plain
 from indexer.ledger.schema import batches, failures, jobs, pending, steps
 from indexer.ledger.submissions import _same_job, next_of
+from indexer.observability import tracing
 from model.errors import Conflict, NotFound
 
 _waiting = jobs.c.accepted - jobs.c.indexed - jobs.c.skipped - jobs.c.failed - jobs.c.cancelled - jobs.c.unread

@@ -15,7 +15,7 @@ from indexer.ledger.imports import Importing
 from indexer.ledger.reindexes import Reindexing
 from indexer.ledger.rows import as_collection, collection_row, no_collection
 from indexer.ledger.schema import aliases, batches, collections, jobs, steps
-from indexer.watch import NOBODY, Watch
+from indexer.observability.watch import NOBODY, Watch
 from model.errors import Conflict
 
 

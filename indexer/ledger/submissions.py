@@ -9,11 +9,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from indexer import tracing
 from indexer.domain.jobs import Job, JobKind, JobState
 from indexer.ledger.database import Database, again_on_deadlock
 from indexer.ledger.rows import Item, as_job, find_job, no_job, pack, unpack
 from indexer.ledger.schema import batches, counters, failures, jobs, pending, steps
+from indexer.observability import tracing
 from model.errors import Conflict, InProgress, NotFound
 
 # A job whose receiver has not been heard of for this long was left by a process that died.

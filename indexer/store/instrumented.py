@@ -9,9 +9,9 @@ from typing import Any, TypeVar, cast
 
 from opentelemetry.trace import SpanKind
 
-from indexer import tracing
+from indexer.observability import tracing
+from indexer.observability.watch import Watch
 from indexer.store.base import Store
-from indexer.watch import Watch
 from model.errors import DependencyUnavailable
 
 AnyStore = TypeVar("AnyStore", bound=Store)

@@ -24,7 +24,6 @@ from typing import Any, Protocol
 import structlog
 from opentelemetry.trace import SpanKind
 
-from indexer import tracing
 from indexer.backoff import delay_after_s, delay_s
 from indexer.blobs.image_store import Blobs
 from indexer.blobs.thumbnails import Keeper
@@ -34,9 +33,10 @@ from indexer.encoding.registry import Encoders
 from indexer.errors import CollectionUnavailable, Died
 from indexer.ledger.batches import SOLO_AFTER, Settled
 from indexer.ledger.ledger import Ledger
+from indexer.observability import tracing
+from indexer.observability.watch import NOBODY, Watch
 from indexer.settings import IndexerSettings
 from indexer.store.base import Store
-from indexer.watch import NOBODY, Watch
 from indexer.worker.claim import Claim
 from indexer.worker.pipeline import ImageFetcher, Pipeline, Result
 from indexer.worker.progress import Progress

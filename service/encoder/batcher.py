@@ -30,8 +30,8 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from indexer import tracing
 from indexer.encoding.encoder import Lane
+from indexer.observability import tracing
 from model.errors import DependencyUnavailable, EncodeFailed, Overloaded, RetrievalError
 from model.inputs import Embedding, Encoded, Float32, Input, ModelInfo, Prepared, Role, Shares, Timing
 from model.priority import yield_to_others

@@ -25,9 +25,9 @@ from opentelemetry.sdk.trace import ReadableSpan  # noqa: E402
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: E402
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter  # noqa: E402
 
-from indexer import tracing  # noqa: E402
 from indexer.encoding.encoder import Lane
 from indexer.encoding.http_encoder import EncoderClientSettings, HttpEncoder
+from indexer.observability import tracing
 from model.errors import InvalidInput  # noqa: E402
 from model.inputs import Input, Role  # noqa: E402
 from service import tracing as service_tracing  # noqa: E402

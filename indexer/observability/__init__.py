@@ -1,0 +1,1 @@
+"""Metrics and traces of the index; the service decides where they go."""
