@@ -18,9 +18,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from benchmarks.cache import made_once, pip
 from benchmarks.flops import CLIP_SHAPES, ClipShape, Encoder
 from benchmarks.inputs import TEXT_TOKENS, WORDS
+from model.checkpoints.weights import save_checkpoint
 from model.config import BackboneConfig, ImageConfig, Ret2Config
 from model.ret2 import build_fusion
-from model.weights import save_checkpoint
 
 # The package that carries CLIP's vocabulary; of its wheel only that file is read.
 _VOCABULARY_PACKAGE = "open_clip_torch==3.3.0"

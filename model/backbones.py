@@ -20,10 +20,10 @@ import transformers
 from tokenizers import Regex, Tokenizer, normalizers
 from torch import Tensor, nn
 
+from model.checkpoints.weights import load_strict, read_config, read_efficientnet_lite0
 from model.config import BackboneConfig, Ret2Config
 from model.efficientnet import BLOCK_CHANNELS, EfficientNetLite0, grid_positions
 from model.errors import InvalidInput
-from model.weights import load_strict, read_config, read_efficientnet_lite0
 
 Modality = Literal["text", "vision"]
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.backbones import with_prefix
+from model.checkpoints.weights import load_strict
 from model.errors import InvalidInput
 from model.finetune_batch import Batch, Entry, Order, draw
 from model.finetuned import tower_network, towers
@@ -42,7 +43,6 @@ from model.ranks import Ranks
 from model.ret2 import States
 from model.retriever import Retriever
 from model.train import StateCache
-from model.weights import load_strict
 
 Precision = Literal["fp32", "bf16", "fp16"]
 KS = (1, 5, 10)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 
+from model.checkpoints.weights import locate, read_tensors, save_tensors
 from model.config import Ret2Config
 from model.errors import InvalidInput
 from model.finetune import KS, FineTuner, FineTuneSettings, hits
@@ -30,7 +31,6 @@ from model.retriever import Retriever
 from model.run_folder import STATE_FILE, claim
 from model.train import StateCache
 from model.train_log import TrainLog
-from model.weights import locate, read_tensors, save_tensors
 
 _BATCH = 64
 Ending = Literal["finished", "stopped early", "interrupted"]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from model.backbones import TOKENIZER_FILE, EfficientNetTower, Modality, Tower
+from model.checkpoints.weights import locate, save_checkpoint
 from model.config import BackboneConfig, Ret2Config
 from model.retriever import Retriever
-from model.weights import locate, save_checkpoint
 
 # What a tokeniser is read from, new or of before `tokenizer.json` (model.backbones reads the same).
 _TOKENIZER_FILES = (

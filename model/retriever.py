@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model import preprocess, ret2_published, ret_v1
+from model import preprocess
 from model.backbones import (
     TOKENIZER_FILE,
     Modality,
@@ -27,13 +27,22 @@ from model.backbones import (
     with_prefix,
 )
 from model.cell import Attention
+from model.checkpoints import ret2_published, ret_v1
+from model.checkpoints.weights import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    fingerprint,
+    load_strict,
+    locate,
+    read_config,
+    read_tensors,
+)
 from model.config import BackboneConfig, Ret2Config
 from model.errors import InvalidInput
 from model.explain import shares
 from model.inputs import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
 from model.packed import pack_linears, packing_pays
 from model.ret2 import States, build_fusion
-from model.weights import CONFIG_FILE, WEIGHTS_FILE, fingerprint, load_strict, locate, read_config, read_tensors
 
 # Padded positions that a group of texts may have before it is cut in two: about what one more pass over the weights costs.
 # Estimated for CLIP-B on two cores (a pass reads 150 MB); on a device, launching the kernels of a pass takes the time of thousands.

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from model.checkpoints.weights import CONFIG_FILE, read_config, write_whole
 from model.errors import InvalidInput
 from model.ranks import Ranks
-from model.weights import CONFIG_FILE, read_config, write_whole
 
 RUN_FILE, STATE_FILE = "run.json", "state.safetensors"
 # Hashes, or long: what they are tells a reader nothing.

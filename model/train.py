@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from torch import Tensor, nn
 
 from model.backbones import Modality, with_prefix
+from model.checkpoints.weights import WEIGHTS_FILE, load_strict, read_tensors, save_checkpoint, save_tensors
 from model.images import decode_image
 from model.inputs import Limits, Role
 from model.learning import (
@@ -38,7 +39,6 @@ from model.preprocess import image_pixels, normalise_text
 from model.ret2 import States
 from model.retriever import Retriever
 from model.run_folder import STATE_FILE
-from model.weights import WEIGHTS_FILE, load_strict, read_tensors, save_checkpoint, save_tensors
 
 
 @dataclass(frozen=True, slots=True)

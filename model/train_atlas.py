@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 
 from model.atlas import Atlas, AtlasQuery
+from model.checkpoints.weights import WEIGHTS_FILE
 from model.config import BackboneConfig, ImageConfig, Ret2Config
 from model.ranks import Ranks
 from model.retriever import Retriever
 from model.run_folder import claim
 from model.train import Pair, Row, StateCache, Trainer, TrainSettings
-from model.weights import WEIGHTS_FILE
 
 # Block outputs, early, middle and late, of MiniLM-L6 (6 blocks) and EfficientNet-Lite0 (16 blocks).
 CONFIG = Ret2Config(

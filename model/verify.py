@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model.checkpoints.weights import read_tensors
 from model.errors import InvalidInput
 from model.inputs import Role
 from model.ret2 import States
 from model.retriever import Retriever
 from model.scoring import maxsim
-from model.weights import read_tensors
 
 GOLDEN_FILE = "golden.safetensors"
 TOLERANCE = 1e-5

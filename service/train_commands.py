@@ -377,8 +377,8 @@ class _Bar:
 
 
 def _train_atlas(variant: str, asked: Mapping[str, Any], output: Path, start_from: str | None, fresh: bool) -> None:
+    from model.checkpoints.weights import locate
     from model.train_atlas import SETTINGS, VARIANTS, train_atlas
-    from model.weights import locate
 
     if variant not in VARIANTS:
         raise InvalidInput(f"variant is {variant!r}, known are {', '.join(VARIANTS)}", field="variant", value=variant)

@@ -153,7 +153,7 @@ def test_the_ingress_leads_to_every_route_but_the_private_ones(render: Render) -
 
 def test_a_download_takes_the_files_that_a_model_is_read_from(render: Render) -> None:
     """Never a pickle."""
-    from model.weights import _HUB_FILES
+    from model.checkpoints.weights import _HUB_FILES
 
     encoder = pod_specs(render("gpu"))["Deployment/ret2-encoder"]
     for container in encoder["initContainers"]:

@@ -18,7 +18,7 @@ from PIL import Image
 from tiny_model import CONFIG, write_tiny_checkpoint
 from typer.testing import CliRunner
 
-from model.weights import read_tensors
+from model.checkpoints.weights import read_tensors
 from service.cli import app
 
 PLAIN = replace(CONFIG, dropout=0.0, attention_dropout=0.0)  # dropout is drawn by chunk, and the chunks may differ

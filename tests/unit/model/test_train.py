@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from model.atlas import Atlas
+from model.checkpoints.weights import locate, read_tensors
 from model.errors import InvalidInput
 from model.inputs import Input, Limits, Role
 from model.ranks import Ranks
@@ -28,7 +29,6 @@ from model.train import (
     schedule,
 )
 from model.train_atlas import CONFIG, VARIANTS, split_pairs, train_atlas
-from model.weights import locate, read_tensors
 
 SETTINGS = TrainSettings(
     steps=8, batch_size=8, topics_per_subject=2, warmup_steps=2, augmentations=2, learning_rate=3e-3

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.checkpoints.weights import read_tensors, save_tensors
 from model.errors import InvalidInput
 from model.verify import verify
-from model.weights import read_tensors, save_tensors
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "ret-v1-small"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from model.checkpoints.weights import read_tensors, save_tensors
 from model.errors import InvalidInput
 from model.evaluate import Carries, Recall
-from model.weights import read_tensors, save_tensors
 from service import model_commands
 from service.cli import app
 from service.client import Client

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from model.cell import sinusoids
+from model.checkpoints.ret_v1 import LAYER_STRATEGIES, NAMES, UNUSED, rename
 from model.config import BackboneConfig, ImageConfig, Ret2Config
 from model.errors import InvalidInput
-from model.ret_v1 import LAYER_STRATEGIES, NAMES, UNUSED, rename
 
 ANSWERS = "ret2_answers"
 # v1's name -> our field, for options that no weight shows. ReT-2's names may differ: then they are asked for.

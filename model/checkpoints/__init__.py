@@ -1,0 +1,1 @@
+"""Checkpoints: the bundled ones, and the readers of files that others published."""
