@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from model.packed import PackedLinear
+from model.cpu.packed import PackedLinear
 
 _SIZES = (
     1024,

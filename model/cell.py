@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import Ret2Config
+from model.cpu.packed import PackedLinear
 from model.explain import magnitudes
-from model.packed import PackedLinear
 
 
 class Attention(nn.Module):
@@ -40,7 +40,7 @@ class Attention(nn.Module):
         return merged
 
     def pack(self) -> None:
-        """For inference on a CPU: see `model.packed`. The weights as they were stay, for the way that takes parts of them."""
+        """For inference on a CPU: see `model.cpu.packed`. The weights as they were stay, for the way that takes parts of them."""
         self._packed = [PackedLinear(weight, bias) for weight, bias in zip(*self._parts(), strict=True)]
 
     def _project(self, values: Tensor, part: int) -> Tensor:

@@ -38,10 +38,10 @@ from model.checkpoints.weights import (
     read_tensors,
 )
 from model.config import BackboneConfig, Ret2Config
+from model.cpu.packed import pack_linears, packing_pays
 from model.errors import InvalidInput
 from model.explain import shares
 from model.inputs import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
-from model.packed import pack_linears, packing_pays
 from model.ret2 import States, build_fusion
 
 # Padded positions that a group of texts may have before it is cut in two: about what one more pass over the weights costs.
@@ -157,7 +157,7 @@ class Retriever(nn.Module):
         return cls(config, towers, sides, preprocessor, checkpoint_fingerprint, document_towers)
 
     def pack(self, *, vision: bool = True) -> Retriever:
-        """For inference alone, where that is faster: see `model.packed`. What was packed cannot learn, move or be saved any more.
+        """For inference alone, where that is faster: see `model.cpu.packed`. What was packed cannot learn, move or be saved any more.
         `vision`: the vision tower too."""
         if self.packs:
             for module in self.modules():

@@ -26,9 +26,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from model.cpu.primitive_cache import keep_prepared
 from model.errors import InvalidInput
 from model.pairs import Fault
-from model.prepared import keep_prepared
 from service.flags import flag
 
 if TYPE_CHECKING:

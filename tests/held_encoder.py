@@ -1,6 +1,6 @@
 """`ret2` with a model that the test holds: `python held_encoder.py serve --role=encoder --model=GATE …`.
 
-While the file GATE is there a forward of the text "hold" does not end, in a thread of a pool as those of `model.threads`: Python waits
+While the file GATE is there a forward of the text "hold" does not end, in a thread of a pool as those of `model.cpu.threads`: Python waits
 for such threads before it ends. The file GATE.busy says that it has begun.
 """
 

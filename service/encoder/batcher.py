@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 
 from indexer.encoding.encoder import Lane
 from indexer.observability import tracing
+from model.cpu.priority import yield_to_others
 from model.errors import DependencyUnavailable, EncodeFailed, Overloaded, RetrievalError
 from model.inputs import Embedding, Encoded, Float32, Input, ModelInfo, Prepared, Role, Shares, Timing
-from model.priority import yield_to_others
 from service.encoder.lanes import Entry, Result
 from service.encoder.queue import Queue, QueueSettings
 from service.telemetry import Metrics

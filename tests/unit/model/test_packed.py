@@ -13,11 +13,11 @@ from tiny_model import write_tiny_checkpoint
 from torch import nn
 from transformers.activations import ACT2FN
 
-from model import packed
 from model import retriever as retriever_module
 from model.cell import Attention
+from model.cpu import packed
+from model.cpu.packed import PackedLinear, pack_linears, packing_pays
 from model.inputs import Input, Limits, Role
-from model.packed import PackedLinear, pack_linears, packing_pays
 from model.retriever import Retriever
 
 

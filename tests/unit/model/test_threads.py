@@ -12,9 +12,9 @@ torch = needed("torch")
 
 from tiny_model import write_tiny_checkpoint  # noqa: E402
 
+from model.cpu.threads import ForwardThreads
 from model.inputs import Encoded, Input, Limits, Prepared, Role  # noqa: E402
 from model.retriever import Retriever  # noqa: E402
-from model.threads import ForwardThreads  # noqa: E402
 from service.encoder.runtime import TorchRuntime  # noqa: E402
 
 THREADS = 3

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.prepared import keep_prepared
+from model.cpu.primitive_cache import keep_prepared
 
 # A batch of texts has the shape of its tokens: hundreds of MB after some thousand batches, if all stay prepared. With 64 what was dropped
 # is prepared again for a few percent of the time.
