@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.figures import Bar, Ratio, Row
 from benchmarks.plan import Plan
 from benchmarks.servers import start_ret2
-from model.atlas import Atlas
+from model.evaluation.atlas import Atlas
 from model.inputs import Input, Limits, Role
 from model.retriever import Retriever
 from service.client import Client

@@ -25,8 +25,8 @@ from indexer.domain.points import Point
 from indexer.store.base import Points
 from indexer.store.criteria import LateInteraction
 from indexer.store.edge.client import EdgeStore
-from model.atlas import Atlas
-from model.evaluate import Carries, corpus, questions
+from model.evaluation.atlas import Atlas
+from model.evaluation.recall import Carries, corpus, questions
 from model.inputs import Encoded, Float32, Input, Limits, Role
 from model.ret2 import Ret2
 from model.retriever import Retriever

@@ -22,8 +22,8 @@ from benchmarks.load import Run, Target, closed_loop
 from benchmarks.plan import Plan
 from benchmarks.servers import start_ret2
 from indexer.domain.jobs import Job
-from model.atlas import Atlas
-from model.evaluate import Carries, questions
+from model.evaluation.atlas import Atlas
+from model.evaluation.recall import Carries, questions
 from service.client import Client
 from service.demo import COLLECTION, atlas_documents
 

@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from model.atlas import Atlas, AtlasQuery
+from model.evaluation.atlas import Atlas, AtlasQuery
 from model.inputs import Float32, Input, Limits, Role
 from model.pairs import Images, Row, read_pairs
 from model.retriever import Retriever

@@ -21,7 +21,7 @@ import openai
 from rich.console import Console
 from rich.table import Table
 
-from model.atlas import Atlas
+from model.evaluation.atlas import Atlas
 from service.client import DEFAULT_URL, Client
 
 COLLECTION = "atlas"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from model.atlas import Atlas, AtlasQuery
 from model.checkpoints.weights import WEIGHTS_FILE
 from model.config import BackboneConfig, ImageConfig, Ret2Config
+from model.evaluation.atlas import Atlas, AtlasQuery
 from model.ranks import Ranks
 from model.retriever import Retriever
 from model.run_folder import claim

@@ -27,18 +27,18 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from model import m2kr as m2kr_format
-from model import mbeir as mbeir_format
-from model.benchmark import Entries, Query, first
 from model.errors import InvalidInput
+from model.evaluation import m2kr as m2kr_format
+from model.evaluation import mbeir as mbeir_format
+from model.evaluation.benchmark_files import Entries, Query, first
+from model.evaluation.m2kr import M2krSet
+from model.evaluation.mbeir import Prompts, Task, TaskFiles
+from model.evaluation.metrics import Measured, pseudo_recall_at, recall_at
 from model.inputs import Role
-from model.m2kr import M2krSet
-from model.mbeir import Prompts, Task, TaskFiles
-from model.metrics import Measured, pseudo_recall_at, recall_at
 from service.benchmark_tables import PoolKind, every_k, m2kr_table, mbeir_table
 
 if TYPE_CHECKING:
-    from model.vectors import Corpus, Embedded, Embedder
+    from model.evaluation.corpus_vectors import Corpus, Embedded, Embedder
 
 Folder = Annotated[Path, typer.Argument(help="the benchmark as it was downloaded")]
 Model = Annotated[str, typer.Option(help="bundled, a checkpoint folder, or hub:ORG/NAME@COMMIT")]
@@ -159,8 +159,8 @@ class _Run:
         strict: bool,
         device: str | None,
     ) -> None:
+        from model.evaluation.corpus_vectors import Embedder, default_device
         from model.retriever import Retriever
-        from model.vectors import Embedder, default_device
 
         self.device = device or default_device()
         self.faults: dict[str, tuple[int, int, list[str]]] = {}  # by what was embedded: images, empty, examples
@@ -207,7 +207,7 @@ class _Run:
 
 
 def _measure_set(run: _Run, one: M2krSet, wanted: Sequence[int], limit: int | None) -> Measured:
-    from model.vectors import Corpus
+    from model.evaluation.corpus_vectors import Corpus
 
     metrics = m2kr_format.SETS[one.name]
     ks = sorted({*wanted, *(metric.k for metric in metrics)})
@@ -238,7 +238,7 @@ class _MbeirRun:
         self._embedded: dict[Path, Embedded] = {}
 
     def local(self) -> dict[Task, Measured]:
-        from model.vectors import Corpus
+        from model.evaluation.corpus_vectors import Corpus
 
         return {
             files.task: self._measure(files, Corpus([self._pool(files.pool_file)]))
@@ -247,7 +247,7 @@ class _MbeirRun:
         }
 
     def union(self, pools: Sequence[Path]) -> dict[Task, Measured]:
-        from model.vectors import Corpus
+        from model.evaluation.corpus_vectors import Corpus
 
         corpus = Corpus([self._pool(pool) for pool in pools])
         return {files.task: self._measure(files, corpus) for files in self._queries}

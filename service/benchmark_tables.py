@@ -7,11 +7,11 @@ from enum import StrEnum
 
 from rich.table import Table
 
-from model import m2kr as m2kr_format
-from model import mbeir as mbeir_format
-from model.m2kr import M2krSet
-from model.mbeir import Task
-from model.metrics import Measured, mean
+from model.evaluation import m2kr as m2kr_format
+from model.evaluation import mbeir as mbeir_format
+from model.evaluation.m2kr import M2krSet
+from model.evaluation.mbeir import Task
+from model.evaluation.metrics import Measured, mean
 
 PUBLISHED = "published, not measured here"
 

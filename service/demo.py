@@ -22,9 +22,9 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from model.atlas import Atlas, AtlasDocument
 from model.errors import DependencyUnavailable, NotFound
-from model.evaluate import KS, Carries, corpus, questions, recall
+from model.evaluation.atlas import Atlas, AtlasDocument
+from model.evaluation.recall import KS, Carries, corpus, questions, recall
 from model.inputs import Input
 from service.client import Client
 from service.data_lock import server_of

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from model.errors import Conflict, InvalidInput, NotFound
-from model.evaluate import KS, Carries, Item, Recall, Search, corpus, exact_search, nine, questions, recall
+from model.evaluation.recall import KS, Carries, Item, Recall, Search, corpus, exact_search, nine, questions, recall
 from model.inputs import Float32, Input, Limits, Role
 from service.client import Client
 
@@ -49,8 +49,8 @@ def verify(
     folder: Annotated[Path, typer.Argument(help="config.json, model.safetensors and golden.safetensors")],
 ) -> None:
     """Compare a checkpoint with the golden outputs beside it; exit 1 when any differs by more than 1e-5."""
-    from model.verify import TOLERANCE
-    from model.verify import verify as compare
+    from model.evaluation.golden import TOLERANCE
+    from model.evaluation.golden import verify as compare
 
     table = Table("output", "shape", "largest difference", f"≤ {TOLERANCE:g}")
     differences = compare(folder)
@@ -78,7 +78,7 @@ def atlas(
     ] = Precision.FLOAT32,
 ) -> None:
     """Recall on the bundled benchmark: held-out (subject, question) pairs, pictures by an artist never trained on."""
-    from model.atlas import Atlas
+    from model.evaluation.atlas import Atlas
 
     if url and model:
         raise InvalidInput(

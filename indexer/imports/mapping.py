@@ -24,9 +24,9 @@ import orjson
 from indexer.imports.formats import tar
 from indexer.imports.formats.base import Wanted, everything
 from indexer.imports.locations import ReadImage
-from model.benchmark import Row
 from model.errors import InvalidInput
-from model.mbeir import sentence
+from model.evaluation.benchmark_files import Row
+from model.evaluation.mbeir import sentence
 
 Format = Literal["jsonl", "csv", "parquet", "webdataset", "images", "m2kr", "mbeir"]
 FORMATS: tuple[Format, ...] = ("jsonl", "csv", "parquet", "webdataset", "images", "m2kr", "mbeir")

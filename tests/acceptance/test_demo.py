@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from example_files import load_example
 
-from model.atlas import Atlas
+from model.evaluation.atlas import Atlas
 from service.demo import EXAMPLE_DOCUMENTS, examples
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from chat_endpoint import chat_endpoint, reader
 from example_files import EXAMPLES, load_example
 
-from model.atlas import Atlas
+from model.evaluation.atlas import Atlas
 from service.demo import atlas_documents
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from model.atlas import Atlas
+from model.evaluation.atlas import Atlas
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])

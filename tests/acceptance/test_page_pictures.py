@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from model.atlas import Atlas
+from model.evaluation.atlas import Atlas
 from service.demo import FIELDS, atlas_documents
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"

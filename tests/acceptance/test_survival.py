@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from qdrant_server import QdrantServer, qdrant  # noqa: F401 - a fixture
 
 from indexer.domain.jobs import JobState
-from model.atlas import Atlas
 from model.errors import InProgress
+from model.evaluation.atlas import Atlas
 from service.client import Client
 from service.demo import atlas_documents
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from indexer.domain.jobs import JobState
 from model.errors import Conflict, InvalidInput, NotFound
-from model.evaluate import Item
+from model.evaluation.recall import Item
 from model.inputs import Input
 from service import model_commands
 from service.assembly import build

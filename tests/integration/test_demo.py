@@ -9,7 +9,7 @@ from conftest import FakeRuntime
 from rich.console import Console
 from threaded_server import serving
 
-from model.atlas import Atlas
+from model.evaluation.atlas import Atlas
 from service.assembly import build
 from service.client import Client
 from service.demo import COLLECTION, FIELDS, fill

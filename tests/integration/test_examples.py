@@ -18,7 +18,7 @@ from example_files import EXAMPLES, load_example
 from PIL import ExifTags, Image
 from threaded_server import serving
 
-from model.atlas import Atlas
+from model.evaluation.atlas import Atlas
 from model.inputs import Encoded, ModelInfo, Prepared
 from service.assembly import build
 from service.client import Client

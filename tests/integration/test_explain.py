@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from needs import needed
 
-from model.atlas import Atlas
+from model.evaluation.atlas import Atlas
 from model.inputs import Limits
 from service.api.app import create_app
 from service.assembly import build

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from threaded_server import serving
 from torch import Tensor
 
-from model.atlas import Atlas
-from model.evaluate import Item, exact_search
+from model.evaluation.atlas import Atlas
+from model.evaluation.recall import Item, exact_search
 from model.inputs import Float32, Input, Limits, Role
 from model.pairs import Row
 from model.retriever import Retriever

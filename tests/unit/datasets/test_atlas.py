@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from model.atlas import FOLDER, Atlas
+from model.evaluation.atlas import FOLDER, Atlas
 
 HELDOUT_ARTIST = "twemoji"
 

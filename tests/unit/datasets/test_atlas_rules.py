@@ -27,7 +27,7 @@ from rules import (
     without_borrowed,
 )
 
-from model.atlas import FOLDER
+from model.evaluation.atlas import FOLDER
 
 Rows = list[dict[str, Any]]
 

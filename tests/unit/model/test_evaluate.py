@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.atlas import PARTS, Atlas, AtlasQuery
-from model.evaluate import (
+from model.evaluation.atlas import PARTS, Atlas, AtlasQuery
+from model.evaluation.recall import (
     COMBINATIONS,
     Carries,
     Item,

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model import m2kr
-from model.benchmark import Entry, Query, first
 from model.errors import InvalidInput
+from model.evaluation import m2kr
+from model.evaluation.benchmark_files import Entry, Query, first
 
 QUERY = {
     "data_id": "q1",

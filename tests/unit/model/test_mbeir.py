@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from model import mbeir
-from model.benchmark import Entry, Query
 from model.errors import InvalidInput
+from model.evaluation import mbeir
+from model.evaluation.benchmark_files import Entry, Query
 
 QUERY = {
     "qid": "5:1",

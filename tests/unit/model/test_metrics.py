@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.metrics import mean, pseudo_recall_at, recall_at
+from model.evaluation.metrics import mean, pseudo_recall_at, recall_at
 
 
 def test_recall_is_a_hit_or_not_however_many_are_right() -> None:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from model.atlas import Atlas
 from model.checkpoints.weights import locate, read_tensors
 from model.errors import InvalidInput
+from model.evaluation.atlas import Atlas
 from model.inputs import Input, Limits, Role
 from model.ranks import Ranks
 from model.retriever import Retriever

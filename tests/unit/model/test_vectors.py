@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model import vectors
-from model.benchmark import Entry
 from model.errors import InvalidInput
+from model.evaluation import corpus_vectors
+from model.evaluation.benchmark_files import Entry
+from model.evaluation.corpus_vectors import Corpus, Embedded, Embedder, Faults
 from model.images import decode_image
 from model.inputs import Float32, Input, Limits, ModelInfo, Prepared, Role
-from model.vectors import Corpus, Embedded, Embedder, Faults
 
 E = 6
 
@@ -110,7 +110,7 @@ def test_a_wrong_row_is_found_before_anything_is_encoded(tmp_path: Path) -> None
 
 
 def test_a_broken_off_run_goes_on_where_it_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vectors, "_SAVE_EVERY_ROWS", 4)
+    monkeypatch.setattr(corpus_vectors, "_SAVE_EVERY_ROWS", 4)
     entries = [Entry("gone", "t", "gone.png"), *texts(19)]
     expected = embed(Embedder(FakeModel(), [tmp_path]), entries).vectors
     cut = FakeModel()
@@ -177,8 +177,8 @@ def corpus_of(*parts: Float32, ids: Sequence[Sequence[str]] | None = None) -> Co
 
 
 def test_search_is_exact_over_chunks_and_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vectors, "_CHUNK_ROWS", 7)
-    monkeypatch.setattr(vectors, "_BLOCK_ROWS", 4)
+    monkeypatch.setattr(corpus_vectors, "_CHUNK_ROWS", 7)
+    monkeypatch.setattr(corpus_vectors, "_BLOCK_ROWS", 4)
     generator = np.random.default_rng(0)
     queries, one, two = (generator.standard_normal((n, E)).astype(np.float32) for n in (10, 23, 40))
     expected = np.argsort(-(queries @ np.concatenate([one, two]).T), axis=1)[:, :12]

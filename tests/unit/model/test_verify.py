@@ -8,7 +8,7 @@ import torch
 
 from model.checkpoints.weights import read_tensors, save_tensors
 from model.errors import InvalidInput
-from model.verify import verify
+from model.evaluation.golden import verify
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "ret-v1-small"
 

@@ -15,11 +15,11 @@ import pytest
 from tiny_model import write_tiny_checkpoint
 from typer.testing import CliRunner, Result
 
-from model import mbeir as mbeir_format
-from model.benchmark import Entries
+from model.evaluation import mbeir as mbeir_format
+from model.evaluation.benchmark_files import Entries
+from model.evaluation.corpus_vectors import Embedded, Embedder
+from model.evaluation.metrics import Measured
 from model.inputs import Role
-from model.metrics import Measured
-from model.vectors import Embedded, Embedder
 from service import benchmark_commands
 from service.benchmark_tables import PUBLISHED, PoolKind, mbeir_table
 from service.cli import app

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from model.atlas import Atlas
 from model.errors import NotFound
+from model.evaluation.atlas import Atlas
 from service import demo
 from service.client import Hit, Loaded, SearchResult, Timings
 from service.data_lock import only_server_of, server_of

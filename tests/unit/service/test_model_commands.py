@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from model.checkpoints.weights import read_tensors, save_tensors
 from model.errors import InvalidInput
-from model.evaluate import Carries, Recall
+from model.evaluation.recall import Carries, Recall
 from service import model_commands
 from service.cli import app
 from service.client import Client

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.benchmark import Entries, Entry
 from model.errors import InvalidInput
+from model.evaluation.benchmark_files import Entries, Entry
 from model.inputs import Float32, Input, Limits, ModelInfo, Prepared, Role
 from model.preprocess import normalise_text
 

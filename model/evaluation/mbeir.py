@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from model.benchmark import Entry, Query, Row, data_files, only, rows
 from model.errors import InvalidInput
+from model.evaluation.benchmark_files import Entry, Query, Row, data_files, only, rows
 
 DATASETS = (
     "visualnews",

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from model.checkpoints.weights import read_tensors
 from model.errors import InvalidInput
+from model.evaluation.maxsim import maxsim
 from model.inputs import Role
 from model.ret2 import States
 from model.retriever import Retriever
-from model.scoring import maxsim
 
 GOLDEN_FILE = "golden.safetensors"
 TOLERANCE = 1e-5

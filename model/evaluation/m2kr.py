@@ -16,8 +16,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from model.benchmark import Entry, Query, Row, data_files, only, rows
 from model.errors import InvalidInput
+from model.evaluation.benchmark_files import Entry, Query, Row, data_files, only, rows
 
 
 class Layout(StrEnum):
