@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.backbones import with_prefix
 from model.checkpoints.weights import load_strict
 from model.errors import InvalidInput
 from model.finetune_batch import Batch, Entry, Order, draw
@@ -42,6 +41,7 @@ from model.pairs import Example, Images, Row
 from model.ranks import Ranks
 from model.ret2 import States
 from model.retriever import Retriever
+from model.towers.towers import with_prefix
 from model.train import StateCache
 
 Precision = Literal["fp32", "bf16", "fp16"]

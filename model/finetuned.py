@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.backbones import TOKENIZER_FILE, EfficientNetTower, Modality, Tower
 from model.checkpoints.weights import locate, save_checkpoint
 from model.config import BackboneConfig, Ret2Config
 from model.retriever import Retriever
+from model.towers.tokenizers import TOKENIZER_FILE
+from model.towers.towers import EfficientNetTower, Modality, Tower
 
-# What a tokeniser is read from, new or of before `tokenizer.json` (model.backbones reads the same).
+# What a tokeniser is read from, new or of before `tokenizer.json` (model.towers.towers reads the same).
 _TOKENIZER_FILES = (
     TOKENIZER_FILE,
     "vocab.json",

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import transformers
 
-from model.backbones import Modality
 from model.checkpoints.weights import CONFIG_FILE, locate, read_config
 from model.config import BackboneConfig, ImageConfig, Resample, Resize, Ret2Config
-from model.efficientnet import BLOCK_CHANNELS
 from model.errors import InvalidInput
+from model.towers.efficientnet import BLOCK_CHANNELS
+from model.towers.towers import Modality
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 _DEFAULT_TEXT_TOKENS = 128  # where a tower could take more: a paragraph; `max_text_tokens` says otherwise

@@ -16,16 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model import preprocess
-from model.backbones import (
-    TOKENIZER_FILE,
-    Modality,
-    Tower,
-    TransformersTower,
-    build_document_towers,
-    build_towers,
-    read_tokenizer,
-    with_prefix,
-)
 from model.cell import Attention
 from model.checkpoints import ret2_published, ret_v1
 from model.checkpoints.weights import (
@@ -43,6 +33,8 @@ from model.errors import InvalidInput
 from model.explain import shares
 from model.inputs import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
 from model.ret2 import States, build_fusion
+from model.towers.tokenizers import TOKENIZER_FILE, read_tokenizer
+from model.towers.towers import Modality, Tower, TransformersTower, build_document_towers, build_towers, with_prefix
 
 # Padded positions that a group of texts may have before it is cut in two: about what one more pass over the weights costs.
 # Estimated for CLIP-B on two cores (a pass reads 150 MB); on a device, launching the kernels of a pass takes the time of thousands.

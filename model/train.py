@@ -17,7 +17,6 @@ import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from torch import Tensor, nn
 
-from model.backbones import Modality, with_prefix
 from model.checkpoints.weights import WEIGHTS_FILE, load_strict, read_tensors, save_checkpoint, save_tensors
 from model.images import decode_image
 from model.inputs import Limits, Role
@@ -39,6 +38,7 @@ from model.preprocess import image_pixels, normalise_text
 from model.ret2 import States
 from model.retriever import Retriever
 from model.run_folder import STATE_FILE
+from model.towers.towers import Modality, with_prefix
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from model.backbones import build_tower
 from model.checkpoints.weights import save_checkpoint
 from model.config import BackboneConfig, ImageConfig, Ret2Config
 from model.ret2 import build_fusion
+from model.towers.towers import build_tower
 
 WORDS = (
     "a",

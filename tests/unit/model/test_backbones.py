@@ -12,11 +12,11 @@ import torch
 import transformers
 from tiny_model import CONFIG
 
-from model.backbones import EfficientNetTower, build_tower
 from model.checkpoints.weights import load_strict, locate, read_efficientnet_lite0
 from model.config import BackboneConfig
-from model.efficientnet import BLOCK_CHANNELS, EfficientNetLite0, grid_positions
 from model.errors import InvalidInput
+from model.towers.efficientnet import BLOCK_CHANNELS, EfficientNetLite0, grid_positions
+from model.towers.towers import EfficientNetTower, build_tower
 
 IDS = torch.tensor([[1, 5, 6, 7, 8, 2], [1, 9, 2, 0, 0, 0], [1, 2, 0, 0, 0, 0]])
 MASK = (IDS != 0).long()

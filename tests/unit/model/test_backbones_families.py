@@ -11,9 +11,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from model.backbones import TransformersTower, build_tower, flat_patches
 from model.config import BackboneConfig
 from model.errors import InvalidInput
+from model.towers.towers import TransformersTower, build_tower, flat_patches
 
 LAYERS = (2, 0, 3)
 DEPTH = 4

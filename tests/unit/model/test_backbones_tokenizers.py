@@ -15,11 +15,12 @@ import transformers
 from tiny_model import CONFIG, write_tiny_checkpoint
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from model.backbones import TransformersTower, read_tokenizer
 from model.config import BackboneConfig, Ret2Config
 from model.errors import InvalidInput
 from model.inputs import Input, Limits, Role
 from model.retriever import Retriever
+from model.towers.tokenizers import read_tokenizer
+from model.towers.towers import TransformersTower
 
 SIZES = {
     "vocab_size": 40,

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from model.checkpoints.weights import load_strict, locate, read_config, read_tensors, save_checkpoint
-from model.efficientnet import EfficientNetLite0
 from model.errors import InvalidInput
+from model.towers.efficientnet import EfficientNetLite0
 
 
 def test_strict_loading_lists_all_that_does_not_fit() -> None:

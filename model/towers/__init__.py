@@ -1,0 +1,1 @@
+"""The backbones: token ids or pixels in, states of the tapped layers out."""
