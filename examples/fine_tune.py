@@ -25,8 +25,8 @@ from rich.table import Table
 
 from model.evaluation.atlas import Atlas, AtlasQuery
 from model.inputs import Float32, Input, Limits, Role
-from model.pairs import Images, Row, read_pairs
 from model.retriever import Retriever
+from model.training.pairs import Images, Row, read_pairs
 
 KS = (1, 5)
 BATCH = 32

@@ -28,11 +28,11 @@ from rich.progress import (
 
 from model.cpu.primitive_cache import keep_prepared
 from model.errors import InvalidInput
-from model.pairs import Fault
+from model.training.pairs import Fault
 from service.flags import flag
 
 if TYPE_CHECKING:
-    from model.finetune_run import Outcome
+    from model.training.finetune_run import Outcome
 
 _SHOWN_FAULTS = 20
 _OWN, _MODEL, _LEARNING, _RUN = "Your own pairs", "What to start with (needs --data)", "Learning", "The run"
@@ -230,11 +230,11 @@ def train(
         return
     if "variant" in given:
         raise InvalidInput("--variant: only without --data, for the bundled model", field="variant", value=variant)
-    from model.finetune import best_precision
-    from model.finetune_run import Options, begin, fine_tune, read_data, settings_for
-    from model.fresh_config import fresh_config
-    from model.ranks import joined
-    from model.train_log import can_log
+    from model.training.distributed import joined
+    from model.training.finetune_run import Options, begin, fine_tune, read_data, settings_for
+    from model.training.finetuner import best_precision
+    from model.training.fresh_config import fresh_config
+    from model.training.tensorboard_log import can_log
 
     folder = output or Path("runs") / data.stem
     sources = _sources(named, start_from)
@@ -378,7 +378,7 @@ class _Bar:
 
 def _train_atlas(variant: str, asked: Mapping[str, Any], output: Path, start_from: str | None, fresh: bool) -> None:
     from model.checkpoints.weights import locate
-    from model.train_atlas import SETTINGS, VARIANTS, train_atlas
+    from model.training.atlas_run import SETTINGS, VARIANTS, train_atlas
 
     if variant not in VARIANTS:
         raise InvalidInput(f"variant is {variant!r}, known are {', '.join(VARIANTS)}", field="variant", value=variant)

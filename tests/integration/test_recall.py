@@ -16,9 +16,9 @@ from torch import Tensor
 from model.evaluation.atlas import Atlas
 from model.evaluation.recall import Item, exact_search
 from model.inputs import Float32, Input, Limits, Role
-from model.pairs import Row
 from model.retriever import Retriever
-from model.train import StateCache
+from model.training.atlas_trainer import StateCache
+from model.training.pairs import Row
 from service.assembly import build
 from service.client import Client
 from service.encoder.runtime import TorchRuntime

@@ -14,13 +14,13 @@ import torch
 from tiny_model import CONFIG, write_tiny_checkpoint
 
 from model.errors import InvalidInput
-from model.finetune import FineTuner, FineTuneSettings, hits
-from model.finetune_batch import Entry, Order, draw, relevance
 from model.inputs import Role
-from model.pairs import Example, Images, Pairs
-from model.ranks import Ranks
 from model.retriever import Retriever
-from model.train import StateCache
+from model.training.atlas_trainer import StateCache
+from model.training.distributed import Ranks
+from model.training.finetune_batch import Entry, Order, draw, relevance
+from model.training.finetuner import FineTuner, FineTuneSettings, hits
+from model.training.pairs import Example, Images, Pairs
 
 SETTINGS = FineTuneSettings(
     steps=8,
@@ -130,7 +130,7 @@ def test_gradients_are_those_of_autograd_over_all(tmp_path: Path, png: Callable[
 
 
 def other_rows(run: FineTuner, entries: list[Entry]) -> list[object]:
-    from model.finetune import Ready
+    from model.training.finetuner import Ready
 
     return [Ready(entry, run._prepare(entry)) for entry in entries]
 

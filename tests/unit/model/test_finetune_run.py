@@ -14,15 +14,15 @@ import torch
 from needs import needed
 from tiny_model import CONFIG, write_tiny_checkpoint
 
-from model import finetune_run
 from model.checkpoints.weights import read_tensors
 from model.errors import InvalidInput
-from model.finetune import FineTuneSettings
-from model.finetune_run import Options, Outcome, begin, fine_tune, read_data, settings_for
 from model.inputs import Input, Limits, Role
-from model.ranks import Ranks
 from model.retriever import Retriever
-from model.run_folder import STATE_FILE
+from model.training import finetune_run
+from model.training.distributed import Ranks
+from model.training.finetune_run import Options, Outcome, begin, fine_tune, read_data, settings_for
+from model.training.finetuner import FineTuneSettings
+from model.training.run_folder import STATE_FILE
 
 SETTINGS = FineTuneSettings(steps=6, batch_size=8, chunk_size=6, learning_rate=3e-3, eval_every=2, warmup_steps=2)
 COLOURS = ("red", "green", "blue")

@@ -15,10 +15,10 @@ from tiny_model import _tokenizer, write_tiny_checkpoint
 from model.checkpoints.weights import load_strict
 from model.config import BackboneConfig, ImageConfig
 from model.errors import InvalidInput
-from model.finetuned import save_finetuned, saved_config, tokenizer_files, tower_tensors
-from model.fresh_config import fresh_config, spread
 from model.retriever import Retriever
 from model.towers.towers import EfficientNetTower, build_tower
+from model.training.checkpoint import save_finetuned, saved_config, tokenizer_files, tower_tensors
+from model.training.fresh_config import fresh_config, spread
 
 TEXT = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2}
 TEXT |= {"max_position_embeddings": 12, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from model.learning import Kept, draw_kept, drop_modality
+from model.training.objective import Kept, draw_kept, drop_modality
 
 
 @pytest.mark.parametrize(("rows", "keep_both"), [(160, 0.5), (64, 0.3), (7, 0.5), (3, 1.0), (5, 0.0)])

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.errors import InvalidInput
-from model.pairs import Example, read_pairs, split
+from model.training.pairs import Example, read_pairs, split
 
 
 def jsonl(path: Path, *rows: Any) -> Path:

@@ -14,10 +14,9 @@ from model.checkpoints.weights import locate, read_tensors
 from model.errors import InvalidInput
 from model.evaluation.atlas import Atlas
 from model.inputs import Input, Limits, Role
-from model.ranks import Ranks
 from model.retriever import Retriever
-from model.run_folder import STATE_FILE, claim
-from model.train import (
+from model.training.atlas_run import CONFIG, VARIANTS, split_pairs, train_atlas
+from model.training.atlas_trainer import (
     Pair,
     StateCache,
     Trainer,
@@ -28,7 +27,8 @@ from model.train import (
     relevance,
     schedule,
 )
-from model.train_atlas import CONFIG, VARIANTS, split_pairs, train_atlas
+from model.training.distributed import Ranks
+from model.training.run_folder import STATE_FILE, claim
 
 SETTINGS = TrainSettings(
     steps=8, batch_size=8, topics_per_subject=2, warmup_steps=2, augmentations=2, learning_rate=3e-3

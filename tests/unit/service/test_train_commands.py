@@ -14,10 +14,10 @@ import pytest
 from tiny_model import write_tiny_checkpoint
 from typer.testing import CliRunner, Result
 
-from model import train_atlas
 from model.config import Ret2Config
 from model.retriever import Retriever
-from model.train import TrainSettings
+from model.training import atlas_run
+from model.training.atlas_trainer import TrainSettings
 from service import train_commands
 from service.cli import app
 
@@ -113,19 +113,19 @@ def test_what_cannot_be_is_said_in_one_line(
 def test_without_pairs_the_settings_reach_the_run_of_the_variant(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: dict[str, Any] = {}
 
-    def run(config: Ret2Config, settings: TrainSettings, folder: Path, **rest: Any) -> train_atlas.Outcome:
+    def run(config: Ret2Config, settings: TrainSettings, folder: Path, **rest: Any) -> atlas_run.Outcome:
         begun.update(name=config.name, settings=settings, folder=folder, **rest)
-        return train_atlas.Outcome(settings.steps, 0.5, folder)
+        return atlas_run.Outcome(settings.steps, 0.5, folder)
 
     shapes: list[int] = []
     monkeypatch.setattr(train_commands, "keep_prepared", shapes.append)
-    monkeypatch.setattr(train_atlas, "train_atlas", run)
+    monkeypatch.setattr(atlas_run, "train_atlas", run)
     options = ("--eval-every", 7, "--temperature", 0.2, "--keep-both", 0.9, "--weight-decay", 0.1, "--warmup-steps", 3)
     result = invoke("--variant", "last-layer", *options)
     assert result.exit_code == 0, result.output
     assert (begun["name"], begun["folder"], begun["fresh"]) == ("last-layer", Path("runs/last-layer"), False)
     changed = {"eval_every": 7, "temperature": 0.2, "keep_both": 0.9, "weight_decay": 0.1, "warmup_steps": 3}
-    assert begun["settings"] == replace(train_atlas.SETTINGS, **changed)
+    assert begun["settings"] == replace(atlas_run.SETTINGS, **changed)
     assert shapes == [1024]  # or most products of a step would be prepared anew
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.pairs import Row
+from model.training.pairs import Row
 
 BETAS = (0.9, 0.98)  # of AdamW
 MAX_LOG_SCALE = math.log(100.0)

@@ -23,10 +23,15 @@ from torch import Tensor, nn
 
 from model.checkpoints.weights import load_strict
 from model.errors import InvalidInput
-from model.finetune_batch import Batch, Entry, Order, draw
-from model.finetuned import tower_network, towers
 from model.inputs import Float32, Input, Limits, Prepared
-from model.learning import (
+from model.ret2 import States
+from model.retriever import Retriever
+from model.towers.towers import with_prefix
+from model.training.atlas_trainer import StateCache
+from model.training.checkpoint import tower_network, towers
+from model.training.distributed import Ranks
+from model.training.finetune_batch import Batch, Entry, Order, draw
+from model.training.objective import (
     BETAS,
     MAX_LOG_SCALE,
     decay_groups,
@@ -37,12 +42,7 @@ from model.learning import (
     schedule,
     symmetric_cross_entropy,
 )
-from model.pairs import Example, Images, Row
-from model.ranks import Ranks
-from model.ret2 import States
-from model.retriever import Retriever
-from model.towers.towers import with_prefix
-from model.train import StateCache
+from model.training.pairs import Example, Images, Row
 
 Precision = Literal["fp32", "bf16", "fp16"]
 KS = (1, 5, 10)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from model.inputs import Role
-from model.learning import draw_kept, drop_modality
-from model.pairs import Example, Row
+from model.training.objective import draw_kept, drop_modality
+from model.training.pairs import Example, Row
 
 
 class Entry(NamedTuple):

@@ -21,16 +21,16 @@ import torch
 from model.checkpoints.weights import locate, read_tensors, save_tensors
 from model.config import Ret2Config
 from model.errors import InvalidInput
-from model.finetune import KS, FineTuner, FineTuneSettings, hits
-from model.finetune_batch import Entry
-from model.finetuned import modalities, save_finetuned, tokenizer_files, towers
 from model.inputs import Role
-from model.pairs import Example, Fault, Images, Pairs, Report, Row, read_pairs, split
-from model.ranks import Ranks
 from model.retriever import Retriever
-from model.run_folder import STATE_FILE, claim
-from model.train import StateCache
-from model.train_log import TrainLog
+from model.training.atlas_trainer import StateCache
+from model.training.checkpoint import modalities, save_finetuned, tokenizer_files, towers
+from model.training.distributed import Ranks
+from model.training.finetune_batch import Entry
+from model.training.finetuner import KS, FineTuner, FineTuneSettings, hits
+from model.training.pairs import Example, Fault, Images, Pairs, Report, Row, read_pairs, split
+from model.training.run_folder import STATE_FILE, claim
+from model.training.tensorboard_log import TrainLog
 
 _BATCH = 64
 Ending = Literal["finished", "stopped early", "interrupted"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from model.checkpoints.weights import CONFIG_FILE, read_config, write_whole
 from model.errors import InvalidInput
-from model.ranks import Ranks
+from model.training.distributed import Ranks
 
 RUN_FILE, STATE_FILE = "run.json", "state.safetensors"
 # Hashes, or long: what they are tells a reader nothing.

@@ -14,10 +14,10 @@ import torch
 from model.checkpoints.weights import WEIGHTS_FILE
 from model.config import BackboneConfig, ImageConfig, Ret2Config
 from model.evaluation.atlas import Atlas, AtlasQuery
-from model.ranks import Ranks
 from model.retriever import Retriever
-from model.run_folder import claim
-from model.train import Pair, Row, StateCache, Trainer, TrainSettings
+from model.training.atlas_trainer import Pair, Row, StateCache, Trainer, TrainSettings
+from model.training.distributed import Ranks
+from model.training.run_folder import claim
 
 # Block outputs, early, middle and late, of MiniLM-L6 (6 blocks) and EfficientNet-Lite0 (16 blocks).
 CONFIG = Ret2Config(

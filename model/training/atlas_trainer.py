@@ -1,7 +1,7 @@
 """Training of cell and adapters over frozen towers: symmetric InfoNCE, modality dropout on both sides, tower states computed once.
 
 A run is a folder: `config.json` and `model.safetensors` are the best checkpoint so far, `state.safetensors` is what resuming needs,
-`run.json` what it must be the same run of (model/run_folder.py).
+`run.json` what it must be the same run of (model/training/run_folder.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from torch import Tensor, nn
 from model.checkpoints.weights import WEIGHTS_FILE, load_strict, read_tensors, save_checkpoint, save_tensors
 from model.images import decode_image
 from model.inputs import Limits, Role
-from model.learning import (
+from model.preprocess import image_pixels, normalise_text
+from model.ret2 import States
+from model.retriever import Retriever
+from model.towers.towers import Modality, with_prefix
+from model.training.objective import (
     BETAS,
     MAX_LOG_SCALE,
     decay_groups,
@@ -33,12 +37,8 @@ from model.learning import (
     schedule,
     symmetric_cross_entropy,
 )
-from model.pairs import Row as Row
-from model.preprocess import image_pixels, normalise_text
-from model.ret2 import States
-from model.retriever import Retriever
-from model.run_folder import STATE_FILE
-from model.towers.towers import Modality, with_prefix
+from model.training.pairs import Row as Row
+from model.training.run_folder import STATE_FILE
 
 
 @dataclass(frozen=True, slots=True)
