@@ -13,8 +13,8 @@ from benchmarks.figures import Bar, Ratio, Row
 from benchmarks.inputs import Kind, items, mixed
 from benchmarks.plan import Plan
 from benchmarks.v1_way import V1Way
-from model.inputs import Float32, Input
 from model.retriever import Retriever
+from model.types import Float32, Input
 
 _BATCH = 20
 _MIX = "70/15/15 mix"

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 from benchmarks import inputs
 from benchmarks.inputs import Kind
-from model.inputs import Input, Limits, Prepared, Role
 from model.retriever import Retriever
+from model.types import Input, Limits, Prepared, Role
 
 BATCHES = (1, 4, 8, 16, 32, 64)
 

@@ -26,8 +26,8 @@ from benchmarks.inputs import Kind, items, ret2_bodies
 from benchmarks.load import Target, closed_loop
 from benchmarks.machine import Machine, finish, load_average, matmul_peak
 from benchmarks.servers import ServerFailed, start_ret2
-from model.inputs import Input, Limits, Prepared, Role
 from model.retriever import Retriever
+from model.types import Input, Limits, Prepared, Role
 
 _SERVICE = ("fastapi", "uvicorn", "structlog", "pydantic_settings", "prometheus_client")
 _BARS = {"L/14": Bar(0.5)}

@@ -34,7 +34,7 @@ from benchmarks.machine import Machine, load_average
 from benchmarks.servers import start_ret2
 from indexer.domain.points import Point
 from indexer.store.edge.client import EdgeStore
-from model.inputs import Float32
+from model.types import Float32
 from service.client import Client
 
 DIMENSIONS, LATENTS, SHELVES = 256, 4, 10

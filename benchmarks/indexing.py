@@ -11,8 +11,8 @@ from benchmarks.figures import Bar, Ratio, Row
 from benchmarks.plan import Plan
 from benchmarks.servers import start_ret2
 from model.evaluation.atlas import Atlas
-from model.inputs import Input, Limits, Role
 from model.retriever import Retriever
+from model.types import Input, Limits, Role
 from service.client import Client
 from service.demo import atlas_documents
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from model.inputs import Input, Role
+from model.types import Input, Role
 
 TEXT_TOKENS = 16  # start and end included
 IMAGE_PX = (500, 375)

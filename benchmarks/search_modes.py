@@ -27,9 +27,9 @@ from indexer.store.criteria import LateInteraction
 from indexer.store.edge.client import EdgeStore
 from model.evaluation.atlas import Atlas
 from model.evaluation.recall import Carries, corpus, questions
-from model.inputs import Encoded, Float32, Input, Limits, Role
 from model.ret2 import Ret2
 from model.retriever import Retriever
+from model.types import Encoded, Float32, Input, Limits, Role
 from service.api.modes import ModeSearch, Wanted
 from service.schemas import RrfIn, WeightedIn
 

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.inputs import Float32, Prepared
 from model.preprocess import Preprocessor
 from model.ret2 import States
 from model.retriever import Retriever
+from model.types import Float32, Prepared
 
 
 class V1Way:

@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from model.evaluation.atlas import Atlas, AtlasQuery
-from model.inputs import Float32, Input, Limits, Role
 from model.retriever import Retriever
 from model.training.pairs import Images, Row, read_pairs
+from model.types import Float32, Input, Limits, Role
 
 KS = (1, 5)
 BATCH = 32

@@ -17,7 +17,7 @@ from indexer.ledger.ledger import Ledger
 from indexer.store.base import Layout, Points, Store
 from indexer.store.bm25 import SIMPLE, check_language
 from model.errors import Conflict, InvalidInput, NotFound
-from model.inputs import ModelInfo
+from model.types import ModelInfo
 
 MAX_DECLARED = 64  # fields of one collection; each index takes memory, and time with every write
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")

@@ -10,7 +10,7 @@ from indexer.domain.jobs import Job
 from indexer.encoding.registry import Encoders
 from indexer.ledger.ledger import Ledger
 from model.errors import Conflict, DependencyUnavailable, NotFound
-from model.inputs import ModelInfo
+from model.types import ModelInfo
 
 
 class Reindexes:

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import Ret2Config
+from model.contributions import magnitudes
 from model.cpu.packed import PackedLinear
-from model.explain import magnitudes
 
 
 class Attention(nn.Module):
@@ -149,7 +149,8 @@ class RecurrentCell(nn.Module):
         text_mask: Tensor | None = None,  # (B, T) True where there is a token
         text_present: Tensor | None = None,  # (B,) 1 or 0; None: present in every row
         image_present: Tensor | None = None,
-        contributions: list[Tensor] | None = None,  # where given, what this step took in is appended: `model.explain`
+        contributions: list[Tensor]
+        | None = None,  # where given, what this step took in is appended: `model.contributions`
     ) -> Tensor:
         state = state + self.positions
         normed = self.norm(state)

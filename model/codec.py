@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import EncodeFailed, InvalidInput, RetrievalError, error_class
-from model.inputs import Embedding, Float32, Input, ModelInfo, Role, Timing
+from model.types import Embedding, Float32, Input, ModelInfo, Role, Timing
 
 MEDIA_TYPE = "application/msgpack"
 _CALL_FIELDS, _INPUT_FIELDS = {"role", "lane", "inputs"}, {"text", "image"}

@@ -15,7 +15,7 @@ from PIL import Image
 from model.config import ImageConfig
 from model.errors import InvalidInput, TooLarge
 from model.images import decode_image
-from model.inputs import Float32, Input, Limits, Prepared, Role
+from model.types import Float32, Input, Limits, Prepared, Role
 
 # Part of a model's fingerprint: raise it when a change here changes what a tower sees.
 VERSION = 2

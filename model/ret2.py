@@ -45,7 +45,7 @@ class Ret2(nn.Module):
         )
 
     def forward(self, states: States, contributions: list[Tensor] | None = None) -> Tensor:
-        """`contributions`, where given, gets what each step took in of text and image: (B, 2), see `model.explain`."""
+        """`contributions`, where given, gets what each step took in of text and image: (B, 2), see `model.contributions`."""
         latents = self.cell.initial(states.batch)  # (B, K, D)
         for step in range(len(self.text_adapters)):
             latents = self.cell(

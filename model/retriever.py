@@ -28,13 +28,13 @@ from model.checkpoints.weights import (
     read_tensors,
 )
 from model.config import BackboneConfig, Ret2Config
+from model.contributions import shares
 from model.cpu.packed import pack_linears, packing_pays
 from model.errors import InvalidInput
-from model.explain import shares
-from model.inputs import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
 from model.ret2 import States, build_fusion
 from model.towers.tokenizers import TOKENIZER_FILE, read_tokenizer
 from model.towers.towers import Modality, Tower, TransformersTower, build_document_towers, build_towers, with_prefix
+from model.types import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
 
 # Padded positions that a group of texts may have before it is cut in two: about what one more pass over the weights costs.
 # Estimated for CLIP-B on two cores (a pass reads 150 MB); on a device, launching the kernels of a pass takes the time of thousands.

@@ -34,7 +34,7 @@ from model.evaluation.benchmark_files import Entries, Query, first
 from model.evaluation.m2kr import M2krSet
 from model.evaluation.mbeir import Prompts, Task, TaskFiles
 from model.evaluation.metrics import Measured, pseudo_recall_at, recall_at
-from model.inputs import Role
+from model.types import Role
 from service.benchmark_tables import PoolKind, every_k, m2kr_table, mbeir_table
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ import orjson
 
 from indexer.domain.jobs import Failure, Job, JobKind, JobState
 from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TimedOut, error_class
-from model.inputs import ModelInfo
+from model.types import ModelInfo
 
 Image = bytes | Path | str  # a file's bytes, a file, or a URL or data URI
 T = TypeVar("T")

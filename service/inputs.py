@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from model.errors import InvalidInput, RetrievalError, TooLarge
-from model.inputs import Input, Limits
+from model.types import Input, Limits
 from service import images
 from service.schemas import ImageField
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 
 from model.errors import InvalidInput, RetrievalError
 from model.images import decode_image
-from model.inputs import Limits
+from model.types import Limits
 from service.client import Client, Hit
 
 _IMAGE_PX = 512  # the longer side of an image in an answer: enough to see what is on it, some tens of kilobytes

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from model.errors import Conflict, InvalidInput, NotFound
 from model.evaluation.recall import KS, Carries, Item, Recall, Search, corpus, exact_search, nine, questions, recall
-from model.inputs import Float32, Input, Limits, Role
+from model.types import Float32, Input, Limits, Role
 from service.client import Client
 
 if TYPE_CHECKING:

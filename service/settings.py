@@ -21,7 +21,7 @@ from indexer.imports.planner import ImportSettings
 from indexer.imports.validation import DocumentBounds
 from indexer.settings import IndexerSettings
 from indexer.store.server.settings import CollectionSettings, Quantization, ServerStoreSettings
-from model.inputs import Limits
+from model.types import Limits
 from service.encoder.queue import QueueSettings
 from service.quotas import QuotaSettings
 

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from indexer.domain.jobs import Overview
 from indexer.encoding.encoder import Lane
-from model.inputs import ModelInfo
+from model.types import ModelInfo
 from service.errors import problem
 
 log = structlog.get_logger(__name__)

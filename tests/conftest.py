@@ -19,7 +19,7 @@ from store_cases import CASES
 
 from model.errors import InvalidInput
 from model.images import decode_image
-from model.inputs import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
+from model.types import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
 from service.encoder.batcher import Batcher
 from service.encoder.queue import QueueSettings
 from service.telemetry import Metrics

@@ -14,7 +14,7 @@ from indexer.store.base import Consistency, Layout
 from indexer.store.bm25 import check_language, tokens
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked, WordMatch
 from model.errors import Conflict, InvalidInput, NotFound, RetrievalError
-from model.inputs import Float32
+from model.types import Float32
 
 
 class FakeStore:

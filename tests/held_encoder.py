@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.inputs import Encoded, Input, ModelInfo, Prepared, Role
+from model.types import Encoded, Input, ModelInfo, Prepared, Role
 from service import assembly
 from service.cli import app
 from service.settings import Settings

@@ -27,7 +27,7 @@ from indexer.settings import IndexerSettings
 from indexer.worker.progress import Progress
 from indexer.worker.worker import Worker
 from model.errors import DependencyUnavailable, NotFound, RetrievalError
-from model.inputs import Embedding, Input, ModelInfo, Role
+from model.types import Embedding, Input, ModelInfo, Role
 
 D = 8
 MODEL = ModelInfo("made up", "fingerprint", D, 100, 16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from indexer.domain.documents import Metadata
-from model.inputs import Float32, Shares
+from model.types import Float32, Shares
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from model.errors import RetrievalError
-from model.inputs import Embedding, Input, ModelInfo, Role
+from model.types import Embedding, Input, ModelInfo, Role
 
 
 class Lane(StrEnum):

@@ -19,7 +19,7 @@ from indexer.errors import EncoderDied, EncoderTimedOut
 from indexer.observability import tracing
 from model import codec
 from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TimedOut, TooLarge
-from model.inputs import Embedding, Input, ModelInfo, Role
+from model.types import Embedding, Input, ModelInfo, Role
 
 # Never reached, or the connection broke: nothing is known to have been done, and encoding twice harms nobody. A time-out, ours or the
 # encoder's, is not among them: the encoder is busy with this very call, and a second one would make it busier.

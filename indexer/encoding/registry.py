@@ -7,7 +7,7 @@ from typing import Self
 
 from indexer.encoding.encoder import Encoder
 from model.errors import RetrievalError
-from model.inputs import ModelInfo
+from model.types import ModelInfo
 
 
 @dataclass(frozen=True, slots=True)

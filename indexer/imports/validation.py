@@ -15,7 +15,7 @@ from indexer.imports.locations import ReadImage
 from indexer.imports.mapping import DOCUMENT, picture
 from model.errors import InvalidInput, TooLarge
 from model.images import check_size
-from model.inputs import Limits
+from model.types import Limits
 
 _ID = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,512}")  # as service.schemas has it
 _MAX_URL_CHARS = 8192

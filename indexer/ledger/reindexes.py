@@ -23,7 +23,7 @@ from indexer.ledger.rows import as_job, find_job
 from indexer.ledger.schema import OF_REINDEX, batches, collections, failures, jobs, reindexes
 from indexer.ledger.submissions import next_of
 from model.errors import Conflict, NotFound
-from model.inputs import ModelInfo
+from model.types import ModelInfo
 
 _SWAPPED = ("generation", "fingerprint", "model", "dimensions")
 _FIELDS = [reindexes.c[name] for name in Reindex.__dataclass_fields__]

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from indexer.domain.points import Hit, Page, Point
 from indexer.filters import FieldType, Filter
 from indexer.store.criteria import Criterion, Ranked
-from model.inputs import Float32
+from model.types import Float32
 
 Consistency = Literal["one", "majority", "quorum", "all"]  # of the copies of a shard, how many a search asks
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from model.inputs import Float32
+from model.types import Float32
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from indexer.domain.points import Hit, Point
 from indexer.filters import steps
 from model.errors import InvalidInput
-from model.inputs import SHARE_DIGITS, Float32, Shares
+from model.types import SHARE_DIGITS, Float32, Shares
 
 MAX_NAME_BYTES = 200  # a file name has 255, as a Qdrant collection
 

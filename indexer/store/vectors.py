@@ -11,7 +11,7 @@ from indexer.domain.points import Point
 from indexer.store.base import Layout
 from indexer.store.bm25 import Words, document_words
 from model.errors import Conflict, InvalidInput
-from model.inputs import Float32
+from model.types import Float32
 
 DENSE = ""  # Qdrant's own name of the vector that has none
 LATENTS = "latents"

@@ -25,7 +25,7 @@ from indexer.encoding.encoder import Encoder, Lane
 from indexer.errors import CollectionUnavailable, Died, one_collection_waits
 from indexer.store.base import Points
 from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, NotFound, RetrievalError
-from model.inputs import Embedding, Input, ModelInfo, Role
+from model.types import Embedding, Input, ModelInfo, Role
 
 T = TypeVar("T")
 _FETCHES = 8  # URLs of one batch fetched at a time

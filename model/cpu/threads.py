@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from model.cpu.priority import yield_to_others
-from model.inputs import Encoded, Prepared
+from model.types import Encoded, Prepared
 
 # Positions: with less, one thread by itself is too slow for its rows (CLIP-B: 8 texts of 16 tokens, 2 images).
 LEAST_COST = 96

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from model.errors import InvalidInput
 from model.evaluation.benchmark_files import Entries, Entry
-from model.inputs import Float32, Input, Limits, ModelInfo, Prepared, Role
 from model.preprocess import normalise_text
+from model.types import Float32, Input, Limits, ModelInfo, Prepared, Role
 
 _SAVE_EVERY_ROWS = 4096  # of a file: what a broken-off run loses at most, some seconds of a GPU
 _SHOWN_FAULTS = 5

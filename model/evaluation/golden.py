@@ -11,9 +11,9 @@ from torch import Tensor
 from model.checkpoints.weights import read_tensors
 from model.errors import InvalidInput
 from model.evaluation.maxsim import maxsim
-from model.inputs import Role
 from model.ret2 import States
 from model.retriever import Retriever
+from model.types import Role
 
 GOLDEN_FILE = "golden.safetensors"
 TOLERANCE = 1e-5

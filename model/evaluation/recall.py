@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 
 from model.evaluation.atlas import PARTS, Atlas, AtlasDocument, AtlasQuery
-from model.inputs import Float32, Input
+from model.types import Float32, Input
 
 KS = (1, 5, 10)
 

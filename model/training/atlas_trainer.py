@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from model.checkpoints.weights import WEIGHTS_FILE, load_strict, read_tensors, save_checkpoint, save_tensors
 from model.images import decode_image
-from model.inputs import Limits, Role
 from model.preprocess import image_pixels, normalise_text
 from model.ret2 import States
 from model.retriever import Retriever
@@ -39,6 +38,7 @@ from model.training.objective import (
 )
 from model.training.pairs import Row as Row
 from model.training.run_folder import STATE_FILE
+from model.types import Limits, Role
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.inputs import Role
 from model.training.objective import draw_kept, drop_modality
 from model.training.pairs import Example, Row
+from model.types import Role
 
 
 class Entry(NamedTuple):

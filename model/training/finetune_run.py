@@ -21,7 +21,6 @@ import torch
 from model.checkpoints.weights import locate, read_tensors, save_tensors
 from model.config import Ret2Config
 from model.errors import InvalidInput
-from model.inputs import Role
 from model.retriever import Retriever
 from model.training.atlas_trainer import StateCache
 from model.training.checkpoint import modalities, save_finetuned, tokenizer_files, towers
@@ -31,6 +30,7 @@ from model.training.finetuner import KS, FineTuner, FineTuneSettings, hits
 from model.training.pairs import Example, Fault, Images, Pairs, Report, Row, read_pairs, split
 from model.training.run_folder import STATE_FILE, claim
 from model.training.tensorboard_log import TrainLog
+from model.types import Role
 
 _BATCH = 64
 Ending = Literal["finished", "stopped early", "interrupted"]

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from model.checkpoints.weights import load_strict
 from model.errors import InvalidInput
-from model.inputs import Float32, Input, Limits, Prepared
 from model.ret2 import States
 from model.retriever import Retriever
 from model.towers.towers import with_prefix
@@ -43,6 +42,7 @@ from model.training.objective import (
     symmetric_cross_entropy,
 )
 from model.training.pairs import Example, Images, Row
+from model.types import Float32, Input, Limits, Prepared
 
 Precision = Literal["fp32", "bf16", "fp16"]
 KS = (1, 5, 10)

@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from model.errors import InvalidInput
 from model.images import decode_image
-from model.inputs import Limits
 from model.preprocess import normalise_text
+from model.types import Limits
 
 Row = tuple[str | None, str | None]  # text, key of an image
 Report = Callable[[str, int, int], None]  # stage, done, of

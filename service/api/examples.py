@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from model.inputs import Float32
+from model.types import Float32
 from service.schemas import ExampleIn, QueryIn
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from indexer.domain.points import Hit
-from model.inputs import SHARE_DIGITS, Embedding, Float32, Input, Shares
+from model.types import SHARE_DIGITS, Embedding, Float32, Input, Shares
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from indexer.store.criteria import (
     weighted,
 )
 from model.errors import InvalidInput
-from model.inputs import Float32
+from model.types import Float32
 from service.schemas import RerankIn, RrfIn, SearchIn, WeightedIn
 
 CANDIDATES = 1_000  # of each of the two rankings that hybrid fuses: all pages are windows into the same one

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from indexer.domain.documents import Incoming, Rejected
 from model.errors import InvalidInput, InvalidJson, RetrievalError, TooLarge
-from model.inputs import Limits
+from model.types import Limits
 from service import images, inputs
 from service.errors import invalid, not_json
 from service.schemas import DocumentIn

@@ -19,7 +19,7 @@ from indexer.encoding.encoder import Encoder, Lane
 from indexer.filters import AllOf, Filter
 from indexer.store.base import Points
 from model.errors import InvalidInput, NotFound, RetrievalError, TimedOut
-from model.inputs import Embedding, Input, Limits, Role
+from model.types import Embedding, Input, Limits, Role
 from service import inputs
 from service.api import examples
 from service.api.explain import Asked, asked, explanation, halves

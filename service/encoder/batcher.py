@@ -34,7 +34,7 @@ from indexer.encoding.encoder import Lane
 from indexer.observability import tracing
 from model.cpu.priority import yield_to_others
 from model.errors import DependencyUnavailable, EncodeFailed, Overloaded, RetrievalError
-from model.inputs import Embedding, Encoded, Float32, Input, ModelInfo, Prepared, Role, Shares, Timing
+from model.types import Embedding, Encoded, Float32, Input, ModelInfo, Prepared, Role, Shares, Timing
 from service.encoder.lanes import Entry, Result
 from service.encoder.queue import Queue, QueueSettings
 from service.telemetry import Metrics

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from indexer.encoding.encoder import Lane
 from model.errors import RetrievalError
-from model.inputs import Embedding, Input, Prepared, Role
+from model.types import Embedding, Input, Prepared, Role
 
 Result = Embedding | RetrievalError
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from model.errors import InvalidInput
-from model.inputs import ModelInfo
+from model.types import ModelInfo
 from service.errors import invalid
 from service.schemas import InputIn, Wire
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from indexer.encoding.encoder import Lane
 from model.errors import DependencyUnavailable
-from model.inputs import Prepared
+from model.types import Prepared
 from service.encoder.lanes import Entry, Lanes
 
 

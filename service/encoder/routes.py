@@ -16,7 +16,7 @@ from starlette.responses import Response
 from indexer.encoding.encoder import Encoder, Lane
 from model import codec
 from model.errors import InvalidInput, NotFound, RetrievalError, TooLarge
-from model.inputs import Embedding, Input, Limits, Role, Timing
+from model.types import Embedding, Input, Limits, Role, Timing
 from service import inputs
 from service.encoder.openai import (
     EmbeddingsIn,

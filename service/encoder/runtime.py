@@ -16,8 +16,8 @@ from PIL import Image
 from model.cpu.packed import pack_linears
 from model.cpu.threads import LEAST_COST, ForwardThreads
 from model.errors import EncodeFailed
-from model.inputs import Encoded, Input, Limits, ModelInfo, Prepared, Role
 from model.retriever import Retriever, dtype_of
+from model.types import Encoded, Input, Limits, ModelInfo, Prepared, Role
 from service.telemetry import DeviceState
 
 log = structlog.get_logger(__name__)

@@ -21,8 +21,8 @@ from tiny_model import CONFIG, WORDS, write_tiny_checkpoint
 
 from indexer.domain.jobs import JobState
 from model.errors import NotFound
-from model.inputs import Float32, Input, Limits, Role
 from model.retriever import Retriever
+from model.types import Float32, Input, Limits, Role
 from service.client import Client
 
 pytestmark = pytest.mark.timeout(600)

@@ -27,7 +27,7 @@ from indexer.store.base import Store
 from indexer.store.edge.client import EdgeStore
 from indexer.store.server.store import ServerStore, ServerStoreSettings
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
-from model.inputs import ModelInfo
+from model.types import ModelInfo
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),

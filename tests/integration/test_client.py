@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from indexer.domain.jobs import JobState
 from model.errors import Conflict, InvalidInput, NotFound
 from model.evaluation.recall import Item
-from model.inputs import Input
+from model.types import Input
 from service import model_commands
 from service.assembly import build
 from service.cli import app

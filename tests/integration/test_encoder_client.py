@@ -22,7 +22,7 @@ from model.errors import (
     TimedOut,
     TooLarge,
 )
-from model.inputs import Embedding, Input, Role
+from model.types import Embedding, Input, Role
 from service.encoder.app import EncoderParts, create_encoder_app
 from service.encoder.batcher import Batcher
 from service.keys import KeyFile

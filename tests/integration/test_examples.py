@@ -19,7 +19,7 @@ from PIL import ExifTags, Image
 from threaded_server import serving
 
 from model.evaluation.atlas import Atlas
-from model.inputs import Encoded, ModelInfo, Prepared
+from model.types import Encoded, ModelInfo, Prepared
 from service.assembly import build
 from service.client import Client
 from service.settings import Settings

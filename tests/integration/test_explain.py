@@ -12,7 +12,7 @@ import pytest
 from needs import needed
 
 from model.evaluation.atlas import Atlas
-from model.inputs import Limits
+from model.types import Limits
 from service.api.app import create_app
 from service.assembly import build
 from service.settings import Settings

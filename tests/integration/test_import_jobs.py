@@ -20,7 +20,7 @@ import pytest
 from indexer.domain.jobs import JobState
 from indexer.imports import importer
 from model.errors import DependencyUnavailable, InvalidInput
-from model.inputs import Input
+from model.types import Input
 
 Make = Callable[..., Any]
 

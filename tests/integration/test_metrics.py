@@ -9,7 +9,7 @@ import pytest
 
 from model import codec
 from model.errors import DependencyUnavailable
-from model.inputs import Input, Role
+from model.types import Input, Role
 
 Serve = Callable[..., Awaitable[Any]]
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from model.evaluation.atlas import Atlas
 from model.evaluation.recall import Item, exact_search
-from model.inputs import Float32, Input, Limits, Role
 from model.retriever import Retriever
 from model.training.atlas_trainer import StateCache
 from model.training.pairs import Row
+from model.types import Float32, Input, Limits, Role
 from service.assembly import build
 from service.client import Client
 from service.encoder.runtime import TorchRuntime

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from model.inputs import Encoded, ModelInfo, Prepared
+from model.types import Encoded, ModelInfo, Prepared
 from service.api.app import create_app
 from service.assembly import build
 from service.settings import Settings

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from needs import needed
 
-from model.inputs import Encoded, Float32, Prepared
+from model.types import Encoded, Float32, Prepared
 
 Serve = Callable[..., Awaitable[Any]]
 
@@ -270,8 +270,8 @@ async def test_words_help_on_texts_that_the_model_never_saw(tmp_path: Any, need:
     from benchmarks.search_modes import MODES, docstrings, fill, recall
     from indexer.store.edge.client import EdgeStore
     from model.errors import InvalidInput
-    from model.inputs import Limits, Role
     from model.retriever import Retriever
+    from model.types import Limits, Role
 
     try:
         model = Retriever.load("bundled")

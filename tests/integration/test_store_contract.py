@@ -45,7 +45,7 @@ from indexer.store.edge.client import EdgeStore
 from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
 from model.errors import Conflict, InvalidInput, NotFound
-from model.inputs import Float32
+from model.types import Float32
 from service.api.ranking import Mark, Ranking
 
 pytestmark = [

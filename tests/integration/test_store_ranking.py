@@ -23,7 +23,7 @@ from indexer.store.criteria import Criterion, LateInteraction, Nearest, WordMatc
 from indexer.store.edge.client import EdgeStore
 from indexer.store.server.store import ServerStore, ServerStoreSettings
 from model.errors import Conflict, InvalidInput, NotFound
-from model.inputs import Float32
+from model.types import Float32
 from service.api.modes import ModeSearch, Wanted
 from service.schemas import RerankIn
 

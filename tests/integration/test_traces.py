@@ -29,7 +29,7 @@ from indexer.encoding.encoder import Lane
 from indexer.encoding.http_encoder import EncoderClientSettings, HttpEncoder
 from indexer.observability import tracing
 from model.errors import InvalidInput  # noqa: E402
-from model.inputs import Input, Role  # noqa: E402
+from model.types import Input, Role
 from service import tracing as service_tracing  # noqa: E402
 from service.encoder.app import EncoderParts, create_encoder_app  # noqa: E402
 from service.encoder.batcher import Batcher  # noqa: E402

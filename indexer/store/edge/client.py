@@ -25,7 +25,7 @@ from indexer.store.edge.slices import READS_PER_CALL, Slice, Slices
 from indexer.store.edge.snapshot import pack
 from indexer.store.ties import in_order
 from model.errors import DependencyUnavailable, RetrievalError
-from model.inputs import Float32
+from model.types import Float32
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from indexer.store.bm25 import Words, query_words
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked, WordMatch
 from indexer.store.edge.filters import ranked
 from indexer.store.vectors import DENSE, LATENTS, require_latents, require_words, unit, unit_rows, words_name
-from model.inputs import Float32
+from model.types import Float32
 
 # Over the points that are there now. Without, Edge counts what was deleted too, until the shard is loaded again.
 _LIVE = qe.SearchParams(idf=qe.IdfParams(corpus=qe.Filter(must=[])))

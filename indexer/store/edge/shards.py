@@ -35,7 +35,7 @@ from indexer.store.indexes import answered, missing, unanswered
 from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
 from indexer.store.vectors import DENSE, LATENTS, fits, just_below, unpacked, vectors_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
-from model.inputs import Float32
+from model.types import Float32
 
 MAX_DIMENSIONS = 65_535
 LOAD_WAIT_S = 5.0

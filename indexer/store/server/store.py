@@ -33,7 +33,7 @@ from indexer.store.server.settings import CollectionSettings, ServerStoreSetting
 from indexer.store.ties import in_order, looks, settled
 from indexer.store.vectors import DENSE, LATENTS, fits, just_below, unit, unpacked, vectors_of
 from model.errors import Conflict, InvalidInput, NotFound
-from model.inputs import Float32
+from model.types import Float32
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from indexer.ledger.ledger import Ledger
 from indexer.ledger.migrations import BACK, MIGRATIONS, NEWEST
 from indexer.ledger.schema import jobs, steps
 from model.errors import Conflict, InvalidInput
-from model.inputs import ModelInfo
+from model.types import ModelInfo
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 OpenLedger = Callable[..., Ledger]

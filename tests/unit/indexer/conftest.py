@@ -28,7 +28,7 @@ from indexer.store.server.store import ServerStore
 from indexer.worker.progress import Progress
 from indexer.worker.worker import Worker
 from model.errors import EncodeFailed, InvalidInput, NotFound, RetrievalError
-from model.inputs import Embedding, Float32, Input, ModelInfo, Role
+from model.types import Embedding, Float32, Input, ModelInfo, Role
 
 D = 8
 

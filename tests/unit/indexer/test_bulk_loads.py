@@ -16,7 +16,7 @@ from indexer.store.server.settings import INDEXING_THRESHOLD_KB
 from indexer.store.server.store import ServerStore
 from indexer.worker.index_deferral import BulkLoads
 from model.errors import DependencyUnavailable
-from model.inputs import ModelInfo
+from model.types import ModelInfo
 
 D = 8
 MANY = 10  # documents to come, here

@@ -26,7 +26,7 @@ from indexer.imports.locations import Places
 from indexer.imports.planner import Imports, ImportSettings, Unit
 from indexer.imports.validation import DocumentBounds, incoming
 from model.errors import DependencyUnavailable, Forbidden, InvalidInput, NotFound
-from model.inputs import Limits
+from model.types import Limits
 
 PNG = b"\x89PNG\r\n\x1a\n pixels"
 Write = Callable[[Path, Sequence[dict[str, Any]]], Path]

@@ -31,7 +31,7 @@ from indexer.worker.progress import Progress
 from indexer.worker.reindexer import Reindexer
 from indexer.worker.worker import Worker
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
-from model.inputs import Embedding, Input, ModelInfo, Role
+from model.types import Embedding, Input, ModelInfo, Role
 
 Make = Callable[..., Any]
 

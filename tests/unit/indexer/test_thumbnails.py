@@ -10,7 +10,7 @@ from PIL import Image
 from indexer.blobs.image_store import Blobs
 from indexer.blobs.thumbnails import Keep, Keeper, KeepSettings, thumbnail
 from model.errors import InvalidInput, NotFound, TooLarge
-from model.inputs import Limits
+from model.types import Limits
 
 Make = Callable[..., bytes]
 

@@ -17,10 +17,10 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 from model.config import BackboneConfig, Ret2Config
 from model.errors import InvalidInput
-from model.inputs import Input, Limits, Role
 from model.retriever import Retriever
 from model.towers.tokenizers import read_tokenizer
 from model.towers.towers import TransformersTower
+from model.types import Input, Limits, Role
 
 SIZES = {
     "vocab_size": 40,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from model import codec
 from model.errors import EncodeFailed, InvalidInput, TooLarge
-from model.inputs import Embedding, Input, ModelInfo, Role, Timing
+from model.types import Embedding, Input, ModelInfo, Role, Timing
 
 INFO = ModelInfo("m", "f" * 64, 3, 16, 32)
 

@@ -17,7 +17,7 @@ from model.evaluation.recall import (
     questions,
     recall,
 )
-from model.inputs import Input
+from model.types import Input
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import torch
 from tiny_model import CONFIG, write_tiny_checkpoint
 
 from model.cell import RecurrentCell
-from model.explain import shares
-from model.inputs import Input, Limits, Prepared, Role
+from model.contributions import shares
 from model.ret2 import Ret2, States
 from model.retriever import Retriever
+from model.types import Input, Limits, Prepared, Role
 
 
 @pytest.fixture(autouse=True)

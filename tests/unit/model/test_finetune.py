@@ -14,13 +14,13 @@ import torch
 from tiny_model import CONFIG, write_tiny_checkpoint
 
 from model.errors import InvalidInput
-from model.inputs import Role
 from model.retriever import Retriever
 from model.training.atlas_trainer import StateCache
 from model.training.distributed import Ranks
 from model.training.finetune_batch import Entry, Order, draw, relevance
 from model.training.finetuner import FineTuner, FineTuneSettings, hits
 from model.training.pairs import Example, Images, Pairs
+from model.types import Role
 
 SETTINGS = FineTuneSettings(
     steps=8,
@@ -196,7 +196,7 @@ def test_states_from_the_cache_give_the_same_step(tmp_path: Path, png: Callable[
 
 
 def test_embeddings_are_those_of_the_finished_model(tmp_path: Path, png: Callable[..., bytes]) -> None:
-    from model.inputs import Input, Limits
+    from model.types import Input, Limits
 
     data = pairs(png)
     retriever = load(tmp_path, dropout=True)

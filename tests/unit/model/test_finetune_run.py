@@ -16,13 +16,13 @@ from tiny_model import CONFIG, write_tiny_checkpoint
 
 from model.checkpoints.weights import read_tensors
 from model.errors import InvalidInput
-from model.inputs import Input, Limits, Role
 from model.retriever import Retriever
 from model.training import finetune_run
 from model.training.distributed import Ranks
 from model.training.finetune_run import Options, Outcome, begin, fine_tune, read_data, settings_for
 from model.training.finetuner import FineTuneSettings
 from model.training.run_folder import STATE_FILE
+from model.types import Input, Limits, Role
 
 SETTINGS = FineTuneSettings(steps=6, batch_size=8, chunk_size=6, learning_rate=3e-3, eval_every=2, warmup_steps=2)
 COLOURS = ("red", "green", "blue")

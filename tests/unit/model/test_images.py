@@ -16,7 +16,7 @@ from PIL import Image
 
 from model.errors import InvalidInput, TooLarge
 from model.images import FORMATS, decode_image
-from model.inputs import Limits
+from model.types import Limits
 
 # Pillow warns of a broken EXIF block before it raises; what counts here is the error.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")

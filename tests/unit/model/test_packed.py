@@ -17,8 +17,8 @@ from model import retriever as retriever_module
 from model.cell import Attention
 from model.cpu import packed
 from model.cpu.packed import PackedLinear, pack_linears, packing_pays
-from model.inputs import Input, Limits, Role
 from model.retriever import Retriever
+from model.types import Input, Limits, Role
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from PIL import Image, ImageFilter
 from model.config import ImageConfig, Resize
 from model.errors import InvalidInput, TooLarge
 from model.images import decode_image
-from model.inputs import Limits
 from model.preprocess import image_pixels, normalise_text
+from model.types import Limits
 
 PLAIN = ImageConfig(size_px=16, resize="pad", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 

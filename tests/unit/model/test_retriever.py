@@ -16,9 +16,9 @@ from tiny_model import CONFIG, write_tiny_checkpoint
 
 from model import retriever as retriever_module
 from model.errors import InvalidInput
-from model.inputs import Input, Limits, Role
 from model.ret2 import States
 from model.retriever import Retriever
+from model.types import Input, Limits, Role
 
 TEXTS = (None, "a red square", "what is the capital of this country", "one")
 COLOURS = (None, "red", "blue")

@@ -13,8 +13,8 @@ torch = needed("torch")
 from tiny_model import write_tiny_checkpoint  # noqa: E402
 
 from model.cpu.threads import ForwardThreads
-from model.inputs import Encoded, Input, Limits, Prepared, Role  # noqa: E402
 from model.retriever import Retriever  # noqa: E402
+from model.types import Encoded, Input, Limits, Prepared, Role
 from service.encoder.runtime import TorchRuntime  # noqa: E402
 
 THREADS = 3

@@ -13,7 +13,6 @@ from PIL import Image
 from model.checkpoints.weights import locate, read_tensors
 from model.errors import InvalidInput
 from model.evaluation.atlas import Atlas
-from model.inputs import Input, Limits, Role
 from model.retriever import Retriever
 from model.training.atlas_run import CONFIG, VARIANTS, split_pairs, train_atlas
 from model.training.atlas_trainer import (
@@ -29,6 +28,7 @@ from model.training.atlas_trainer import (
 )
 from model.training.distributed import Ranks
 from model.training.run_folder import STATE_FILE, claim
+from model.types import Input, Limits, Role
 
 SETTINGS = TrainSettings(
     steps=8, batch_size=8, topics_per_subject=2, warmup_steps=2, augmentations=2, learning_rate=3e-3

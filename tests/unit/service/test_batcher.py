@@ -12,7 +12,7 @@ import pytest
 
 from indexer.encoding.encoder import Lane
 from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, Overloaded, RetrievalError
-from model.inputs import Embedding, Encoded, Input, Role
+from model.types import Embedding, Encoded, Input, Role
 from service.encoder.batcher import Batcher
 
 Make = Callable[..., Awaitable[Batcher]]

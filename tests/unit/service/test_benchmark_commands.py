@@ -19,7 +19,7 @@ from model.evaluation import mbeir as mbeir_format
 from model.evaluation.benchmark_files import Entries
 from model.evaluation.corpus_vectors import Embedded, Embedder
 from model.evaluation.metrics import Measured
-from model.inputs import Role
+from model.types import Role
 from service import benchmark_commands
 from service.benchmark_tables import PUBLISHED, PoolKind, mbeir_table
 from service.cli import app

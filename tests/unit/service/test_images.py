@@ -7,7 +7,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from model.errors import InvalidInput, TooLarge
-from model.inputs import Limits
+from model.types import Limits
 from service.images import sniff, source
 from service.schemas import ImageField
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from indexer.encoding.encoder import Lane
 from model.errors import DependencyUnavailable
-from model.inputs import Input, Prepared, Role
+from model.types import Input, Prepared, Role
 from service.encoder.lanes import Entry
 from service.encoder.queue import Queue, QueueSettings
 

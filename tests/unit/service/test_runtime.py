@@ -16,8 +16,8 @@ torch = needed("torch")
 from tiny_model import write_tiny_checkpoint  # noqa: E402
 
 from model.errors import EncodeFailed  # noqa: E402
-from model.inputs import Input, Limits, Prepared, Role  # noqa: E402
 from model.retriever import Retriever  # noqa: E402
+from model.types import Input, Limits, Prepared, Role
 from service.encoder import runtime as runtime_module  # noqa: E402
 from service.encoder.runtime import TorchRuntime, choose_dtype  # noqa: E402
 

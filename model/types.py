@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
-Shares = tuple[tuple[float, float], ...]  # of text and image at each tapped layer, of sum 1: `model.explain`
+Shares = tuple[tuple[float, float], ...]  # of text and image at each tapped layer, of sum 1: `model.contributions`
 SHARE_DIGITS = 4  # as they are kept and shown: what a share is good for, some 60 bytes a point of three layers
 
 
