@@ -8,26 +8,6 @@ from contextlib import contextmanager
 from model.errors import DependencyUnavailable, Overloaded, TimedOut
 
 
-class CollectionUnavailable(DependencyUnavailable):
-    """This collection cannot be written now; others can."""
-
-
-class CollectionDied(CollectionUnavailable, Died):
-    """The encoder of this collection ended before it answered; others have another one."""
-
-
-@contextmanager
-def one_collection_waits() -> Iterator[None]:
-    try:
-        yield
-    except Died as error:
-        died = CollectionDied(error.detail)
-        died.failure = error.failure
-        raise died from error
-    except (DependencyUnavailable, Overloaded) as error:
-        raise CollectionUnavailable(error.detail) from error
-
-
 class Died(DependencyUnavailable):
     """The process that was at work on this ended, or was given up, before it answered.
 
@@ -53,3 +33,23 @@ class StoreDied(Died):
     """The store ended before it answered."""
 
     failure = "store_died"
+
+
+class CollectionUnavailable(DependencyUnavailable):
+    """This collection cannot be written now; others can."""
+
+
+class CollectionDied(CollectionUnavailable, Died):
+    """The encoder of this collection ended before it answered; others have another one."""
+
+
+@contextmanager
+def one_collection_waits() -> Iterator[None]:
+    try:
+        yield
+    except Died as error:
+        died = CollectionDied(error.detail)
+        died.failure = error.failure
+        raise died from error
+    except (DependencyUnavailable, Overloaded) as error:
+        raise CollectionUnavailable(error.detail) from error

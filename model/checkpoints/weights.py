@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from model.errors import DependencyUnavailable, InvalidInput
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
+CHECKPOINTS = Path(__file__).parent
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _EFFICIENTNET_FILE = "efficientnet-lite0-57934424.pth"
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from model.errors import InvalidInput
 
-FOLDER = Path(__file__).parent.parent / "datasets" / "atlas"
+FOLDER = Path(__file__).parents[2] / "datasets" / "atlas"
 PARTS = ("flags", "emoji")
 
 
