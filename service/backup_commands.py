@@ -60,8 +60,8 @@ def _is_embedded(settings: Settings) -> bool:
 @contextmanager
 def _installation(settings: Settings) -> Iterator[Installation]:
     # Here, so that the other commands start without uvicorn and Qdrant.
-    from service.assembly import stored
     from service.data_lock import only_server_of
+    from service.wiring import stored
 
     data_dir = settings.data_dir.expanduser()
     try:

@@ -95,7 +95,7 @@ def main(
 def serve(settings: Settings) -> None:
     """Serve HTTP: encoder, index and worker in one process, or one --role of them. Every flag is also a variable: --port is
     RET2_PORT."""
-    from service.assembly import serve as run  # here, so that the other commands start without torch
+    from service.server import serve as run
 
     run(settings)
 
@@ -109,7 +109,7 @@ def migrate(
 ) -> None:
     """Bring the ledger's schema up to date, and exit. Every server does so as it starts; this does it before an upgrade, and undoes it
     for an older release, when no server of this one runs any more."""
-    from service.assembly import migrate as run
+    from service.server import migrate as run
 
     before, where = run(settings_from({} if data_dir is None else {"data_dir": data_dir}), to)
     change = f"is at schema {to}" if before == to else f"schema {before or 'none'} -> {to}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,19 +12,7 @@ from model.errors import Overloaded, RateLimited
 from service.errors import problem_of
 from service.keys import Key
 from service.limits import PROBES
-
-
-@dataclass(frozen=True, slots=True)
-class QuotaSettings:
-    """None is without a limit."""
-
-    requests_per_s: float | None = None
-    burst: int | None = None  # None: as many as in one second, at least one
-    in_flight: int | None = None
-
-    @property
-    def capacity(self) -> float:
-        return float(self.burst or max(1, math.ceil(self.requests_per_s or 0)))
+from service.settings import QuotaSettings
 
 
 class Bucket:

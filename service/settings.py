@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self, cast
@@ -13,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from indexer.blobs.image_store import BlobSettings
 from indexer.blobs.thumbnails import Keep
+from indexer.encoding.encoder import Lane
 from indexer.encoding.http_encoder import EncoderClientSettings
 from indexer.fetcher import FetchSettings
 from indexer.imports.downloads import CopySettings
@@ -22,8 +25,40 @@ from indexer.imports.validation import DocumentBounds
 from indexer.settings import IndexerSettings
 from indexer.store.server.settings import CollectionSettings, Quantization, ServerStoreSettings
 from model.types import Limits
-from service.encoder.queue import QueueSettings
-from service.quotas import QuotaSettings
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaSettings:
+    """None is without a limit."""
+
+    requests_per_s: float | None = None
+    burst: int | None = None  # None: as many as in one second, at least one
+    in_flight: int | None = None
+
+    @property
+    def capacity(self) -> float:
+        return float(self.burst or max(1, math.ceil(self.requests_per_s or 0)))
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSettings:
+    """Costs are tower positions: image patches plus text tokens (`Prepared.cost`)."""
+
+    max_search_cost: int = 32_768
+    max_bulk_cost: int = 65_536
+    max_batch_cost: int = 2_048
+    searches_per_bulk: int = 4
+    max_queue_s: float = 10.0  # a lane takes no more than the model does in this time: a slow one is full sooner
+    wait_share: float = 0.2  # of the time the last batch took: what one that is not full waits for inputs on their way
+    max_wait_s: float = (
+        0.1  # and no longer: an answer, its caller's next request and a photo's decoding take some tens of ms
+    )
+
+    def bound(self, lane: Lane, cost_per_s: float | None) -> int:
+        """What may wait in a lane at once; `cost_per_s` is None while nothing has been measured."""
+        fixed = self.max_search_cost if lane is Lane.SEARCH else self.max_bulk_cost
+        return fixed if cost_per_s is None else min(fixed, max(self.max_batch_cost, int(cost_per_s * self.max_queue_s)))
+
 
 _SHARED = ("encoder_url", "qdrant_url", "database_url", "blobs_url")
 _POSTGRESQL = ("postgresql://", "postgres://")

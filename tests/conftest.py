@@ -21,7 +21,7 @@ from model.errors import InvalidInput
 from model.images import decode_image
 from model.types import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
 from service.encoder.batcher import Batcher
-from service.encoder.queue import QueueSettings
+from service.settings import QueueSettings
 from service.telemetry import Metrics
 
 # Machines are shared and noisy: how long an example takes says nothing, and a failure must be repeatable.

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from model.types import Encoded, Input, ModelInfo, Prepared, Role
-from service import assembly
+from service import wiring
 from service.cli import app
 from service.settings import Settings
 from service.telemetry import Metrics
@@ -57,5 +57,5 @@ def _load(settings: Settings, _metrics: Metrics) -> tuple[HeldRuntime, int]:
 
 
 if __name__ == "__main__":
-    assembly._load = _load
+    wiring._load = _load
     app(prog_name="ret2")

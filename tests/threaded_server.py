@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from service.api.app import create_app
-from service.parts import Parts
+from service.components import Parts
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Path
 from starlette.responses import Response
 
 from service.auth import CallerOf
+from service.components import PartsOf
 from service.names import COLLECTION_NAME
-from service.parts import PartsOf
 from service.schemas import AliasesOut, AliasIn, AliasOut
 from service.wire import Json, StrictRoute
 

@@ -12,7 +12,7 @@ from indexer.domain.collections import Collection
 from model.errors import InvalidInput
 from service.api.paths import CollectionPath
 from service.auth import CallerOf
-from service.parts import Parts, PartsOf
+from service.components import Parts, PartsOf
 from service.schemas import CollectionIn, CollectionOut, CollectionsOut
 from service.wire import Json, StrictRoute
 

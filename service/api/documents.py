@@ -20,10 +20,10 @@ from service import images
 from service.api import posting
 from service.api.paths import CollectionPath, DocumentPath, job_wire
 from service.api.searcher import content_wire, stored
+from service.components import Parts, PartsOf
 from service.errors import JSON, content_type_error
 from service.headers import NOTHING
 from service.limits import NDJSON, media_type
-from service.parts import Parts, PartsOf
 from service.schemas import AcceptedOut, DeletedOut, DeleteIn, DocumentIn, DocumentOut, schema_of
 from service.wire import Json, StrictRoute
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from indexer.imports.planner import format_of
 from service.api.documents import IdempotencyKey
 from service.api.paths import CollectionPath, job_wire
-from service.parts import PartsOf
+from service.components import PartsOf
 from service.schemas import ImportIn, ImportingOut
 from service.wire import Json, StrictRoute
 

@@ -14,9 +14,9 @@ from indexer.ledger.rows import no_job
 from model.errors import Forbidden
 from service.api.paths import job_wire
 from service.auth import CallerOf
+from service.components import Parts, PartsOf
 from service.keys import KeyScope
 from service.names import COLLECTION_NAME
-from service.parts import Parts, PartsOf
 from service.schemas import FailuresOut, JobOut, JobsOut, RetriedOut
 from service.wire import Json, StrictRoute
 

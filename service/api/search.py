@@ -11,8 +11,8 @@ from starlette.responses import Response
 from model.errors import Overloaded, RetrievalError, TooLarge
 from service.api.searcher import SearchBounds, Searcher
 from service.auth import CallerOf
+from service.components import PartsOf
 from service.errors import error_wire
-from service.parts import PartsOf
 from service.schemas import SearchBatchIn, SearchBatchOut, SearchIn, SearchOut, checked
 from service.wire import Json, StrictRoute, answer_within, took
 

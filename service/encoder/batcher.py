@@ -36,7 +36,8 @@ from model.cpu.priority import yield_to_others
 from model.errors import DependencyUnavailable, EncodeFailed, Overloaded, RetrievalError
 from model.types import Embedding, Encoded, Float32, Input, ModelInfo, Prepared, Role, Shares, Timing
 from service.encoder.lanes import Entry, Result
-from service.encoder.queue import Queue, QueueSettings
+from service.encoder.queue import Queue
+from service.settings import QueueSettings
 from service.telemetry import Metrics
 
 log = structlog.get_logger(__name__)

@@ -15,26 +15,7 @@ from indexer.encoding.encoder import Lane
 from model.errors import DependencyUnavailable
 from model.types import Prepared
 from service.encoder.lanes import Entry, Lanes
-
-
-@dataclass(frozen=True, slots=True)
-class QueueSettings:
-    """Costs are tower positions: image patches plus text tokens (`Prepared.cost`)."""
-
-    max_search_cost: int = 32_768
-    max_bulk_cost: int = 65_536
-    max_batch_cost: int = 2_048
-    searches_per_bulk: int = 4
-    max_queue_s: float = 10.0  # a lane takes no more than the model does in this time: a slow one is full sooner
-    wait_share: float = 0.2  # of the time the last batch took: what one that is not full waits for inputs on their way
-    max_wait_s: float = (
-        0.1  # and no longer: an answer, its caller's next request and a photo's decoding take some tens of ms
-    )
-
-    def bound(self, lane: Lane, cost_per_s: float | None) -> int:
-        """What may wait in a lane at once; `cost_per_s` is None while nothing has been measured."""
-        fixed = self.max_search_cost if lane is Lane.SEARCH else self.max_bulk_cost
-        return fixed if cost_per_s is None else min(fixed, max(self.max_batch_cost, int(cost_per_s * self.max_queue_s)))
+from service.settings import QueueSettings
 
 
 @dataclass(frozen=True, slots=True)

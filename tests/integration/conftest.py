@@ -11,9 +11,9 @@ import pytest
 from s3_server import bucket, s3, s3_process  # noqa: F401 - fixtures
 
 from service.api.app import create_app
-from service.assembly import build
-from service.parts import Parts
+from service.components import Parts
 from service.settings import Settings
+from service.wiring import build
 
 
 class Served:

@@ -13,10 +13,10 @@ from model.errors import Conflict, InvalidInput, NotFound
 from model.evaluation.recall import Item
 from model.types import Input
 from service import model_commands
-from service.assembly import build
 from service.cli import app
 from service.client import Client, Search, SearchResult
 from service.settings import Settings
+from service.wiring import build
 from tests.threaded_server import serving
 
 

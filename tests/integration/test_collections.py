@@ -7,7 +7,7 @@ import pytest
 
 from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
-from service import assembly
+from service import server
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
@@ -29,7 +29,7 @@ async def served(
     request: pytest.FixtureRequest, serve: Callable[..., Awaitable[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> Any:
     if request.param == "server":
-        monkeypatch.setattr(assembly, "_store", lambda _settings: ServerStore(ServerStoreSettings(":memory:")))
+        monkeypatch.setattr(server, "_store", lambda _settings: ServerStore(ServerStoreSettings(":memory:")))
     return await serve(max_search_hits=50)
 
 

@@ -19,9 +19,9 @@ from schemathesis.specs.openapi.checks import (
 )
 from threaded_server import serving
 
-from service.assembly import build
 from service.settings import Settings
 from service.wire_examples import DOCUMENTS, SCHEMAS
+from service.wiring import build
 
 # The service in the other thread draws its pauses meanwhile, and Hypothesis takes that for a strategy's doing.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")

@@ -10,10 +10,10 @@ from rich.console import Console
 from threaded_server import serving
 
 from model.evaluation.atlas import Atlas
-from service.assembly import build
 from service.client import Client
 from service.demo import COLLECTION, FIELDS, fill
 from service.settings import Settings
+from service.wiring import build
 
 
 def test_a_collection_of_an_earlier_demo_gets_the_fields_declared(tmp_path: Path) -> None:

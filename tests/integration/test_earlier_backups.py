@@ -21,8 +21,8 @@ from qdrant_server import qdrant  # noqa: F401 - a fixture
 
 from indexer.backup.backup import Installation, back_up, restore
 from indexer.store.edge import snapshot
-from service.assembly import stored
 from service.settings import Settings
+from service.wiring import stored
 
 Serve = Callable[..., Awaitable[Any]]
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -14,9 +14,9 @@ from needs import needed
 from threaded_server import serving
 
 from model.errors import NotFound
-from service.assembly import build
 from service.client import Client
 from service.settings import Settings
+from service.wiring import build
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from threaded_server import serving
 
 from model.evaluation.atlas import Atlas
 from model.types import Encoded, ModelInfo, Prepared
-from service.assembly import build
 from service.client import Client
 from service.settings import Settings
+from service.wiring import build
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from needs import needed
 from model.evaluation.atlas import Atlas
 from model.types import Limits
 from service.api.app import create_app
-from service.assembly import build
 from service.settings import Settings
+from service.wiring import build
 
 Make = Callable[..., bytes]
 

@@ -11,8 +11,8 @@ from PIL import Image
 from s3_server import KEY, SECRET, S3Server
 
 from model.errors import InvalidInput
-from service.assembly import build
 from service.settings import Settings
+from service.wiring import build
 
 Make = Callable[..., bytes]
 

@@ -19,9 +19,9 @@ from needs import needed
 from PIL import Image
 from threaded_server import serving
 
-from service.assembly import build
 from service.client import Client
 from service.settings import Settings
+from service.wiring import build
 
 mcp = needed("mcp")
 

@@ -16,10 +16,10 @@ from conftest import D, FakeRuntime
 from needs import needed
 from threaded_server import serving
 
-from service.assembly import build
 from service.client import Client
 from service.keys import Key, KeyScope, line_of
 from service.settings import Settings
+from service.wiring import build
 
 openai = needed("openai")
 needed("torch")

@@ -20,10 +20,10 @@ from conftest import FakeRuntime
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from threaded_server import serving
 
-from service.assembly import build
 from service.client import Client
 from service.keys import Key, KeyScope, line_of
 from service.settings import Settings
+from service.wiring import build
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 COLOURS = ("red", "green", "blue")

@@ -17,8 +17,8 @@ from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
 from model.errors import DependencyUnavailable, NotFound
 from service.api.app import create_app
-from service.assembly import build
 from service.settings import Settings
+from service.wiring import build
 
 D = 4
 Connect = Callable[..., ServerStore]

@@ -19,10 +19,10 @@ from model.retriever import Retriever
 from model.training.atlas_trainer import StateCache
 from model.training.pairs import Row
 from model.types import Float32, Input, Limits, Role
-from service.assembly import build
 from service.client import Client
 from service.encoder.runtime import TorchRuntime
 from service.settings import Settings
+from service.wiring import build
 
 # Every third country, 123 questions, and every twentieth passage of emoji, which are easily told from those of flags: 879 passages.
 # The whole benchmark takes four minutes of two quiet cores.

@@ -13,8 +13,8 @@ from fastapi import FastAPI
 
 from model.types import Encoded, ModelInfo, Prepared
 from service.api.app import create_app
-from service.assembly import build
 from service.settings import Settings
+from service.wiring import build
 
 DOCUMENTS = [{"id": f"d{i}", "text": f"text {i}", "metadata": {"n": i, "x": 1.0}} for i in range(20)]
 Start = Callable[..., Awaitable[httpx.AsyncClient]]

@@ -12,11 +12,11 @@ from fake_store import FakeStore
 from prometheus_client import CollectorRegistry
 
 from indexer.encoding.http_encoder import HttpEncoder
-from service import assembly
+from service import server, wiring
 from service.api.app import create_app
+from service.components import Parts
 from service.encoder.app import EncoderParts, create_encoder_app
 from service.encoder.batcher import Batcher
-from service.parts import Parts
 from service.settings import Settings
 from service.telemetry import Metrics
 
@@ -32,14 +32,14 @@ async def start(
     batcher = Batcher(runtime, Settings().queue(2_048), metrics)
     encoder = create_encoder_app(EncoderParts(Settings(role="encoder"), metrics, batcher))
     over = httpx.ASGITransport(encoder)
-    monkeypatch.setattr(assembly, "_store", lambda _settings: store)
-    monkeypatch.setattr(assembly, "HttpEncoder", partial(HttpEncoder, transport=over))
+    monkeypatch.setattr(server, "_store", lambda _settings: store)
+    monkeypatch.setattr(server, "HttpEncoder", partial(HttpEncoder, transport=over))
     shared = {"encoder_url": "http://encoder", "qdrant_url": "http://qdrant:6333", "database_url": postgres_url}
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(encoder.router.lifespan_context(encoder))
 
         async def process(role: str, **settings: Any) -> tuple[Parts, httpx.AsyncClient]:
-            parts = assembly.build(Settings(role=role, blobs_url=str(tmp_path / "blobs"), **shared, **settings))
+            parts = wiring.build(Settings(role=role, blobs_url=str(tmp_path / "blobs"), **shared, **settings))
             app = create_app(parts)
             await stack.enter_async_context(app.router.lifespan_context(app))
             client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", timeout=30)

@@ -209,8 +209,8 @@ async def late(runtime: Any, tmp_path: Any) -> Any:
     import httpx
 
     from service.api.app import create_app
-    from service.assembly import build
     from service.settings import Settings
+    from service.wiring import build
 
     parts = build(Settings(data_dir=tmp_path), Several(runtime))
     app = create_app(parts)

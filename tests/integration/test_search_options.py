@@ -12,7 +12,7 @@ from indexer.store.edge import client
 from indexer.store.edge.client import EdgePoints, EdgeStore
 from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerPoints, ServerStore
-from service import assembly
+from service import server
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
@@ -41,7 +41,7 @@ async def served(
 ) -> Any:
     """The forty documents in the collection `flags`."""
     if request.param == "server":
-        monkeypatch.setattr(assembly, "_store", lambda _settings: ServerStore(ServerStoreSettings(":memory:")))
+        monkeypatch.setattr(server, "_store", lambda _settings: ServerStore(ServerStoreSettings(":memory:")))
     served = await serve(max_search_hits=50, max_search_depth=60, request_timeout_s=20)
     await served.load(*documents())
     return served
@@ -351,7 +351,7 @@ async def test_an_overdue_search_goes_on_in_no_store(
             slices.append(None)
         return call(child, method, arguments)
 
-    monkeypatch.setattr(assembly, "_store", lambda _settings: EdgeStore(tmp_path / "cut", reads_per_call=5))
+    monkeypatch.setattr(server, "_store", lambda _settings: EdgeStore(tmp_path / "cut", reads_per_call=5))
     served = await serve()
     await served.load(*documents())
     monkeypatch.setattr(client._Child, "call", slow)

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 from needs import needed
 
-from service import assembly
+from service import server as assembly
+from service import wiring
 from service.api.app import create_app
-from service.parts import Parts
+from service.components import Parts
 from service.settings import Settings
 
 needed("torch")
@@ -269,7 +270,7 @@ async def test_a_dead_model_thread_takes_the_process_down(
     """Promise 1: visibly, not answering 200 for ever."""
     monkeypatch.setattr(assembly, "_give_up", lambda: None)  # it would end the tests with the process
     port = free_port()
-    running = asyncio.create_task(_run(assembly.build(Settings(data_dir=tmp_path, port=port), runtime)))
+    running = asyncio.create_task(_run(wiring.build(Settings(data_dir=tmp_path, port=port), runtime)))
     await _until_started(port)
 
     def die(_texts: list[str]) -> None:
@@ -289,7 +290,7 @@ async def test_a_call_that_does_not_end_in_the_grace_time(
     """It is told so while it can be: the server would cancel it, and its caller get a bare 500."""
     monkeypatch.setattr(assembly, "_give_up", lambda: None)
     port = free_port()
-    parts = assembly.build(Settings(data_dir=tmp_path, port=port, grace_s=2), runtime)
+    parts = wiring.build(Settings(data_dir=tmp_path, port=port, grace_s=2), runtime)
     running = asyncio.create_task(_run(parts))
     await _until_started(port)
     runtime.gate.clear()
@@ -308,7 +309,7 @@ async def test_a_call_that_does_not_end_in_the_grace_time(
 async def test_an_orderly_end(runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assembly, "_give_up", lambda: None)  # it would end the tests with the process
     port = free_port()
-    parts = assembly.build(Settings(data_dir=tmp_path, port=port, grace_s=5), runtime)
+    parts = wiring.build(Settings(data_dir=tmp_path, port=port, grace_s=5), runtime)
     running = asyncio.create_task(_run(parts))
     await _until_started(port)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -321,7 +322,7 @@ async def test_metrics_on_a_port_of_their_own(runtime: Any, tmp_path: Path, monk
     monkeypatch.setattr(assembly, "_give_up", lambda: None)  # it would end the tests with the process
     port, metrics_port = free_port(), free_port()
     settings = Settings(data_dir=tmp_path, port=port, metrics_port=metrics_port, grace_s=5)
-    running = asyncio.create_task(_run(assembly.build(settings, runtime)))
+    running = asyncio.create_task(_run(wiring.build(settings, runtime)))
     await _until_started(port)
     async with httpx.AsyncClient(trust_env=False) as client:
         try:

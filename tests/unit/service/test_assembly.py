@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from indexer.worker.index_deferral import BulkLoads
-from service import assembly
+from service import wiring
 from service.settings import Settings
 
 
@@ -16,7 +16,7 @@ from service.settings import Settings
 async def test_bulk_loads_are_a_chore_where_there_is_a_qdrant_server(
     tmp_path: Path, runtime: Any, qdrant_url: str | None
 ) -> None:
-    parts = assembly.build(Settings(data_dir=tmp_path, qdrant_url=qdrant_url), runtime)
+    parts = wiring.build(Settings(data_dir=tmp_path, qdrant_url=qdrant_url), runtime)
     assert any(isinstance(chore, BulkLoads) for chore in parts.worker._chores) == (qdrant_url is not None)
     await parts.store.close()
     parts.ledger.close()

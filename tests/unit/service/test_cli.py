@@ -247,7 +247,7 @@ def test_the_address_and_key_come_from_the_environment(
 
 def test_every_setting_is_a_flag_of_serve(ret2: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Settings] = []
-    monkeypatch.setattr("service.assembly.serve", seen.append)
+    monkeypatch.setattr("service.server.serve", seen.append)
     result = ret2("serve", "--port", 0, "--data-dir", "x", "--fetch-allow-private", "--batch-wait-share", 0.5)
     assert result.exit_code == 0, result.output
     assert (seen[0].port, seen[0].data_dir, seen[0].fetch_allow_private, seen[0].batch_wait_share) == (
@@ -264,6 +264,6 @@ def test_version(ret2: Callable[..., Any]) -> None:
 
 def test_the_command_line_and_what_is_assembled_embedded_start_without_torch() -> None:
     heavy = "{'torch', 'transformers', 'qdrant_edge', 'qdrant_client'}"
-    code = f"import sys, service.assembly, service.cli; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, service.server, service.cli; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -13,7 +13,8 @@ from indexer.encoding.encoder import Lane
 from model.errors import DependencyUnavailable
 from model.types import Input, Prepared, Role
 from service.encoder.lanes import Entry
-from service.encoder.queue import Queue, QueueSettings
+from service.encoder.queue import Queue
+from service.settings import QueueSettings
 
 Traffic = list[tuple[Lane, int, bool, bool]]  # lane, cost, its caller leaves, its batch fails once
 

@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.auth import ApiKeyGate
 from service.keys import Key, KeyFile, KeyScope, line_of
-from service.quotas import Bucket, KeyQuotas, QuotaSettings
+from service.quotas import Bucket, KeyQuotas
+from service.settings import QuotaSettings
 
 A, B = "0123456789abcdef-a", "0123456789abcdef-b"
 

@@ -1,4 +1,4 @@
-"""The ready objects a process is made of. `service.assembly` builds them, tests pass fakes, routes take them as dependencies."""
+"""The ready objects a process is made of. `service.server` builds them, tests pass fakes, routes take them as dependencies."""
 
 from __future__ import annotations
 
