@@ -31,7 +31,7 @@ from model.ret2 import Ret2
 from model.retriever import Retriever
 from model.types import Encoded, Float32, Input, Limits, Role
 from service.api.modes import ModeSearch, Wanted
-from service.schemas import RrfIn, WeightedIn
+from service.schemas.search import RrfIn, WeightedIn
 
 MODES: dict[str, Wanted] = {
     "fused": Wanted(),

@@ -20,7 +20,7 @@ from service.openai_errors import OpenAiErrors
 from service.origins import OwnPages
 from service.probes import Process
 from service.quotas import KeyQuotas
-from service.schemas import Problem
+from service.schemas.operations import Problem
 from service.telemetry import RequestLog
 from service.tracing import Traces
 

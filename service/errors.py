@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -17,22 +17,17 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from model.errors import (
-    InvalidInput,
     InvalidJson,
     RetrievalError,
     UnsupportedMediaType,
 )
-from service.names import IN_WORDS
+from service.schemas.validation import Fields, field_errors, shown, summary
 
-_SHOWN_CHARS = 100  # of a wrong value: enough to recognise it, too few to echo an image or a document
-_SHOWN_ERRORS = 20
 _SHOWN_JSON_CHARS = 20  # of what stands where JSON was expected
 _RETRY_AFTER_S = 1.0
 _MAX_RETRY_AFTER_S = 60.0
 
 JSON = "application/json"
-
-Fields = list[dict[str, Any]]
 
 
 def problem(
@@ -72,58 +67,11 @@ def retry_after_s(error: RetrievalError) -> int:
     return math.ceil(min(max(getattr(error, "retry_after_s", _RETRY_AFTER_S), 1.0), _MAX_RETRY_AFTER_S))
 
 
-def shown(value: Any) -> Any:
-    """A value as it may stand in an answer: short, and JSON."""
-    if value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) < 2**53):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, bytes):
-        return f"{len(value)} bytes"
-    text = value if isinstance(value, str) else repr(value)
-    text = text.encode("utf-8", "replace").decode()
-    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}… ({len(text)} characters)"
-
-
 def path_sent(scope: Scope) -> str:
     """As the caller wrote it, with its percent signs: decoded it may hold control characters, ours for an encoded slash among them."""
     raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
     text: str = shown(raw.decode("ascii", "backslashreplace"))
     return text
-
-
-def field_errors(errors: Iterable[Mapping[str, Any]]) -> Fields:
-    """Pydantic's errors as {field, value, limit}; `limit` says what is allowed there."""
-    fields: Fields = []
-    for error in errors:
-        field = {"field": _path(error["loc"]), "value": shown(error.get("input")), "limit": _allowed(error)}
-        if field not in fields:
-            fields.append(field)
-    return fields[:_SHOWN_ERRORS]
-
-
-def _allowed(error: Mapping[str, Any]) -> str:
-    if error["type"] == "extra_forbidden":
-        return "no such field"
-    if error["type"] == "string_pattern_mismatch" and (words := IN_WORDS.get(error["ctx"]["pattern"])):
-        return words
-    return str(error["msg"]).removeprefix("Value error, ")  # which pydantic puts before our own words
-
-
-def summary(fields: Sequence[Mapping[str, Any]]) -> str:
-    """The errors in one line, for people and for per-item details."""
-    return "; ".join(_named(field) + f"{field['limit']} (got {field['value']!r})" for field in fields[:3])
-
-
-def _named(field: Mapping[str, Any]) -> str:
-    """Nothing for an error of the whole."""
-    return f"{field['field']}: " if field["field"] else ""
-
-
-def invalid(errors: Iterable[Mapping[str, Any]]) -> InvalidInput:
-    """A failed validation of one item as the error of that item."""
-    fields = field_errors(errors)
-    return InvalidInput(summary(fields), field=fields[0]["field"] or None)
 
 
 def not_json(what: str, error: json.JSONDecodeError) -> InvalidJson:
@@ -182,14 +130,3 @@ async def _http_error(request: Request, error: Exception) -> Response:
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     detail = f"{request.method} {path_sent(request.scope)}: {error.detail}"
     return problem(error.status_code, code, detail, request_id, headers=error.headers)
-
-
-def _path(location: Sequence[str | int]) -> str:
-    """("query", "image") as "query.image", ("inputs", 3) as "inputs[3]". Our tags of union branches, in <>, stay out."""
-    path = ""
-    for part in location:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif not part.startswith("<"):
-            path += f".{part}" if path else part
-    return path

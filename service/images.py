@@ -9,7 +9,7 @@ import re
 from model.errors import InvalidInput, TooLarge
 from model.images import first_bytes
 from model.types import Limits
-from service.schemas import ImageBase64, ImageField, ImageUrl
+from service.schemas.base import ImageBase64, ImageField, ImageUrl
 
 _DATA_URI = re.compile(r"data:(?P<type>[\w.+/-]*)(?:;[\w.+=-]+)*?(?P<base64>;base64)?,", re.ASCII)
 _SPACE = re.compile(r"\s+")

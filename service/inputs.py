@@ -7,7 +7,7 @@ from typing import Protocol
 from model.errors import InvalidInput, RetrievalError, TooLarge
 from model.types import Input, Limits
 from service import images
-from service.schemas import ImageField
+from service.schemas.base import ImageField
 
 
 class ImageFetcher(Protocol):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from service import filter_schema, glossary, wire_examples
+from service import glossary, wire_examples
 from service.errors import JSON
+from service.schemas import filter_schema
 
 _DOCUMENTS = "/collections/{name}/documents"
 

@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, Response
 from indexer.encoding.encoder import Encoder
 from service.headers import page_policy
 from service.health import Health
-from service.schemas import InfoOut, LiveOut, ReadyOut
+from service.schemas.operations import InfoOut, LiveOut, ReadyOut
 from service.settings import Settings
 from service.telemetry import Metrics
 from service.wire import Json

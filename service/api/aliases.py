@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from service.auth import CallerOf
 from service.components import PartsOf
-from service.names import COLLECTION_NAME
-from service.schemas import AliasesOut, AliasIn, AliasOut
+from service.schemas.collections import AliasesOut, AliasIn, AliasOut
+from service.schemas.names import COLLECTION_NAME
 from service.wire import Json, StrictRoute
 
 router = APIRouter(route_class=StrictRoute, tags=["collections"])

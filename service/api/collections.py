@@ -13,7 +13,7 @@ from model.errors import InvalidInput
 from service.api.paths import CollectionPath
 from service.auth import CallerOf
 from service.components import Parts, PartsOf
-from service.schemas import CollectionIn, CollectionOut, CollectionsOut
+from service.schemas.collections import CollectionIn, CollectionOut, CollectionsOut
 from service.wire import Json, StrictRoute
 
 router = APIRouter(route_class=StrictRoute, tags=["collections"])

@@ -24,7 +24,8 @@ from service.components import Parts, PartsOf
 from service.errors import JSON, content_type_error
 from service.headers import NOTHING
 from service.limits import NDJSON, media_type
-from service.schemas import AcceptedOut, DeletedOut, DeleteIn, DocumentIn, DocumentOut, schema_of
+from service.schemas.base import schema_of
+from service.schemas.documents import AcceptedOut, DeletedOut, DeleteIn, DocumentIn, DocumentOut
 from service.wire import Json, StrictRoute
 
 router = APIRouter(route_class=StrictRoute, tags=["documents"])

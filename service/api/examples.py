@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from model.types import Float32
-from service.schemas import ExampleIn, QueryIn
+from service.schemas.search import ExampleIn, QueryIn
 
 
 def average(positive: Sequence[Float32], negative: Sequence[Float32]) -> Float32:

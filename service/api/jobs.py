@@ -16,8 +16,8 @@ from service.api.paths import job_wire
 from service.auth import CallerOf
 from service.components import Parts, PartsOf
 from service.keys import KeyScope
-from service.names import COLLECTION_NAME
-from service.schemas import FailuresOut, JobOut, JobsOut, RetriedOut
+from service.schemas.jobs import FailuresOut, JobOut, JobsOut, RetriedOut
+from service.schemas.names import COLLECTION_NAME
 from service.wire import Json, StrictRoute
 
 _EVENT_EVERY_S = 0.25  # of one job, at most

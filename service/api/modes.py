@@ -26,7 +26,7 @@ from indexer.store.criteria import (
 )
 from model.errors import InvalidInput
 from model.types import Float32
-from service.schemas import RerankIn, RrfIn, SearchIn, WeightedIn
+from service.schemas.search import RerankIn, RrfIn, SearchIn, WeightedIn
 
 CANDIDATES = 1_000  # of each of the two rankings that hybrid fuses: all pages are windows into the same one
 _RERANKED = (

@@ -16,8 +16,9 @@ from indexer.domain.documents import Incoming, Rejected
 from model.errors import InvalidInput, InvalidJson, RetrievalError, TooLarge
 from model.types import Limits
 from service import images, inputs
-from service.errors import invalid, not_json
-from service.schemas import DocumentIn
+from service.errors import not_json
+from service.schemas.documents import DocumentIn
+from service.schemas.validation import invalid
 from service.settings import Settings
 
 _PAUSE_EVERY = 32  # documents between two turns of the event loop: decoding base64 takes it otherwise

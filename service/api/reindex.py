@@ -10,7 +10,7 @@ from starlette.responses import Response
 from indexer.domain.collections import Collection, Reindex
 from service.api.paths import CollectionPath, job_wire
 from service.components import Parts, PartsOf
-from service.schemas import GenerationOut, ReindexIn, ReindexingOut, ReindexOut
+from service.schemas.collections import GenerationOut, ReindexIn, ReindexingOut, ReindexOut
 from service.wire import Json, StrictRoute
 
 router = APIRouter(route_class=StrictRoute, tags=["reindex"])

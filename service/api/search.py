@@ -13,7 +13,8 @@ from service.api.searcher import SearchBounds, Searcher
 from service.auth import CallerOf
 from service.components import PartsOf
 from service.errors import error_wire
-from service.schemas import SearchBatchIn, SearchBatchOut, SearchIn, SearchOut, checked
+from service.schemas.base import checked
+from service.schemas.search import SearchBatchIn, SearchBatchOut, SearchIn, SearchOut
 from service.wire import Json, StrictRoute, answer_within, took
 
 router = APIRouter(route_class=StrictRoute, tags=["search"])

@@ -27,7 +27,7 @@ from service.api.modes import ModeSearch, Wanted
 from service.api.ranking import Group, Mark, Page, Ranking, read_cursor, selected
 from service.inputs import ImageFetcher
 from service.keys import Key
-from service.schemas import MAX_GROUPS, QueryIn, SearchIn
+from service.schemas.search import MAX_GROUPS, QueryIn, SearchIn
 from service.telemetry import Metrics
 
 DEFAULT_LIMIT = 10  # hits, where neither the search nor the collection says

@@ -8,8 +8,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from model.errors import InvalidInput
 from model.types import ModelInfo
-from service.errors import invalid
-from service.schemas import InputIn, Wire
+from service.schemas.base import InputIn, Wire
+from service.schemas.validation import invalid
 
 
 class TextPart(Wire):

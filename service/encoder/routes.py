@@ -29,7 +29,8 @@ from service.encoder.openai import (
 from service.errors import error_wire
 from service.inputs import ImageFetcher
 from service.limits import media_type
-from service.schemas import EncodeIn, EncodeOut, InputIn, checked
+from service.schemas.base import InputIn, checked
+from service.schemas.encode import EncodeIn, EncodeOut
 from service.wire import Json, StrictRoute, answer_within, took
 
 _PACKED = {codec.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}

@@ -25,7 +25,7 @@ from indexer.store.server.store import ServerStore, ServerStoreSettings
 from model.errors import Conflict, InvalidInput, NotFound
 from model.types import Float32
 from service.api.modes import ModeSearch, Wanted
-from service.schemas import RerankIn
+from service.schemas.search import RerankIn
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),

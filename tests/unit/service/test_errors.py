@@ -26,8 +26,9 @@ from model.errors import (
     UnsupportedMediaType,
 )
 from service.encoder.routes import _at
-from service.errors import field_errors, not_json, problem_of, shown, summary
-from service.schemas import DocumentIn
+from service.errors import not_json, problem_of
+from service.schemas.documents import DocumentIn
+from service.schemas.validation import field_errors, shown, summary
 
 
 def answer(error: RetrievalError) -> tuple[dict[str, Any], dict[str, str]]:

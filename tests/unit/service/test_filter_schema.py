@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from indexer.filters import Filter, parse
 from model.errors import InvalidInput
-from service.filter_schema import SCHEMA
+from service.schemas.filter_schema import SCHEMA
 
 DOCS = Path(__file__).parents[3] / "docs" / "filters.md"
 VALIDATOR = Draft202012Validator({"$ref": "#/components/schemas/Filter", "components": {"schemas": {"Filter": SCHEMA}}})

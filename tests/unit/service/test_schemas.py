@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from model.errors import InvalidInput
-from service.errors import field_errors, invalid
-from service.schemas import DocumentIn, EncodeIn, QueryIn, SearchIn, checked
+from service.schemas.base import checked
+from service.schemas.documents import DocumentIn
+from service.schemas.encode import EncodeIn
+from service.schemas.search import QueryIn, SearchIn
+from service.schemas.validation import field_errors, invalid
 
 SEARCH: dict[str, Any] = {"collection": "flags", "query": {"text": "red"}}
 

@@ -1,0 +1,1 @@
+"""The pydantic models of the HTTP API, one module for each resource."""

@@ -1,0 +1,55 @@
+"""Answers about jobs and their failures."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+
+class ProgressOut(BaseModel):
+    """How far an import is."""
+
+    uri: str = Field(description="what is imported, without the query of a URL")
+    format: str = Field(description="of the files")
+    planned: bool = Field(description="`accepted` is all there is; until then more is being found")
+    unread: int = Field(description="of the accepted documents, those that stand in the files still")
+    documents_per_s: float | None = Field(description="done since it began, on average; null before there is any")
+    remaining_s: float | None = Field(description="at that rate; null while it is not known")
+
+
+class JobOut(BaseModel):
+    id: str
+    collection: str
+    kind: str
+    state: str
+    accepted: int
+    indexed: int
+    skipped: int
+    failed: int
+    cancelled: int
+    retry_of: str | None
+    created_at: float
+    updated_at: float
+    waiting_on: str | None
+    progress: ProgressOut | None = Field(None, description="of an import")
+
+
+class RetriedOut(BaseModel):
+    """The job that tries again."""
+
+    job: JobOut
+
+
+class JobsOut(BaseModel):
+    jobs: list[JobOut]
+
+
+class FailureOut(BaseModel):
+    position: int
+    id: str
+    code: str
+    detail: str
+    file: str | None = Field(None, description="of an import: the file that the record is in")
+
+
+class FailuresOut(BaseModel):
+    failures: list[FailureOut]
