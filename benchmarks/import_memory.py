@@ -22,7 +22,7 @@ from benchmarks.checkpoints import Fusion, ret2_folder
 from benchmarks.inputs import texts
 from benchmarks.machine import Machine
 from benchmarks.servers import start_ret2
-from service.client import Client
+from service.client.client import Client
 
 SIZES = (20_000, 100_000, 1_000_000)
 _GROUP = 20_000  # rows of a row group

@@ -35,7 +35,7 @@ from benchmarks.servers import start_ret2
 from indexer.domain.points import Point
 from indexer.store.edge.client import EdgeStore
 from model.types import Float32
-from service.client import Client
+from service.client.client import Client
 
 DIMENSIONS, LATENTS, SHELVES = 256, 4, 10
 SIZES = (10_000, 100_000, 1_000_000)

@@ -13,7 +13,7 @@ from benchmarks.servers import start_ret2
 from model.evaluation.atlas import Atlas
 from model.retriever import Retriever
 from model.types import Input, Limits, Role
-from service.client import Client
+from service.client.client import Client
 from service.demo import atlas_documents
 
 _BAR = Bar(0.9)

@@ -24,7 +24,7 @@ from benchmarks.servers import start_ret2
 from indexer.domain.jobs import Job
 from model.evaluation.atlas import Atlas
 from model.evaluation.recall import Carries, questions
-from service.client import Client
+from service.client.client import Client
 from service.demo import COLLECTION, atlas_documents
 
 _SEARCHES = 256  # sent in turn

@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from service.client import DEFAULT_URL, Client
+from service.client.client import DEFAULT_URL, Client
 
 ROWS = 256  # read at once: the file may be larger than memory
 

@@ -19,7 +19,8 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict
 
-from service.client import DEFAULT_URL, Client, Hit
+from service.client.client import DEFAULT_URL, Client
+from service.client.types import Hit
 
 
 class Ret2Retriever(BaseRetriever):

@@ -17,7 +17,8 @@ from typing import Any
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextNode
 
-from service.client import DEFAULT_URL, Client, Hit
+from service.client.client import DEFAULT_URL, Client
+from service.client.types import Hit
 
 
 class Ret2Retriever(BaseRetriever):

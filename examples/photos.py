@@ -22,7 +22,7 @@ from typing import Any
 from PIL import ExifTags, Image, UnidentifiedImageError
 from rich.console import Console
 
-from service.client import Client
+from service.client.client import Client
 from service.demo import running_service
 from service.tables import hits_table
 

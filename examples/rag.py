@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model.evaluation.atlas import Atlas
-from service.client import DEFAULT_URL, Client
+from service.client.client import DEFAULT_URL, Client
 
 COLLECTION = "atlas"
 RETRIEVED_BY = ("nothing", "text", "image", "text+image")

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from service.client import DEFAULT_URL, Client
+from service.client.client import DEFAULT_URL, Client
 
 K = 10
 

@@ -27,7 +27,8 @@ from model.errors import Forbidden, InvalidInput, RetrievalError
 from service import demo as demonstration
 from service.backup_commands import backup, restore
 from service.benchmark_commands import m2kr, mbeir
-from service.client import DEFAULT_URL, Client, Hit, Loaded
+from service.client.client import DEFAULT_URL, Client
+from service.client.types import Hit, Loaded
 from service.flags import settings_from, with_settings
 from service.import_commands import import_files
 from service.key_commands import keys_app

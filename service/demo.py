@@ -26,7 +26,7 @@ from model.errors import DependencyUnavailable, NotFound
 from model.evaluation.atlas import Atlas, AtlasDocument
 from model.evaluation.recall import KS, Carries, corpus, questions, recall
 from model.types import Input
-from service.client import Client
+from service.client.client import Client
 from service.data_lock import server_of
 from service.tables import hits_table, progress_bar, timings_line
 

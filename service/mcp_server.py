@@ -19,7 +19,8 @@ from pydantic import BaseModel, Field
 from model.errors import InvalidInput, RetrievalError
 from model.images import decode_image
 from model.types import Limits
-from service.client import Client, Hit
+from service.client.client import Client
+from service.client.types import Hit
 
 _IMAGE_PX = 512  # the longer side of an image in an answer: enough to see what is on it, some tens of kilobytes
 _MAX_HITS = 50  # an answer is read by a model, whole

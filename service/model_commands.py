@@ -22,7 +22,7 @@ from rich.table import Table
 from model.errors import Conflict, InvalidInput, NotFound
 from model.evaluation.recall import KS, Carries, Item, Recall, Search, corpus, exact_search, nine, questions, recall
 from model.types import Float32, Input, Limits, Role
-from service.client import Client
+from service.client.client import Client
 
 if TYPE_CHECKING:
     from model.retriever import Retriever

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from indexer.domain.jobs import Job, JobState
 from model.errors import InvalidInput
-from service.client import DEFAULT_URL, Client, Reindex
+from service.client.client import DEFAULT_URL, Client
+from service.client.types import Reindex
 from service.tables import failures_table, progress_bar
 
 

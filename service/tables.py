@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from indexer.domain.jobs import Job, JobKind
-from service.client import Collection, SearchResult
+from service.client.types import Collection, SearchResult
 
 Failed = tuple[str, str, str]  # which document, code, why
 

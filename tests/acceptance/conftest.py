@@ -19,7 +19,7 @@ from example_files import load_example
 from needs import needed
 from tiny_model import write_tiny_checkpoint
 
-from service.client import Client
+from service.client.client import Client
 
 _START_S = 240.0  # torch and a model, on a machine that may be busy with other things
 

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 from tiny_model import WORDS, write_tiny_checkpoint
 
-from service.client import Client, Hit, SearchResult
+from service.client.client import Client
+from service.client.types import Hit, SearchResult
 
 pytestmark = pytest.mark.timeout(300)
 QUERIES = ("the red flag", "what is the capital", "one blue square")

@@ -38,7 +38,7 @@ from watched_metrics import OF_PROMETHEUS, expressions, labels_in
 
 from indexer.domain.jobs import JobState
 from model.errors import Unauthorized
-from service.client import Client
+from service.client.client import Client
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,7 +11,7 @@ import pytest
 from needs import needed
 
 from indexer.domain.jobs import Job, JobState
-from service.client import Client
+from service.client.client import Client
 
 needed("torch")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]

@@ -18,7 +18,7 @@ from tiny_model import WORDS
 
 from indexer.domain.jobs import Job, JobState
 from model.errors import DependencyUnavailable
-from service.client import Client
+from service.client.client import Client
 
 pytestmark = pytest.mark.timeout(400)
 DOCUMENTS = 1_500

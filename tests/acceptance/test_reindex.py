@@ -23,7 +23,7 @@ from indexer.domain.jobs import JobState
 from model.errors import NotFound
 from model.retriever import Retriever
 from model.types import Float32, Input, Limits, Role
-from service.client import Client
+from service.client.client import Client
 
 pytestmark = pytest.mark.timeout(600)
 DOCUMENTS = 300

@@ -9,7 +9,7 @@ import httpx
 import orjson
 import pytest
 
-from service.client import Client
+from service.client.client import Client
 
 MIB = 2**20
 LINE_BYTES = 10_000

@@ -16,7 +16,7 @@ from qdrant_server import QdrantServer, qdrant  # noqa: F401 - a fixture
 from indexer.domain.jobs import JobState
 from model.errors import InProgress
 from model.evaluation.atlas import Atlas
-from service.client import Client
+from service.client.client import Client
 from service.demo import atlas_documents
 
 pytestmark = pytest.mark.timeout(300)

@@ -14,7 +14,8 @@ from model.evaluation.recall import Item
 from model.types import Input
 from service import model_commands
 from service.cli import app
-from service.client import Client, Search, SearchResult
+from service.client.client import Client
+from service.client.types import Search, SearchResult
 from service.settings import Settings
 from service.wiring import build
 from tests.threaded_server import serving

@@ -14,7 +14,7 @@ from needs import needed
 from threaded_server import serving
 
 from model.errors import NotFound
-from service.client import Client
+from service.client.client import Client
 from service.settings import Settings
 from service.wiring import build
 

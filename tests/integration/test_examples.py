@@ -20,7 +20,7 @@ from threaded_server import serving
 
 from model.evaluation.atlas import Atlas
 from model.types import Encoded, ModelInfo, Prepared
-from service.client import Client
+from service.client.client import Client
 from service.settings import Settings
 from service.wiring import build
 

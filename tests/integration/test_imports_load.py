@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from service import cli
-from service.client import Loaded
+from service.client.types import Loaded
 
 
 class FakeClient:

@@ -19,7 +19,7 @@ from needs import needed
 from PIL import Image
 from threaded_server import serving
 
-from service.client import Client
+from service.client.client import Client
 from service.settings import Settings
 from service.wiring import build
 

@@ -16,7 +16,7 @@ from conftest import D, FakeRuntime
 from needs import needed
 from threaded_server import serving
 
-from service.client import Client
+from service.client.client import Client
 from service.keys import Key, KeyScope, line_of
 from service.settings import Settings
 from service.wiring import build

@@ -20,7 +20,7 @@ from conftest import FakeRuntime
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from threaded_server import serving
 
-from service.client import Client
+from service.client.client import Client
 from service.keys import Key, KeyScope, line_of
 from service.settings import Settings
 from service.wiring import build

@@ -19,7 +19,7 @@ from model.retriever import Retriever
 from model.training.atlas_trainer import StateCache
 from model.training.pairs import Row
 from model.types import Float32, Input, Limits, Role
-from service.client import Client
+from service.client.client import Client
 from service.encoder.runtime import TorchRuntime
 from service.settings import Settings
 from service.wiring import build

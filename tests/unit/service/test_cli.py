@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from service import cli
-from service.client import Client
+from service.client.client import Client
 from service.settings import Settings
 
 JOB = {

@@ -25,7 +25,8 @@ from model.errors import (
     TooLarge,
     Unauthorized,
 )
-from service.client import Client, Search, _chunks, image_wire, retry_delay_s
+from service.client.client import Client, _chunks, retry_delay_s
+from service.client.types import Search, image_wire
 
 Handler = Callable[[httpx.Request], httpx.Response]
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from model.errors import NotFound
 from model.evaluation.atlas import Atlas
 from service import demo
-from service.client import Hit, Loaded, SearchResult, Timings
+from service.client.types import Hit, Loaded, SearchResult, Timings
 from service.data_lock import only_server_of, server_of
 
 URL = "http://127.0.0.1:1"

@@ -13,7 +13,7 @@ from model.errors import InvalidInput
 from model.evaluation.recall import Carries, Recall
 from service import model_commands
 from service.cli import app
-from service.client import Client
+from service.client.client import Client
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "ret-v1-small"
 
