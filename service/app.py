@@ -12,17 +12,17 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from service import documentation, errors, openapi, probes
-from service.auth import ApiKeyGate
-from service.headers import SecurityHeaders
+from service.http.middleware.api_keys import ApiKeyGate
+from service.http.middleware.limits import EncodedPaths, RequestLimits
+from service.http.middleware.openai_errors import OpenAiErrors
+from service.http.middleware.origins import OwnPages
+from service.http.middleware.quotas import KeyQuotas
+from service.http.middleware.request_log import RequestLog
+from service.http.middleware.security_headers import SecurityHeaders
+from service.http.middleware.traces import Traces
 from service.keys import KeyFile
-from service.limits import EncodedPaths, RequestLimits
-from service.openai_errors import OpenAiErrors
-from service.origins import OwnPages
 from service.probes import Process
-from service.quotas import KeyQuotas
 from service.schemas.operations import Problem
-from service.telemetry import RequestLog
-from service.tracing import Traces
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 

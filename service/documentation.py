@@ -8,7 +8,7 @@ from pathlib import Path
 from fastapi import APIRouter
 from starlette.responses import FileResponse, HTMLResponse, Response
 
-from service.headers import page_policy
+from service.http.middleware.security_headers import page_policy
 
 router = APIRouter(include_in_schema=False)
 

@@ -11,8 +11,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import HTMLResponse, Response
 
 from indexer.encoding.encoder import Encoder
-from service.headers import page_policy
 from service.health import Health
+from service.http.middleware.security_headers import page_policy
 from service.schemas.operations import InfoOut, LiveOut, ReadyOut
 from service.settings import Settings
 from service.telemetry import Metrics

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,12 +10,10 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from indexer.domain.jobs import Overview
 from indexer.encoding.encoder import Lane
 from model.types import ModelInfo
-from service.errors import problem
 
 log = structlog.get_logger(__name__)
 
@@ -26,13 +21,6 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 _COSTS = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
-
-# A caller's own request id is kept when it is harmless in logs and headers.
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
-
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
-OTHER = "other"  # routes and methods that there are not: a caller may think of any number of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,77 +173,3 @@ class Metrics:
         self.ledger_seconds.observe(seconds)
         if failed:
             self.ledger_errors.inc()
-
-
-class RequestLog:
-    """The outermost layer: gives a request its id, counts and logs it, and answers for whatever raised inside."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
-        status = 0
-        began = time.perf_counter()
-        structlog.contextvars.unbind_contextvars("job")  # of an earlier request in this task
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = [(b"x-request-id", request_id.encode())]
-                if stages := scope["state"].get("took"):
-                    stages["total_ms"] = (time.perf_counter() - began) * 1e3
-                    headers.append((b"server-timing", server_timing(stages).encode()))
-                message = {**message, "headers": [*message["headers"], *headers]}
-            await send(message)
-
-        with (
-            self._metrics.requests_in_flight.track_inprogress(),
-            structlog.contextvars.bound_contextvars(request_id=request_id),
-        ):
-            try:
-                await self._app(scope, receive, send_with_id)
-            except Exception:  # the app's last handler
-                log.exception("request raised")
-                if status == 0:
-                    await problem(
-                        500, "internal", "An error that is not yours; the log has it under this request id.", request_id
-                    )(scope, receive, send_with_id)
-                else:
-                    raise
-            finally:
-                self._count(scope, status, time.perf_counter() - began)
-
-    def _count(self, scope: Scope, status: int, seconds: float) -> None:
-        state = scope["state"]
-        route = state.get("route") or getattr(scope.get("route"), "path", OTHER)
-        method = scope["method"] if scope["method"] in _METHODS else OTHER
-        self._metrics.requests.labels(route, method, status).inc()
-        self._metrics.request_seconds.labels(route).observe(seconds)
-        log.info(
-            "request",
-            method=scope["method"],
-            path=scope["path"],
-            route=route,
-            status=status,
-            key=getattr(state.get("key"), "name", None),
-            ms=round(seconds * 1e3, 1),
-        )
-
-
-def server_timing(stages: Mapping[str, float]) -> str:
-    """`decode_ms` as `decode;dur=1.2`: browsers show it, and the clients of other tools read it."""
-    return ", ".join(f"{name.removesuffix('_ms')};dur={value:.3f}" for name, value in stages.items())
-
-
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(given := value.decode("latin-1")):
-            return str(given)
-    return uuid.uuid4().hex

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from model.errors import DependencyUnavailable, TimedOut
-from service.limits import SLASH
+from service.http.middleware.limits import SLASH
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
-from service.auth import CallerOf
 from service.components import PartsOf
+from service.http.middleware.api_keys import CallerOf
 from service.schemas.collections import AliasesOut, AliasIn, AliasOut
 from service.schemas.names import COLLECTION_NAME
 from service.wire import Json, StrictRoute

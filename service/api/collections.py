@@ -11,8 +11,8 @@ from starlette.responses import Response
 from indexer.domain.collections import Collection
 from model.errors import InvalidInput
 from service.api.paths import CollectionPath
-from service.auth import CallerOf
 from service.components import Parts, PartsOf
+from service.http.middleware.api_keys import CallerOf
 from service.schemas.collections import CollectionIn, CollectionOut, CollectionsOut
 from service.wire import Json, StrictRoute
 

@@ -13,8 +13,8 @@ from indexer.domain.jobs import JobKind, JobState
 from indexer.ledger.rows import no_job
 from model.errors import Forbidden
 from service.api.paths import job_wire
-from service.auth import CallerOf
 from service.components import Parts, PartsOf
+from service.http.middleware.api_keys import CallerOf
 from service.keys import KeyScope
 from service.schemas.jobs import FailuresOut, JobOut, JobsOut, RetriedOut
 from service.schemas.names import COLLECTION_NAME

@@ -10,9 +10,9 @@ from starlette.responses import Response
 
 from model.errors import Overloaded, RetrievalError, TooLarge
 from service.api.searcher import SearchBounds, Searcher
-from service.auth import CallerOf
 from service.components import PartsOf
 from service.errors import error_wire
+from service.http.middleware.api_keys import CallerOf
 from service.schemas.base import checked
 from service.schemas.search import SearchBatchIn, SearchBatchOut, SearchIn, SearchOut
 from service.wire import Json, StrictRoute, answer_within, took

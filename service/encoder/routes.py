@@ -27,8 +27,8 @@ from service.encoder.openai import (
     model_wire,
 )
 from service.errors import error_wire
+from service.http.middleware.limits import media_type
 from service.inputs import ImageFetcher
-from service.limits import media_type
 from service.schemas.base import InputIn, checked
 from service.schemas.encode import EncodeIn, EncodeOut
 from service.wire import Json, StrictRoute, answer_within, took

@@ -16,8 +16,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.app import create_app
-from service.auth import ADMIN, ANY, OPEN, SCOPES, SEARCH, WRITE, ApiKeyGate
 from service.encoder.app import create_encoder_app
+from service.http.middleware.api_keys import ADMIN, ANY, OPEN, SCOPES, SEARCH, WRITE, ApiKeyGate
 from service.keys import Key, KeyFile, KeyScope, line_of
 from service.settings import Settings
 from service.telemetry import Metrics

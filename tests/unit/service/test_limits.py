@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 
 from service import errors
-from service.limits import SLASH, EncodedPaths, RequestLimits
-from service.telemetry import Metrics, RequestLog
+from service.http.middleware.limits import SLASH, EncodedPaths, RequestLimits
+from service.http.middleware.request_log import RequestLog
+from service.telemetry import Metrics
 
 
 class Gate:

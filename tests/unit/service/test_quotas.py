@@ -15,9 +15,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.auth import ApiKeyGate
+from service.http.middleware.api_keys import ApiKeyGate
+from service.http.middleware.quotas import Bucket, KeyQuotas
 from service.keys import Key, KeyFile, KeyScope, line_of
-from service.quotas import Bucket, KeyQuotas
 from service.settings import QuotaSettings
 
 A, B = "0123456789abcdef-a", "0123456789abcdef-b"

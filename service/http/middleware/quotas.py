@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from model.errors import Overloaded, RateLimited
 from service.errors import problem_of
+from service.http.middleware.limits import PROBES
 from service.keys import Key
-from service.limits import PROBES
 from service.settings import QuotaSettings
 
 

@@ -1,0 +1,1 @@
+"""What every HTTP application of this project has: middleware, probes, problems, responses."""
