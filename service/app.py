@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from service import documentation, errors, openapi, probes
+from service import errors, probes
 from service.http.middleware.api_keys import ApiKeyGate
 from service.http.middleware.limits import EncodedPaths, RequestLimits
 from service.http.middleware.openai_errors import OpenAiErrors
@@ -20,6 +20,7 @@ from service.http.middleware.quotas import KeyQuotas
 from service.http.middleware.request_log import RequestLog
 from service.http.middleware.security_headers import SecurityHeaders
 from service.http.middleware.traces import Traces
+from service.http.openapi import document, swagger_ui
 from service.keys import KeyFile
 from service.probes import Process
 from service.schemas.operations import Problem
@@ -82,7 +83,7 @@ def application(
     app.include_router(probes.router)
     if settings.metrics_port is None:
         app.include_router(probes.metrics_router)
-    app.include_router(documentation.router)
+    app.include_router(swagger_ui.router)
     _complete_openapi(app)
     return app
 
@@ -97,7 +98,7 @@ def metrics_application(process: Process) -> FastAPI:
 
 def _complete_openapi(app: FastAPI) -> None:
     made = app.openapi
-    app.openapi = lambda: openapi.complete(made())  # type: ignore[method-assign]
+    app.openapi = lambda: document.complete(made())  # type: ignore[method-assign]
 
 
 def _cors(origins: str | None) -> list[Middleware]:

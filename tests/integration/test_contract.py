@@ -19,8 +19,8 @@ from schemathesis.specs.openapi.checks import (
 )
 from threaded_server import serving
 
+from service.http.openapi.examples import DOCUMENTS, SCHEMAS
 from service.settings import Settings
-from service.wire_examples import DOCUMENTS, SCHEMAS
 from service.wiring import build
 
 # The service in the other thread draws its pauses meanwhile, and Hypothesis takes that for a strategy's doing.

@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import pytest
 
-from service.wire_examples import DOCUMENTS, PARAMETERS, SCHEMAS
+from service.http.openapi.examples import DOCUMENTS, PARAMETERS, SCHEMAS
 
 # The others come between, where each finds what it needs.
 FIRST = ["PUT /collections/{name}", "POST /collections/{name}/documents"]

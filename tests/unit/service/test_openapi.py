@@ -10,8 +10,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from prometheus_client import CollectorRegistry
 
-from service import openapi as served
 from service.api.app import create_app
+from service.http.openapi import document as served
 from service.settings import Settings
 from service.telemetry import Metrics
 
@@ -38,7 +38,7 @@ NO_EXAMPLE = {("SearchIn", "cursor")}  # it would have to be of a search that wa
 
 
 def test_everything_has_a_description(openapi: dict[str, Any]) -> None:
-    """Words that lack go to `service/glossary.py`."""
+    """Words that lack go to `service/http/openapi/glossary.py`."""
     lacking = [name for name, schema in served.schemas(openapi) if not schema.get("description")]
     lacking += [
         f"{name}.{field}"
@@ -57,7 +57,7 @@ def test_everything_has_a_description(openapi: dict[str, Any]) -> None:
 
 
 def test_everything_has_an_example_that_fits(openapi: dict[str, Any]) -> None:
-    """Examples are in `service/wire_examples.py`; together those of a schema show each of its fields."""
+    """Examples are in `service/http/openapi/examples.py`; together those of a schema show each of its fields."""
     lacking: list[str] = [path for path, one in served.parameters(openapi) if "example" not in one]
     for name, schema in served.schemas(openapi):
         examples = schema.get("examples", [])
