@@ -24,7 +24,7 @@ from indexer.worker.reindexer import Reindexer
 from indexer.worker.worker import Worker
 from model.errors import DependencyUnavailable, RetrievalError
 from service.encoder.batcher import Batcher
-from service.health import Health
+from service.http.health import Health
 from service.inputs import ImageFetcher
 from service.keys import KeyFile
 from service.settings import ServerRole, Settings

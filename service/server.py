@@ -18,10 +18,10 @@ from fastapi import FastAPI
 
 from indexer.ledger.database import Database
 from service.api.app import create_app
-from service.app import metrics_application
 from service.components import Parts
 from service.data_lock import only_server_of
 from service.encoder.app import EncoderParts, create_encoder_app
+from service.http.application import metrics_application
 from service.logs import configure_logs
 from service.settings import ServerRole, Settings
 from service.tracing import start_traces

@@ -9,9 +9,9 @@ from starlette.responses import Response
 
 from service.components import PartsOf
 from service.http.middleware.api_keys import CallerOf
+from service.http.responses import Json, StrictRoute
 from service.schemas.collections import AliasesOut, AliasIn, AliasOut
 from service.schemas.names import COLLECTION_NAME
-from service.wire import Json, StrictRoute
 
 router = APIRouter(route_class=StrictRoute, tags=["collections"])
 

@@ -9,9 +9,9 @@ from fastapi import FastAPI
 
 from service import ui
 from service.api import aliases, collections, documents, imports, jobs, reindex, search
-from service.app import application
 from service.components import Parts
 from service.encoder import routes as encode
+from service.http.application import application
 from service.settings import ServerRole
 
 _ROUTERS = (

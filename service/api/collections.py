@@ -13,8 +13,8 @@ from model.errors import InvalidInput
 from service.api.paths import CollectionPath
 from service.components import Parts, PartsOf
 from service.http.middleware.api_keys import CallerOf
+from service.http.responses import Json, StrictRoute
 from service.schemas.collections import CollectionIn, CollectionOut, CollectionsOut
-from service.wire import Json, StrictRoute
 
 router = APIRouter(route_class=StrictRoute, tags=["collections"])
 

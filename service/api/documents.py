@@ -21,12 +21,12 @@ from service.api import posting
 from service.api.paths import CollectionPath, DocumentPath, job_wire
 from service.api.searcher import content_wire, stored
 from service.components import Parts, PartsOf
-from service.errors import JSON, content_type_error
 from service.http.middleware.limits import NDJSON, media_type
 from service.http.middleware.security_headers import NOTHING
+from service.http.problems import JSON, content_type_error
+from service.http.responses import Json, StrictRoute
 from service.schemas.base import schema_of
 from service.schemas.documents import AcceptedOut, DeletedOut, DeleteIn, DocumentIn, DocumentOut
-from service.wire import Json, StrictRoute
 
 router = APIRouter(route_class=StrictRoute, tags=["documents"])
 

@@ -15,8 +15,8 @@ from indexer.imports.planner import format_of
 from service.api.documents import IdempotencyKey
 from service.api.paths import CollectionPath, job_wire
 from service.components import PartsOf
+from service.http.responses import Json, StrictRoute
 from service.schemas.documents import ImportIn, ImportingOut
-from service.wire import Json, StrictRoute
 
 router = APIRouter(route_class=StrictRoute, tags=["documents"])
 

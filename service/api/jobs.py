@@ -15,10 +15,10 @@ from model.errors import Forbidden
 from service.api.paths import job_wire
 from service.components import Parts, PartsOf
 from service.http.middleware.api_keys import CallerOf
+from service.http.responses import Json, StrictRoute
 from service.keys import KeyScope
 from service.schemas.jobs import FailuresOut, JobOut, JobsOut, RetriedOut
 from service.schemas.names import COLLECTION_NAME
-from service.wire import Json, StrictRoute
 
 _EVENT_EVERY_S = 0.25  # of one job, at most
 _HEARTBEAT_S = 15.0  # a comment, so that no proxy takes a quiet stream for a dead one

@@ -16,7 +16,7 @@ from indexer.domain.documents import Incoming, Rejected
 from model.errors import InvalidInput, InvalidJson, RetrievalError, TooLarge
 from model.types import Limits
 from service import images, inputs
-from service.errors import not_json
+from service.http.problems import not_json
 from service.schemas.documents import DocumentIn
 from service.schemas.validation import invalid
 from service.settings import Settings

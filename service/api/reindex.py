@@ -10,8 +10,8 @@ from starlette.responses import Response
 from indexer.domain.collections import Collection, Reindex
 from service.api.paths import CollectionPath, job_wire
 from service.components import Parts, PartsOf
+from service.http.responses import Json, StrictRoute
 from service.schemas.collections import GenerationOut, ReindexIn, ReindexingOut, ReindexOut
-from service.wire import Json, StrictRoute
 
 router = APIRouter(route_class=StrictRoute, tags=["reindex"])
 

@@ -11,11 +11,11 @@ from starlette.responses import Response
 from model.errors import Overloaded, RetrievalError, TooLarge
 from service.api.searcher import SearchBounds, Searcher
 from service.components import PartsOf
-from service.errors import error_wire
 from service.http.middleware.api_keys import CallerOf
+from service.http.problems import error_wire
+from service.http.responses import Json, StrictRoute, answer_within, took
 from service.schemas.base import checked
 from service.schemas.search import SearchBatchIn, SearchBatchOut, SearchIn, SearchOut
-from service.wire import Json, StrictRoute, answer_within, took
 
 router = APIRouter(route_class=StrictRoute, tags=["search"])
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 from fastapi import FastAPI
 
-from service.app import application
 from service.encoder import routes
 from service.encoder.batcher import Batcher
-from service.health import Health
+from service.http.application import application
+from service.http.health import Health
 from service.keys import KeyFile
 from service.settings import Settings
 from service.telemetry import Metrics

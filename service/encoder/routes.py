@@ -26,12 +26,12 @@ from service.encoder.openai import (
     items_of,
     model_wire,
 )
-from service.errors import error_wire
 from service.http.middleware.limits import media_type
+from service.http.problems import error_wire
+from service.http.responses import Json, StrictRoute, answer_within, took
 from service.inputs import ImageFetcher
 from service.schemas.base import InputIn, checked
 from service.schemas.encode import EncodeIn, EncodeOut
-from service.wire import Json, StrictRoute, answer_within, took
 
 _PACKED = {codec.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
 

@@ -60,7 +60,7 @@ def _image_form(value: object) -> str | None:
     return "<url>" if "url" in keys else "<base64>" if "base64" in keys else None
 
 
-# Tags in angle brackets: `service.errors` leaves them out of the field's path.
+# Tags in angle brackets: `service.http.problems` leaves them out of the field's path.
 ImageField = Annotated[
     Annotated[ImageUrl, Tag("<url>")] | Annotated[ImageBase64, Tag("<base64>")] | Annotated[str, Tag("<string>")],
     Discriminator(

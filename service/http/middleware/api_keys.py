@@ -20,7 +20,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.errors import Forbidden, NotFound, RetrievalError, Unauthorized
-from service.errors import path_sent, problem_of
+from service.http.problems import path_sent, problem_of
 from service.keys import ANYONE, Key, KeyFile, KeyScope
 
 log = structlog.get_logger("audit")

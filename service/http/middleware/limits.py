@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.errors import Overloaded, RetrievalError, TooLarge
-from service.errors import problem_of
+from service.http.problems import problem_of
 
 NDJSON = "application/x-ndjson"
 

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from model.errors import Forbidden
-from service.errors import problem_of
+from service.http.problems import problem_of
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _OTHERS = frozenset({"cross-site", "same-site"})  # of `Sec-Fetch-Site`; same-site is another origin too

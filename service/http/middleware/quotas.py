@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from model.errors import Overloaded, RateLimited
-from service.errors import problem_of
 from service.http.middleware.limits import PROBES
+from service.http.problems import problem_of
 from service.keys import Key
 from service.settings import QuotaSettings
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import problem
+from service.http.problems import problem
 from service.telemetry import Metrics, log
 
 # A caller's own request id is kept when it is harmless in logs and headers.

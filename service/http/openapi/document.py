@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from service.errors import JSON
 from service.http.openapi import examples as wire_examples
 from service.http.openapi import glossary
+from service.http.problems import JSON
 from service.schemas import filter_schema
 
 _DOCUMENTS = "/collections/{name}/documents"

@@ -26,7 +26,7 @@ from model.errors import (
     UnsupportedMediaType,
 )
 from service.encoder.routes import _at
-from service.errors import not_json, problem_of
+from service.http.problems import not_json, problem_of
 from service.schemas.documents import DocumentIn
 from service.schemas.validation import field_errors, shown, summary
 

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 
-from service import errors
+from service.http import problems
 from service.http.middleware.limits import SLASH, EncodedPaths, RequestLimits
 from service.http.middleware.request_log import RequestLog
 from service.telemetry import Metrics
@@ -32,7 +32,7 @@ def make(gate: Gate | None = None, **limits: int) -> tuple[httpx.AsyncClient, Me
             Middleware(EncodedPaths),
         ]
     )
-    errors.install(app)
+    problems.install(app)
 
     @app.post("/size")
     async def size(request: Request) -> int:

@@ -11,12 +11,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import HTMLResponse, Response
 
 from indexer.encoding.encoder import Encoder
-from service.health import Health
+from service.http.health import Health
 from service.http.middleware.security_headers import page_policy
+from service.http.responses import Json
 from service.schemas.operations import InfoOut, LiveOut, ReadyOut
 from service.settings import Settings
 from service.telemetry import Metrics
-from service.wire import Json
 
 router = APIRouter(tags=["operations"])
 metrics_router = APIRouter(tags=["operations"])

@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from service import errors, probes
+from service.http import probes, problems
 from service.http.middleware.api_keys import ApiKeyGate
 from service.http.middleware.limits import EncodedPaths, RequestLimits
 from service.http.middleware.openai_errors import OpenAiErrors
@@ -21,8 +21,8 @@ from service.http.middleware.request_log import RequestLog
 from service.http.middleware.security_headers import SecurityHeaders
 from service.http.middleware.traces import Traces
 from service.http.openapi import document, swagger_ui
+from service.http.probes import Process
 from service.keys import KeyFile
-from service.probes import Process
 from service.schemas.operations import Problem
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -77,7 +77,7 @@ def application(
         ],
     )
     app.state.process = process
-    errors.install(app)
+    problems.install(app)
     for router in routers:
         app.include_router(router, responses=_PROBLEMS)
     app.include_router(probes.router)
