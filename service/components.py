@@ -25,7 +25,7 @@ from indexer.worker.worker import Worker
 from model.errors import DependencyUnavailable, RetrievalError
 from service.encoder.batcher import Batcher
 from service.http.health import Health
-from service.inputs import ImageFetcher
+from service.inputs.inputs import ImageFetcher
 from service.keys import KeyFile
 from service.settings import ServerRole, Settings
 from service.telemetry import Metrics

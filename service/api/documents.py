@@ -16,7 +16,6 @@ from indexer.blobs.thumbnails import Keep
 from indexer.domain.jobs import Job, Outcome
 from indexer.intake import Accepted
 from model.errors import NotFound
-from service import images
 from service.api import posting
 from service.api.paths import CollectionPath, DocumentPath, job_wire
 from service.api.searcher import content_wire, stored
@@ -25,6 +24,7 @@ from service.http.middleware.limits import NDJSON, media_type
 from service.http.middleware.security_headers import NOTHING
 from service.http.problems import JSON, content_type_error
 from service.http.responses import Json, StrictRoute
+from service.inputs import images
 from service.schemas.base import schema_of
 from service.schemas.documents import AcceptedOut, DeletedOut, DeleteIn, DocumentIn, DocumentOut
 

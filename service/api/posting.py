@@ -15,8 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 from indexer.domain.documents import Incoming, Rejected
 from model.errors import InvalidInput, InvalidJson, RetrievalError, TooLarge
 from model.types import Limits
-from service import images, inputs
 from service.http.problems import not_json
+from service.inputs import images, inputs
 from service.schemas.documents import DocumentIn
 from service.schemas.validation import invalid
 from service.settings import Settings

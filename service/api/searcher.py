@@ -20,12 +20,12 @@ from indexer.filters import AllOf, Filter
 from indexer.store.base import Points
 from model.errors import InvalidInput, NotFound, RetrievalError, TimedOut
 from model.types import Embedding, Input, Limits, Role
-from service import inputs
 from service.api import examples
 from service.api.explain import Asked, asked, explanation, halves
 from service.api.modes import ModeSearch, Wanted
 from service.api.ranking import Group, Mark, Page, Ranking, read_cursor, selected
-from service.inputs import ImageFetcher
+from service.inputs import inputs
+from service.inputs.inputs import ImageFetcher
 from service.keys import Key
 from service.schemas.search import MAX_GROUPS, QueryIn, SearchIn
 from service.telemetry import Metrics

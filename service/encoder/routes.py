@@ -17,7 +17,6 @@ from indexer.encoding.encoder import Encoder, Lane
 from model import codec
 from model.errors import InvalidInput, NotFound, RetrievalError, TooLarge
 from model.types import Embedding, Input, Limits, Role, Timing
-from service import inputs
 from service.encoder.openai import (
     EmbeddingsIn,
     EmbeddingsOut,
@@ -29,7 +28,8 @@ from service.encoder.openai import (
 from service.http.middleware.limits import media_type
 from service.http.problems import error_wire
 from service.http.responses import Json, StrictRoute, answer_within, took
-from service.inputs import ImageFetcher
+from service.inputs import inputs
+from service.inputs.inputs import ImageFetcher
 from service.schemas.base import InputIn, checked
 from service.schemas.encode import EncodeIn, EncodeOut
 

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from model.errors import InvalidInput, TooLarge
 from model.types import Limits
-from service.images import sniff, source
+from service.inputs.images import sniff, source
 from service.schemas.base import ImageField
 
 wire = TypeAdapter(ImageField)

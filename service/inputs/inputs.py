@@ -6,7 +6,7 @@ from typing import Protocol
 
 from model.errors import InvalidInput, RetrievalError, TooLarge
 from model.types import Input, Limits
-from service import images
+from service.inputs import images
 from service.schemas.base import ImageField
 
 

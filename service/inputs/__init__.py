@@ -1,0 +1,1 @@
+"""Request bodies into model inputs: texts, image sources and image bytes."""
