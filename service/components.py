@@ -27,8 +27,8 @@ from service.encoder.batcher import Batcher
 from service.http.health import Health
 from service.inputs.inputs import ImageFetcher
 from service.keys import KeyFile
+from service.observability.metrics import Metrics
 from service.settings import ServerRole, Settings
-from service.telemetry import Metrics
 
 P = ParamSpec("P")
 T = TypeVar("T")

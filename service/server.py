@@ -22,9 +22,9 @@ from service.components import Parts
 from service.data_lock import only_server_of
 from service.encoder.app import EncoderParts, create_encoder_app
 from service.http.application import metrics_application
-from service.logs import configure_logs
+from service.observability.logs import configure_logs
+from service.observability.tracing import start_traces
 from service.settings import ServerRole, Settings
-from service.tracing import start_traces
 
 if TYPE_CHECKING:
     pass

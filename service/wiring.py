@@ -32,9 +32,9 @@ from service.components import Parts
 from service.encoder.app import EncoderParts
 from service.encoder.batcher import Batcher, Runtime
 from service.keys import KeyFile
+from service.observability.metrics import Metrics
 from service.server import log
 from service.settings import QueueSettings, Settings
-from service.telemetry import Metrics
 
 
 def build_encoder(settings: Settings, runtime: Runtime | None = None) -> EncoderParts:

@@ -21,8 +21,8 @@ from model.errors import InvalidInput
 from model.images import decode_image
 from model.types import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
 from service.encoder.batcher import Batcher
+from service.observability.metrics import Metrics
 from service.settings import QueueSettings
-from service.telemetry import Metrics
 
 # Machines are shared and noisy: how long an example takes says nothing, and a failure must be repeatable.
 hypothesis_settings.register_profile("ret2", deadline=None, derandomize=True)

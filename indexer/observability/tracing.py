@@ -1,6 +1,6 @@
 """Spans and the W3C context that ties them together across processes and time, by OpenTelemetry's API.
 
-Unless `service.tracing` has set up its SDK nothing is recorded, and a caller's context is handed on as it came.
+Unless `service.observability.tracing` has set up its SDK nothing is recorded, and a caller's context is handed on as it came.
 """
 
 from __future__ import annotations

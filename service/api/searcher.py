@@ -27,8 +27,8 @@ from service.api.ranking import Group, Mark, Page, Ranking, read_cursor, selecte
 from service.inputs import inputs
 from service.inputs.inputs import ImageFetcher
 from service.keys import Key
+from service.observability.metrics import Metrics
 from service.schemas.search import MAX_GROUPS, QueryIn, SearchIn
-from service.telemetry import Metrics
 
 DEFAULT_LIMIT = 10  # hits, where neither the search nor the collection says
 

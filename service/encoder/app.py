@@ -14,8 +14,8 @@ from service.encoder.batcher import Batcher
 from service.http.application import application
 from service.http.health import Health
 from service.keys import KeyFile
+from service.observability.metrics import Metrics
 from service.settings import Settings
-from service.telemetry import Metrics
 
 
 @dataclass(frozen=True, slots=True)

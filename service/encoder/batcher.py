@@ -37,8 +37,8 @@ from model.errors import DependencyUnavailable, EncodeFailed, Overloaded, Retrie
 from model.types import Embedding, Encoded, Float32, Input, ModelInfo, Prepared, Role, Shares, Timing
 from service.encoder.lanes import Entry, Result
 from service.encoder.queue import Queue
+from service.observability.metrics import Metrics
 from service.settings import QueueSettings
-from service.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from model.cpu.threads import LEAST_COST, ForwardThreads
 from model.errors import EncodeFailed
 from model.retriever import Retriever, dtype_of
 from model.types import Encoded, Input, Limits, ModelInfo, Prepared, Role
-from service.telemetry import DeviceState
+from service.observability.metrics import DeviceState
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")

@@ -14,9 +14,9 @@ from indexer.encoding.encoder import Encoder
 from service.http.health import Health
 from service.http.middleware.security_headers import page_policy
 from service.http.responses import Json
+from service.observability.metrics import Metrics
 from service.schemas.operations import InfoOut, LiveOut, ReadyOut
 from service.settings import Settings
-from service.telemetry import Metrics
 
 router = APIRouter(tags=["operations"])
 metrics_router = APIRouter(tags=["operations"])

@@ -18,8 +18,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from watched_metrics import expressions, labels_in, metrics_in
 
 from k8s import chart_docs
+from service.observability.metrics import Metrics
 from service.settings import ServerRole, Settings
-from service.telemetry import Metrics
 
 SETTINGS = {f"RET2_{name.upper()}" for name in Settings.model_fields}
 COMING_SETTINGS: set[str] = set()

@@ -8,8 +8,8 @@ import yaml
 from chart.conftest import CHART, ROOT
 from prometheus_client import CollectorRegistry
 
+from service.observability.metrics import Metrics
 from service.settings import Settings
-from service.telemetry import Metrics
 
 PAGE = ROOT / "docs" / "operations.md"
 SECURITY = ROOT / "SECURITY.md"

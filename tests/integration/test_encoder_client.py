@@ -26,8 +26,8 @@ from model.types import Embedding, Input, Role
 from service.encoder.app import EncoderParts, create_encoder_app
 from service.encoder.batcher import Batcher
 from service.keys import KeyFile
+from service.observability.metrics import Metrics
 from service.settings import ServerRole, Settings
-from service.telemetry import Metrics
 
 PROBLEM = {"content-type": "application/problem+json"}
 

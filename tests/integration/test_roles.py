@@ -17,8 +17,8 @@ from service.api.app import create_app
 from service.components import Parts
 from service.encoder.app import EncoderParts, create_encoder_app
 from service.encoder.batcher import Batcher
+from service.observability.metrics import Metrics
 from service.settings import Settings
-from service.telemetry import Metrics
 
 Start = Callable[..., Awaitable[tuple[Parts, httpx.AsyncClient]]]
 

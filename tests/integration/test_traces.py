@@ -30,11 +30,11 @@ from indexer.encoding.http_encoder import EncoderClientSettings, HttpEncoder
 from indexer.observability import tracing
 from model.errors import InvalidInput  # noqa: E402
 from model.types import Input, Role
-from service import tracing as service_tracing  # noqa: E402
 from service.encoder.app import EncoderParts, create_encoder_app  # noqa: E402
 from service.encoder.batcher import Batcher  # noqa: E402
+from service.observability import tracing as service_tracing
+from service.observability.metrics import Metrics
 from service.settings import ServerRole, Settings  # noqa: E402
-from service.telemetry import Metrics  # noqa: E402
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE = CALLER.split("-")[1]

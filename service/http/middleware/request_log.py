@@ -11,7 +11,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.problems import problem
-from service.telemetry import Metrics, log
+from service.observability.metrics import Metrics, log
 
 # A caller's own request id is kept when it is harmless in logs and headers.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

@@ -19,8 +19,8 @@ from service.api.app import create_app
 from service.encoder.app import create_encoder_app
 from service.http.middleware.api_keys import ADMIN, ANY, OPEN, SCOPES, SEARCH, WRITE, ApiKeyGate
 from service.keys import Key, KeyFile, KeyScope, line_of
+from service.observability.metrics import Metrics
 from service.settings import Settings
-from service.telemetry import Metrics
 
 TABLE = {
     "GET /livez": OPEN,

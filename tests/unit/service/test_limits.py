@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from service.http import problems
 from service.http.middleware.limits import SLASH, EncodedPaths, RequestLimits
 from service.http.middleware.request_log import RequestLog
-from service.telemetry import Metrics
+from service.observability.metrics import Metrics
 
 
 class Gate:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from service.logs import configure_logs
+from service.observability.logs import configure_logs
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from service.api.app import create_app
 from service.http.openapi import document as served
+from service.observability.metrics import Metrics
 from service.settings import Settings
-from service.telemetry import Metrics
 
 FILE = Path(__file__).parents[3] / "docs" / "openapi.json"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from service.tracing import add_trace
+from service.observability.tracing import add_trace
 
 _OURS = ("service", "indexer", "model", "uvicorn")
 
