@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from indexer.domain.collections import Collection
 from model.errors import InvalidInput
-from service.api.paths import CollectionPath
+from service.api.serializers import CollectionPath
 from service.components import Parts, PartsOf
 from service.http.middleware.api_keys import CallerOf
 from service.http.responses import Json, StrictRoute

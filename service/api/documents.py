@@ -16,9 +16,9 @@ from indexer.blobs.thumbnails import Keep
 from indexer.domain.jobs import Job, Outcome
 from indexer.intake import Accepted
 from model.errors import NotFound
-from service.api import posting
-from service.api.paths import CollectionPath, DocumentPath, job_wire
+from service.api import document_bodies
 from service.api.searcher import content_wire, stored
+from service.api.serializers import CollectionPath, DocumentPath, job_wire
 from service.components import Parts, PartsOf
 from service.http.middleware.limits import NDJSON, media_type
 from service.http.middleware.security_headers import NOTHING
@@ -73,13 +73,13 @@ async def post(
     if kind not in (JSON, NDJSON):
         raise content_type_error(kind, (JSON, NDJSON))
     collection = await parts.catalog.compatible(name)
-    bounds = posting.Bounds.of(parts.settings)
+    bounds = document_bodies.Bounds.of(parts.settings)
     body_hash = hashlib.sha256()
     if kind == NDJSON:
-        documents = posting.each_line(_seen(request.stream(), body_hash.update), bounds)
+        documents = document_bodies.each_line(_seen(request.stream(), body_hash.update), bounds)
     else:
         body = await request.body()
-        documents = posting.each(posting.documents_in(body, bounds), bounds)
+        documents = document_bodies.each(document_bodies.documents_in(body, bounds), bounds)
         body_hash.update(body)
     accepted = await parts.intake.accept(
         collection,

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from indexer.imports.planner import format_of
 from service.api.documents import IdempotencyKey
-from service.api.paths import CollectionPath, job_wire
+from service.api.serializers import CollectionPath, job_wire
 from service.components import PartsOf
 from service.http.responses import Json, StrictRoute
 from service.schemas.documents import ImportIn, ImportingOut

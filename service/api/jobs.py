@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from indexer.domain.jobs import JobKind, JobState
 from indexer.ledger.rows import no_job
 from model.errors import Forbidden
-from service.api.paths import job_wire
+from service.api.serializers import job_wire
 from service.components import Parts, PartsOf
 from service.http.middleware.api_keys import CallerOf
 from service.http.responses import Json, StrictRoute

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from indexer.domain.collections import Collection, Reindex
-from service.api.paths import CollectionPath, job_wire
+from service.api.serializers import CollectionPath, job_wire
 from service.components import Parts, PartsOf
 from service.http.responses import Json, StrictRoute
 from service.schemas.collections import GenerationOut, ReindexIn, ReindexingOut, ReindexOut

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from indexer.domain.documents import Incoming, Rejected
 from model.errors import InvalidJson
 from model.types import Limits
-from service.api.posting import Bounds, _depth, _lines, documents_in, each, each_line, incoming
+from service.api.document_bodies import Bounds, _depth, _lines, documents_in, each, each_line, incoming
 
 BOUNDS = Bounds(Limits(), max_metadata_bytes=1000, max_metadata_depth=8, max_documents=5, max_line_bytes=100)
 
