@@ -13,8 +13,8 @@ from benchmarks.servers import start_ret2
 from model.evaluation.atlas import Atlas
 from model.retriever import Retriever
 from model.types import Input, Limits, Role
+from service.cli.demo import atlas_documents
 from service.client.client import Client
-from service.demo import atlas_documents
 
 _BAR = Bar(0.9)
 _BATCHES = (16, 32, 64)

@@ -22,9 +22,9 @@ from typing import Any
 from PIL import ExifTags, Image, UnidentifiedImageError
 from rich.console import Console
 
+from service.cli.demo import running_service
+from service.cli.tables import hits_table
 from service.client.client import Client
-from service.demo import running_service
-from service.tables import hits_table
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 COLLECTION = "photos"

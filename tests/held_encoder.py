@@ -15,7 +15,7 @@ import numpy as np
 
 from model.types import Encoded, Input, ModelInfo, Prepared, Role
 from service import wiring
-from service.cli import app
+from service.cli.main import app
 from service.observability.metrics import Metrics
 from service.settings import Settings
 

@@ -13,7 +13,7 @@ import pytest
 from example_files import load_example
 
 from model.evaluation.atlas import Atlas
-from service.demo import EXAMPLE_DOCUMENTS, examples
+from service.cli.demo import EXAMPLE_DOCUMENTS, examples
 
 
 def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

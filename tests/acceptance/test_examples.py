@@ -11,7 +11,7 @@ from chat_endpoint import chat_endpoint, reader
 from example_files import EXAMPLES, load_example
 
 from model.evaluation.atlas import Atlas
-from service.demo import atlas_documents
+from service.cli.demo import atlas_documents
 
 
 def test_retrieval_by_text_and_image_answers_best(serve: Any, rag_accuracies: Callable[..., dict[str, float]]) -> None:

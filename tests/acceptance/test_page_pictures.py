@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from model.evaluation.atlas import Atlas
-from service.demo import FIELDS, atlas_documents
+from service.cli.demo import FIELDS, atlas_documents
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")

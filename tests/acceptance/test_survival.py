@@ -16,8 +16,8 @@ from qdrant_server import QdrantServer, qdrant  # noqa: F401 - a fixture
 from indexer.domain.jobs import JobState
 from model.errors import InProgress
 from model.evaluation.atlas import Atlas
+from service.cli.demo import atlas_documents
 from service.client.client import Client
-from service.demo import atlas_documents
 
 pytestmark = pytest.mark.timeout(300)
 POST = 50  # documents of one request

@@ -68,7 +68,7 @@ def test_roles_exist(render: Render) -> None:
 
 
 def test_what_has_come_leaves_its_list() -> None:
-    from service.cli import app
+    from service.cli.main import app
 
     commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     assert SETTINGS.isdisjoint(COMING_SETTINGS)

@@ -10,8 +10,8 @@ from rich.console import Console
 from threaded_server import serving
 
 from model.evaluation.atlas import Atlas
+from service.cli.demo import COLLECTION, FIELDS, fill
 from service.client.client import Client
-from service.demo import COLLECTION, FIELDS, fill
 from service.settings import Settings
 from service.wiring import build
 

@@ -19,7 +19,7 @@ from tiny_model import CONFIG, write_tiny_checkpoint
 from typer.testing import CliRunner
 
 from model.checkpoints.weights import read_tensors
-from service.cli import app
+from service.cli.main import app
 
 PLAIN = replace(CONFIG, dropout=0.0, attention_dropout=0.0)  # dropout is drawn by chunk, and the chunks may differ
 ROOT = Path(__file__).parents[2]

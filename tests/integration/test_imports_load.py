@@ -11,7 +11,7 @@ from typing import Any, Self
 import pytest
 from typer.testing import CliRunner
 
-from service import cli
+from service.cli import main
 from service.client.types import Loaded
 
 
@@ -40,9 +40,9 @@ class FakeClient:
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    monkeypatch.setattr(cli, "Client", FakeClient)
+    monkeypatch.setattr(main, "Client", FakeClient)
     monkeypatch.setenv("COLUMNS", "200")
-    return lambda *arguments: CliRunner().invoke(cli.app, ["load", *map(str, arguments), "-c", "c"])
+    return lambda *arguments: CliRunner().invoke(main.app, ["load", *map(str, arguments), "-c", "c"])
 
 
 def test_a_tar_a_gz_and_a_csv_in_one_command(load: Callable[..., Any], tmp_path: Path) -> None:

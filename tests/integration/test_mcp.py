@@ -188,7 +188,7 @@ async def test_streamable_http(over_http: str) -> None:
 def test_without_the_extra_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
-    from service.cli import app
+    from service.cli.main import app
 
     monkeypatch.setitem(sys.modules, "service.mcp_server", None)
     result = CliRunner().invoke(app, ["mcp"])

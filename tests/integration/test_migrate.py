@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from indexer.ledger.migrations import NEWEST
-from service.cli import app
+from service.cli.main import app
 from service.data_lock import only_server_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"

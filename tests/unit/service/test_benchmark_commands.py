@@ -20,9 +20,9 @@ from model.evaluation.benchmark_files import Entries
 from model.evaluation.corpus_vectors import Embedded, Embedder
 from model.evaluation.metrics import Measured
 from model.types import Role
-from service import benchmark_commands
-from service.benchmark_tables import PUBLISHED, PoolKind, mbeir_table
-from service.cli import app
+from service.cli import benchmarks
+from service.cli.benchmark_tables import PUBLISHED, PoolKind, mbeir_table
+from service.cli.main import app
 
 TEXTS = ["a red square", "a green square", "the blue flag of this country", "what is the capital of this country"]
 
@@ -149,7 +149,7 @@ def test_a_wrong_row_of_any_set_ends_it_before_the_model_runs(
     def never(*_: object) -> None:
         pytest.fail("the model was used")
 
-    monkeypatch.setattr(benchmark_commands, "_measure_set", never)
+    monkeypatch.setattr(benchmarks, "_measure_set", never)
     ret(tmp_path, "wit")
     passages = tmp_path / "wit_passages_test.jsonl"
     passages.write_text(passages.read_text() + '{"passage_text": "no id"}\n')

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from service import cli
+from service.cli import main
 from service.client.client import Client
 from service.settings import Settings
 
@@ -89,7 +89,7 @@ class Service:
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Service:
     service = Service()
-    monkeypatch.setattr(cli, "Client", partial(Client, transport=httpx.MockTransport(service), sleep=lambda _: None))
+    monkeypatch.setattr(main, "Client", partial(Client, transport=httpx.MockTransport(service), sleep=lambda _: None))
     monkeypatch.setenv("COLUMNS", "200")
     return service
 
@@ -97,7 +97,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
 @pytest.fixture
 def ret2(service: Service) -> Callable[..., Any]:
     runner = CliRunner()
-    return lambda *arguments: runner.invoke(cli.app, list(map(str, arguments)))
+    return lambda *arguments: runner.invoke(main.app, list(map(str, arguments)))
 
 
 def test_search_prints_hits_scores_and_timings(ret2: Callable[..., Any], service: Service, tmp_path: Path) -> None:

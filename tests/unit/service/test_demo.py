@@ -16,7 +16,7 @@ from rich.console import Console
 
 from model.errors import NotFound
 from model.evaluation.atlas import Atlas
-from service import demo
+from service.cli import demo
 from service.client.types import Hit, Loaded, SearchResult, Timings
 from service.data_lock import only_server_of, server_of
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from model.errors import InvalidInput
-from service.flags import settings_from, settings_table
+from service.cli.flags import settings_from, settings_table
 from service.settings import Settings
 
 PAGE = Path(__file__).parents[3] / "docs" / "settings.md"

@@ -3,7 +3,7 @@
 import pytest
 
 from model.errors import InvalidInput
-from service.import_commands import mapping_of
+from service.cli.imports import mapping_of
 
 
 def test_a_mapping() -> None:

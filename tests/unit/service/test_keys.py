@@ -9,7 +9,7 @@ import structlog
 from typer.testing import CliRunner
 
 from model.errors import Forbidden, InvalidInput
-from service.cli import app
+from service.cli.main import app
 from service.keys import Key, KeyFile, KeyScope, line_of, new_key
 
 SECRET = "correct-horse-battery"

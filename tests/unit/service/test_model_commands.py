@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from model.checkpoints.weights import read_tensors, save_tensors
 from model.errors import InvalidInput
 from model.evaluation.recall import Carries, Recall
-from service import model_commands
-from service.cli import app
+from service.cli import models
+from service.cli.main import app
 from service.client.client import Client
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "ret-v1-small"
@@ -52,7 +52,7 @@ def test_an_evaluation_over_http_takes_no_model_and_sends_the_key(monkeypatch: p
         made[url] = api_key
         raise InvalidInput("far enough")
 
-    monkeypatch.setattr(model_commands, "Client", client)
+    monkeypatch.setattr(models, "Client", client)
     for arguments, environment in ((["--api-key", "k1"], {}), ([], {"RET2_API_KEY": "k2"})):
         CliRunner().invoke(app, ["eval", "atlas", "--url", f"http://{len(made)}", *arguments], env=environment)
     assert made == {"http://0": "k1", "http://1": "k2"}
@@ -61,7 +61,7 @@ def test_an_evaluation_over_http_takes_no_model_and_sends_the_key(monkeypatch: p
 def test_tables_show_every_combination_and_part(capsys: pytest.CaptureFixture[str]) -> None:
     recall = {"flags": Recall(3, (0.5, 0.75, 1.0)), "emoji": Recall(4, (0.25, 0.5, 0.125))}
     results = {(query, document): recall for query in Carries for document in Carries}
-    table = model_commands._nine_table(results, "a title")
+    table = models._nine_table(results, "a title")
     assert table.row_count == 9
     assert [column.header for column in table.columns][:5] == [
         "query",

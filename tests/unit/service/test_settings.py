@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from indexer.store.server.settings import CollectionSettings, ServerStoreSettings
 from model.errors import InvalidInput
-from service.flags import settings_from
+from service.cli.flags import settings_from
 from service.settings import Settings
 
 UNITS = (

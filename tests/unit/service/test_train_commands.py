@@ -18,8 +18,8 @@ from model.config import Ret2Config
 from model.retriever import Retriever
 from model.training import atlas_run
 from model.training.atlas_trainer import TrainSettings
-from service import train_commands
-from service.cli import app
+from service.cli import train
+from service.cli.main import app
 
 HALF = ("--validation-share", "0.3")
 
@@ -69,14 +69,14 @@ def test_a_signal_ends_the_run_after_its_step_and_the_command_goes_on(
     file: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    report = train_commands._Bar.report
+    report = train._Bar.report
 
-    def interrupting(self: train_commands._Bar, stage: str, done: int, of: int) -> None:
+    def interrupting(self: train._Bar, stage: str, done: int, of: int) -> None:
         report(self, stage, done, of)
         if (stage, done) == ("train", 2):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(train_commands._Bar, "report", interrupting)
+    monkeypatch.setattr(train._Bar, "report", interrupting)
     arguments = ("--data", file, "--start-from", start, "--output", tmp_path / "run", "--steps", 3, "--batch-size", 4)
     result = invoke(*arguments, "--validation-share", 0, "--device", "cpu")
     assert "interrupted after 2 steps; the same command goes on" in words(result.stdout)
@@ -118,7 +118,7 @@ def test_without_pairs_the_settings_reach_the_run_of_the_variant(monkeypatch: py
         return atlas_run.Outcome(settings.steps, 0.5, folder)
 
     shapes: list[int] = []
-    monkeypatch.setattr(train_commands, "keep_prepared", shapes.append)
+    monkeypatch.setattr(train, "keep_prepared", shapes.append)
     monkeypatch.setattr(atlas_run, "train_atlas", run)
     options = ("--eval-every", 7, "--temperature", 0.2, "--keep-both", 0.9, "--weight-decay", 0.1, "--warmup-steps", 3)
     result = invoke("--variant", "last-layer", *options)
@@ -130,9 +130,9 @@ def test_without_pairs_the_settings_reach_the_run_of_the_variant(monkeypatch: py
 
 
 def test_every_option_says_what_it_is() -> None:
-    command = next(one for one in app.registered_commands if one.callback is train_commands.train)
+    command = next(one for one in app.registered_commands if one.callback is train.train)
     assert command.callback is not None
-    hints = train_commands.train.__annotations__
+    hints = train.train.__annotations__
     assert len(hints) > 30
     assert all("help=" in str(hint) for name, hint in hints.items() if name not in ("context", "return"))
 
@@ -140,6 +140,6 @@ def test_every_option_says_what_it_is() -> None:
 def test_options_that_the_docs_name_are_there() -> None:
     named = set(re.findall(r"--[a-z][a-z-]+", (Path(__file__).parents[3] / "docs" / "training.md").read_text()))
     foreign = {"--model", "--nproc-per-node", "--logdir"}  # of ret2 serve, torchrun, tensorboard
-    known = {f"--{name.replace('_', '-')}" for name in train_commands.train.__annotations__}
+    known = {f"--{name.replace('_', '-')}" for name in train.train.__annotations__}
     assert named - foreign <= known
     assert len(named & known) > 15

@@ -29,7 +29,7 @@ from rich.progress import (
 from model.cpu.primitive_cache import keep_prepared
 from model.errors import InvalidInput
 from model.training.pairs import Fault
-from service.flags import flag
+from service.cli.flags import flag
 
 if TYPE_CHECKING:
     from model.training.finetune_run import Outcome

@@ -35,7 +35,7 @@ from model.evaluation.m2kr import M2krSet
 from model.evaluation.mbeir import Prompts, Task, TaskFiles
 from model.evaluation.metrics import Measured, pseudo_recall_at, recall_at
 from model.types import Role
-from service.benchmark_tables import PoolKind, every_k, m2kr_table, mbeir_table
+from service.cli.benchmark_tables import PoolKind, every_k, m2kr_table, mbeir_table
 
 if TYPE_CHECKING:
     from model.evaluation.corpus_vectors import Corpus, Embedded, Embedder

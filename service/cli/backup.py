@@ -15,7 +15,7 @@ from indexer.backup import backup as backups
 from indexer.backup.backup import Installation
 from indexer.backup.manifest import Manifest
 from model.errors import Conflict, NotFound
-from service.flags import settings_from
+from service.cli.flags import settings_from
 from service.settings import Settings
 
 Folder = Annotated[Path, typer.Argument(help="folder of the backup")]

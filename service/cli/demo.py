@@ -26,9 +26,9 @@ from model.errors import DependencyUnavailable, NotFound
 from model.evaluation.atlas import Atlas, AtlasDocument
 from model.evaluation.recall import KS, Carries, corpus, questions, recall
 from model.types import Input
+from service.cli.tables import hits_table, progress_bar, timings_line
 from service.client.client import Client
 from service.data_lock import server_of
-from service.tables import hits_table, progress_bar, timings_line
 
 COLLECTION = "atlas"
 FIELDS = {  # of the documents' metadata: what the page makes filter controls from

@@ -14,8 +14,8 @@ from rich.progress import Progress, TaskID
 from indexer.domain.jobs import Job, JobState
 from indexer.imports.mapping import FORMATS
 from model.errors import Forbidden, InvalidInput
+from service.cli.tables import Failed, failures_table, progress_bar
 from service.client.client import DEFAULT_URL, Client
-from service.tables import Failed, failures_table, progress_bar
 
 _PATIENCE_S = 600.0  # an import outlives a restart of the service, and so does who waits for it
 _WAIT_S = 7 * 24 * 3600.0

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from indexer.domain.jobs import Job, JobState
 from model.errors import InvalidInput
+from service.cli.tables import failures_table, progress_bar
 from service.client.client import DEFAULT_URL, Client
 from service.client.types import Reindex
-from service.tables import failures_table, progress_bar
 
 
 class Order(StrEnum):

@@ -24,18 +24,15 @@ from indexer.imports import local_reader
 from indexer.imports.mapping import FORMATS
 from indexer.ledger.migrations import NEWEST, losses
 from model.errors import Forbidden, InvalidInput, RetrievalError
-from service import demo as demonstration
-from service.backup_commands import backup, restore
-from service.benchmark_commands import m2kr, mbeir
-from service.client.client import DEFAULT_URL, Client
-from service.client.types import Hit, Loaded
-from service.flags import settings_from, with_settings
-from service.import_commands import import_files
-from service.key_commands import keys_app
-from service.model_commands import eval_app, model_app
-from service.reindex_commands import reindex
-from service.settings import Settings
-from service.tables import (
+from service.cli import demo as demonstration
+from service.cli.backup import backup, restore
+from service.cli.benchmarks import m2kr, mbeir
+from service.cli.flags import settings_from, with_settings
+from service.cli.imports import import_files
+from service.cli.keys import keys_app
+from service.cli.models import eval_app, model_app
+from service.cli.reindex import reindex
+from service.cli.tables import (
     Failed,
     collections_table,
     failures_table,
@@ -44,7 +41,10 @@ from service.tables import (
     progress_bar,
     timings_line,
 )
-from service.train_commands import train
+from service.cli.train import train
+from service.client.client import DEFAULT_URL, Client
+from service.client.types import Hit, Loaded
+from service.settings import Settings
 
 _LOAD_PATIENCE_S = 600.0  # a load outlives a restart of the service and waits while the queue is full
 
