@@ -30,8 +30,8 @@ from model.evaluation.recall import Carries, corpus, questions
 from model.ret2 import Ret2
 from model.retriever import Retriever
 from model.types import Encoded, Float32, Input, Limits, Role
-from service.api.modes import ModeSearch, Wanted
 from service.schemas.search import RrfIn, WeightedIn
+from service.search.modes import ModeSearch, Wanted
 
 MODES: dict[str, Wanted] = {
     "fused": Wanted(),

@@ -17,7 +17,6 @@ from indexer.domain.jobs import Job, Outcome
 from indexer.intake import Accepted
 from model.errors import NotFound
 from service.api import document_bodies
-from service.api.searcher import content_wire, stored
 from service.api.serializers import CollectionPath, DocumentPath, job_wire
 from service.components import Parts, PartsOf
 from service.http.middleware.limits import NDJSON, media_type
@@ -27,6 +26,7 @@ from service.http.responses import Json, StrictRoute
 from service.inputs import images
 from service.schemas.base import schema_of
 from service.schemas.documents import AcceptedOut, DeletedOut, DeleteIn, DocumentIn, DocumentOut
+from service.search.searcher import content_wire, stored
 
 router = APIRouter(route_class=StrictRoute, tags=["documents"])
 

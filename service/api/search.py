@@ -9,13 +9,13 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from model.errors import Overloaded, RetrievalError, TooLarge
-from service.api.searcher import SearchBounds, Searcher
 from service.components import PartsOf
 from service.http.middleware.api_keys import CallerOf
 from service.http.problems import error_wire
 from service.http.responses import Json, StrictRoute, answer_within, took
 from service.schemas.base import checked
 from service.schemas.search import SearchBatchIn, SearchBatchOut, SearchIn, SearchOut
+from service.search.searcher import SearchBounds, Searcher
 
 router = APIRouter(route_class=StrictRoute, tags=["search"])
 

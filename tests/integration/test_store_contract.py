@@ -46,7 +46,7 @@ from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
 from model.errors import Conflict, InvalidInput, NotFound
 from model.types import Float32
-from service.api.ranking import Mark, Ranking
+from service.search.paging import Mark, Ranking
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),

@@ -24,8 +24,8 @@ from indexer.store.edge.client import EdgeStore
 from indexer.store.server.store import ServerStore, ServerStoreSettings
 from model.errors import Conflict, InvalidInput, NotFound
 from model.types import Float32
-from service.api.modes import ModeSearch, Wanted
 from service.schemas.search import RerankIn
+from service.search.modes import ModeSearch, Wanted
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),

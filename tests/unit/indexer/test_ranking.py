@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from indexer.store.criteria import Fused, reciprocal_ranks, weighted
+from service.search.fusion import Fused, reciprocal_ranks, weighted
 
 NEAR = [("a", 0.9), ("b", 0.7), ("c", 0.5)]
 WORDS = [("c", 8.0), ("d", 4.0)]

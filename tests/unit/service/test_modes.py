@@ -7,7 +7,7 @@ import pytest
 
 from indexer.domain.points import Point
 from indexer.store.criteria import Criterion, LateInteraction, Ranked
-from service.api.modes import ModeSearch, Wanted
+from service.search.modes import ModeSearch, Wanted
 
 
 class Asked:

@@ -15,8 +15,8 @@ from indexer.domain.documents import point_id
 from indexer.domain.points import Hit
 from indexer.filters import Filter, matches
 from model.errors import InvalidInput
-from service.api.examples import average
-from service.api.ranking import Mark, Ranking, read_cursor, selected
+from service.search.examples import average
+from service.search.paging import Mark, Ranking, read_cursor, selected
 
 
 def hit(document_id: str, score: float, **metadata: Any) -> Hit:

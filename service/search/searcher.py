@@ -20,15 +20,15 @@ from indexer.filters import AllOf, Filter
 from indexer.store.base import Points
 from model.errors import InvalidInput, NotFound, RetrievalError, TimedOut
 from model.types import Embedding, Input, Limits, Role
-from service.api import examples
-from service.api.explain import Asked, asked, explanation, halves
-from service.api.modes import ModeSearch, Wanted
-from service.api.ranking import Group, Mark, Page, Ranking, read_cursor, selected
 from service.inputs import inputs
 from service.inputs.inputs import ImageFetcher
 from service.keys import Key
 from service.observability.metrics import Metrics
 from service.schemas.search import MAX_GROUPS, QueryIn, SearchIn
+from service.search import examples
+from service.search.explain import Asked, asked, explanation, halves
+from service.search.modes import ModeSearch, Wanted
+from service.search.paging import Group, Mark, Page, Ranking, read_cursor, selected
 
 DEFAULT_LIMIT = 10  # hits, where neither the search nor the collection says
 

@@ -14,19 +14,11 @@ from functools import partial
 from indexer.domain.points import Hit, Lexical, Point
 from indexer.filters import Filter
 from indexer.store.base import Consistency, Points
-from indexer.store.criteria import (
-    Criterion,
-    Fused,
-    LateInteraction,
-    Nearest,
-    Ranked,
-    WordMatch,
-    reciprocal_ranks,
-    weighted,
-)
+from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked, WordMatch
 from model.errors import InvalidInput
 from model.types import Float32
 from service.schemas.search import RerankIn, RrfIn, SearchIn, WeightedIn
+from service.search.fusion import Fused, reciprocal_ranks, weighted
 
 CANDIDATES = 1_000  # of each of the two rankings that hybrid fuses: all pages are windows into the same one
 _RERANKED = (

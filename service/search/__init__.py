@@ -1,0 +1,1 @@
+"""Search: encode the query, rank, fuse, page, explain. Knows nothing of HTTP."""
