@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
+import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from indexer.backup.backup import Installation
@@ -33,8 +34,9 @@ from service.encoder.app import EncoderParts
 from service.encoder.batcher import Batcher, Runtime
 from service.keys import KeyFile
 from service.observability.metrics import Metrics
-from service.server import log
 from service.settings import QueueSettings, Settings
+
+log = structlog.get_logger(__name__)
 
 
 def build_encoder(settings: Settings, runtime: Runtime | None = None) -> EncoderParts:

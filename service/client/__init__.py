@@ -1,1 +1,18 @@
-"""The Python client."""
+"""The Python client: `from service.client import Client`."""
+
+from service.client.client import Client
+from service.client.types import Collection, Group, Hit, Info, Loaded, Posted, Reindex, Rejected, Search, SearchResult
+
+__all__ = [
+    "Client",
+    "Collection",
+    "Group",
+    "Hit",
+    "Info",
+    "Loaded",
+    "Posted",
+    "Reindex",
+    "Rejected",
+    "Search",
+    "SearchResult",
+]

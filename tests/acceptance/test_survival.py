@@ -147,7 +147,7 @@ def test_kill_9_of_api_and_indexer_on_one_postgresql(
     qdrant: QdrantServer,  # noqa: F811
 ) -> None:
     # An api that died as it received documents has their key for another minute; the test does not wait for it, and takes another one.
-    monkeypatch.setattr("service.client._in_progress", lambda response: False)
+    monkeypatch.setattr("service.client.client._in_progress", lambda response: False)
     encoder = process("--role=encoder", f"--model={tiny_model}", "--threads=1", name="encoder")
     encoder.start()
     shared = {

@@ -38,7 +38,7 @@ class Workers:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._started += 1
-        script = str(ROOT / "tests/worker_process.py")
+        script = str(ROOT / "tests/support/worker_process.py")
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.Popen([sys.executable, script, *self._arguments, str(self._started)], env=environment)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from chart.conftest import CASES, CHART, ROOT, Render, containers, pod_specs
+from chart_objects import CASES, CHART, ROOT, Render, containers, pod_specs
 from prometheus_client import CollectorRegistry, ProcessCollector
 from watched_metrics import expressions, labels_in, metrics_in
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from chart.conftest import Object, Render, containers, pod_specs
+from chart_objects import Object, Render, containers, pod_specs
 
 Find = Callable[..., Object]
 ROLES = ("api", "encoder", "indexer")

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import yaml
-from chart.conftest import CHART, ROOT
+from chart_objects import CHART, ROOT
 from prometheus_client import CollectorRegistry
 
 from service.observability.metrics import Metrics

@@ -8,7 +8,7 @@ from typing import Any
 import helm_python as helm
 import pytest
 import yaml
-from chart.conftest import CASES, ROOT, Object, Render, containers, objects_in, pod_specs
+from chart_objects import CASES, ROOT, Object, Render, containers, objects_in, pod_specs
 
 Check = Callable[[Object], bool]
 Break = Callable[[Object], Any]

@@ -8,7 +8,7 @@ import helm_python as helm
 import kubernetes_validate
 import pytest
 import yaml
-from chart.conftest import CASES, CHART, Object, Render, values_of
+from chart_objects import CASES, CHART, Object, Render, values_of
 
 GOLDEN = Path(__file__).parent / "golden"
 VERSIONS = ("1.28.0", "1.30.0", "1.32.0", "1.34.0", "1.36.0", "1.37.0")

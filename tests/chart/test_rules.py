@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from chart.conftest import CHART, Render
+from chart_objects import CHART, Render
 
 RULES = CHART / "rules" / "ret2.yaml"
 UNIT_TESTS = Path(__file__).parent / "rules_test.yaml"

@@ -4,7 +4,7 @@ from typing import Any
 
 import helm_python as helm
 import pytest
-from chart.conftest import Render
+from chart_objects import Render
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "typing error at the top": ({"replicaCuont": 3}, "replicaCuont"),

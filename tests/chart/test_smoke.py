@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
-from chart.conftest import CHART
+from chart_objects import CHART
 
 Answer = tuple[int, Any]
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -153,7 +153,7 @@ def test_sigterm_ends_an_encoder_with_status_0(start: Callable[..., Server]) -> 
     assert encoder.process.wait(30) == 0
 
 
-HELD = (str(Path(__file__).parents[1] / "held_encoder.py"),)
+HELD = (str(Path(__file__).parents[1] / "support" / "held_encoder.py"),)
 HOLD = {"role": "query", "inputs": [{"text": "hold"}]}
 
 

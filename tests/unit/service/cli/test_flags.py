@@ -1,0 +1,54 @@
+"""Settings as flags and as a page of the docs: neither may say anything else than `Settings`."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from model.errors import InvalidInput
+from service.cli.flags import settings_from, settings_table
+from service.settings import Settings
+
+PAGE = Path(__file__).parents[4] / "docs" / "settings.md"
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("RET2_"):
+            monkeypatch.delenv(name)
+
+
+def test_the_page_has_every_setting_as_it_is() -> None:
+    """UPDATE_DOCS=1 in the environment writes the page anew."""
+    before, marker, _ = PAGE.read_text().partition("| variable |")
+    assert marker
+    page = before + settings_table()
+    if os.environ.get("UPDATE_DOCS") == "1":
+        PAGE.write_text(page)
+    assert PAGE.read_text() == page
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_flags_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RET2_PORT", "1234")
+    monkeypatch.setenv("RET2_MODEL", "folder")
+    settings = settings_from({"port": 4321})
+    assert (settings.port, settings.model) == (4321, "folder")
+
+
+def test_a_wrong_setting_is_named_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RET2_PORT", "99999")
+    with pytest.raises(InvalidInput, match=r"RET2_PORT.*65535"):
+        settings_from({})
+
+
+def test_a_secret_is_never_in_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RET2_DATABASE_URL", "postgresql://user:hunter2@host/db")
+    monkeypatch.setenv("RET2_ROLE", "api")  # for which more is needed than a database
+    with pytest.raises(InvalidInput) as caught:
+        settings_from({})
+    assert "hunter2" not in caught.value.detail
