@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 import uvicorn
@@ -25,10 +25,6 @@ from service.http.application import metrics_application
 from service.observability.logs import configure_logs
 from service.observability.tracing import start_traces
 from service.settings import ServerRole, Settings
-
-if TYPE_CHECKING:
-    pass
-
 from service.wiring import build, build_encoder
 
 log = structlog.get_logger(__name__)

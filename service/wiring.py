@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -23,7 +23,6 @@ from indexer.reindexes import Reindexes
 from indexer.store.base import Store
 from indexer.store.edge.client import EdgeStore
 from indexer.store.instrumented import watched
-from indexer.store.server.store import ServerStore
 from indexer.worker.image_sweeper import Sweeper
 from indexer.worker.index_deferral import BulkLoads
 from indexer.worker.progress import Progress
@@ -35,6 +34,9 @@ from service.encoder.batcher import Batcher, Runtime
 from service.keys import KeyFile
 from service.observability.metrics import Metrics
 from service.settings import QueueSettings, Settings
+
+if TYPE_CHECKING:
+    from indexer.store.server.store import ServerStore
 
 log = structlog.get_logger(__name__)
 

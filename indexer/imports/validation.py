@@ -17,7 +17,7 @@ from model.errors import InvalidInput, TooLarge
 from model.images import check_size
 from model.types import Limits
 
-_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,512}")  # as service.schemas has it
+_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,512}")  # as service.schemas.documents has it
 _MAX_URL_CHARS = 8192
 _SPACE = re.compile(r"\s+")
 

@@ -28,11 +28,11 @@ def objects_in(manifests: dict[str, str]) -> list[Object]:
 
 
 def merged(values: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(values)
+    result = dict(values)
     for key, value in extra.items():
-        old = merged.get(key)
-        merged[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
 
 
 def pod_specs(objects: list[Object]) -> dict[str, Object]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.threaded_server import serving
+from threaded_server import serving
 from typer.testing import CliRunner
 
 from indexer.domain.jobs import JobState

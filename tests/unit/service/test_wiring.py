@@ -25,17 +25,17 @@ async def test_bulk_loads_are_a_chore_where_there_is_a_qdrant_server(
 _SERVE = """
 import gc, sys
 from pathlib import Path
-from service import assembly
+from service import server
 from service.settings import Settings
 
 async def run(app, parts):
     print(gc.get_freeze_count(), gc.isenabled())
     return True
 
-assembly.build = lambda settings: None
-assembly.create_app = lambda parts: None
-assembly.run = run
-assembly.serve(Settings(data_dir=Path(sys.argv[1])))
+server.build = lambda settings: None
+server.create_app = lambda parts: None
+server.run = run
+server.serve(Settings(data_dir=Path(sys.argv[1])))
 """
 
 

@@ -207,7 +207,7 @@ def checkpoint(folder: Path, options: Options) -> tuple[Reference, Reference]:
     for prefix, model, saved in (("query_model.", query, True), ("passage_model.", passage, passage is not query)):
         if not saved:
             continue
-        tensors |= {prefix + key: value for key, value in model.checkpoints.weights.items()}
+        tensors |= {prefix + key: value for key, value in model.weights.items()}
         first = model is query
         for name, tower, keep in (
             ("text_model", model.text, first or not options.shared_text),

@@ -249,5 +249,5 @@ def test_the_mean_of_all_sixteen_stands_beside_the_published_one(kind: PoolKind,
 
 
 def test_the_commands_start_without_torch() -> None:
-    code = "import sys, service.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, service.cli.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

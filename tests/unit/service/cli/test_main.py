@@ -264,6 +264,6 @@ def test_version(ret2: Callable[..., Any]) -> None:
 
 def test_the_command_line_and_what_is_assembled_embedded_start_without_torch() -> None:
     heavy = "{'torch', 'transformers', 'qdrant_edge', 'qdrant_client'}"
-    code = f"import sys, service.server, service.cli; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, service.server, service.cli.main; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
