@@ -127,7 +127,7 @@ class Embeddings:
 def several(source: str) -> Retriever:
     """The same weights, giving each latent instead of their mean."""
     retriever = Retriever.load(source)
-    retriever.config = replace(retriever.config, pooling="none")
+    retriever.config = replace(retriever.ret2_config, pooling="none")
     for side in retriever.sides.values():
         assert isinstance(side, Ret2), "a sum has no latents"
         side.pooled = False

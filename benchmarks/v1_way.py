@@ -39,7 +39,7 @@ class V1Way:
         pixels = torch.from_numpy(np.stack([self._no_image if item.pixels is None else item.pixels for item in batch]))
         text = self._text(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True).hidden_states[1:]
         vision = self._vision(pixel_values=pixels, output_hidden_states=True).hidden_states[1:]
-        config = self._retriever.config
+        config = self._retriever.ret2_config
         states = States(
             text=[text[layer] for layer in config.text.layers],
             text_mask=mask,

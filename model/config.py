@@ -55,6 +55,17 @@ class ImageConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class NaflexConfig(ImageConfig):
+    """Pixels for SigLIP 2's NaFlex: the aspect ratio is kept, and the image as large as `max_patches` patches allow.
+
+    `resize` and `crop_from_px` have no part in it; `size_px` is the side of a square image.
+    """
+
+    patch_px: int = 16
+    max_patches: int = 256
+
+
+@dataclass(frozen=True, slots=True)
 class Ret2Config:
     """The recurrent cell, its adapters, pooling and projection, and the two towers below them."""
 
@@ -112,6 +123,11 @@ class Ret2Config:
     def latents(self) -> int:
         """Vectors that the model gives of one input; 1 where they are pooled."""
         return self.num_latents if self.fusion == "recurrent" and self.pooling == "none" else 1
+
+    @property
+    def gated_steps(self) -> int:
+        """Steps whose gates say how much came from text and how much from the image."""
+        return self.steps if self.fusion == "recurrent" else 0
 
     def to_json(self) -> dict[str, Any]:
         return {"model_type": "ret2", **dataclasses.asdict(self)}

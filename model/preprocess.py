@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.config import ImageConfig
+from model.config import ImageConfig, NaflexConfig
 from model.errors import InvalidInput, TooLarge
 from model.images import decode_image
 from model.types import Float32, Input, Limits, Prepared, Role
@@ -92,9 +93,11 @@ def normalise_text(text: str, limits: Limits) -> str:
 
 
 def image_pixels(image: Image.Image, config: ImageConfig) -> Float32:
-    """RGB to (3, S, S), normalised; equal to transformers' Pillow processors, but for strips of more than 64 : 1."""
+    """RGB to normalised (3, S, S), for NaFlex (3, H, W); equal to transformers' Pillow processors, but for strips of more than 64 : 1."""
     size, resample = config.size_px, Image.Resampling[config.resample.upper()]
-    if config.resize == "squash":
+    if isinstance(config, NaflexConfig):
+        image = image.resize(naflex_size(image.size, config.patch_px, config.max_patches), resample)
+    elif config.resize == "squash":
         image = image.resize((size, size), resample)
     elif config.resize == "crop":
         image = _crop(image, config.crop_from_px or size, size, resample)
@@ -118,6 +121,26 @@ def _crop(image: Image.Image, shortest: int, size: int, resample: Image.Resampli
         box = (left * across, top * down, (left + size) * across, (top + size) * down)
         return image.resize((size, size), resample, box=box)
     return image.resize(target, resample).crop((left, top, left + size, top + size))
+
+
+def naflex_size(size: tuple[int, int], patch: int, most: int) -> tuple[int, int]:
+    """The width and height to which SigLIP 2 resizes an image: scaled as far as `most` patches allow, each side up to a whole patch.
+
+    The scale is halved between the same bounds, and to the same distance of each other, as in transformers' processor: an exact solution
+    would differ from it by a patch now and then.
+    """
+    low, high = 1e-6, 100.0
+
+    def patches(length: int, scale: float) -> int:
+        return max(1, math.ceil(length * scale / patch))
+
+    while high - low >= 1e-5:
+        middle = (low + high) / 2
+        if patches(size[0], middle) * patches(size[1], middle) <= most:
+            low = middle
+        else:
+            high = middle
+    return patches(size[0], low) * patch, patches(size[1], low) * patch
 
 
 def _pad(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,25 +14,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model import preprocess
 from model.cell import Attention
-from model.checkpoints import ret2_published, ret_v1
-from model.checkpoints.weights import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    fingerprint,
-    load_strict,
-    locate,
-    read_config,
-    read_tensors,
-)
-from model.config import BackboneConfig, Ret2Config
+from model.checkpoints.kinds import read_checkpoint
+from model.checkpoints.ret2 import untrained
+from model.checkpoints.sources import find
+from model.config import Ret2Config
 from model.contributions import shares
 from model.cpu.packed import pack_linears, packing_pays
 from model.errors import InvalidInput
-from model.ret2 import States, build_fusion
-from model.towers.tokenizers import TOKENIZER_FILE, read_tokenizer
-from model.towers.towers import Modality, Tower, TransformersTower, build_document_towers, build_towers, with_prefix
+from model.parts import Parts
+from model.ret2 import States
+from model.towers.towers import Modality
 from model.types import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
 
 # Padded positions that a group of texts may have before it is cut in two: about what one more pass over the weights costs.
@@ -44,109 +35,55 @@ _PADDING_CPU, _PADDING_DEVICE = 64, 4096
 class Retriever(nn.Module):
     """`prepare`, `encode` and `launch` are thread-safe. Always in eval mode, gradients off, unless a trainer turns them on."""
 
-    def __init__(
-        self,
-        config: Ret2Config,
-        towers: tuple[Tower, Tower],
-        sides: dict[str, nn.Module],
-        preprocessor: preprocess.Preprocessor,
-        checkpoint_fingerprint: str,
-        document_towers: Mapping[str, Tower] | None = None,
-    ) -> None:
+    def __init__(self, parts: Parts, commit: str | None = None) -> None:
         super().__init__()
+        config = parts.config
         self.config = config
-        self.text_tower, self.vision_tower = towers
-        self.document_towers = nn.ModuleDict(document_towers)  # "text", "vision": those the sides do not share
-        self.sides = nn.ModuleDict(sides)
-        self.preprocessor = preprocessor
+        self.text_tower: Any = parts.text_tower
+        self.vision_tower: Any = parts.vision_tower
+        self.document_towers = nn.ModuleDict(parts.document_towers)  # "text", "vision": those the sides do not share
+        self.sides = nn.ModuleDict(parts.sides)
+        self.preprocessor = parts.preprocessor
         self.tokens = self.padding = 0  # text positions computed since it was made
         self._counting = threading.Lock()
         self.info = ModelInfo(
             name=config.name,
-            fingerprint=checkpoint_fingerprint,
+            fingerprint=parts.fingerprint,
             dimensions=config.dimensions,
             max_text_tokens=config.max_text_tokens,
             image_size_px=config.image.size_px,
             latents=config.latents,
+            commit=commit,
         )
+
+    @property
+    def ret2_config(self) -> Ret2Config:
+        """The configuration of a model with a cell. Raises `InvalidInput` for one without."""
+        if not isinstance(self.config, Ret2Config):
+            raise InvalidInput(
+                f"{self.config.name} has no recurrent cell that could be trained. A fresh cell over its towers: "
+                "ret2 train --backbone SOURCE",
+                field="model",
+            )
+        return self.config
 
     @classmethod
     def load(
         cls, source: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32, threads: int | None = None
     ) -> Retriever:
-        """A checkpoint folder, `bundled`, or `hub:ORG/NAME@COMMIT`. Raises `InvalidInput` with all that does not fit."""
+        """Load a checkpoint of any kind: a folder, `bundled`, or `hub:ORG/NAME`, with `@COMMIT` or `@TAG` to pin it.
+
+        Raises `InvalidInput` with all that does not fit, `DependencyUnavailable` when the hub does not answer.
+        """
         if threads:
             torch.set_num_threads(threads)
-        folder = locate(source)
-        raw = read_config(folder)
-        tensors = read_tensors(folder / WEIGHTS_FILE)
-        if ret_v1.is_v1(raw):
-            config = ret_v1.convert_config(raw)
-            tensors = ret_v1.convert_tensors(config, tensors)
-        elif ret2_published.is_published(raw):
-            config, tensors = ret2_published.convert(raw, tensors)
-        else:
-            config = Ret2Config.from_json(raw)
-        retriever = cls.assemble(config, tensors, folder)
-        return retriever.to(device, dtype).eval()
-
-    @classmethod
-    def assemble(cls, config: Ret2Config, tensors: dict[str, Tensor], folder: Path) -> Retriever:
-        """Towers and sides with their weights; `tensors` in our names, every one of them used."""
-        folders = _tower_folders(config, folder)
-        known = (*side_prefixes(config), *(f"{modality}." for modality, path in folders.items() if path is None))
-        known += () if config.shared_text_tower else ("document_text.",)
-        known += () if config.shared_vision_tower else ("document_vision.",)
-        if unknown := [key for key in tensors if not key.startswith(known)]:
-            raise InvalidInput(
-                f"{folder.name}: {len(unknown)} weights have no place, the first is {sorted(unknown)[0]}"
-            )
-        retriever = cls._build(config, folders, tensors, [folder, folders["text"]], [folder / WEIGHTS_FILE])
-        for prefix in side_prefixes(config):
-            name = prefix.rstrip(".")
-            load_strict(retriever.sides[name], with_prefix(tensors, prefix), f"{folder.name}: {name} cell")
-        return retriever
+        location = find(source)
+        return cls(read_checkpoint(location), location.commit).to(device, dtype).eval()
 
     @classmethod
     def untrained(cls, config: Ret2Config) -> Retriever:
         """Pretrained towers under a cell with fresh weights: where training starts."""
-        folders = _tower_folders(config, None)
-        return cls._build(config, folders, {}, [folders["text"]], [])
-
-    @classmethod
-    def _build(
-        cls,
-        config: Ret2Config,
-        folders: dict[Modality, Path | None],
-        tensors: dict[str, Tensor],
-        tokenizer_places: Sequence[Path | None],
-        weight_files: Sequence[Path],
-    ) -> Retriever:
-        towers = build_towers(config, folders, tensors)
-        sides = {
-            prefix.rstrip("."): build_fusion(config, towers[0].widths, towers[1].widths).requires_grad_(False)
-            for prefix in side_prefixes(config)
-        }
-        document_towers = build_document_towers(config, tensors)
-        text_towers = [towers[0], *(tower for name, tower in document_towers.items() if name == "text")]
-        tokenizer, tokenizer_files = read_tokenizer(text_towers, [place for place in tokenizer_places if place])
-        preprocessor = preprocess.Preprocessor(
-            tokenizer=tokenizer or _NoTokenizer(),
-            max_text_tokens=config.max_text_tokens,
-            image=config.image,
-            patches=towers[1].patches,
-            text_positions=towers[0].full_length if isinstance(towers[0], TransformersTower) else None,
-        )
-        files = [*weight_files, *tokenizer_files]
-        files += [
-            path
-            for place in folders.values()
-            if place
-            for path in place.glob("*")
-            if path.suffix in (".safetensors", ".pth") or path.name == CONFIG_FILE
-        ]
-        checkpoint_fingerprint = fingerprint(config.to_json(), files, preprocess.VERSION)
-        return cls(config, towers, sides, preprocessor, checkpoint_fingerprint, document_towers)
+        return cls(untrained(config))
 
     def pack(self, *, vision: bool = True) -> Retriever:
         """For inference alone, where that is faster: see `model.cpu.packed`. What was packed cannot learn, move or be saved any more.
@@ -172,10 +109,11 @@ class Retriever(nn.Module):
         """The tower that reads `modality` for `role`: the shared one, or the document side's own."""
         if role is Role.DOCUMENT and modality in self.document_towers:
             return self.document_towers[modality]
-        return self.text_tower if modality == "text" else self.vision_tower
+        tower: nn.Module = self.text_tower if modality == "text" else self.vision_tower
+        return tower
 
     def side(self, role: Role) -> nn.Module:
-        return self.sides["shared" if self.config.shared_sides else role.value]
+        return self.sides["shared" if "shared" in self.sides else role.value]
 
     def encode(self, batch: Sequence[Prepared]) -> Float32:
         """(B, E) float32 of unit length: the mean of an input's latents."""
@@ -223,7 +161,7 @@ class Retriever(nn.Module):
     def _unpacked(self, rows: Float32) -> Encoded:
         """`_packed` undone."""
         batch, size = len(rows), self.config.dimensions
-        steps = self.config.steps if self.config.fusion == "recurrent" else 0
+        steps = self.config.gated_steps
         vectors, gates, latents = np.split(rows, [size, size + 2 * steps], axis=1)
         return Encoded(
             np.ascontiguousarray(vectors),
@@ -263,9 +201,14 @@ class Retriever(nn.Module):
         ), present
 
     def vision_states(self, pixels: Sequence[Float32], role: Role = Role.QUERY) -> list[Tensor]:
-        """Pixels (3, S, S) each -> tapped states (B, P, Wv)."""
-        images = torch.stack([torch.from_numpy(image) for image in pixels])  # (B, 3, S, S)
-        states: list[Tensor] = self.tower("vision", role)(self._to_device(images).to(self.dtype))
+        """Pixels (3, S, S) each -> tapped states (B, P, Wv). Only the towers of NaFlex take images of several shapes."""
+        images = [torch.from_numpy(image) for image in pixels]
+        values: Tensor | list[Tensor]
+        if len({image.shape for image in images}) == 1:
+            values = self._to_device(torch.stack(images)).to(self.dtype)  # (B, 3, S, S)
+        else:
+            values = [self._to_device(image).to(self.dtype) for image in images]
+        states: list[Tensor] = self.tower("vision", role)(values)
         return states
 
     def _to_device(self, values: Tensor) -> Tensor:
@@ -275,11 +218,17 @@ class Retriever(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.sides.parameters()).dtype
+        return self._parameter.dtype
 
     @property
     def device(self) -> torch.device:
-        return next(self.sides.parameters()).device
+        return self._parameter.device
+
+    @property
+    def _parameter(self) -> nn.Parameter:
+        """One of a tower: score fusion has none of its own."""
+        parameter: nn.Parameter = next(self.text_tower.parameters())
+        return parameter
 
 
 def _kind(item: Prepared) -> tuple[str, bool, bool, int]:
@@ -320,25 +269,3 @@ def dtype_of(precision: str) -> torch.dtype:
     """float32, bfloat16 or float16."""
     dtype: torch.dtype = getattr(torch, precision)
     return dtype
-
-
-def side_prefixes(config: Ret2Config) -> tuple[str, ...]:
-    return ("shared.",) if config.shared_sides else ("query.", "document.")
-
-
-def _tower_folders(config: Ret2Config, checkpoint: Path | None) -> dict[Modality, Path | None]:
-    """Where each tower's weights are; None where the checkpoint holds them itself."""
-    parts: tuple[tuple[Modality, BackboneConfig], ...] = (("text", config.text), ("vision", config.vision))
-    return {
-        modality: None if part.source == "checkpoint" else locate(part.source, part.revision, checkpoint)
-        for modality, part in parts
-    }
-
-
-class _NoTokenizer:
-    """A checkpoint of cells alone can be verified without one, but not be given text."""
-
-    def encode(self, sequence: Any, /) -> preprocess.Encoding:
-        raise InvalidInput(
-            f"this checkpoint has no {TOKENIZER_FILE}, so text of {len(sequence)} characters cannot be encoded"
-        )

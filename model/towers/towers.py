@@ -5,19 +5,21 @@ Two families: encoders that `transformers` loads (CLIP, SigLIP, BERT, ViT, DINOv
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import safetensors
 import torch
 import torch.nn.functional as F
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
-from model.checkpoints.weights import load_strict, read_efficientnet_lite0
+from model.checkpoints.weights import load_strict, read_efficientnet_lite0, weight_files
 from model.config import BackboneConfig, Ret2Config
 from model.errors import InvalidInput
 from model.towers.efficientnet import BLOCK_CHANNELS, EfficientNetLite0, grid_positions
@@ -29,10 +31,10 @@ EFFICIENTNET_GRID = 7  # feature maps are averaged to 7 x 7 tokens, the size of 
 _CPU_PASS = 8
 
 # Not known to transformers' AutoModel by themselves.
-_SIGLIP_TEXT = {"siglip_text_model": "SiglipTextModel", "siglip2_text_model": "Siglip2TextModel"}
-_NAFLEX = "siglip2_vision_model"
+SIGLIP_TEXT = {"siglip_text_model": "SiglipTextModel", "siglip2_text_model": "Siglip2TextModel"}
+NAFLEX = "siglip2_vision_model"
 # Their position embeddings are interpolated to the grid; the others take the one size they were made for.
-_RESIZABLE = (_NAFLEX, "dinov2", "dinov2_with_registers")
+_RESIZABLE = (NAFLEX, "dinov2", "dinov2_with_registers")
 
 
 class _Tapped(threading.local):
@@ -42,30 +44,58 @@ class _Tapped(threading.local):
         self.states: dict[int, Tensor] = {}
 
 
-class TransformersTower(nn.Module):
-    """Hidden states of chosen blocks of a transformers encoder, raw: before any final norm, pooler or projection.
+class TransformersEncoder(nn.Module):
+    """A text or vision encoder of transformers, and how it is called: what both kinds of tower over one have in common.
 
-    Thread-safe: each thread's tapped states are its own. `widths` has one entry per tapped layer; `patches` counts an image's
-    tokens, class and register tokens too.
+    `patches` counts an image's tokens, class and register tokens too.
     """
 
-    def __init__(self, encoder: Any, layers: tuple[int, ...], modality: Modality, image_px: int | None = None) -> None:
+    def __init__(self, encoder: Any, modality: Modality, image_px: int | None = None) -> None:
         super().__init__()
         self.modality = modality
         self.encoder = encoder
+        config = encoder.config
+        self.patches = _patches(encoder, image_px or own_px(config)) if modality == "vision" else 0
+        self.text_positions: int | None = getattr(config, "max_position_embeddings", None)
+        # SigLIP was trained on texts of full length, the pad token attended like any other: there is no mask to give it.
+        self.full_length = self.text_positions if config.model_type in SIGLIP_TEXT else None
+        self.pad_id: int | None = config.pad_token_id if self.full_length else None  # a tokeniser knows better
+
+    def read(self, values: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> Any:
+        """The encoder's own output for ids (B, T) with mask (B, T), pixels (B, 3, S, S), or NaFlex images of several shapes."""
+        if self.modality == "text":
+            return self._read_text(cast(Tensor, values), mask)
+        if self.encoder.config.model_type == NAFLEX:
+            return self.encoder(**_naflex_inputs(values, self.encoder.config.patch_size))
+        return self.encoder(pixel_values=values)
+
+    def _read_text(self, ids: Tensor, mask: Tensor | None) -> Any:
+        if self.full_length is None:
+            return self.encoder(input_ids=ids, attention_mask=mask)
+        if self.pad_id is None or ids.shape[1] > self.full_length:
+            raise InvalidInput(
+                f"a SigLIP text needs a pad token (it is {self.pad_id}) and at most {self.full_length} tokens, "
+                f"got {ids.shape[1]}"
+            )
+        ids = ids if mask is None else ids.masked_fill(mask == 0, self.pad_id)
+        return self.encoder(input_ids=F.pad(ids, (0, self.full_length - ids.shape[1]), value=self.pad_id))  # (B, L)
+
+
+class TransformersTower(TransformersEncoder):
+    """Hidden states of chosen blocks of a transformers encoder, raw: before any final norm, pooler or projection.
+
+    Thread-safe: each thread's tapped states are its own. `widths` has one entry per tapped layer.
+    """
+
+    def __init__(self, encoder: Any, layers: tuple[int, ...], modality: Modality, image_px: int | None = None) -> None:
+        super().__init__(encoder, modality, image_px)
         blocks = _blocks(encoder)
         if max(layers) >= len(blocks) or min(layers) < 0:
             raise InvalidInput(
                 f"{modality} layer {max(layers)} is tapped, the tower has {len(blocks)} (0 to {len(blocks) - 1})"
             )
         del blocks[max(layers) + 1 :]
-        config = encoder.config
-        self.widths = (config.hidden_size,) * len(layers)
-        self.patches = _patches(encoder, image_px or _own_px(config)) if modality == "vision" else 0
-        self.text_positions: int | None = getattr(config, "max_position_embeddings", None)
-        # SigLIP was trained on texts of full length, the pad token attended like any other: there is no mask to give it.
-        self.full_length = self.text_positions if config.model_type in _SIGLIP_TEXT else None
-        self.pad_id: int | None = config.pad_token_id if self.full_length else None  # a tokeniser knows better
+        self.widths = (encoder.config.hidden_size,) * len(layers)
         self._layers = layers
         self._tapped = _Tapped()
         for index in set(layers):
@@ -73,34 +103,32 @@ class TransformersTower(nn.Module):
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """ids (B, T) with mask (B, T), or pixels (B, 3, S, S) -> one (B, T or P, W) for each tapped layer."""
-        if self.modality == "text":
-            self._read_text(values, mask)
-        elif self.encoder.config.model_type == _NAFLEX:
-            patches, grid = flat_patches(values, self.encoder.config.patch_size)
-            self.encoder(pixel_values=patches, pixel_attention_mask=None, spatial_shapes=grid)  # no patch is padding
-        else:
-            self.encoder(pixel_values=values)
+        self.read(values, mask)
         states = [self._tapped.states[index] for index in self._layers]
         self._tapped.states = {}
         return states if self.full_length is None else [layer[:, : values.shape[1]] for layer in states]
-
-    def _read_text(self, ids: Tensor, mask: Tensor | None) -> None:
-        if self.full_length is None:
-            self.encoder(input_ids=ids, attention_mask=mask)
-            return
-        if self.pad_id is None or ids.shape[1] > self.full_length:
-            raise InvalidInput(
-                f"a SigLIP text needs a pad token (it is {self.pad_id}) and at most {self.full_length} tokens, "
-                f"got {ids.shape[1]}"
-            )
-        ids = ids if mask is None else ids.masked_fill(mask == 0, self.pad_id)
-        self.encoder(input_ids=F.pad(ids, (0, self.full_length - ids.shape[1]), value=self.pad_id))  # (B, L)
 
     def _tap(self, index: int) -> Any:
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
             self._tapped.states[index] = output[0] if isinstance(output, tuple) else output
 
         return keep
+
+
+def _naflex_inputs(pixels: Tensor | Sequence[Tensor], patch: int) -> dict[str, Tensor | None]:
+    """What SigLIP 2 NaFlex takes: patches, the mask of those that are no padding, and each image's rows and columns of them."""
+    if isinstance(pixels, Tensor):
+        patches, grid = flat_patches(pixels, patch)
+        return {"pixel_values": patches, "pixel_attention_mask": None, "spatial_shapes": grid}
+    images = [flat_patches(image[None], patch) for image in pixels]
+    counts = torch.tensor([flat.shape[1] for flat, _ in images])  # (B,)
+    longest = int(counts.max())
+    padded = [F.pad(flat, (0, 0, 0, longest - flat.shape[1])) for flat, _ in images]
+    return {
+        "pixel_values": torch.cat(padded),  # (B, P, patch * patch * 3)
+        "pixel_attention_mask": (torch.arange(longest)[None] < counts[:, None]).long().to(padded[0].device),
+        "spatial_shapes": torch.cat([grid for _, grid in images]),
+    }
 
 
 def flat_patches(pixels: Tensor, patch: int) -> tuple[Tensor, Tensor]:
@@ -208,18 +236,24 @@ def _from_folder(folder: Path, modality: Modality) -> Any:
 
     The other half, and heads on top (ColBERT's `linear`, a classifier), stay in the file.
     """
-    if not any(folder.glob("*.safetensors")):
-        found = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "no weights"
-        raise InvalidInput(f"{folder.name} has {found}; weights are read from *.safetensors only", field="model")
-    try:
+    weight_files(folder)
+    with transformers_errors(folder):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        encoder, problems, _ = _load(getattr(config, f"{modality}_config", config), folder, None)
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        # No config.json, an unknown model_type or one that needs its own code, a file that is not safetensors.
-        raise InvalidInput(f"{folder.name}: {str(error).strip().splitlines()[0]}", field="model") from error
+        encoder, problems, _ = load_pretrained(getattr(config, f"{modality}_config", config), folder, None)
     if problems:
-        raise InvalidInput(_problems(f"{folder.name}: {modality} tower", problems), field="model")
+        raise InvalidInput(misfits(f"{folder.name}: {modality} tower", problems), field="model")
     return encoder
+
+
+@contextlib.contextmanager
+def transformers_errors(folder: Path) -> Iterator[None]:
+    """Raise `InvalidInput` for what transformers says of a folder: no config.json, an unknown model_type or one that needs its own code,
+    a value that does not fit, a file that is not safetensors."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError, safetensors.SafetensorError) as error:
+        lines = str(error).strip().splitlines()
+        raise InvalidInput(f"{folder.name}: {lines[0] if lines else type(error).__name__}", field="model") from error
 
 
 def _from_tensors(config: BackboneConfig, tensors: Mapping[str, Tensor], modality: Modality) -> Any:
@@ -227,13 +261,15 @@ def _from_tensors(config: BackboneConfig, tensors: Mapping[str, Tensor], modalit
         raise InvalidInput(f"{modality} source is 'checkpoint', so `architecture` is needed")
     architecture = dict(config.architecture)
     part = transformers.AutoConfig.for_model(architecture.pop("model_type"), **architecture)
-    encoder, problems, unexpected = _load(part, None, dict(tensors))
+    encoder, problems, unexpected = load_pretrained(part, None, dict(tensors))
     if problems := [*problems, *(f"unexpected {key}" for key in unexpected)]:
-        raise InvalidInput(_problems(f"{modality} tower", problems), field="model")
+        raise InvalidInput(misfits(f"{modality} tower", problems), field="model")
     return encoder
 
 
-def _load(config: Any, folder: Path | None, tensors: dict[str, Tensor] | None) -> tuple[Any, list[str], list[str]]:
+def load_pretrained(
+    config: Any, folder: Path | None, tensors: dict[str, Tensor] | None
+) -> tuple[Any, list[str], list[str]]:
     """The encoder in float32, what is missing or misshapen, and which keys have no place.
 
     transformers maps the names of its own earlier versions and of models with heads. Poolers are never read, so none need be there.
@@ -257,12 +293,12 @@ def _load(config: Any, folder: Path | None, tensors: dict[str, Tensor] | None) -
     return encoder, problems, sorted(report["unexpected_keys"])
 
 
-def _problems(where: str, problems: list[str]) -> str:
+def misfits(where: str, problems: list[str]) -> str:
     return f"{where}: {len(problems)} weights do not fit: {'; '.join(problems[:20])}"
 
 
 def _model_class(config: Any) -> Any:
-    if name := _SIGLIP_TEXT.get(config.model_type):
+    if name := SIGLIP_TEXT.get(config.model_type):
         return getattr(transformers, name)
     with torch.device("meta"):
         return type(transformers.AutoModel.from_config(config))
@@ -276,9 +312,9 @@ def _blocks(encoder: Any) -> nn.ModuleList:
     raise InvalidInput(f"{type(encoder).__name__} has no list of {depth} blocks to tap")
 
 
-def _own_px(config: Any) -> int:
+def own_px(config: Any) -> int:
     """The image size that a tower's weights were made for; NaFlex states it as a number of patches."""
-    if config.model_type == _NAFLEX:
+    if config.model_type == NAFLEX:
         return int(math.isqrt(config.num_patches) * config.patch_size)
     return int(config.image_size)
 
@@ -287,8 +323,8 @@ def _patches(encoder: Any, image_px: int) -> int:
     """Tokens of one image of `image_px`: patches, and the class and register tokens before them."""
     config = encoder.config
     resizable = config.model_type in _RESIZABLE
-    if not resizable and image_px != _own_px(config):
-        raise InvalidInput(f"image.size_px is {image_px}, the vision tower takes {_own_px(config)}")
+    if not resizable and image_px != own_px(config):
+        raise InvalidInput(f"image.size_px is {image_px}, the vision tower takes {own_px(config)}")
     if resizable and image_px % config.patch_size:
         raise InvalidInput(
             f"image.size_px {image_px} is not a multiple of the vision tower's patch {config.patch_size}"

@@ -331,7 +331,7 @@ class Trainer:
         if improved:
             self.best = recall
             tensors = {f"shared.{key}": value for key, value in self.averaged.state_dict().items()}
-            save_checkpoint(self.folder, self.retriever.config.to_json(), tensors)
+            save_checkpoint(self.folder, self.retriever.ret2_config.to_json(), tensors)
         self._save_state()
         return improved
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.checkpoints.weights import locate, save_checkpoint
+from model.checkpoints.sources import locate
+from model.checkpoints.weights import save_checkpoint
 from model.config import BackboneConfig, Ret2Config
 from model.retriever import Retriever
 from model.towers.tokenizers import TOKENIZER_FILE
@@ -84,7 +85,7 @@ def save_finetuned(
 
 
 def saved_config(retriever: Retriever, stored: Collection[str], origin: Path | None) -> Ret2Config:
-    config = retriever.config
+    config = retriever.ret2_config
     return replace(
         config,
         text=_saved_part(config.text, retriever.text_tower, "text" in stored, origin),

@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 import torch
 
-from model.checkpoints.weights import locate, read_tensors, save_tensors
+from model.checkpoints.sources import locate
+from model.checkpoints.weights import read_tensors, save_tensors
 from model.config import Ret2Config
 from model.errors import InvalidInput
 from model.retriever import Retriever
@@ -113,7 +114,7 @@ def begin(start_from: str, config: Ret2Config | None, name: str, seed: int) -> t
     """The model that a run called `name` starts with: fresh by `config`, or a checkpoint and its folder."""
     torch.manual_seed(seed)
     retriever = Retriever.untrained(config) if config is not None else Retriever.load(start_from)
-    retriever.config = replace(retriever.config, name=name)
+    retriever.config = replace(retriever.ret2_config, name=name)
     return retriever, None if config is not None else locate(start_from)
 
 
@@ -227,7 +228,7 @@ class _Run:
             return
         settings, retriever = self._tuner.settings, self._tuner.retriever
         stored = modalities(settings.train_text, settings.train_vision, self._options.self_contained)
-        files = tokenizer_files(retriever.config, self._origin)
+        files = tokenizer_files(retriever.ret2_config, self._origin)
         save_finetuned(self._options.folder, retriever, stored, files, self._origin)
 
     def _save_state(self) -> None:

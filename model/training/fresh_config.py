@@ -7,17 +7,17 @@ from typing import Any, cast
 
 import transformers
 
-from model.checkpoints.weights import CONFIG_FILE, locate, read_config
-from model.config import BackboneConfig, ImageConfig, Resample, Resize, Ret2Config
+from model.checkpoints.sources import find, locate
+from model.checkpoints.weights import CONFIG_FILE
+from model.config import BackboneConfig, ImageConfig, Ret2Config
 from model.errors import InvalidInput
 from model.towers.efficientnet import BLOCK_CHANNELS
+from model.towers.image_processors import image_config
 from model.towers.towers import Modality
 
-PREPROCESSOR_FILE = "preprocessor_config.json"
 _DEFAULT_TEXT_TOKENS = 128  # where a tower could take more: a paragraph; `max_text_tokens` says otherwise
 _STEPS = 3
 _IMAGENET = ImageConfig(resize="pad", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-_RESAMPLE: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
 def fresh_config(
@@ -30,7 +30,7 @@ def fresh_config(
     max_text_tokens: int | None = None,
     **cell: int,
 ) -> Ret2Config:
-    """`text` and `vision` are sources (`folder:PATH`, `package:NAME/FOLDER`, `hub:ORG/NAME@COMMIT`); `cell` is sizes of `Ret2Config`.
+    """`text` and `vision` are sources (`folder:PATH`, `package:NAME/FOLDER`, `hub:ORG/NAME`); `cell` is sizes of `Ret2Config`.
 
     Without layers: an early, a middle and the last one. Raises `InvalidInput` when a folder is no backbone.
     """
@@ -41,7 +41,7 @@ def fresh_config(
         name=name,
         text=text_part,
         vision=vision_part,
-        image=_image(locate(vision_part.source, vision_part.revision), vision_config),
+        image=_image(vision_part, vision_config),
         max_text_tokens=max_text_tokens or min(_DEFAULT_TEXT_TOKENS, longest),
         **cast(dict[str, Any], cell),
     )
@@ -56,8 +56,10 @@ def _part(source: str, modality: Modality, layers: tuple[int, ...] | None) -> tu
     kind, colon, rest = source.partition(":")
     if not colon or kind == "folder":
         source = f"folder:{Path(rest if colon else source).resolve()}"
-    source, _, revision = source.partition("@") if kind == "hub" else (source, "", "")
-    folder = locate(source, revision or None)
+    location = find(source)
+    folder = location.folder
+    if kind == "hub":  # what is trained on it keeps to this commit
+        source = f"hub:{location.name}"
     if not (folder / CONFIG_FILE).exists() and not any(folder.glob("efficientnet*")):
         raise InvalidInput(f"{folder} has no {CONFIG_FILE}, so it is no backbone", field=f"{modality}_backbone")
     if not (folder / CONFIG_FILE).exists():
@@ -72,44 +74,12 @@ def _part(source: str, modality: Modality, layers: tuple[int, ...] | None) -> tu
     depth = getattr(config, "num_hidden_layers", None)
     if not isinstance(depth, int):
         raise InvalidInput(f"{folder} is a {config.model_type}, which has no list of layers to tap")
-    return BackboneConfig("transformers", source, layers or spread(depth), revision or None), config
+    return BackboneConfig("transformers", source, layers or spread(depth), location.commit), config
 
 
 def _positions(config: Any) -> int:
     return int(getattr(config, "max_position_embeddings", None) or _DEFAULT_TEXT_TOKENS)
 
 
-def _image(folder: Path, config: Any) -> ImageConfig:
-    """As the backbone's own processor does it; without `preprocessor_config.json`, CLIP's normalisation at the tower's own size."""
-    if config is None:
-        return _IMAGENET
-    size = _own_size(config)
-    if not (folder / PREPROCESSOR_FILE).exists():
-        return ImageConfig(size_px=size)
-    given = read_config(folder, PREPROCESSOR_FILE)
-    crops = bool(given.get("do_center_crop"))
-    if crops and config.model_type.startswith("dinov2"):  # made at 518 px, used at what its processor says
-        size = _side(given.get("crop_size")) or size
-    scaled = given.get("size")
-    shortest = scaled.get("shortest_edge") if isinstance(scaled, dict) else scaled if crops else None
-    resize: Resize = "crop" if crops or shortest else "squash"
-    plain = ImageConfig()
-    return ImageConfig(
-        size_px=size,
-        resize=resize,
-        resample=_RESAMPLE.get(given.get("resample", 3), "bicubic"),
-        crop_from_px=int(shortest) if resize == "crop" and shortest and int(shortest) > size else None,
-        mean=tuple(given.get("image_mean") or plain.mean),
-        std=tuple(given.get("image_std") or plain.std),
-    )
-
-
-def _own_size(config: Any) -> int:
-    size = getattr(config, "image_size", None)
-    if size is None:  # SigLIP 2 NaFlex states a number of patches
-        return int(round(config.num_patches**0.5) * config.patch_size)
-    return int(size[0] if isinstance(size, list | tuple) else size)
-
-
-def _side(size: Any) -> int | None:
-    return size.get("height") if isinstance(size, dict) else size
+def _image(part: BackboneConfig, config: Any) -> ImageConfig:
+    return _IMAGENET if config is None else image_config(locate(part.source, part.revision), config)

@@ -377,7 +377,7 @@ class _Bar:
 
 
 def _train_atlas(variant: str, asked: Mapping[str, Any], output: Path, start_from: str | None, fresh: bool) -> None:
-    from model.checkpoints.weights import locate
+    from model.checkpoints.sources import locate
     from model.training.atlas_run import SETTINGS, VARIANTS, train_atlas
 
     if variant not in VARIANTS:

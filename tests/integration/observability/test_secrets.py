@@ -222,7 +222,8 @@ from indexer.blobs.image_store import Blobs, BlobSettings
 from indexer.ledger.ledger import Ledger
 from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
-from model.checkpoints.weights import locate
+from model.checkpoints.sources import locate
+
 from service.observability.logs import configure_logs
 import structlog
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from model.checkpoints.weights import load_strict, locate, read_config, read_tensors, save_checkpoint
+from model.checkpoints.sources import locate
+from model.checkpoints.weights import load_strict, read_config, read_tensors, save_checkpoint
 from model.errors import InvalidInput
 from model.towers.efficientnet import EfficientNetLite0
 
@@ -79,8 +80,6 @@ def test_a_save_that_is_broken_off_leaves_a_pair_that_belongs_together_or_no_wei
         ("folder:inner", "no folder"),
         ("package:surely_not_installed/x", "'surely_not_installed' is not installed"),
         ("package:rich/no-such", "has no folder 'no-such'"),
-        ("hub:org/name", "needs a pinned revision"),
-        ("hub:org/name@main", "needs a pinned revision"),
     ],
 )
 def test_a_source_that_is_not_there_says_so(source: str, message: str, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 import transformers
 from tiny_model import CONFIG
 
-from model.checkpoints.weights import load_strict, locate, read_efficientnet_lite0
+from model.checkpoints.sources import locate
+from model.checkpoints.weights import load_strict, read_efficientnet_lite0
 from model.config import BackboneConfig
 from model.errors import InvalidInput
 from model.towers.efficientnet import BLOCK_CHANNELS, EfficientNetLite0, grid_positions

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from model.checkpoints.weights import locate, read_tensors
+from model.checkpoints.sources import locate
+from model.checkpoints.weights import read_tensors
 from model.errors import InvalidInput
 from model.evaluation.atlas import Atlas
 from model.retriever import Retriever

@@ -1,0 +1,125 @@
+"""Checkpoints of models with a cell: our own, ReT v1's and published ReT-2's, as the parts of a retriever."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from model import preprocess
+from model.checkpoints import ret2_published, ret_v1
+from model.checkpoints.sources import locate
+from model.checkpoints.weights import CONFIG_FILE, fingerprint, load_strict, read_weights, weight_files
+from model.config import BackboneConfig, Ret2Config
+from model.errors import InvalidInput
+from model.parts import Location, Parts
+from model.ret2 import build_fusion
+from model.towers.tokenizers import TOKENIZER_FILE, read_tokenizer
+from model.towers.towers import Modality, TransformersTower, build_document_towers, build_towers, with_prefix
+
+
+def read_own(location: Location, raw: Mapping[str, Any]) -> Parts:
+    return _assemble(Ret2Config.from_json(raw), read_weights(location.folder), location.folder)
+
+
+def read_v1(location: Location, raw: Mapping[str, Any]) -> Parts:
+    config = ret_v1.convert_config(raw)
+    return _assemble(config, ret_v1.convert_tensors(config, read_weights(location.folder)), location.folder)
+
+
+def read_published(location: Location, raw: Mapping[str, Any]) -> Parts:
+    config, tensors = ret2_published.convert(raw, read_weights(location.folder))
+    return _assemble(config, tensors, location.folder)
+
+
+def untrained(config: Ret2Config) -> Parts:
+    """Pretrained towers under a cell with fresh weights."""
+    folders = _tower_folders(config, None)
+    return _build(config, folders, {}, [folders["text"]], [])
+
+
+def _assemble(config: Ret2Config, tensors: dict[str, Tensor], folder: Path) -> Parts:
+    """Towers and sides with their weights; `tensors` in our names, every one of them used."""
+    folders = _tower_folders(config, folder)
+    known = (*side_prefixes(config), *(f"{modality}." for modality, path in folders.items() if path is None))
+    known += () if config.shared_text_tower else ("document_text.",)
+    known += () if config.shared_vision_tower else ("document_vision.",)
+    if unknown := [key for key in tensors if not key.startswith(known)]:
+        raise InvalidInput(f"{folder.name}: {len(unknown)} weights have no place, the first is {sorted(unknown)[0]}")
+    parts = _build(config, folders, tensors, [folder, folders["text"]], weight_files(folder))
+    for prefix in side_prefixes(config):
+        name = prefix.rstrip(".")
+        load_strict(parts.sides[name], with_prefix(tensors, prefix), f"{folder.name}: {name} cell")
+    return parts
+
+
+def _build(
+    config: Ret2Config,
+    folders: Mapping[Modality, Path | None],
+    tensors: dict[str, Tensor],
+    tokenizer_places: Sequence[Path | None],
+    weights: Sequence[Path],
+) -> Parts:
+    text, vision = build_towers(config, folders, tensors)
+    sides = {
+        prefix.rstrip("."): build_fusion(config, text.widths, vision.widths).requires_grad_(False)
+        for prefix in side_prefixes(config)
+    }
+    document_towers = build_document_towers(config, tensors)
+    text_towers = [text, *(tower for name, tower in document_towers.items() if name == "text")]
+    tokenizer, tokenizer_files = read_tokenizer(text_towers, [place for place in tokenizer_places if place])
+    preprocessor = preprocess.Preprocessor(
+        tokenizer=tokenizer or _NoTokenizer(),
+        max_text_tokens=config.max_text_tokens,
+        image=config.image,
+        patches=vision.patches,
+        text_positions=text.full_length if isinstance(text, TransformersTower) else None,
+    )
+    files = [*weights, *tokenizer_files]
+    files += [
+        path
+        for place in folders.values()
+        if place
+        for path in place.glob("*")
+        if path.suffix in (".safetensors", ".pth") or path.name == CONFIG_FILE
+    ]
+    return Parts(
+        config=config,
+        text_tower=text,
+        vision_tower=vision,
+        sides=sides,
+        preprocessor=preprocessor,
+        fingerprint=fingerprint(config.to_json(), files, preprocess.VERSION),
+        document_towers=document_towers,
+    )
+
+
+def side_prefixes(config: Ret2Config) -> tuple[str, ...]:
+    return ("shared.",) if config.shared_sides else ("query.", "document.")
+
+
+def _tower_folders(config: Ret2Config, checkpoint: Path | None) -> dict[Modality, Path | None]:
+    """Where each tower's weights are; None where the checkpoint holds them itself."""
+    parts: tuple[tuple[Modality, BackboneConfig], ...] = (("text", config.text), ("vision", config.vision))
+    for modality, part in parts:
+        if part.source.startswith("hub:") and not part.revision and "@" not in part.source:
+            raise InvalidInput(
+                f"{modality}.source is {part.source!r} without a revision: a cell belongs to the weights that it was trained on. "
+                f"Set {modality}.revision in config.json to their commit",
+                field=f"{modality}.revision",
+            )
+    return {
+        modality: None if part.source == "checkpoint" else locate(part.source, part.revision, checkpoint)
+        for modality, part in parts
+    }
+
+
+class _NoTokenizer:
+    """A checkpoint of cells alone can be verified without one, but not be given text."""
+
+    def encode(self, sequence: Any, /) -> preprocess.Encoding:
+        raise InvalidInput(
+            f"this checkpoint has no {TOKENIZER_FILE}, so text of {len(sequence)} characters cannot be encoded"
+        )

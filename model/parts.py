@@ -1,0 +1,62 @@
+"""What a retriever is made of, whatever kind of checkpoint it was read from: the seam between `Retriever` and the readers of files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from torch import nn
+
+from model.config import ImageConfig
+from model.preprocess import Preprocessor
+
+
+class ModelConfig(Protocol):
+    """The part of a model's configuration that serving it needs."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dimensions(self) -> int: ...
+
+    @property
+    def latents(self) -> int: ...
+
+    @property
+    def gated_steps(self) -> int: ...
+
+    @property
+    def image(self) -> ImageConfig: ...
+
+    @property
+    def max_text_tokens(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Two towers, what fuses their states into an embedding, and the preprocessing before them.
+
+    A tower takes token ids (B, T) with their mask, or pixels, and returns a list of states (B, T or P, W). A side takes
+    `model.ret2.States` and returns latents (B, K, E); there is one, "shared", or one each for "query" and "document". Both towers of
+    a dual encoder return one state of one position: the embedding of that modality.
+    """
+
+    config: ModelConfig
+    text_tower: nn.Module
+    vision_tower: nn.Module
+    sides: Mapping[str, nn.Module]
+    preprocessor: Preprocessor
+    fingerprint: str
+    document_towers: Mapping[str, nn.Module] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A checkpoint's folder, the name to serve it by, and the commit of a hub model."""
+
+    folder: Path
+    name: str
+    commit: str | None = None
