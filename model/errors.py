@@ -170,11 +170,12 @@ _KINDS: tuple[type[RetrievalError], ...] = (
 
 
 def error_class(code: str, status: int) -> type[RetrievalError]:
-    """What another process's error is here: by its code; where that is not one of ours (a proxy's page), by the HTTP status."""
+    """Return the class of an error that another process reported: by its code, or, where the code is not one of ours
+    (a proxy's page), by its HTTP status. A status stands for the most general class that has it."""
     by_code = {kind.code: kind for kind in _KINDS}
-    by_status = {kind.status: kind for kind in _KINDS if kind not in (EncodeFailed, TimedOut)}
-    if found := by_code.get(code) or by_status.get(status):
-        return found
-    if status in (502, 504):
-        return DependencyUnavailable
-    return InvalidInput if 400 <= status < 500 else RetrievalError
+    if code in by_code:
+        return by_code[code]
+    # A proxy that answers 502 or 504 means an unavailable service, not our own `TimedOut`.
+    by_status = {kind.status: kind for kind in _KINDS if kind.__mro__[1].status != kind.status}
+    by_status |= {502: DependencyUnavailable, 504: DependencyUnavailable}
+    return by_status.get(status, InvalidInput if 400 <= status < 500 else RetrievalError)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError
 
 from model.errors import InvalidInput
 from model.types import ModelInfo
@@ -29,11 +29,55 @@ class ImagePart(Wire):
     image_url: str | PartUrl
 
 
-Part = TextPart | ImagePart
+def _part_form(value: object) -> str | None:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return {"text": "<text>", "image_url": "<image_url>"}.get(str(kind))
+
+
+def _element_form(value: object) -> str | None:
+    return {str: "<text>", list: "<parts>", dict: "<part>", int: "<token>"}.get(type(value))
+
+
+def _part_or_token_form(value: object) -> str:
+    return "<token>" if isinstance(value, int) else "<part>"
+
+
+def _input_form(value: object) -> str | None:
+    return {str: "<text>", list: "<list>"}.get(type(value))
+
+
+# Tags in angle brackets stay out of the paths of errors.
+Part = Annotated[
+    Annotated[TextPart, Tag("<text>")] | Annotated[ImagePart, Tag("<image_url>")],
+    Discriminator(
+        _part_form, custom_error_type="part_form", custom_error_message="a content part has the type text or image_url"
+    ),
+]
+# Token ids are understood so that they can be refused in words.
+PartOrToken = Annotated[
+    Annotated[Part, Tag("<part>")] | Annotated[int, Tag("<token>")], Discriminator(_part_or_token_form)
+]
+Element = Annotated[
+    Annotated[str, Tag("<text>")]
+    | Annotated[list[PartOrToken], Tag("<parts>")]
+    | Annotated[Part, Tag("<part>")]
+    | Annotated[int, Tag("<token>")],
+    Discriminator(
+        _element_form,
+        custom_error_type="input_form",
+        custom_error_message="an input is a string, a content part or a list of content parts",
+    ),
+]
+Inputs = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[list[Element], Tag("<list>")],
+    Discriminator(
+        _input_form, custom_error_type="input_form", custom_error_message="input is a string or a list of inputs"
+    ),
+]
 
 
 class EmbeddingsIn(Wire):
-    input: str | list[str | list[Part] | Part | int | list[int]] = Field(
+    input: Inputs = Field(
         description="a string; a list of strings and of lists of parts, one embedding each; or the parts of one input"
     )
     model: str | None = Field(None, description="taken and ignored: there is one model, and the answer names it")
@@ -108,7 +152,7 @@ def items_of(body: EmbeddingsIn) -> list[InputIn | InvalidInput]:
     return [_item([TextPart(type="text", text=one)] if isinstance(one, str) else one) for one in given]
 
 
-def _item(parts: list[Part]) -> InputIn | InvalidInput:
+def _item(parts: list[TextPart | ImagePart]) -> InputIn | InvalidInput:
     texts = [part.text for part in parts if isinstance(part, TextPart)]
     images = [part.image_url for part in parts if isinstance(part, ImagePart)]
     if len(images) > 1:

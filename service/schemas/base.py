@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, ClassVar, TypeVar, cast
 
 from pydantic import (
     BaseModel,
@@ -35,7 +35,19 @@ FilterIn = Annotated[dict[str, Any], WithJsonSchema(filter_schema.REFERENCE)]
 
 
 class Wire(BaseModel):
+    """A body, or a part of one: strict types, no unknown fields. A field that is null counts as a field that was not sent."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    # Fields whose null has a meaning of its own.
+    nullable: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        return {name: part for name, part in value.items() if part is not None or name in cls.nullable}
 
 
 # --- images
@@ -56,8 +68,8 @@ class ImageBase64(Wire):
 def _image_form(value: object) -> str | None:
     if isinstance(value, str):
         return "<string>"
-    keys = value if isinstance(value, dict) else vars(value) if isinstance(value, BaseModel) else {}
-    return "<url>" if "url" in keys else "<base64>" if "base64" in keys else None
+    fields = value if isinstance(value, dict) else vars(value) if isinstance(value, BaseModel) else {}
+    return next((f"<{form}>" for form in ("url", "base64") if fields.get(form) is not None), None)
 
 
 # Tags in angle brackets: `service.http.problems` leaves them out of the field's path.
@@ -66,7 +78,7 @@ ImageField = Annotated[
     Discriminator(
         _image_form,
         custom_error_type="image_form",
-        custom_error_message='an image is {{"url": …}}, {{"base64": …}}, a data URI or an http(s) URL',
+        custom_error_message='an image is {"url": …}, {"base64": …}, a data URI or an http(s) URL',
     ),
 ]
 

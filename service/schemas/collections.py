@@ -12,7 +12,9 @@ from service.schemas.jobs import JobOut
 
 
 class CollectionIn(Wire):
-    """How a collection is made, or with PATCH what of it is changed."""
+    """How a collection is made, or with PATCH what of it is changed. With PATCH, null takes a setting away."""
+
+    nullable = frozenset({"instruction", "limit", "language"})
 
     instruction: str | None = Field(None, max_length=2000, description="put before the text of queries that bring none")
     limit: int | None = Field(None, ge=1, description="hits of searches that name no limit; unset: 10")

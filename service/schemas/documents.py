@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, Field, model_validator
 
+from indexer.domain.jobs import Status
 from indexer.imports.mapping import Format
 from service.schemas.base import DocumentId, ErrorOut, FilterIn, InputIn, Wire
 from service.schemas.jobs import JobOut
@@ -70,7 +71,7 @@ class RejectedOut(BaseModel):
 
 class ResultOut(BaseModel):
     id: str
-    status: Literal["indexed", "skipped", "failed"]
+    status: Status
     error: ErrorOut | None = None
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
+from indexer.domain.jobs import JobKind, JobState
+
 
 class ProgressOut(BaseModel):
     """How far an import is."""
@@ -19,8 +21,8 @@ class ProgressOut(BaseModel):
 class JobOut(BaseModel):
     id: str
     collection: str
-    kind: str
-    state: str
+    kind: JobKind
+    state: JobState
     accepted: int
     indexed: int
     skipped: int

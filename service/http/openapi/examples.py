@@ -45,7 +45,7 @@ _ERROR = {"code": "invalid_input", "detail": "neither text nor image: at least o
 _JOB = {
     "id": _JOB_ID,
     "collection": "flags",
-    "kind": "index",
+    "kind": "documents",
     "state": "running",
     "accepted": 2,
     "indexed": 1,
@@ -222,6 +222,8 @@ SCHEMAS: dict[str, list[Any]] = {
     "RetriedOut": [{"job": {**_JOB, "retry_of": "01JZ8Q4N6Y2A"}}],
     "JobOut": [_IMPORT],
     "JobState": ["running"],
+    "JobKind": ["documents"],
+    "Status": ["indexed"],
     "JobsOut": [{"jobs": [_JOB]}],
     "LayerOut": [{"layer": 0, "text": 0.62, "image": 0.38}],
     "LexicalOut": [{"score": 7.4, "share": 0.5}],

@@ -81,7 +81,7 @@ WORDS = {
     # jobs
     "job": "the job that does it",
     "jobs": "newest first",
-    "kind": "what it does: index or delete documents",
+    "kind": "what it does",
     "JobOut.id": "the job's id",
     "/jobs/{id}.id": "the job's id",
     "/jobs/{id}/failures.id": "the job's id",
@@ -161,6 +161,7 @@ SCHEMAS = {
     "InfoOut": "The service, its model and its limits.",
     "JobOut": "A job as it stands.",
     "JobState": "How far a job is.",
+    "JobKind": "What a job does.",
     "JobsOut": "Jobs.",
     "LexicalOut": "What the words of the query did, beside the embeddings.",
     "LiveOut": "Whether this process is alive.",

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from model.errors import InvalidInput
-from service.schemas.base import checked
+from service.schemas.base import ImageBase64, checked
+from service.schemas.collections import CollectionIn
 from service.schemas.documents import DocumentIn
 from service.schemas.encode import EncodeIn
 from service.schemas.search import QueryIn, SearchIn
@@ -113,3 +114,29 @@ def test_whatever_comes_is_answered(value: object) -> None:
             DocumentIn.model_validate(value)
         except ValidationError as error:
             raise invalid(error.errors(include_url=False)) from error  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("field", ["offset", "with_vector", "explain", "rerank", "metadata_fields", "consistency"])
+def test_null_means_not_said(field: str) -> None:
+    assert SearchIn.model_validate({**SEARCH, field: None}) == SearchIn.model_validate(SEARCH)
+
+
+def test_unknown_fields_that_are_null_are_ignored_at_every_depth() -> None:
+    body = {**SEARCH, "sort": None, "query": {"text": "red", "voice": None, "positive": None}}
+    assert SearchIn.model_validate(body) == SearchIn.model_validate(SEARCH)
+    image = {"url": None, "base64": "AAAA", "detail": None}
+    assert ImageBase64(base64="AAAA") == DocumentIn.model_validate({"image": image, "metadata": None}).image
+
+
+def test_a_required_field_that_is_null_is_missing() -> None:
+    assert wrong(SearchIn, {"collection": "flags", "query": None})[0]["limit"] == "Field required"
+
+
+def test_null_takes_a_setting_of_a_collection_away() -> None:
+    body = CollectionIn.model_validate({"limit": None, "indexes": None, "shards": None})
+    assert body.model_fields_set == {"limit"}
+
+
+def test_a_wrong_image_is_described_in_json() -> None:
+    error = wrong(QueryIn, {"text": "a", "image": [1]})[0]
+    assert error["limit"] == 'an image is {"url": …}, {"base64": …}, a data URI or an http(s) URL'
