@@ -48,20 +48,24 @@ def build_encoder(settings: Settings, runtime: Runtime | None = None) -> Encoder
     return EncoderParts(settings, metrics, _batcher(settings, metrics, runtime), api_keys)
 
 
-def build(settings: Settings, runtime: Runtime | None = None, next_runtime: Runtime | None = None) -> Parts:
-    """Everything in one process: index, SQLite and image files under `data_dir`, and the model. Or some of it is elsewhere: the role
-    api has no worker, the role indexer little else."""
+def build(
+    settings: Settings,
+    runtime: Runtime | None = None,
+    next_runtime: Runtime | None = None,
+    *,
+    encoder: Batcher | HttpEncoder | None = None,
+    store: Store | None = None,
+) -> Parts:
+    """Build the components of one process. By default the index, the ledger in SQLite and the images are under `data_dir`, and
+    the model runs in this process; settings put some of them elsewhere. A model, an encoder or a store that is passed in is used
+    in place of the one that the settings name."""
     api_keys = _api_keys(settings)
     metrics = Metrics(_registry())
-    encoder = (
-        HttpEncoder(settings.encoder_client(settings.encoder_url))
-        if settings.encoder_url
-        else _batcher(settings, metrics, runtime)
-    )
+    encoder = encoder or _encoder(settings, metrics, runtime)
     next_encoder = _next_encoder(settings, next_runtime)
     encoders = Encoders(encoder, next_encoder)
     ledger = _ledger(settings, metrics)
-    opened = _store(settings)
+    opened = store or _store(settings)
     store = watched(opened, metrics)
     blobs = Blobs(settings.blobs)
     fetcher = Fetcher(settings.fetch)
@@ -130,6 +134,12 @@ def _store(settings: Settings) -> Store:
 def _api_keys(settings: Settings) -> KeyFile | None:
     """Read first: it may refuse, and loading a model takes long."""
     return KeyFile(settings.api_keys_file) if settings.api_keys_file else None
+
+
+def _encoder(settings: Settings, metrics: Metrics, runtime: Runtime | None) -> Batcher | HttpEncoder:
+    if settings.encoder_url:
+        return HttpEncoder(settings.encoder_client(settings.encoder_url))
+    return _batcher(settings, metrics, runtime)
 
 
 def _next_encoder(settings: Settings, runtime: Runtime | None) -> Batcher | HttpEncoder | None:

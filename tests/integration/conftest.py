@@ -10,6 +10,7 @@ import httpx
 import pytest
 from s3_server import bucket, s3, s3_process  # noqa: F401 - fixtures
 
+from indexer.store.base import Store
 from service.api.app import create_app
 from service.components import Parts
 from service.settings import Settings
@@ -44,8 +45,8 @@ class Served:
 async def serve(runtime: Any, tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Served]]]:
     async with AsyncExitStack() as stack:
 
-        async def start(**settings: Any) -> Served:
-            parts = build(Settings(data_dir=tmp_path, **settings), runtime)
+        async def start(*, store: Store | None = None, **settings: Any) -> Served:
+            parts = build(Settings(data_dir=tmp_path, **settings), runtime, store=store)
             app = create_app(parts)
             await stack.enter_async_context(app.router.lifespan_context(app))
             transport = httpx.ASGITransport(app, raise_app_exceptions=True)

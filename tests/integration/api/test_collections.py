@@ -7,7 +7,6 @@ import pytest
 
 from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
-from service import server
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
@@ -25,12 +24,9 @@ DECLARED = {
 
 
 @pytest.fixture(params=["edge", "server"])
-async def served(
-    request: pytest.FixtureRequest, serve: Callable[..., Awaitable[Any]], monkeypatch: pytest.MonkeyPatch
-) -> Any:
-    if request.param == "server":
-        monkeypatch.setattr(server, "_store", lambda _settings: ServerStore(ServerStoreSettings(":memory:")))
-    return await serve(max_search_hits=50)
+async def served(request: pytest.FixtureRequest, serve: Callable[..., Awaitable[Any]]) -> Any:
+    store = ServerStore(ServerStoreSettings(":memory:")) if request.param == "server" else None
+    return await serve(store=store, max_search_hits=50)
 
 
 def documents(n: int = 20) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from fake_store import FakeStore
 from prometheus_client import CollectorRegistry
 
 from indexer.encoding.http_encoder import HttpEncoder
-from service import server, wiring
+from service import wiring
 from service.api.app import create_app
 from service.components import Parts
 from service.encoder.app import EncoderParts, create_encoder_app
@@ -25,21 +24,21 @@ Start = Callable[..., Awaitable[tuple[Parts, httpx.AsyncClient]]]
 
 @pytest.fixture
 async def start(
-    runtime: Any, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runtime: Any, postgres_url: str, tmp_path: Path
 ) -> AsyncIterator[Start]:
     """A process of a role. All have one database, one folder of images, one encoder behind HTTP, and one store."""
     store, metrics = FakeStore(), Metrics(CollectorRegistry())
     batcher = Batcher(runtime, Settings().queue(2_048), metrics)
     encoder = create_encoder_app(EncoderParts(Settings(role="encoder"), metrics, batcher))
     over = httpx.ASGITransport(encoder)
-    monkeypatch.setattr(server, "_store", lambda _settings: store)
-    monkeypatch.setattr(server, "HttpEncoder", partial(HttpEncoder, transport=over))
     shared = {"encoder_url": "http://encoder", "qdrant_url": "http://qdrant:6333", "database_url": postgres_url}
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(encoder.router.lifespan_context(encoder))
 
         async def process(role: str, **settings: Any) -> tuple[Parts, httpx.AsyncClient]:
-            parts = wiring.build(Settings(role=role, blobs_url=str(tmp_path / "blobs"), **shared, **settings))
+            described = Settings(role=role, blobs_url=str(tmp_path / "blobs"), **shared, **settings)
+            remote = HttpEncoder(described.encoder_client("http://encoder"), transport=over)
+            parts = wiring.build(described, encoder=remote, store=store)
             app = create_app(parts)
             await stack.enter_async_context(app.router.lifespan_context(app))
             client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", timeout=30)

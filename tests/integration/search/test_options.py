@@ -12,7 +12,6 @@ from indexer.store.edge import client
 from indexer.store.edge.client import EdgePoints, EdgeStore
 from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerPoints, ServerStore
-from service import server
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
@@ -36,13 +35,10 @@ def documents() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(params=["edge", "server"])
-async def served(
-    request: pytest.FixtureRequest, serve: Callable[..., Awaitable[Any]], monkeypatch: pytest.MonkeyPatch
-) -> Any:
+async def served(request: pytest.FixtureRequest, serve: Callable[..., Awaitable[Any]]) -> Any:
     """The forty documents in the collection `flags`."""
-    if request.param == "server":
-        monkeypatch.setattr(server, "_store", lambda _settings: ServerStore(ServerStoreSettings(":memory:")))
-    served = await serve(max_search_hits=50, max_search_depth=60, request_timeout_s=20)
+    store = ServerStore(ServerStoreSettings(":memory:")) if request.param == "server" else None
+    served = await serve(store=store, max_search_hits=50, max_search_depth=60, request_timeout_s=20)
     await served.load(*documents())
     return served
 
@@ -351,8 +347,7 @@ async def test_an_overdue_search_goes_on_in_no_store(
             slices.append(None)
         return call(child, method, arguments)
 
-    monkeypatch.setattr(server, "_store", lambda _settings: EdgeStore(tmp_path / "cut", reads_per_call=5))
-    served = await serve()
+    served = await serve(store=EdgeStore(tmp_path / "cut", reads_per_call=5))
     await served.load(*documents())
     monkeypatch.setattr(client._Child, "call", slow)
     body = {"collection": "flags", "query": {"document_id": "d01"}, "filter": {"field": "n", "gte": 0}, "timeout_s": 1}
