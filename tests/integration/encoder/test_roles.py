@@ -23,9 +23,7 @@ Start = Callable[..., Awaitable[tuple[Parts, httpx.AsyncClient]]]
 
 
 @pytest.fixture
-async def start(
-    runtime: Any, postgres_url: str, tmp_path: Path
-) -> AsyncIterator[Start]:
+async def start(runtime: Any, postgres_url: str, tmp_path: Path) -> AsyncIterator[Start]:
     """A process of a role. All have one database, one folder of images, one encoder behind HTTP, and one store."""
     store, metrics = FakeStore(), Metrics(CollectorRegistry())
     batcher = Batcher(runtime, Settings().queue(2_048), metrics)

@@ -11,7 +11,8 @@ from service.schemas.validation import field_errors, summary
 
 
 @pytest.mark.parametrize(
-    "unset", [{"encoding_format": None}, {"input_type": None}, {"dimensions": None}, {"user": None}, {"truncation": None}]
+    "unset",
+    [{"encoding_format": None}, {"input_type": None}, {"dimensions": None}, {"user": None}, {"truncation": None}],
 )
 def test_null_means_not_said(unset: dict[str, None]) -> None:
     assert EmbeddingsIn.model_validate({"input": "red", **unset}) == EmbeddingsIn.model_validate({"input": "red"})
