@@ -176,6 +176,6 @@ def error_class(code: str, status: int) -> type[RetrievalError]:
     if code in by_code:
         return by_code[code]
     # A proxy that answers 502 or 504 means an unavailable service, not our own `TimedOut`.
-    by_status = {kind.status: kind for kind in _KINDS if kind.__mro__[1].status != kind.status}
+    by_status = {kind.status: kind for kind in _KINDS if getattr(kind.__base__, "status", None) != kind.status}
     by_status |= {502: DependencyUnavailable, 504: DependencyUnavailable}
     return by_status.get(status, InvalidInput if 400 <= status < 500 else RetrievalError)

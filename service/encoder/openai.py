@@ -34,8 +34,11 @@ def _part_form(value: object) -> str | None:
     return {"text": "<text>", "image_url": "<image_url>"}.get(str(kind))
 
 
+_ELEMENT_FORMS: dict[type, str] = {str: "<text>", list: "<parts>", dict: "<part>", int: "<token>"}
+
+
 def _element_form(value: object) -> str | None:
-    return {str: "<text>", list: "<parts>", dict: "<part>", int: "<token>"}.get(type(value))
+    return _ELEMENT_FORMS.get(type(value))
 
 
 def _part_or_token_form(value: object) -> str:
@@ -43,7 +46,7 @@ def _part_or_token_form(value: object) -> str:
 
 
 def _input_form(value: object) -> str | None:
-    return {str: "<text>", list: "<list>"}.get(type(value))
+    return _ELEMENT_FORMS[type(value)] if isinstance(value, str | list) else None
 
 
 # Tags in angle brackets stay out of the paths of errors.
@@ -69,7 +72,7 @@ Element = Annotated[
     ),
 ]
 Inputs = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[Element], Tag("<list>")],
+    Annotated[str, Tag("<text>")] | Annotated[list[Element], Tag("<parts>")],
     Discriminator(
         _input_form, custom_error_type="input_form", custom_error_message="input is a string or a list of inputs"
     ),
