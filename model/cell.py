@@ -87,9 +87,9 @@ class Attention(nn.Module):
         batch, queries, size = query.shape
         heads = self.heads, size // self.heads, size  # (H, D/H, D)
         q = self._project(query, 0).view(batch * queries, self.heads, -1).transpose(0, 1)  # (H, BK, D/H)
-        asked = torch.bmm(q, wk.view(heads)).view(self.heads, batch, queries, size)
-        asked = asked.permute(1, 0, 2, 3).flatten(1, 2)  # (B, HK, D)
-        scores = torch.bmm(asked, context.transpose(1, 2)) * (size // self.heads) ** -0.5  # (B, HK, T)
+        projected = torch.bmm(q, wk.view(heads)).view(self.heads, batch, queries, size)
+        projected = projected.permute(1, 0, 2, 3).flatten(1, 2)  # (B, HK, D)
+        scores = torch.bmm(projected, context.transpose(1, 2)) * (size // self.heads) ** -0.5  # (B, HK, T)
         if mask is not None:  # not -inf: a row that attends to nothing is finite, and its presence is 0
             scores = scores.masked_fill(~mask[:, None, :], torch.finfo(scores.dtype).min)
         attended = F.dropout(scores.softmax(dim=-1), self.dropout, self.training)
@@ -171,8 +171,8 @@ class RecurrentCell(nn.Module):
             )
         if contributions is not None:
             contributions.append(magnitudes(text_in, image_in))
-        kept = self._squash(residual) * torch.sigmoid(torch.as_tensor(forget, dtype=residual.dtype))
-        state = kept + text_in + image_in
+        gated = self._squash(residual) * torch.sigmoid(torch.as_tensor(forget, dtype=residual.dtype))
+        state = gated + text_in + image_in
         return state + self.mlp(self.mlp_norm(state))  # type: ignore[no-any-return]
 
     def _squash(self, values: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def unpack_call(data: bytes) -> Call:
 
 def pack_answer(info: ModelInfo, results: Sequence[Embedding | RetrievalError]) -> bytes:
     head = {"model": info.name, "fingerprint": info.fingerprint, "dimensions": info.dimensions}
-    return _pack({**head, "results": [_result(one) for one in results]})
+    return _pack({**head, "results": [_result(result) for result in results]})
 
 
 def unpack_answer(data: bytes) -> list[Embedding | RetrievalError]:
@@ -65,7 +65,7 @@ def unpack_answer(data: bytes) -> list[Embedding | RetrievalError]:
     try:
         body = _object(data)
         fingerprint = str(body["fingerprint"])
-        return [_embedding(one, fingerprint) for one in body["results"]]
+        return [_embedding(result, fingerprint) for result in body["results"]]
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise InvalidInput(f"this is no encoder's answer: {error!r}") from error
 
@@ -87,13 +87,13 @@ def _result(result: Embedding | RetrievalError) -> dict[str, Any]:
     if isinstance(result, RetrievalError):
         error = {"code": result.code, "detail": result.detail, "field": result.field, "limit": result.limit}
         return {"error": {name: value for name, value in error.items() if value is not None}}
-    more = {"shares": result.shares, "latents": result.latents}
+    extras = {"shares": result.shares, "latents": result.latents}
     return {
         "embedding": _bytes(result.vector),
         "dropped_tokens": result.dropped_tokens,
         "cost": result.cost,
         **{name: getattr(result.timing, name) for name in _TIMES},
-        **{name: _bytes(np.asarray(value)) for name, value in more.items() if value is not None},
+        **{name: _bytes(np.asarray(value)) for name, value in extras.items() if value is not None},
     }
 
 

@@ -19,5 +19,5 @@ def magnitudes(text: Tensor, image: Tensor) -> Tensor:
 
 def shares(steps: Sequence[Tensor]) -> Tensor:
     """`magnitudes` of each step -> (B, L, 2): text and image, of sum 1, or 0 and 0 where the gates let nothing in."""
-    each = torch.stack(tuple(steps), dim=1)
-    return each / each.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(each.dtype).tiny)
+    stacked = torch.stack(tuple(steps), dim=1)
+    return stacked / stacked.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(stacked.dtype).tiny)

@@ -84,13 +84,13 @@ def read_dual_encoder(location: Location, raw: Mapping[str, Any]) -> Parts:
 
 
 def _fusion_weights(raw: Mapping[str, Any]) -> FusionWeights:
-    given = raw.get(FUSION_FIELD, {})
-    numbers = isinstance(given, Mapping) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in given.values()
+    settings = raw.get(FUSION_FIELD, {})
+    numbers = isinstance(settings, Mapping) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in settings.values()
     )
-    if not numbers or set(given) - {"text", "image"}:
+    if not numbers or set(settings) - {"text", "image"}:
         raise InvalidInput(
-            f'{FUSION_FIELD} is {given!r}, expected numbers for text and image, as {{"text": 0.5, "image": 0.5}}',
+            f'{FUSION_FIELD} is {settings!r}, expected numbers for text and image, as {{"text": 0.5, "image": 0.5}}',
             field=FUSION_FIELD,
         )
-    return FusionWeights(**{name: float(value) for name, value in given.items()})
+    return FusionWeights(**{name: float(value) for name, value in settings.items()})

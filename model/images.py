@@ -80,9 +80,9 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         start = data[:64].lstrip().lower()
-        what = "an HTML or XML page" if start.startswith(b"<") else f"it starts with {first_bytes(data)}"
+        description = "an HTML or XML page" if start.startswith(b"<") else f"it starts with {first_bytes(data)}"
         raise InvalidInput(
-            f"not an image of a supported format ({', '.join(FORMATS)}): {what}", field="image"
+            f"not an image of a supported format ({', '.join(FORMATS)}): {description}", field="image"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Pillow refuses by a limit of its own before ours is asked. What it says first is the number of pixels.

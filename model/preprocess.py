@@ -64,8 +64,8 @@ class Preprocessor:
     def _pixels(self, image: bytes, limits: Limits) -> Float32:
         """(3, S, S). A large JPEG is decoded at no less than twice the size it is needed at: 3 times faster at 2 megapixels,
         5 at 12, and on average within one and a half 8-bit steps of decoding it whole, even of a noisy one (test_preprocess)."""
-        wanted = 2 * (self.image.crop_from_px or self.image.size_px)
-        return image_pixels(decode_image(image, limits, at_least_px=wanted), self.image)
+        smallest_px = 2 * (self.image.crop_from_px or self.image.size_px)
+        return image_pixels(decode_image(image, limits, at_least_px=smallest_px), self.image)
 
     def tokens(self, text: str) -> tuple[NDArray[np.int64], int]:
         """Ids cut to the model's limit, special tokens at the end kept, and how many were cut."""
@@ -113,14 +113,14 @@ def _crop(image: Image.Image, shortest: int, size: int, resample: Image.Resampli
     short, long = sorted(image.size)
     scaled = int(shortest * long / short)
     target = (shortest, scaled) if image.width <= image.height else (scaled, shortest)
-    left, top = (target[0] - size) // 2, (target[1] - size) // 2
+    x_offset, top = (target[0] - size) // 2, (target[1] - size) // 2
     # Of an extreme strip only the part that survives the crop is resized: 1 x 50,000,000 must not become 224 x 11,200,000,000.
     # Pillow may then take its two passes in the other order, and clips overshoot between them: equal but for that.
     if scaled > _STRIP * shortest:
         across, down = image.width / target[0], image.height / target[1]  # source pixels per target pixel
-        box = (left * across, top * down, (left + size) * across, (top + size) * down)
+        box = (x_offset * across, top * down, (x_offset + size) * across, (top + size) * down)
         return image.resize((size, size), resample, box=box)
-    return image.resize(target, resample).crop((left, top, left + size, top + size))
+    return image.resize(target, resample).crop((x_offset, top, x_offset + size, top + size))
 
 
 def naflex_size(size: tuple[int, int], patch: int, most: int) -> tuple[int, int]:

@@ -191,9 +191,9 @@ class Retriever(nn.Module):
         mask = np.zeros((len(tokens), longest), bool)
         for row, values in enumerate(tokens):
             ids[row, : len(values)], mask[row, : len(values)] = values, True
-        held = int(np.count_nonzero(mask))
+        real_tokens = int(np.count_nonzero(mask))
         with self._counting:
-            self.tokens, self.padding = self.tokens + held, self.padding + mask.size - held
+            self.tokens, self.padding = self.tokens + real_tokens, self.padding + mask.size - real_tokens
         present = self._to_device(torch.from_numpy(mask))
         padded = not mask.all()  # where nothing is, attention is faster without a mask
         return self.tower("text", role)(

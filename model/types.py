@@ -68,8 +68,8 @@ class Encoded:
 
 
 def _joined(parts: Sequence[Float32 | None]) -> Float32 | None:
-    there = [part for part in parts if part is not None]
-    return np.concatenate(there) if there else None
+    present = [part for part in parts if part is not None]
+    return np.concatenate(present) if present else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,5 +71,5 @@ def without_config(name: str, files: Sequence[str]) -> str:
         return f"{name} holds {pictures} images and no model. To search them: ret2 load FOLDER --collection NAME"
     if not files:
         return f"{name} is empty. A model is a folder with config.json and model.safetensors"
-    shown = ", ".join(sorted(files)[:5])
-    return f"{name} has no config.json, so it is no model (found {shown}). ret2 serves {_SERVED}"
+    examples = ", ".join(sorted(files)[:5])
+    return f"{name} has no config.json, so it is no model (found {examples}). ret2 serves {_SERVED}"

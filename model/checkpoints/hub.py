@@ -72,8 +72,8 @@ def _download(name: str, revision: str) -> Path:
     commit, files = _look_up(name, revision)
     _check(name, files)
 
-    def get(file: str, at: str = commit) -> Path:
-        return Path(huggingface_hub.hf_hub_download(name, file, revision=at))
+    def get(file: str, pinned: str = commit) -> Path:
+        return Path(huggingface_hub.hf_hub_download(name, file, revision=pinned))
 
     try:
         folder = get(CONFIG_FILE).parent
@@ -99,7 +99,7 @@ def _download(name: str, revision: str) -> Path:
 def _look_up(name: str, revision: str) -> tuple[str, set[str]]:
     """The commit that `revision` is now, and the names of its files."""
     where = urlsplit(huggingface_hub.constants.ENDPOINT).hostname
-    at = f"hub model {name!r}" if revision == MAIN else f"hub model {name!r} at {revision}"
+    label = f"hub model {name!r}" if revision == MAIN else f"hub model {name!r} at {revision}"
     try:
         info = _within(
             _LOOK_UP_S,
@@ -107,7 +107,7 @@ def _look_up(name: str, revision: str) -> tuple[str, set[str]]:
         )
     except hub_errors.GatedRepoError as error:
         raise InvalidInput(
-            f"{at} must be asked for: accept its terms on its page at {where}, then start again with HF_TOKEN set to a token of yours",
+            f"{label} must be asked for: accept its terms on its page at {where}, then start again with HF_TOKEN set to a token of yours",
             field="model",
         ) from error
     except hub_errors.RepositoryNotFoundError as error:
@@ -122,7 +122,7 @@ def _look_up(name: str, revision: str) -> tuple[str, set[str]]:
         ) from error
     except (*_TRANSPORT_ERRORS, hub_errors.HFValidationError) as error:
         raise DependencyUnavailable(
-            f"{at} is not on this machine, and {where} cannot be reached ({_reason(error)}). Download it where there is a network "
+            f"{label} is not on this machine, and {where} cannot be reached ({_reason(error)}). Download it where there is a network "
             f"(ret2 models pull hub:{name}) and copy the folder that this prints, or copy the cache and set HF_HOME",
             field="model",
         ) from error

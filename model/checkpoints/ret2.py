@@ -43,10 +43,10 @@ def untrained(config: Ret2Config) -> Parts:
 def _assemble(config: Ret2Config, tensors: dict[str, Tensor], folder: Path) -> Parts:
     """Towers and sides with their weights; `tensors` in our names, every one of them used."""
     folders = _tower_folders(config, folder)
-    known = (*side_prefixes(config), *(f"{modality}." for modality, path in folders.items() if path is None))
-    known += () if config.shared_text_tower else ("document_text.",)
-    known += () if config.shared_vision_tower else ("document_vision.",)
-    if unknown := [key for key in tensors if not key.startswith(known)]:
+    prefixes = (*side_prefixes(config), *(f"{modality}." for modality, path in folders.items() if path is None))
+    prefixes += () if config.shared_text_tower else ("document_text.",)
+    prefixes += () if config.shared_vision_tower else ("document_vision.",)
+    if unknown := [key for key in tensors if not key.startswith(prefixes)]:
         raise InvalidInput(f"{folder.name}: {len(unknown)} weights have no place, the first is {sorted(unknown)[0]}")
     parts = _build(config, folders, tensors, [folder, folders["text"]], weight_files(folder))
     for prefix in side_prefixes(config):

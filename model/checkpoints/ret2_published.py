@@ -62,7 +62,7 @@ def convert(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[R
     side = config.get("query_config") or config
     converted, questions = _convert_tensors(tensors)
     facts, doubts = _from_weights(converted, tensors)
-    known = {**facts, **_options(side), **_towers(side), **(config.get(ANSWERS) or {})}
+    known_fields = {**facts, **_options(side), **_towers(side), **(config.get(ANSWERS) or {})}
     questions += doubts
     questions += [
         f"field {name} is not known" for name in {**config, **side} if not _field_is_known(name, config, side)
@@ -72,20 +72,20 @@ def convert(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[R
         for name, field in _SIZES.items()
         if field in facts and side.get(name) not in (None, facts[field])
     ]
-    questions += [f"{name} is not said" for name in _ASKED if name not in known]
+    questions += [f"{name} is not said" for name in _ASKED if name not in known_fields]
     if questions:
         raise InvalidInput(
             f"this ReT-2 checkpoint is not understood, {len(questions)} questions are open: {'; '.join(questions[:40])} "
             f"(an answer goes into config.json under {ANSWERS!r})",
             field="model",
         )
-    layers = {name: known.pop(f"{name}_layers") for name in ("text", "vision")}
+    layers = {name: known_fields.pop(f"{name}_layers") for name in ("text", "vision")}
     parts = {
         name: BackboneConfig("transformers", "checkpoint", tuple(layers[name]), architecture=side[f"{name}_config"])
         for name in layers
     }
     fields = {name: dataclasses.asdict(part) for name, part in parts.items()}
-    return Ret2Config.from_json({"name": "ret2-published", **fields, **known}), converted
+    return Ret2Config.from_json({"name": "ret2-published", **fields, **known_fields}), converted
 
 
 def _convert_tensors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -139,15 +139,15 @@ def _options(side: Mapping[str, Any]) -> dict[str, Any]:
 
 def _towers(side: Mapping[str, Any]) -> dict[str, Any]:
     """Layers of a strategy that v1 has too; text length and, for CLIP, pixels as v1 takes them."""
-    found: dict[str, Any] = {}
+    towers: dict[str, Any] = {}
     if strategy := LAYER_STRATEGIES.get(side.get("layer_strategy", "")):
-        found["text_layers"], found["vision_layers"] = strategy
+        towers["text_layers"], towers["vision_layers"] = strategy
     text, vision = side.get("text_config") or {}, side.get("vision_config") or {}
     if "max_position_embeddings" in text:
-        found["max_text_tokens"] = text["max_position_embeddings"]
+        towers["max_text_tokens"] = text["max_position_embeddings"]
     if vision.get("model_type") == "clip_vision_model" and "image_size" in vision:
-        found["image"] = dataclasses.asdict(ImageConfig(size_px=vision["image_size"]))
-    return found
+        towers["image"] = dataclasses.asdict(ImageConfig(size_px=vision["image_size"]))
+    return towers
 
 
 def _field_is_known(name: str, config: Mapping[str, Any], side: Mapping[str, Any]) -> bool:

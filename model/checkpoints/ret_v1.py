@@ -156,8 +156,8 @@ def convert_tensors(config: Ret2Config, tensors: Mapping[str, Tensor]) -> dict[s
         elif tower:
             before = "document_" if own[tower] and sides[prefix] == "document." else ""
             renamed = before + key.replace("_model.", ".", 1)
-            kept = converted.setdefault(renamed, value)
-            if kept is not value and not torch.equal(kept, value):
+            tensor = converted.setdefault(renamed, value)
+            if tensor is not value and not torch.equal(tensor, value):
                 raise InvalidInput(
                     f"{name} differs between the sides, which share their {tower.rstrip('.')}", field="model"
                 )

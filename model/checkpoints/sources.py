@@ -21,15 +21,15 @@ def find(source: str, revision: str | None = None, beside: Path | None = None) -
     A hub model is downloaded unless it was before. Raises `InvalidInput` naming the source when there is none, `DependencyUnavailable`
     when the hub does not answer.
     """
-    kind, _, rest = source.partition(":")
+    kind, _, name = source.partition(":")
     if kind == "bundled":
-        return _bundled(rest)
+        return _bundled(name)
     if kind == "package":
-        folder = _package_folder(rest)
+        folder = _package_folder(name)
         return Location(folder, folder.name)
     if kind == "hub":
-        return hub.fetch(rest, revision)
-    path = Path(rest if kind == "folder" else source)
+        return hub.fetch(name, revision)
+    path = Path(name if kind == "folder" else source)
     folder = path if path.is_absolute() or beside is None else beside / path
     if folder.is_file():
         raise InvalidInput(f"{str(folder)!r} is a file: name the folder that it lies in", field="model")
@@ -51,8 +51,8 @@ def _bundled(name: str) -> Location:
     return Location(_CHECKPOINTS / BUNDLED[chosen], BUNDLED[chosen])
 
 
-def _package_folder(rest: str) -> Path:
-    package, _, inner = rest.partition("/")
+def _package_folder(name: str) -> Path:
+    package, _, inner = name.partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise InvalidInput(

@@ -52,8 +52,8 @@ def weight_files(folder: Path) -> list[Path]:
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     if pickles := [name for name in names if name.endswith(PICKLES)]:
         raise InvalidInput(only_pickles(str(folder), pickles), field="model")
-    others = [name for name in names if name.endswith(_OTHER_FORMATS)]
-    instead = f" (found {', '.join(others[:5])})" if others else ""
+    other_formats = [name for name in names if name.endswith(_OTHER_FORMATS)]
+    instead = f" (found {', '.join(other_formats[:5])})" if other_formats else ""
     raise InvalidInput(
         f"{folder} has no weights: neither {WEIGHTS_FILE} nor {INDEX_FILE}{instead}. "
         "Copy or download the whole model, with its safetensors files",
@@ -143,24 +143,28 @@ def _has_text(path: Path, text: str) -> bool:
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Every key and every shape must fit; says what does not, all of it at once."""
-    wanted = {
+    expected_shapes = {
         key: tuple(value.shape) for key, value in module.state_dict().items() if not key.endswith("num_batches_tracked")
     }
-    given = {
+    actual_shapes = {
         key: tuple(value.shape)
         for key, value in tensors.items()
         if not key.endswith(("num_batches_tracked", "position_ids"))
     }
-    problems = [f"missing {key} {wanted[key]}" for key in sorted(wanted.keys() - given.keys())]
-    problems += [f"unexpected {key} {given[key]}" for key in sorted(given.keys() - wanted.keys())]
+    problems = [
+        f"missing {key} {expected_shapes[key]}" for key in sorted(expected_shapes.keys() - actual_shapes.keys())
+    ]
     problems += [
-        f"{key} is {given[key]}, expected {wanted[key]}"
-        for key in sorted(wanted.keys() & given.keys())
-        if wanted[key] != given[key]
+        f"unexpected {key} {actual_shapes[key]}" for key in sorted(actual_shapes.keys() - expected_shapes.keys())
+    ]
+    problems += [
+        f"{key} is {actual_shapes[key]}, expected {expected_shapes[key]}"
+        for key in sorted(expected_shapes.keys() & actual_shapes.keys())
+        if expected_shapes[key] != actual_shapes[key]
     ]
     if problems:
         raise InvalidInput(f"{where}: {len(problems)} weights do not fit: {'; '.join(problems[:20])}", field="model")
-    module.load_state_dict({key: tensors[key].to(torch.float32) for key in wanted}, strict=False)
+    module.load_state_dict({key: tensors[key].to(torch.float32) for key in expected_shapes}, strict=False)
 
 
 def read_efficientnet_lite0(folder: Path) -> dict[str, Tensor]:

@@ -76,9 +76,9 @@ def pack_linears(module: nn.Module) -> Callable[[], None]:
     """Replaces every `nn.Linear` inside `module`, and returns what takes that back. Those of a subclass stay: they may do more."""
     replaced: list[tuple[nn.Module, str, nn.Module]] = []
 
-    def replace(parent: nn.Module, name: str, other: nn.Module) -> None:
+    def replace(parent: nn.Module, name: str, replacement: nn.Module) -> None:
         replaced.append((parent, name, getattr(parent, name)))
-        setattr(parent, name, other)
+        setattr(parent, name, replacement)
 
     for parent in list(module.modules()):
         children = dict(parent.named_children())
@@ -115,11 +115,11 @@ def _known(module: nn.Module) -> Activation | None:
     if next(module.parameters(), None) is not None or any(True for _ in module.children()):
         return None
     values = torch.linspace(-8, 8, 161).unsqueeze(1)
-    wanted = module(values)
+    expected = module(values)
     for activation in _ACTIVATIONS:
         with contextlib.suppress(AttributeError, NotImplementedError, RuntimeError):
-            found = PackedLinear(torch.ones(1, 1), None, activation)(values) / activation.scale
-            if torch.allclose(found, wanted, rtol=0, atol=1e-5):
+            actual = PackedLinear(torch.ones(1, 1), None, activation)(values) / activation.scale
+            if torch.allclose(actual, expected, rtol=0, atol=1e-5):
                 return activation
     return None
 

@@ -45,10 +45,10 @@ def _own_cpus(threads: int) -> list[list[int]]:
 
     Left to itself Linux often puts a thread that waited for Python's lock on the CPU of the one that let go of it, where it waits again
     while another CPU is idle (docs/decisions/threads-on-a-cpu.md)."""
-    there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if len(there) < threads:
+    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cpus) < threads:
         return [[] for _ in range(threads)]
-    return [there[thread::threads] for thread in range(threads)]
+    return [cpus[thread::threads] for thread in range(threads)]
 
 
 def _alone(here: threading.Barrier, cpus: list[int]) -> None:

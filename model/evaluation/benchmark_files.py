@@ -43,11 +43,11 @@ class Query(Entry):
 Entries = Callable[[], Iterator[Entry]]
 
 
-def first(limit: int, entries: Entries, wanted: frozenset[str]) -> Entries:
+def first(limit: int, entries: Entries, required: frozenset[str]) -> Entries:
     """The first `limit` entries and those `wanted`, in order: a pool for a quick look, easier than the whole one."""
 
     def read() -> Iterator[Entry]:
-        return (entry for place, entry in enumerate(entries()) if place < limit or entry.id in wanted)
+        return (entry for place, entry in enumerate(entries()) if place < limit or entry.id in required)
 
     return read
 
@@ -59,8 +59,8 @@ class Row:
     where: str
     fields: Mapping[str, Any]
 
-    def wrong(self, what: str) -> InvalidInput:
-        return InvalidInput(f"{self.where}: {what}")
+    def wrong(self, reason: str) -> InvalidInput:
+        return InvalidInput(f"{self.where}: {reason}")
 
     def text(self, name: str) -> str | None:
         """A string, or None where it is null, NaN (as pandas writes it), empty or the field is absent."""
@@ -72,18 +72,18 @@ class Row:
         return value if value.strip() else None
 
     def id(self, name: str) -> str:
-        found = self.ids(name)
-        if len(found) != 1:
+        ids = self.ids(name)
+        if len(ids) != 1:
             raise self.wrong(f"{name} is {_shown(self.fields.get(name))}, expected one id")
-        return found[0]
+        return ids[0]
 
     def ids(self, name: str) -> tuple[str, ...]:
         """A scalar or a list of them, as strings: published code compares ids as strings. An empty list is none."""
         value = self.fields.get(name)
         values = value if isinstance(value, list) else [value]
-        if not all(isinstance(one, str | int) and not isinstance(one, bool) for one in values):
+        if not all(isinstance(value, str | int) and not isinstance(value, bool) for value in values):
             raise self.wrong(f"{name} is {_shown(value)}, expected an id or a list of ids")
-        return tuple(str(one) for one in values)
+        return tuple(str(value) for value in values)
 
     def has(self, name: str) -> bool:
         return not _absent(self.fields.get(name))
@@ -127,17 +127,19 @@ def data_files(folder: Path) -> list[Path]:
     """Every file of rows under `folder`, sorted. Folders with `image` in their name hold millions of others and are not entered."""
     if not folder.is_dir():
         raise InvalidInput(f"no folder {str(folder)!r}")
-    found = []
+    files = []
     for place, inner, names in os.walk(folder, followlinks=True):
         inner[:] = [name for name in inner if "image" not in name.lower() and not name.startswith(".")]
-        found += [Path(place, name) for name in names if Path(name).suffix in _DATA]
-    return sorted(found)
+        files += [Path(place, name) for name in names if Path(name).suffix in _DATA]
+    return sorted(files)
 
 
-def only(files: Sequence[Path], what: str) -> Path | None:
+def only(files: Sequence[Path], description: str) -> Path | None:
     """The one file found, None where there is none. Raises `InvalidInput` for two: which is meant is not ours to guess."""
     if len(files) > 1:
-        raise InvalidInput(f"{what} is there more than once: {files[0]} and {files[1]}; name a folder that has one")
+        raise InvalidInput(
+            f"{description} is there more than once: {files[0]} and {files[1]}; name a folder that has one"
+        )
     return files[0] if files else None
 
 

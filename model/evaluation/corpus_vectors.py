@@ -58,7 +58,7 @@ class Faults:
 
     images: int = 0
     empty: int = 0
-    shown: list[str] = field(default_factory=list)  # the first few images, and why
+    examples: list[str] = field(default_factory=list)  # the first few images, and why
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Embedder:
         batch: int = 64,
         cache: Path | None = None,
         strict: bool = False,
-        report: Report = lambda stage, done, of: None,
+        report: Report = lambda stage, done, total: None,
         threads: int | None = None,
     ) -> None:
         self._model, self._roots, self._batch, self._cache = model, tuple(image_roots), batch, cache
@@ -180,7 +180,7 @@ class _Store:
         self.done += len(vectors)
         self.faults.images += len(faults)
         self.faults.empty += int((~vectors.any(axis=1)).sum())
-        self.faults.shown += faults[: _SHOWN_FAULTS - len(self.faults.shown)]
+        self.faults.examples += faults[: _SHOWN_FAULTS - len(self.faults.examples)]
         if self.done - self._saved >= _SAVE_EVERY_ROWS:
             self.save()
 
@@ -188,7 +188,7 @@ class _Store:
         if self._path is None or not isinstance(self.vectors, np.memmap):
             return
         self.vectors.flush()
-        faults = {"images": self.faults.images, "empty": self.faults.empty, "shown": self.faults.shown}
+        faults = {"images": self.faults.images, "empty": self.faults.empty, "examples": self.faults.examples}
         part = self._note.with_suffix(".part")
         part.write_text(json.dumps({"done": self.done, "faults": faults}))
         part.replace(self._note)
@@ -213,11 +213,11 @@ class Corpus:
         seen: set[str] = set()
         self._kept: list[NDArray[np.bool_]] = []  # (N,) of each part
         for part in parts:
-            self._kept.append(np.fromiter((one not in seen for one in part.ids), bool, len(part.ids)))
+            self._kept.append(np.fromiter((document_id not in seen for document_id in part.ids), bool, len(part.ids)))
             seen.update(part.ids)
 
     def __len__(self) -> int:
-        return int(sum(kept.sum() for kept in self._kept))
+        return int(sum(mask.sum() for mask in self._kept))
 
     def best(
         self,
@@ -225,33 +225,33 @@ class Corpus:
         k: int,
         *,
         device: torch.device | str = "cpu",
-        report: Report = lambda stage, done, of: None,
+        report: Report = lambda stage, done, total: None,
     ) -> list[list[int]]:
         """Places in `ids` of the k highest dot products for each of queries (Q, E), best first; fewer where there are fewer.
 
         Exact: every candidate is scored in float32. Which of several equal scores come in at place k is not defined.
         """
-        asked = torch.from_numpy(queries).to(device)
+        queries_on_device = torch.from_numpy(queries).to(device)
         scores = torch.full((len(queries), k), -torch.inf, device=device)
         places = torch.full((len(queries), k), -1, device=device)
         for start, block, usable in self._chunks():
             candidates, unusable = torch.from_numpy(block).to(device), torch.from_numpy(~usable).to(device)
             for row in range(0, len(queries), _BLOCK_ROWS):
                 some = slice(row, row + _BLOCK_ROWS)
-                products = (asked[some] @ candidates.T).masked_fill(unusable, -torch.inf)  # (q, n)
+                products = (queries_on_device[some] @ candidates.T).masked_fill(unusable, -torch.inf)  # (q, n)
                 top = products.topk(min(k, len(block)), dim=1)
                 merged = torch.cat([scores[some], top.values], dim=1).topk(k, dim=1)
-                known = torch.cat([places[some], top.indices + start], dim=1)
-                scores[some], places[some] = merged.values, known.gather(1, merged.indices)
+                best_places = torch.cat([places[some], top.indices + start], dim=1)
+                scores[some], places[some] = merged.values, best_places.gather(1, merged.indices)
             report("search", start + len(block), len(self.ids))
-        places[scores.isneginf() | ~asked.any(dim=1, keepdim=True)] = -1
+        places[scores.isneginf() | ~queries_on_device.any(dim=1, keepdim=True)] = -1
         return [[place for place in row if place >= 0] for row in places.cpu().tolist()]
 
     def _chunks(self) -> Iterator[tuple[int, Float32, NDArray[np.bool_]]]:
         """(place of the first, vectors (n, E) float32, which of them may be found)."""
         start = 0
-        for part, kept in zip(self.parts, self._kept, strict=True):
+        for part, mask in zip(self.parts, self._kept, strict=True):
             for row in range(0, len(part.ids), _CHUNK_ROWS):
                 block = np.asarray(part.vectors[row : row + _CHUNK_ROWS], np.float32)
-                yield start + row, block, kept[row : row + _CHUNK_ROWS] & block.any(axis=1)
+                yield start + row, block, mask[row : row + _CHUNK_ROWS] & block.any(axis=1)
             start += len(part.ids)

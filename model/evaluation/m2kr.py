@@ -87,18 +87,18 @@ class M2krSet:
 def find(folder: Path) -> list[M2krSet]:
     """The sets in `folder` that have both queries and passages, in the order of `SETS`."""
     files = data_files(folder)
-    found = [_ret(files, name) or _original(files, name) for name in SETS]
-    if not any(found):
+    sets = [_ret(files, name) or _original(files, name) for name in SETS]
+    if not any(sets):
         raise InvalidInput(
             f"{folder} has no set of M2KR: neither SET_test.jsonl with SET_passages_test.jsonl (ReT-M2KR) nor "
             f"SET_data/test* with SET_passages/test_passages* (original); SET is one of {', '.join(SETS)}"
         )
-    return [one for one in found if one]
+    return [name for name in sets if name]
 
 
 def _ret(files: Sequence[Path], name: str) -> M2krSet | None:
-    def named(*wanted: str) -> Path | None:
-        return next((hit for one in wanted if (hit := only([file for file in files if file.name == one], one))), None)
+    def named(*names: str) -> Path | None:
+        return next((hit for name in names if (hit := only([file for file in files if file.name == name], name))), None)
 
     special = ("evqa_test_m2kr.jsonl",) if name == "evqa" else ()
     queries, passages = named(*special, f"{name}_test.jsonl"), named(f"{name}_passages_test.jsonl")
@@ -166,7 +166,7 @@ def _strings(row: Row, name: str, item: Any) -> Iterator[str]:
         if "wikidata" not in item:
             raise row.wrong(f"{name} has an object without the key 'wikidata', its keys are {sorted(item)}")
         item = item["wikidata"]
-    for one in item if isinstance(item, list) else [item]:
-        if not isinstance(one, str | int | float) or isinstance(one, bool):
-            raise row.wrong(f"{name} has a {type(one).__name__} {str(one)[:60]!r}, expected text")
-        yield str(one)
+    for value in item if isinstance(item, list) else [item]:
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
+            raise row.wrong(f"{name} has a {type(value).__name__} {str(value)[:60]!r}, expected text")
+        yield str(value)

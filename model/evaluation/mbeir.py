@@ -129,24 +129,24 @@ class TaskFiles:
 def find(folder: Path) -> list[TaskFiles]:
     """The tasks in `folder` that have queries and qrels, in published order."""
     files = data_files(folder)
-    found = [_files(files, task) for task in TASKS]
-    if not any(found):
+    tasks = [_files(files, task) for task in TASKS]
+    if not any(tasks):
         raise InvalidInput(
             f"{folder} has no task of M-BEIR: query/test/mbeir_DS_taskK_test.jsonl with a file of its qrels; "
             f"DS_taskK is one of {', '.join(task.key for task in TASKS)}"
         )
-    return [one for one in found if one]
+    return [task for task in tasks if task]
 
 
 def _files(files: Sequence[Path], task: Task) -> TaskFiles | None:
     stem = f"mbeir_{task.key}_"
-    mine = [file for file in files if file.name.lower().startswith(stem)]
-    query = only([file for file in mine if file.name.lower() == f"{stem}test.jsonl"], f"{stem}test.jsonl")
+    own_files = [file for file in files if file.name.lower().startswith(stem)]
+    query = only([file for file in own_files if file.name.lower() == f"{stem}test.jsonl"], f"{stem}test.jsonl")
     judged = [
-        file for file in mine if "qrels" in file.name and "_test" in file.name and file.suffix in (".txt", ".tsv")
+        file for file in own_files if "qrels" in file.name and "_test" in file.name and file.suffix in (".txt", ".tsv")
     ]
-    found = only(judged, f"{stem}test qrels")
-    return TaskFiles(task, query, found, _local_pool(files, task)) if query and found else None
+    qrels = only(judged, f"{stem}test qrels")
+    return TaskFiles(task, query, qrels, _local_pool(files, task)) if query and qrels else None
 
 
 def _local_pool(files: Sequence[Path], task: Task) -> Path | None:
@@ -197,8 +197,10 @@ def qrels(path: Path) -> dict[str, frozenset[str]]:
 
 
 def instructions_file(folder: Path) -> Path | None:
-    found = [file for file in data_files(folder) if "instruction" in file.name.lower() and file.suffix == ".tsv"]
-    return only(found, "a table of instructions (*instruction*.tsv)")
+    instruction_files = [
+        file for file in data_files(folder) if "instruction" in file.name.lower() and file.suffix == ".tsv"
+    ]
+    return only(instruction_files, "a table of instructions (*instruction*.tsv)")
 
 
 def instructions(path: Path) -> Prompts:
@@ -214,7 +216,7 @@ def instructions(path: Path) -> Prompts:
             _column(path, heading, words) for words in (("dataset", "id"), ("query", "modality"), ("cand", "modality"))
         )
         wording = [place for place, cell in enumerate(heading) if "prompt" in cell or "instruction" in cell]
-        found: dict[tuple[str, Modality, Modality], tuple[str, ...]] = {}
+        instructions: dict[tuple[str, Modality, Modality], tuple[str, ...]] = {}
         for number, cells in enumerate(lines, 2):
             if not any(cells):
                 continue
@@ -222,8 +224,10 @@ def instructions(path: Path) -> Prompts:
             if len(cells) <= max(dataset, query, candidate):
                 raise row.wrong(f"has {len(cells)} columns, its heading has {len(heading)}")
             key = (_dataset(row, cells[dataset]), _modality(row, cells[query]), _modality(row, cells[candidate]))
-            found[key] = tuple(text for place in wording if place < len(cells) and (text := cells[place].strip()))
-    return found
+            instructions[key] = tuple(
+                text for place in wording if place < len(cells) and (text := cells[place].strip())
+            )
+    return instructions
 
 
 def _column(path: Path, heading: Sequence[str], words: tuple[str, str]) -> int:

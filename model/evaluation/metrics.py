@@ -24,7 +24,7 @@ def recall_at(
     ranked: Sequence[Sequence[str]], positives: Sequence[Collection[str]], ks: Sequence[int]
 ) -> tuple[float, ...]:
     """Share of queries with any right id among the first k, for each k; best first in `ranked`. reference/ret.md §4.3, §4.5."""
-    ranks = [_first(found in right for found in ids) for ids, right in zip(ranked, positives, strict=True)]
+    ranks = [_first(document_id in right for document_id in ids) for ids, right in zip(ranked, positives, strict=True)]
     return _share_within(ranks, ks)
 
 

@@ -47,7 +47,7 @@ class Recall:
     """Share of questions with a right document among the first k, for each k of `KS`; `n` questions."""
 
     n: int
-    at: tuple[float, ...]
+    recalls: tuple[float, ...]
 
 
 # Ids of the best documents, best first, at least max(KS) of them, for each question.
@@ -71,26 +71,26 @@ def questions(
     A query without a picture names its subject (`named`), or the question would have no answer. A query or document that is a
     picture alone can only mean the subject, so any document of the subject is right; such queries are asked once per subject.
     """
-    asked: dict[str, Question] = {}
+    questions_by_key: dict[str, Question] = {}
     for row in atlas.queries:
         if row.split != split:
             continue
         exact = query is not Carries.IMAGE and document is not Carries.IMAGE
         key = row.subject if query is Carries.IMAGE else row.id
         content = _query_input(atlas, row, query, named=named)
-        asked.setdefault(key, Question(row.part, row.subject, row.positive_id if exact else None, content))
-    return list(asked.values())
+        questions_by_key.setdefault(key, Question(row.part, row.subject, row.positive_id if exact else None, content))
+    return list(questions_by_key.values())
 
 
-def recall(asked: Sequence[Question], items: Sequence[Item], search: Search) -> dict[str, Recall]:
+def recall(questions: Sequence[Question], items: Sequence[Item], search: Search) -> dict[str, Recall]:
     """Recall of each part of atlas."""
     subject_of = {item.id: item.subject for item in items}
-    found = search([question.content for question in asked])
+    rankings = search([question.content for question in questions])
     results = {}
     for part in PARTS:
         hits = [
             [_right(question, subject_of, ids[:k]) for k in KS]
-            for question, ids in zip(asked, found, strict=True)
+            for question, ids in zip(questions, rankings, strict=True)
             if question.part == part
         ]
         if hits:

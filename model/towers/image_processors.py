@@ -23,28 +23,28 @@ def image_config(folder: Path, config: Any, *, naflex: bool = False) -> ImageCon
 
     `naflex`: keep the aspect ratio where the family does, instead of squashing to a square.
     """
-    given = processor_settings(folder)
-    _refuse_what_is_always_done(folder, given)
+    value = processor_settings(folder)
+    _refuse_what_is_always_done(folder, value)
     if config.model_type == NAFLEX and naflex:
-        return _naflex(config, given)
+        return _naflex(config, value)
     size = _own_size(config)
     siglip = config.model_type.startswith("siglip")
-    if not given:
+    if not value:
         return ImageConfig(size_px=size, resize="squash", mean=_HALF, std=_HALF) if siglip else ImageConfig(size)
-    crops = bool(given.get("do_center_crop"))
+    crops = bool(value.get("do_center_crop"))
     if crops and config.model_type.startswith("dinov2"):  # made at 518 px, used at what its processor says
-        size = _side(given.get("crop_size")) or size
-    scaled = given.get("size")
+        size = _side(value.get("crop_size")) or size
+    scaled = value.get("size")
     shortest = scaled.get("shortest_edge") if isinstance(scaled, dict) else scaled if crops else None
     resize: Resize = "crop" if crops or shortest else "squash"
     plain = ImageConfig()
     return ImageConfig(
         size_px=size,
         resize=resize,
-        resample=_RESAMPLE.get(given.get("resample", 3), "bicubic"),
+        resample=_RESAMPLE.get(value.get("resample", 3), "bicubic"),
         crop_from_px=int(shortest) if resize == "crop" and shortest and int(shortest) > size else None,
-        mean=tuple(given.get("image_mean") or plain.mean),
-        std=tuple(given.get("image_std") or plain.std),
+        mean=tuple(value.get("image_mean") or plain.mean),
+        std=tuple(value.get("image_std") or plain.std),
     )
 
 
@@ -62,24 +62,24 @@ def processor_files(folder: Path) -> list[Path]:
     return [folder / name for name in (PREPROCESSOR_FILE, _PROCESSOR_FILE) if (folder / name).exists()]
 
 
-def _naflex(config: Any, given: Mapping[str, Any]) -> NaflexConfig:
-    patch, patches = int(config.patch_size), int(given.get("max_num_patches") or _NAFLEX_PATCHES)
-    if (stated := given.get("patch_size", patch)) != patch:
+def _naflex(config: Any, value: Mapping[str, Any]) -> NaflexConfig:
+    patch, patches = int(config.patch_size), int(value.get("max_num_patches") or _NAFLEX_PATCHES)
+    if (stated := value.get("patch_size", patch)) != patch:
         raise InvalidInput(f"patch_size is {stated} in the image processor and {patch} in config.json", field="model")
     return NaflexConfig(
         size_px=int(patches**0.5) * patch,
         resize="squash",
-        resample=_RESAMPLE.get(given.get("resample", 2), "bilinear"),
+        resample=_RESAMPLE.get(value.get("resample", 2), "bilinear"),
         patch_px=patch,
         max_patches=patches,
-        mean=tuple(given.get("image_mean") or _HALF),
-        std=tuple(given.get("image_std") or _HALF),
+        mean=tuple(value.get("image_mean") or _HALF),
+        std=tuple(value.get("image_std") or _HALF),
     )
 
 
-def _refuse_what_is_always_done(folder: Path, given: Mapping[str, Any]) -> None:
+def _refuse_what_is_always_done(folder: Path, value: Mapping[str, Any]) -> None:
     for name in ("do_resize", "do_rescale", "do_normalize"):
-        if given.get(name) is False:
+        if value.get(name) is False:
             raise InvalidInput(
                 f"{folder.name}: {name} is false in its image processor; here images are always resized, rescaled and normalised",
                 field="model",

@@ -75,8 +75,8 @@ def _as_siglip(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> int | None:
     if settings.get("tokenizer_class") == "SiglipTokenizer":
         steps.append(normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), ""))
         steps += [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
-    given = tokenizer.normalizer
-    tokenizer.normalizer = normalizers.Sequence([*steps, given] if given is not None else steps)
+    normalizer = tokenizer.normalizer
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizer] if normalizer is not None else steps)
     if tokenizer.padding:
         return int(tokenizer.padding["pad_id"])
     pad = settings.get("pad_token")

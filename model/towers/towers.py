@@ -189,16 +189,18 @@ def build_tower(
         weights = read_efficientnet_lite0(folder) if folder else tensors
         return _efficientnet(config.layers, weights).eval().requires_grad_(False)
     encoder = _from_folder(folder, modality) if folder else _from_tensors(config, tensors, modality)
-    wanted = "input_ids" if modality == "text" else "pixel_values"
-    if encoder.main_input_name != wanted:
-        raise InvalidInput(f"the {modality} tower is a {type(encoder).__name__}, which does not read {wanted}")
+    input_name = "input_ids" if modality == "text" else "pixel_values"
+    if encoder.main_input_name != input_name:
+        raise InvalidInput(f"the {modality} tower is a {type(encoder).__name__}, which does not read {input_name}")
     return TransformersTower(encoder, config.layers, modality, image_px).eval().requires_grad_(False)
 
 
 def _efficientnet(layers: tuple[int, ...], weights: Mapping[str, Tensor]) -> EfficientNetTower:
     tower = EfficientNetTower(layers)
-    wanted = tower.network.state_dict().keys()
-    load_strict(tower.network, {key: value for key, value in weights.items() if key in wanted}, "EfficientNet-Lite0")
+    expected_keys = tower.network.state_dict().keys()
+    load_strict(
+        tower.network, {key: value for key, value in weights.items() if key in expected_keys}, "EfficientNet-Lite0"
+    )
     tower.network.eval().fold_norms()
     tower.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return tower
@@ -288,7 +290,8 @@ def load_pretrained(
     )
     problems = [f"missing {key}" for key in sorted(report["missing_keys"]) if "pooler" not in key]
     problems += [
-        f"{key} is {tuple(given)}, expected {tuple(wanted)}" for key, given, wanted in sorted(report["mismatched_keys"])
+        f"{key} is {tuple(actual)}, expected {tuple(expected)}"
+        for key, actual, expected in sorted(report["mismatched_keys"])
     ]
     return encoder, problems, sorted(report["unexpected_keys"])
 

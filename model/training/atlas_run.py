@@ -107,19 +107,19 @@ def train_atlas(
     answers = [
         next(place for place, document in enumerate(documents) if document.id == row.positive_id) for row in validation
     ]
-    asked = [_validation_row(atlas, row) for row in validation]
+    questions = [_validation_row(atlas, row) for row in validation]
     while trainer.done < settings.steps:
         trainer.step()
         report("train", trainer.done, settings.steps)
         if trainer.done % settings.eval_every == 0 or trainer.done == settings.steps:
-            recall = recall_at_1(trainer, asked, corpus, answers)
+            recall = recall_at_1(trainer, questions, corpus, answers)
             trainer.validated(recall)
             report(f"validation recall@1 {recall:.3f}", trainer.done, settings.steps)
     return Outcome(trainer.done, trainer.best, folder)
 
 
-def recall_at_1(trainer: Trainer, asked: Sequence[Row], corpus: Sequence[Row], answers: Sequence[int]) -> float:
-    scores = trainer.embed(asked) @ trainer.embed(corpus).T
+def recall_at_1(trainer: Trainer, questions: Sequence[Row], corpus: Sequence[Row], answers: Sequence[int]) -> float:
+    scores = trainer.embed(questions) @ trainer.embed(corpus).T
     return (scores.argmax(dim=1) == torch.tensor(answers)).float().mean().item()
 
 
@@ -157,5 +157,5 @@ def _pair(atlas: Atlas, row: AtlasQuery) -> Pair:
 
 
 def _validation_row(atlas: Atlas, row: AtlasQuery) -> Row:
-    shown = atlas.by_id[row.positive_id].image_id
-    return row.question, next((image for image in row.image_ids if image != shown), shown)
+    image_id = atlas.by_id[row.positive_id].image_id
+    return row.question, next((image for image in row.image_ids if image != image_id), image_id)

@@ -163,14 +163,16 @@ class StateCache:
             places = torch.where(mask, starts + tokens, starts)
             states = States([layer[places].float() for layer in self._text_layers], mask)
         if has_image:
-            shown = torch.tensor(
+            shown_images = torch.tensor(
                 [
                     self._places[key] + (rng.randrange(self._versions) if rng else 0)
                     for _, key in rows
                     if key is not None
                 ]
             )
-            states = States(states.text, states.text_mask, [layer[shown].float() for layer in self._image_layers])
+            states = States(
+                states.text, states.text_mask, [layer[shown_images].float() for layer in self._image_layers]
+            )
         return states
 
     def _widths(self, modality: Modality) -> tuple[int, ...]:
@@ -216,16 +218,16 @@ def draw_batch(groups: Subjects, settings: TrainSettings, rng: random.Random) ->
     subjects = [list(group.values()) for group in groups.values()]
     shares = [dict(settings.group_shares).get(group, 1.0) for group in groups]
     while len(pairs) < settings.batch_size:
-        known = rng.choice(*rng.choices(subjects, shares))
-        pairs += rng.sample(known, min(settings.topics_per_subject, len(known)))
+        subject = rng.choice(*rng.choices(subjects, shares))
+        pairs += rng.sample(subject, min(settings.topics_per_subject, len(subject)))
     pairs = pairs[: settings.batch_size]
     queries, documents = [], []
-    kept = [draw_kept(len(pairs), settings.keep_both, rng) for _ in range(2)]
-    for pair, of_query, of_document in zip(pairs, *kept, strict=True):
+    kept_parts = [draw_kept(len(pairs), settings.keep_both, rng) for _ in range(2)]
+    for pair, of_query, of_document in zip(pairs, *kept_parts, strict=True):
         query_image = rng.choice(pair.query_images)
-        others = [image for image in pair.document_images if image != query_image] or list(pair.document_images)
+        other_images = [image for image in pair.document_images if image != query_image] or list(pair.document_images)
         queries.append(drop_modality(pair.query_text, pair.query_text_alone, query_image, of_query))
-        documents.append(drop_modality(pair.document_text, pair.document_text, rng.choice(others), of_document))
+        documents.append(drop_modality(pair.document_text, pair.document_text, rng.choice(other_images), of_document))
     return Batch(queries, documents, *relevance(pairs, queries, documents))
 
 
@@ -304,9 +306,9 @@ class Trainer:
     @torch.no_grad()
     def _average(self) -> None:
         """Early on the average is of fewer steps, or it would remember how the weights began."""
-        kept = min(self.settings.averaging, self.done / (self.done + 10))
+        decay = min(self.settings.averaging, self.done / (self.done + 10))
         for average, weight in zip(self.averaged.parameters(), self.fusion.parameters(), strict=True):
-            average.lerp_(weight, 1 - kept)
+            average.lerp_(weight, 1 - decay)
 
     def _embed(self, fusion: nn.Module, rows: Sequence[Row], rng: random.Random | None) -> Tensor:
         """(N, E) of unit length."""

@@ -53,8 +53,8 @@ _NORM_EPS = 1e-3
 
 def towers(retriever: Retriever) -> dict[str, Tower]:
     """Every tower by the prefix of its weights in a checkpoint."""
-    found: dict[str, Any] = {"text": retriever.text_tower, "vision": retriever.vision_tower}
-    return found | {f"document_{modality}": tower for modality, tower in retriever.document_towers.items()}
+    encoders: dict[str, Any] = {"text": retriever.text_tower, "vision": retriever.vision_tower}
+    return encoders | {f"document_{modality}": tower for modality, tower in retriever.document_towers.items()}
 
 
 def tower_network(tower: Tower) -> nn.Module:
@@ -96,9 +96,9 @@ def saved_config(retriever: Retriever, stored: Collection[str], origin: Path | N
 def _saved_part(part: BackboneConfig, tower: Any, stored: bool, origin: Path | None) -> BackboneConfig:
     if stored or part.source == "checkpoint":
         return replace(part, source="checkpoint", revision=None, architecture=_architecture(tower, part.layers))
-    kind, _, rest = part.source.partition(":")
+    kind, _, location = part.source.partition(":")
     if kind == "folder":
-        return replace(part, source=f"folder:{((origin or Path()) / rest).resolve()}")
+        return replace(part, source=f"folder:{((origin or Path()) / location).resolve()}")
     return part
 
 
@@ -107,8 +107,8 @@ def _architecture(tower: Tower, layers: tuple[int, ...]) -> Mapping[str, Any] | 
     if isinstance(tower, EfficientNetTower):
         return None
     config = tower.encoder.config
-    known = {key: value for key, value in config.to_diff_dict().items() if key not in _NOT_ARCHITECTURE}
-    return {**known, "model_type": config.model_type, "num_hidden_layers": max(layers) + 1}
+    architecture = {key: value for key, value in config.to_diff_dict().items() if key not in _NOT_ARCHITECTURE}
+    return {**architecture, "model_type": config.model_type, "num_hidden_layers": max(layers) + 1}
 
 
 def tower_tensors(tower: Tower) -> dict[str, Tensor]:
@@ -147,5 +147,5 @@ def tokenizer_files(config: Ret2Config, origin: Path | None) -> list[Path]:
 
 def modalities(train_text: bool, train_vision: bool, every: bool) -> set[Modality]:
     """Whose towers a checkpoint holds: those that were trained, or all for one that needs nothing else."""
-    wanted: dict[Modality, bool] = {"text": train_text, "vision": train_vision}
-    return {modality for modality, trained in wanted.items() if trained or every}
+    trained_towers: dict[Modality, bool] = {"text": train_text, "vision": train_vision}
+    return {modality for modality, trained in trained_towers.items() if trained or every}

@@ -47,15 +47,15 @@ class Ranks:
         """The sum of gradients. A parameter that no process used keeps none, as it would with one process: AdamW leaves it alone."""
         if self.world == 1:
             return
-        known = list(parameters)
-        used = torch.tensor([float(value.grad is not None) for value in known], device=self.device)
-        for value, count in zip(known, self.add(used).tolist(), strict=True):
+        parameter_list = list(parameters)
+        used = torch.tensor([float(value.grad is not None) for value in parameter_list], device=self.device)
+        for value, count in zip(parameter_list, self.add(used).tolist(), strict=True):
             if count and value.grad is None:
                 value.grad = torch.zeros_like(value)
-        sums = [dist.all_reduce(value.grad, async_op=True) for value in known if value.grad is not None]
-        for one in sums:
-            if one is not None:
-                one.wait()
+        sums = [dist.all_reduce(value.grad, async_op=True) for value in parameter_list if value.grad is not None]
+        for reduction in sums:
+            if reduction is not None:
+                reduction.wait()
 
 
 @contextmanager

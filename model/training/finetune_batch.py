@@ -68,20 +68,20 @@ def draw(
 
     A hard negative that is another pair's own document is there already.
     """
-    own = {one.key for one in examples}
+    own = {example.key for example in examples}
     drawn = {
         key: row
         for example in examples
         for key, row in rng.sample(example.negatives, min(negatives, len(example.negatives)))
         if key not in own
     }
-    queries = _entries(Role.QUERY, [one.query for one in examples], keep_both, rng)
-    documents = _entries(Role.DOCUMENT, [*(one.document for one in examples), *drawn.values()], keep_both, rng)
+    queries = _entries(Role.QUERY, [example.query for example in examples], keep_both, rng)
+    documents = _entries(Role.DOCUMENT, [*(example.document for example in examples), *drawn.values()], keep_both, rng)
     # By kind, so that entries of one kind share chunks.
     entries = sorted(dict.fromkeys([*queries, *documents]), key=lambda entry: entry.kind)
     places = {entry: place for place, entry in enumerate(entries)}
-    keys = [*(one.key for one in examples), *drawn]
-    right = relevance([one.label for one in examples], keys, labels)
+    keys = [*(example.key for example in examples), *drawn]
+    right = relevance([example.label for example in examples], keys, labels)
     backward = right[:, : len(examples)].T  # (B, B)
     return Batch(
         entries,
@@ -92,19 +92,19 @@ def draw(
     )
 
 
-def relevance(wanted: Sequence[str], keys: Sequence[str], labels: Mapping[str, Collection[str]]) -> Tensor:
+def relevance(query_labels: Sequence[str], keys: Sequence[str], labels: Mapping[str, Collection[str]]) -> Tensor:
     """(B, M): 1 where a document has the label that a query asks for, whoever it stands with."""
-    answers = {label: place for place, label in enumerate(dict.fromkeys(wanted))}
+    answers = {label: place for place, label in enumerate(dict.fromkeys(query_labels))}
     has = torch.zeros(len(answers), len(keys))
     for column, key in enumerate(keys):
         for label in labels.get(key, ()):
             if label in answers:
                 has[answers[label], column] = 1.0
-    return has[[answers[label] for label in wanted]]
+    return has[[answers[label] for label in query_labels]]
 
 
 def _entries(role: Role, rows: Sequence[Row], keep_both: float, rng: random.Random) -> list[Entry]:
     return [
-        Entry(role, (text, image) if text is None or image is None else drop_modality(text, text, image, kept))
-        for (text, image), kept in zip(rows, draw_kept(len(rows), keep_both, rng), strict=True)
+        Entry(role, (text, image) if text is None or image is None else drop_modality(text, text, image, parts))
+        for (text, image), parts in zip(rows, draw_kept(len(rows), keep_both, rng), strict=True)
     ]

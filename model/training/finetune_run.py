@@ -78,28 +78,30 @@ def read_data(
     pairs = read_pairs(path, image_root=image_root, strict=strict, report=report)
     faults = list(pairs.faults)
     if validation is None:
-        train, held = split(pairs.examples, share)
-        if not train or (share and not held):
+        train, validation_examples = split(pairs.examples, share)
+        if not train or (share and not validation_examples):
             raise InvalidInput(
-                f"of {len(pairs.examples)} pairs a share of {share} leaves {len(train)} to train on and {len(held)} to validate "
-                "with; give --validation FILE or another --validation-share",
+                f"of {len(pairs.examples)} pairs a share of {share} leaves {len(train)} to train on "
+                f"and {len(validation_examples)} to validate with; give --validation FILE or another --validation-share",
                 field="validation_share",
             )
     else:
-        other = read_pairs(validation, image_root=image_root, strict=strict, images=pairs.images, report=report)
-        faults += other.faults
-        train, held = pairs.examples, other.examples
-    both = Pairs([*train, *held], pairs.images)
+        validation_pairs = read_pairs(
+            validation, image_root=image_root, strict=strict, images=pairs.images, report=report
+        )
+        faults += validation_pairs.faults
+        train, validation_examples = pairs.examples, validation_pairs.examples
+    both = Pairs([*train, *validation_examples], pairs.images)
     digest = hashlib.sha256(f"{Pairs(train, pairs.images).digest()} {both.digest()}".encode()).hexdigest()
-    return Data(train, held, pairs.images, both.labels(), digest), faults
+    return Data(train, validation_examples, pairs.images, both.labels(), digest), faults
 
 
-def settings_for(pairs: int, epochs: float, asked: Mapping[str, Any], *, fresh: bool) -> FineTuneSettings:
+def settings_for(pairs: int, epochs: float, options: Mapping[str, Any], *, fresh: bool) -> FineTuneSettings:
     """What was asked for, and where that is None what suits the number of pairs; `fresh` is a cell that has learnt nothing yet."""
-    given = {key: value for key, value in asked.items() if value is not None}
-    batch = given.get("batch_size", min(_BATCH, pairs))
+    explicit = {key: value for key, value in options.items() if value is not None}
+    batch = explicit.get("batch_size", min(_BATCH, pairs))
     an_epoch = math.ceil(pairs / batch)
-    steps = given.get("steps", max(1, math.ceil(epochs * pairs / batch)))
+    steps = explicit.get("steps", max(1, math.ceil(epochs * pairs / batch)))
     defaults = {
         "batch_size": batch,
         "steps": steps,
@@ -107,7 +109,7 @@ def settings_for(pairs: int, epochs: float, asked: Mapping[str, Any], *, fresh: 
         "eval_every": min(100, an_epoch),
         "learning_rate": 1e-3 if fresh else 3e-4,
     }
-    return FineTuneSettings(**(defaults | given))
+    return FineTuneSettings(**(defaults | explicit))
 
 
 def begin(start_from: str, config: Ret2Config | None, name: str, seed: int) -> tuple[Retriever, Path | None]:
@@ -209,18 +211,18 @@ class _Run:
             self.best = recall
             self._save_checkpoint()
         if recall:
-            shown = ", ".join(f"@{k} {value:.3f}" for k, value in recall.items())
-            self._say(f"step {done}: validation recall {shown}{' (best so far)' if better else ''}")
+            recalls = ", ".join(f"@{k} {value:.3f}" for k, value in recall.items())
+            self._say(f"step {done}: validation recall {recalls}{' (best so far)' if better else ''}")
         self._save_state()
 
     def _recall(self) -> dict[int, float]:
         if not self._data.validation:
             return {}
-        asked = self._tuner.embed([Entry(Role.QUERY, one.query) for one in self._data.validation])
+        query_vectors = self._tuner.embed([Entry(Role.QUERY, example.query) for example in self._data.validation])
         documents = self._tuner.embed([Entry(Role.DOCUMENT, row) for row in self._pool.values()])
         answers = [self._data.labels.get(key, frozenset()) for key in self._pool]
-        found = hits(asked, documents, [one.label for one in self._data.validation], answers)
-        agreed = self._ranks.from_first(torch.tensor(list(found.values()), device=self._ranks.device))
+        hit_counts = hits(query_vectors, documents, [example.label for example in self._data.validation], answers)
+        agreed = self._ranks.from_first(torch.tensor(list(hit_counts.values()), device=self._ranks.device))
         return dict(zip(KS, agreed.tolist(), strict=True))
 
     def _save_checkpoint(self) -> None:
@@ -243,15 +245,15 @@ class _Run:
 
 def _pool(data: Data, settings: FineTuneSettings) -> dict[str, Row]:
     """What validation searches: its own documents and hard negatives, and others of the training part to make it harder."""
-    found: dict[str, Row] = {}
-    for one in data.validation:
-        found.setdefault(one.key, one.document)
-        for key, row in one.negatives:
-            found.setdefault(key, row)
-    others = {one.key: one.document for one in data.train if one.key not in found}
-    wanted = max(0, min(len(others), settings.validation_pool - len(found)))
-    chosen = random.Random(settings.seed).sample(sorted(others), wanted)
-    return found | {key: others[key] for key in chosen}
+    pool: dict[str, Row] = {}
+    for example in data.validation:
+        pool.setdefault(example.key, example.document)
+        for key, row in example.negatives:
+            pool.setdefault(key, row)
+    distractors = {example.key: example.document for example in data.train if example.key not in pool}
+    missing = max(0, min(len(distractors), settings.validation_pool - len(pool)))
+    chosen = random.Random(settings.seed).sample(sorted(distractors), missing)
+    return pool | {key: distractors[key] for key in chosen}
 
 
 def _check(settings: FineTuneSettings, data: Data, ranks: Ranks) -> None:
@@ -285,24 +287,24 @@ def _cached(
     if keep_texts:
         cache.add_texts(texts, _counted(report, "text states", len(texts)))
     if keep_images:
-        told = _counted(report, "image states", len(images))
-        cache.add_images(data.images.only(images), 1, random.Random(settings.seed), told, together=_TOGETHER)
+        on_image = _counted(report, "image states", len(images))
+        cache.add_images(data.images.only(images), 1, random.Random(settings.seed), on_image, together=_TOGETHER)
     return cache, (keep_texts, keep_images)
 
 
 def _rows(examples: Iterable[Example]) -> Iterable[Row]:
-    for one in examples:
-        yield one.query
-        yield one.document
-        yield from (row for _, row in one.negatives)
+    for example in examples:
+        yield example.query
+        yield example.document
+        yield from (row for _, row in example.negatives)
 
 
-def _counted(report: Report, stage: str, of: int) -> Callable[[int], None]:
+def _counted(report: Report, stage: str, total: int) -> Callable[[int], None]:
     done = 0
 
     def add(count: int) -> None:
         nonlocal done
         done += count
-        report(stage, done, of)
+        report(stage, done, total)
 
     return add

@@ -151,11 +151,11 @@ class FineTuner:
         """Leaves on every parameter this process's part of the gradient, scaled, and on the temperature the whole; returns the loss."""
         leaves = self._vectors(len(batch.entries))
         alone = len(chunks) == 1  # its graph may stay: there is no other to make room for
-        kept: Tensor | None = None
+        output: Tensor | None = None
         for chunk in chunks:
             with torch.set_grad_enabled(alone):
-                kept = self._forward(chunk)
-            leaves[chunk.places] = kept.detach()
+                output = self._forward(chunk)
+            leaves[chunk.places] = output.detach()
         self._ranks.add(leaves).requires_grad_()
         loss = self._loss(batch, leaves)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -163,7 +163,7 @@ class FineTuner:
         assert self.log_scale.grad is not None
         self.log_scale.grad = self._scaler.scale(self.log_scale.grad)
         for chunk in chunks:
-            vectors = kept if alone and kept is not None else self._forward(chunk)
+            vectors = output if alone and output is not None else self._forward(chunk)
             vectors.backward(self._scaler.scale(leaves.grad[chunk.places]))  # type: ignore[no-untyped-call]
         return loss.item()
 
@@ -187,12 +187,12 @@ class FineTuner:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that resuming needs."""
-        found = {
+        state = {
             f"{name}.{key}": value for name, part in self.trained.items() for key, value in part.state_dict().items()
         }
-        found |= optimizer_tensors(self.optimizer)
+        state |= optimizer_tensors(self.optimizer)
         scaler = self._scaler.state_dict()
-        return found | {
+        return state | {
             "log_scale": self.log_scale.data,
             "done": torch.tensor(self.done),
             "scaler.scale": torch.tensor(scaler.get("scale", 1.0), dtype=torch.float64),
@@ -206,8 +206,8 @@ class FineTuner:
         restore_optimizer(self.optimizer, tensors)
         self.done = int(tensors["done"])
         if self._scaler.is_enabled():
-            known = {"scale": float(tensors["scaler.scale"]), "_growth_tracker": int(tensors["scaler.growth"])}
-            self._scaler.load_state_dict(self._scaler.state_dict() | known)
+            scaler_state = {"scale": float(tensors["scaler.scale"]), "_growth_tracker": int(tensors["scaler.growth"])}
+            self._scaler.load_state_dict(self._scaler.state_dict() | scaler_state)
 
     def _optimizer(self) -> torch.optim.AdamW:
         groups = []
@@ -254,8 +254,8 @@ class FineTuner:
         world, total = self._ranks.world, len(entries)
         count = min(total, world * math.ceil(total / self.settings.chunk_size / world))
         bounds = [total * number // count for number in range(count + 1)]
-        mine = range(self._ranks.rank, count, world)
-        places = {number: slice(bounds[number], bounds[number + 1]) for number in mine}
+        own_rows = range(self._ranks.rank, count, world)
+        places = {number: slice(bounds[number], bounds[number + 1]) for number in own_rows}
         return [Chunk(number, place, list(entries[place]), []) for number, place in places.items()]
 
     def _submitted(self, chunk: Chunk) -> Chunk:
@@ -329,11 +329,11 @@ class Ready(NamedTuple):
 def trained_parts(retriever: Retriever, settings: FineTuneSettings) -> dict[str, nn.Module]:
     """What a run changes, by the prefix that it has in a checkpoint: every side, and the towers that are asked for."""
     parts: dict[str, nn.Module] = dict(retriever.sides.items())
-    wanted = {"text": settings.train_text, "vision": settings.train_vision}
+    trained = {"text": settings.train_text, "vision": settings.train_vision}
     return parts | {
         name: tower_network(tower)
         for name, tower in towers(retriever).items()
-        if wanted[name.removeprefix("document_")]
+        if trained[name.removeprefix("document_")]
     }
 
 
@@ -356,11 +356,11 @@ def hits(
     vectors: Tensor, documents: Tensor, labels: Sequence[str], answers: Sequence[Collection[str]]
 ) -> dict[int, float]:
     """Recall@k of queries (Q, E) over documents (M, E): the share with a right one among the first k, for each of `KS`."""
-    found = dict.fromkeys(KS, 0)
+    hit_counts = dict.fromkeys(KS, 0)
     for start in range(0, len(vectors), _BLOCK):
         best = (vectors[start : start + _BLOCK] @ documents.T).topk(min(max(KS), len(documents)), dim=1).indices
         for label, places in zip(labels[start : start + _BLOCK], best.tolist(), strict=True):
             rank = next((rank for rank, place in enumerate(places) if label in answers[place]), max(KS))
             for k in KS:
-                found[k] += rank < k
-    return {k: count / len(vectors) for k, count in found.items()}
+                hit_counts[k] += rank < k
+    return {k: count / len(vectors) for k, count in hit_counts.items()}

@@ -53,9 +53,9 @@ def spread(depth: int, steps: int = _STEPS) -> tuple[int, ...]:
 
 
 def _part(source: str, modality: Modality, layers: tuple[int, ...] | None) -> tuple[BackboneConfig, Any]:
-    kind, colon, rest = source.partition(":")
+    kind, colon, path = source.partition(":")
     if not colon or kind == "folder":
-        source = f"folder:{Path(rest if colon else source).resolve()}"
+        source = f"folder:{Path(path if colon else source).resolve()}"
     location = find(source)
     folder = location.folder
     if kind == "hub":  # what is trained on it keeps to this commit

@@ -45,18 +45,18 @@ def draw_kept(rows: int, keep_both: float, rng: random.Random) -> list[Kept]:
     return [Kept.BOTH if place < keep_both else Kept.TEXT if place < alone else Kept.IMAGE for place in places]
 
 
-def drop_modality(text: str, text_alone: str, image: str, kept: Kept) -> Row:
-    return {Kept.BOTH: (text, image), Kept.TEXT: (text_alone, None), Kept.IMAGE: (None, image)}[kept]
+def drop_modality(text: str, text_alone: str, image: str, parts: Kept) -> Row:
+    return {Kept.BOTH: (text, image), Kept.TEXT: (text_alone, None), Kept.IMAGE: (None, image)}[parts]
 
 
 def decay_groups(
-    parameters: Iterable[nn.Parameter], weight_decay: float, others: Sequence[nn.Parameter] = ()
+    parameters: Iterable[nn.Parameter], weight_decay: float, other_parameters: Sequence[nn.Parameter] = ()
 ) -> list[dict[str, Any]]:
     """For an optimizer: matrices decay, vectors and `others` do not."""
-    known = list(parameters)
+    parameter_list = list(parameters)
     return [
-        {"params": [value for value in known if value.dim() > 1], "weight_decay": weight_decay},
-        {"params": [*(value for value in known if value.dim() <= 1), *others], "weight_decay": 0.0},
+        {"params": [value for value in parameter_list if value.dim() > 1], "weight_decay": weight_decay},
+        {"params": [*(value for value in parameter_list if value.dim() <= 1), *other_parameters], "weight_decay": 0.0},
     ]
 
 
@@ -70,16 +70,16 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    found: dict[int, dict[str, Tensor]] = {}
+    states: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("adam."):
             _, number, key = name.split(".", 2)
-            found.setdefault(int(number), {})[key] = value
+            states.setdefault(int(number), {})[key] = value
     for place, parameter in enumerate(_optimized(optimizer)):
         # AdamW counts steps on the CPU, wherever the parameter is; a parameter that never had a gradient has no moments.
-        if place in found:
+        if place in states:
             optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device) for key, value in found[place].items()
+                key: value if key == "step" else value.to(parameter.device) for key, value in states[place].items()
             }
 
 

@@ -101,15 +101,18 @@ class Pairs:
 
     def digest(self) -> str:
         """SHA-256 of every pair; an image file counts by its name."""
-        lines = (json.dumps([one.query, one.document, one.key, one.label, one.negatives]) for one in self.examples)
+        lines = (
+            json.dumps([example.query, example.document, example.key, example.label, example.negatives])
+            for example in self.examples
+        )
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def labels(self) -> dict[str, frozenset[str]]:
         """For each document's key, the labels that it answers."""
-        found: dict[str, set[str]] = {}
-        for one in self.examples:
-            found.setdefault(one.key, set()).add(one.label)
-        return {key: frozenset(labels) for key, labels in found.items()}
+        documents_by_label: dict[str, set[str]] = {}
+        for example in self.examples:
+            documents_by_label.setdefault(example.key, set()).add(example.label)
+        return {key: frozenset(labels) for key, labels in documents_by_label.items()}
 
 
 def read_pairs(
@@ -118,7 +121,7 @@ def read_pairs(
     image_root: Path | None = None,
     strict: bool = False,
     images: Images | None = None,
-    report: Report = lambda stage, done, of: None,
+    report: Report = lambda stage, done, total: None,
 ) -> Pairs:
     """Every pair of a file, each image decoded once to see that it can be.
 
@@ -126,7 +129,7 @@ def read_pairs(
     where paths start and what they may not leave, the file's folder by default. `images`, another file's, is added to.
     """
     images = Images() if images is None else images
-    known = set(images)
+    known_images = set(images)
     reader = _Reader(images, (image_root or path.parent).resolve())
     parsed: list[tuple[str, Example | str]] = []  # where, and the pair or what is wrong with it
     for where, fields in _records(path):
@@ -135,16 +138,20 @@ def read_pairs(
         except InvalidInput as error:
             parsed.append((where, error.detail))
         report(f"read {path.name}", len(parsed), 0)
-    broken = _broken(images, [key for key in images if key not in known], path.name, report)
+    broken = _broken(images, [key for key in images if key not in known_images], path.name, report)
     pairs = Pairs([], images)
-    for where, found in parsed:
-        reason = found if isinstance(found, str) else next((broken[key] for key in _keys(found) if key in broken), None)
+    for where, example in parsed:
+        reason = (
+            example
+            if isinstance(example, str)
+            else next((broken[key] for key in _keys(example) if key in broken), None)
+        )
         if reason is not None and strict:
             raise InvalidInput(f"{where}: {reason}")
         if reason is not None:
             pairs.faults.append(Fault(where, reason))
-        elif isinstance(found, Example):
-            pairs.examples.append(found)
+        elif isinstance(example, Example):
+            pairs.examples.append(example)
     if not pairs.examples:
         first = f"; the first of {len(pairs.faults)} bad ones is {_line(pairs.faults[0])}" if pairs.faults else ""
         raise InvalidInput(f"{path.name} has no usable pair{first}")
@@ -155,9 +162,9 @@ def read_pairs(
 def split(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
     """What is trained on, and about `share` of the pairs to validate with: by a hash of the query, so that equal ones stay together."""
     limit = round(share * 2**32)
-    validation = [one for one in examples if int(_digest(one.query)[:8], 16) < limit]
+    validation = [example for example in examples if int(_digest(example.query)[:8], 16) < limit]
     chosen = set(map(id, validation))
-    return [one for one in examples if id(one) not in chosen], validation
+    return [example for example in examples if id(example) not in chosen], validation
 
 
 def _line(fault: Fault) -> str:
@@ -179,26 +186,26 @@ def _broken(images: Images, keys: Sequence[str], name: str, report: Report) -> d
             return f"{key.removeprefix('file:')!r}: {error.detail}" if key.startswith("file:") else error.detail
         return None
 
-    found = {}
+    digests = {}
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1), "check") as pool:
         for done, (key, reason) in enumerate(zip(keys, pool.map(fault, keys), strict=True), 1):
             if reason is not None:
-                found[key] = reason
+                digests[key] = reason
             report(f"check images of {name}", done, len(keys))
-    return found
+    return digests
 
 
 def _one_name_each(examples: list[Example]) -> list[Example]:
     """A document that has an id in one row and none in another, or stands among the negatives, is the same document."""
-    named = {_key(None, one.document): one.key for one in examples}
+    named = {_key(None, example.document): example.key for example in examples}
 
-    def renamed(one: Example) -> Example:
-        key = named.get(one.key, one.key)
-        label = key if one.label == one.key else one.label
-        negatives = tuple((named.get(name, name), row) for name, row in one.negatives)
-        return Example(one.query, one.document, key, label, negatives)
+    def renamed(example: Example) -> Example:
+        key = named.get(example.key, example.key)
+        label = key if example.label == example.key else example.label
+        negatives = tuple((named.get(name, name), row) for name, row in example.negatives)
+        return Example(example.query, example.document, key, label, negatives)
 
-    return [renamed(one) for one in examples]
+    return [renamed(example) for example in examples]
 
 
 def _digest(row: Row) -> str:
@@ -220,11 +227,11 @@ class _Reader:
         document = self._side(fields.get("document"), "document")
         key = _key(_name(fields["document"].get("id"), "document.id"), document)
         label = _name(fields.get("label"), "label")
-        given = fields.get("negatives")
-        if not isinstance(given, list | None):
-            raise InvalidInput(f"negatives is {_shown(given)}, expected a list")
+        raw_negatives = fields.get("negatives")
+        if not isinstance(raw_negatives, list | None):
+            raise InvalidInput(f"negatives is {_shown(raw_negatives)}, expected a list")
         negatives = []
-        for number, value in enumerate(given or []):
+        for number, value in enumerate(raw_negatives or []):
             row = self._side(value, f"negatives[{number}]")
             negatives.append((_key(_name(value.get("id"), f"negatives[{number}].id"), row), row))
         return Example(query, document, key, key if label is None else f"label:{label}", tuple(negatives))
@@ -236,8 +243,8 @@ class _Reader:
         if not isinstance(text, str | None):
             raise InvalidInput(f"{name}.text is {_shown(text)}, expected text")
         text = normalise_text(text, _LIMITS) if text else None
-        given = value.get("image")
-        image = None if given is None or given == "" else self._image(given, f"{name}.image")
+        raw_image = value.get("image")
+        image = None if raw_image is None or raw_image == "" else self._image(raw_image, f"{name}.image")
         if not text and image is None:
             raise InvalidInput(f"{name} has neither text nor image")
         return text or None, image

@@ -44,8 +44,8 @@ def restore(folder: Folder, data_dir: DataDir = None) -> None:
     """Bring a backup into an empty installation. Everything is checked before anything is written."""
     settings = _settings(data_dir)
     with _installation(settings) as installation:
-        found = _run(installation, backups.restore(folder, installation, told=_told))
-    typer.echo(f"restored from {folder}, of ret2 {found.version}: {_summary(found)}")
+        manifest = _run(installation, backups.restore(folder, installation, told=_told))
+    typer.echo(f"restored from {folder}, of ret2 {manifest.version}: {_summary(manifest)}")
 
 
 def _settings(data_dir: Path | None) -> Settings:
@@ -73,14 +73,14 @@ def _installation(settings: Settings) -> Iterator[Installation]:
         raise
 
 
-def _run(of: Installation, work: Coroutine[Any, Any, Manifest]) -> Manifest:
+def _run(installation: Installation, work: Coroutine[Any, Any, Manifest]) -> Manifest:
     async def run() -> Manifest:
         try:
             return await work
         finally:
-            await of.store.close()
-            of.blobs.close()
-            of.ledger.close()
+            await installation.store.close()
+            installation.blobs.close()
+            installation.ledger.close()
 
     return asyncio.run(run())
 
@@ -93,6 +93,6 @@ def _told(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def _summary(of: Manifest) -> str:
-    documents = sum(each.documents for each in of.points)
-    return f"{len({each.collection for each in of.points})} collections, {documents} documents, {of.images} images"
+def _summary(manifest: Manifest) -> str:
+    documents = sum(points.documents for points in manifest.points)
+    return f"{len({points.collection for points in manifest.points})} collections, {documents} documents, {manifest.images} images"

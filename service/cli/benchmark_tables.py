@@ -24,18 +24,27 @@ class PoolKind(StrEnum):
 
 def m2kr_table(results: Mapping[M2krSet, Measured], *, partial: bool) -> Table:
     """One row for each published column, as fractions."""
-    layouts = " and ".join(dict.fromkeys(one.layout for one in results))
+    layouts = " and ".join(dict.fromkeys(benchmark_setout_set.layout for benchmark_setout_set in results))
     table = _table(f"{layouts}, test splits", ["set", "queries", "passages", "metric"], partial=partial)
-    models = () if partial else dict.fromkeys(m2kr_format.COMPARABLE[one.layout] for one in results)
+    models = (
+        ()
+        if partial
+        else dict.fromkeys(m2kr_format.COMPARABLE[benchmark_setout_set.layout] for benchmark_setout_set in results)
+    )
     _add_published(table, models)
-    for one, measured in results.items():
-        for metric in m2kr_format.SETS[one.name]:
+    for benchmark_set, measured in results.items():
+        for metric in m2kr_format.SETS[benchmark_set.name]:
             share = (measured.pseudo if metric.pseudo else measured.recall)[metric.k]
-            mine = m2kr_format.COMPARABLE[one.layout]
-            figures = [metric.published.get(model) if model == mine else None for model in models]
+            published = m2kr_format.COMPARABLE[benchmark_set.layout]
+            figures = [metric.published.get(model) if model == published else None for model in models]
             cells = [f"{figure:.3f}" if figure is not None else "–" for figure in figures]
             table.add_row(
-                one.name, f"{measured.queries:,}", f"{measured.candidates:,}", str(metric), f"{share:.3f}", *cells
+                benchmark_set.name,
+                f"{measured.queries:,}",
+                f"{measured.candidates:,}",
+                str(metric),
+                f"{share:.3f}",
+                *cells,
             )
     return table
 

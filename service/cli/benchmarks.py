@@ -83,16 +83,26 @@ def m2kr(
 ) -> None:
     """Recall@K and Pseudo-Recall@K on M2KR or ReT-M2KR (test splits), each set against its own passages."""
     sets = m2kr_format.find(folder)
-    wanted = _chosen("datasets", datasets, m2kr_format.SETS, [one.name for one in sets])
-    sets = [one for one in sets if one.name in wanted]
-    for one in sets:  # a wrong row in the last must not end hours of the others
-        deque(chain(one.queries(), one.passages()), maxlen=0)
+    chosen = _chosen("datasets", datasets, m2kr_format.SETS, [benchmark_set.name for benchmark_set in sets])
+    sets = [benchmark_set for benchmark_set in sets if benchmark_set.name in chosen]
+    for benchmark_set in sets:  # a wrong row in the last must not end hours of the others
+        deque(chain(benchmark_set.queries(), benchmark_set.passages()), maxlen=0)
     console = Console()
     with _Run(console, model, _roots(folder, images), batch=batch, cache=cache, strict=strict, device=device) as run:
-        results = {one: _measure_set(run, one, ks or m2kr_format.KS, limit) for one in sets}
+        results = {
+            benchmark_set: _measure_set(run, benchmark_set, ks or m2kr_format.KS, limit) for benchmark_set in sets
+        }
     console.print(m2kr_table(results, partial=limit is not None))
-    console.print(every_k({one.name: measured for one, measured in results.items()}, "M2KR, every K"))
-    _print_notes(console, run, limit, {one.name: measured for one, measured in results.items()}, m2kr_format.SOURCE)
+    console.print(
+        every_k({benchmark_set.name: measured for benchmark_set, measured in results.items()}, "M2KR, every K")
+    )
+    _print_notes(
+        console,
+        run,
+        limit,
+        {benchmark_set.name: measured for benchmark_set, measured in results.items()},
+        m2kr_format.SOURCE,
+    )
 
 
 def mbeir(
@@ -116,18 +126,22 @@ def mbeir(
     device: Device = None,
 ) -> None:
     """Recall@K on the sixteen tasks of M-BEIR (test split), over local pools, the global pool, or both."""
-    found = mbeir_format.find(folder)
-    names = _chosen("datasets", datasets, mbeir_format.DATASETS, [one.task.dataset for one in found])
+    task_list = mbeir_format.find(folder)
+    names = _chosen("datasets", datasets, mbeir_format.DATASETS, [entry.task.dataset for entry in task_list])
     numbers = _chosen(
-        "tasks", tasks, [str(n) for n in mbeir_format.MODALITIES], [str(one.task.number) for one in found]
+        "tasks", tasks, [str(n) for n in mbeir_format.MODALITIES], [str(entry.task.number) for entry in task_list]
     )
-    found = [one for one in found if one.task.dataset in names and str(one.task.number) in numbers]
-    if not found:
+    task_list = [
+        task_files
+        for task_files in task_list
+        if task_files.task.dataset in names and str(task_files.task.number) in numbers
+    ]
+    if not task_list:
         raise InvalidInput(f"no task of {datasets} is one of {tasks}")
     prompts = _prompts(folder, instructions, prompt)
-    queries = {one: list(islice(one.queries(prompts, prompt.value), limit)) for one in found}
+    queries = {entry: list(islice(entry.queries(prompts, prompt.value), limit)) for entry in task_list}
     union, lacking = mbeir_format.global_pool(folder)
-    _check_pools(pool, found, union)
+    _check_pools(pool, task_list, union)
     kinds = [PoolKind.LOCAL, PoolKind.GLOBAL] if pool is PoolKind.BOTH else [pool]
     console = Console()
     with _Run(console, model, _roots(folder, images), batch=batch, cache=cache, strict=strict, device=device) as run:
@@ -186,42 +200,42 @@ class _Run:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def report(self, stage: str, done: int, of: int) -> None:
+    def report(self, stage: str, done: int, total: int) -> None:
         if stage not in self._tasks:
-            self._tasks[stage] = self._bar.add_task(stage, total=of)
-        self._bar.update(self._tasks[stage], completed=done, total=of)
+            self._tasks[stage] = self._bar.add_task(stage, total=total)
+        self._bar.update(self._tasks[stage], completed=done, total=total)
 
     def embed(self, entries: Entries, role: Role, label: str) -> Embedded:
         embedded = self._embedder.embed(entries, role, label)
         faults = embedded.faults
         if faults.images or faults.empty:
-            self.faults[label] = (faults.images, faults.empty, faults.shown)
+            self.faults[label] = (faults.images, faults.empty, faults.examples)
         return embedded
 
     def rank(self, queries: Embedded, corpus: Corpus, k: int, label: str) -> list[list[int]]:
         report = partial(self._searched, label)
         return corpus.best(np.asarray(queries.vectors, np.float32), k, device=self.device, report=report)
 
-    def _searched(self, label: str, _stage: str, done: int, of: int) -> None:
-        self.report(f"search {label}", done, of)
+    def _searched(self, label: str, _stage: str, done: int, total: int) -> None:
+        self.report(f"search {label}", done, total)
 
 
-def _measure_set(run: _Run, one: M2krSet, wanted: Sequence[int], limit: int | None) -> Measured:
+def _measure_set(run: _Run, benchmark_set: M2krSet, cutoffs: Sequence[int], limit: int | None) -> Measured:
     from model.evaluation.corpus_vectors import Corpus
 
-    metrics = m2kr_format.SETS[one.name]
-    ks = sorted({*wanted, *(metric.k for metric in metrics)})
-    queries = list(islice(one.queries(), limit))
-    passages = _limited(one.passages, queries, limit)
-    corpus = Corpus([run.embed(passages, Role.DOCUMENT, f"{one.name} passages")])
-    embedded = run.embed(lambda: iter(queries), Role.QUERY, f"{one.name} queries")
-    ranked = run.rank(embedded, corpus, ks[-1], one.name)
+    metrics = m2kr_format.SETS[benchmark_set.name]
+    ks = sorted({*cutoffs, *(metric.k for metric in metrics)})
+    queries = list(islice(benchmark_set.queries(), limit))
+    passages = _limited(benchmark_set.passages, queries, limit)
+    corpus = Corpus([run.embed(passages, Role.DOCUMENT, f"{benchmark_set.name} passages")])
+    embedded = run.embed(lambda: iter(queries), Role.QUERY, f"{benchmark_set.name} queries")
+    ranked = run.rank(embedded, corpus, ks[-1], benchmark_set.name)
     pseudo: Mapping[int, float] = {}
     if any(metric.pseudo for metric in metrics):
         needed = {place for row in ranked for place in row}
         texts = {place: entry.text or "" for place, entry in enumerate(passages()) if place in needed}
-        found = [[texts[place] for place in row] for row in ranked]
-        pseudo = dict(zip(ks, pseudo_recall_at(found, [query.answers for query in queries], ks), strict=True))
+        rankings = [[texts[place] for place in row] for row in ranked]
+        pseudo = dict(zip(ks, pseudo_recall_at(rankings, [query.answers for query in queries], ks), strict=True))
     return _measured(queries, corpus, ranked, ks, pseudo)
 
 
@@ -264,16 +278,16 @@ class _MbeirRun:
         return self._once(file, entries, Role.DOCUMENT, file.stem)
 
     def _once(self, file: Path, entries: Entries, role: Role, label: str) -> Embedded:
-        if held := self._embedded.get(file):
-            return held
+        if candidates := self._embedded.get(file):
+            return candidates
         embedded = self._run.embed(entries, role, label)
         if self._hold:
             self._embedded[file] = embedded
         return embedded
 
 
-def _check_pools(pool: PoolKind, found: Sequence[TaskFiles], union: Sequence[Path]) -> None:
-    without = [one.task.key for one in found if one.pool_file is None]
+def _check_pools(pool: PoolKind, tasks: Sequence[TaskFiles], union: Sequence[Path]) -> None:
+    without = [entry.task.key for entry in tasks if entry.pool_file is None]
     if pool is not PoolKind.GLOBAL and without:
         raise InvalidInput(
             f"no local pool mbeir_{without[0]}_cand_pool.jsonl (--pool global, or other --datasets or --tasks)"
@@ -285,7 +299,7 @@ def _check_pools(pool: PoolKind, found: Sequence[TaskFiles], union: Sequence[Pat
 def _limited(entries: Entries, queries: Iterable[Query], limit: int | None) -> Entries:
     if limit is None:
         return entries
-    return first(limit, entries, frozenset(one for query in queries for one in query.positives))
+    return first(limit, entries, frozenset(document_id for query in queries for document_id in query.positives))
 
 
 def _measured(
@@ -297,25 +311,27 @@ def _measured(
 ) -> Measured:
     ids = [[corpus.ids[place] for place in row] for row in ranked]
     positives = [query.positives for query in queries]
-    wanted = frozenset().union(*positives)
-    there = {one for one in corpus.ids if one in wanted}
+    positive_ids = frozenset().union(*positives)
+    present = {document_id for document_id in corpus.ids if document_id in positive_ids}
     recall = dict(zip(ks, recall_at(ids, positives, ks), strict=True))
-    return Measured(len(queries), len(corpus), recall, pseudo, sum(there.isdisjoint(right) for right in positives))
+    return Measured(len(queries), len(corpus), recall, pseudo, sum(present.isdisjoint(right) for right in positives))
 
 
-def _chosen(option: str, given: str | None, known: Iterable[str], there: Iterable[str]) -> set[str]:
+def _chosen(option: str, value: str | None, all_names: Iterable[str], present: Iterable[str]) -> set[str]:
     """What to measure: all that is there, or what was asked for, which must be known and there."""
-    known, there = list(known), set(there)
-    if given is None:
-        return there
-    asked = {name.strip().lower() for name in given.split(",") if name.strip()}
-    if unknown := sorted(asked - set(known)):
-        raise InvalidInput(f"--{option} has {unknown[0]!r}, known are {', '.join(known)}", field=option, value=given)
-    if absent := sorted(asked - there):
+    all_names, present = list(all_names), set(present)
+    if value is None:
+        return present
+    names = {name.strip().lower() for name in value.split(",") if name.strip()}
+    if unknown := sorted(names - set(all_names)):
         raise InvalidInput(
-            f"--{option} has {absent[0]!r}, which is not in the folder; it has {', '.join(sorted(there))}"
+            f"--{option} has {unknown[0]!r}, known are {', '.join(all_names)}", field=option, value=value
         )
-    return asked
+    if absent := sorted(names - present):
+        raise InvalidInput(
+            f"--{option} has {absent[0]!r}, which is not in the folder; it has {', '.join(sorted(present))}"
+        )
+    return names
 
 
 def _roots(folder: Path, images: Path | None) -> list[Path]:
@@ -326,8 +342,8 @@ def _roots(folder: Path, images: Path | None) -> list[Path]:
 def _prompts(folder: Path, file: Path | None, choice: PromptChoice) -> Prompts:
     if choice is PromptChoice.NONE:
         return {}
-    if found := file or mbeir_format.instructions_file(folder):
-        return mbeir_format.instructions(found)
+    if table := file or mbeir_format.instructions_file(folder):
+        return mbeir_format.instructions(table)
     raise InvalidInput(
         f"{folder} has no table of instructions (*instruction*.tsv): --instructions FILE, or --prompt none"
     )
@@ -345,11 +361,11 @@ def _print_notes(console: Console, run: _Run, limit: int | None, results: Mappin
             console.print(
                 f"{name}: {measured.unanswerable} queries have no right candidate in the pool; counted as misses"
             )
-    for label, (images, empty, shown) in run.faults.items():
+    for label, (images, empty, fault_lines) in run.faults.items():
         console.print(
             f"{label}: {images} images missing or broken, embedded without; {empty} entries had nothing left and were not found"
         )
-        for line in shown:
+        for line in fault_lines:
             console.print(Text(f"  {line}"), style="dim")  # a path is not markup
     console.print("Measured: one vector per input, searched exactly.")
     if limit is None:

@@ -119,8 +119,8 @@ def _running(note: Path, data_dir: Path) -> str | None:
     """Where the demo's own service is. The note may be of one that was killed, and its address another service's by now, whose
     collections are not ours to fill: so the process of the note must have the lock of this folder."""
     try:
-        found = json.loads(note.read_text())
-        url, pid = str(found["url"]), int(found["pid"])
+        loaded = json.loads(note.read_text())
+        url, pid = str(loaded["url"]), int(loaded["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if server_of(data_dir) != pid:
@@ -193,14 +193,14 @@ def fill(client: Client, atlas: Atlas, console: Console) -> None:
     """Loads what is missing: nothing at all on a second start."""
     documents = atlas_documents(atlas)
     try:
-        found = client.collection(COLLECTION)
-        if not found.compatible:
+        collection = client.collection(COLLECTION)
+        if not collection.compatible:
             console.print("the collection was filled by another model: filling it again")
             client.delete_collection(COLLECTION)
         else:
             client.change_collection(COLLECTION, indexes=FIELDS)  # of a demo before fields were declared
-            if found.documents == len(documents):
-                console.print(f"collection {COLLECTION} is complete: {found.documents:,} documents")
+            if collection.documents == len(documents):
+                console.print(f"collection {COLLECTION} is complete: {collection.documents:,} documents")
                 return
     except NotFound:
         pass
@@ -236,9 +236,9 @@ def examples(atlas: Atlas) -> list[Example]:
     All four are held-out pairs of a country and a question, and each picture is by the artist never trained on. Chad's
     flag is also Romania's, to the eye: only the filter can tell which of the two capitals is wanted.
     """
-    query = {one.id: one for one in atlas.queries}
+    query = {query_row.id: query_row for query_row in atlas.queries}
     kenya, brazil, switzerland, chad = (query[f"{document_id}/query"] for document_id in EXAMPLE_DOCUMENTS)
-    picture = {one.subject: atlas.images[one.heldout_image_id] for one in (brazil, switzerland, chad)}
+    picture = {query_row.subject: atlas.images[query_row.heldout_image_id] for query_row in (brazil, switzerland, chad)}
     africa = {"field": "region", "equals": "Africa"}
     return [
         Example("A question", kenya.question_named, None, None, _is(kenya.positive_id)),
@@ -267,11 +267,11 @@ def _is(document_id: str) -> Callable[[AtlasDocument], bool]:
 def _show(client: Client, atlas: Atlas, example: Example, console: Console) -> bool:
     result = client.search(COLLECTION, example.text, example.image, limit=3, filter=example.filter)
     right = bool(result.hits) and example.expected(atlas.by_id[result.hits[0].id])
-    asked = [] if example.text is None else [f"“{example.text}”"]
-    asked += [] if example.image is None else ["a picture"]
-    asked += [] if example.filter is None else [f"filter {json.dumps(example.filter)}"]
+    parts = [] if example.text is None else [f"“{example.text}”"]
+    parts += [] if example.image is None else ["a picture"]
+    parts += [] if example.filter is None else [f"filter {json.dumps(example.filter)}"]
     console.print()
-    console.print(f"[bold]{escape(example.title)}[/bold]: {escape(' + '.join(asked))}")
+    console.print(f"[bold]{escape(example.title)}[/bold]: {escape(' + '.join(parts))}")
     console.print(hits_table(result))
     verdict = "[green]the expected hit is first[/green]" if right else "[red]the expected hit is NOT first[/red]"
     console.print(f"{verdict}; {timings_line(result)}")
@@ -283,9 +283,13 @@ def _show(client: Client, atlas: Atlas, example: Example, console: Console) -> b
 
 def _measure(client: Client, atlas: Atlas, console: Console) -> None:
     """The recall line: a random sample of the benchmark's test questions, asked through /search."""
-    asked = questions(atlas, Carries.BOTH, Carries.BOTH)
+    questions_with_both = questions(atlas, Carries.BOTH, Carries.BOTH)
     draw = random.Random(0)
-    sample = [one for part in ("flags", "emoji") for one in _sampled([q for q in asked if q.part == part], draw)]
+    sample = [
+        question
+        for part in ("flags", "emoji")
+        for question in _sampled([q for q in questions_with_both if q.part == part], draw)
+    ]
 
     def search(inputs: Sequence[Input]) -> list[list[str]]:
         def one(query: Input) -> list[str]:
@@ -298,30 +302,30 @@ def _measure(client: Client, atlas: Atlas, console: Console) -> None:
         recalls = recall(sample, corpus(atlas, Carries.BOTH), search)
     console.print()
     for part, result in recalls.items():
-        held_out = sum(question.part == part for question in asked)
+        held_out = sum(question.part == part for question in questions_with_both)
         console.print(
-            f"atlas {part}: Recall@1 [bold]{result.at[0]:.2f}[/bold] on {result.n} of {held_out} held-out questions, "
+            f"atlas {part}: Recall@1 [bold]{result.recalls[0]:.2f}[/bold] on {result.n} of {held_out} held-out questions, "
             "drawn at random (picture by an artist never trained on + question → passage + picture by another artist)"
         )
 
 
-def _sampled(asked: list[Any], draw: random.Random) -> list[Any]:
-    return draw.sample(asked, min(_SAMPLE, len(asked)))
+def _sampled(pool: list[Any], draw: random.Random) -> list[Any]:
+    return draw.sample(pool, min(_SAMPLE, len(pool)))
 
 
 def _invite(url: str, atlas: Atlas, data_dir: Path, console: Console) -> None:
     """The address and two commands that work as they are printed."""
-    asked = next(one for one in atlas.queries if one.positive_id == EXAMPLE_DOCUMENTS[2])
+    query_row = next(query_row for query_row in atlas.queries if query_row.positive_id == EXAMPLE_DOCUMENTS[2])
     picture = data_dir / "flag.png"
-    picture.write_bytes(atlas.images[asked.heldout_image_id])
-    file, question = shlex.quote(str(picture)), json.dumps(asked.question)
+    picture.write_bytes(atlas.images[query_row.heldout_image_id])
+    file, question = shlex.quote(str(picture)), json.dumps(query_row.question)
     curl = (
         f"curl -s {url}/search -H 'content-type: application/json' -d "
         f"""'{{"collection": "{COLLECTION}", "limit": 1, "query": {{"text": {question}, """
         f""""image": {{"base64": "'"$(base64 < {file} | tr -d '\\n')"'"}}}}}}'"""
     )
     command = shlex.join(
-        [f"{Path(sys.executable).parent}/ret2", "search", asked.question, "-i", str(picture), "-c", COLLECTION]
+        [f"{Path(sys.executable).parent}/ret2", "search", query_row.question, "-i", str(picture), "-c", COLLECTION]
     )
     console.print(f"\nThe service stays up on [bold]{url}[/bold], its API is described on {url}/docs. Try")
     for line in (curl, f"{command} --url {url}"):

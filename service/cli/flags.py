@@ -38,7 +38,7 @@ def settings_from(flags: dict[str, Any]) -> Settings:
     try:
         return Settings(**flags)
     except ValidationError as error:
-        raise InvalidInput("; ".join(_complaint(one) for one in error.errors(include_url=False))) from None
+        raise InvalidInput("; ".join(_complaint(complaint) for complaint in error.errors(include_url=False))) from None
 
 
 def variable(name: str) -> str:
@@ -89,7 +89,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 def _plain(annotation: Any) -> type:
     """The type without its bounds and its None: `Annotated[int, gt=0] | None` is an int."""
     if get_origin(annotation) in (Union, types.UnionType):
-        annotation = next(one for one in get_args(annotation) if one is not types.NoneType)
+        annotation = next(option for option in get_args(annotation) if option is not types.NoneType)
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     assert isinstance(annotation, type)

@@ -66,11 +66,13 @@ def import_files(
 def mapping_of(fields: list[str] | tuple[str, ...]) -> dict[str, Any] | None:
     """Of `--map text=caption --map metadata=width,license`. Raises `InvalidInput`."""
     mapping: dict[str, Any] = {}
-    for each in fields:
-        what, _, field = each.partition("=")
-        if not (what and field):
-            raise InvalidInput(f"--map is {each!r:.100}, it must be like text=caption", field="--map", value=each[:100])
-        mapping[what] = field.split(",") if what == "metadata" and field != "*" else field
+    for assignment in fields:
+        part, _, field = assignment.partition("=")
+        if not (part and field):
+            raise InvalidInput(
+                f"--map is {assignment!r:.100}, it must be like text=caption", field="--map", value=assignment[:100]
+            )
+        mapping[part] = field.split(",") if part == "metadata" and field != "*" else field
     return mapping or None
 
 
@@ -79,15 +81,19 @@ def _show(bar: Progress, task: TaskID, job: Job) -> None:
 
 
 def _failures(client: Client, job: Job) -> list[Failed]:
-    found = islice(client.failures(job.id), _SHOWN_FAILURES) if job.failed else ()
-    return [(f"{one.file or ''} #{one.position} {one.document_id}".strip(), one.code, one.detail) for one in found]
+    failures = islice(client.failures(job.id), _SHOWN_FAILURES) if job.failed else ()
+    return [
+        (f"{failure.file or ''} #{failure.position} {failure.document_id}".strip(), failure.code, failure.detail)
+        for failure in failures
+    ]
 
 
 def _print(job: Job, failed: list[Failed]) -> None:
     console = Console()
-    left = job.accepted - job.indexed - job.skipped - job.failed
+    unfinished = job.accepted - job.indexed - job.skipped - job.failed
     console.print(
-        f"{job.indexed} indexed, {job.skipped} skipped, {job.failed} failed" + (f", {left} not done" if left else "")
+        f"{job.indexed} indexed, {job.skipped} skipped, {job.failed} failed"
+        + (f", {unfinished} not done" if unfinished else "")
     )
     if failed:
         console.print(failures_table(failed))

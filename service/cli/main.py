@@ -78,8 +78,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_set: bool) -> None:
+    if is_set:
         typer.echo(f"ret2 {version('ret2')}")
         raise typer.Exit
 
@@ -215,7 +215,7 @@ def load(
     read = partial(local_reader.read, format=format, mapping=_json_object(mapping, "--mapping"))
     console = Console()
     failures: list[Failed] = []
-    indexed = skipped = left = 0
+    indexed = skipped = unfinished = 0
     with Client(url, api_key=api_key, attempts=1000, give_up_after_s=_LOAD_PATIENCE_S) as client, progress_bar() as bar:
         with suppress(Forbidden):  # a key that may write but makes no collections: this one is there
             client.create_collection(collection, **({"language": language} if language else {}))
@@ -225,14 +225,15 @@ def load(
             on_progress = partial(_advance, bar, task)
             loaded = client.load(collection, reading.documents(), on_progress=on_progress)
             bar.update(task, total=loaded.sent, completed=loaded.sent)
-            indexed, skipped, left = indexed + loaded.indexed, skipped + loaded.skipped, left + loaded.left
+            indexed, skipped, unfinished = indexed + loaded.indexed, skipped + loaded.skipped, unfinished + loaded.left
             failures += reading.failures(loaded)
     console.print(
-        f"{indexed} indexed, {skipped} skipped, {len(failures)} failed" + (f", {left} not done" if left else "")
+        f"{indexed} indexed, {skipped} skipped, {len(failures)} failed"
+        + (f", {unfinished} not done" if unfinished else "")
     )
     if failures:
         console.print(failures_table(failures))
-    if failures or left:
+    if failures or unfinished:
         raise typer.Exit(1)
 
 
@@ -240,11 +241,16 @@ def load(
 def collections(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
     """List the collections."""
     with Client(url, api_key=api_key) as client:
-        found = client.collections()
+        collections = client.collections()
     if as_json:
-        _print_json([{"name": one.name, "documents": one.documents, "model": one.model} for one in found])
+        _print_json(
+            [
+                {"name": collection.name, "documents": collection.documents, "model": collection.model}
+                for collection in collections
+            ]
+        )
         return
-    Console().print(collections_table(found))
+    Console().print(collections_table(collections))
 
 
 @app.command()
@@ -276,8 +282,11 @@ def jobs(
             job = _followed(client, job)
         console.print(jobs_table([job]))
         if job.failed:
-            found = [(f"#{one.position} {one.document_id}", one.code, one.detail) for one in client.failures(job.id)]
-            console.print(failures_table(found))
+            failures = [
+                (f"#{failure.position} {failure.document_id}", failure.code, failure.detail)
+                for failure in client.failures(job.id)
+            ]
+            console.print(failures_table(failures))
     if watch and job.state is not JobState.SUCCEEDED:
         raise typer.Exit(1)
 
@@ -375,8 +384,14 @@ class _Reading:
 
     def failures(self, loaded: Loaded) -> list[Failed]:
         """(where, code, detail) of every document of the file that is not indexed."""
-        rejected = [(self._where(one.position, one.id), one.code, one.detail) for one in loaded.rejected]
-        failed = [(self._where(one.position, one.document_id), one.code, one.detail) for one in loaded.failures]
+        rejected = [
+            (self._where(rejection.position, rejection.id), rejection.code, rejection.detail)
+            for rejection in loaded.rejected
+        ]
+        failed = [
+            (self._where(failure.position, failure.document_id), failure.code, failure.detail)
+            for failure in loaded.failures
+        ]
         return self._unreadable + rejected + failed
 
     def _where(self, position: int, document_id: str | None) -> str:

@@ -95,13 +95,13 @@ def atlas(
     dtype = dtype_of(precision)
     with _progress() as progress:
         source = model or "bundled"
-        ours = _Embedder(Retriever.load(source, dtype=dtype).pack(), progress)
+        embedder = _Embedder(Retriever.load(source, dtype=dtype).pack(), progress)
         title = f"{source}, in process, {precision}"
-        console.print(_nine_table(nine(data, lambda _, items: ours.searcher(items)), title))
+        console.print(_nine_table(nine(data, lambda _, items: embedder.searcher(items)), title))
         if not ablations:
             return
         items = corpus(data, Carries.BOTH)
-        search = ours.searcher(items)
+        search = embedder.searcher(items)
         both = questions(data, Carries.BOTH, Carries.BOTH)
         rows = {"multi-layer recurrence (ours)": recall(both, items, search)}
         for name, label in (("last-layer", "last layer only"), ("sum", "sum of projected vectors")):
@@ -171,11 +171,11 @@ def _fill(client: Client, name: str, items: Sequence[Item], on_progress: Callabl
     for _ in range(2):
         client.create_collection(name)
         client.load(name, documents, on_progress=on_progress).require_all()
-        found = client.collection(name).documents
-        if found == len(items):
+        count = client.collection(name).documents
+        if count == len(items):
             return
         client.delete_collection(name)  # it had those of an older atlas
-    raise Conflict(f"{name} has {found} documents, expected {len(items)}: is another evaluation under way?")
+    raise Conflict(f"{name} has {count} documents, expected {len(items)}: is another evaluation under way?")
 
 
 def _nine_table(results: Mapping[tuple[Carries, Carries], Recalls], title: str) -> Table:
@@ -204,7 +204,7 @@ def _cells(recalls: Recalls) -> list[str]:
     return [
         cell
         for part in ("flags", "emoji")
-        for cell in (*(f"{value:.3f}" for value in recalls[part].at), str(recalls[part].n))
+        for cell in (*(f"{value:.3f}" for value in recalls[part].recalls), str(recalls[part].n))
     ]
 
 

@@ -64,22 +64,22 @@ def _follow(client: Client, job: Job, *, wait: bool) -> None:
     if not wait:
         console.print(f"job {job.id} is {job.state}")
         return
-    shown = None
+    last_waiting_on = None
     with progress_bar() as bar:
         task = bar.add_task(job.collection, total=job.accepted)
 
         def on_progress(now: Job) -> None:
-            nonlocal shown
+            nonlocal last_waiting_on
             bar.update(task, total=now.accepted, completed=now.accepted - now.left)
-            if now.waiting_on != shown and not now.state.finished:
+            if now.waiting_on != last_waiting_on and not now.state.finished:
                 bar.console.print(Text(f"waits: {now.waiting_on}" if now.waiting_on else "goes on"))
-            shown = now.waiting_on
+            last_waiting_on = now.waiting_on
 
         done = client.wait_job(job.id, timeout_s=float("inf"), on_progress=on_progress)
     console.print(f"{done.state}: {done.indexed} embedded, {done.skipped} skipped, {done.failed} failed")
     if done.failed:
-        found = [(one.document_id, one.code, one.detail) for one in client.failures(job.id)]
-        console.print(failures_table(found))
+        failures = [(failure.document_id, failure.code, failure.detail) for failure in client.failures(job.id)]
+        console.print(failures_table(failures))
     if done.state is JobState.FAILED:
         console.print(Text(done.waiting_on or ""))
         raise typer.Exit(1)
@@ -87,5 +87,7 @@ def _follow(client: Client, job: Job, *, wait: bool) -> None:
 
 def _print(reindex: Reindex) -> None:
     console = Console()
-    for name, one in (("serves", reindex.serving), (reindex.state, reindex.other)):
-        console.print(Text(f"{name}: {one.model} ({one.fingerprint[:12]}), {one.dimensions} dimensions"))
+    for name, generation in (("serves", reindex.serving), (reindex.state, reindex.other)):
+        console.print(
+            Text(f"{name}: {generation.model} ({generation.fingerprint[:12]}), {generation.dimensions} dimensions")
+        )

@@ -58,9 +58,9 @@ def timings_line(result: SearchResult) -> str:
 
 def collections_table(collections: Iterable[Collection]) -> Table:
     table = Table("collection", "documents", "model", "dimensions", "usable")
-    for one in collections:
-        usable = "yes" if one.compatible else "no: filled by another model"
-        _row(table, one.name, f"{one.documents:,}", one.model, str(one.dimensions), usable)
+    for collection in collections:
+        usable = "yes" if collection.compatible else "no: filled by another model"
+        _row(table, collection.name, f"{collection.documents:,}", collection.model, str(collection.dimensions), usable)
     return table
 
 

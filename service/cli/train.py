@@ -210,7 +210,7 @@ def train(
     """
     keep_prepared(1024)  # before the model is imported, which keeps few: a step's products come in some hundred shapes
     named = {"--backbone": backbone, "--text-backbone": text_backbone, "--vision-backbone": vision_backbone}
-    asked: dict[str, Any] = {
+    trainer_options: dict[str, Any] = {
         "steps": steps,
         "batch_size": batch_size,
         "keep_both": keep_both,
@@ -221,14 +221,14 @@ def train(
         "seed": seed,
         "eval_every": eval_every,
     }
-    given = [name for name in context.params if _is_given(context, name)]
+    given_names = [name for name in context.params if _is_given(context, name)]
     if data is None:
-        taken = {*asked, "start_from", "variant", "output", "fresh"}
-        if needless := [flag(name) for name in given if name not in taken]:
+        taken = {*trainer_options, "start_from", "variant", "output", "fresh"}
+        if needless := [flag(name) for name in given_names if name not in taken]:
             raise InvalidInput(f"{', '.join(needless)}: only with --data, pairs to train on", field="data")
-        _train_atlas(variant, asked, output or Path("runs") / variant, start_from, fresh)
+        _train_atlas(variant, trainer_options, output or Path("runs") / variant, start_from, fresh)
         return
-    if "variant" in given:
+    if "variant" in given_names:
         raise InvalidInput("--variant: only without --data, for the bundled model", field="variant", value=variant)
     from model.training.distributed import joined
     from model.training.finetune_run import Options, begin, fine_tune, read_data, settings_for
@@ -238,7 +238,7 @@ def train(
 
     folder = output or Path("runs") / data.stem
     sources = _sources(named, start_from)
-    with joined(device) as ranks, _Bar(shown=ranks.first) as bar, _stop_asked() as stopped:
+    with joined(device) as ranks, _Bar(visible=ranks.first) as bar, _stop_asked() as stopped:
         pairs, faults = read_data(
             data, validation, validation_share, image_root=images, strict=strict, report=bar.report
         )
@@ -254,7 +254,7 @@ def train(
             num_heads=num_heads,
             num_latents=num_latents,
         )
-        asked |= {
+        trainer_options |= {
             "chunk_size": chunk_size,
             "negatives": negatives,
             "tower_learning_rate": backbone_learning_rate,
@@ -262,7 +262,7 @@ def train(
             "train_vision": train_backbones in (Towers.VISION, Towers.BOTH),
             "precision": best_precision(ranks.device) if precision is PrecisionChoice.AUTO else precision.value,
         }
-        settings = settings_for(len(pairs.train), epochs, asked, fresh=config is not None)
+        settings = settings_for(len(pairs.train), epochs, trainer_options, fresh=config is not None)
         retriever, origin = begin(start_from or "bundled", config, folder.name, settings.seed)
         options = Options(folder, patience, fresh, self_contained, int(cache_gib * 2**30))
         bar.say(
@@ -274,8 +274,8 @@ def train(
         )
         if ranks.first:
             bar.say(_summary(outcome))
-        shown = ranks.first
-    if shown and not can_log():
+        is_first = ranks.first
+    if is_first and not can_log():
         Console().print("no TensorBoard log: pip install 'ret2[train]' brings its writer")
 
 
@@ -289,8 +289,8 @@ def _sources(named: Mapping[str, str | None], start_from: str | None) -> tuple[s
     if not any(named.values()):
         return None
     if start_from is not None:
-        given = next(name for name, value in named.items() if value)
-        raise InvalidInput(f"--start-from and {given} exclude each other: a checkpoint names its own towers")
+        given_name = next(name for name, value in named.items() if value)
+        raise InvalidInput(f"--start-from and {given_name} exclude each other: a checkpoint names its own towers")
     both = named["--backbone"]
     text, vision = named["--text-backbone"] or both, named["--vision-backbone"] or both
     if text is None or vision is None:
@@ -309,27 +309,27 @@ def _layers(option: str, value: str | None) -> tuple[int, ...] | None:
 
 
 def _summary(outcome: Outcome) -> str:
-    found = ", ".join(f"recall@{k} {outcome.first[k]:.3f} → {outcome.best[k]:.3f}" for k in outcome.best)
+    recalls = ", ".join(f"recall@{k} {outcome.first[k]:.3f} → {outcome.best[k]:.3f}" for k in outcome.best)
     ended = f"{outcome.ending} after {outcome.steps} steps"
     if outcome.ending == "interrupted":
         return f"{ended}; the same command goes on. Best so far in {outcome.folder}"
-    return f"{ended}{found and f'; validation {found}'}. Try it: ret2 serve --model {outcome.folder}"
+    return f"{ended}{recalls and f'; validation {recalls}'}. Try it: ret2 serve --model {outcome.folder}"
 
 
 @contextmanager
 def _stop_asked() -> Iterator[Callable[[], bool]]:
     """Whether Ctrl-C or SIGTERM has asked for an end, which comes after the step. A second Ctrl-C does not wait."""
-    asked = False
+    interrupted = False
 
     def ask(number: int, _frame: object) -> None:
-        nonlocal asked
-        if asked and number == signal.SIGINT:
+        nonlocal interrupted
+        if interrupted and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked = True
+        interrupted = True
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield lambda: interrupted
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -338,8 +338,8 @@ def _stop_asked() -> Iterator[Callable[[], bool]]:
 class _Bar:
     """Progress of named stages, and lines above them; with `shown` false, nothing."""
 
-    def __init__(self, *, shown: bool = True) -> None:
-        self._shown = shown
+    def __init__(self, *, visible: bool = True) -> None:
+        self._shown = visible
         self._tasks: dict[str, TaskID] = {}
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -348,7 +348,7 @@ class _Bar:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             transient=True,
-            disable=not shown,
+            disable=not visible,
         )
 
     def __enter__(self) -> _Bar:
@@ -358,10 +358,10 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def report(self, stage: str, done: int, of: int) -> None:
+    def report(self, stage: str, done: int, total: int) -> None:
         """`of` 0: nobody knows how many."""
         if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=of or None)
+            self._tasks[stage] = self._progress.add_task(stage, total=total or None)
         self._progress.update(self._tasks[stage], completed=done)
 
     def say(self, line: str) -> None:
@@ -372,11 +372,11 @@ class _Bar:
         for fault in faults[:_SHOWN_FAULTS]:
             self.say(f"left out: {fault.where}: {fault.reason}")
         if faults:
-            more = f", {len(faults) - _SHOWN_FAULTS} of them not shown" if len(faults) > _SHOWN_FAULTS else ""
-            self.say(f"{len(faults)} bad rows left out{more}; {good} pairs remain")
+            suffix = f", {len(faults) - _SHOWN_FAULTS} of them not shown" if len(faults) > _SHOWN_FAULTS else ""
+            self.say(f"{len(faults)} bad rows left out{suffix}; {good} pairs remain")
 
 
-def _train_atlas(variant: str, asked: Mapping[str, Any], output: Path, start_from: str | None, fresh: bool) -> None:
+def _train_atlas(variant: str, options: Mapping[str, Any], output: Path, start_from: str | None, fresh: bool) -> None:
     from model.checkpoints.sources import locate
     from model.training.atlas_run import SETTINGS, VARIANTS, train_atlas
 
@@ -384,15 +384,15 @@ def _train_atlas(variant: str, asked: Mapping[str, Any], output: Path, start_fro
         raise InvalidInput(f"variant is {variant!r}, known are {', '.join(VARIANTS)}", field="variant", value=variant)
     with _Bar() as bar:
 
-        def report(stage: str, done: int, of: int) -> None:
+        def report(stage: str, done: int, total: int) -> None:
             if stage.startswith("validation"):
                 bar.say(f"step {done}: {stage}")
             else:
-                bar.report(stage, done, of)
+                bar.report(stage, done, total)
 
         outcome = train_atlas(
             VARIANTS[variant],
-            replace(SETTINGS, **{key: value for key, value in asked.items() if value is not None}),
+            replace(SETTINGS, **{key: value for key, value in options.items() if value is not None}),
             output,
             fresh=fresh,
             report=report,

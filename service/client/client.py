@@ -111,9 +111,13 @@ class Client:
         self, inputs: Sequence[Mapping[str, Any]], *, role: str = "query"
     ) -> tuple[list[float] | RetrievalError, ...]:
         """An embedding or an error for each {"text"?, "image"?}, in order."""
-        wire = [{**one, "image": image_wire(one["image"])} if one.get("image") is not None else one for one in inputs]
+        wire = [
+            {**item, "image": image_wire(item["image"])} if item.get("image") is not None else item for item in inputs
+        ]
         body = self._object("POST", "/encode", {"role": role, "inputs": wire})
-        return tuple(one["embedding"] if "embedding" in one else _item_error(one["error"]) for one in body["results"])
+        return tuple(
+            result["embedding"] if "embedding" in result else _item_error(result["error"]) for result in body["results"]
+        )
 
     # --- search
 
@@ -138,7 +142,9 @@ class Client:
     def search_batch(self, searches: Sequence[Search]) -> tuple[SearchResult | RetrievalError, ...]:
         """A result or an error for each search, in order."""
         body = self._object("POST", "/search/batch", {"searches": [search.wire() for search in searches]})
-        return tuple(_item_error(one["error"]) if "error" in one else _search_result(one) for one in body["results"])
+        return tuple(
+            _item_error(result["error"]) if "error" in result else _search_result(result) for result in body["results"]
+        )
 
     # --- collections
 
@@ -151,7 +157,7 @@ class Client:
         return _build(Collection, self._object("PATCH", _path("collections", name), settings))
 
     def collections(self) -> list[Collection]:
-        return [_build(Collection, one) for one in self._object("GET", "/collections")["collections"]]
+        return [_build(Collection, collection) for collection in self._object("GET", "/collections")["collections"]]
 
     def collection(self, name: str) -> Collection:
         return _build(Collection, self._object("GET", _path("collections", name)))
@@ -188,7 +194,7 @@ class Client:
 
     def aliases(self) -> dict[str, str]:
         """Collections by alias."""
-        return {one["alias"]: one["collection"] for one in self._object("GET", "/aliases")["aliases"]}
+        return {alias["alias"]: alias["collection"] for alias in self._object("GET", "/aliases")["aliases"]}
 
     def delete_alias(self, alias: str) -> None:
         self._request("DELETE", _path("aliases", alias))
@@ -242,8 +248,11 @@ class Client:
             if len(chunk) > 1:
                 raise
             return Posted(None, (Rejected(position, None, error.code, error.detail),), 1)
-        rejected = (_build(Rejected, one) for one in body.get("rejected", ()))
-        moved = tuple(Rejected(position + one.position, one.id, one.code, one.detail) for one in rejected)
+        rejected = (_build(Rejected, rejection) for rejection in body.get("rejected", ()))
+        moved = tuple(
+            Rejected(position + rejection.position, rejection.id, rejection.code, rejection.detail)
+            for rejection in rejected
+        )
         return Posted(_job(body["job"]) if body.get("job") else None, moved, len(chunk))
 
     def document(self, collection: str, document_id: str) -> dict[str, Any]:
@@ -284,7 +293,7 @@ class Client:
     def jobs(self, *, collection: str | None = None, limit: int = 50) -> list[Job]:
         """Newest first."""
         body = self._object("GET", "/jobs", params=_present({"collection": collection, "limit": limit}))
-        return [_job(one) for one in body["jobs"]]
+        return [_job(job) for job in body["jobs"]]
 
     def job(self, job_id: str) -> Job:
         body = self._object("GET", _path("jobs", job_id))
@@ -303,9 +312,11 @@ class Client:
         offset = 0
         while True:
             params = {"limit": page, "offset": offset}
-            found = self._object("GET", _path("jobs", job_id, "failures"), params=params)["failures"]
-            yield from (_build(Failure, {**one, "job_id": job_id, "document_id": one["id"]}) for one in found)
-            if len(found) < page:
+            failures = self._object("GET", _path("jobs", job_id, "failures"), params=params)["failures"]
+            yield from (
+                _build(Failure, {**failure, "job_id": job_id, "document_id": failure["id"]}) for failure in failures
+            )
+            if len(failures) < page:
                 return
             offset += page
 
@@ -430,11 +441,11 @@ class _LoadProgress:
         self._done: list[tuple[Job, int]] = []
         self._rejected: list[Rejected] = []
 
-    def posted(self, one: Posted) -> None:
-        self._rejected.extend(one.rejected)
-        if one.job is not None:
-            self._open.append((one.job, self._start))
-        self._start += one.sent
+    def posted(self, posted: Posted) -> None:
+        self._rejected.extend(posted.rejected)
+        if posted.job is not None:
+            self._open.append((posted.job, self._start))
+        self._start += posted.sent
         if self._open:
             self._advance(self._client.job(self._open[0][0].id))
 
@@ -537,12 +548,12 @@ def _serialised(document: Mapping[str, Any]) -> bytes:
 
 
 def _search_result(body: Mapping[str, Any]) -> SearchResult:
-    groups = tuple(Group(one["value"], _hits(one["hits"])) for one in body.get("groups") or ())
+    groups = tuple(Group(group["value"], _hits(group["hits"])) for group in body.get("groups") or ())
     return SearchResult(_hits(body["hits"]), _build(Timings, body.get("timings", {})), body.get("cursor"), groups)
 
 
 def _hits(wire: Iterable[Mapping[str, Any]]) -> tuple[Hit, ...]:
-    return tuple(_build(Hit, one) for one in wire)
+    return tuple(_build(Hit, hit) for hit in wire)
 
 
 def _reindex(body: Mapping[str, Any]) -> Reindex:
@@ -556,8 +567,8 @@ def _job(body: Mapping[str, Any]) -> Job:
 
 def _build(kind: type[T], body: Mapping[str, Any]) -> T:
     """A dataclass from the fields it knows, so that a newer server may say more."""
-    known = {one.name for one in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in body.items() if name in known})
+    known_fields = {field_.name for field_ in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in body.items() if name in known_fields})
 
 
 def _path(*parts: str) -> str:

@@ -52,8 +52,8 @@ class Search:
             "image": None if self.image is None else image_wire(self.image),
             "instruction": self.instruction,
             "document_id": self.document_id,
-            "positive": [_example(one) for one in self.positive] or None,
-            "negative": [_example(one) for one in self.negative] or None,
+            "positive": [_example(example) for example in self.positive] or None,
+            "negative": [_example(example) for example in self.negative] or None,
         }
         fields = self.metadata_fields
         body = {
@@ -212,7 +212,7 @@ class Loaded:
 
     def require_all(self) -> None:
         """Raises `InvalidInput` unless every document is indexed, with how many are not and why the first is not."""
-        reasons = [one.detail for one in self.rejected] + [one.detail for one in self.failures]
+        reasons = [rejection.detail for rejection in self.rejected] + [problem.detail for problem in self.failures]
         if reasons or self.left:
             first = f"; the first: {reasons[0]}" if reasons else ""
             raise InvalidInput(f"{len(reasons) + self.left} of {self.sent} documents were not indexed{first}")

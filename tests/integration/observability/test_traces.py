@@ -255,8 +255,8 @@ def collector() -> Iterator[Any]:
 
 _PROCESS = """
 import sys
-from indexer import tracing  # noqa: E402
-from service.tracing import start_traces  # noqa: E402
+from indexer.observability import tracing
+from service.observability.tracing import start_traces
 
 start_traces("api")
 with tracing.span("outer", parent=tracing.context_of(sys.argv[1])), tracing.span("inner", documents=3):

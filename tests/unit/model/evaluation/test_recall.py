@@ -34,9 +34,9 @@ def test_recall_by_rank_and_part() -> None:
     ]
     ranked = [f"d{number}" for number in range(10)]
     result = recall(asked, items, lambda inputs: [ranked for _ in inputs])
-    assert result["flags"].at == (0.5, 0.5, 1.0)
+    assert result["flags"].recalls == (0.5, 0.5, 1.0)
     assert result["flags"].n == 2
-    assert result["emoji"].at == (0.0, 0.0, 1.0)  # any document of the subject, found at rank 10
+    assert result["emoji"].recalls == (0.0, 0.0, 1.0)  # any document of the subject, found at rank 10
 
 
 def test_exact_search_orders_by_score_and_keeps_ties_in_order() -> None:
@@ -88,5 +88,5 @@ def test_nine_combinations_are_measured_each_on_its_corpus(atlas: Atlas) -> None
     right, half = results(wrong_every=10**9), results(wrong_every=2)
     assert set(right) == set(half) == set(COMBINATIONS)
     for combination, recalls in right.items():
-        assert {part: recall.at for part, recall in recalls.items()} == dict.fromkeys(PARTS, (1.0, 1.0, 1.0))
-        assert all(0.4 < recall.at[0] < 0.6 for recall in half[combination].values())
+        assert {part: recall.recalls for part, recall in recalls.items()} == dict.fromkeys(PARTS, (1.0, 1.0, 1.0))
+        assert all(0.4 < recall.recalls[0] < 0.6 for recall in half[combination].values())
