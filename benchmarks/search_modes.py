@@ -22,7 +22,7 @@ import numpy as np
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Point
-from indexer.store.base import Points
+from indexer.store.base import Points, SearchWindow
 from indexer.store.criteria import LateInteraction
 from indexer.store.edge.client import EdgeStore
 from model.evaluation.atlas import Atlas
@@ -149,7 +149,7 @@ async def recall(points: Points, collection: Collection, encoded: Encoded, wante
     for row, ask in enumerate(collection.asks):
         latents = None if encoded.latents is None else encoded.latents[row]
         search = ModeSearch(points, wanted, encoded.vectors[row], latents, ask.content.text)
-        found = [hit.document_id for hit in await search.search(limit=10)]
+        found = [hit.document_id for hit in await search.search(SearchWindow(limit=10))]
         hits.setdefault(ask.part, []).append([ask.right in found[:k] for k in (1, 10)])
     return {part: np.mean(rows, axis=0).tolist() for part, rows in hits.items()}
 
@@ -195,7 +195,7 @@ async def late(store: EdgeStore, collection: Collection, embeddings: Embeddings,
             exact = _maxsim(asked.latents[row], documents.latents)
             best = {point_id(collection.ids[place]) for place in np.argsort(-exact, kind="stable")[:10]}
             by = LateInteraction(asked.vectors[row], asked.latents[row], 10 * oversampling)
-            kept.append(len(best & {name for name, _ in await points.rank(by, limit=10)}) / 10)
+            kept.append(len(best & {name for name, _ in await points.rank(by, SearchWindow(limit=10))}) / 10)
         print(f"{10 * oversampling} candidates for 10 hits: {np.mean(kept):.4f} of the exact MaxSim ten")
 
 
@@ -258,7 +258,7 @@ async def speed(store: EdgeStore) -> None:
             vector = random.standard_normal(_SPEED_DIMENSIONS).astype(np.float32)
             search = ModeSearch(points, wanted, vector, None, text(5))
             began = time.perf_counter()
-            await search.search(limit=10)
+            await search.search(SearchWindow(limit=10))
             took.append((time.perf_counter() - began) * 1e3)
         print(f"| {name} | {np.percentile(took, 50):.1f} ms | {np.percentile(took, 95):.1f} ms |", flush=True)
 

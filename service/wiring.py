@@ -19,10 +19,10 @@ from indexer.imports.importer import Importer
 from indexer.imports.planner import Imports
 from indexer.intake import Intake
 from indexer.ledger.ledger import Ledger
+from indexer.observability.watch import NOBODY, Watch
 from indexer.reindexes import Reindexes
 from indexer.store.base import Store
 from indexer.store.edge.client import EdgeStore
-from indexer.store.instrumented import watched
 from indexer.worker.image_sweeper import Sweeper
 from indexer.worker.index_deferral import BulkLoads
 from indexer.worker.progress import Progress
@@ -65,8 +65,7 @@ def build(
     next_encoder = _next_encoder(settings, next_runtime)
     encoders = Encoders(encoder, next_encoder)
     ledger = _ledger(settings, metrics)
-    opened = store or _store(settings)
-    store = watched(opened, metrics)
+    store = store or _store(settings, metrics)
     blobs = Blobs(settings.blobs)
     fetcher = Fetcher(settings.fetch)
     catalog = Catalog(ledger, store, encoders)
@@ -80,8 +79,7 @@ def build(
     if settings.sweep_every_s:
         chores.append(Sweeper(ledger, store, blobs, settings.sweep_every_s))
     if settings.qdrant_url is not None:
-        server = cast("ServerStore", watched(opened, metrics))
-        chores.append(BulkLoads(ledger, server, settings.qdrant_defer_indexing_documents))
+        chores.append(BulkLoads(ledger, cast("ServerStore", store), settings.qdrant_defer_indexing_documents))
     worker = Worker(
         ledger, store, encoders, blobs, fetcher, settings.indexer, progress, keeper=keeper, chores=chores, watch=metrics
     )
@@ -121,14 +119,14 @@ def stored(settings: Settings) -> Installation:
     return Installation(Ledger(settings.ledger_url), _store(settings), Blobs(settings.blobs))
 
 
-def _store(settings: Settings) -> Store:
-    """Connects to nothing yet."""
+def _store(settings: Settings, watch: Watch = NOBODY) -> Store:
+    """Make the store; it connects at its first call."""
     if settings.qdrant_url is None:
-        return EdgeStore(settings.data_dir.expanduser() / "index")
+        return EdgeStore(settings.data_dir.expanduser() / "index", watch=watch)
     # Here, for its client takes most of a second to import, which the embedded index does not need.
     from indexer.store.server.store import ServerStore
 
-    return ServerStore(settings.qdrant(settings.qdrant_url))
+    return ServerStore(settings.qdrant(settings.qdrant_url), watch=watch)
 
 
 def _api_keys(settings: Settings) -> KeyFile | None:

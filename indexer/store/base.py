@@ -9,9 +9,11 @@ from typing import Literal, Protocol
 from indexer.domain.points import Hit, Page, Point
 from indexer.filters import FieldType, Filter
 from indexer.store.criteria import Criterion, Ranked
+from model.errors import InvalidInput
 from model.types import Float32
 
-Consistency = Literal["one", "majority", "quorum", "all"]  # of the copies of a shard, how many a search asks
+# How many copies of a shard a search asks.
+Consistency = Literal["one", "majority", "quorum", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,41 @@ class Layout:
     dimensions: int
     language: str | None = None  # of the words of their texts; None: made before words were kept
     latents: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SearchWindow:
+    """The part of a ranking that a search reads, and how it reads it.
+
+    `condition` and `score_threshold` decide what is ranked; `limit` and `offset` cut the window from that. Hits carry their
+    vector only `with_vector`. `consistency` changes nothing where a shard has one copy. The caller waits no longer than
+    `timeout_s`, so the engine may give up then.
+    """
+
+    limit: int
+    offset: int = 0
+    condition: Filter | None = None
+    score_threshold: float | None = None
+    with_vector: bool = False
+    consistency: Consistency = "one"
+    timeout_s: float | None = None
+
+    @property
+    def end(self) -> int:
+        """The rank of the last hit, counted from 1."""
+        return self.offset + self.limit
+
+    def check(self) -> None:
+        """Raise `InvalidInput` for a negative limit or offset."""
+        for field, value in (("limit", self.limit), ("offset", self.offset)):
+            if value < 0:
+                raise InvalidInput(f"{field} is {value}, the least is 0", field=field, value=value, limit=0)
+
+    def cut(self, ranked: Ranked) -> Ranked:
+        """Return the part of a ranking, best first, that lies in this window."""
+        if self.score_threshold is not None:
+            ranked = [(point, score) for point, score in ranked if score >= self.score_threshold]
+        return ranked[self.offset : self.end]
 
 
 class Points(Protocol):
@@ -34,38 +71,16 @@ class Points(Protocol):
         """In the order asked, None where there is none. Vectors included."""
         ...
 
-    async def search(
-        self,
-        vector: Float32,  # (D,)
-        *,
-        limit: int,
-        offset: int = 0,
-        condition: Filter | None = None,
-        score_threshold: float | None = None,
-        with_vector: bool = False,
-        consistency: Consistency = "one",
-        timeout_s: float | None = None,
-    ) -> list[Hit]:
-        """Best first, equal scores by point id. Where there is one copy alone, `consistency` changes nothing.
-
-        Nobody will wait for longer than `timeout_s`: the engine may give up then. Who cancels the call ends what it can of the work.
-        """
+    async def search(self, vector: Float32, window: SearchWindow) -> list[Hit]:
+        """Rank by the cosine with `vector` (D,). Best first, equal scores by point id. Cancelling the call ends its work early."""
         ...
 
-    async def rank(
-        self,
-        by: Criterion,
-        *,
-        limit: int,
-        condition: Filter | None = None,
-        consistency: Consistency = "one",
-        timeout_s: float | None = None,
-    ) -> Ranked:
-        """Point ids and scores alone. Raises `Conflict` for what the collection does not hold: see `layout`."""
+    async def rank(self, criterion: Criterion, window: SearchWindow) -> Ranked:
+        """Return point ids and scores alone. Raises `Conflict` for what the collection does not hold: see `layout`."""
         ...
 
-    async def read(self, point_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
-        """`fetch` by the ids that `rank` gives."""
+    async def hits(self, ranked: Ranked, *, with_vector: bool = False) -> list[Hit]:
+        """Return the hits of a ranking in its order, without the documents deleted since. Vectors are read `with_vector` alone."""
         ...
 
     async def layout(self) -> Layout: ...

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
-from indexer.domain.points import Hit, Lexical, Point
-from indexer.filters import Filter
-from indexer.store.base import Consistency, Points
-from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked, WordMatch
+from indexer.domain.documents import point_id
+from indexer.domain.points import Hit, Lexical
+from indexer.store.base import Points, SearchWindow
+from indexer.store.criteria import Criterion, LateInteraction, Nearest, WordMatch
 from model.errors import InvalidInput
 from model.types import Float32
 from service.schemas.search import RerankIn, RrfIn, SearchIn, WeightedIn
@@ -26,7 +24,6 @@ _RERANKED = (
 )
 
 Fusion = RrfIn | WeightedIn
-Rank = Callable[..., Awaitable[Ranked]]  # `Points.rank`, told all but by what and how deep
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,51 +79,33 @@ class ModeSearch:
     latents: Float32 | None = None  # (K, D)
     text: str | None = None
 
-    async def search(
-        self,
-        *,
-        limit: int,
-        offset: int = 0,
-        condition: Filter | None = None,
-        score_threshold: float | None = None,
-        with_vector: bool = False,
-        consistency: Consistency = "one",
-        timeout_s: float | None = None,
-    ) -> list[Hit]:
-        """A window of the ranking. Raises `Conflict` where the collection does not hold what the mode needs."""
+    async def search(self, window: SearchWindow) -> list[Hit]:
+        """Return a window of the ranking. Raises `Conflict` where the collection does not hold what the mode needs."""
         if self.wanted.mode == "fused" and not self.wanted.reranks and self.vector is not None:
-            return await self.points.search(
-                self.vector,
-                limit=limit,
-                offset=offset,
-                condition=condition,
-                score_threshold=score_threshold,
-                with_vector=with_vector,
-                consistency=consistency,
-                timeout_s=timeout_s,
-            )
-        rank = partial(self.points.rank, condition=condition, consistency=consistency, timeout_s=timeout_s)
-        ranking = await self._ranking(rank, offset + limit)
-        page = [one for one in ranking if score_threshold is None or one.score >= score_threshold]
-        return await self._hits(page[offset : offset + limit], with_vector)
+            return await self.points.search(self.vector, window)
+        fused = {document.point_id: document for document in await self._ranking(window)}
+        page = window.cut([(document.point_id, document.score) for document in fused.values()])
+        hits = await self.points.hits(page, with_vector=window.with_vector)
+        return [_with_words(hit, fused[point_id(hit.document_id)]) for hit in hits]
 
-    async def _ranking(self, rank: Rank, depth: int) -> list[Fused]:
+    async def _ranking(self, window: SearchWindow) -> list[Fused]:
+        whole = replace(window, limit=window.end, offset=0, score_threshold=None)
         match self.wanted.mode:
             case "fused":
-                ranked = await rank(self._by_embedding(), limit=depth)
+                ranked = await self.points.rank(self._by_embedding(), whole)
                 return [Fused(point, score, None, 0.0) for point, score in ranked]
             case "lexical":
-                ranked = await rank(self._by_words(), limit=depth)
+                ranked = await self.points.rank(self._by_words(), whole)
                 return [Fused(point, score, score, 1.0) for point, score in ranked]
             case _:
-                return await self._hybrid(rank)
+                return await self._hybrid(replace(whole, limit=CANDIDATES))
 
-    async def _hybrid(self, rank: Rank) -> list[Fused]:
+    async def _hybrid(self, candidates: SearchWindow) -> list[Fused]:
         """A query without words is ranked by its embedding alone, as one whose words are nowhere."""
-        by = [self._by_embedding()]
+        criteria = [self._by_embedding()]
         if self.text:
-            by.append(self._by_words())
-        ranked = await asyncio.gather(*(rank(each, limit=CANDIDATES) for each in by))
+            criteria.append(self._by_words())
+        ranked = await asyncio.gather(*(self.points.rank(criterion, candidates) for criterion in criteria))
         embedding, words = ranked[0], ranked[1] if len(ranked) > 1 else ()
         match self.wanted.fusion or RrfIn(method="rrf"):
             case RrfIn(k=k):
@@ -150,23 +129,9 @@ class ModeSearch:
             raise _unfit("mode", "mode lexical needs a text, and the query has none")
         return WordMatch(self.text)
 
-    async def _hits(self, page: Sequence[Fused], with_vector: bool) -> list[Hit]:
-        points = await self.points.read([one.point_id for one in page]) if page else []
-        # One may just have been deleted.
-        return [_hit(one, point, with_vector) for one, point in zip(page, points, strict=True) if point is not None]
 
-
-def _hit(ranked: Fused, point: Point, with_vector: bool) -> Hit:
-    return Hit(
-        document_id=point.document_id,
-        score=ranked.score,
-        text=point.text,
-        image_digest=point.image_digest,
-        metadata=point.metadata,
-        vector=point.vector if with_vector else None,
-        shares=point.shares,
-        lexical=None if ranked.words is None else Lexical(ranked.words, ranked.share),
-    )
+def _with_words(hit: Hit, fused: Fused) -> Hit:
+    return hit if fused.words is None else replace(hit, lexical=Lexical(fused.words, fused.share))
 
 
 def _unfit(field: str, detail: str) -> InvalidInput:

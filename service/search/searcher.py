@@ -17,7 +17,7 @@ from indexer.domain.collections import Collection
 from indexer.domain.points import Hit, Point
 from indexer.encoding.encoder import Encoder, Lane
 from indexer.filters import AllOf, Filter
-from indexer.store.base import Points
+from indexer.store.base import Points, SearchWindow
 from model.errors import InvalidInput, NotFound, RetrievalError, TimedOut
 from model.types import Embedding, Input, Limits, Role
 from service.inputs import inputs
@@ -220,15 +220,16 @@ class Searcher:
         """A window of the ranking."""
         began = time.perf_counter()
         of = tuple(one for one in (condition, beside) if one is not None)
-        hits = await ranking.search(
-            limit=limit,
-            offset=offset,
+        window = SearchWindow(
+            limit,
+            offset,
             condition=AllOf(of) if len(of) > 1 else next(iter(of), None),
             score_threshold=wanted.score_threshold,
             with_vector=wanted.with_vector or wanted.explain,
             consistency=wanted.consistency,
             timeout_s=max(0.0, (wanted.timeout_s or self.bounds.timeout_s) - (began - clock.began)),
         )
+        hits = await ranking.search(window)
         clock.store_ms += _ms_since(began)
         return hits
 

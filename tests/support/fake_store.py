@@ -10,7 +10,7 @@ import numpy as np
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Page, Point
 from indexer.filters import FieldType, Filter, matches
-from indexer.store.base import Consistency, Layout
+from indexer.store.base import Layout, SearchWindow
 from indexer.store.bm25 import check_language, tokens
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked, WordMatch
 from model.errors import Conflict, InvalidInput, NotFound, RetrievalError
@@ -86,52 +86,27 @@ class FakePoints:
             self._kept()[1].pop(each, None)
 
     async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
-        return await self.read([point_id(each) for each in document_ids], with_latents=with_latents)
+        kept = self._kept()[1]
+        points = [kept.get(document_id) for document_id in document_ids]
+        return points if with_latents else [point and replace(point, latents=None) for point in points]
 
-    async def read(self, point_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
+    async def search(self, vector: Float32, window: SearchWindow) -> list[Hit]:
+        return await self.hits(await self.rank(Nearest(vector), window), with_vector=window.with_vector)
+
+    async def hits(self, ranked: Ranked, *, with_vector: bool = False) -> list[Hit]:
         by_id = {point_id(name): point for name, point in self._kept()[1].items()}
-        found = [by_id.get(each) for each in point_ids]
-        return found if with_latents else [each and replace(each, latents=None) for each in found]
-
-    async def search(
-        self,
-        vector: Float32,
-        *,
-        limit: int,
-        offset: int = 0,
-        condition: Filter | None = None,
-        score_threshold: float | None = None,
-        with_vector: bool = False,
-        consistency: Consistency = "one",
-        timeout_s: float | None = None,
-    ) -> list[Hit]:
-        layout, kept = self._kept()
-        query = unit(vector, layout.dimensions)
-        if limit < 0 or offset < 0:
-            raise InvalidInput("limit or offset is below 0")
-        found = [(float(each.vector @ query), each) for each in kept.values()]
-        hits = [
+        points = [(by_id[key], score) for key, score in ranked if key in by_id]
+        return [
             Hit(p.document_id, score, p.text, p.image_digest, p.metadata, p.vector if with_vector else None, p.shares)
-            for score, p in found
-            if (condition is None or matches(condition, p.metadata))
-            and (score_threshold is None or score >= score_threshold)
+            for p, score in points
         ]
-        return sorted(hits, key=lambda hit: (-hit.score, point_id(hit.document_id)))[offset : offset + limit]
 
-    async def rank(
-        self,
-        by: Criterion,
-        *,
-        limit: int,
-        condition: Filter | None = None,
-        consistency: Consistency = "one",
-        timeout_s: float | None = None,
-    ) -> Ranked:
+    async def rank(self, criterion: Criterion, window: SearchWindow) -> Ranked:
         layout, kept = self._kept()
-        if limit < 0:
-            raise InvalidInput("limit is below 0")
+        window.check()
+        condition = window.condition
         there = {name: point for name, point in kept.items() if condition is None or matches(condition, point.metadata)}
-        match by:
+        match criterion:
             case Nearest(vector):
                 query = unit(vector, layout.dimensions)
                 scores = {name: float(point.vector @ query) for name, point in there.items()}
@@ -143,10 +118,11 @@ class FakePoints:
             case LateInteraction(vector, latents, candidates):
                 if not layout.latents:
                     raise Conflict("the collection keeps no latents")
-                near = {key for key, _ in await self.rank(Nearest(vector), limit=candidates, condition=condition)}
+                nearest = SearchWindow(candidates, condition=condition)
+                near = {key for key, _ in await self.rank(Nearest(vector), nearest)}
                 scores = {name: maxsim(latents, each.latents) for name, each in there.items() if point_id(name) in near}
         by_id = [(point_id(name), score) for name, score in scores.items()]
-        return sorted(by_id, key=lambda one: (-one[1], one[0]))[:limit]
+        return window.cut(sorted(by_id, key=lambda scored: (-scored[1], scored[0])))
 
     async def layout(self) -> Layout:
         return self._kept()[0]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
@@ -19,10 +20,12 @@ from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Page, Point
 from indexer.errors import StoreDied
 from indexer.filters import FieldType, Filter
-from indexer.store.base import Consistency, Layout
+from indexer.observability.watch import NOBODY, Watch
+from indexer.store.base import Layout, SearchWindow
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked
 from indexer.store.edge.slices import READS_PER_CALL, Slice, Slices
 from indexer.store.edge.snapshot import pack
+from indexer.store.measure import measured
 from indexer.store.ties import in_order
 from model.errors import DependencyUnavailable, RetrievalError
 from model.types import Float32
@@ -42,14 +45,23 @@ class EdgeStore:
     next call, and the call it died in is repeated once: every one of them is idempotent. Whoever made the store closes it.
     """
 
-    def __init__(self, folder: Path, *, lock_wait_s: float = 10.0, reads_per_call: int = READS_PER_CALL) -> None:
-        """`lock_wait_s` is how long a start waits for another process, one that is ending as a rule, to let go of the folder.
-        A filter that reads more payloads than `reads_per_call` is asked in slices."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        lock_wait_s: float = 10.0,
+        reads_per_call: int = READS_PER_CALL,
+        watch: Watch = NOBODY,
+    ) -> None:
+        """`lock_wait_s` bounds the wait for another process, usually one that is ending, to release the folder.
+        A filter that reads more payloads than `reads_per_call` is answered in slices."""
+        self.watch = watch
         self._child = _Child(folder, lock_wait_s, reads_per_call)
         # One thread for the life of the store: the kernel ends the child with the thread that started it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="edge")
         self._closed = False
 
+    @measured
     async def create(
         self,
         name: str,
@@ -62,9 +74,11 @@ class EdgeStore:
         """Makes what is missing, indexes too, if the collection is there with this layout; `Conflict` if it has another."""
         await self._call("create", name, dimensions, dict(indexes or {}), language, latents)
 
+    @measured
     async def drop(self, name: str) -> None:
         await self._call("drop", name)
 
+    @measured
     async def snapshot(self, name: str, file: Path) -> None:
         """The collection as it is now in one file, whole or not at all. Other calls wait while its files are copied, not while
         they are packed: 0.5 s of 10 for 100,000 x 256 on a busy machine."""
@@ -72,17 +86,20 @@ class EdgeStore:
         await self._call("copy", name, copied)
         await asyncio.to_thread(pack, copied, file)
 
+    @measured
     async def restore(self, name: str, file: Path) -> None:
         """What `snapshot` wrote, under any name; `Conflict` if there is such a collection."""
         await self._call("restore", name, file)
 
     def points(self, name: str) -> EdgePoints:
-        return EdgePoints(self._call, name)
+        return EdgePoints(self._call, name, self.watch)
 
+    @measured
     async def size_bytes(self, name: str) -> int | None:
         size: int = await self._call("size_bytes", name)
         return size
 
+    @measured
     async def ping(self) -> None:
         await self._call("ping")
 
@@ -101,79 +118,69 @@ class EdgeStore:
 class EdgePoints:
     """The points of one collection; `NotFound` on use if the collection does not exist."""
 
-    def __init__(self, call: Any, name: str) -> None:
+    def __init__(self, call: Any, name: str, watch: Watch) -> None:
         self._call = call
         self._name = name
+        self.watch = watch
 
+    @measured
     async def upsert(self, points: Sequence[Point]) -> None:
         await self._call("upsert", self._name, list(points))
 
+    @measured
     async def delete(self, document_ids: Sequence[str]) -> None:
         await self._call("delete", self._name, list(document_ids))
 
+    @measured
     async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
-        """Vectors come back at length 1, whatever length they had."""
-        return await self.read([point_id(each) for each in document_ids], with_latents=with_latents)
-
-    async def read(self, point_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
-        points: list[Point | None] = await self._call("read", self._name, list(point_ids), with_latents)
+        """Return whole points. Vectors come back at length 1, whatever length they had."""
+        ids = [point_id(document_id) for document_id in document_ids]
+        points: list[Point | None] = await self._call("read", self._name, ids, with_latents)
         return points
 
-    async def search(
-        self,
-        vector: Float32,  # (D,)
-        *,
-        limit: int,
-        offset: int = 0,
-        condition: Filter | None = None,
-        score_threshold: float | None = None,
-        with_vector: bool = False,
-        consistency: Consistency = "one",
-        timeout_s: float | None = None,
-    ) -> list[Hit]:
-        hits: list[Hit] | Slices = await self._call(
-            "search", self._name, vector, limit, offset, condition, score_threshold, with_vector
-        )
+    @measured
+    async def search(self, vector: Float32, window: SearchWindow) -> list[Hit]:
+        hits: list[Hit] | Slices = await self._call("search", self._name, vector, window)
         if isinstance(hits, Slices):
-            ranked = await self._merged(hits, Nearest(vector), offset + limit, condition, score_threshold)
-            hits = await self._call("hits", self._name, ranked[offset:], with_vector)
+            ranked = await self._rank_slices(hits, Nearest(vector), window)
+            hits = await self._call("hits", self._name, ranked, window.with_vector)
         return cast(list[Hit], hits)
 
-    async def rank(
-        self,
-        by: Criterion,
-        *,
-        limit: int,
-        condition: Filter | None = None,
-        consistency: Consistency = "one",
-        timeout_s: float | None = None,
-    ) -> Ranked:
-        ranked: Ranked | Slices = await self._call("rank", self._name, by, limit, condition)
-        return await self._merged(ranked, by, limit, condition) if isinstance(ranked, Slices) else ranked
+    @measured
+    async def rank(self, criterion: Criterion, window: SearchWindow) -> Ranked:
+        ranked: Ranked | Slices = await self._call("rank", self._name, criterion, window)
+        return await self._rank_slices(ranked, criterion, window) if isinstance(ranked, Slices) else ranked
 
-    async def _merged(
-        self, of: Slices, by: Criterion, limit: int, condition: Filter | None, score_threshold: float | None = None
-    ) -> Ranked:
-        """Of one slice after another. Other calls have their turn between them, and a caller who has gone asks for no more."""
-        if isinstance(by, LateInteraction):
-            near = await self._merged(of, Nearest(by.vector), by.candidates, condition)
-            reranked: Ranked = await self._call("rerank", self._name, by, limit, [key for key, _ in near])
+    @measured
+    async def hits(self, ranked: Ranked, *, with_vector: bool = False) -> list[Hit]:
+        hits: list[Hit] = await self._call("hits", self._name, list(ranked), with_vector) if ranked else []
+        return hits
+
+    async def _rank_slices(self, slices: Slices, criterion: Criterion, window: SearchWindow) -> Ranked:
+        """Rank one slice of the collection after another. Other calls run between two of them, and a cancelled call stops there."""
+        if isinstance(criterion, LateInteraction):
+            candidates = replace(window, limit=criterion.candidates, offset=0, score_threshold=None)
+            near = await self._rank_slices(slices, Nearest(criterion.vector), candidates)
+            reranked: Ranked = await self._call("rerank", self._name, criterion, window, [point for point, _ in near])
             return reranked
+        whole = replace(window, limit=window.end, offset=0)
         best: list[tuple[str, float]] = []
-        for index in range(of.total):
-            part = Slice(of.total, index)
-            best += await self._call("rank", self._name, by, limit, condition, score_threshold, part)
-            best = in_order(best, limit)
-        return best
+        for index in range(slices.total):
+            best += await self._call("rank", self._name, criterion, whole, Slice(slices.total, index))
+            best = in_order(best, window.end)
+        return window.cut(best)
 
+    @measured
     async def layout(self) -> Layout:
         layout: Layout = await self._call("layout", self._name)
         return layout
 
+    @measured
     async def count(self) -> int:
         count: int = await self._call("count", self._name)
         return count
 
+    @measured
     async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
         """Of one stretch of points after another, where the condition reads their payloads."""
         ids: list[str] = []
@@ -184,6 +191,7 @@ class EdgePoints:
             if after is None or len(ids) >= limit:
                 return Page(tuple(ids), after)
 
+    @measured
     async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
         page: tuple[list[str], str | None] = await self._call("images", self._name, after, limit)
         return page

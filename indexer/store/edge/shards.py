@@ -16,13 +16,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import qdrant_edge as qe
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Page, Point
 from indexer.filters import FieldType, Filter
-from indexer.store.base import Layout
+from indexer.store.base import Layout, SearchWindow
 from indexer.store.bm25 import check_language
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked
 from indexer.store.edge.filters import INDEX_KINDS, sliced, to_edge
@@ -195,58 +194,42 @@ class Shards:
         points = {str(each.id): point_of(each.payload, *unpacked(each.vector)) for each in records}
         return [points.get(each) for each in ids]
 
-    def search(
-        self,
-        name: str,
-        vector: Float32,
-        limit: int,
-        offset: int,
-        condition: Filter | None,
-        score_threshold: float | None,
-        with_vector: bool,
-    ) -> list[Hit] | Slices:
-        if limit < 0 or offset < 0:
-            raise InvalidInput(f"limit is {limit} and offset is {offset}, the least is 0")
-        found = self.rank(name, Nearest(vector), offset + limit, condition, score_threshold)
-        return found if isinstance(found, Slices) else self.hits(name, found[offset:], with_vector)
+    def search(self, name: str, vector: Float32, window: SearchWindow) -> list[Hit] | Slices:
+        ranked = self.rank(name, Nearest(vector), window)
+        return ranked if isinstance(ranked, Slices) else self.hits(name, ranked, window.with_vector)
 
-    def hits(self, name: str, found: Ranked, with_vector: bool) -> list[Hit]:
-        """Without those that have just been deleted."""
+    def hits(self, name: str, ranked: Ranked, with_vector: bool) -> list[Hit]:
+        """Return the hits of a ranking, without the documents deleted since."""
         parts = [DENSE] if with_vector else False
-        kept = self._opened(name).shard.retrieve([key for key, _ in found], True, parts)
-        records = {str(each.id): each for each in kept}
-        vectors = {key: np.asarray(each.vector, np.float32) for key, each in records.items() if with_vector}
-        return [hit_of(records[key].payload, score, vectors.get(key)) for key, score in found if key in records]
+        retrieved = self._opened(name).shard.retrieve([point for point, _ in ranked], True, parts)
+        records = {str(record.id): record for record in retrieved}
+        vectors = {point: unpacked(record.vector)[0] for point, record in records.items() if with_vector}
+        return [
+            hit_of(records[point].payload, score, vectors.get(point)) for point, score in ranked if point in records
+        ]
 
-    def rank(
-        self,
-        name: str,
-        by: Criterion,
-        limit: int,
-        condition: Filter | None,
-        score_threshold: float | None = None,
-        part: Slice | None = None,
-    ) -> Ranked | Slices:
-        """Of a part of the collection, or of all of it unless that reads too many payloads."""
+    def rank(self, name: str, criterion: Criterion, window: SearchWindow, part: Slice | None = None) -> Ranked | Slices:
+        """Rank a part of the collection, or all of it unless that reads too many payloads."""
         opened = self._opened(name)
-        if limit < 0:
-            raise InvalidInput(f"limit is {limit}, the least is 0")
+        window.check()
         chosen = None
-        if condition is not None:
-            self._index(opened, condition)
-            chosen = to_edge(condition)
+        if window.condition is not None:
+            self._index(opened, window.condition)
+            chosen = to_edge(window.condition)
             if part is not None:
                 chosen = sliced(chosen, part)
-            elif (slices := Slices(-(-self._reads(opened, condition) // self._reads_per_call))).total > 1:
+            elif (slices := Slices(-(-self._reads(opened, window.condition) // self._reads_per_call))).total > 1:
                 return slices
-        threshold = None if score_threshold is None else just_below(score_threshold)
-        return rank(opened.shard, name, opened.layout, by, limit, chosen, threshold)
+        threshold = None
+        if window.score_threshold is not None and isinstance(criterion, Nearest):
+            threshold = just_below(window.score_threshold)
+        return window.cut(rank(opened.shard, name, opened.layout, criterion, window.end, chosen, threshold))
 
-    def rerank(self, name: str, by: LateInteraction, limit: int, point_ids: Sequence[str]) -> Ranked:
-        """`rank` among these points, already chosen."""
+    def rerank(self, name: str, criterion: LateInteraction, window: SearchWindow, point_ids: Sequence[str]) -> Ranked:
+        """Rank these points, already chosen."""
         opened = self._opened(name)
         among = qe.Filter(must=[qe.HasIdCondition(set(point_ids))])
-        return rank(opened.shard, name, opened.layout, by, limit, among)
+        return window.cut(rank(opened.shard, name, opened.layout, criterion, window.end, among))
 
     def _reads(self, opened: _Open, condition: Filter) -> int:
         """How often a search with it reads a payload, about; 4 us each."""

@@ -21,17 +21,19 @@ from qdrant_client import models as q
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Page, Point
 from indexer.filters import FieldType, Filter
-from indexer.store.base import Consistency, Layout
+from indexer.observability.watch import NOBODY, Watch
+from indexer.store.base import Consistency, Layout, SearchWindow
 from indexer.store.bm25 import check_language
-from indexer.store.criteria import Criterion, Ranked
+from indexer.store.criteria import Criterion, Nearest, Ranked
 from indexer.store.indexes import missing
+from indexer.store.measure import measured
 from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
 from indexer.store.server.errors import translated
 from indexer.store.server.filters import INDEX_KINDS, KINDS, to_server
 from indexer.store.server.ranking import asked, layout_of, sparse, vector_params
 from indexer.store.server.settings import CollectionSettings, ServerStoreSettings
 from indexer.store.ties import in_order, looks, settled
-from indexer.store.vectors import DENSE, LATENTS, fits, just_below, unit, unpacked, vectors_of
+from indexer.store.vectors import DENSE, LATENTS, fits, just_below, unpacked, vectors_of
 from model.errors import Conflict, InvalidInput, NotFound
 from model.types import Float32
 
@@ -47,6 +49,7 @@ _CONSISTENCY: dict[Consistency, q.ReadConsistencyType | None] = {
     "quorum": q.ReadConsistencyType.QUORUM,
     "all": q.ReadConsistencyType.ALL,
 }
+_Records = dict[str, q.ScoredPoint | q.Record]
 _NOTHING: dict[str, Any] = {"with_payload": False, "with_vectors": False}
 
 
@@ -62,11 +65,15 @@ class _Known:
 class ServerStore:
     """The collections of one Qdrant server. Connects at the first call; safe to share in one event loop. The maker closes it."""
 
-    def __init__(self, settings: ServerStoreSettings, client: AsyncQdrantClient | None = None) -> None:
+    def __init__(
+        self, settings: ServerStoreSettings, client: AsyncQdrantClient | None = None, *, watch: Watch = NOBODY
+    ) -> None:
         self.settings = settings
+        self.watch = watch
         self.client = client or connect(settings)
         self._known: dict[str, _Known] = {}
 
+    @measured
     async def create(
         self,
         name: str,
@@ -92,6 +99,7 @@ class ServerStore:
             name, {path: kind for path, kind in declared.items() if known.indexed.get(path) != kind}
         )
 
+    @measured
     async def drop(self, name: str) -> None:
         self._known.pop(name, None)
         with translated("drop"):
@@ -100,11 +108,13 @@ class ServerStore:
     def points(self, name: str) -> ServerPoints:
         return ServerPoints(self, name)
 
+    @measured
     async def size_bytes(self, name: str) -> int | None:
         """A server tells it of its whole disk alone."""
         await self.known(name)
         return None
 
+    @measured
     async def ping(self) -> None:
         with translated("ping"):
             await self.client.get_collections()
@@ -113,6 +123,7 @@ class ServerStore:
         with translated("close"):
             await self.client.close()
 
+    @measured
     async def defer_indexing(self, name: str, deferred: bool) -> bool:
         """Deferred, new vectors get no HNSW graph. Whether that is a change; `NotFound` without the collection.
 
@@ -186,10 +197,12 @@ class ServerPoints:
 
     def __init__(self, store: ServerStore, name: str) -> None:
         self._store = store
+        self.watch = store.watch
         self._client = store.client
         self._name = name
         self._engine_name = store.engine_name(name)
 
+    @measured
     async def upsert(self, points: Sequence[Point]) -> None:
         """Checked all before the first is sent; a failure between two calls is mended by repeating the whole."""
         layout = (await self._store.known(self._name)).layout
@@ -199,6 +212,7 @@ class ServerPoints:
             with translated("upsert"):
                 await self._client.upsert(self._engine_name, written[start : start + size], wait=True)
 
+    @measured
     async def delete(self, document_ids: Sequence[str]) -> None:
         await self._store.known(self._name)
         ids: list[Any] = [point_id(each) for each in document_ids]
@@ -206,85 +220,66 @@ class ServerPoints:
             with translated("delete"):
                 await self._client.delete(self._engine_name, q.PointIdsList(points=ids), wait=True)
 
+    @measured
     async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
-        """Vectors come back at length 1, whatever length they had."""
-        return await self.read([point_id(each) for each in document_ids], with_latents=with_latents)
-
-    async def read(self, point_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
+        """Return whole points. Vectors come back at length 1, whatever length they had."""
         layout = (await self._store.known(self._name)).layout
         parts = [DENSE, LATENTS] if with_latents and layout.latents else [DENSE]
-        records = await self._retrieve(list(dict.fromkeys(point_ids)), parts)
-        points = {key: point_of(each.payload or {}, *unpacked(each.vector)) for key, each in records.items()}
-        return [points.get(each) for each in point_ids]
+        ids = [point_id(document_id) for document_id in document_ids]
+        records = await self._retrieve(list(dict.fromkeys(ids)), parts)
+        points = {point: point_of(record.payload or {}, *unpacked(record.vector)) for point, record in records.items()}
+        return [points.get(point) for point in ids]
 
-    async def search(
-        self,
-        vector: Float32,  # (D,)
-        *,
-        limit: int,
-        offset: int = 0,
-        condition: Filter | None = None,
-        score_threshold: float | None = None,
-        with_vector: bool = False,
-        consistency: Consistency = "one",
-        timeout_s: float | None = None,
-    ) -> list[Hit]:
-        known = await self._store.known(self._name)
-        query = unit(vector, known.layout.dimensions, "the query").tolist()
-        if limit < 0 or offset < 0:
-            raise InvalidInput(f"limit is {limit} and offset is {offset}, the least is 0")
-        if limit == 0:
-            return []
-        if condition is not None:
-            await self._index(condition)
-        request = {
-            "query": query,
-            "query_filter": None if condition is None else to_server(condition),
-            "search_params": search_params(self._store.settings.collection),
-            "score_threshold": None if score_threshold is None else just_below(score_threshold),
-            "consistency": _CONSISTENCY[consistency],
-            "timeout": self._whole_s(timeout_s),
-        }
-        parts = [DENSE] if with_vector else False
-        whole = {"with_payload": True, "with_vectors": parts} if offset == 0 else _NOTHING
-        ranked, held = await self._ranked(request, whole, offset + limit)
-        page = ranked[offset:]
-        absent = [key for key, _ in page if key not in held]
-        records = held | await self._retrieve(absent, parts, consistency)
-        # One may just have been deleted.
-        return [_hit(records[key], score, with_vector) for key, score in page if key in records]
+    @measured
+    async def search(self, vector: Float32, window: SearchWindow) -> list[Hit]:
+        parts = [DENSE] if window.with_vector else False
+        # The first page comes whole with its ranking; of a later one the hits before it would come for nothing.
+        whole = {"with_payload": True, "with_vectors": parts} if window.offset == 0 else _NOTHING
+        ranked, records = await self._rank(Nearest(vector), window, whole)
+        absent = [point for point, _ in ranked if point not in records]
+        records |= await self._retrieve(absent, parts, window.consistency)
+        return _hits(ranked, records, window.with_vector)
 
-    async def rank(
-        self,
-        by: Criterion,
-        *,
-        limit: int,
-        condition: Filter | None = None,
-        consistency: Consistency = "one",
-        timeout_s: float | None = None,
-    ) -> Ranked:
+    @measured
+    async def rank(self, criterion: Criterion, window: SearchWindow) -> Ranked:
+        return (await self._rank(criterion, window, _NOTHING))[0]
+
+    @measured
+    async def hits(self, ranked: Ranked, *, with_vector: bool = False) -> list[Hit]:
+        await self._store.known(self._name)
+        records: _Records = {}
+        records |= await self._retrieve([point for point, _ in ranked], [DENSE] if with_vector else False)
+        return _hits(ranked, records, with_vector)
+
+    async def _rank(self, criterion: Criterion, window: SearchWindow, parts: dict[str, Any]) -> tuple[Ranked, _Records]:
+        """Return the ranking in the window, and the points that came with it in `parts`, by id."""
         known = await self._store.known(self._name)
-        if limit < 0:
-            raise InvalidInput(f"limit is {limit}, the least is 0")
-        if condition is not None:
-            await self._index(condition)
-        chosen = None if condition is None else to_server(condition)
-        query = asked(by, known.layout, self._name, chosen, search_params(self._store.settings.collection))
-        if limit == 0 or query is None:
-            return []
+        window.check()
+        if window.condition is not None:
+            await self._index(window.condition)
+        chosen = None if window.condition is None else to_server(window.condition)
+        query = asked(criterion, known.layout, self._name, chosen, search_params(self._store.settings.collection))
+        if window.limit == 0 or query is None:
+            return [], {}
         request, scale = query
-        of_call = {"consistency": _CONSISTENCY[consistency], "timeout": self._whole_s(timeout_s)}
-        ranked, _ = await self._ranked({**request, **of_call}, _NOTHING, limit)
-        return [(key, score * scale) for key, score in ranked]
+        if window.score_threshold is not None and isinstance(criterion, Nearest):
+            request["score_threshold"] = just_below(window.score_threshold)
+        request["consistency"] = _CONSISTENCY[window.consistency]
+        request["timeout"] = self._whole_s(window.timeout_s)
+        ranked, records = await self._ranked(request, parts, window.end)
+        return window.cut([(point, score * scale) for point, score in ranked]), records
 
+    @measured
     async def layout(self) -> Layout:
         return (await self._store.known(self._name)).layout
 
+    @measured
     async def count(self) -> int:
         await self._store.known(self._name)
         with translated("count"):
             return (await self._client.count(self._engine_name, exact=True)).count
 
+    @measured
     async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
         """Qdrant is asked from a point on, that one included: `after` is the first of the next page."""
         await self._store.known(self._name)
@@ -298,6 +293,7 @@ class ServerPoints:
         ids = tuple((each.payload or {})["document_id"] for each in records)
         return Page(ids, None if following is None else str(following))
 
+    @measured
     async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
         """Qdrant is asked from a point on, that one included: `after` is the first of the next page."""
         await self._store.known(self._name)
@@ -313,12 +309,12 @@ class ServerPoints:
 
     async def _ranked(
         self, request: dict[str, Any], parts: dict[str, Any], wanted: int
-    ) -> tuple[list[tuple[str, float]], dict[str, q.ScoredPoint | q.Record]]:
+    ) -> tuple[list[tuple[str, float]], _Records]:
         """Ids and scores of the best `wanted` in the order of `store.ties`, and the points that came whole, by id.
 
         The first look takes `parts`, those behind it ids alone.
         """
-        held: dict[str, q.ScoredPoint | q.Record] = {}
+        held: _Records = {}
         found: list[q.ScoredPoint] = []
         for limit in looks(wanted):
             found = await self._query(request, _NOTHING if found else parts, limit)
@@ -432,9 +428,10 @@ def _has_nan(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(_has_nan(each) for each in value)
 
 
-def _vector(record: q.ScoredPoint | q.Record) -> Float32:
-    return unpacked(record.vector)[0]
-
-
-def _hit(record: q.ScoredPoint | q.Record, score: float, with_vector: bool) -> Hit:
-    return hit_of(record.payload or {}, score, _vector(record) if with_vector else None)
+def _hits(ranked: Ranked, records: _Records, with_vector: bool) -> list[Hit]:
+    """Return the hits of a ranking, without the documents deleted since."""
+    pairs = [(records[point], score) for point, score in ranked if point in records]
+    return [
+        hit_of(record.payload or {}, score, unpacked(record.vector)[0] if with_vector else None)
+        for record, score in pairs
+    ]

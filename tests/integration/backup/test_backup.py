@@ -23,7 +23,7 @@ from indexer.domain.jobs import JobKind, Outcome, Status
 from indexer.domain.points import Page, Point
 from indexer.filters import FieldType
 from indexer.ledger.ledger import Ledger
-from indexer.store.base import Store
+from indexer.store.base import SearchWindow, Store
 from indexer.store.edge.client import EdgeStore
 from indexer.store.server.store import ServerStore, ServerStoreSettings
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
@@ -109,7 +109,10 @@ async def same(one: Installation, other: Installation) -> None:
         assert await theirs.count() == await mine.count()
         for seed in range(3):
             query = np.random.default_rng(seed).standard_normal(D).astype(np.float32)
-            expected, found = await mine.search(query, limit=50), await theirs.search(query, limit=50)
+            expected, found = (
+                await mine.search(query, SearchWindow(limit=50)),
+                await theirs.search(query, SearchWindow(limit=50)),
+            )
             assert [hit.document_id for hit in found] == [hit.document_id for hit in expected]
             np.testing.assert_allclose([h.score for h in found], [h.score for h in expected], atol=1e-6)
             assert [(h.text, h.metadata, h.image_digest, h.shares) for h in found] == [

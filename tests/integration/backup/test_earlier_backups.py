@@ -123,7 +123,7 @@ async def make(folder: Path, served: Any, runtime: Any, *, portable: bool) -> No
     late = [{"id": "late", "text": "a flag that came late", "metadata": {"n": 12}}]
     left = (await client.post("/collections/flags/documents", json=late)).json()["job"]["id"]
     await runtime.busy_with(late[0]["text"])
-    installation = Installation(served.parts.ledger, served.parts.store._inner, served.parts.blobs)
+    installation = Installation(served.parts.ledger, served.parts.store, served.parts.blobs)
     await back_up(installation, folder, version=version("ret2"), portable=portable)
     runtime.gate.set()
     await finished(client, left)

@@ -69,8 +69,7 @@ async def test_what_does_not_answer_is_counted_and_hides_nothing(served: Any, mo
         away()
 
     with monkeypatch.context() as broken:
-        points = type(served.parts.store._inner.points("flags"))
-        broken.setattr(points, "search", no_search)
+        broken.setattr(served.parts.store, "_call", no_search)
         response = await served.client.post("/search", json={"collection": "flags", "query": {"text": "red"}})
         assert response.status_code == 503
     with monkeypatch.context() as broken:
@@ -82,7 +81,7 @@ async def test_what_does_not_answer_is_counted_and_hides_nothing(served: Any, mo
 
 async def test_a_batch_that_waits_is_a_retry(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     await served.client.put("/collections/flags")
-    points = type(served.parts.store._inner.points("flags"))
+    points = type(served.parts.store.points("flags"))
     upsert, tries = points.upsert, 0
 
     async def once(self: Any, *arguments: Any) -> None:

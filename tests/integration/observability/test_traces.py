@@ -128,8 +128,8 @@ async def test_what_fails_is_marked_and_its_words_are_not_kept(
     async def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("content-of-a-document")
 
-    monkeypatch.setattr(type(served.parts.store._inner.points("flags")), "fetch", broken)
     await served.client.put("/collections/flags")
+    monkeypatch.setattr(served.parts.store, "_call", broken)
     response = await served.client.get("/collections/flags/documents/secret-id", headers={"traceparent": CALLER})
     assert response.status_code == 500
     store, request = spans.one("store fetch"), spans.one("GET /collections/{name}/documents/{id}")
@@ -207,8 +207,9 @@ async def test_every_line_of_a_job_names_it(
         raise RuntimeError
 
     await served.client.put("/collections/flags")
-    upsert = type(served.parts.store._inner.points("flags")).upsert
-    monkeypatch.setattr(type(served.parts.store._inner.points("flags")), "upsert", broken)
+    points = type(served.parts.store.points("flags"))
+    upsert = points.upsert
+    monkeypatch.setattr(points, "upsert", broken)
     posted = await served.client.post(
         "/collections/flags/documents",
         json=[{"id": "a", "text": "red"}],
@@ -218,7 +219,7 @@ async def test_every_line_of_a_job_names_it(
     async with asyncio.timeout(30):
         while not (failed := [line for line in lines if line["event"] == "batch failed"]):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    monkeypatch.setattr(type(served.parts.store._inner.points("flags")), "upsert", upsert)
+    monkeypatch.setattr(points, "upsert", upsert)
     assert (failed[0]["job"], failed[0]["trace_id"]) == (job, TRACE)
     accepted = [line for line in lines if line.get("request_id") == "id-7"]
     assert {line["event"] for line in accepted} == {"audit", "request"}

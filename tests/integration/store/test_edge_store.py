@@ -25,6 +25,7 @@ from indexer.domain.points import Point
 from indexer.errors import StoreDied
 from indexer.filters import AllOf, AnyOf, DateRange, Equals, FieldType, Filter, Range
 from indexer.store import indexes
+from indexer.store.base import SearchWindow
 from indexer.store.criteria import Nearest, WordMatch
 from indexer.store.edge import client, snapshot
 from indexer.store.edge import process as edge_process
@@ -99,7 +100,7 @@ async def test_kill_9_at_any_moment_loses_nothing_acknowledged(store: EdgeStore)
         new = batch(len(written))
         await points.upsert(new)
         written += [each.document_id for each in new]
-        assert (await points.search(new[7].vector, limit=1))[0].document_id == new[7].document_id
+        assert (await points.search(new[7].vector, SearchWindow(limit=1)))[0].document_id == new[7].document_id
         if round_ % 2 == 1:
             await asyncio.sleep(0.05)
             await store.ping()  # meets a kill that fell in the pause, so that no call meets two
@@ -399,7 +400,7 @@ def test_deleted_space_is_given_back_in_steps_of_bounded_size(tmp_path: Path) ->
     assert shards._open["c"].path.name == "shard.new"
     assert shards.count("c") == 3_400
     query = batch(0, 5_000)[1_600].vector
-    assert shards.search("c", query, 1, 0, None, None, False)[0].document_id == "d1600"
+    assert shards.search("c", query, SearchWindow(1))[0].document_id == "d1600"
     shards.delete("c", [f"d{i}" for i in range(1_600, 2_600)])
     tidied(shards)
     assert sorted(each.name for each in (tmp_path / "c").iterdir()) == ["collection.json", "shard", "upkeep.json"]
@@ -456,11 +457,11 @@ def test_what_is_written_during_a_rewrite_is_there_after_it(tmp_path: Path) -> N
     before = whole()
     assert sum(each is None for each in before) == 1_100
     words = WordMatch("word1500 word2100 word1200 word1050")
-    found = shards.rank("c", words, 9, None)
+    found = shards.rank("c", words, SearchWindow(9))
     tidied(shards)
     assert shards._open["c"].path.name == "shard.new"
     assert [dataclass_of(each) for each in whole()] == [dataclass_of(each) for each in before]
-    assert shards.rank("c", words, 9, None) == found
+    assert shards.rank("c", words, SearchWindow(9)) == found
     shards.close()
     shards = edge_shards.Shards(tmp_path)
     assert [dataclass_of(each) for each in whole()] == [dataclass_of(each) for each in before]
@@ -549,7 +550,7 @@ def test_a_snapshot_is_whole_before_during_and_after_a_rewrite(tmp_path: Path) -
 
 def filtered(shards: edge_shards.Shards, *fields: str) -> list[str]:
     condition = AnyOf(tuple(Equals(field, "word") for field in fields))
-    hits = shards.search("c", np.ones(D, np.float32), 1_000, 0, condition, None, False)
+    hits = shards.search("c", np.ones(D, np.float32), SearchWindow(1_000, condition=condition))
     return [hit.document_id for hit in hits]
 
 
@@ -627,12 +628,12 @@ def test_a_field_asked_for_numbers_and_times_is_right_whatever_is_indexed(tmp_pa
     tidied(shards)
     number, time_ = Range("i", gte=0), DateRange("i", gte=datetime(2024, 1, 1, tzinfo=UTC))
     for condition in (number, time_, number):
-        assert len(shards.search("c", np.ones(D, np.float32), 1_000, 0, condition, None, False)) == 300
+        assert len(shards.search("c", np.ones(D, np.float32), SearchWindow(1_000, condition=condition))) == 300
         tidied(shards, steps)
     tidied(shards)
     assert shards._open["c"].indexed == {path_of("i"): FieldType.KEYWORD}
     for condition in (number, time_):
-        assert len(shards.search("c", np.ones(D, np.float32), 1_000, 0, condition, None, False)) == 300
+        assert len(shards.search("c", np.ones(D, np.float32), SearchWindow(1_000, condition=condition))) == 300
     shards.close()
 
 
@@ -640,14 +641,16 @@ async def test_a_snapshot_is_the_collection_as_it_was(store: EdgeStore, tmp_path
     file = tmp_path / "backups" / "c.snapshot"
     points = store.points("c")
     await points.upsert(batch(0))
-    await points.search(batch(0)[0].vector, limit=1, condition=Equals("i", 3))  # a payload index goes with it
+    await points.search(
+        batch(0)[0].vector, SearchWindow(limit=1, condition=Equals("i", 3))
+    )  # a payload index goes with it
     await store.snapshot("c", file)
     await points.upsert(batch(64))
     await points.delete(["d0"])
     await store.snapshot("c", tmp_path / "later.snapshot")
     await store.restore("then", file)
     assert await store.points("then").count() == 64
-    (hit,) = await store.points("then").search(batch(0)[0].vector, limit=1, condition=Equals("i", 0))
+    (hit,) = await store.points("then").search(batch(0)[0].vector, SearchWindow(limit=1, condition=Equals("i", 0)))
     assert hit.document_id == "d0"
     await store.drop("c")
     await store.restore("c", tmp_path / "later.snapshot")
@@ -694,9 +697,9 @@ async def test_a_store_that_is_never_quiet_is_tidied_between_searches(store: Edg
     rewritten = tmp_path / "index" / "c" / "moved"
     give_up_at = time.monotonic() + 30
     while not rewritten.exists():
-        assert len(await points.search(batch(0)[0].vector, limit=100)) == 50
+        assert len(await points.search(batch(0)[0].vector, SearchWindow(limit=100))) == 50
         assert time.monotonic() < give_up_at
-    assert len(await points.search(batch(0)[0].vector, limit=100)) == 50
+    assert len(await points.search(batch(0)[0].vector, SearchWindow(limit=100))) == 50
 
 
 @pytest.mark.slow
@@ -717,7 +720,7 @@ async def test_100_000_points_are_there_again_within_a_second(tmp_path: Path) ->
                 await store.close()
                 store = EdgeStore(folder)
             began = time.perf_counter()
-            assert len(await store.points("c").search(batch(0)[0].vector, limit=10)) == 10
+            assert len(await store.points("c").search(batch(0)[0].vector, SearchWindow(limit=10))) == 10
             took_s.append(time.perf_counter() - began)
         assert min(took_s) < 1, (kill, took_s)
     assert await store.points("c").count() == n
@@ -758,12 +761,12 @@ async def test_other_calls_pass_between_the_slices_of_a_search(
 ) -> None:
     calls = counted(slow, monkeypatch)
     query = batch(0)[7].vector
-    searched = asyncio.create_task(slow.points("c").search(query, limit=3, condition=UNDECLARED))
+    searched = asyncio.create_task(slow.points("c").search(query, SearchWindow(limit=3, condition=UNDECLARED)))
     await asyncio.sleep(0)
     assert await slow.points("c").count() == 1_000
     assert not searched.done()
     hits = await searched
-    assert hits == await slow.points("c").search(query, limit=3)
+    assert hits == await slow.points("c").search(query, SearchWindow(limit=3))
     assert calls == ["search", "count", *["rank"] * 50, "hits", "search"]
 
 
@@ -771,7 +774,7 @@ async def test_whoever_has_gone_costs_no_more(slow: EdgeStore, monkeypatch: pyte
     """Neither the slices that are left nor a call that still waits in the queue; a search's time-out goes this way too."""
     calls = counted(slow, monkeypatch)
     points = slow.points("c")
-    searched = asyncio.create_task(points.search(batch(0)[7].vector, limit=3, condition=UNDECLARED))
+    searched = asyncio.create_task(points.search(batch(0)[7].vector, SearchWindow(limit=3, condition=UNDECLARED)))
     await asyncio.sleep(0)
     for _ in range(4):  # each passes between two slices
         await points.count()
@@ -796,7 +799,7 @@ def test_a_filter_is_cut_by_the_payloads_that_it_reads(tmp_path: Path) -> None:
     nearest = Nearest(np.ones(D, np.float32))
 
     def slices(*conditions: Filter) -> int:
-        found = shards.rank("c", nearest, 3, AllOf(conditions))
+        found = shards.rank("c", nearest, SearchWindow(3, condition=AllOf(conditions)))
         return found.total if isinstance(found, Slices) else 1
 
     few, many, undeclared = Range("i", lt=100.0), Range("i", lt=1_500.0), Equals("x", "a")
@@ -821,6 +824,6 @@ async def test_documents_deleted_between_ranking_and_reading_are_left_out(
         return call(method, arguments)
 
     monkeypatch.setattr(slow._child, "call", with_deletion)
-    hits = await points.search(batch(0, 1_000)[7].vector, limit=3, condition=UNDECLARED)
+    hits = await points.search(batch(0, 1_000)[7].vector, SearchWindow(limit=3, condition=UNDECLARED))
     assert len(hits) == 2
     assert "d7" not in {hit.document_id for hit in hits}

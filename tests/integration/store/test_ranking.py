@@ -18,7 +18,7 @@ from qdrant_server import qdrant  # noqa: F401 - a fixture
 from indexer.domain.documents import point_id
 from indexer.domain.points import Point
 from indexer.filters import Filter, Range
-from indexer.store.base import Layout, Points, Store
+from indexer.store.base import Layout, Points, SearchWindow, Store
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, WordMatch
 from indexer.store.edge.client import EdgeStore
 from indexer.store.server.store import ServerStore, ServerStoreSettings
@@ -100,10 +100,11 @@ async def rank(
     points: Points, by: Criterion, *, limit: int, condition: Filter | None = None
 ) -> list[tuple[str, float]]:
     """With document ids, each read by the point id that the ranking gave."""
-    found = await points.rank(by, limit=limit, condition=condition)
+    found = await points.rank(by, SearchWindow(limit=limit, condition=condition))
     assert list(found) == sorted(found, key=lambda one: (-one[1], one[0]))
-    read = await points.read([key for key, _ in found])
-    return [(point.document_id, score) for point, (_, score) in zip(read, found, strict=True) if point]
+    hits = await points.hits(found)
+    assert [(point_id(hit.document_id), hit.score) for hit in hits] == list(found)
+    return [(hit.document_id, hit.score) for hit in hits]
 
 
 def assert_ranked(found: list[tuple[str, float]], scores: dict[str, float], limit: int) -> None:
@@ -204,7 +205,7 @@ async def test_ranking_by_embedding_is_the_search(store: Store) -> None:
     points = store.points("c")
     await points.upsert(worded(texts(100)))
     query, condition = rows(D, seed=9), Range("n", gte=30.0)
-    hits = await points.search(query, limit=20, condition=condition)
+    hits = await points.search(query, SearchWindow(limit=20, condition=condition))
     ranked = await rank(points, Nearest(query), limit=20, condition=condition)
     assert [name for name, _ in ranked] == [hit.document_id for hit in hits]
     np.testing.assert_allclose([score for _, score in ranked], [hit.score for hit in hits], atol=1e-6)
@@ -220,7 +221,7 @@ async def test_equal_scores_of_words_come_by_point_id_on_every_page(store: Store
     await points.upsert([Point(each, rows(D), f"shoe {each}", None, {}, "") for each in ids])
     wanted = sorted(map(point_id, ids))
     for limit in (1, 10, 1_500, 2_999):
-        assert [key for key, _ in await points.rank(WordMatch("shoe"), limit=limit)] == wanted[:limit]
+        assert [key for key, _ in await points.rank(WordMatch("shoe"), SearchWindow(limit=limit))] == wanted[:limit]
 
 
 def late(n: int, spread: float, seed: int = 0, size: int = D) -> list[Point]:
@@ -261,7 +262,7 @@ async def test_latents_are_written_and_read_back_at_length_1(store: Store) -> No
     assert whole.latents is not None
     np.testing.assert_allclose(whole.latents, point.latents, atol=1e-5)
     np.testing.assert_allclose(plain.vector, point.vector / np.linalg.norm(point.vector), atol=1e-5)
-    (hit,) = await points.search(point.vector, limit=1, with_vector=True)
+    (hit,) = await points.search(point.vector, SearchWindow(limit=1, with_vector=True))
     np.testing.assert_allclose(hit.vector, plain.vector, atol=1e-5)
     with pytest.raises(InvalidInput):
         await points.upsert([replace(point, latents=None)])
@@ -273,7 +274,7 @@ async def test_shares_are_kept_with_the_point(store: Store) -> None:
     points, shares = store.points("c"), ((0.41, 0.59), (1.0, 0.0))
     await points.upsert([Point("a", rows(D), None, None, {}, "", shares), Point("b", rows(D), None, None, {}, "")])
     assert [each and each.shares for each in await points.fetch(["a", "b"])] == [shares, None]
-    hits = {hit.document_id: hit.shares for hit in await points.search(rows(D), limit=2)}
+    hits = {hit.document_id: hit.shares for hit in await points.search(rows(D), SearchWindow(limit=2))}
     assert hits == {"a": shares, "b": None}
 
 
@@ -308,9 +309,9 @@ async def test_reranking_finds_what_exact_maxsim_does(
         latents /= np.linalg.norm(latents, axis=1, keepdims=True)
         scores = np.einsum("ke,nje->nkj", latents, kept).max(axis=2).mean(axis=1)
         exact = {data[place].document_id for place in np.argsort(-scores)[:10]}
-        candidates = await points.rank(Nearest(latents.mean(axis=0)), limit=400)
+        candidates = await points.rank(Nearest(latents.mean(axis=0)), SearchWindow(limit=400))
         search = ModeSearch(points, Wanted(oversampling=RerankIn().oversampling), latents.mean(axis=0), latents)
-        hits = await search.search(limit=10)
+        hits = await search.search(SearchWindow(limit=10))
         found["candidates"].append(len({point_id(each) for each in exact} & {key for key, _ in candidates}) / 10)
         found["reranked"].append(len(exact & {hit.document_id for hit in hits}) / 10)
         assert hits[0].score == pytest.approx(scores.max(), abs=1e-4)

@@ -5,7 +5,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from indexer.domain.points import Point
+from indexer.domain.points import Hit
+from indexer.store.base import SearchWindow
 from indexer.store.criteria import Criterion, LateInteraction, Ranked
 from service.search.modes import ModeSearch, Wanted
 
@@ -16,11 +17,11 @@ class Asked:
     def __init__(self) -> None:
         self.by: list[Criterion] = []
 
-    async def rank(self, by: Criterion, **_: Any) -> Ranked:
+    async def rank(self, by: Criterion, window: SearchWindow) -> Ranked:
         self.by.append(by)
         return []
 
-    async def read(self, point_ids: list[str], **_: Any) -> list[Point]:
+    async def hits(self, ranked: Ranked, *, with_vector: bool) -> list[Hit]:
         return []
 
 
@@ -29,5 +30,22 @@ async def test_the_candidates_of_reranking_are_the_same_on_every_page(mode: str)
     asked, vector = Asked(), np.ones(4, np.float32)
     search = ModeSearch(cast("Any", asked), Wanted(mode, oversampling=4.0), vector, np.ones((2, 4), np.float32))
     for offset, limit in ((0, 10), (95, 50), (900, 1_000)):
-        await search.search(limit=limit, offset=offset)
+        await search.search(SearchWindow(limit=limit, offset=offset))
     assert [by.candidates for by in asked.by if isinstance(by, LateInteraction)] == [400, 400, 400]
+
+
+@pytest.mark.parametrize("mode", ["lexical", "hybrid"])
+async def test_hits_are_read_for_the_page_alone_and_without_vectors(mode: str) -> None:
+    class Recorded(Asked):
+        async def rank(self, by: Criterion, window: SearchWindow) -> Ranked:
+            return [(f"p{number:04}", 1.0 - number / 1_000) for number in range(500)]
+
+        async def hits(self, ranked: Ranked, *, with_vector: bool) -> list[Hit]:
+            reads.append((len(ranked), with_vector))
+            return []
+
+    reads: list[tuple[int, bool]] = []
+    search = ModeSearch(cast("Any", Recorded()), Wanted(mode), np.ones(4, np.float32), None, "red")
+    await search.search(SearchWindow(10, 20))
+    await search.search(SearchWindow(5, with_vector=True))
+    assert reads == [(10, False), (5, True)]

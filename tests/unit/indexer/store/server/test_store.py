@@ -25,7 +25,7 @@ from indexer.domain.documents import point_id
 from indexer.domain.points import Point
 from indexer.filters import DateRange, Equals, FieldType, Filter, Range
 from indexer.filters.values import read_moment
-from indexer.store.base import Consistency, Layout
+from indexer.store.base import Consistency, Layout, SearchWindow
 from indexer.store.criteria import LateInteraction
 from indexer.store.indexes import missing
 from indexer.store.payload import path_of, quoted
@@ -266,7 +266,7 @@ async def test_quantized_candidates_are_rescored(
 ) -> None:
     store = serve(collection=CollectionSettings(quantization=quantization, oversampling=3, hnsw_ef=99))
     await store.create("c", D)
-    await store.points("c").search(np.ones(D, np.float32), limit=5)
+    await store.points("c").search(np.ones(D, np.float32), SearchWindow(limit=5))
     (made,), (asked,) = qdrant.bodies("PUT", "/c"), qdrant.bodies("POST", "/query")
     late = LateInteraction(np.ones(D, np.float32), np.ones((2, D), np.float32), 400)
     outer, _ = reranked(late, Layout(D, latents=True), "c", None, search_params(store.settings.collection)) or ({}, 0)
@@ -287,7 +287,7 @@ async def test_consistency_goes_with_both_calls_of_a_search(
     await store.create("c", D)
     hit = {"id": point_id("d0"), "version": 0, "score": 1.0}
     qdrant.points = [hit, {**hit, "id": point_id("d1")}]
-    await store.points("c").search(np.ones(D, np.float32), limit=1, offset=1, consistency=consistency)
+    await store.points("c").search(np.ones(D, np.float32), SearchWindow(limit=1, offset=1, consistency=consistency))
     queries = {path: query.get("consistency") for method, path, query, _ in qdrant.asked if method == "POST"}
     wanted = None if consistency == "one" else consistency
     assert queries == {"/c/points/query": wanted, "/c/points": wanted}
@@ -326,7 +326,9 @@ async def test_a_field_is_indexed_when_a_filter_first_names_it(
     store = serve()
     await store.create("c", D)
     for _ in range(3):
-        await store.points("c").search(np.ones(D, np.float32), limit=5, condition=Equals("region", "Europe"))
+        await store.points("c").search(
+            np.ones(D, np.float32), SearchWindow(limit=5, condition=Equals("region", "Europe"))
+        )
     assert qdrant.bodies("PUT", "/index") == [{"field_name": '"metadata"."region"', "field_schema": "keyword"}]
 
 
@@ -337,9 +339,9 @@ async def test_an_index_that_another_process_made_is_not_replaced_but_by_one_tha
     await store.create("c", D)
     qdrant.schema = {"metadata.x": {"data_type": "float", "points": 0}}
     ones = np.ones(D, np.float32)
-    await store.points("c").search(ones, limit=5, condition=Equals("x", "word"))
+    await store.points("c").search(ones, SearchWindow(limit=5, condition=Equals("x", "word")))
     assert qdrant.bodies("PUT", "/index") == []
-    await store.points("c").search(ones, limit=5, condition=DateRange("x", gt=read_moment("2024-05-01")))
+    await store.points("c").search(ones, SearchWindow(limit=5, condition=DateRange("x", gt=read_moment("2024-05-01"))))
     assert len(qdrant.bodies("DELETE", '"metadata"."x"')) == 1
     assert qdrant.bodies("PUT", "/index") == [{"field_name": '"metadata"."x"', "field_schema": "keyword"}]
 
