@@ -44,26 +44,28 @@ HEADER = "| what | processes | documents | ms a document | documents a second |\
 
 def measure(url: str, documents: int, workers: tuple[int, ...]) -> Iterator[Cost]:
     """`documents` for each number of workers, in jobs of ten batches."""
-    ledger = Ledger(url)
-    ledger.create_collection(Collection("bench", "fingerprint", "none", 8, time.time()))
+    ledger = Ledger.open(url)
+    ledger.collections.create.blocking(Collection("bench", "fingerprint", "none", 8, time.time()))
     try:
         for count in workers:
             yield Cost("accept", 1, documents, _timed(lambda: accept(ledger, documents)))
             yield Cost("claim and finish", count, documents, _timed(partial(work, url, count)))
-            assert ledger.pending_documents() == 0
+            assert ledger.jobs.pending_documents.blocking() == 0
     finally:
-        ledger.drop_collection("bench")
+        ledger.collections.drop.blocking("bench")
         ledger.close()
 
 
 def accept(ledger: Ledger, documents: int) -> None:
     ids = iter(range(documents))
     for start in range(0, documents, 10 * BATCH):
-        job, _ = ledger.open_job("bench", JobKind.DOCUMENTS)
+        job, _ = ledger.submissions.open.blocking("bench", JobKind.DOCUMENTS)
         for first in range(start, min(start + 10 * BATCH, documents), BATCH):
             size = min(BATCH, documents - first)
-            ledger.append(job.id, [(first - start + place, Document(f"d{next(ids)}", TEXT)) for place in range(size)])
-        ledger.commit_job(job.id)
+            ledger.submissions.append.blocking(
+                job.id, [(first - start + place, Document(f"d{next(ids)}", TEXT)) for place in range(size)]
+            )
+        ledger.submissions.commit.blocking(job.id)
 
 
 def work(url: str, workers: int) -> None:
@@ -77,12 +79,12 @@ def work(url: str, workers: int) -> None:
 
 def drain(url: str) -> None:
     """As a worker does: claims a call's worth, renews the lease once, records the outcomes."""
-    ledger = Ledger(url)
+    ledger = Ledger.open(url)
     try:
-        while batches := ledger.claim(BATCH, LEASE_S, max_documents=BATCH):
-            ledger.renew(batches, LEASE_S)
+        while batches := ledger.batches.claim.blocking(BATCH, LEASE_S, max_documents=BATCH):
+            ledger.batches.renew.blocking(batches, LEASE_S)
             done = [(batch, [Outcome(at, one.id, Status.INDEXED) for at, one in batch.items]) for batch in batches]
-            assert ledger.finish(done)
+            assert ledger.batches.finish.blocking(done)
     finally:
         ledger.close()
 

@@ -64,7 +64,7 @@ class Catalog:
         )
         await self._make_points(wanted.points_name, info, declared, language or SIMPLE)
         try:
-            await self._ledger.call(self._ledger.create_collection, wanted)
+            await self._ledger.collections.create(wanted)
         except Conflict:  # another request made it meanwhile
             return _same(await self._present(name), asked), False
         return wanted, True
@@ -106,9 +106,9 @@ class Catalog:
         changed(there)
         # Before the ledger says so: what is declared has its index, also after a crash between the two.
         await self._store.create(there.points_name, there.dimensions, added)
-        if (other := await self._ledger.call(self._ledger.reindex, name)) is not None:
+        if (other := await self._ledger.reindexes.find(name)) is not None:
             await self._store.create(other.points_name, other.dimensions, added)
-        return await self._ledger.call(self._ledger.change_collection, name, changed)
+        return await self._ledger.collections.change(name, changed)
 
     async def _require_language(self, there: Collection, language: str) -> None:
         present = (await self.layout(there)).language
@@ -123,7 +123,7 @@ class Catalog:
 
     async def get(self, name: str) -> Collection:
         """By its name or an alias. Raises `NotFound`."""
-        return await self._ledger.call(self._ledger.resolve, name)
+        return await self._ledger.collections.resolve(name)
 
     async def _named(self, name: str) -> Collection:
         """By its own name, for what changes or ends it. Raises `NotFound`, or `Conflict` for an alias."""
@@ -137,16 +137,16 @@ class Catalog:
         return collection
 
     async def all(self) -> list[Collection]:
-        return await self._ledger.call(self._ledger.collections)
+        return await self._ledger.collections.all()
 
     async def drop(self, name: str) -> None:
         """With its aliases. Raises `NotFound`. The points first, so that what is left after a crash still has a name to be dropped by."""
         collection = await self._named(name)
-        other = await self._ledger.call(self._ledger.reindex, name)
+        other = await self._ledger.reindexes.find(name)
         await self._store.drop(collection.points_name)
         if other is not None:
             await self._store.drop(other.points_name)
-        await self._ledger.call(self._ledger.drop_collection, name)
+        await self._ledger.collections.drop(name)
         if (
             other is not None
         ):  # a reindexer may have made it again meanwhile; from now on it looks whether it is still wanted
@@ -177,23 +177,23 @@ class Catalog:
         return await self.points(await self.get(name)).count()
 
     async def counts(self, collection: Collection) -> Counts:
-        return await self._ledger.call(self._ledger.counts, collection.name)
+        return await self._ledger.collections.counts(collection.name)
 
     async def size_bytes(self, collection: Collection) -> int | None:
         return await self._store.size_bytes(collection.points_name)
 
     async def aliases(self, collection: Collection | None = None) -> dict[str, str]:
         """Collections by alias: all, or those of one."""
-        return await self._ledger.call(self._ledger.aliases, collection.name if collection else None)
+        return await self._ledger.aliases.all(collection.name if collection else None)
 
     async def set_alias(self, alias: str, collection: str) -> bool:
         """Whether it is new. Searches that begin from now on are of this collection. Raises `NotFound`, `Conflict`."""
         _check_name(alias, "alias")
-        return await self._ledger.call(self._ledger.set_alias, alias, collection)
+        return await self._ledger.aliases.set(alias, collection)
 
     async def drop_alias(self, alias: str) -> None:
         """Raises `NotFound`."""
-        await self._ledger.call(self._ledger.drop_alias, alias)
+        await self._ledger.aliases.drop(alias)
 
 
 def _check_name(name: str, of: str) -> None:

@@ -66,8 +66,7 @@ class Intake:
         """
         rejections = _Rejections(max_rejected)
         read = rejections.taken_from(documents)
-        job, new = await self._ledger.call(
-            self._ledger.open_job,
+        job, new = await self._ledger.submissions.open(
             collection.name,
             JobKind.DOCUMENTS,
             idempotency_key=idempotency_key,
@@ -77,7 +76,7 @@ class Intake:
             async for _ in read:
                 pass
             if body_hash is not None:
-                await self._ledger.call(self._ledger.check_body, job.id, body_hash())
+                await self._ledger.submissions.check_body(job.id, body_hash())
             return rejections.beside(job)
         async with self._open(job):
             await self._write(job, read)
@@ -112,13 +111,13 @@ class Intake:
         return await self._delete(collection, matching())
 
     async def _delete(self, collection: Collection, batches: AsyncIterable[Sequence[str]]) -> Job:
-        job, _ = await self._ledger.call(self._ledger.open_job, collection.name, JobKind.DELETE)
+        job, _ = await self._ledger.submissions.open(collection.name, JobKind.DELETE)
         structlog.contextvars.bind_contextvars(job=job.id)
         position = 0
         async with self._open(job):
             async for ids in batches:
                 items = [(place, Document(key)) for place, key in enumerate(ids, position)]
-                await self._ledger.call(self._ledger.append, job.id, items)
+                await self._ledger.submissions.append(job.id, items)
                 position += len(ids)
             return await self._commit(job)
 
@@ -129,7 +128,7 @@ class Intake:
         try:
             yield
         except BaseException:
-            await asyncio.shield(self._ledger.call(self._ledger.abandon_job, job.id))
+            await asyncio.shield(self._ledger.submissions.abandon(job.id))
             raise
         finally:
             beats.cancel()
@@ -138,23 +137,23 @@ class Intake:
         while True:
             await asyncio.sleep(self._beat_s)
             with contextlib.suppress(DependencyUnavailable):  # there are some more before it is taken for left
-                await self._ledger.call(self._ledger.keep_open, job.id)
+                await self._ledger.submissions.keep_open(job.id)
 
     async def _write(self, job: Job, documents: AsyncIterable[Incoming]) -> None:
         batch: list[tuple[int, Document]] = []
         async for item in documents:
             batch.append((item.position, await self._document(item)))
             if len(batch) == self._settings.batch_documents:
-                await self._ledger.call(self._ledger.append, job.id, batch)
+                await self._ledger.submissions.append(job.id, batch)
                 batch = []
         if batch:
-            await self._ledger.call(self._ledger.append, job.id, batch)
+            await self._ledger.submissions.append(job.id, batch)
 
     async def _document(self, item: Incoming) -> Document:
         return await document_of(self._blobs, item)
 
     async def _commit(self, job: Job, body_hash: str | None = None) -> Job:
-        committed = await self._ledger.call(self._ledger.commit_job, job.id, body_hash=body_hash)
+        committed = await self._ledger.submissions.commit(job.id, body_hash=body_hash)
         self._on_accepted()
         return committed
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from indexer.catalog import Catalog
 from indexer.domain.collections import Collection, Reindex, ReindexState
@@ -29,16 +29,14 @@ class Reindexes:
         collection = await self._catalog.get(name)
         target = await self._target(collection, model)
         documents = await self._catalog.points(collection).count()
-        started = await self._ledger.call(
-            self._ledger.start_reindex, collection, target, documents=documents, max_failures=max_failures
-        )
+        started = await self._ledger.reindexes.start(collection, target, documents=documents, max_failures=max_failures)
         self._on_ordered()
         return started
 
     async def get(self, name: str) -> Reindex:
         """Raises `NotFound` when the collection has one generation only."""
         collection = await self._catalog.get(name)
-        reindex = await self._ledger.call(self._ledger.reindex, collection.name)
+        reindex = await self._ledger.reindexes.find(collection.name)
         if reindex is None:
             raise NotFound(f"collection {name!r} has no other generation", field="collection", value=name)
         return reindex
@@ -48,7 +46,7 @@ class Reindexes:
         reindex = await self.get(name)
         if not reindex.state.before_switch:
             raise _too_late(reindex, "cancelled")
-        job = await self._ledger.call(self._ledger.cancel_job, reindex.job_id)
+        job = await self._ledger.jobs.cancel(reindex.job_id)
         self._on_ordered()
         return job
 
@@ -64,20 +62,20 @@ class Reindexes:
                 field="collection",
                 value=name,
             )
-        return await self._order(reindex, lambda: self._ledger.pause(reindex))
+        return await self._order(reindex, self._ledger.reindexes.pause(reindex))
 
     async def finish(self, name: str) -> Reindex:
         """After the switch: the previous generation is given up before its time."""
         reindex = await self.get(name)
         if reindex.state is not ReindexState.KEEPS:
             raise _too_late(reindex, "finished")
-        return await self._order(reindex, lambda: self._ledger.expire_reindex(reindex))
+        return await self._order(reindex, self._ledger.reindexes.expire(reindex))
 
-    async def _order(self, reindex: Reindex, step: Callable[[], bool]) -> Reindex:
-        if not await self._ledger.call(step):
+    async def _order(self, reindex: Reindex, step: Awaitable[bool]) -> Reindex:
+        if not await step:
             raise DependencyUnavailable(f"the generations of {reindex.collection!r} are changing just now; try again")
         self._on_ordered()
-        return await self._ledger.call(self._ledger.reindex, reindex.collection) or reindex
+        return await self._ledger.reindexes.find(reindex.collection) or reindex
 
     async def _target(self, collection: Collection, model: str | None) -> ModelInfo:
         running = [await encoder.info() for encoder in reversed(self._encoders.all)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, ParamSpec, TypeVar
 
@@ -76,7 +75,7 @@ class Parts:
             checks={
                 "encoder": lambda: self.encoder.check(max_age_s),
                 "store": self.store.ping,
-                "ledger": lambda: self.in_ledger(self.ledger.pending_documents),
+                "ledger": self.ledger.jobs.pending_documents,
                 **dict.fromkeys(working, self._worker_runs),
             },
             draining=self.draining,
@@ -85,17 +84,13 @@ class Parts:
     async def refresh_metrics(self) -> None:
         """What does not answer keeps its last numbers: metrics are wanted most when something is wrong."""
         with contextlib.suppress(RetrievalError):
-            self.metrics.see_ledger(await self.in_ledger(self.ledger.overview))
+            self.metrics.see_ledger(await self.ledger.jobs.overview())
         with contextlib.suppress(RetrievalError):
             self.metrics.see_model(await self.encoder.info())
 
     async def _worker_runs(self) -> None:
         if not self.worker.alive:
             raise DependencyUnavailable("the worker is not running")
-
-    async def in_ledger(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """A blocking call of the ledger, off the event loop."""
-        return await self.ledger.call(call, *args, **kwargs)
 
 
 async def parts_of(request: Request) -> Parts:  # async: FastAPI would take a plain one to a thread

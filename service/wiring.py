@@ -107,16 +107,16 @@ def build(
 def _ledger(settings: Settings, metrics: Metrics) -> Ledger:
     """Brings its schema up to date. Raises `DependencyUnavailable` when the database does not answer."""
     if settings.database_url is not None:
-        return Ledger(settings.ledger_url, watch=metrics)
+        return Ledger.open(settings.ledger_url, watch=metrics)
     settings.data_dir.expanduser().mkdir(parents=True, exist_ok=True)
     # `only_server_of` sees to it that nobody else has this file open.
-    return Ledger(settings.ledger_url, exclusive=True, watch=metrics)
+    return Ledger.open(settings.ledger_url, exclusive=True, watch=metrics)
 
 
 def stored(settings: Settings) -> Installation:
     """What outlives a process, by itself."""
     settings.data_dir.expanduser().mkdir(parents=True, exist_ok=True)
-    return Installation(Ledger(settings.ledger_url), _store(settings), Blobs(settings.blobs))
+    return Installation(Ledger.open(settings.ledger_url), _store(settings), Blobs(settings.blobs))
 
 
 def _store(settings: Settings, watch: Watch = NOBODY) -> Store:

@@ -25,7 +25,6 @@ from indexer.backup.manifest import IMAGES, Manifest, SavedPoints
 from indexer.blobs.image_store import Blobs
 from indexer.domain.collections import Collection, ReindexState
 from indexer.filters import FieldType
-from indexer.ledger import dump
 from indexer.ledger.ledger import Ledger
 from indexer.store.base import Store
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
@@ -57,7 +56,7 @@ async def back_up(
     """Raises `Conflict` when there is anything in the folder. Writes may go on meanwhile, where several processes share what is
     backed up: what was accepted by the beginning is in it."""
     manifests.make_empty(folder)
-    schema = await of.ledger.call(dump.save, of.ledger, folder / _LEDGER)
+    schema = await of.ledger.dump.save(folder / _LEDGER)
     points = []
     for each in await asyncio.to_thread(_generations, folder / _LEDGER):
         points.append(await _save(of.store, each, folder, portable))
@@ -77,7 +76,7 @@ async def restore(folder: Path, into: Installation, *, told: Told = lambda _: No
     await asyncio.to_thread(
         manifests.check, folder, manifest, [_LEDGER, _IMAGES, *(each.file for each in manifest.points)]
     )
-    if not await into.ledger.call(dump.is_empty, into.ledger):
+    if not await into.ledger.dump.is_empty():
         raise Conflict("there are collections or jobs already: restore into an empty installation")
     await _restore_images(folder, manifest, into.blobs)
     made: list[str] = []
@@ -87,7 +86,7 @@ async def restore(folder: Path, into: Installation, *, told: Told = lambda _: No
             made.append(each.name)
             await _restore_points(folder, each, into.store)
             told(f"{each.name}: {each.documents} documents")
-        await into.ledger.call(_load_ledger, folder / _LEDGER, into.ledger)
+        await _load_ledger(folder / _LEDGER, into.ledger)
     except BaseException:
         for name in made:
             await into.store.drop(name)
@@ -95,10 +94,10 @@ async def restore(folder: Path, into: Installation, *, told: Told = lambda _: No
     return manifest
 
 
-def _load_ledger(file: Path, ledger: Ledger) -> None:
+async def _load_ledger(file: Path, ledger: Ledger) -> None:
     """Opening a copy of it: an older one is brought up to date by that, and the backup stays as it is."""
     with tempfile.TemporaryDirectory() as folder:
-        dump.load(Path(shutil.copy(file, folder)), ledger)
+        await ledger.dump.load(Path(await asyncio.to_thread(shutil.copy, file, folder)))
 
 
 # --- points
@@ -106,9 +105,9 @@ def _load_ledger(file: Path, ledger: Ledger) -> None:
 
 def _generations(saved: Path) -> list[Collection]:
     """Those that serve, and the others where there are any, as the saved ledger has them."""
-    ledger = Ledger(f"sqlite:///{saved}")
+    ledger = Ledger.open(f"sqlite:///{saved}")
     try:
-        found, others = ledger.collections(), ledger.reindexes()
+        found, others = ledger.collections.all.blocking(), ledger.reindexes.all.blocking()
     finally:
         ledger.close()
     by_name = {collection.name: collection for collection in found}

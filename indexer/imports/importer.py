@@ -87,8 +87,8 @@ class Importer:
             self._wake.clear()
             pause_s = self._settings.poll_s * self._rng.uniform(0.5, 1.0)
             try:
-                if await self._ledger.call(self._ledger.steps_left):
-                    step = await self._ledger.call(self._ledger.claim_step, self._settings.lease_s, _AHEAD_DOCUMENTS)
+                if await self._ledger.imports.steps_remain():
+                    step = await self._ledger.imports.claim(self._settings.lease_s, _AHEAD_DOCUMENTS)
                     if step is not None:
                         await self._work(step)
                         continue
@@ -136,13 +136,13 @@ class Importer:
                 raise InvalidInput(f"{new[0].uri.rpartition('/')[2]} has changed while it was being planned")
             if new:
                 wire = [unit.as_json() for unit in new]
-                if not await self._ledger.call(self._ledger.add_units, step, wire, self._settings.lease_s):
+                if not await self._ledger.imports.add_units(step, wire, self._settings.lease_s):
                     raise StepLost
                 step.read += sum(unit.count for unit in new)
                 self._wake.set()
         if error is not None:
             raise error
-        if not await self._ledger.call(self._ledger.end_plan, step):
+        if not await self._ledger.imports.end_plan(step):
             raise StepLost
         log.info("import planned", job=step.job_id, documents=step.read)
 
@@ -156,7 +156,7 @@ class Importer:
                 step.read < step.size and waiting > 2 * _AHEAD_DOCUMENTS
             ):  # a compressed file is one unit, however large
                 await asyncio.sleep(_BUSY_S)
-                waiting = await self._ledger.call(self._ledger.documents_waiting, step.job_id)
+                waiting = await self._ledger.imports.documents_waiting(step.job_id)
 
     async def _records(self, step: Step, unit: Unit) -> AsyncIterator[list[Item]]:
         """The records of a step that are not read yet, a batch at a time."""
@@ -199,7 +199,7 @@ class Importer:
             if isinstance(item, Rejected)
         ]
         placed = list(zip((item.position for item in good), documents, strict=True))
-        waiting = await self._ledger.call(self._ledger.add_records, step, placed, bad, self._settings.lease_s)
+        waiting = await self._ledger.imports.add_records(step, placed, bad, self._settings.lease_s)
         if waiting is None:
             raise StepLost
         step.read, step.crashes, step.releases = step.read + len(records), 0, 0
@@ -225,19 +225,18 @@ class Importer:
         tries = step.crashes if crashed else step.releases
         pause_s = 0.0 if waiting_on is None else delay_s(tries, self._settings, self._rng)
         with contextlib.suppress(DependencyUnavailable):  # the lease will run out
-            call = self._ledger.release_step
-            await self._ledger.call(call, step, retry_after_s=pause_s, waiting_on=waiting_on, crashed=crashed)
+            await self._ledger.imports.release(step, retry_after_s=pause_s, waiting_on=waiting_on, crashed=crashed)
 
     async def _give_up(self, step: Step, code: str, detail: str) -> None:
         """What is left of it are failures."""
         log.warning("import cannot go on", job=step.job_id, step=step.id, code=code, detail=detail)
         with contextlib.suppress(DependencyUnavailable):
             if step.unit is None:
-                await self._ledger.call(self._ledger.end_plan, step, (code, detail))
+                await self._ledger.imports.end_plan(step, (code, detail))
                 return
             left = iter(_positions(step)[step.read :])
             while some := [Outcome(position, "", Status.FAILED, code, detail) for position in islice(left, _LISTED)]:
-                if await self._ledger.call(self._ledger.add_records, step, [], some, self._settings.lease_s) is None:
+                if await self._ledger.imports.add_records(step, [], some, self._settings.lease_s) is None:
                     await self._give_back(step)
                     return
                 step.read += len(some)
@@ -246,7 +245,7 @@ class Importer:
         while True:
             await asyncio.sleep(self._settings.lease_s / 3)
             with contextlib.suppress(DependencyUnavailable):
-                await self._ledger.call(self._ledger.renew_step, step, self._settings.lease_s)
+                await self._ledger.imports.renew(step, self._settings.lease_s)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)

@@ -13,24 +13,28 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from indexer.domain.jobs import Batch, Job, JobKind, JobState, Outcome, Status
-from indexer.ledger.database import again_on_deadlock
+from indexer.domain.jobs import Batch, JobKind, JobState, Outcome, Status
+from indexer.ledger.database import Database, again_on_deadlock
+from indexer.ledger.job_counts import count_outcomes
 from indexer.ledger.mirroring import follow
-from indexer.ledger.repairs import Repairing, doubt, keep_last, repair
-from indexer.ledger.rows import Item, add_outcomes, as_batch, as_job, pack, plain
+from indexer.ledger.operation import Part, operation
+from indexer.ledger.repairs import doubt, keep_last, repair
+from indexer.ledger.rows import Item, add_outcomes, as_batch, pack, plain
 from indexer.ledger.schema import CRASHED, OF_REINDEX, batches, collections, failures, holds, jobs, pending, reindexes
 
 _HOLD = sa.text(  # the one form of this that both databases know
     "INSERT INTO holds (collection, kind, until) VALUES (:collection, :kind, :until) "
     "ON CONFLICT (collection, kind) DO UPDATE SET until = excluded.until WHERE holds.until < excluded.until"
 )
+_CANCEL_BATCHES = 50  # of one transaction
 SOLO_AFTER = 2  # crashes, after which a batch goes document by document: the first may have had another cause
 
 Settled = tuple[Batch, Sequence[Outcome]]
 Row = sa.Row[Any]
 
 
-class Working(Repairing):
+class Batches(Part):
+    @operation
     @again_on_deadlock
     def claim(
         self,
@@ -52,8 +56,8 @@ class Working(Repairing):
 
         Batches of a reindex have no place in that order: they are handed out to who is `filling`, and the others to who is not.
         """
-        with self._write() as connection:
-            now = self._now(connection)
+        with self._database.write() as connection:
+            now = self._database.now(connection)
             due = connection.execute(_due(now, filling).limit(1 if max_documents else limit)).all()
             chosen = _plain(due, alone=alone)
             if chosen and not _suspect(chosen[0]) and connection.execute(_suspects(now, not filling)).first():
@@ -72,40 +76,44 @@ class Working(Repairing):
                 connection.execute(running.values(state=JobState.RUNNING, updated_at=now))
             return claimed
 
+    @operation
     def due_in_s(self) -> float | None:
         """Seconds until the next batch that is not due yet will be; None when there is none."""
         later = sa.case(
             (batches.c.not_before > batches.c.lease_until, batches.c.not_before), else_=batches.c.lease_until
         )
-        with self._read() as connection:
-            now = self._now(connection)
+        with self._database.read() as connection:
+            now = self._database.now(connection)
             query = sa.select(sa.func.min(later)).where(~batches.c.done, later > now)
             until = sa.select(sa.func.min(holds.c.until)).where(holds.c.until > now)
             found = [connection.execute(each).scalar_one() for each in (query, until)]
             times = [float(value) for value in found if value is not None]
             return min(times) - now if times else None
 
+    @operation
     @again_on_deadlock
     def renew(self, claimed: Sequence[Batch], lease_s: float, *, writing: bool = False) -> bool:
         """False when a lease was lost: the batch is another's by now, or gone with its collection. The others are renewed.
 
         `writing`: something of the batches is about to be written to the store.
         """
-        with self._write() as connection:
+        with self._database.write() as connection:
             held = _held(connection, claimed)
-            values: dict[str, object] = {"lease_until": self._now(connection) + lease_s}
+            values: dict[str, object] = {"lease_until": self._database.now(connection) + lease_s}
             values |= {"touched": True} if writing else {}
             connection.execute(sa.update(batches).where(batches.c.id.in_(held)).values(values))
             return len(held) == len(claimed)
 
+    @operation
     @again_on_deadlock
     def suspect(self, batch: Batch, position: int) -> bool:
         """From here on this document is the one to blame should the process die. False when the lease was lost."""
-        with self._write() as connection:
+        with self._database.write() as connection:
             held = _held(connection, [batch])
             connection.execute(sa.update(batches).where(batches.c.id.in_(held)).values(suspect=position))
             return bool(held)
 
+    @operation
     @again_on_deadlock
     def finish(
         self,
@@ -120,8 +128,8 @@ class Working(Repairing):
 
         False when a lease was lost; of that batch nothing is recorded, and what it may have overwritten is written again.
         """
-        with self._write() as connection:
-            now = self._now(connection)
+        with self._database.write() as connection:
+            now = self._database.now(connection)
             held = _held(connection, [batch for batch, _ in settled])
             mine = [(batch, outcomes) for batch, outcomes in settled if batch.id in held]
             repair(connection, [batch for batch, _ in settled if batch.id not in held], now)
@@ -144,10 +152,11 @@ class Working(Repairing):
                     follow(connection, batch, [one.document_id for one in ending] if keep else _ids(batch))
                 _no_longer_pending(connection, batch, rest)
                 _record_failures(connection, batch, ending)
-                _count(connection, batch.job_id, ending, waiting_on if rest and not keep else None, now)
+                count_outcomes(connection, batch.job_id, ending, waiting_on if rest and not keep else None, now)
             keep_last(connection, mine)
             return len(mine) == len(settled)
 
+    @operation
     @again_on_deadlock
     def release(
         self,
@@ -164,8 +173,8 @@ class Working(Repairing):
         `whole_collection` holds up whatever else of this kind is there: else each batch would be claimed to meet the same trouble.
         `crashed`: another process died with them in hand, which makes them suspect as if it had been the worker.
         """
-        with self._write() as connection:
-            now = self._now(connection)
+        with self._database.write() as connection:
+            now = self._database.now(connection)
             not_before = now + retry_after_s
             held = _held(connection, claimed)
             mine = [batch for batch in claimed if batch.id in held]
@@ -185,27 +194,28 @@ class Working(Repairing):
                 held_up = {"collection": mine[0].collection, "kind": mine[0].kind, "until": not_before}
                 connection.execute(_HOLD, held_up)
             for job_id in sorted({batch.job_id for batch in mine}):
-                _count(connection, job_id, ended[job_id], waiting_on, now)
+                count_outcomes(connection, job_id, ended[job_id], waiting_on, now)
 
-    @again_on_deadlock
-    def cancel_some(self, job_id: str, limit: int) -> bool:
-        """One small transaction of a job that is being cancelled: batches that nobody has in hand. Whether there may be more."""
-        with self._write() as connection:
-            now = self._now(connection)
-            free = (
-                sa.select(batches.c.id)
-                .where(batches.c.job_id == job_id, ~batches.c.done, batches.c.lease_until <= now)
-                .order_by(batches.c.id)
-                .limit(limit)
-                .with_for_update(skip_locked=True)
-            )
-            chosen = connection.execute(free).scalars().all()
-            _lock_jobs(connection, [job_id])
-            if chosen:
-                for row in connection.execute(sa.select(batches).where(batches.c.id.in_(chosen))):
-                    doubt(connection, row, now)
-                _count(connection, job_id, _cancel(connection, chosen)[job_id], None, now)
-            return len(chosen) == limit
+
+@again_on_deadlock
+def cancel_some(database: Database, job_id: str) -> bool:
+    """One small transaction of a job that is being cancelled: batches that nobody has in hand. Whether there may be more."""
+    with database.write() as connection:
+        now = database.now(connection)
+        free = (
+            sa.select(batches.c.id)
+            .where(batches.c.job_id == job_id, ~batches.c.done, batches.c.lease_until <= now)
+            .order_by(batches.c.id)
+            .limit(_CANCEL_BATCHES)
+            .with_for_update(skip_locked=True)
+        )
+        chosen = connection.execute(free).scalars().all()
+        _lock_jobs(connection, [job_id])
+        if chosen:
+            for row in connection.execute(sa.select(batches).where(batches.c.id.in_(chosen))):
+                doubt(connection, row, now)
+            count_outcomes(connection, job_id, _cancel(connection, chosen)[job_id], None, now)
+        return len(chosen) == _CANCEL_BATCHES
 
 
 def suspects_are_due(connection: sa.Connection, now: float) -> bool:
@@ -390,33 +400,3 @@ def _record_failures(connection: sa.Connection, batch: Batch, outcomes: Sequence
     ]
     if rows:
         connection.execute(sa.insert(failures), rows)
-
-
-def _count(
-    connection: sa.Connection, job_id: str, outcomes: Sequence[Outcome], waiting_on: str | None, now: float
-) -> None:
-    """Adds outcomes to the counts of a job, which is locked, and moves its state on."""
-    counts = {status.value: sum(outcome.status is status for outcome in outcomes) for status in Status}
-    counted = (
-        sa.update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.finished_at.is_(None))  # a reindex goes on after its end, for a rollback
-        .values({name: jobs.c[name] + count for name, count in counts.items()})
-        .returning(jobs)
-    )
-    row = connection.execute(counted).one_or_none()
-    if row is None:
-        return
-    job = as_job(row)
-    state = JobState.WAITING if waiting_on else JobState.RUNNING
-    ended = job.left == 0 and not job.growing and job.kind is not JobKind.REINDEX  # that ends with the switch
-    values: dict[str, object] = {"state": _final(job) if ended else state, "updated_at": now}
-    values["waiting_on"] = None if ended or waiting_on is None else plain(waiting_on)
-    connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(**values, finished_at=now if ended else None))
-
-
-def _final(job: Job) -> JobState:
-    if job.cancelled:
-        return JobState.CANCELLED
-    if not job.failed:
-        return JobState.SUCCEEDED
-    return JobState.FAILED if job.failed == job.accepted else JobState.SUCCEEDED_WITH_FAILURES

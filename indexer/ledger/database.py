@@ -21,9 +21,9 @@ from model.errors import DependencyUnavailable, InvalidInput
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Self_ = TypeVar("Self_", bound="Database")
+Self_ = TypeVar("Self_")
 
-_THREADS = {"sqlite": 4, "postgresql": 8}  # of `call`; SQLite has one writer, more would only wait
+_THREADS = {"sqlite": 4, "postgresql": 8}  # of `run`; SQLite has one writer, more would only wait
 _CONNECT_S = 5
 _STATEMENT_MS = 30_000
 _DEADLOCKS = frozenset({"40001", "40P01"})  # SQLSTATE: the other transaction went first
@@ -31,8 +31,8 @@ _TRIES = 5
 
 
 class Database:
-    """Safe to use from several threads; whoever made it closes it. Every method of the ledger blocks; `call` runs one off the event
-    loop, in threads that no slow name lookup can hold up.
+    """Safe to use from several threads; whoever made it closes it. Its methods block; `run` runs a
+    blocking method off the event loop, in threads that no slow name lookup can hold up.
 
     The time is the database's own where it is PostgreSQL, so that machines need not agree on it; `clock` is for tests. With another
     `schema` than the newest it can only be closed.
@@ -47,7 +47,7 @@ class Database:
         self._writes = self._engine.execution_options(immediate=True)
         self._threads = ThreadPoolExecutor(_THREADS[self._engine.dialect.name], thread_name_prefix="ledger")
         try:
-            with self._write() as connection:
+            with self.write() as connection:
                 self.schema_before = migrate(connection, self.name, schema)
         except BaseException:
             self.close()
@@ -64,11 +64,10 @@ class Database:
         self._threads.shutdown()
         self._engine.dispose()
 
-    async def call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """`await ledger.call(ledger.job, job_id)`"""
+    async def run(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a blocking method in a thread of the ledger, with the context of the caller: its trace and the ids of its log lines."""
         began, failed = time.perf_counter(), False
         try:
-            # With the context of the caller, which a thread would not have: what is traced there, and the log's ids.
             bound = partial(copy_context().run, method, *args, **kwargs)
             return await asyncio.get_running_loop().run_in_executor(self._threads, bound)
         except DependencyUnavailable:
@@ -78,12 +77,12 @@ class Database:
             self._watch.called_ledger(time.perf_counter() - began, failed=failed)
 
     @contextmanager
-    def _read(self) -> Iterator[sa.Connection]:
+    def read(self) -> Iterator[sa.Connection]:
         with _our_errors(), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
-    def _snapshot(self) -> Iterator[sa.Connection]:
+    def snapshot(self) -> Iterator[sa.Connection]:
         """All that is read is as it was at one moment."""
         sqlite = self._engine.dialect.name == "sqlite"  # in WAL mode a transaction is that already
         engine = self._engine if sqlite else self._engine.execution_options(isolation_level="REPEATABLE READ")
@@ -91,16 +90,11 @@ class Database:
             yield connection
 
     @contextmanager
-    def _write(self) -> Iterator[sa.Connection]:
+    def write(self) -> Iterator[sa.Connection]:
         with _our_errors(), self._writes.begin() as connection:
             yield connection
 
-    def now(self) -> float:
-        """Unix seconds, by the clock that all times of the ledger are of."""
-        with self._read() as connection:
-            return self._now(connection)
-
-    def _now(self, connection: sa.Connection) -> float:
+    def now(self, connection: sa.Connection) -> float:
         """Unix seconds."""
         if self._clock is not None:
             return self._clock()

@@ -12,45 +12,49 @@ import sqlalchemy as sa
 
 from indexer.ledger.database import Database
 from indexer.ledger.migrations import NEWEST
+from indexer.ledger.operation import Part, operation
 from indexer.ledger.schema import collections, counters, jobs, metadata
 from model.errors import Conflict
 
 _CHUNK = 500  # rows; a batch of documents may have a megabyte
 
 
-def save(ledger: Database, file: Path) -> int:
-    """The ledger as it was at one moment, others writing meanwhile or not, in a file that is new. The version of its schema."""
-    copy = Database(f"sqlite:///{file}")
-    try:
-        with ledger._snapshot() as source, copy._write() as target:
-            _copy(source, target)
-    finally:
-        copy.close()
-    return NEWEST
+class Dump(Part):
+    @operation
+    def save(self, file: Path) -> int:
+        """Write the ledger as it is at one moment to a new SQLite file, whoever writes meanwhile. Return its schema's version."""
+        copy = Database(f"sqlite:///{file}")
+        try:
+            with self._database.snapshot() as source, copy.write() as target:
+                _copy(source, target)
+        finally:
+            copy.close()
+        return NEWEST
 
+    @operation
+    def is_empty(self) -> bool:
+        with self._database.read() as connection:
+            return not any(connection.execute(sa.select(table).limit(1)).first() for table in (collections, jobs))
 
-def is_empty(ledger: Database) -> bool:
-    with ledger._read() as connection:
-        return not any(connection.execute(sa.select(table).limit(1)).first() for table in (collections, jobs))
+    @operation
+    def load(self, file: Path) -> None:
+        """Load a saved ledger, all of it or nothing, without its leases. `file` may be changed: give a copy.
 
-
-def load(file: Path, ledger: Database) -> None:
-    """All at once, or nothing. `file` may be changed: give a copy. Raises `Conflict` when there is anything in the ledger already.
-
-    Nobody holds a lease in a ledger that was brought back.
-    """
-    if not is_empty(ledger):
-        raise Conflict("the ledger has collections or jobs already: restore into an empty one")
-    saved = Database(f"sqlite:///{file}")
-    try:
-        with saved._snapshot() as source, ledger._write() as target:
-            _copy(source, target)
-            for table in (each for each in metadata.sorted_tables if "lease" in each.c):
-                target.execute(sa.update(table).values(lease=None, lease_until=0.0))
-            if target.dialect.name == "postgresql":
-                _continue_numbers(target)
-    finally:
-        saved.close()
+        Raises `Conflict` when there is anything in the ledger already.
+        """
+        if not self.is_empty.blocking():
+            raise Conflict("the ledger has collections or jobs already: restore into an empty one")
+        saved = Database(f"sqlite:///{file}")
+        try:
+            with saved.snapshot() as source, self._database.write() as target:
+                _copy(source, target)
+                for table in metadata.sorted_tables:
+                    if "lease" in table.c:
+                        target.execute(sa.update(table).values(lease=None, lease_until=0.0))
+                if target.dialect.name == "postgresql":
+                    _continue_numbers(target)
+        finally:
+            saved.close()
 
 
 def _copy(source: sa.Connection, target: sa.Connection) -> None:

@@ -13,23 +13,25 @@ import json
 import uuid
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from indexer.domain.jobs import Failure, Job, JobKind, JobState, Outcome, Status
-from indexer.ledger.batches import _count, suspects_are_due
-from indexer.ledger.database import again_on_deadlock
-from indexer.ledger.jobs import Jobs
+from indexer.domain.jobs import Job, JobKind, JobState, Outcome, Status
+from indexer.ledger.batches import suspects_are_due
+from indexer.ledger.counters import next_number
+from indexer.ledger.database import Database, again_on_deadlock
+from indexer.ledger.job_counts import count_outcomes
+from indexer.ledger.operation import Part, operation
 from indexer.ledger.rows import Item, find_job, pack, plain
 from indexer.ledger.schema import batches, failures, jobs, pending, steps
-from indexer.ledger.submissions import _same_job, next_of
+from indexer.ledger.submissions import same_job
 from indexer.observability import tracing
-from model.errors import Conflict, NotFound
+from model.errors import NotFound
 
 _waiting = jobs.c.accepted - jobs.c.indexed - jobs.c.skipped - jobs.c.failed - jobs.c.cancelled - jobs.c.unread
 
@@ -55,13 +57,15 @@ class Step:
     lease: str
 
 
-class Importing(Jobs):
-    def import_of(self, collection: str, key: str, body_hash: str) -> Job | None:
+class Imports(Part):
+    @operation
+    def find(self, collection: str, key: str, body_hash: str) -> Job | None:
         """The job that a request with this `Idempotency-Key` made. Raises `Conflict` when that had another body."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             return _known(connection, collection, key, body_hash)
 
-    def accept_import(
+    @operation
+    def accept(
         self,
         collection: str,
         source: Mapping[str, Any],
@@ -72,21 +76,21 @@ class Importing(Jobs):
         """From here on it will be done. With a known key it is the job of before."""
         for _ in range(2):  # of two requests with one key the database refuses the later, which then finds the other's
             try:
-                return self._accept_import(collection, json.dumps(source), idempotency_key, body_hash)
+                return self._accept(collection, json.dumps(source), idempotency_key, body_hash)
             except IntegrityError:
                 continue
         raise NotFound(f"there is no collection {collection!r}", field="collection", value=collection)
 
     @again_on_deadlock
-    def _accept_import(self, collection: str, source: str, key: str | None, body_hash: str | None) -> Job:
-        with self._write() as connection:
+    def _accept(self, collection: str, source: str, key: str | None, body_hash: str | None) -> Job:
+        with self._database.write() as connection:
             if key is not None and (known := _known(connection, collection, key, body_hash)) is not None:
                 return known
-            now, job_id = self._now(connection), uuid.uuid4().hex
+            now, job_id = self._database.now(connection), uuid.uuid4().hex
             row: dict[str, Any] = {"id": job_id, "collection": collection, "kind": JobKind.IMPORT, "source": source}
             row |= {
                 "state": JobState.QUEUED,
-                "seq": next_of("seq", connection),
+                "seq": next_number("seq", connection),
                 "created_at": now,
                 "updated_at": now,
                 "growing": True,
@@ -98,15 +102,16 @@ class Importing(Jobs):
 
     # --- what the importer does
 
+    @operation
     @again_on_deadlock
-    def claim_step(self, lease_s: float, ahead: int) -> Step | None:
+    def claim(self, lease_s: float, ahead: int) -> Step | None:
         """The first step that is due, of a job of which no more than `ahead` documents are read and not done.
 
         None is given out while a batch that may have killed its worker is tried alone: were it a step that kills, the batch would
         be blamed for it, time after time.
         """
-        with self._write() as connection:
-            now = self._now(connection)
+        with self._database.write() as connection:
+            now = self._database.now(connection)
             if suspects_are_due(connection, now):
                 return None
             due = (
@@ -136,22 +141,25 @@ class Importing(Jobs):
             connection.execute(unbegun.values(started_at=now))
             return _as_step(row, lease, crashes)
 
-    def steps_left(self) -> bool:
+    @operation
+    def steps_remain(self) -> bool:
         """Whether there is more to come, now or when what was read is indexed."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             return connection.execute(sa.select(steps.c.id).where(~steps.c.done).limit(1)).first() is not None
 
-    def renew_step(self, step: Step, lease_s: float) -> bool:
-        with self._write() as connection:
-            return _change(connection, step, lease_until=self._now(connection) + lease_s)
+    @operation
+    def renew(self, step: Step, lease_s: float) -> bool:
+        with self._database.write() as connection:
+            return _change(connection, step, lease_until=self._database.now(connection) + lease_s)
 
+    @operation
     @again_on_deadlock
     def add_units(self, step: Step, units: Sequence[Mapping[str, Any]], lease_s: float) -> bool:
         """What planning found: `first` and `count` of each say which records it has. False when the step is not the caller's any
         more, or the job is being cancelled."""
         found = sum(unit["span"]["count"] for unit in units)
-        with self._write() as connection:
-            now = self._now(connection)
+        with self._database.write() as connection:
+            now = self._database.now(connection)
             grown = {"accepted": jobs.c.accepted + found, "unread": jobs.c.unread + found, "updated_at": now}
             if not (_is_held(connection, step) and _still_wanted(connection, step.job_id, grown)):
                 return False
@@ -163,20 +171,22 @@ class Importing(Jobs):
             connection.execute(sa.insert(steps), rows)
             return True
 
+    @operation
     @again_on_deadlock
     def end_plan(self, step: Step, error: tuple[str, str] | None = None) -> bool:
         """The job grows no more. An `error`, its code and reason, is listed as a failure of what was not planned, counted as one."""
-        with self._write() as connection:
-            now = self._now(connection)
+        with self._database.write() as connection:
+            now = self._database.now(connection)
             if not _change(connection, step, done=True, lease=None, lease_until=0.0):
                 return False
             failed = [Outcome(step.read, "", Status.FAILED, *error)] if error else []
             ended = {"growing": False, "accepted": jobs.c.accepted + len(failed)}
             connection.execute(sa.update(jobs).where(jobs.c.id == step.job_id).values(ended))
             _list(connection, step, failed)
-            _count(connection, step.job_id, failed, None, now)
+            count_outcomes(connection, step.job_id, failed, None, now)
             return True
 
+    @operation
     @again_on_deadlock
     def add_records(
         self, step: Step, documents: Sequence[Item], unreadable: Sequence[Outcome], lease_s: float
@@ -185,8 +195,8 @@ class Importing(Jobs):
         read and not done; None when the step is not the caller's any more, or the job is being cancelled."""
         count = len(documents) + len(unreadable)
         done = step.read + count >= step.size
-        with self._write() as connection:
-            seq, now = next_of("seq", connection), self._now(connection)
+        with self._database.write() as connection:
+            seq, now = next_number("seq", connection), self._database.now(connection)
             read = {"unread": jobs.c.unread - count}
             if not (_is_held(connection, step) and _still_wanted(connection, step.job_id, read)):
                 return None
@@ -195,103 +205,83 @@ class Importing(Jobs):
             if documents:
                 _add_batch(connection, step, documents, seq)
             _list(connection, step, unreadable)
-            _count(connection, step.job_id, unreadable, None, now)
+            count_outcomes(connection, step.job_id, unreadable, None, now)
             return _documents_waiting(connection, step.job_id)
 
+    @operation
     def documents_waiting(self, job_id: str) -> int:
         """Read and not done."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             return _documents_waiting(connection, job_id)
 
+    @operation
     @again_on_deadlock
-    def release_step(self, step: Step, *, retry_after_s: float, waiting_on: str | None, crashed: bool = False) -> None:
+    def release(self, step: Step, *, retry_after_s: float, waiting_on: str | None, crashed: bool = False) -> None:
         """Gives a step back where it stands: what it needs does not answer, it raised (`crashed`), or the process stops."""
-        with self._write() as connection:
-            now = self._now(connection)
+        with self._database.write() as connection:
+            now = self._database.now(connection)
             back = {"lease": None, "lease_until": 0.0, "not_before": now + retry_after_s}
             waits = waiting_on is not None and not crashed
             counted = {"crashes": steps.c.crashes + int(crashed), "releases": steps.c.releases + int(waits)}
             if not _change(connection, step, **back, **counted):
                 return
             if waiting_on is not None:
-                _count(connection, step.job_id, (), waiting_on, now)
+                count_outcomes(connection, step.job_id, (), waiting_on, now)
             _cancel_steps(connection, step.job_id, now)
 
-    # --- jobs
 
-    def cancel_job(self, job_id: str) -> Job:
-        super().cancel_job(job_id)
-        self._cancel_unread(job_id)
-        return self.job(job_id)
+@again_on_deadlock
+def cancel_unread(database: Database, job_id: str) -> None:
+    """Cancel what is not yet read of an import that is being cancelled."""
+    with database.write() as connection:
+        _cancel_steps(connection, job_id, database.now(connection))
 
-    def tidy(self, retention_s: float) -> bool:
-        with self._read() as connection:
-            stopped = sa.select(jobs.c.id).where(jobs.c.cancelling, jobs.c.finished_at.is_(None))
-            left = sa.select(steps.c.job_id).where(~steps.c.done, steps.c.job_id.in_(stopped)).distinct().limit(10)
-            job_ids = connection.execute(left).scalars().all()
-        for job_id in job_ids:
-            self._cancel_unread(job_id)
-        return super().tidy(retention_s)
 
-    @again_on_deadlock
-    def _cancel_unread(self, job_id: str) -> None:
-        with self._write() as connection:
-            _cancel_steps(connection, job_id, self._now(connection))
+def import_files(connection: sa.Connection, job_id: str, positions: Sequence[int]) -> Callable[[int], str | None]:
+    """Return a function from each of the positions, which are in order, to the name of the file that its record is in."""
+    if not positions:
+        return lambda _: None
+    near = sa.or_(steps.c.only.is_not(None), steps.c.first + steps.c.size > positions[0])
+    query = sa.select(steps.c.unit).where(steps.c.job_id == job_id, steps.c.first <= positions[-1], near)
+    units = [json.loads(unit) for unit in connection.execute(query.order_by(steps.c.first)).scalars() if unit]
+    starts = [unit["first"] for unit in units]
 
-    def failures(self, job_id: str, *, limit: int = 100, offset: int = 0) -> list[Failure]:
-        """By position, each with the file that its record is in."""
-        found = super().failures(job_id, limit=limit, offset=offset)
-        if not found:
-            return found
-        near = sa.or_(steps.c.only.is_not(None), steps.c.first + steps.c.size > found[0].position)
-        query = sa.select(steps.c.unit).where(steps.c.job_id == job_id, steps.c.first <= found[-1].position, near)
-        with self._read() as connection:
-            units = [json.loads(unit) for unit in connection.execute(query.order_by(steps.c.first)).scalars()]
-        starts = [unit["first"] for unit in units]
+    def file_of(position: int) -> str | None:
+        place = bisect_right(starts, position) - 1
+        inside = place >= 0 and position < starts[place] + units[place]["span"]["count"]
+        return _file_name(units[place]["uri"]) if inside else None
 
-        def file(failure: Failure) -> str | None:
-            place = bisect_right(starts, failure.position) - 1
-            inside = place >= 0 and failure.position < starts[place] + units[place]["span"]["count"]
-            return _file_name(units[place]["uri"]) if inside else None
+    return file_of
 
-        return [replace(one, file=file(one)) for one in found]
 
-    def _copy_failures(self, old: Job, new: Job) -> None:
-        """What could not be read is read again, where it stands in its file."""
-        reads_again = self._read_again(old, new)
-        try:
-            super()._copy_failures(old, new)
-        except Conflict:
-            if not reads_again:
-                raise
-
-    def _read_again(self, old: Job, new: Job) -> bool:
-        with self._write() as connection:
-            unreadable = sa.select(failures.c.step_id, failures.c.position).where(
-                failures.c.job_id == old.id, failures.c.step_id.is_not(None)
-            )
-            positions: dict[int, list[int]] = defaultdict(list)
-            for step_id, position in connection.execute(unreadable.order_by(failures.c.position)):
-                positions[step_id].append(position)
-            units = sa.select(steps).where(steps.c.id.in_(positions), steps.c.unit.is_not(None)).order_by(steps.c.id)
-            rows = [
-                {"job_id": new.id, "unit": unit.unit, "first": unit.first, "size": len(positions[unit.id])}
-                | {"only": json.dumps(positions[unit.id])}
-                for unit in connection.execute(units).all()
-            ]
-            if rows:
-                count = sum(int(row["size"]) for row in rows)
-                grown = {"accepted": jobs.c.accepted + count, "unread": jobs.c.unread + count}
-                source = sa.select(jobs.c.source).where(jobs.c.id == old.id).scalar_subquery()
-                connection.execute(sa.update(jobs).where(jobs.c.id == new.id).values(**grown, source=source))
-                connection.execute(sa.insert(steps), rows)
-            return bool(rows)
+def read_again(database: Database, old: Job, new: Job) -> bool:
+    """Copy what could not be read of `old` as steps of `new`, to be read again where it stands in its file. Whether there is any."""
+    with database.write() as connection:
+        unreadable = sa.select(failures.c.step_id, failures.c.position).where(
+            failures.c.job_id == old.id, failures.c.step_id.is_not(None)
+        )
+        positions: dict[int, list[int]] = defaultdict(list)
+        for step_id, position in connection.execute(unreadable.order_by(failures.c.position)):
+            positions[step_id].append(position)
+        units = sa.select(steps).where(steps.c.id.in_(positions), steps.c.unit.is_not(None)).order_by(steps.c.id)
+        rows = [
+            {"job_id": new.id, "unit": unit.unit, "first": unit.first, "size": len(positions[unit.id])}
+            | {"only": json.dumps(positions[unit.id])}
+            for unit in connection.execute(units).all()
+        ]
+        if rows:
+            count = sum(int(row["size"]) for row in rows)
+            grown = {"accepted": jobs.c.accepted + count, "unread": jobs.c.unread + count}
+            source = sa.select(jobs.c.source).where(jobs.c.id == old.id).scalar_subquery()
+            connection.execute(sa.update(jobs).where(jobs.c.id == new.id).values(**grown, source=source))
+            connection.execute(sa.insert(steps), rows)
+        return bool(rows)
 
 
 def _known(connection: sa.Connection, collection: str, key: str, body_hash: str | None) -> Job | None:
     mine = jobs.c.collection == collection, jobs.c.idempotency_key == key
     row = connection.execute(sa.select(jobs).where(*mine)).one_or_none()
-    return None if row is None else _same_job(row, key, body_hash)
+    return None if row is None else same_job(row, key, body_hash)
 
 
 def _as_step(row: sa.Row[Any], lease: str, crashes: int) -> Step:
@@ -368,7 +358,7 @@ def _cancel_steps(connection: sa.Connection, job_id: str, now: float) -> None:
     values: dict[str, Any] = {"cancelled": jobs.c.cancelled + unread + unplanned, "unread": jobs.c.unread - unread}
     values |= {"growing": False, "accepted": jobs.c.accepted + unplanned} if unplanned else {}
     connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(values))
-    _count(connection, job_id, (), None, now)
+    count_outcomes(connection, job_id, (), None, now)
 
 
 def _file_name(uri: str) -> str:

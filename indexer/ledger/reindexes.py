@@ -16,12 +16,12 @@ from sqlalchemy.exc import IntegrityError
 from indexer.domain.collections import Collection, Reindex, ReindexState
 from indexer.domain.jobs import Job, JobKind, JobState
 from indexer.domain.points import Page
+from indexer.ledger.counters import next_number
 from indexer.ledger.database import again_on_deadlock
-from indexer.ledger.jobs import Jobs
 from indexer.ledger.mirroring import add_fill
+from indexer.ledger.operation import Part, operation
 from indexer.ledger.rows import as_job, find_job
 from indexer.ledger.schema import OF_REINDEX, batches, collections, failures, jobs, reindexes
-from indexer.ledger.submissions import next_of
 from model.errors import Conflict, NotFound
 from model.types import ModelInfo
 
@@ -29,19 +29,20 @@ _SWAPPED = ("generation", "fingerprint", "model", "dimensions")
 _FIELDS = [reindexes.c[name] for name in Reindex.__dataclass_fields__]
 
 
-class Reindexing(Jobs):
-    def reindex(self, collection: str) -> Reindex | None:
-        with self._read() as connection:
+class Reindexes(Part):
+    @operation
+    def find(self, collection: str) -> Reindex | None:
+        with self._database.read() as connection:
             return _find(connection, collection)
 
-    def reindexes(self) -> list[Reindex]:
-        with self._read() as connection:
+    @operation
+    def all(self) -> list[Reindex]:
+        with self._database.read() as connection:
             rows = connection.execute(sa.select(*_FIELDS).order_by(reindexes.c.collection)).all()
             return [_as_reindex(row) for row in rows]
 
-    def start_reindex(
-        self, collection: Collection, model: ModelInfo, *, documents: int, max_failures: int
-    ) -> tuple[Job, bool]:
+    @operation
+    def start(self, collection: Collection, model: ModelInfo, *, documents: int, max_failures: int) -> tuple[Job, bool]:
         """The job that fills a new generation, and whether it is new. One that is under way is given other `max_failures`, and
         what failed so far is tried again. Raises `Conflict` while there is a generation of something else."""
         for _ in range(2):  # of two requests the database refuses the later, which then finds the other's
@@ -53,19 +54,19 @@ class Reindexing(Jobs):
 
     @again_on_deadlock
     def _start(self, collection: Collection, model: ModelInfo, documents: int, max_failures: int) -> tuple[Job, bool]:
-        with self._write() as connection:
+        with self._database.write() as connection:
             if (there := _find(connection, collection.name)) is not None:
                 return self._again(connection, there, model, max_failures), False
-            now = self._now(connection)
+            now = self._database.now(connection)
             job_id = uuid.uuid4().hex
             job = {"id": job_id, "collection": collection.name, "kind": JobKind.REINDEX, "state": JobState.RUNNING}
-            seq = next_of("seq", connection)
+            seq = next_number("seq", connection)
             inserted = sa.insert(jobs).values(**job, seq=seq, accepted=documents, created_at=now, updated_at=now)
             connection.execute(inserted)
             made_by = {"fingerprint": model.fingerprint, "model": model.name, "dimensions": model.dimensions}
             row = {"collection": collection.name, "state": ReindexState.FILLS, "job_id": job_id, **made_by}
             generation, bounds = (
-                next_of("generation", connection),
+                next_number("generation", connection),
                 {"expected": documents, "max_failures": max_failures},
             )
             connection.execute(sa.insert(reindexes).values(**row, generation=generation, since=now, **bounds))
@@ -88,17 +89,19 @@ class Reindexing(Jobs):
 
     # --- the fill
 
-    def to_fill(self, reindex: Reindex) -> tuple[int, bool]:
+    @operation
+    def open_batches(self, reindex: Reindex) -> tuple[int, bool]:
         """Batches that are not done, and whether one of them waits for something that is away."""
         query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(batches.c.releases), 0))
-        with self._read() as connection:
+        with self._database.read() as connection:
             count, releases = connection.execute(query.where(*_open_fill(reindex))).one()
             return int(count), bool(releases)
 
+    @operation
     @again_on_deadlock
-    def plan_fill(self, reindex: Reindex, page: Page) -> bool:
+    def plan_page(self, reindex: Reindex, page: Page) -> bool:
         """What the scan found after `reindex.cursor` is to be filled. What is done of the job is tidied away."""
-        with self._write() as connection:
+        with self._database.write() as connection:
             row = connection.execute(_at(sa.select(reindexes), reindex).with_for_update()).one_or_none()
             if row is None or row.scanned or row.cursor != reindex.cursor:
                 return False
@@ -117,55 +120,65 @@ class Reindexing(Jobs):
             connection.execute(_at(sa.update(reindexes), reindex).values(values))
             return True
 
-    def unmended(self, reindex: Reindex) -> int:
+    @operation
+    def count_failed(self, reindex: Reindex) -> int:
         """Documents whose last try failed."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             return _unmended(connection, reindex.job_id)
 
-    def note_reindex(self, reindex: Reindex, waiting_on: str | None) -> None:
+    @operation
+    def record_wait(self, reindex: Reindex, waiting_on: str | None) -> None:
         """What its job says it waits for."""
         state = JobState.WAITING if waiting_on else JobState.RUNNING
-        with self._write() as connection:
+        with self._database.write() as connection:
             told = sa.update(jobs).where(jobs.c.id == reindex.job_id, jobs.c.finished_at.is_(None))
             differs = jobs.c.waiting_on.is_distinct_from(waiting_on)
             connection.execute(
-                told.where(differs).values(state=state, waiting_on=waiting_on, updated_at=self._now(connection))
+                told.where(differs).values(
+                    state=state, waiting_on=waiting_on, updated_at=self._database.now(connection)
+                )
             )
 
-    def refill(self, reindex: Reindex) -> bool:
+    @operation
+    def scan_again(self, reindex: Reindex) -> bool:
         """The switch found the two generations unequal: the scan begins again. Writes go on."""
         again = {"cursor": None, "scanned": False, "passes": reindex.passes + 1}
         return self._move(reindex, ReindexState.FILLS, paused=False, **again)
 
     # --- the switch
 
+    @operation
     def pause(self, reindex: Reindex) -> bool:
         """Before a switch in either direction: from here on nothing of the collection is claimed to be written."""
         forth = reindex.state is ReindexState.FILLS
         return self._move(reindex, ReindexState.SWITCHES if forth else ReindexState.RETURNS, paused=True)
 
+    @operation
     def resume(self, reindex: Reindex) -> bool:
         """The switch is put off: writes go on. One back stays ordered."""
         forth = reindex.state is ReindexState.SWITCHES
         return self._move(reindex, ReindexState.FILLS if forth else ReindexState.RETURNS, paused=False)
 
-    def under_way(self, reindex: Reindex) -> bool:
+    @operation
+    def writes_are_open(self, reindex: Reindex) -> bool:
         """Whether anything is being written to the collection, was left half written, or is still to be filled."""
         writing = sa.or_(batches.c.lease.is_not(None), batches.c.touched)
-        with self._read() as connection:
+        with self._database.read() as connection:
             return _any_batch(connection, reindex, sa.or_(OF_REINDEX, writing))
 
-    def left_behind(self, reindex: Reindex) -> bool:
+    @operation
+    def writes_were_abandoned(self, reindex: Reindex) -> bool:
         """Whether a worker died while it wrote to the collection, and nobody has gone on from there: a pause would forbid it."""
-        with self._read() as connection:
-            nobodys = batches.c.lease_until <= self._now(connection)
+        with self._database.read() as connection:
+            nobodys = batches.c.lease_until <= self._database.now(connection)
             begun = sa.or_(batches.c.lease.is_not(None), batches.c.touched)
             return _any_batch(connection, reindex, sa.and_(~OF_REINDEX, begun, nobodys))
 
+    @operation
     def switch(self, reindex: Reindex, keep_s: float) -> bool:
         """The other generation serves from here on, and its job is done; the one before is kept for `keep_s`."""
-        with self._write() as connection:
-            now = self._now(connection)
+        with self._database.write() as connection:
+            now = self._database.now(connection)
             if not self._swap(connection, reindex, ReindexState.KEEPS, now, now + keep_s):
                 return False
             failed = find_job(connection, reindex.job_id).failed
@@ -174,10 +187,11 @@ class Reindexing(Jobs):
             connection.execute(sa.update(jobs).where(jobs.c.id == reindex.job_id).values(ended))
             return True
 
+    @operation
     def switch_back(self, reindex: Reindex, drop_after_s: float) -> bool:
         """The previous generation serves again; the one that is given up outlives the searches that are under way in it."""
-        with self._write() as connection:
-            now = self._now(connection)
+        with self._database.write() as connection:
+            now = self._database.now(connection)
             if not self._swap(connection, reindex, ReindexState.DROPS, now, now + drop_after_s):
                 return False
             connection.execute(sa.delete(batches).where(batches.c.job_id == reindex.job_id))
@@ -197,10 +211,11 @@ class Reindexing(Jobs):
 
     # --- the end
 
-    def drop_reindex(self, reindex: Reindex, after_s: float = 0.0, *, failed: str | None = None) -> bool:
+    @operation
+    def drop(self, reindex: Reindex, after_s: float = 0.0, *, failed: str | None = None) -> bool:
         """The other generation is given up. Before the switch that ends its job: as failed, or else cancelled."""
-        with self._write() as connection:
-            now = self._now(connection)
+        with self._database.write() as connection:
+            now = self._database.now(connection)
             if not _move(connection, reindex, ReindexState.DROPS, now, paused=False, until=now + after_s):
                 return False
             connection.execute(sa.delete(batches).where(batches.c.job_id == reindex.job_id))
@@ -208,20 +223,22 @@ class Reindexing(Jobs):
                 _end(connection, reindex.job_id, JobState.FAILED if failed else JobState.CANCELLED, failed, now)
             return True
 
-    def expire_reindex(self, reindex: Reindex) -> bool:
+    @operation
+    def expire(self, reindex: Reindex) -> bool:
         """The previous generation is kept no longer than a search may still be under way in it: the loop sees to that."""
-        with self._write() as connection:
+        with self._database.write() as connection:
             ended = _at(sa.update(reindexes), reindex).where(reindexes.c.state == ReindexState.KEEPS)
-            return bool(connection.execute(ended.values(until=self._now(connection))).rowcount)
+            return bool(connection.execute(ended.values(until=self._database.now(connection))).rowcount)
 
-    def forget_reindex(self, reindex: Reindex) -> bool:
+    @operation
+    def forget(self, reindex: Reindex) -> bool:
         """Its points are gone from the store."""
-        with self._write() as connection:
+        with self._database.write() as connection:
             return bool(connection.execute(_at(sa.delete(reindexes), reindex)).rowcount)
 
     def _move(self, reindex: Reindex, state: ReindexState, *, paused: bool, **values: Any) -> bool:
-        with self._write() as connection:
-            return _move(connection, reindex, state, self._now(connection), paused=paused, **values)
+        with self._database.write() as connection:
+            return _move(connection, reindex, state, self._database.now(connection), paused=paused, **values)
 
 
 def _find(connection: sa.Connection, collection: str) -> Reindex | None:

@@ -17,21 +17,22 @@ import sqlalchemy as sa
 
 from indexer.domain.documents import Document
 from indexer.domain.jobs import Batch, JobKind, JobState, Outcome, Status
-from indexer.ledger.database import Database
+from indexer.ledger.counters import next_number
 from indexer.ledger.mirroring import fill, follow
+from indexer.ledger.operation import Part, operation
 from indexer.ledger.rows import Item, pack, unpack
 from indexer.ledger.schema import batches, doubts, jobs, pending
-from indexer.ledger.submissions import next_of
 
 _STANDS = (Status.INDEXED, Status.SKIPPED)
 
 
-class Repairing(Database):
-    def standing(self, batch: Batch) -> Mapping[JobKind, Sequence[Item]]:
+class Repairs(Part):
+    @operation
+    def latest_writes(self, batch: Batch) -> Mapping[JobKind, Sequence[Item]]:
         """Of a batch of repairs: the last write of each document, by its kind; under `REPAIR` those of which none is known, so
         that what came too late was not too late."""
         known = doubts.c.document_id.in_([document.id for _, document in batch.items]), doubts.c.item.is_not(None)
-        with self._read() as connection:
+        with self._database.read() as connection:
             rows = connection.execute(sa.select(doubts).where(doubts.c.collection == batch.collection, *known)).all()
         last = {row.document_id: (JobKind(row.kind), unpack(row.item)[0][1]) for row in rows}
         found: dict[JobKind, list[Item]] = {}
@@ -40,10 +41,11 @@ class Repairing(Database):
             found.setdefault(kind, []).append((position, content))
         return found
 
-    def _forget_doubts(self, retention_s: float) -> None:
+    @operation
+    def forget_doubts(self, retention_s: float) -> None:
         """Of holders that are not back by now: they died."""
-        with self._write() as connection:
-            old = doubts.c.job_id.is_(None), doubts.c.since < self._now(connection) - retention_s
+        with self._database.write() as connection:
+            old = doubts.c.job_id.is_(None), doubts.c.since < self._database.now(connection) - retention_s
             connection.execute(sa.delete(doubts).where(*old))
 
 
@@ -86,7 +88,7 @@ def repair(connection: sa.Connection, lost: Sequence[Batch], now: float) -> None
         if not ids:
             continue
         job = {"id": uuid.uuid4().hex, "collection": batch.collection, "kind": JobKind.REPAIR, "state": JobState.QUEUED}
-        times = {"seq": next_of("seq", connection), "created_at": now, "updated_at": now}
+        times = {"seq": next_number("seq", connection), "created_at": now, "updated_at": now}
         connection.execute(sa.insert(jobs).values(**job, **times, accepted=len(ids)))
         items = pack([(position, Document(key)) for position, key in enumerate(ids)])
         row = {"job_id": job["id"], "collection": batch.collection, "kind": JobKind.REPAIR}

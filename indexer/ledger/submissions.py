@@ -10,9 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from indexer.domain.jobs import Job, JobKind, JobState
+from indexer.ledger.counters import next_number
 from indexer.ledger.database import Database, again_on_deadlock
-from indexer.ledger.rows import Item, as_job, find_job, no_job, pack, unpack
-from indexer.ledger.schema import batches, counters, failures, jobs, pending, steps
+from indexer.ledger.operation import Part, operation
+from indexer.ledger.rows import Item, as_job, find_job, no_job, pack
+from indexer.ledger.schema import batches, failures, jobs, pending, steps
 from indexer.observability import tracing
 from model.errors import Conflict, InProgress, NotFound
 
@@ -22,16 +24,14 @@ OPEN_S = 60.0
 # What an open job becomes before it is erased piece by piece: no batch is added to it any more, and nobody accepts it.
 _TAKEN_BACK = {"cancelling": True, "idempotency_key": None, "updated_at": 0.0}
 
-_PAGE = 64  # failures that become one batch of a retry
-_RETRY_TRIES = 5
 
-
-class _Overtaken(Exception):
+class Overtaken(Exception):
     """A document of a retry was written again by others before the retry was accepted."""
 
 
-class Accepting(Database):
-    def open_job(
+class Submissions(Part):
+    @operation
+    def open(
         self,
         collection: str,
         kind: JobKind,
@@ -56,29 +56,30 @@ class Accepting(Database):
 
     @again_on_deadlock
     def _open(self, key: str | None, values: dict[str, Any]) -> tuple[Job, bool]:
-        with self._write() as connection:
-            now = self._now(connection)
+        with self._database.write() as connection:
+            now = self._database.now(connection)
             if key is not None:
                 mine = jobs.c.collection == values["collection"], jobs.c.idempotency_key == key
                 # Left by a process that died: it gives up the key, and is tidied away later.
                 connection.execute(sa.update(jobs).where(*mine, *left_open(now)).values(_TAKEN_BACK))
                 known = connection.execute(sa.select(jobs).where(*mine)).one_or_none()
                 if known is not None:
-                    return _same_job(known, key, None), False
+                    return same_job(known, key, None), False
             job_id = uuid.uuid4().hex
             row = {"id": job_id, "state": JobState.QUEUED, "created_at": now, "updated_at": now, "idempotency_key": key}
             row["trace"] = tracing.here()
             connection.execute(sa.insert(jobs).values(**row, **values))
             return find_job(connection, job_id), True
 
+    @operation
     @again_on_deadlock
     def append(self, job_id: str, items: Sequence[Item]) -> None:
         """One more batch of an open job."""
-        with self._write() as connection:
+        with self._database.write() as connection:
             counted = (
                 sa.update(jobs)
                 .where(*_still_open(job_id))
-                .values(accepted=jobs.c.accepted + len(items), updated_at=self._now(connection))
+                .values(accepted=jobs.c.accepted + len(items), updated_at=self._database.now(connection))
                 .returning(jobs.c.collection, jobs.c.kind)
             )
             job = connection.execute(counted).one_or_none()
@@ -91,25 +92,30 @@ class Accepting(Database):
             rows = [{"batch_id": batch_id, "collection": job.collection, "document_id": key} for key in keys]
             connection.execute(sa.insert(pending), rows)
 
+    @operation
     def keep_open(self, job_id: str) -> None:
         """It is still being received: an upload may be slow."""
-        with self._write() as connection:
-            connection.execute(sa.update(jobs).where(*_still_open(job_id)).values(updated_at=self._now(connection)))
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(jobs).where(*_still_open(job_id)).values(updated_at=self._database.now(connection))
+            )
 
+    @operation
     @again_on_deadlock
-    def commit_job(self, job_id: str, *, body_hash: str | None = None) -> Job:
+    def commit(self, job_id: str, *, body_hash: str | None = None) -> Job:
         """From here on the job is accepted (promise 3), and comes after every job that was accepted before (promise 4).
 
         `body_hash` is of what was posted under its idempotency key.
         """
-        with self._write() as connection:
-            seq = next_of("seq", connection)
-            job, now = find_job(connection, job_id), self._now(connection)
+        with self._database.write() as connection:
+            seq = next_number("seq", connection)
+            job, now = find_job(connection, job_id), self._database.now(connection)
             if (
                 job.retry_of is not None
-                and job.accepted - job.unread != connection.execute(_to_retry(job.retry_of, count=True)).scalar_one()
+                and job.accepted - job.unread
+                != connection.execute(failures_to_retry(job.retry_of, count=True)).scalar_one()
             ):
-                raise _Overtaken
+                raise Overtaken
             empty = job.accepted == 0
             committed = (
                 sa.update(jobs)
@@ -126,88 +132,45 @@ class Accepting(Database):
                 raise no_job(job_id)
             return find_job(connection, job_id)
 
+    @operation
     def check_body(self, job_id: str, body_hash: str) -> None:
         """Raises `Conflict` when the job was accepted with another body, and `NotFound` when it is gone by now."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
         if row is None:
             raise no_job(job_id)
-        _same_job(row, row.idempotency_key, body_hash)
+        same_job(row, row.idempotency_key, body_hash)
 
-    def abandon_job(self, job_id: str) -> None:
+    @operation
+    def abandon(self, job_id: str) -> None:
         """Takes an open job back, as if it had never been; one that is accepted stays."""
-        with self._write() as connection:
+        with self._database.write() as connection:
             open_job = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.seq.is_(None))
             if not connection.execute(open_job.values(_TAKEN_BACK)).rowcount:
                 return
-        while self._erase_some(job_id):
+        while erase_some(self._database, job_id):
             pass
 
-    def retry_job(self, job_id: str) -> tuple[Job, bool]:
-        """A new job of the failures of a finished one, and whether it is new: asked twice it is the same job.
 
-        A failure whose document was written again later is left out, for the later write stands (promise 4). Raises `NotFound`,
-        or `Conflict` when the job is not finished or has no failure to try again.
-        """
-        with self._read() as connection:
-            old = find_job(connection, job_id)
-        if old.kind is JobKind.REPAIR:
-            raise Conflict(
-                f"job {job_id} is a repair: post the documents again, or delete them, that it could not write"
-            )
-        if old.kind is JobKind.REINDEX:
-            raise Conflict(f"job {job_id} is a reindex: ask for that again, and what failed is tried again")
-        if not old.state.finished:
-            raise Conflict(f"job {job_id} is {old.state}; what failed can be tried again when it is finished")
-        for _ in range(_RETRY_TRIES):
-            # No header can have a line break in it, so no caller's own key is taken.
-            job, new = self.open_job(old.collection, old.kind, idempotency_key=f"retry\n{job_id}", retry_of=job_id)
-            if not new:
-                return job, False
-            try:
-                self._copy_failures(old, job)
-                return self.commit_job(job.id), True
-            except _Overtaken:
-                self.abandon_job(job.id)
-            except BaseException:
-                self.abandon_job(job.id)
-                raise
-        raise Conflict(f"documents of job {job_id} are being written again just now; their last write stands")
+def erase_abandoned(database: Database, job_id: str) -> None:
+    """A little of an open job that nobody writes to any more."""
+    with database.write() as connection:
+        left = sa.update(jobs).where(jobs.c.id == job_id, *left_open(database.now(connection)))
+        if not connection.execute(left.values(_TAKEN_BACK)).rowcount:
+            return
+    erase_some(database, job_id)
 
-    def _copy_failures(self, old: Job, new: Job) -> None:
-        last = 0
-        while True:
-            with self._read() as connection:
-                query = _to_retry(old.id).where(failures.c.id > last).order_by(failures.c.id).limit(_PAGE)
-                page = connection.execute(query).all()
-            if not page:
-                break
-            last = page[-1].id
-            self.append(new.id, [unpack(row.item)[0] for row in page])
-        if not last:
-            raise Conflict(
-                f"job {old.id} has nothing to try again: {old.failed} failed, and none of those is the last accepted "
-                "write of its document with its content kept"
-            )
 
-    def _erase_left(self, job_id: str) -> None:
-        """A little of an open job that nobody writes to any more."""
-        with self._write() as connection:
-            left = sa.update(jobs).where(jobs.c.id == job_id, *left_open(self._now(connection)))
-            if not connection.execute(left.values(_TAKEN_BACK)).rowcount:
-                return
-        self._erase_some(job_id)
-
-    @again_on_deadlock
-    def _erase_some(self, job_id: str) -> bool:
-        """One small transaction of deleting a job with all it has; whether there is more of it."""
-        with self._write() as connection:
-            for table, some in ((failures, 1_000), (batches, 200), (steps, 1_000)):
-                chosen = sa.select(table.c.id).where(table.c.job_id == job_id).limit(some)
-                if connection.execute(sa.delete(table).where(table.c.id.in_(chosen))).rowcount:
-                    return True
-            connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
-            return False
+@again_on_deadlock
+def erase_some(database: Database, job_id: str) -> bool:
+    """One small transaction of deleting a job with all it has; whether there is more of it."""
+    with database.write() as connection:
+        for table, some in ((failures, 1_000), (batches, 200), (steps, 1_000)):
+            chosen = sa.select(table.c.id).where(table.c.job_id == job_id).limit(some)
+            if connection.execute(sa.delete(table).where(table.c.id.in_(chosen))).rowcount:
+                return True
+        connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
+        return False
 
 
 def _still_open(job_id: str) -> tuple[sa.ColumnElement[bool], ...]:
@@ -218,7 +181,7 @@ def left_open(now: float) -> tuple[sa.ColumnElement[bool], ...]:
     return jobs.c.seq.is_(None), jobs.c.updated_at < now - OPEN_S
 
 
-def _to_retry(job_id: str, *, count: bool = False) -> sa.Select[Any]:
+def failures_to_retry(job_id: str, *, count: bool = False) -> sa.Select[Any]:
     """The failures of a job of which no later write was settled, is waiting or under way. Over time they only become fewer."""
     later = sa.select(sa.literal(1)).where(
         pending.c.collection == failures.c.collection,
@@ -231,13 +194,7 @@ def _to_retry(job_id: str, *, count: bool = False) -> sa.Select[Any]:
     return sa.select(*chosen).where(failures.c.job_id == job_id, failures.c.item.is_not(None), ~later.exists())
 
 
-def next_of(counter: str, connection: sa.Connection) -> int:
-    """Its row is locked until the commit: jobs become visible in the order of their numbers, whoever accepts them."""
-    counted = sa.update(counters).where(counters.c.name == counter).values(value=counters.c.value + 1)
-    return int(connection.execute(counted.returning(counters.c.value)).scalar_one())
-
-
-def _same_job(row: sa.Row[Any], key: str, body_hash: str | None) -> Job:
+def same_job(row: sa.Row[Any], key: str, body_hash: str | None) -> Job:
     if row.seq is None:
         raise InProgress(
             f"a request with Idempotency-Key {key!r:.100} is still being received", field="Idempotency-Key", value=key

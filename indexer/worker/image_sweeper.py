@@ -17,7 +17,7 @@ import contextlib
 import random
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -49,7 +49,7 @@ class Sweeper:
         while True:
             await asyncio.sleep(min(self._every_s, _LOOK_S) * self._rng.uniform(0.5, 1.0))
             try:
-                if await self._ledger.call(self._ledger.take_turn, _CHORE, self._every_s):
+                if await self._ledger.housekeeping.take_turn(_CHORE, self._every_s):
                     swept = await self.sweep()
                     log.info("images swept", kept=swept.kept, deleted=swept.deleted, deleted_bytes=swept.deleted_bytes)
             except RetrievalError as error:
@@ -61,12 +61,12 @@ class Sweeper:
     async def sweep(self) -> Swept:
         """Raises `RetrievalError` where not every reference can be seen; nothing is deleted then."""
         with _marks() as marks:
-            await self._mark_ledger(marks, self._ledger.images_waiting, _BATCHES)
-            await self._mark_ledger(marks, self._ledger.images_to_retry, _FAILURES)
-            await self._mark_ledger(marks, self._ledger.images_in_doubt, _FAILURES)
-            for collection in await self._ledger.call(self._ledger.collections):
+            await self._mark_ledger(marks, self._ledger.housekeeping.images_waiting, _BATCHES)
+            await self._mark_ledger(marks, self._ledger.housekeeping.images_to_retry, _FAILURES)
+            await self._mark_ledger(marks, self._ledger.housekeeping.images_in_doubt, _FAILURES)
+            for collection in await self._ledger.collections.all():
                 await self._mark_points(marks, collection.points_name)
-            for reindex in await self._ledger.call(self._ledger.reindexes):
+            for reindex in await self._ledger.reindexes.all():
                 with contextlib.suppress(NotFound):  # not made yet, or gone
                     await self._mark_points(marks, reindex.points_name)
 
@@ -76,11 +76,11 @@ class Sweeper:
             return await self._blobs.sweep(marked)
 
     async def _mark_ledger(
-        self, marks: _Marks, page: Callable[[int, int], tuple[set[str], int | None]], size: int
+        self, marks: _Marks, page: Callable[[int, int], Awaitable[tuple[set[str], int | None]]], size: int
     ) -> None:
         after: int | None = 0
         while after is not None:
-            digests, after = await self._ledger.call(page, after, size)
+            digests, after = await page(after, size)
             await self._blobs.run(partial(marks.add, digests))
 
     async def _mark_points(self, marks: _Marks, name: str) -> None:

@@ -51,7 +51,7 @@ class BulkLoads:
         while True:
             await asyncio.sleep(self._every_s * self._rng.uniform(0.5, 1.0))
             try:
-                if await self._ledger.call(self._ledger.take_turn, _CHORE, self._every_s):
+                if await self._ledger.housekeeping.take_turn(_CHORE, self._every_s):
                     await self.look()
             except RetrievalError as error:
                 log.warning("cannot look after the indexes of bulk loads", detail=error.detail)
@@ -69,11 +69,11 @@ class BulkLoads:
 
     async def _to_come(self) -> dict[str, int]:
         """Of every generation the documents that its largest load will bring, 0 where there is none; by the name of its points."""
-        serving = {each.name: each.points_name for each in await self._ledger.call(self._ledger.collections)}
-        reindexes = await self._ledger.call(self._ledger.reindexes)
+        serving = {each.name: each.points_name for each in await self._ledger.collections.all()}
+        reindexes = await self._ledger.reindexes.all()
         others = {each.job_id: each.points_name for each in reindexes if each.state is not ReindexState.DROPS}
         found = dict.fromkeys((*serving.values(), *others.values()), 0)
-        for job in await self._ledger.call(self._ledger.loads, self._documents):
+        for job in await self._ledger.jobs.bulk_loads(self._documents):
             name = others.get(job.id) if job.kind is JobKind.REINDEX else serving.get(job.collection)
             if name is not None:  # else it came or went between two questions
                 found[name] = max(found[name], job.left)

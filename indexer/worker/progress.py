@@ -33,7 +33,7 @@ class Progress:
         deadline = time.monotonic() + timeout_s
         while True:
             changed = self._changed
-            job = await self._ledger.call(self._ledger.job, job_id)
+            job = await self._ledger.jobs.find(job_id)
             left_s = deadline - time.monotonic()
             if job.state.finished or left_s <= 0:
                 return job
@@ -44,7 +44,7 @@ class Progress:
         seen = None
         while seen is None or not seen.state.finished:
             changed = self._changed
-            job = await self._ledger.call(self._ledger.job, job_id)
+            job = await self._ledger.jobs.find(job_id)
             if job == seen:
                 await self._until(changed, self._poll_s)
                 continue

@@ -76,7 +76,7 @@ class Reindexer:
             self._wake.clear()
             pause_s = self._settings.poll_s * random.uniform(0.5, 1.0)  # many processes do not look all at once
             try:
-                for reindex in await self._ledger.call(self._ledger.reindexes):
+                for reindex in await self._ledger.reindexes.all():
                     pause_s = min(pause_s, await self._step(reindex))
             except RetrievalError as error:
                 log.warning("cannot look after a reindex", detail=error.detail)
@@ -94,8 +94,8 @@ class Reindexer:
             ReindexState.DROPS: self._drop,
         }
         try:
-            if reindex.state.before_switch and (await self._ledger.call(self._ledger.job, reindex.job_id)).cancelling:
-                await self._ledger.call(self._ledger.drop_reindex, reindex)
+            if reindex.state.before_switch and (await self._ledger.jobs.find(reindex.job_id)).cancelling:
+                await self._ledger.reindexes.drop(reindex)
                 await self._moved(reindex, "reindex cancelled")
                 return 0.0
             return await steps[reindex.state](reindex)
@@ -104,14 +104,14 @@ class Reindexer:
             return self._settings.retry_base_s
 
     async def _fill(self, reindex: Reindex) -> float:
-        left, waits = await self._ledger.call(self._ledger.to_fill, reindex)
+        left, waits = await self._ledger.reindexes.open_batches(reindex)
         if not reindex.scanned:
             return await self._plan(reindex, _WINDOW_BATCHES - left)
-        failed = await self._ledger.call(self._ledger.unmended, reindex)
+        failed = await self._ledger.reindexes.count_failed(reindex)
         if left == 0 and failed > reindex.max_failures:
-            await self._ledger.call(self._ledger.note_reindex, reindex, _too_many(failed, reindex.max_failures))
-        elif left <= _FEW_BATCHES and not waits and not await self._ledger.call(self._ledger.left_behind, reindex):
-            await self._ledger.call(self._ledger.pause, reindex)
+            await self._ledger.reindexes.record_wait(reindex, _too_many(failed, reindex.max_failures))
+        elif left <= _FEW_BATCHES and not waits and not await self._ledger.reindexes.writes_were_abandoned(reindex):
+            await self._ledger.reindexes.pause(reindex)
             return 0.0
         return _STEP_S
 
@@ -120,14 +120,14 @@ class Reindexer:
             await self._make(reindex)
         if batches <= 0:
             return _STEP_S
-        serving = await self._ledger.call(self._ledger.collection, reindex.collection)
+        serving = await self._ledger.collections.find(reindex.collection)
         page = await self._store.points(serving.points_name).page(reindex.cursor, self._settings.batch_documents)
-        await self._ledger.call(self._ledger.plan_fill, reindex, page)
+        await self._ledger.reindexes.plan_page(reindex, page)
         self._on_planned()
         return 0.0
 
     async def _make(self, reindex: Reindex) -> None:
-        serving = await self._ledger.call(self._ledger.collection, reindex.collection)
+        serving = await self._ledger.collections.find(reindex.collection)
         layout = await self._store.points(serving.points_name).layout()
         found = await self._encoders.by_fingerprint(reindex.fingerprint)
         if found is None:
@@ -136,26 +136,26 @@ class Reindexer:
         await self._store.create(
             reindex.points_name, reindex.dimensions, serving.indexes, language=layout.language, latents=latents
         )
-        if await self._ledger.call(self._ledger.reindex, reindex.collection) is None:
+        if await self._ledger.reindexes.find(reindex.collection) is None:
             await self._store.drop(reindex.points_name)  # the collection was dropped while we did that
 
     async def _switch(self, reindex: Reindex) -> float:
-        if await self._ledger.call(self._ledger.under_way, reindex):
+        if await self._ledger.reindexes.writes_are_open(reindex):
             return await self._wait_or_resume(reindex)
-        serving = await self._ledger.call(self._ledger.collection, reindex.collection)
-        failed = await self._ledger.call(self._ledger.unmended, reindex)
+        serving = await self._ledger.collections.find(reindex.collection)
+        failed = await self._ledger.reindexes.count_failed(reindex)
         have, had = [await self._store.points(each.points_name).count() for each in (reindex, serving)]
         if failed > reindex.max_failures:
-            await self._ledger.call(self._ledger.resume, reindex)
+            await self._ledger.reindexes.resume(reindex)
         elif have + failed == had:
-            if await self._ledger.call(self._ledger.switch, reindex, self._settings.reindex_grace_s):
+            if await self._ledger.reindexes.switch(reindex, self._settings.reindex_grace_s):
                 await self._moved(reindex, "reindex switched", documents=have, failed=failed)
         elif reindex.passes < _PASSES:
             log.warning("reindex found a difference", collection=reindex.collection, have=have, had=had, failed=failed)
-            await self._ledger.call(self._ledger.refill, reindex)
+            await self._ledger.reindexes.scan_again(reindex)
         else:
             reason = f"the new generation has {have} documents and {failed} failed, of {had}, after {_PASSES} scans"
-            await self._ledger.call(self._ledger.drop_reindex, reindex, failed=reason)
+            await self._ledger.reindexes.drop(reindex, failed=reason)
             await self._moved(reindex, "reindex failed", reason=reason)
         return 0.0
 
@@ -163,20 +163,20 @@ class Reindexer:
         left_s = await self._left_s(reindex)
         if left_s > 0:
             return left_s
-        lingers_s = reindex.since + self._settings.reindex_linger_s - await self._ledger.call(self._ledger.now)
-        if await self._ledger.call(self._ledger.drop_reindex, reindex, max(0.0, lingers_s)):
+        lingers_s = reindex.since + self._settings.reindex_linger_s - await self._ledger.housekeeping.now()
+        if await self._ledger.reindexes.drop(reindex, max(0.0, lingers_s)):
             await self._moved(reindex, "previous generation is given up")
         return 0.0
 
     async def _return(self, reindex: Reindex) -> float:
-        if not (await self._ledger.call(self._ledger.collection, reindex.collection)).paused:  # it was put off
-            if await self._ledger.call(self._ledger.left_behind, reindex):
+        if not (await self._ledger.collections.find(reindex.collection)).paused:  # it was put off
+            if await self._ledger.reindexes.writes_were_abandoned(reindex):
                 return _STEP_S
-            await self._ledger.call(self._ledger.pause, reindex)
+            await self._ledger.reindexes.pause(reindex)
             return 0.0
-        if await self._ledger.call(self._ledger.under_way, reindex):
+        if await self._ledger.reindexes.writes_are_open(reindex):
             return await self._wait_or_resume(reindex)
-        if await self._ledger.call(self._ledger.switch_back, reindex, self._settings.reindex_linger_s):
+        if await self._ledger.reindexes.switch_back(reindex, self._settings.reindex_linger_s):
             await self._moved(reindex, "reindex rolled back")
         return 0.0
 
@@ -185,18 +185,18 @@ class Reindexer:
         if left_s > 0:
             return left_s
         await self._store.drop(reindex.points_name)
-        await self._ledger.call(self._ledger.forget_reindex, reindex)
+        await self._ledger.reindexes.forget(reindex)
         return 0.0
 
     async def _wait_or_resume(self, reindex: Reindex) -> float:
-        paused_s = await self._ledger.call(self._ledger.now) - reindex.since
-        if paused_s > _PAUSE_S or await self._ledger.call(self._ledger.left_behind, reindex):
-            await self._ledger.call(self._ledger.resume, reindex)
+        paused_s = await self._ledger.housekeeping.now() - reindex.since
+        if paused_s > _PAUSE_S or await self._ledger.reindexes.writes_were_abandoned(reindex):
+            await self._ledger.reindexes.resume(reindex)
             await self._moved(reindex, "switch put off, writes go on", paused_s=round(paused_s, 1))
         return _STEP_S
 
     async def _left_s(self, reindex: Reindex) -> float:
-        return (reindex.until or 0.0) - await self._ledger.call(self._ledger.now)
+        return (reindex.until or 0.0) - await self._ledger.housekeeping.now()
 
     async def _moved(self, reindex: Reindex, event: str, **fields: object) -> None:
         log.info(event, collection=reindex.collection, generation=reindex.generation, model=reindex.model, **fields)

@@ -38,13 +38,13 @@ class Runner:
     async def run(self, claim: Claim, batch: Batch, *, last_attempt: bool) -> Result:
         async def hold() -> None:
             until = time.monotonic() + self.lease_s
-            if not await self.ledger.call(self.ledger.renew, claim.batches, self.lease_s, writing=True):
+            if not await self.ledger.batches.renew(claim.batches, self.lease_s, writing=True):
                 raise LeaseLost
             # The process stood still since: another may have written what was accepted later.
             if time.monotonic() > until:
                 raise LeaseLost
 
-        collection = await self.ledger.call(self.ledger.collection, batch.collection)
+        collection = await self.ledger.collections.find(batch.collection)
         if batch.kind is JobKind.REINDEX:
             return await self._fill(batch, collection, hold)
         if collection.paused:
@@ -58,7 +58,7 @@ class Runner:
 
     async def _repair(self, batch: Batch, run: Callable[[Batch], Awaitable[Result]]) -> Result:
         whole = Result()
-        for kind, items in (await self.ledger.call(self.ledger.standing, batch)).items():
+        for kind, items in (await self.ledger.repairs.latest_writes(batch)).items():
             if kind is JobKind.REPAIR:
                 whole.outcomes += [Outcome(position, one.id, Status.SKIPPED) for position, one in items]
                 continue
@@ -68,7 +68,7 @@ class Runner:
         return whole
 
     async def _fill(self, batch: Batch, collection: Collection, hold: Hold) -> Result:
-        reindex = await self.ledger.call(self.ledger.reindex, collection.name)
+        reindex = await self.ledger.reindexes.find(collection.name)
         if reindex is None or reindex.state is ReindexState.DROPS or reindex.job_id != batch.job_id:
             return Result([Outcome(position, one.id, Status.SKIPPED) for position, one in batch.items])
         pipeline = replace(await self._pipeline_for(reindex.fingerprint), keeper=None)  # what was kept stays as it is

@@ -17,7 +17,7 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -165,8 +165,7 @@ class Worker:
             if self._suspicious:
                 return None
             documents = self._settings.batch_documents
-            batches = await self._ledger.call(
-                self._ledger.claim,
+            batches = await self._ledger.batches.claim(
                 documents,
                 self._settings.lease_s,
                 max_documents=documents,
@@ -208,12 +207,12 @@ class Worker:
                 await self._finish(claim, await self._attempt(claim))
             self._waits = 0
         except asyncio.CancelledError:
-            await asyncio.shield(self._ledger.call(self._releasing(claim, 0.0, None)))
+            await asyncio.shield(self._releasing(claim, 0.0, None)())
             raise
         except LeaseLost:
             log.warning("lease lost", batch=claim.batches[0].id, job=claim.batches[0].job_id)
             with contextlib.suppress(DependencyUnavailable):
-                await self._ledger.call(self._releasing(claim, 0.0, None))  # those of the claim that are still ours
+                await self._releasing(claim, 0.0, None)()  # those of the claim that are still ours
         except RetrievalError as error:
             await self._give_back(claim, error)
         except Exception as error:
@@ -258,7 +257,7 @@ class Worker:
             one = replace(batch, items=(item,))
             if batch.suspect == item[0] and batch.crashes >= self._settings.max_attempts:
                 result = _failed(one, "worker_died", f"the worker died {batch.crashes} times while indexing it")
-            elif await self._ledger.call(self._ledger.suspect, batch, item[0]):
+            elif await self._ledger.batches.suspect(batch, item[0]):
                 try:
                     result = await self._one(claim, replace(one, suspect=item[0]), last_attempt=last)
                 except Died as error:
@@ -299,7 +298,7 @@ class Worker:
         await self._settle(claim.settled(result.outcomes), retry_after_s=pause, waiting_on=waiting_on)
 
     async def _settle(self, settled: Sequence[Settled], **options: Any) -> None:
-        if not await self._ledger.call(self._ledger.finish, settled, **options):
+        if not await self._ledger.batches.finish(settled, **options):
             written = [one.document_id for _, outcomes in settled for one in outcomes if one.status is Status.INDEXED]
             log.warning("written while a lease was lost", documents=written[:_NAMED_DOCUMENTS])
             raise LeaseLost
@@ -335,13 +334,13 @@ class Worker:
         if await self._recorded(claim, call):
             self._tell(settled, waits=isinstance(error, RetrievalError) and error.retryable)
 
-    async def _recorded(self, claim: Claim, call: Callable[[], object]) -> bool:
+    async def _recorded(self, claim: Claim, call: Callable[[], Awaitable[object]]) -> bool:
         """Tried for as long as a lease, for else whoever comes next would wait until this one's has run out, and take its holder
         for dead."""
         deadline = time.monotonic() + self._settings.lease_s
         for tries in itertools.count():
             try:
-                await self._ledger.call(call)
+                await call()
             except DependencyUnavailable as unreachable:
                 log.warning("cannot record an outcome", batch=claim.batches[0].id, detail=unreachable.detail)
                 if self._stopping or time.monotonic() > deadline:
@@ -360,17 +359,21 @@ class Worker:
             self._waits += 1
         return self._paused_until - now
 
-    def _finishing(self, settled: Sequence[Settled], pause: float) -> Callable[[], object]:
-        return lambda: self._ledger.finish(settled, retry_after_s=pause)
+    def _finishing(self, settled: Sequence[Settled], pause: float) -> Callable[[], Awaitable[object]]:
+        return lambda: self._ledger.batches.finish(settled, retry_after_s=pause)
 
-    def _releasing(self, claim: Claim, pause: float, waiting_on: str | None, **options: bool) -> Callable[[], object]:
-        return lambda: self._ledger.release(claim.batches, retry_after_s=pause, waiting_on=waiting_on, **options)
+    def _releasing(
+        self, claim: Claim, pause: float, waiting_on: str | None, **options: bool
+    ) -> Callable[[], Awaitable[object]]:
+        return lambda: self._ledger.batches.release(
+            claim.batches, retry_after_s=pause, waiting_on=waiting_on, **options
+        )
 
     async def _heartbeat(self, claim: Claim) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_s / 3)
             with contextlib.suppress(DependencyUnavailable):
-                await self._ledger.call(self._ledger.renew, claim.batches, self._settings.lease_s)
+                await self._ledger.batches.renew(claim.batches, self._settings.lease_s)
 
     async def _tidy(self) -> None:
         """Finished jobs that are old enough go, and what died half-way."""
@@ -379,7 +382,7 @@ class Worker:
             try:
                 more = True
                 while more:
-                    more = await self._ledger.call(self._ledger.tidy, self._settings.job_retention_s)
+                    more = await self._ledger.housekeeping.tidy(self._settings.job_retention_s)
                     await asyncio.sleep(_TIDY_STEP_S)
             except DependencyUnavailable as error:
                 log.warning("cannot tidy the ledger", detail=error.detail)
@@ -388,7 +391,7 @@ class Worker:
         """Seconds, spread: the workers of many processes do not look all at once."""
         poll_s = self._settings.poll_s * self._rng.uniform(0.5, 1.0)
         try:
-            due_s = await self._ledger.call(self._ledger.due_in_s)
+            due_s = await self._ledger.batches.due_in_s()
         except DependencyUnavailable:
             return poll_s
         return poll_s if due_s is None else min(poll_s, max(0.05, due_s))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 import orjson
@@ -184,25 +184,21 @@ async def _accepted(parts: Parts, accepted: Accepted, wait: bool) -> Response:
     }
     if not (wait and job.state.finished):
         return Json(wire, 202)
-    pages = parts.ledger.results(job.id)
-    first = await parts.in_ledger(_page, pages)  # before the answer begins: it may be that the ledger does not answer
+    pages = parts.ledger.jobs.results(job.id)
+    first: list[Outcome] = await anext(pages, [])  # before the answer begins: it may be that the ledger does not answer
     return StreamingResponse(_with_results(parts, wire, first, pages), media_type=JSON)
 
 
 async def _with_results(
-    parts: Parts, wire: dict[str, Any], page: list[Outcome], pages: Iterator[list[Outcome]]
+    parts: Parts, wire: dict[str, Any], page: list[Outcome], pages: AsyncIterator[list[Outcome]]
 ) -> AsyncIterator[bytes]:
     """One JSON object; of the results one page is held at a time."""
     yield orjson.dumps(wire)[:-1] + b',"results":['
     while page:
-        following = await parts.in_ledger(_page, pages)
+        following: list[Outcome] = await anext(pages, [])
         yield orjson.dumps([_result(one) for one in page])[1:-1] + (b"," if following else b"")
         page = following
     yield b"]}"
-
-
-def _page(pages: Iterator[list[Outcome]]) -> list[Outcome]:
-    return next(pages, [])
 
 
 async def _delete(parts: Parts, name: str, document_ids: list[str], wait: bool) -> Response:

@@ -35,11 +35,11 @@ async def start(
     body_hash = hashlib.sha256(orjson.dumps(source, option=orjson.OPT_SORT_KEYS)).hexdigest()
     job = None
     if idempotency_key is not None:  # the files of a known request may be gone by now
-        job = await parts.in_ledger(parts.ledger.import_of, collection.name, idempotency_key, body_hash)
+        job = await parts.ledger.imports.find(collection.name, idempotency_key, body_hash)
     if job is None:
         await asyncio.to_thread(parts.imports.check, **source)
         keyed = {"idempotency_key": idempotency_key, "body_hash": body_hash}
-        job = await parts.in_ledger(parts.ledger.accept_import, collection.name, source, **keyed)
+        job = await parts.ledger.imports.accept(collection.name, source, **keyed)
         parts.worker.poke()
     structlog.contextvars.bind_contextvars(job=job.id)
     return Json({"job": job_wire(job)}, 202)

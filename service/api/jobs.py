@@ -29,7 +29,7 @@ async def own(request: Request, parts: PartsOf, caller: CallerOf) -> None:
     job_id = request.path_params.get("id")
     if job_id is None or caller.sees_all:
         return
-    job = await parts.in_ledger(parts.ledger.job, job_id)
+    job = await parts.ledger.jobs.find(job_id)
     if not caller.sees(job.collection):
         raise no_job(job_id)
 
@@ -54,22 +54,22 @@ async def read_all(
 ) -> Response:
     """Newest first; of the collections that the API key is for."""
     prefixes = () if caller.sees_all else caller.prefixes
-    jobs = await parts.in_ledger(
-        parts.ledger.jobs, collection=collection, prefixes=prefixes, states=state or (), limit=limit, offset=offset
+    jobs = await parts.ledger.jobs.newest(
+        collection=collection, prefixes=prefixes, states=state or (), limit=limit, offset=offset
     )
     return Json({"jobs": [job_wire(job) for job in jobs]})
 
 
 @router.get("/jobs/{id}", response_model=JobOut)
 async def read(job_id: JobId, parts: PartsOf) -> Response:
-    return Json(job_wire(await parts.in_ledger(parts.ledger.job, job_id)))
+    return Json(job_wire(await parts.ledger.jobs.find(job_id)))
 
 
 @router.get("/jobs/{id}/failures", response_model=FailuresOut)
 async def failures(job_id: JobId, parts: PartsOf, limit: Limit = 100, offset: Offset = 0) -> Response:
     """Documents of the job that could not be indexed, and why."""
-    await parts.in_ledger(parts.ledger.job, job_id)
-    found = await parts.in_ledger(parts.ledger.failures, job_id, limit=limit, offset=offset)
+    await parts.ledger.jobs.find(job_id)
+    found = await parts.ledger.jobs.failures(job_id, limit=limit, offset=offset)
     wire = [
         {"position": one.position, "id": one.document_id, "code": one.code, "detail": one.detail, "file": one.file}
         for one in found
@@ -81,10 +81,10 @@ async def failures(job_id: JobId, parts: PartsOf, limit: Limit = 100, offset: Of
 async def cancel(job_id: JobId, parts: PartsOf, caller: CallerOf) -> Response:
     """Nothing more of the job is begun. What a worker has in hand is finished first, and then the job is `cancelled`; one that is
     finished stays as it is. A reindex is for keys with the scope `admin`, as by its own call."""
-    job = await parts.in_ledger(parts.ledger.job, job_id)
+    job = await parts.ledger.jobs.find(job_id)
     if job.kind is JobKind.REINDEX and KeyScope.ADMIN not in caller.scopes:
         raise Forbidden(f"job {job_id} is a reindex: cancelling it needs a key with scope admin")
-    job = await parts.in_ledger(parts.ledger.cancel_job, job_id)
+    job = await parts.ledger.jobs.cancel(job_id)
     parts.progress.notify()
     return Json(job_wire(job))
 
@@ -92,7 +92,7 @@ async def cancel(job_id: JobId, parts: PartsOf, caller: CallerOf) -> Response:
 @router.post("/jobs/{id}/retry", status_code=202, response_model=RetriedOut)
 async def retry(job_id: JobId, parts: PartsOf) -> Response:
     """A new job of what failed in this one; asked twice, it is the same job. Documents that were written again since are left out."""
-    job, _ = await parts.in_ledger(parts.ledger.retry_job, job_id)
+    job, _ = await parts.ledger.retries.start(job_id)
     parts.worker.poke()
     return Json({"job": job_wire(job)}, 202)
 
@@ -104,7 +104,7 @@ async def retry(job_id: JobId, parts: PartsOf) -> Response:
 )
 async def events(job_id: JobId, parts: PartsOf) -> Response:
     """Server-sent events: the job now and after each change, a few times a second at most, until it is finished."""
-    await parts.in_ledger(parts.ledger.job, job_id)
+    await parts.ledger.jobs.find(job_id)
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     return StreamingResponse(_events(job_id, parts), headers=headers, media_type="text/event-stream")
 

@@ -85,7 +85,7 @@ async def each(documents: list[Incoming]) -> AsyncIterator[Incoming]:
     [(2, 2_000), pytest.param(2, 10_000, marks=pytest.mark.slow), pytest.param(4, 10_000, marks=pytest.mark.slow)],
 )
 def test_the_last_accepted_write_wins(count: int, writes: int, postgres_url: str, tmp_path: Path) -> None:
-    ledger = Ledger(postgres_url)
+    ledger = Ledger.open(postgres_url)
     blobs = Blobs(BlobSettings(f"file://{tmp_path / 'blobs'}"))
     try:
         asyncio.run(_run(ledger, blobs, count, writes, postgres_url, tmp_path))
@@ -99,7 +99,7 @@ async def _run(ledger: Ledger, blobs: Blobs, count: int, writes: int, url: str, 
     store = FileStore(folder / "store")
     await store.create("c", D)
     collection = Collection("c", MODEL.fingerprint, MODEL.name, D, time.time())
-    ledger.create_collection(collection)
+    ledger.collections.create.blocking(collection)
     intake = Intake(ledger, blobs, IndexerSettings(batch_documents=16))
     expected: dict[str, str | None] = {}
     written, jobs = 0, 0
@@ -118,14 +118,14 @@ async def _run(ledger: Ledger, blobs: Blobs, count: int, writes: int, url: str, 
             if jobs in kill_at:
                 running.kill_one(chance)
         deadline = time.monotonic() + 300
-        while left := await ledger.call(ledger.pending_documents):
+        while left := await ledger.jobs.pending_documents():
             assert time.monotonic() < deadline, f"{left} documents left"
             assert not running.ended_early()
             await asyncio.sleep(0.1)
         assert running.end() == [0] * count
     stored = {key: point.text for key, point in store.kept["c"][1].items()}
     assert stored == {key: text for key, text in expected.items() if text is not None}
-    found = ledger.jobs(limit=10_000)
+    found = ledger.jobs.newest.blocking(limit=10_000)
     assert len(found) == jobs
     assert {job.state for job in found} == {JobState.SUCCEEDED}
     check_counts(ledger, [job.id for job in found[:50]])
@@ -137,7 +137,7 @@ def test_a_worker_that_stood_still_before_its_write_undoes_no_later_one(
     deletes: bool, postgres_url: str, tmp_path: Path
 ) -> None:
     """SIGSTOP between its look at the lease and the write, until another worker has had the batch and written what came after it."""
-    ledger = Ledger(postgres_url)
+    ledger = Ledger.open(postgres_url)
     blobs = Blobs(BlobSettings(f"file://{tmp_path / 'blobs'}"))
     try:
         asyncio.run(_stand_still(ledger, blobs, deletes, postgres_url, tmp_path))
@@ -150,7 +150,7 @@ async def _stand_still(ledger: Ledger, blobs: Blobs, deletes: bool, url: str, fo
     store = FileStore(folder / "store")
     await store.create("c", D)
     collection = Collection("c", MODEL.fingerprint, MODEL.name, D, time.time())
-    ledger.create_collection(collection)
+    ledger.collections.create.blocking(collection)
     intake = Intake(ledger, blobs, IndexerSettings())
     (flag := folder / "store.stop").touch()
 
@@ -163,10 +163,12 @@ async def _stand_still(ledger: Ledger, blobs: Blobs, deletes: bool, url: str, fo
                 await asyncio.sleep(0.05)
 
     async def done(job: Job) -> None:
-        await until(lambda: ledger.job(job.id).state is JobState.SUCCEEDED)
+        await until(lambda: ledger.jobs.find.blocking(job.id).state is JobState.SUCCEEDED)
 
     def repaired() -> bool:
-        return any(job.kind is JobKind.REPAIR and job.state is JobState.SUCCEEDED for job in ledger.jobs())
+        return any(
+            job.kind is JobKind.REPAIR and job.state is JobState.SUCCEEDED for job in ledger.jobs.newest.blocking()
+        )
 
     arguments = (url, str(folder / "store"), str(folder / "blobs"))
     with workers(1, *arguments) as first:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
 
 from indexer.domain.collections import Collection
 from indexer.domain.documents import Document
 from indexer.domain.jobs import Batch, Job, JobKind, Outcome, Status
 from indexer.ledger.ledger import Ledger
+from indexer.ledger.operation import BoundOperation, Part
 
 LEASE_S = 60.0
 
@@ -32,13 +36,13 @@ def documents(*ids: str) -> list[tuple[int, Document]]:
 
 def accept(ledger: Ledger, *batches: str, name: str = "flags", kind: JobKind = JobKind.DOCUMENTS) -> Job:
     """A job of one batch for each string."""
-    job, new = ledger.open_job(name, kind)
+    job, new = ledger.submissions.open.blocking(name, kind)
     assert new
     position = 0
     for ids_ in batches:
-        ledger.append(job.id, [(position + i, Document(each)) for i, each in enumerate(ids_)])
+        ledger.submissions.append.blocking(job.id, [(position + i, Document(each)) for i, each in enumerate(ids_)])
         position += len(ids_)
-    return ledger.commit_job(job.id)
+    return ledger.submissions.commit.blocking(job.id)
 
 
 def outcomes(batch: Batch, status: Status = Status.INDEXED) -> list[Outcome]:
@@ -48,17 +52,17 @@ def outcomes(batch: Batch, status: Status = Status.INDEXED) -> list[Outcome]:
 
 def claim(ledger: Ledger) -> Batch:
     """The one batch that is due."""
-    (batch,) = ledger.claim(100, LEASE_S)
+    (batch,) = ledger.batches.claim.blocking(100, LEASE_S)
     return batch
 
 
 def settle(ledger: Ledger, batch: Batch, status: Status = Status.INDEXED) -> bool:
-    return ledger.finish([(batch, outcomes(batch, status))])
+    return ledger.batches.finish.blocking([(batch, outcomes(batch, status))])
 
 
 def settle_all(ledger: Ledger, status: Status = Status.INDEXED) -> None:
     """Everything that is due, and what becomes due by that."""
-    while batches := ledger.claim(100, LEASE_S):
+    while batches := ledger.batches.claim.blocking(100, LEASE_S):
         for batch in batches:
             assert settle(ledger, batch, status)
 
@@ -68,23 +72,35 @@ def ids(batch: Batch) -> str:
 
 
 def claimed(ledger: Ledger, limit: int = 100, **options: object) -> list[str]:
-    return [ids(batch) for batch in ledger.claim(limit, LEASE_S, **options)]  # type: ignore[arg-type]
+    return [ids(batch) for batch in ledger.batches.claim.blocking(limit, LEASE_S, **options)]  # type: ignore[arg-type]
+
+
+def pages(ledger: Ledger, job_id: str) -> Iterator[list[Outcome]]:
+    """What `Jobs.results` yields."""
+    after = 0
+    while (page := ledger.jobs.results_page.blocking(job_id, after)) is not None:
+        outcomes, after = page
+        yield outcomes
+
+
+def replace_operation(patch: pytest.MonkeyPatch, part: Part, name: str, method: Callable[..., Any]) -> None:
+    """Replace an operation of a ledger by a blocking function, for those who await it and those who do not."""
+    patch.setattr(part, name, BoundOperation(part._database, method))
 
 
 def results(ledger: Ledger, job_id: str) -> list[Outcome]:
-    found = [outcome for page in ledger.results(job_id) for outcome in page]
-    return sorted(found, key=lambda outcome: outcome.position)
+    return sorted((outcome for page in pages(ledger, job_id) for outcome in page), key=lambda outcome: outcome.position)
 
 
 def check_counts(ledger: Ledger, jobs: Sequence[str]) -> None:
     """What is counted is what is listed, of each job and together."""
     pending = 0
     for each in jobs:
-        job, found = ledger.job(each), results(ledger, each)
+        job, found = ledger.jobs.find.blocking(each), results(ledger, each)
         by_status = [sum(result.status is status for result in found) for status in Status]
         assert [job.indexed, job.skipped, job.failed, job.cancelled] == by_status
         assert len({result.position for result in found}) == len(found)
-        assert len(ledger.failures(each, limit=10_000)) == job.failed
+        assert len(ledger.jobs.failures.blocking(each, limit=10_000)) == job.failed
         assert job.state.finished == (len(found) == job.accepted) == (job.finished_at is not None)
         pending += job.accepted - len(found)
-    assert ledger.pending_documents() == pending
+    assert ledger.jobs.pending_documents.blocking() == pending

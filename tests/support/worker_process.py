@@ -80,7 +80,7 @@ def stop_before_writing(flag: Path) -> None:
 
 
 async def main(database_url: str, store: Path, blobs: Path, seed: int) -> None:
-    ledger, rng = Ledger(database_url), random.Random(seed)
+    ledger, rng = Ledger.open(database_url), random.Random(seed)
     worker = Worker(
         ledger,
         FileStore(store),

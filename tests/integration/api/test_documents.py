@@ -340,7 +340,7 @@ async def test_results_of_a_long_stream_are_read_and_sent_in_pages(
     assert answer["job"]["state"] == "succeeded_with_failures"
     assert [one["id"] for one in answer["results"]] == [one["id"] for one in lines if one["text"]]
     assert [one["id"] for one in answer["results"] if one["status"] != "indexed"] == ["d7"]
-    pages = list(served.parts.ledger.results(answer["job"]["id"]))
+    pages = [page async for page in served.parts.ledger.jobs.results(answer["job"]["id"])]
     assert [len(page) for page in pages] == [6, 6, 6, 1]
 
 

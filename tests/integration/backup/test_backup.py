@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_store import FakeStore
+from ledger_steps import pages
 from postgres_server import PostgresServer
 
 from indexer.backup.backup import Installation, back_up, restore
@@ -54,7 +55,7 @@ async def installations(tmp_path: Path) -> AsyncIterator[Open]:
         store: Store = EdgeStore(folder / "index")
         if kind != "edge":
             store = ServerStore(ServerStoreSettings(":memory:")) if kind == "memory" else FakeStore()
-        ledger = Ledger(database or f"sqlite:///{folder / 'ledger.sqlite'}", exclusive=database is None)
+        ledger = Ledger.open(database or f"sqlite:///{folder / 'ledger.sqlite'}", exclusive=database is None)
         opened.append(Installation(ledger, store, Blobs(f"file://{folder / 'blobs'}")))
         return opened[-1]
 
@@ -72,38 +73,40 @@ async def fill(installation: Installation) -> Any:
     flags = Collection("flags", "fingerprint-1", "old", D, 1.5, "find", limit=7, indexes=indexes)
     for collection in (flags, Collection("empty", "fingerprint-1", "old", D, 2.5)):
         await store.create(collection.name, D, collection.indexes)
-        ledger.create_collection(collection)
-    ledger.set_alias("also", "flags")
+        ledger.collections.create.blocking(collection)
+    ledger.aliases.set.blocking("also", "flags")
     digest = await installation.blobs.put(b"picture")
     await store.points("flags").upsert([point(number, digest if number % 2 else None) for number in range(300)])
-    ledger.start_reindex(flags, ModelInfo("new", "fingerprint-2", D, 10, 16), documents=300, max_failures=0)
-    reindex = ledger.reindex("flags")
+    ledger.reindexes.start.blocking(flags, ModelInfo("new", "fingerprint-2", D, 10, 16), documents=300, max_failures=0)
+    reindex = ledger.reindexes.find.blocking("flags")
     assert reindex is not None
     await store.create(reindex.points_name, D)
     await store.points(reindex.points_name).upsert([point(number) for number in range(5)])
-    ledger.plan_fill(reindex, Page(tuple(f"d{number}" for number in range(9)), "here"))
-    done, _ = ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="once")
-    ledger.append(done.id, [(0, Document("d1", "text", metadata={"a": "é"})), (1, Document("bad"))])
-    ledger.commit_job(done.id, body_hash="hash")
-    (batch,) = ledger.claim(1, 60.0)
+    ledger.reindexes.plan_page.blocking(reindex, Page(tuple(f"d{number}" for number in range(9)), "here"))
+    done, _ = ledger.submissions.open.blocking("flags", JobKind.DOCUMENTS, idempotency_key="once")
+    ledger.submissions.append.blocking(
+        done.id, [(0, Document("d1", "text", metadata={"a": "é"})), (1, Document("bad"))]
+    )
+    ledger.submissions.commit.blocking(done.id, body_hash="hash")
+    (batch,) = ledger.batches.claim.blocking(1, 60.0)
     outcomes = [Outcome(0, "d1", Status.INDEXED), Outcome(1, "bad", Status.FAILED, "invalid_input", "why")]
-    ledger.finish([(batch, outcomes)])
-    left, _ = ledger.open_job("flags", JobKind.DELETE)
-    ledger.append(left.id, [(0, Document("d2"))])
-    ledger.commit_job(left.id)
-    ledger.claim(1, 300.0)  # in the hands of a worker
-    return ledger.job(left.id)
+    ledger.batches.finish.blocking([(batch, outcomes)])
+    left, _ = ledger.submissions.open.blocking("flags", JobKind.DELETE)
+    ledger.submissions.append.blocking(left.id, [(0, Document("d2"))])
+    ledger.submissions.commit.blocking(left.id)
+    ledger.batches.claim.blocking(1, 300.0)  # in the hands of a worker
+    return ledger.jobs.find.blocking(left.id)
 
 
 async def same(one: Installation, other: Installation) -> None:
-    assert other.ledger.collections() == one.ledger.collections()
-    assert other.ledger.aliases() == one.ledger.aliases()
-    assert other.ledger.reindexes() == one.ledger.reindexes()
-    assert other.ledger.jobs() == one.ledger.jobs()
-    for job in one.ledger.jobs():
-        assert other.ledger.failures(job.id) == one.ledger.failures(job.id)
-        assert list(other.ledger.results(job.id)) == list(one.ledger.results(job.id))
-    (reindex,) = one.ledger.reindexes()
+    assert other.ledger.collections.all.blocking() == one.ledger.collections.all.blocking()
+    assert other.ledger.aliases.all.blocking() == one.ledger.aliases.all.blocking()
+    assert other.ledger.reindexes.all.blocking() == one.ledger.reindexes.all.blocking()
+    assert other.ledger.jobs.newest.blocking() == one.ledger.jobs.newest.blocking()
+    for job in one.ledger.jobs.newest.blocking():
+        assert other.ledger.jobs.failures.blocking(job.id) == one.ledger.jobs.failures.blocking(job.id)
+        assert list(pages(other.ledger, job.id)) == list(pages(one.ledger, job.id))
+    (reindex,) = one.ledger.reindexes.all.blocking()
     for name in ("flags", "empty", reindex.points_name):
         mine, theirs = one.store.points(name), other.store.points(name)
         assert await theirs.count() == await mine.count()
@@ -135,16 +138,16 @@ async def test_there_and_back(installations: Open, tmp_path: Path, source: str, 
     assert [(each.name, each.documents) for each in made.points] == [
         ("empty", 0),
         ("flags", 300),
-        (one.ledger.reindexes()[0].points_name, 5),
+        (one.ledger.reindexes.all.blocking()[0].points_name, 5),
     ]
     other = installations("other", target)
     assert await restore(tmp_path / "backup", other) == made
     await same(one, other)
     # Nobody holds what a worker of the first had in hand, and numbers go on where they were.
-    assert [batch.job_id for batch in other.ledger.claim(1, 60.0)] == [left.id]
-    new, _ = other.ledger.open_job("flags", JobKind.DOCUMENTS)
-    other.ledger.append(new.id, [(0, Document("new"))])
-    assert other.ledger.commit_job(new.id).id == other.ledger.jobs()[0].id
+    assert [batch.job_id for batch in other.ledger.batches.claim.blocking(1, 60.0)] == [left.id]
+    new, _ = other.ledger.submissions.open.blocking("flags", JobKind.DOCUMENTS)
+    other.ledger.submissions.append.blocking(new.id, [(0, Document("new"))])
+    assert other.ledger.submissions.commit.blocking(new.id).id == other.ledger.jobs.newest.blocking()[0].id
 
 
 async def test_a_ledger_in_postgresql_and_from_there_into_sqlite(
@@ -156,10 +159,10 @@ async def test_a_ledger_in_postgresql_and_from_there_into_sqlite(
     two = installations("two", "fake", postgres.new_database())
     await restore(tmp_path / "first", two)
     await same(one, two)
-    new, _ = two.ledger.open_job("flags", JobKind.DOCUMENTS)
-    two.ledger.append(new.id, [(0, Document("new"))])
-    two.ledger.commit_job(new.id)
-    two.ledger.abandon_job(new.id)
+    new, _ = two.ledger.submissions.open.blocking("flags", JobKind.DOCUMENTS)
+    two.ledger.submissions.append.blocking(new.id, [(0, Document("new"))])
+    two.ledger.submissions.commit.blocking(new.id)
+    two.ledger.submissions.abandon.blocking(new.id)
 
     await back_up(one, tmp_path / "second", version="0.2")
     three = installations("three", "edge")
@@ -226,7 +229,7 @@ async def test_a_damaged_backup_is_refused(installations: Open, tmp_path: Path) 
             harm(file)
             with pytest.raises(InvalidInput, match=r"damaged|missing|cannot be read"):
                 await restore(damaged, other)
-            assert other.ledger.collections() == []
+            assert other.ledger.collections.all.blocking() == []
     await restore(tmp_path / "backup", other)
     await same(one, other)
 
@@ -272,7 +275,7 @@ async def test_an_embedded_index_is_nothing_for_a_server(installations: Open, tm
     other = installations("other", "memory")
     with pytest.raises(InvalidInput, match="--portable"):
         await restore(tmp_path / "backup", other)
-    assert other.ledger.collections() == []
+    assert other.ledger.collections.all.blocking() == []
 
 
 async def test_images_elsewhere_are_looked_for(installations: Open, tmp_path: Path) -> None:
@@ -304,14 +307,14 @@ async def test_what_the_first_version_wrote(installations: Open, tmp_path: Path)
     await back_up(one, tmp_path / "backup", version="0.2")
     other = installations("other")
     await restore(tmp_path / "backup", other)
-    assert other.ledger.collections() == one.ledger.collections()
-    assert other.ledger.jobs() == one.ledger.jobs()
-    (flags,) = other.ledger.collections()
+    assert other.ledger.collections.all.blocking() == one.ledger.collections.all.blocking()
+    assert other.ledger.jobs.newest.blocking() == one.ledger.jobs.newest.blocking()
+    (flags,) = other.ledger.collections.all.blocking()
     assert (flags.points_name, flags.paused) == ("flags", False)
-    job, _ = other.ledger.start_reindex(
+    job, _ = other.ledger.reindexes.start.blocking(
         flags, ModelInfo("new", "fingerprint-2", D, 10, 16), documents=3, max_failures=0
     )
-    reindex = other.ledger.reindex("flags")
+    reindex = other.ledger.reindexes.find.blocking("flags")
     assert reindex is not None
     assert (reindex.points_name, reindex.job_id) == ("flags~1", job.id)
 
@@ -320,7 +323,7 @@ async def test_a_backup_of_an_older_ledger_is_brought_up_to_date(installations: 
     """As one that was made before an upgrade."""
     one = installations("one")
     await one.store.create("flags", D)
-    one.ledger.create_collection(Collection("flags", "fingerprint-1", "old", D, 1.5))
+    one.ledger.collections.create.blocking(Collection("flags", "fingerprint-1", "old", D, 1.5))
     await back_up(one, tmp_path / "backup", version="0.1")
     file = tmp_path / "backup" / "ledger.sqlite"
     file.unlink()
@@ -336,4 +339,4 @@ async def test_a_backup_of_an_older_ledger_is_brought_up_to_date(installations: 
     manifest.write_text(json.dumps(values))
     other = installations("other")
     await restore(tmp_path / "backup", other)
-    assert len(other.ledger.jobs()) == 4
+    assert len(other.ledger.jobs.newest.blocking()) == 4

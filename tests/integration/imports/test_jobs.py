@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ledger_steps import replace_operation
 
 from indexer.domain.jobs import JobState
 from indexer.imports import importer
@@ -263,16 +264,16 @@ async def test_cancel_stops_within_a_batch_and_adds_up(
     job_id, ledger = answer.json()["job"]["id"], served.parts.ledger
 
     async def enough() -> bool:
-        job = await ledger.call(ledger.job, job_id)
+        job = await ledger.jobs.find(job_id)
         return not job.growing and job.accepted - job.unread >= 200 and bool(runtime.batches)
 
     await until(enough)
-    job = await ledger.call(ledger.job, job_id)
+    job = await ledger.jobs.find(job_id)
     assert job.accepted - job.unread <= 208, "what is read and not indexed is bounded"
-    await ledger.call(ledger.cancel_job, job_id)
+    await ledger.jobs.cancel(job_id)
     runtime.gate.set()
     wire = await finished(served, answer)
-    done = await ledger.call(ledger.job, job_id)
+    done = await ledger.jobs.find(job_id)
     assert wire["state"] == "cancelled"
     assert done.cancelled == 5000 - done.indexed
     assert done.indexed <= 8 * 4
@@ -292,7 +293,7 @@ async def test_cancel_while_it_is_being_planned(served: Any, files: Path, monkey
     answer = await start(served, path)
     await asyncio.to_thread(reached.wait, 30)
     job_id, ledger = answer.json()["job"]["id"], served.parts.ledger
-    await ledger.call(ledger.cancel_job, job_id)
+    await ledger.jobs.cancel(job_id)
     go.set()
     assert (await finished(served, answer))["state"] == "cancelled"
 
@@ -317,7 +318,7 @@ async def test_a_retry_reads_again_what_could_not_be_read(
     (files / "photo.png").write_bytes(make_image("red"))
     runtime.on_prepare = lambda _item: None
     ledger = served.parts.ledger
-    retry, new = await ledger.call(ledger.retry_job, job["id"])
+    retry, new = await ledger.retries.start(job["id"])
     assert new
     served.parts.worker.poke()
     done = await served.parts.progress.wait(retry.id, 60)
@@ -326,7 +327,7 @@ async def test_a_retry_reads_again_what_could_not_be_read(
     (left,) = await failures(served, wire)
     assert (left["position"], left["file"], left["id"]) == (27, "docs.jsonl", "other")
     assert (await served.client.get("/collections/flags/documents/photo/image")).content == make_image("red")
-    same, new = await ledger.call(ledger.retry_job, job["id"])
+    same, new = await ledger.retries.start(job["id"])
     assert (same.id, new) == (retry.id, False)
 
 
@@ -388,14 +389,14 @@ async def test_a_record_that_cannot_be_stored_fails_alone(
 ) -> None:
     served = await serve(import_roots=str(files), index_max_attempts=2)
     await served.client.put("/collections/flags")
-    add = served.parts.ledger.add_records
+    add = served.parts.ledger.imports.add_records.blocking
 
     def refuses(step: Any, documents: Any, *rest: Any) -> Any:
         if any(document.id == "d4" for _, document in documents):
             raise error
         return add(step, documents, *rest)
 
-    monkeypatch.setattr(served.parts.ledger, "add_records", refuses)
+    replace_operation(monkeypatch, served.parts.ledger.imports, "add_records", refuses)
     job = await finished(served, await start(served, write_jsonl(files / "a.jsonl", rows(10))))
     assert counts(job) == (10, 9, 0, 1)
     (listed,) = await failures(served, job)

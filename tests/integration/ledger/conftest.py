@@ -29,7 +29,7 @@ def open_ledger(url: str, clock: Clock) -> Iterator[Callable[..., Ledger]]:
     opened: list[Ledger] = []
 
     def another(**options: Any) -> Ledger:
-        opened.append(Ledger(url, **{"clock": clock, **options}))
+        opened.append(Ledger.open(url, **{"clock": clock, **options}))
         return opened[-1]
 
     yield another
@@ -40,5 +40,5 @@ def open_ledger(url: str, clock: Clock) -> Iterator[Callable[..., Ledger]]:
 @pytest.fixture
 def ledger(open_ledger: Callable[..., Ledger]) -> Ledger:
     made = open_ledger()
-    made.create_collection(collection())
+    made.collections.create.blocking(collection())
     return made

@@ -43,51 +43,57 @@ def first(url: str) -> str:
 
 def test_what_it_knew_it_still_knows(first: str, open_ledger: OpenLedger) -> None:
     ledger = open_ledger()
-    assert ledger.collection("flags").instruction == "find"
-    done = ledger.job(job_id(1))
+    assert ledger.collections.find.blocking("flags").instruction == "find"
+    done = ledger.jobs.find.blocking(job_id(1))
     assert (done.state, done.indexed, done.skipped, done.failed) == (JobState.SUCCEEDED_WITH_FAILURES, 1, 1, 1)
     assert (done.finished_at, done.cancelled, done.retry_of) == (done.updated_at, 0, None)
-    assert [one.document_id for one in ledger.failures(done.id)] == ["b"]
+    assert [one.document_id for one in ledger.jobs.failures.blocking(done.id)] == ["b"]
     check_counts(ledger, [job_id(number) for number in (1, 4, 7, 8)])
-    assert ledger.open_job("flags", done.kind, idempotency_key="first") == (done, False)
+    assert ledger.submissions.open.blocking("flags", done.kind, idempotency_key="first") == (done, False)
     with pytest.raises(Conflict, match="another body"):
-        ledger.check_body(done.id, "other")
+        ledger.submissions.check_body.blocking(done.id, "other")
 
 
 def test_its_work_goes_on_in_order(first: str, open_ledger: OpenLedger, clock: Clock) -> None:
     clock.now = 1_100.0  # every lease and pause of then is over
     ledger = open_ledger()
     seen = []
-    while batches := ledger.claim(100, 60.0):
+    while batches := ledger.batches.claim.blocking(100, 60.0):
         for batch in batches:
             seen.append((ids(batch), batch.crashes))
             assert settle(ledger, batch)
     assert seen == [("de", 0), ("f", 1), ("f", 0), ("da", 0)]
-    assert [ledger.job(job_id(number)).state for number in (4, 7, 8)] == [JobState.SUCCEEDED] * 3
+    assert [ledger.jobs.find.blocking(job_id(number)).state for number in (4, 7, 8)] == [JobState.SUCCEEDED] * 3
 
 
 def test_new_jobs_come_after_those_of_then(first: str, open_ledger: OpenLedger) -> None:
     ledger = open_ledger()
-    accepted = ledger.commit_job(job_id(9))
-    assert [job.id for job in ledger.jobs()] == [accepted.id, job_id(8), job_id(7), job_id(4), job_id(1)]
+    accepted = ledger.submissions.commit.blocking(job_id(9))
+    assert [job.id for job in ledger.jobs.newest.blocking()] == [
+        accepted.id,
+        job_id(8),
+        job_id(7),
+        job_id(4),
+        job_id(1),
+    ]
 
 
 def test_what_failed_then_was_not_kept_and_what_fails_now_is(first: str, open_ledger: OpenLedger, clock: Clock) -> None:
     ledger = open_ledger()
     with pytest.raises(Conflict, match="nothing to try again"):
-        ledger.retry_job(job_id(1))
+        ledger.retries.start.blocking(job_id(1))
     clock.now = 1_100.0
     settle_all(ledger, Status.FAILED)
-    assert ledger.retry_job(job_id(8))[0].accepted == 2
+    assert ledger.retries.start.blocking(job_id(8))[0].accepted == 2
 
 
 def test_the_schema_is_that_of_a_new_one(
     first: str, open_ledger: OpenLedger, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     new_url = another_url(first, tmp_path, request)
-    new = Ledger(new_url)
+    new = Ledger.open(new_url)
     try:
-        assert shape(open_ledger()) == shape(new)
+        assert shape(open_ledger().database) == shape(new.database)
     finally:
         new.close()
 
@@ -122,18 +128,18 @@ def shape(database: Database) -> dict[str, Any]:
 def test_of_many_who_start_at_once_one_migrates(first: str, open_ledger: OpenLedger) -> None:
     with ThreadPoolExecutor(4) as threads:
         opened = list(threads.map(lambda _: open_ledger(), range(4)))
-    assert {ledger.job(job_id(1)).failed for ledger in opened} == {1}
+    assert {ledger.jobs.find.blocking(job_id(1)).failed for ledger in opened} == {1}
 
 
 def test_of_many_who_make_a_new_one_at_once_one_does(url: str, open_ledger: OpenLedger) -> None:
     with ThreadPoolExecutor(4) as threads:
         opened = list(threads.map(lambda _: open_ledger(), range(4)))
-    assert [ledger.jobs() for ledger in opened] == [[]] * 4
+    assert [ledger.jobs.newest.blocking() for ledger in opened] == [[]] * 4
 
 
 def test_a_newer_schema_is_refused_and_left_as_it_is(ledger: Ledger, open_ledger: OpenLedger, url: str) -> None:
     statement = "PRAGMA user_version = 99" if url.startswith("sqlite") else "UPDATE ledger_schema SET version = 99"
-    with ledger._engine.begin() as connection:
+    with ledger.database._engine.begin() as connection:
         connection.exec_driver_sql(statement)
     for _ in range(2):
         with pytest.raises(Conflict, match=f"has schema 99, this version of ret2 reads up to {NEWEST}") as refused:
@@ -194,10 +200,12 @@ def test_what_was_accepted_survives_the_way_down_and_up(first: str, open_ledger:
 
 def test_held_work_is_due_at_once(ledger: Ledger, open_ledger: OpenLedger, url: str) -> None:
     accept(ledger, "a", "b")
-    ledger.release(ledger.claim(1, 60.0), retry_after_s=600.0, waiting_on="encoder", whole_collection=True)
-    assert ledger.claim(100, 60.0) == []
+    ledger.batches.release.blocking(
+        ledger.batches.claim.blocking(1, 60.0), retry_after_s=600.0, waiting_on="encoder", whole_collection=True
+    )
+    assert ledger.batches.claim.blocking(100, 60.0) == []
     content(url, 7)
-    assert [ids(batch) for batch in open_ledger().claim(100, 60.0)] == ["b"]
+    assert [ids(batch) for batch in open_ledger().batches.claim.blocking(100, 60.0)] == ["b"]
 
 
 def refused(url: str, schema: int, why: str) -> None:
@@ -209,26 +217,26 @@ def refused(url: str, schema: int, why: str) -> None:
 
 def test_an_unfinished_repair_is_not_lost(ledger: Ledger, url: str) -> None:
     row = {"id": job_id(1), "collection": "flags", "kind": "repair", "state": "queued", "seq": 1}
-    with ledger._write() as connection:
+    with ledger.database.write() as connection:
         connection.execute(sa.insert(jobs).values(**row, created_at=1.0, updated_at=1.0))
     refused(url, 8, "schema 8 would lose work: 1 repairs are unfinished")
-    with ledger._write() as connection:
+    with ledger.database.write() as connection:
         connection.execute(sa.update(jobs).values(state="succeeded", finished_at=2.0))
     content(url, 8)
     content(url, NEWEST)
-    assert ledger.jobs() == []
+    assert ledger.jobs.newest.blocking() == []
 
 
 def test_an_unfinished_import_is_not_lost(ledger: Ledger, url: str) -> None:
-    job = ledger.accept_import("flags", {"format": "jsonl", "files": ["a"]})
+    job = ledger.imports.accept.blocking("flags", {"format": "jsonl", "files": ["a"]})
     refused(url, 6, "schema 6 would lose work: 1 imports are unfinished")
     content(url, 7)
-    ledger.cancel_job(job.id)
-    assert ledger.job(job.id).state.finished
+    ledger.jobs.cancel.blocking(job.id)
+    assert ledger.jobs.find.blocking(job.id).state.finished
     kept = accept(ledger, "ab")
     content(url, 6)
     content(url, NEWEST)
-    assert [one.id for one in ledger.jobs()] == [kept.id]
+    assert [one.id for one in ledger.jobs.newest.blocking()] == [kept.id]
 
 
 def test_what_is_being_accepted_meanwhile_is_not_lost(ledger: Ledger, url: str) -> None:
@@ -236,7 +244,7 @@ def test_what_is_being_accepted_meanwhile_is_not_lost(ledger: Ledger, url: str) 
     row = {"id": job_id(1), "collection": "flags", "kind": "import", "state": "queued", "seq": 1}
     content(url, 7)
     with ThreadPoolExecutor(1) as threads:
-        with ledger._write() as connection:
+        with ledger.database.write() as connection:
             connection.execute(sa.insert(jobs).values(**row, created_at=1.0, updated_at=1.0))
             connection.execute(sa.insert(steps).values(job_id=job_id(1)))
             goes_back = threads.submit(Database, url, schema=6)
@@ -244,31 +252,31 @@ def test_what_is_being_accepted_meanwhile_is_not_lost(ledger: Ledger, url: str) 
         with pytest.raises(Conflict, match="1 imports are unfinished"):
             goes_back.result()
     content(url, NEWEST)
-    assert ledger.job(job_id(1)).kind == JobKind.IMPORT
+    assert ledger.jobs.find.blocking(job_id(1)).kind == JobKind.IMPORT
 
 
 def test_a_reindex_is_not_lost(ledger: Ledger, url: str) -> None:
     new = ModelInfo("new", "fingerprint-2", 8, 10, 16)
-    ledger.start_reindex(ledger.collection("flags"), new, documents=3, max_failures=0)
+    ledger.reindexes.start.blocking(ledger.collections.find.blocking("flags"), new, documents=3, max_failures=0)
     refused(url, 2, "schema 2 would lose work: 1 reindexes are not over")
     content(url, 3)
 
 
 def test_points_that_a_reindex_made_are_not_lost(ledger: Ledger, url: str) -> None:
-    with ledger._engine.begin() as connection:
+    with ledger.database._engine.begin() as connection:
         connection.exec_driver_sql("UPDATE collections SET generation = 1")
     refused(url, 1, "1 collections have been reindexed")
 
 
 def test_a_cancelled_job_does_not_come_alive_again(ledger: Ledger, url: str) -> None:
     job, kept = accept(ledger, "a", "b"), accept(ledger, "c")
-    (held,) = ledger.claim(1, 60.0)
-    ledger.cancel_job(job.id)
+    (held,) = ledger.batches.claim.blocking(1, 60.0)
+    ledger.jobs.cancel.blocking(job.id)
     refused(url, 1, "1 jobs are being cancelled")
     settle(ledger, held)
     content(url, 1)
     content(url, NEWEST)
-    assert [one.id for one in ledger.jobs()] == [kept.id]
+    assert [one.id for one in ledger.jobs.newest.blocking()] == [kept.id]
 
 
 def test_there_are_no_other_schemas(url: str) -> None:

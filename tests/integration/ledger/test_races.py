@@ -23,13 +23,13 @@ DOCUMENTS = 60
 def work(ledger: Ledger, limit: int = 2) -> list[str]:
     """Claims and finishes until nothing is due; the documents of it."""
     mine: list[str] = []
-    while batches := ledger.claim(limit, LEASE_S):
+    while batches := ledger.batches.claim.blocking(limit, LEASE_S):
         mine += [ids(batch) for batch in batches if settle(ledger, batch)]
     return mine
 
 
 def work_elsewhere(url: str) -> list[str]:
-    ledger = Ledger(url)
+    ledger = Ledger.open(url)
     try:
         return work(ledger)
     finally:
@@ -48,13 +48,13 @@ def test_processes_that_claim_at_once_never_get_the_same(ledger: Ledger, url: st
     with multiprocessing.get_context("spawn").Pool(2) as processes:
         done = [each for mine in processes.map(work_elsewhere, [url] * 2) for each in mine]
     assert sorted(done) == [chr(256 + i) for i in range(DOCUMENTS)]
-    assert ledger.job(job.id).indexed == DOCUMENTS
+    assert ledger.jobs.find.blocking(job.id).indexed == DOCUMENTS
 
 
 def test_of_requests_with_one_key_at_once_one_makes_the_job(ledger: Ledger) -> None:
     def ask(_: int) -> str:
         try:
-            job, new = ledger.open_job("flags", JobKind.DOCUMENTS, idempotency_key="key")
+            job, new = ledger.submissions.open.blocking("flags", JobKind.DOCUMENTS, idempotency_key="key")
         except Conflict:
             return "being received"
         return job.id if new else "again"
@@ -69,10 +69,10 @@ def test_jobs_are_numbered_as_they_become_visible(ledger: Ledger) -> None:
     seen: list[list[str]] = []
 
     def post(number: int) -> None:
-        job, _ = ledger.open_job("flags", JobKind.DOCUMENTS)
-        ledger.append(job.id, documents(f"{number}"))
-        ledger.commit_job(job.id)
-        seen.append([one.id for one in reversed(ledger.jobs(limit=1_000))])
+        job, _ = ledger.submissions.open.blocking("flags", JobKind.DOCUMENTS)
+        ledger.submissions.append.blocking(job.id, documents(f"{number}"))
+        ledger.submissions.commit.blocking(job.id)
+        seen.append([one.id for one in reversed(ledger.jobs.newest.blocking(limit=1_000))])
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(post, range(20)))
@@ -92,19 +92,19 @@ def test_workers_keep_the_order_of_writes_while_more_come_in(ledger: Ledger) -> 
         for _ in range(8):
             job = accept(ledger, *("".join(chance.sample("abcdefgh", chance.randint(1, 4))) for _ in range(2)))
             if chance.random() < 0.2:
-                ledger.cancel_job(job.id)
+                ledger.jobs.cancel.blocking(job.id)
         posting -= 1
 
     def run(seed: int) -> None:
         chance = random.Random(seed)
-        while posting or ledger.pending_documents():
-            batches = ledger.claim(10, LEASE_S, max_documents=chance.randint(1, 8))
+        while posting or ledger.jobs.pending_documents.blocking():
+            batches = ledger.batches.claim.blocking(10, LEASE_S, max_documents=chance.randint(1, 8))
             time.sleep(0 if batches else 0.01)
             for batch in batches:
                 some = chance.sample(outcomes(batch), chance.randint(0, len(batch.items)))
                 settled.extend((one.document_id, batch.job_id) for one in some)
                 if chance.random() < 0.3:
-                    ledger.finish([(batch, some)])
+                    ledger.batches.finish.blocking([(batch, some)])
                 else:
                     settled.extend((one.document_id, batch.job_id) for one in outcomes(batch) if one not in some)
                     settle(ledger, batch)
@@ -114,7 +114,7 @@ def test_workers_keep_the_order_of_writes_while_more_come_in(ledger: Ledger) -> 
             threads.submit(run, seed) for seed in range(3)
         ]:
             future.result()
-    jobs = [job.id for job in reversed(ledger.jobs(limit=1_000))]
+    jobs = [job.id for job in reversed(ledger.jobs.newest.blocking(limit=1_000))]
     place = {job: number for number, job in enumerate(jobs)}
     for each in "abcdefgh":
         order = [place[job] for key, job in settled if key == each]
@@ -128,14 +128,14 @@ def test_workers_keep_the_order_of_writes_while_more_come_in(ledger: Ledger) -> 
 @pytest.fixture
 def empty(url: str, clock: Clock) -> Iterator[Callable[[], Ledger]]:
     """The same ledger for every example, empty again; SQLite in memory, for a disk would be waited for at each commit."""
-    ledger = Ledger("sqlite://" if url.startswith("sqlite") else url, clock=clock)
+    ledger = Ledger.open("sqlite://" if url.startswith("sqlite") else url, clock=clock)
 
     def emptied() -> Ledger:
-        with ledger._write() as connection:
+        with ledger.database.write() as connection:
             for table in reversed(metadata.sorted_tables):
                 if table.name != "counters":
                     connection.execute(table.delete())
-        ledger.create_collection(collection())
+        ledger.collections.create.blocking(collection())
         return ledger
 
     yield emptied
@@ -170,15 +170,15 @@ class _Story:
             self.act()
             if self.jobs and self.chance.random() < 0.1:
                 self.cancelled.add(self.chance.choice(self.jobs))
-                self.ledger.cancel_job(max(self.cancelled))
+                self.ledger.jobs.cancel.blocking(max(self.cancelled))
             self.clock.now += self.chance.choice([0.0, 1.0, 10.0])
             if self.chance.random() < 0.2:
                 check_counts(self.ledger, self.jobs)
         self.clock.now += LEASE_S  # all the workers are dead, and another does what is left
-        while self.ledger.tidy(1e9):
+        while self.ledger.housekeeping.tidy.blocking(1e9):
             pass
-        while self.ledger.pending_documents():
-            left = self.ledger.claim(100, LEASE_S)
+        while self.ledger.jobs.pending_documents.blocking():
+            left = self.ledger.batches.claim.blocking(100, LEASE_S)
             assert left, "there is work, and nobody could ever have it"
             for batch in left:
                 self.finish(batch, outcomes(batch))
@@ -187,7 +187,7 @@ class _Story:
             done = self.settled.get(key, [])
             assert [one for one in writes if one in done] == done
             assert {job for job, _ in set(writes) - set(done)} <= self.cancelled
-        assert all(self.ledger.job(job).state.finished for job in self.jobs)
+        assert all(self.ledger.jobs.find.blocking(job).state.finished for job in self.jobs)
 
     def accept(self) -> None:
         batches = ["".join(self.chance.sample("abcdef", self.chance.randint(1, 4))) for _ in range(2)]
@@ -197,7 +197,7 @@ class _Story:
         self.jobs.append(job.id)
 
     def act(self) -> None:
-        self.held += self.ledger.claim(self.chance.randint(1, 3), LEASE_S, alone=not self.held)
+        self.held += self.ledger.batches.claim.blocking(self.chance.randint(1, 3), LEASE_S, alone=not self.held)
         if not self.held:
             return
         batch = self.held.pop(self.chance.randrange(len(self.held)))
@@ -209,13 +209,13 @@ class _Story:
                 self.finish(batch, self.chance.sample(left, self.chance.randint(0, len(left))))
             case 2:
                 pause, on = self.chance.choice([0.0, 5.0]), self.chance.choice([None, "x"])
-                self.ledger.release([batch], retry_after_s=pause, waiting_on=on)
+                self.ledger.batches.release.blocking([batch], retry_after_s=pause, waiting_on=on)
             case 3:  # its worker hangs; it may come back after the lease is over, and even later
                 self.clock.now += self.chance.choice([0.0, LEASE_S])
                 self.held.append(batch)
 
     def finish(self, batch: Batch, some: list) -> None:  # type: ignore[type-arg]
-        if self.ledger.finish([(batch, some)], retry_after_s=self.chance.choice([0.0, 5.0])):
+        if self.ledger.batches.finish.blocking([(batch, some)], retry_after_s=self.chance.choice([0.0, 5.0])):
             for each in sorted(some, key=lambda one: one.position):
                 self.settled.setdefault(each.document_id, []).append((batch.job_id, each.position))
 
@@ -226,15 +226,17 @@ def test_a_retry_and_new_writes_at_once(ledger: Ledger) -> None:
         failed = accept(ledger, "abc")
         settle_all(ledger, Status.FAILED)
         with ThreadPoolExecutor(2) as threads:
-            retry = threads.submit(ledger.retry_job, failed.id)
+            retry = threads.submit(ledger.retries.start.blocking, failed.id)
             write = threads.submit(accept, ledger, "b")
             again, later = retry.result()[0], write.result()
         order = [batch.job_id for batch in _in_order(ledger) if "b" in ids(batch)]
-        assert order[-1] == later.id or ledger.jobs(limit=1)[0].id == again.id
-        assert ledger.job(again.id).state is ledger.job(later.id).state is JobState.SUCCEEDED
+        assert order[-1] == later.id or ledger.jobs.newest.blocking(limit=1)[0].id == again.id
+        assert (
+            ledger.jobs.find.blocking(again.id).state is ledger.jobs.find.blocking(later.id).state is JobState.SUCCEEDED
+        )
 
 
 def _in_order(ledger: Ledger) -> Iterator[Batch]:
-    while batches := ledger.claim(1, LEASE_S):
+    while batches := ledger.batches.claim.blocking(1, LEASE_S):
         yield from batches
         settle(ledger, batches[0])

@@ -19,20 +19,20 @@ def frozen(ledger: Ledger, clock: Clock, ids: str = "a", kind: JobKind = JobKind
     """Held by a worker that stopped right before its write, until another had it and wrote."""
     accept(ledger, ids, kind=kind)
     old = claim(ledger)
-    assert ledger.renew([old], LEASE_S, writing=True)
+    assert ledger.batches.renew.blocking([old], LEASE_S, writing=True)
     clock.now += LEASE_S
     settle_all(ledger)
     return old
 
 
 def write(ledger: Ledger, key: str, text: str, image: ImageRef | None = None) -> str:
-    job, _ = ledger.open_job("flags", JobKind.DOCUMENTS)
-    ledger.append(job.id, [(0, Document(key, text, image))])
-    return ledger.commit_job(job.id).id
+    job, _ = ledger.submissions.open.blocking("flags", JobKind.DOCUMENTS)
+    ledger.submissions.append.blocking(job.id, [(0, Document(key, text, image))])
+    return ledger.submissions.commit.blocking(job.id).id
 
 
 def repairs(ledger: Ledger) -> list[str]:
-    return [job.id for job in ledger.jobs() if job.kind is JobKind.REPAIR]
+    return [job.id for job in ledger.jobs.newest.blocking() if job.kind is JobKind.REPAIR]
 
 
 def test_what_stands_is_written_again_when_the_holder_is_back(ledger: Ledger, clock: Clock) -> None:
@@ -42,18 +42,18 @@ def test_what_stands_is_written_again_when_the_holder_is_back(ledger: Ledger, cl
     settle_all(ledger)
     assert repairs(ledger) == []
     assert not settle(ledger, old)
-    ledger.release([old], retry_after_s=0, waiting_on=None)
+    ledger.batches.release.blocking([old], retry_after_s=0, waiting_on=None)
     (job,) = repairs(ledger)
-    assert ledger.job(job).state is JobState.QUEUED
+    assert ledger.jobs.find.blocking(job).state is JobState.QUEUED
     again = claim(ledger)
-    assert ledger.standing(again) == {
+    assert ledger.repairs.latest_writes.blocking(again) == {
         JobKind.DOCUMENTS: [(0, Document("a", "later")), (2, Document("c"))],
         JobKind.DELETE: [(1, Document("b"))],
     }
     assert settle(ledger, again)
-    done = ledger.job(job)
+    done = ledger.jobs.find.blocking(job)
     assert (done.state, done.accepted, done.indexed) == (JobState.SUCCEEDED, 3, 3)
-    with ledger._read() as connection:
+    with ledger.database.read() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM doubts").scalar_one() == 0
 
 
@@ -61,12 +61,12 @@ def test_it_comes_after_what_is_in_hand_and_before_what_follows(ledger: Ledger, 
     old = frozen(ledger, clock)
     write(ledger, "a", "in hand")
     in_hand = claim(ledger)
-    ledger.release([old], retry_after_s=0, waiting_on=None)
+    ledger.batches.release.blocking([old], retry_after_s=0, waiting_on=None)
     write(ledger, "a", "follows")
-    assert ledger.claim(10, LEASE_S) == []
+    assert ledger.batches.claim.blocking(10, LEASE_S) == []
     assert settle(ledger, in_hand)
     again = claim(ledger)
-    assert ledger.standing(again) == {JobKind.DOCUMENTS: [(0, Document("a", "in hand"))]}
+    assert ledger.repairs.latest_writes.blocking(again) == {JobKind.DOCUMENTS: [(0, Document("a", "in hand"))]}
     assert settle(ledger, again)
     assert claim(ledger).items == ((0, Document("a", "follows")),)
 
@@ -77,13 +77,13 @@ def test_a_later_write_that_failed_does_not_stand_and_can_be_tried_again(ledger:
     settle_all(ledger)
     failed = write(ledger, "a", "bad")
     settle_all(ledger, Status.FAILED)
-    ledger.release([old], retry_after_s=0, waiting_on=None)
+    ledger.batches.release.blocking([old], retry_after_s=0, waiting_on=None)
     again = claim(ledger)
-    assert ledger.standing(again) == {JobKind.DOCUMENTS: [(0, Document("a", "good"))]}
+    assert ledger.repairs.latest_writes.blocking(again) == {JobKind.DOCUMENTS: [(0, Document("a", "good"))]}
     assert settle(ledger, again, Status.FAILED)
     with pytest.raises(Conflict, match="is a repair: post the documents again"):
-        ledger.retry_job(repairs(ledger)[0])
-    assert ledger.retry_job(failed)[1]
+        ledger.retries.start.blocking(repairs(ledger)[0])
+    assert ledger.retries.start.blocking(failed)[1]
 
 
 def test_whose_lease_was_lost_before_it_wrote_has_nothing_repaired(ledger: Ledger, clock: Clock) -> None:
@@ -98,25 +98,25 @@ def test_whose_lease_was_lost_before_it_wrote_has_nothing_repaired(ledger: Ledge
 def test_a_job_that_was_cancelled_under_its_holder(ledger: Ledger, clock: Clock) -> None:
     job = accept(ledger, "a")
     old = claim(ledger)
-    assert ledger.renew([old], LEASE_S, writing=True)
+    assert ledger.batches.renew.blocking([old], LEASE_S, writing=True)
     clock.now += LEASE_S
-    assert ledger.cancel_job(job.id).state is JobState.CANCELLED
+    assert ledger.jobs.cancel.blocking(job.id).state is JobState.CANCELLED
     write(ledger, "a", "later")
     settle_all(ledger)
-    ledger.release([old], retry_after_s=0, waiting_on=None)
-    assert ledger.standing(claim(ledger)) == {JobKind.DOCUMENTS: [(0, Document("a", "later"))]}
+    ledger.batches.release.blocking([old], retry_after_s=0, waiting_on=None)
+    assert ledger.repairs.latest_writes.blocking(claim(ledger)) == {JobKind.DOCUMENTS: [(0, Document("a", "later"))]}
 
 
 def test_images_of_what_may_be_repeated_are_in_use_until_the_holder_is_forgotten(ledger: Ledger, clock: Clock) -> None:
     frozen(ledger, clock)
     write(ledger, "a", "later", ImageRef("d" * 64))
     settle_all(ledger)
-    assert ledger.images_in_doubt(0, 10)[0] == {"d" * 64}
-    ledger.tidy(3_600.0)
-    assert ledger.images_in_doubt(0, 10)[0]
+    assert ledger.housekeeping.images_in_doubt.blocking(0, 10)[0] == {"d" * 64}
+    ledger.housekeeping.tidy.blocking(3_600.0)
+    assert ledger.housekeeping.images_in_doubt.blocking(0, 10)[0]
     clock.now += 3_601.0
-    ledger.tidy(3_600.0)
-    assert ledger.images_in_doubt(0, 10) == (set(), None)
+    ledger.housekeeping.tidy.blocking(3_600.0)
+    assert ledger.housekeeping.images_in_doubt.blocking(0, 10) == (set(), None)
 
 
 # --- whatever happens
@@ -125,14 +125,14 @@ def test_images_of_what_may_be_repeated_are_in_use_until_the_holder_is_forgotten
 @pytest.fixture
 def empty(url: str, clock: Clock) -> Iterator[Callable[[], Ledger]]:
     """The same ledger for every example, empty again; SQLite in memory, for a disk would be waited for at each commit."""
-    ledger = Ledger("sqlite://" if url.startswith("sqlite") else url, clock=clock)
+    ledger = Ledger.open("sqlite://" if url.startswith("sqlite") else url, clock=clock)
 
     def emptied() -> Ledger:
-        with ledger._write() as connection:
+        with ledger.database.write() as connection:
             for table in reversed(metadata.sorted_tables):
                 if table.name != "counters":
                     connection.execute(table.delete())
-        ledger.create_collection(collection())
+        ledger.collections.create.blocking(collection())
         return ledger
 
     yield emptied
@@ -168,7 +168,7 @@ class _Story:
             self.go_on()
             self.clock.now += self.chance.choice([0.0, 0.0, LEASE_S])
         self.clock.now += LEASE_S  # whoever is at it is late from here on
-        while self.before_writing or self.before_recording or self.ledger.pending_documents():
+        while self.before_writing or self.before_recording or self.ledger.jobs.pending_documents.blocking():
             self.go_on()
             if self.chance.random() < 0.5:
                 self.claim()
@@ -177,17 +177,23 @@ class _Story:
     def accept(self, number: int) -> None:
         keys = self.chance.sample("abcd", self.chance.randint(1, 3))
         deletes = self.chance.random() < 0.3
-        job, _ = self.ledger.open_job("flags", JobKind.DELETE if deletes else JobKind.DOCUMENTS)
-        self.ledger.append(job.id, [(n, Document(key, None if deletes else str(number))) for n, key in enumerate(keys)])
-        self.ledger.commit_job(job.id)
+        job, _ = self.ledger.submissions.open.blocking("flags", JobKind.DELETE if deletes else JobKind.DOCUMENTS)
+        self.ledger.submissions.append.blocking(
+            job.id, [(n, Document(key, None if deletes else str(number))) for n, key in enumerate(keys)]
+        )
+        self.ledger.submissions.commit.blocking(job.id)
         for key in keys:
             self.expected.pop(key, None) if deletes else self.expected.update({key: str(number)})
 
     def claim(self) -> None:
         """Up to the look at the lease: what it is about to write is decided."""
-        for batch in self.ledger.claim(2, LEASE_S, alone=True):
-            parts = self.ledger.standing(batch) if batch.kind is JobKind.REPAIR else {batch.kind: batch.items}
-            assert self.ledger.renew([batch], LEASE_S, writing=True)
+        for batch in self.ledger.batches.claim.blocking(2, LEASE_S, alone=True):
+            parts = (
+                self.ledger.repairs.latest_writes.blocking(batch)
+                if batch.kind is JobKind.REPAIR
+                else {batch.kind: batch.items}
+            )
+            assert self.ledger.batches.renew.blocking([batch], LEASE_S, writing=True)
             known = [each for kind, items in parts.items() if kind is not JobKind.REPAIR for each in items]
             self.before_writing.append((batch, {document.id: document.text for _, document in known}))
 
@@ -200,6 +206,6 @@ class _Story:
         if self.before_recording and self.chance.random() < 0.7:
             batch = self.before_recording.pop(self.chance.randrange(len(self.before_recording)))
             if self.chance.random() < 0.2:
-                self.ledger.release([batch], retry_after_s=0.0, waiting_on=None)
+                self.ledger.batches.release.blocking([batch], retry_after_s=0.0, waiting_on=None)
             else:
-                self.ledger.finish([(batch, outcomes(batch))])
+                self.ledger.batches.finish.blocking([(batch, outcomes(batch))])

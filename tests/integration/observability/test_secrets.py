@@ -231,9 +231,9 @@ configure_logs("debug")
 log = structlog.get_logger("service.test")
 
 def ledger(url):
-    ledger = Ledger(url)
+    ledger = Ledger.open(url)
     try:
-        ledger.jobs()
+        ledger.jobs.newest.blocking()
         log.debug("the ledger works")
     finally:
         ledger.close()

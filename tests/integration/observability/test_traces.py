@@ -112,7 +112,7 @@ async def test_batches_of_several_requests_are_linked(spans: Spans, served: Any,
     runtime.gate.set()
     await served.load({"id": "last", "text": "blue"})
     async with asyncio.timeout(30):
-        while await served.parts.in_ledger(served.parts.ledger.pending_documents):  # noqa: ASYNC110
+        while await served.parts.ledger.jobs.pending_documents():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await served.parts.worker.stop()
     indexed = [span for span in spans.all() if span.name == "index"]

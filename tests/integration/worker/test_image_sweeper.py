@@ -115,7 +115,7 @@ async def test_a_job_that_is_still_being_posted_keeps_its_images(kept: Kept) -> 
     headers = {"content-type": "application/x-ndjson"}
     posting = asyncio.create_task(served.client.post("/collections/flags/documents", content=body(), headers=headers))
     async with asyncio.timeout(30):
-        while not await served.parts.in_ledger(lambda: served.parts.ledger.images_waiting(0, 10)[0]):  # noqa: ASYNC110
+        while not (await served.parts.ledger.housekeeping.images_waiting(0, 10))[0]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     kept.age()
     assert await kept.sweep() == 0
@@ -207,12 +207,18 @@ async def test_it_is_done_now_and_then_by_one_of_all(kept: Kept, tmp_path: Path)
                 await asyncio.sleep(0.02)
     finally:
         running.cancel()
-    ledger = Ledger(f"sqlite:///{tmp_path / 'other.sqlite'}")
-    other = Ledger(f"sqlite:///{tmp_path / 'other.sqlite'}")
+    ledger = Ledger.open(f"sqlite:///{tmp_path / 'other.sqlite'}")
+    other = Ledger.open(f"sqlite:///{tmp_path / 'other.sqlite'}")
     try:
-        assert not ledger.take_turn("sweep", 0.0), "nothing is there yet to be swept"
-        assert [ledger.take_turn("sweep", 3600), other.take_turn("sweep", 3600)] == [False, False]
-        assert [ledger.take_turn("sweep", 0.0), other.take_turn("sweep", 3600)] == [True, False]
+        assert not ledger.housekeeping.take_turn.blocking("sweep", 0.0), "nothing is there yet to be swept"
+        assert [
+            ledger.housekeeping.take_turn.blocking("sweep", 3600),
+            other.housekeeping.take_turn.blocking("sweep", 3600),
+        ] == [False, False]
+        assert [
+            ledger.housekeeping.take_turn.blocking("sweep", 0.0),
+            other.housekeeping.take_turn.blocking("sweep", 3600),
+        ] == [True, False]
     finally:
         ledger.close()
         other.close()

@@ -15,8 +15,8 @@ def test_everything_is_accepted_and_done(tmp_path: Path) -> None:
 
 
 def test_a_claim_is_one_call(tmp_path: Path) -> None:
-    opened = Ledger(f"sqlite:///{tmp_path / 'ledger'}")
-    opened.create_collection(ledger.Collection("bench", "f", "m", 8, 1.0))
+    opened = Ledger.open(f"sqlite:///{tmp_path / 'ledger'}")
+    opened.collections.create.blocking(ledger.Collection("bench", "f", "m", 8, 1.0))
     ledger.accept(opened, 3 * BATCH)
-    assert [len(batch.items) for batch in opened.claim(BATCH, 60.0, max_documents=BATCH)] == [BATCH]
+    assert [len(batch.items) for batch in opened.batches.claim.blocking(BATCH, 60.0, max_documents=BATCH)] == [BATCH]
     opened.close()

@@ -138,7 +138,7 @@ class World:
 
     async def until_job(self, job: Job, condition: Callable[[Job], bool]) -> Job:
         async with asyncio.timeout(20):
-            while not condition(found := await self.ledger.call(self.ledger.job, job.id)):
+            while not condition(found := await self.ledger.jobs.find(job.id)):
                 pass
             return found
 
@@ -155,7 +155,7 @@ def texts(*texts: str) -> list[Incoming]:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    opened = Ledger.open(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     yield opened
     opened.close()
 

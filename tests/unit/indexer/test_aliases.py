@@ -18,9 +18,9 @@ from model.errors import Conflict, NotFound
 @pytest.fixture(params=["sqlite", "postgresql"])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
     url = f"sqlite:///{tmp_path / 'l.sqlite'}" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    opened = Ledger(url)
+    opened = Ledger.open(url)
     for name in ("a", "b"):
-        opened.create_collection(collection(name))
+        opened.collections.create.blocking(collection(name))
     yield opened
     opened.close()
 
@@ -31,45 +31,49 @@ def collection(name: str, **settings: Any) -> Collection:
 
 def test_settings_come_back(ledger: Ledger) -> None:
     made = collection("c", limit=7, indexes={"ü.x": FieldType.GEO})
-    ledger.create_collection(made)
-    assert ledger.collection("c") == ledger.resolve("c") == made
-    assert ledger.collections() == [ledger.collection("a"), ledger.collection("b"), made]
+    ledger.collections.create.blocking(made)
+    assert ledger.collections.find.blocking("c") == ledger.collections.resolve.blocking("c") == made
+    assert ledger.collections.all.blocking() == [
+        ledger.collections.find.blocking("a"),
+        ledger.collections.find.blocking("b"),
+        made,
+    ]
 
 
 def test_an_alias_is_made_switched_and_dropped(ledger: Ledger) -> None:
-    assert ledger.set_alias("live", "a")
-    assert ledger.set_alias("other", "a")
-    assert ledger.resolve("live").name == "a"
-    assert ledger.set_alias("live", "b") is False
-    assert ledger.resolve("live").name == "b"
-    assert ledger.aliases() == {"live": "b", "other": "a"}
-    assert ledger.aliases("a") == {"other": "a"}
-    ledger.drop_alias("live")
+    assert ledger.aliases.set.blocking("live", "a")
+    assert ledger.aliases.set.blocking("other", "a")
+    assert ledger.collections.resolve.blocking("live").name == "a"
+    assert ledger.aliases.set.blocking("live", "b") is False
+    assert ledger.collections.resolve.blocking("live").name == "b"
+    assert ledger.aliases.all.blocking() == {"live": "b", "other": "a"}
+    assert ledger.aliases.all.blocking("a") == {"other": "a"}
+    ledger.aliases.drop.blocking("live")
     for call in (
-        lambda: ledger.resolve("live"),
-        lambda: ledger.drop_alias("live"),
-        lambda: ledger.set_alias("x", "none"),
+        lambda: ledger.collections.resolve.blocking("live"),
+        lambda: ledger.aliases.drop.blocking("live"),
+        lambda: ledger.aliases.set.blocking("x", "none"),
     ):
         with pytest.raises(NotFound):
             call()
-    assert ledger.aliases() == {"other": "a"}
+    assert ledger.aliases.all.blocking() == {"other": "a"}
 
 
 def test_one_name_is_one_thing(ledger: Ledger) -> None:
-    ledger.set_alias("live", "a")
+    ledger.aliases.set.blocking("live", "a")
     with pytest.raises(Conflict, match="there is a collection 'b'"):
-        ledger.set_alias("b", "a")
+        ledger.aliases.set.blocking("b", "a")
     with pytest.raises(Conflict, match="'live' is an alias"):
-        ledger.create_collection(collection("live"))
+        ledger.collections.create.blocking(collection("live"))
     with pytest.raises(NotFound):
-        ledger.collection("live")
+        ledger.collections.find.blocking("live")
 
 
 def test_an_alias_goes_with_its_collection(ledger: Ledger) -> None:
-    ledger.set_alias("live", "a")
-    ledger.drop_collection("a")
-    assert ledger.aliases() == {}
-    ledger.create_collection(collection("live"))
+    ledger.aliases.set.blocking("live", "a")
+    ledger.collections.drop.blocking("a")
+    assert ledger.aliases.all.blocking() == {}
+    ledger.collections.create.blocking(collection("live"))
 
 
 def test_a_change_that_raises_changes_nothing(ledger: Ledger) -> None:
@@ -77,33 +81,42 @@ def test_a_change_that_raises_changes_nothing(ledger: Ledger) -> None:
         raise Conflict("no")
 
     with pytest.raises(Conflict):
-        ledger.change_collection("a", refuse)
+        ledger.collections.change.blocking("a", refuse)
     with pytest.raises(NotFound):
-        ledger.change_collection("none", lambda there: there)
-    assert ledger.collection("a") == collection("a")
+        ledger.collections.change.blocking("none", lambda there: there)
+    assert ledger.collections.find.blocking("a") == collection("a")
 
 
 def test_counts(ledger: Ledger) -> None:
     def post(name: str, *ids: str) -> None:
-        job, _ = ledger.open_job(name, JobKind.DOCUMENTS)
-        ledger.append(job.id, [(position, Document(one, one)) for position, one in enumerate(ids)])
-        ledger.commit_job(job.id)
+        job, _ = ledger.submissions.open.blocking(name, JobKind.DOCUMENTS)
+        ledger.submissions.append.blocking(job.id, [(position, Document(one, one)) for position, one in enumerate(ids)])
+        ledger.submissions.commit.blocking(job.id)
 
     def settle(*failed: str) -> None:
-        (batch,) = ledger.claim(1, 60.0)
+        (batch,) = ledger.batches.claim.blocking(1, 60.0)
         outcomes = [
             Outcome(position, one.id, Status.FAILED if one.id in failed else Status.INDEXED, "bad", "it is")
             for position, one in batch.items
         ]
-        assert ledger.finish([(batch, outcomes)])
+        assert ledger.batches.finish.blocking([(batch, outcomes)])
 
     post("a", "x", "y", "z")
     post("b", "w")
-    assert (ledger.counts("a"), ledger.counts("b")) == (Counts(3, 0), Counts(1, 0))
+    assert (ledger.collections.counts.blocking("a"), ledger.collections.counts.blocking("b")) == (
+        Counts(3, 0),
+        Counts(1, 0),
+    )
     settle("x", "y")
-    assert (ledger.counts("a"), ledger.counts("b")) == (Counts(0, 2), Counts(1, 0))
+    assert (ledger.collections.counts.blocking("a"), ledger.collections.counts.blocking("b")) == (
+        Counts(0, 2),
+        Counts(1, 0),
+    )
     settle("w")
     post("a", "x", "z")
-    assert ledger.counts("a") == Counts(2, 2)
+    assert ledger.collections.counts.blocking("a") == Counts(2, 2)
     settle("z")  # x is well now
-    assert (ledger.counts("a"), ledger.counts("b")) == (Counts(0, 2), Counts(0, 1))
+    assert (ledger.collections.counts.blocking("a"), ledger.collections.counts.blocking("b")) == (
+        Counts(0, 2),
+        Counts(0, 1),
+    )

@@ -64,7 +64,7 @@ async def test_dropping(world: Any) -> None:
     await world.post(Incoming(0, id="a", text="a"), collection="flags")
     await world.catalog.drop("flags")
     assert "flags" not in world.store.kept
-    assert world.ledger.jobs() == []
+    assert world.ledger.jobs.newest.blocking() == []
     for call in (world.catalog.get, world.catalog.drop, world.catalog.compatible, world.catalog.count):
         with pytest.raises(NotFound, match="flags"):
             await call("flags")

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from ledger_steps import replace_operation
 
 from indexer.domain.documents import Incoming, Rejected
 from indexer.domain.jobs import JobKind, JobState
@@ -24,7 +25,7 @@ def world(make_world: Make) -> Any:
 
 def items(world: Any) -> list[Any]:
     """What is in the queue, batch by batch."""
-    return [list(batch.items) for batch in world.ledger.claim(100, 60.0)]
+    return [list(batch.items) for batch in world.ledger.batches.claim.blocking(100, 60.0)]
 
 
 async def test_documents_become_batches(world: Any, posted: Make) -> None:
@@ -37,9 +38,11 @@ async def test_an_image_is_a_blob_before_its_document_is_in_the_ledger(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
-    put, append = world.blobs.put, world.ledger.append
+    put, append = world.blobs.put, world.ledger.submissions.append.blocking
     monkeypatch.setattr(world.blobs, "put", lambda data: (steps.append("blob"), put(data))[1])
-    monkeypatch.setattr(world.ledger, "append", lambda *args: (steps.append("ledger"), append(*args))[1])
+    replace_operation(
+        monkeypatch, world.ledger.submissions, "append", lambda *args: (steps.append("ledger"), append(*args))[1]
+    )
     await world.post(Incoming(0, id="a", image=b"bytes"), Incoming(1, id="b", image_url="https://host/"))
     assert steps == ["blob", "ledger"]
     ((_, first), (_, second)) = items(world)[0]
@@ -82,7 +85,7 @@ async def test_nothing_at_all_is_refused(world: Any) -> None:
         await world.intake.accept(collection, of())
     with pytest.raises(InvalidInput, match="no document ids"):
         await world.intake.delete(collection, [])
-    assert world.ledger.jobs() == []
+    assert world.ledger.jobs.newest.blocking() == []
 
 
 async def test_a_key_makes_one_job_of_many_calls(world: Any) -> None:
@@ -131,7 +134,7 @@ async def test_the_ledger_hears_of_a_slow_call(world: Any, monkeypatch: pytest.M
         beats.append(job_id)
         loop.call_soon_threadsafe(heard.set)
 
-    monkeypatch.setattr(world.ledger, "keep_open", keep_open)
+    replace_operation(monkeypatch, world.ledger.submissions, "keep_open", keep_open)
     collection = await world.collection()
     intake = Intake(world.ledger, world.blobs, IndexerSettings(batch_documents=4), beat_s=0.01)
 
@@ -165,7 +168,7 @@ async def test_a_call_that_is_cancelled_leaves_nothing(world: Any) -> None:
     with pytest.raises(asyncio.CancelledError):
         await call
     assert items(world) == []
-    assert world.ledger.open_job("c", JobKind.DOCUMENTS, idempotency_key="key")[1]
+    assert world.ledger.submissions.open.blocking("c", JobKind.DOCUMENTS, idempotency_key="key")[1]
 
 
 async def test_a_disk_that_is_full_refuses_the_call(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +178,7 @@ async def test_a_disk_that_is_full_refuses_the_call(world: Any, monkeypatch: pyt
     monkeypatch.setattr(world.blobs, "put", full)
     with pytest.raises(DependencyUnavailable):
         await world.post(Incoming(0, text="a"), Incoming(1, image=b"i"))
-    assert world.ledger.jobs() == []
+    assert world.ledger.jobs.newest.blocking() == []
 
 
 async def test_a_collection_dropped_meanwhile(world: Any) -> None:
@@ -193,7 +196,7 @@ async def test_a_collection_dropped_meanwhile(world: Any) -> None:
 async def test_a_long_stream_is_held_one_batch_at_a_time(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     collection = await world.collection()
     read = written = most = 0
-    append = world.ledger.append
+    append = world.ledger.submissions.append.blocking
 
     def count(job_id: str, batch: Any) -> None:
         nonlocal written
@@ -207,7 +210,7 @@ async def test_a_long_stream_is_held_one_batch_at_a_time(world: Any, monkeypatch
             most = max(most, read - written)
             yield Incoming(position, text=str(position))
 
-    monkeypatch.setattr(world.ledger, "append", count)
+    replace_operation(monkeypatch, world.ledger.submissions, "append", count)
     assert (await world.intake.accept(collection, stream())).job.accepted == 50
     assert most <= world.settings.batch_documents
 

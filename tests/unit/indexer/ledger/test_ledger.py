@@ -13,14 +13,14 @@ from model.errors import DependencyUnavailable, InvalidInput, NotFound
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
-    opened.create_collection(collection())
+    opened = Ledger.open(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    opened.collections.create.blocking(collection())
     yield opened
     opened.close()
 
 
 def test_a_commit_is_on_disk(ledger: Ledger) -> None:
-    with ledger._engine.connect() as connection:
+    with ledger.database._engine.connect() as connection:
         pragmas = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys")
@@ -29,27 +29,27 @@ def test_a_commit_is_on_disk(ledger: Ledger) -> None:
 
 
 def test_a_database_that_does_not_answer_is_a_dependency_that_is_away(ledger: Ledger) -> None:
-    with ledger._engine.begin() as connection:
+    with ledger.database._engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE jobs RENAME TO gone")
     with pytest.raises(DependencyUnavailable):
-        ledger.jobs()
+        ledger.jobs.newest.blocking()
 
 
 async def test_call_runs_off_the_event_loop(ledger: Ledger) -> None:
-    assert await ledger.call(ledger.jobs, limit=5) == []
+    assert await ledger.jobs.newest(limit=5) == []
     with pytest.raises(NotFound):
-        await ledger.call(ledger.job, "nothing")
+        await ledger.jobs.find("nothing")
 
 
 @pytest.mark.parametrize("url", ["nonsense", "postgresql//u:secret@host/db", "mysql://u:secret@host/db"])
 def test_an_address_that_is_none_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        Ledger(url)
+        Ledger.open(url)
     assert "secret" not in refused.value.detail
 
 
 def test_a_postgresql_that_is_away_is_said_without_its_password(need: Callable[[bool, str], None]) -> None:
     need(find_spec("psycopg") is not None, "the package psycopg")
     with pytest.raises(DependencyUnavailable) as away:
-        Ledger("postgresql://u:secret@127.0.0.1:1/db")
+        Ledger.open("postgresql://u:secret@127.0.0.1:1/db")
     assert "secret" not in away.value.detail

@@ -34,7 +34,7 @@ def start(ledger: Ledger, serve: Callable[..., ServerStore]) -> Start:
 @pytest.fixture(autouse=True)
 def flags(ledger: Ledger, qdrant: Qdrant) -> None:
     """A collection with nothing in it."""
-    ledger.create_collection(collection("flags"))
+    ledger.collections.create.blocking(collection("flags"))
     qdrant.dimensions["flags"] = D
 
 
@@ -44,12 +44,12 @@ def told(qdrant: Qdrant, name: str = "flags") -> list[int]:
 
 def begin_import(ledger: Ledger, count: int, name: str = "flags") -> str:
     """Planned, of which nothing is read yet."""
-    job = ledger.accept_import(name, {"uri": "file"})
-    step = ledger.claim_step(LEASE_S, 0)
+    job = ledger.imports.accept.blocking(name, {"uri": "file"})
+    step = ledger.imports.claim.blocking(LEASE_S, 0)
     assert step is not None
     span: dict[str, Any] = {"first": 0, "span": {"count": count}}
-    assert ledger.add_units(step, [span], LEASE_S)
-    assert ledger.end_plan(step)
+    assert ledger.imports.add_units.blocking(step, [span], LEASE_S)
+    assert ledger.imports.end_plan.blocking(step)
     return job.id
 
 
@@ -65,7 +65,7 @@ async def test_an_import_defers_it_once_and_its_end_brings_it_back_once(
     for _ in range(3):
         await chore.look()
     assert told(qdrant) == [0]
-    ledger.cancel_job(job)
+    ledger.jobs.cancel.blocking(job)
     for _ in range(3):
         await chore.look()
     assert told(qdrant) == [0, INDEXING_THRESHOLD_KB]
@@ -79,7 +79,7 @@ async def test_what_a_process_that_died_deferred_any_other_brings_back(
         job = begin_import(ledger, MANY)
         await start().look()
         await beside.look()
-        ledger.cancel_job(job)
+        ledger.jobs.cancel.blocking(job)
         await another().look()
     assert told(qdrant) == [0, INDEXING_THRESHOLD_KB] * 2
 
@@ -101,36 +101,38 @@ async def test_few_documents_or_no_more_than_are_there_are_indexed_as_they_come(
 
 async def test_many_small_posts_and_deletions_are_no_load(ledger: Ledger, qdrant: Qdrant, start: Start) -> None:
     for number in range(MANY):
-        post, _ = ledger.open_job("flags", JobKind.DOCUMENTS)
-        ledger.append(post.id, documents(f"a{number}", f"b{number}"))
-        ledger.commit_job(post.id)
-    deletion, _ = ledger.open_job("flags", JobKind.DELETE)
-    ledger.append(deletion.id, documents(*map(str, range(MANY))))
-    ledger.commit_job(deletion.id)
+        post, _ = ledger.submissions.open.blocking("flags", JobKind.DOCUMENTS)
+        ledger.submissions.append.blocking(post.id, documents(f"a{number}", f"b{number}"))
+        ledger.submissions.commit.blocking(post.id)
+    deletion, _ = ledger.submissions.open.blocking("flags", JobKind.DELETE)
+    ledger.submissions.append.blocking(deletion.id, documents(*map(str, range(MANY))))
+    ledger.submissions.commit.blocking(deletion.id)
     await start().look()
     assert told(qdrant) == []
 
 
 async def test_a_reindex_defers_that_of_the_generation_it_fills(ledger: Ledger, qdrant: Qdrant, start: Start) -> None:
     qdrant.held["flags"] = 100
-    ledger.start_reindex(ledger.collection("flags"), OTHER, documents=100, max_failures=0)
-    (reindex,) = ledger.reindexes()
+    ledger.reindexes.start.blocking(ledger.collections.find.blocking("flags"), OTHER, documents=100, max_failures=0)
+    (reindex,) = ledger.reindexes.all.blocking()
     await start().look()  # the generation is not made yet
     qdrant.dimensions[reindex.points_name] = D
     await start().look()
     assert (told(qdrant), told(qdrant, reindex.points_name)) == ([], [0])
     qdrant.held[reindex.points_name] = 95
-    assert ledger.plan_fill(reindex, Page((), None))  # there are fewer than there were: none is to come
+    assert ledger.reindexes.plan_page.blocking(
+        reindex, Page((), None)
+    )  # there are fewer than there were: none is to come
     await start().look()
     assert (told(qdrant), told(qdrant, reindex.points_name)) == ([], [0, INDEXING_THRESHOLD_KB])
 
 
 async def test_a_generation_that_is_about_to_go_is_left_as_it_is(ledger: Ledger, qdrant: Qdrant, start: Start) -> None:
-    ledger.start_reindex(ledger.collection("flags"), OTHER, documents=100, max_failures=0)
-    (reindex,) = ledger.reindexes()
+    ledger.reindexes.start.blocking(ledger.collections.find.blocking("flags"), OTHER, documents=100, max_failures=0)
+    (reindex,) = ledger.reindexes.all.blocking()
     qdrant.dimensions[reindex.points_name] = D
     await start().look()
-    assert ledger.drop_reindex(reindex)
+    assert ledger.reindexes.drop.blocking(reindex)
     await start().look()
     assert told(qdrant, reindex.points_name) == [0]
 

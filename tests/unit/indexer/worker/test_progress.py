@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from ledger_steps import accept, collection, settle
+from ledger_steps import accept, collection, replace_operation, settle
 
 from indexer.domain.jobs import Job, JobState
 from indexer.ledger.ledger import Ledger
@@ -15,7 +15,7 @@ NEVER_S = 1_000.0
 
 @pytest.fixture
 def job(ledger: Ledger) -> Job:
-    ledger.create_collection(collection())
+    ledger.collections.create.blocking(collection())
     return accept(ledger, "a", "b")
 
 
@@ -23,7 +23,7 @@ async def test_a_change_of_this_process_wakes_at_once(ledger: Ledger, job: Job) 
     progress = Progress(ledger, poll_s=NEVER_S)
     waiting = [asyncio.create_task(progress.wait(job.id, NEVER_S)) for _ in range(3)]
     await asyncio.sleep(0)
-    for batch in ledger.claim(10, NEVER_S):
+    for batch in ledger.batches.claim.blocking(10, NEVER_S):
         settle(ledger, batch)
         progress.notify()
     async with asyncio.timeout(20):
@@ -33,18 +33,18 @@ async def test_a_change_of_this_process_wakes_at_once(ledger: Ledger, job: Job) 
 async def test_a_change_between_looking_and_waiting_is_not_missed(
     ledger: Ledger, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    progress, look = Progress(ledger, poll_s=NEVER_S), ledger.job
+    progress, look = Progress(ledger, poll_s=NEVER_S), ledger.jobs.find.blocking
 
     def then_it_ends(job_id: str) -> Job:
         seen = look(job_id)
         if not seen.state.finished:
-            for batch in ledger.claim(10, NEVER_S):
+            for batch in ledger.batches.claim.blocking(10, NEVER_S):
                 settle(ledger, batch)
             loop.call_soon_threadsafe(progress.notify)
         return seen
 
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(ledger, "job", then_it_ends)
+    replace_operation(monkeypatch, ledger.jobs, "find", then_it_ends)
     async with asyncio.timeout(20):
         assert (await progress.wait(job.id, NEVER_S)).state is JobState.SUCCEEDED
 
@@ -52,7 +52,7 @@ async def test_a_change_between_looking_and_waiting_is_not_missed(
 async def test_a_change_of_another_process_is_found_by_looking(ledger: Ledger, job: Job) -> None:
     waiting = asyncio.create_task(Progress(ledger, poll_s=0.01).wait(job.id, NEVER_S))
     await asyncio.sleep(0)
-    for batch in ledger.claim(10, NEVER_S):
+    for batch in ledger.batches.claim.blocking(10, NEVER_S):
         settle(ledger, batch)
     async with asyncio.timeout(20):
         assert (await waiting).state is JobState.SUCCEEDED
@@ -64,7 +64,7 @@ async def test_following_tells_each_change_once_and_the_end(ledger: Ledger, job:
         async for each in progress.follow(job.id, every_s=0):
             seen.append((each.state, each.indexed))
             if not each.state.finished:
-                settle(ledger, ledger.claim(1, NEVER_S)[0])
+                settle(ledger, ledger.batches.claim.blocking(1, NEVER_S)[0])
     assert seen[0] == (JobState.QUEUED, 0)
     assert seen[-1] == (JobState.SUCCEEDED, 2)
     assert len(seen) == len(set(seen))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_store import FakePoints, FakeStore
+from ledger_steps import replace_operation
 
 from indexer.blobs.image_store import Blobs
 from indexer.blobs.thumbnails import Keep, Keeper, KeepSettings
@@ -24,7 +25,7 @@ from indexer.domain.jobs import Job, JobState
 from indexer.encoding.encoder import Lane
 from indexer.encoding.registry import Encoders
 from indexer.intake import Intake
-from indexer.ledger.ledger import Ledger
+from indexer.ledger.ledger import Ledger, take_over
 from indexer.reindexes import Reindexes
 from indexer.settings import IndexerSettings
 from indexer.worker.progress import Progress
@@ -135,7 +136,8 @@ class World:
         """As after `kill -9`: nothing is given back, and whatever runs ends where it stands."""
         tasks = [task for worker in self.workers for task in worker._loops]
         tasks += [each._task for each in self.reindexers if each._task]
-        release, self.ledger.release = self.ledger.release, lambda *_, **__: None  # type: ignore[method-assign]
+        patch = pytest.MonkeyPatch()
+        replace_operation(patch, self.ledger.batches, "release", lambda *_, **__: None)
         for worker in self.workers:
             worker._stopping = True  # a cancelled wait may not hear of it
         for task in tasks:
@@ -144,10 +146,10 @@ class World:
         idle = threading.Barrier(
             5
         )  # a real death takes the ledger's four threads along: here they end what they are at
-        await asyncio.gather(*(self.ledger.call(idle.wait) for _ in range(4)), asyncio.to_thread(idle.wait))
-        self.ledger.release = release  # type: ignore[method-assign]
+        await asyncio.gather(*(self.ledger.database.run(idle.wait) for _ in range(4)), asyncio.to_thread(idle.wait))
+        patch.undo()
         self.workers, self.reindexers = [], []
-        self.ledger._take_over()
+        take_over(self.ledger.database)
 
     async def post(self, *documents: Incoming) -> Job:
         async def stream() -> AsyncIterator[Incoming]:
@@ -167,7 +169,7 @@ class World:
     async def until_state(self, *states: ReindexState | None) -> None:
         async with asyncio.timeout(30):
             while True:
-                reindex = await self.ledger.call(self.ledger.reindex, "c")
+                reindex = await self.ledger.reindexes.find("c")
                 if (reindex.state if reindex else None) in states:
                     return
                 await asyncio.sleep(0.001)
@@ -175,7 +177,7 @@ class World:
     async def until_waiting(self, job: Job, on: str) -> None:
         async with asyncio.timeout(30):
             while True:
-                if on in ((await self.ledger.call(self.ledger.job, job.id)).waiting_on or ""):
+                if on in ((await self.ledger.jobs.find(job.id)).waiting_on or ""):
                     return
                 await asyncio.sleep(0.001)
 
@@ -183,7 +185,7 @@ class World:
         """Until nothing is left to write or to fill."""
         async with asyncio.timeout(30):
             while True:
-                with self.ledger._read() as connection:
+                with self.ledger.database.read() as connection:
                     if not connection.exec_driver_sql("SELECT count(*) FROM batches WHERE NOT done").scalar_one():
                         return
                 await asyncio.sleep(0.001)
@@ -383,7 +385,7 @@ async def test_a_new_encoder_that_is_away_holds_up_the_reindex_alone(make_world:
     job, _ = await world.reindexes.start("c")
     for number in range(3):
         await world.done(await world.post(Incoming(0, id="d0", text=f"version {number}")))
-    waiting = await world.ledger.call(world.ledger.job, job.id)
+    waiting = await world.ledger.jobs.find(job.id)
     assert (waiting.state, waiting.waiting_on) == (JobState.WAITING, "the new encoder is away")
     world.new.broken = None
     assert (await world.done(job)).state is JobState.SUCCEEDED
@@ -418,7 +420,7 @@ async def test_the_last_accepted_write_wins_in_both_generations(make_world: Make
             await world.die()
             await world.start(2)
         if started and not rolled_back and rng.random() < 0.1:
-            reindex = await world.ledger.call(world.ledger.reindex, "c")
+            reindex = await world.ledger.reindexes.find("c")
             if reindex and reindex.state is ReindexState.KEEPS:
                 await world.reindexes.roll_back("c")
                 rolled_back = True
@@ -495,7 +497,7 @@ async def test_a_switch_that_takes_too_long_is_put_off_and_writes_go_on(
     monkeypatch.setattr("indexer.worker.reindexer._PAUSE_S", 0.2)
     world = await make_world(documents=4)
     await world.reindexes.start("c")
-    monkeypatch.setattr(world.ledger, "under_way", lambda _: True)
+    replace_operation(monkeypatch, world.ledger.reindexes, "writes_are_open", lambda _: True)
     await world.until_state(ReindexState.SWITCHES)
     job = await world.post(Incoming(0, id="d0", text="changed"))
     assert (await world.done(job)).indexed == 1
@@ -515,7 +517,7 @@ async def test_cancelled_before_the_switch(make_world: Make, by: str) -> None:
     if by == "order":
         await world.reindexes.cancel("c")
     else:
-        await world.ledger.call(world.ledger.cancel_job, job.id)
+        await world.ledger.jobs.cancel(job.id)
     world.new.gate.set()
     done = await world.done(job)
     assert done.state is JobState.CANCELLED
@@ -580,7 +582,7 @@ async def test_a_rollback_that_takes_too_long_is_put_off_and_comes_all_the_same(
     monkeypatch.setattr("indexer.worker.reindexer._PAUSE_S", 0.2)
     world = await make_world(documents=4, reindex_grace_s=100.0)
     await world.done((await world.reindexes.start("c"))[0])
-    monkeypatch.setattr(world.ledger, "under_way", lambda _: True)
+    replace_operation(monkeypatch, world.ledger.reindexes, "writes_are_open", lambda _: True)
     await world.reindexes.roll_back("c")
     job = await world.post(Incoming(0, id="d0", text="changed"))
     assert (await world.done(job)).indexed == 1
@@ -599,7 +601,7 @@ async def test_failures_hold_up_the_switch_until_somebody_says_so(make_world: Ma
     job, _ = await world.reindexes.start("c")
     await world.until_waiting(job, "limit is 0")
     assert (await world.catalog.get("c")).model == "old"
-    failures = await world.ledger.call(world.ledger.failures, job.id)
+    failures = await world.ledger.jobs.failures(job.id)
     assert {each.document_id for each in failures} == {"d2", "d5"}
     world.new.refuses = {"text 5"}  # one is mended, the other allowed
     again, new = await world.reindexes.start("c", max_failures=1)
@@ -646,14 +648,14 @@ async def test_finished_jobs_are_forgotten_but_not_while_their_generation_is_kep
     world = await make_world()
     job = await world.done((await world.reindexes.start("c"))[0])
     await world.stop()
-    world.ledger._clock = lambda: time.time() + 30 * 86400.0
-    while await world.ledger.call(world.ledger.tidy, 86400.0):
+    world.ledger.database._clock = lambda: time.time() + 30 * 86400.0
+    while await world.ledger.housekeeping.tidy(86400.0):
         pass
-    assert [each.id for each in world.ledger.jobs()] == [job.id]
+    assert [each.id for each in world.ledger.jobs.newest.blocking()] == [job.id]
 
 
 async def test_a_reindex_is_not_retried_as_a_job(make_world: Make) -> None:
     world = await make_world()
     job = await world.done((await world.reindexes.start("c"))[0])
     with pytest.raises(Conflict, match="is a reindex"):
-        world.ledger.retry_job(job.id)
+        world.ledger.retries.start.blocking(job.id)

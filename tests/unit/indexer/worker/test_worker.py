@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fake_store import FakePoints
+from ledger_steps import pages, replace_operation
 
 from indexer.domain.documents import Incoming
 from indexer.domain.jobs import JobKind, JobState, Status
@@ -27,7 +28,7 @@ def counts(job: Any) -> tuple[int, int, int, int]:
 
 
 async def failures(world: Any, job: Any) -> dict[str, str]:
-    found = await world.ledger.call(world.ledger.failures, job.id)
+    found = await world.ledger.jobs.failures(job.id)
     return {each.document_id: each.code for each in found}
 
 
@@ -50,7 +51,7 @@ async def test_documents_of_text_and_images_get_in(world: Any) -> None:
     assert points["text"].metadata == {"a": [1, "é"]}
     assert await world.blobs.get(points["image"].image_digest) == b"bytes"
     assert await world.blobs.get(points["url"].image_digest) == b"fetched"
-    assert world.ledger.pending_documents() == 0
+    assert world.ledger.jobs.pending_documents.blocking() == 0
 
 
 async def test_the_same_again_is_skipped_and_a_change_is_not(world: Any, posted: Make) -> None:
@@ -79,7 +80,7 @@ async def test_results_by_position(world: Any, posted: Make) -> None:
     job = await world.post(*posted("bad", "old", "new", "new", "x"))
     done = await world.done(job)
     assert (done.state, counts(done)) == (JobState.SUCCEEDED_WITH_FAILURES, (5, 2, 2, 1))
-    (results,) = world.ledger.results(job.id)
+    (results,) = pages(world.ledger, job.id)
     assert [(each.position, each.document_id, each.status, each.code) for each in results] == [
         (0, "bad", Status.FAILED, "invalid_input"),
         (1, "old", Status.SKIPPED, None),
@@ -191,7 +192,7 @@ async def test_an_encoder_that_is_away_is_waited_for(world: Any, posted: Make, e
 
 async def test_a_store_that_is_away_is_waited_for(world: Any, posted: Make) -> None:
     await world.collection()
-    world.catalog.create = lambda name: asyncio.sleep(0, (world.ledger.collection(name), False))
+    world.catalog.create = lambda name: asyncio.sleep(0, (world.ledger.collections.find.blocking(name), False))
     world.store.broken = DependencyUnavailable("store is away")
     job = await world.post(*posted("a"))
     await world.until_job(job, lambda found: found.waiting_on == "store is away")
@@ -214,7 +215,7 @@ async def test_another_model_writes_nothing_and_holds_up_no_other_collection(mak
     world = make_world(retry_base_s=60.0, retry_max_s=60.0)
     await world.start_worker()
     await world.collection("old")
-    old = await world.ledger.call(world.ledger.collection, "old")
+    old = await world.ledger.collections.find("old")
     right, world.encoder.model = world.encoder.model, type(world.encoder.model)("new", "fingerprint-2", 8, 100, 16)
     accepted = await world.intake.accept(old, one_by_one(posted("a")))
     waiting = await world.until_job(accepted.job, lambda found: found.state is JobState.WAITING)
@@ -222,7 +223,7 @@ async def test_another_model_writes_nothing_and_holds_up_no_other_collection(mak
     assert counts(await world.done(await world.post(*posted("b"), collection="new"))) == (1, 1, 0, 0)
     assert world.stored("old") == {}
     world.encoder.model = right
-    world.ledger._clock = lambda: time.time() + 61
+    world.ledger.database._clock = lambda: time.time() + 61
     world.workers[0].poke()
     assert counts(await world.done(accepted.job)) == (1, 1, 0, 0)
 
@@ -236,14 +237,17 @@ async def test_a_backlog_of_another_model_is_not_run_through(
     backlog = await world.post(*posted(*(str(i) for i in range(50))), collection="old")
     world.encoder.model = type(world.encoder.model)("new", "fingerprint-2", 8, 100, 16)
     released: list[Any] = []
-    release = world.ledger.release
-    monkeypatch.setattr(
-        world.ledger, "release", lambda batches, **options: (released.append(batches), release(batches, **options))
-    )
+    release = world.ledger.batches.release.blocking
+
+    def release_and_note(batches: Any, **options: Any) -> None:
+        released.append(batches)
+        release(batches, **options)
+
+    replace_operation(monkeypatch, world.ledger.batches, "release", release_and_note)
     await world.start_worker()
     assert counts(await world.done(await world.post(*posted("b"), collection="new"))) == (1, 1, 0, 0)
     assert len(released) <= 2
-    assert (await world.ledger.call(world.ledger.job, backlog.id)).state is JobState.WAITING
+    assert (await world.ledger.jobs.find(backlog.id)).state is JobState.WAITING
 
 
 async def one_by_one(documents: Any) -> Any:
@@ -264,8 +268,10 @@ async def test_files_of_a_collection_that_are_gone_are_waited_for(make_world: Ma
 # --- life and death
 
 
-async def test_a_crash_between_upsert_and_finish_repeats_harmlessly(world: Any, posted: Make) -> None:
-    real, crashed = world.ledger.finish, False
+async def test_a_crash_between_upsert_and_finish_repeats_harmlessly(
+    world: Any, posted: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, crashed = world.ledger.batches.finish.blocking, False
 
     def finish(*args: Any, **options: Any) -> Any:
         nonlocal crashed
@@ -274,7 +280,7 @@ async def test_a_crash_between_upsert_and_finish_repeats_harmlessly(world: Any, 
             raise RuntimeError("as if the process had died here")
         return real(*args, **options)
 
-    world.ledger.finish = finish
+    replace_operation(monkeypatch, world.ledger.batches, "finish", finish)
     done = await world.done(await world.post(*posted("a", "b")))
     assert (done.accepted, done.indexed + done.skipped, done.failed) == (2, 2, 0)
     assert world.stored() == {"a": "a", "b": "b"}
@@ -289,7 +295,7 @@ async def test_stop_waits_for_what_is_in_flight(world: Any, posted: Make) -> Non
     await asyncio.sleep(0)
     world.encoder.gate.set()
     await stopping
-    assert world.ledger.job(job.id).indexed == 1
+    assert world.ledger.jobs.find.blocking(job.id).indexed == 1
     assert not world.workers[0].alive
 
 
@@ -303,7 +309,7 @@ async def test_stop_gives_back_what_does_not_end(world: Any, posted: Make) -> No
     await world.start_worker()
     done = await world.progress.wait(job.id, 20)
     assert counts(done) == (1, 1, 0, 0)
-    (batch,) = world.ledger._engine.connect().exec_driver_sql("SELECT attempts FROM batches").all()
+    (batch,) = world.ledger.database._engine.connect().exec_driver_sql("SELECT attempts FROM batches").all()
     assert batch.attempts == 1  # the one that worked
 
 
@@ -325,16 +331,21 @@ def killer(world: Any) -> None:
 async def lives_until(world: Any, *jobs: Any) -> int:
     """Starts a worker again each time one dies and its leases have run out, until the jobs are done; how many died."""
     died = 0
+    find = world.ledger.jobs.find.blocking
     while True:
         worker = await world.start_worker()
-        await world.until(lambda: not worker.alive or all(world.ledger.job(job.id).state.finished for job in jobs))  # noqa: B023
+
+        def is_over(worker: Any = worker) -> bool:
+            return not worker.alive or all(find(job.id).state.finished for job in jobs)
+
+        await world.until(is_over)
         done = worker.alive
         await worker.stop()
         if done:
             return died
         died += 1
         late = died * (world.settings.lease_s + 1)
-        world.ledger._clock = lambda late=late: time.time() + late
+        world.ledger.database._clock = lambda late=late: time.time() + late
 
 
 async def test_a_document_that_kills_the_worker_is_found_and_fails_alone(make_world: Make, posted: Make) -> None:
@@ -342,7 +353,7 @@ async def test_a_document_that_kills_the_worker_is_found_and_fails_alone(make_wo
     killer(world)
     job = await world.post(*posted("a", "kills", "b", "c"))
     assert await lives_until(world, job) == world.settings.max_attempts
-    assert counts(world.ledger.job(job.id)) == (4, 3, 0, 1)
+    assert counts(world.ledger.jobs.find.blocking(job.id)) == (4, 3, 0, 1)
     assert await failures(world, job) == {"kills": "worker_died"}
     assert set(world.stored()) == {"a", "b", "c"}
 
@@ -352,7 +363,7 @@ async def test_what_was_in_flight_beside_it_is_not_blamed(make_world: Make, post
     killer(world)
     jobs = [await world.post(*posted(text)) for text in ("a", "kills", "b")]
     assert await lives_until(world, *jobs) <= world.settings.max_attempts + 1
-    assert [world.ledger.job(job.id).state for job in jobs] == [
+    assert [world.ledger.jobs.find.blocking(job.id).state for job in jobs] == [
         JobState.SUCCEEDED,
         JobState.FAILED,
         JobState.SUCCEEDED,
@@ -451,7 +462,7 @@ async def test_a_process_that_stood_still_before_its_write_does_not_write(
 ) -> None:
     """By then another worker may have written what was accepted later."""
     world = make_world(concurrency=1)
-    renew, stood_still_s = world.ledger.renew, 0.0
+    renew, stood_still_s = world.ledger.batches.renew.blocking, 0.0
 
     def freeze(*args: Any, **options: Any) -> bool:
         nonlocal stood_still_s
@@ -461,7 +472,7 @@ async def test_a_process_that_stood_still_before_its_write_does_not_write(
             assert world.store.upserts == []
         return held
 
-    monkeypatch.setattr(world.ledger, "renew", freeze)
+    replace_operation(monkeypatch, world.ledger.batches, "renew", freeze)
     clock = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + stood_still_s)
     monkeypatch.setattr(runner, "time", clock)
     await world.start_worker()
@@ -488,7 +499,7 @@ async def test_a_write_that_comes_too_late_is_made_good(
     await world.start_worker()
     old = await world.post(Incoming(0, id="a", text="old"))
     await stands.wait()
-    world.ledger._clock = lambda: time.time() + world.settings.lease_s + 1
+    world.ledger.database._clock = lambda: time.time() + world.settings.lease_s + 1
     await world.start_worker()
     await world.done(old)
     later = (
@@ -498,7 +509,9 @@ async def test_a_write_that_comes_too_late_is_made_good(
     expected = {} if deletes else {"a": "new"}
     assert world.stored() == expected
     goes_on.set()
-    await world.until(lambda: any(job.kind is JobKind.REPAIR and job.state.finished for job in world.ledger.jobs()))
+    await world.until(
+        lambda: any(job.kind is JobKind.REPAIR and job.state.finished for job in world.ledger.jobs.newest.blocking())
+    )
     assert world.stored() == expected
     assert len(world.store.upserts) == (2 if deletes else 4), "the late one was made"
 
@@ -509,7 +522,7 @@ async def test_a_cancelled_job_stops_within_one_batch(make_world: Make, posted: 
     world.encoder.gate.clear()
     job = await world.post(*posted(*"abcde"))
     await world.until(lambda: len(world.encoder.calls) == 1)
-    await world.ledger.call(world.ledger.cancel_job, job.id)
+    await world.ledger.jobs.cancel(job.id)
     world.encoder.gate.set()
     done = await world.done(job)
     assert (done.state, done.indexed, done.cancelled) == (JobState.CANCELLED, 1, 4)
@@ -521,7 +534,7 @@ async def test_a_retry_indexes_what_failed(world: Any, posted: Make) -> None:
     job = await world.post(Incoming(0, id="a", text="fine"), Incoming(1, id="b", image_url="https://host/"))
     await world.done(job)
     world.fetcher.pages["https://host/"] = b"image"
-    again, _ = await world.ledger.call(world.ledger.retry_job, job.id)
+    again, _ = await world.ledger.retries.start(job.id)
     world.workers[0].poke()
     assert counts(await world.done(again)) == (1, 1, 0, 0)
     assert set(world.stored()) == {"a", "b"}
@@ -544,13 +557,13 @@ async def test_a_lease_that_was_lost_writes_nothing(make_world: Make, posted: Ma
     world.encoder.gate.clear()
     await world.post(*posted("a"))
     await world.until(lambda: len(world.encoder.calls) == 1)
-    world.ledger._clock = lambda: time.time() + 2 * world.settings.lease_s
-    (taken,) = await world.ledger.call(world.ledger.claim, 1, 600.0)
+    world.ledger.database._clock = lambda: time.time() + 2 * world.settings.lease_s
+    (taken,) = await world.ledger.batches.claim(1, 600.0)
     world.encoder.gate.set()
     await world.workers[0].stop()
     assert world.store.upserts == []
     assert taken.attempts == 0
-    assert world.ledger.renew([taken], 60.0)
+    assert world.ledger.batches.renew.blocking([taken], 60.0)
 
 
 async def test_a_collection_dropped_under_the_worker_leaves_nothing(world: Any, posted: Make) -> None:
@@ -570,7 +583,7 @@ async def test_a_loop_that_dies_is_seen(world: Any, monkeypatch: pytest.MonkeyPa
         raise RuntimeError("a bug")
 
     assert world.workers[0].alive
-    monkeypatch.setattr(world.ledger, "claim", broken)
+    replace_operation(monkeypatch, world.ledger.batches, "claim", broken)
     world.workers[0].poke()
     await world.until(lambda: not world.workers[0].alive)
 
@@ -596,7 +609,7 @@ async def test_an_outcome_is_recorded_when_the_database_is_back(
     """Nobody has to wait for the lease to run out."""
     tries: list[str] = []
     for name in ("finish", "release"):
-        real = getattr(world.ledger, name)
+        real = getattr(world.ledger.batches, name).blocking
 
         def away(*args: Any, _name: str = name, _real: Any = real, **options: Any) -> Any:
             tries.append(_name)
@@ -604,7 +617,7 @@ async def test_an_outcome_is_recorded_when_the_database_is_back(
                 raise DependencyUnavailable("database is away")
             return _real(*args, **options)
 
-        monkeypatch.setattr(world.ledger, name, away)
+        replace_operation(monkeypatch, world.ledger.batches, name, away)
     done = await world.done(await world.post(*posted("a")))
     assert done.state is JobState.SUCCEEDED
     assert tries[:6] == ["finish"] + ["release"] * 5

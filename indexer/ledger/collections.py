@@ -1,0 +1,100 @@
+"""Collections in the ledger: their settings, their names, and how many of their documents are pending or failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from indexer.domain.collections import Collection, Counts
+from indexer.domain.jobs import JobKind
+from indexer.ledger.database import again_on_deadlock
+from indexer.ledger.operation import Part, operation
+from indexer.ledger.rows import as_collection, collection_row, no_collection
+from indexer.ledger.schema import aliases, collections, failures, jobs
+from model.errors import Conflict
+
+
+class Collections(Part):
+    @operation
+    def create(self, collection: Collection) -> None:
+        """Raises `Conflict` when the name is taken."""
+        try:
+            with self._database.write() as connection:
+                if connection.execute(sa.select(aliases).where(aliases.c.name == collection.name)).first():
+                    raise Conflict(
+                        f"{collection.name!r} is an alias; delete that first", field="name", value=collection.name
+                    )
+                connection.execute(sa.insert(collections).values(**collection_row(collection)))
+        except IntegrityError as error:
+            raise Conflict(
+                f"collection {collection.name!r} exists already", field="name", value=collection.name
+            ) from error
+
+    @operation
+    def find(self, name: str) -> Collection:
+        """Raises `NotFound`."""
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(collections).where(collections.c.name == name)).one_or_none()
+        if row is None:
+            raise no_collection(name)
+        return as_collection(row)
+
+    @operation
+    def all(self) -> list[Collection]:
+        with self._database.read() as connection:
+            return [
+                as_collection(row) for row in connection.execute(sa.select(collections).order_by(collections.c.name))
+            ]
+
+    @operation
+    @again_on_deadlock
+    def change(self, name: str, change: Callable[[Collection], Collection]) -> Collection:
+        """The collection as `change` makes it out of what it is. Raises `NotFound`, or what `change` raises."""
+        with self._database.write() as connection:
+            chosen = collections.c.name == name
+            row = connection.execute(sa.select(collections).where(chosen).with_for_update()).one_or_none()
+            if row is None:
+                raise no_collection(name)
+            changed = change(as_collection(row))
+            connection.execute(sa.update(collections).where(chosen).values(**collection_row(changed)))
+            return changed
+
+    @operation
+    @again_on_deadlock
+    def drop(self, name: str) -> None:
+        """With its jobs, batches and failures. Raises `NotFound`."""
+        with self._database.write() as connection:
+            if not connection.execute(sa.delete(collections).where(collections.c.name == name)).rowcount:
+                raise no_collection(name)
+
+    @operation
+    def resolve(self, name: str) -> Collection:
+        """The collection of this name, or the one that the alias of this name is for. Raises `NotFound`."""
+        of_alias = sa.select(aliases.c.collection).where(aliases.c.name == name).scalar_subquery()
+        named = sa.or_(collections.c.name == name, collections.c.name == of_alias)
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(collections).where(named)).all()
+        found = next((row for row in rows if row.name == name), next(iter(rows), None))
+        if found is None:
+            raise no_collection(name)
+        return as_collection(found)
+
+    @operation
+    def counts(self, collection: str) -> Counts:
+        done = jobs.c.indexed + jobs.c.skipped + jobs.c.failed + jobs.c.cancelled
+        pending = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.accepted - done), 0)).where(
+            jobs.c.collection == collection,
+            jobs.c.kind != JobKind.REINDEX,  # its documents are in the index
+            jobs.c.finished_at.is_(None),
+            jobs.c.seq.is_not(None),
+        )
+        # What keeps its content is a document's last accepted write.
+        failed = sa.select(sa.func.count(sa.distinct(failures.c.document_id))).where(
+            failures.c.collection == collection,
+            failures.c.item.is_not(None),
+            failures.c.job_id.not_in(sa.select(jobs.c.id).where(jobs.c.kind == JobKind.REINDEX)),
+        )
+        with self._database.read() as connection:
+            return Counts(int(connection.execute(pending).scalar_one()), int(connection.execute(failed).scalar_one()))
