@@ -4,6 +4,7 @@ RetrievalError                 status, code, retryable; the docstring's first li
 ├─ InvalidInput          400   the caller must change it (422 stays FastAPI's for schema errors)
 │  ├─ InvalidJson        400
 │  ├─ UnsupportedMediaType 415
+│  ├─ BodyTooSlow        408
 │  └─ TooLarge           413
 ├─ Unauthorized          401
 ├─ Forbidden             403
@@ -66,6 +67,14 @@ class UnsupportedMediaType(InvalidInput):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class BodyTooSlow(InvalidInput):
+    """The request body made no progress for too long."""
+
+    status = 408
+    code = "body_too_slow"
+    retryable = True
 
 
 class TooLarge(InvalidInput):
@@ -153,6 +162,7 @@ class TimedOut(DependencyUnavailable):
 
 _KINDS: tuple[type[RetrievalError], ...] = (
     TooLarge,
+    BodyTooSlow,
     InvalidInput,
     InvalidJson,
     UnsupportedMediaType,

@@ -22,6 +22,7 @@ from service.components import Parts
 from service.data_lock import only_server_of
 from service.encoder.app import EncoderParts, create_encoder_app
 from service.http.application import metrics_application
+from service.http.protocol import server_config
 from service.observability.logs import configure_logs
 from service.observability.tracing import start_traces
 from service.settings import ServerRole, Settings
@@ -30,9 +31,6 @@ from service.wiring import build, build_encoder
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-_KEEP_ALIVE_S = (
-    75  # longer than proxies keep theirs, or they send a request into a connection that is just being closed
-)
 _WATCH_S = 0.5  # how soon a dead model thread or worker is noticed
 
 
@@ -91,7 +89,9 @@ class _Server(uvicorn.Server):
 async def run(app: FastAPI, parts: Parts | EncoderParts) -> bool:
     """Whether the server ended because it was asked to."""
     settings = parts.settings
-    server = _server(app, settings.host, settings.port, settings.requests_s)
+    server = _Server(
+        server_config(app, settings.host, settings.port, grace_s=settings.requests_s, timeouts=settings.connections)
+    )
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, _stop, server, parts)
@@ -105,27 +105,17 @@ async def run(app: FastAPI, parts: Parts | EncoderParts) -> bool:
     return server.started and not died
 
 
-def _server(app: FastAPI, host: str, port: int, grace_s: int) -> _Server:
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=grace_s,
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-    )
-    return _Server(config)
-
-
 @asynccontextmanager
 async def _metrics_server(parts: Parts | EncoderParts) -> AsyncIterator[None]:
     """Where the metrics have a port of their own: it answers before the API does, and until that has drained."""
     if parts.settings.metrics_port is None:
         yield
         return
-    server = _server(metrics_application(parts), parts.settings.host, parts.settings.metrics_port, 1)
+    settings = parts.settings
+    config = server_config(
+        metrics_application(parts), settings.host, parts.settings.metrics_port, timeouts=settings.connections
+    )
+    server = _Server(config)
     serving = asyncio.create_task(server.serve())
     try:
         yield

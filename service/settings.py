@@ -41,6 +41,14 @@ class QuotaSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionTimeouts:
+    """`head_s`: to receive a request line and headers. `write_s`: how long a caller may read nothing of an answer."""
+
+    head_s: float = 10.0
+    write_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
 class QueueSettings:
     """Costs are tower positions: image patches plus text tokens (`Prepared.cost`)."""
 
@@ -323,6 +331,15 @@ class Settings(BaseSettings):
         120.0, description="a forward, or the decoding of one input, longer than this turns /livez"
     )
     grace_s: Seconds = Field(25.0, description="from SIGTERM to exit; Kubernetes kills after 30 by default")
+    head_timeout_s: Seconds = Field(
+        10.0, description="from the first byte of a request, or a new connection, to the end of its headers"
+    )
+    body_timeout_s: Seconds = Field(
+        30.0, description="the next KiB of a request body, or its end; a caller that is slower is answered 408"
+    )
+    write_timeout_s: Seconds = Field(
+        30.0, description="a caller that reads nothing of its answer for so long is disconnected"
+    )
 
     # --- bounds on fetching and indexing
     fetch_timeout_s: Seconds = Field(10.0, description="fetching one URL, redirects included")
@@ -492,6 +509,10 @@ class Settings(BaseSettings):
     @property
     def quotas(self) -> QuotaSettings:
         return QuotaSettings(self.key_requests_per_s, self.key_burst_requests, self.key_requests_in_flight)
+
+    @property
+    def connections(self) -> ConnectionTimeouts:
+        return ConnectionTimeouts(self.head_timeout_s, self.write_timeout_s)
 
     @property
     def prepares(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -34,6 +35,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         401: "no valid API key",
         403: "the API key is not for this: another scope, or another collection; or a web page of another origin asks",
         404: "there is nothing of that name",
+        408: "the body came too slowly",
         409: "does not fit the present state, such as a collection of another model",
         413: "over a size limit",
         415: "the body is of another content type",
@@ -73,6 +75,7 @@ def application(
                 max_stream_bytes=settings.max_stream_bytes,
                 max_bodies_bytes=settings.max_bodies_bytes,
                 max_in_flight=settings.max_requests_in_flight,
+                body_timeout_s=settings.body_timeout_s,
             ),
         ],
     )
@@ -97,8 +100,9 @@ def metrics_application(process: Process) -> FastAPI:
 
 
 def _complete_openapi(app: FastAPI) -> None:
-    made = app.openapi
-    app.openapi = lambda: document.complete(made())  # type: ignore[method-assign]
+    """Serve the completed document, which is made once: it takes half a second, and anybody may ask for it."""
+    generated = app.openapi
+    app.openapi = cache(lambda: document.complete(generated()))  # type: ignore[method-assign]
 
 
 def _cors(origins: str | None) -> list[Middleware]:

@@ -12,6 +12,7 @@ import uvicorn
 
 from service.api.app import create_app
 from service.components import Parts
+from service.http.protocol import server_config
 
 
 @contextmanager
@@ -20,7 +21,8 @@ def serving(build: Callable[[], Parts]) -> Iterator[str]:
     servers: list[uvicorn.Server] = []
 
     async def run() -> None:
-        config = uvicorn.Config(create_app(build()), port=0, log_config=None, access_log=False)
+        parts = build()
+        config = server_config(create_app(parts), timeouts=parts.settings.connections)
         servers.append(uvicorn.Server(config))
         await servers[0].serve()
 

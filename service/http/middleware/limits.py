@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from urllib.parse import unquote
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from model.errors import Overloaded, RetrievalError, TooLarge
+from model.errors import BodyTooSlow, Overloaded, RetrievalError, TooLarge
 from service.http.problems import problem_of
 
 NDJSON = "application/x-ndjson"
 
 # Asked by machines that must have an answer whatever else is going on.
 PROBES = frozenset({"/livez", "/readyz", "/metrics"})
+
+_PROGRESS_BYTES = 1024
 
 # Stands for an encoded slash inside a path segment until the id is read; no id may hold a control character.
 SLASH = "\x1f"
@@ -27,13 +30,21 @@ class RequestLimits:
     """
 
     def __init__(
-        self, app: ASGIApp, *, max_body_bytes: int, max_stream_bytes: int, max_bodies_bytes: int, max_in_flight: int
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: int,
+        max_stream_bytes: int,
+        max_bodies_bytes: int,
+        max_in_flight: int,
+        body_timeout_s: float = 30.0,
     ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._max_stream_bytes = max_stream_bytes
         self._max_bodies_bytes = max_bodies_bytes
         self._max_in_flight = max_in_flight
+        self._body_timeout_s = body_timeout_s
         self._in_flight = 0
         self._bodies_bytes = 0
 
@@ -42,7 +53,8 @@ class RequestLimits:
             await self._app(scope, receive, send)
             return
         stream = _is_stream(scope)
-        body = _Body(self, receive, limit=self._max_stream_bytes if stream else self._max_body_bytes, held=not stream)
+        limit = self._max_stream_bytes if stream else self._max_body_bytes
+        body = _Body(self, receive, limit=limit, held=not stream, timeout_s=self._body_timeout_s)
         try:
             if self._in_flight >= self._max_in_flight:
                 raise Overloaded(f"{self._in_flight} requests are being answered, which is the limit")
@@ -74,18 +86,42 @@ class RequestLimits:
 class _Body:
     """`receive` that stops at the limits, for bodies that do not say how long they are too."""
 
-    def __init__(self, limits: RequestLimits, receive: Receive, *, limit: int, held: bool) -> None:
+    def __init__(self, limits: RequestLimits, receive: Receive, *, limit: int, held: bool, timeout_s: float) -> None:
         self._limits = limits
         self._receive = receive
         self._limit = limit
         self._held = held
+        self._timeout_s = timeout_s
+        self._clock = asyncio.get_running_loop().time
+        self._more = True
+        self._waited_s = 0.0
+        self._since_progress = 0
         self._seen = 0
         self.held_bytes = 0
 
     async def __call__(self) -> Message:
-        message = await self._receive()
+        message = await self._next_message() if self._more else await self._receive()
+        self._more = bool(message.get("more_body"))
         self._seen += len(message.get("body", b""))
         self.grow_to(self._seen)
+        return message
+
+    async def _next_message(self) -> Message:
+        """The next part of the body. The time that its reader takes in between does not count."""
+        began = self._clock()
+        try:
+            async with asyncio.timeout(self._timeout_s - self._waited_s):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise BodyTooSlow(
+                f"less than {_PROGRESS_BYTES} bytes of the body came within {self._timeout_s:g} s",
+                field="body",
+                limit=self._timeout_s,
+            ) from error
+        self._waited_s += self._clock() - began
+        self._since_progress += len(message.get("body", b""))
+        if self._since_progress >= _PROGRESS_BYTES:
+            self._since_progress, self._waited_s = 0, 0.0
         return message
 
     def expect(self, size_bytes: int) -> None:
