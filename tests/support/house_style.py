@@ -1,0 +1,75 @@
+"""Refuse names that say nothing and lines over 120 columns; run by `make check` as `python tests/support/house_style.py`.
+
+A name is refused where it is bound: assigned, a parameter, a loop or `with` target. Tables and pictures in Markdown
+cannot be wrapped, so their lines may be longer.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+MAX_COLUMNS = 120
+PRODUCT = ("model/", "indexer/", "service/")
+VAGUE_NAMES = frozenset(
+    """one each found wanted there asked told held known others other of by at what rest left more shown given kept
+    mine ours""".split()  # noqa: SIM905  a list of lines is no easier to read
+)
+# What Markdown cannot wrap: rows of tables, pictures, headings, HTML comments, and lines that are one word after a list sign.
+_UNWRAPPABLE = re.compile(r"\s*(\||!\[|#|<!--)|\s*[-*]?\s*\S+$")
+
+
+def vague_names(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the name of every binding whose name is in `VAGUE_NAMES`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            name = node.id
+        elif isinstance(node, ast.arg):
+            name = node.arg
+        else:
+            continue
+        if name in VAGUE_NAMES:
+            yield node.lineno, name
+
+
+def long_lines(text: str, markdown: bool = False) -> Iterator[int]:
+    """Yield the number of every line over `MAX_COLUMNS`, but for code blocks and unwrappable lines of Markdown."""
+    in_code = False
+    for number, line in enumerate(text.splitlines(), 1):
+        if markdown and line.startswith("```"):
+            in_code = not in_code
+        if len(line) > MAX_COLUMNS and not (markdown and (in_code or _UNWRAPPABLE.match(line))):
+            yield number
+
+
+def complaints(path: str, text: str) -> list[str]:
+    """Return a sentence for everything in this file that is refused."""
+    found_names = vague_names(text) if path.startswith(PRODUCT) and path.endswith(".py") else ()
+    sentences = [f"{path}:{line}: `{name}` says nothing; use a noun of the domain" for line, name in found_names]
+    sentences += [
+        f"{path}:{line}: longer than {MAX_COLUMNS} columns" for line in long_lines(text, markdown=path.endswith(".md"))
+    ]
+    return sentences
+
+
+def main() -> int:
+    """Check the product's Python and every page; return 1 if something is refused."""
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    checked = [
+        name
+        for name in names
+        if (name.startswith(PRODUCT) and name.endswith(".py")) or name.endswith(".md")
+        if not name.startswith("benchmarks/results/")
+    ]
+    sentences = [sentence for name in checked for sentence in complaints(name, (ROOT / name).read_text())]
+    print("\n".join(sentences) or f"house style: {len(checked)} files checked")
+    return 1 if sentences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""The check of names and line lengths that `make check` runs."""
+
+import pytest
+from house_style import complaints, long_lines, vague_names
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "found = 1",
+        "for one in range(3): pass",
+        "def f(wanted): pass",
+        "f = lambda other: other",
+        "[each for each in ()]",
+        "a, rest = 1, 2",
+        "with open('x') as left: pass",
+        "if (told := 1): pass",
+    ],
+)
+def test_a_vague_name_is_refused_wherever_it_is_bound(source: str) -> None:
+    assert len(list(vague_names(source))) == 1
+
+
+def test_reading_an_attribute_of_that_name_is_no_binding() -> None:
+    assert list(vague_names("x = result.found\nprint(each)")) == []
+
+
+def test_the_sentence_names_the_file_the_line_and_the_name() -> None:
+    assert complaints("model/x.py", "a = 1\nfound = 2\n") == [
+        "model/x.py:2: `found` says nothing; use a noun of the domain"
+    ]
+    assert complaints("tests/x.py", "found = 2\n") == []
+
+
+def test_lines_over_120_columns() -> None:
+    assert list(long_lines("x" * 120 + "\n" + "x" * 121)) == [2]
+
+
+def test_what_markdown_cannot_wrap_may_be_longer() -> None:
+    words = "word " * 30
+    table = f"| {words} |"
+    code = f"```\n{words}\n```"
+    assert list(long_lines("\n".join([table, code, words]), markdown=True)) == [5]
