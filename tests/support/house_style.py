@@ -59,7 +59,9 @@ def complaints(path: str, text: str) -> list[str]:
 
 def main() -> int:
     """Check the product's Python and every page; return 1 if something is refused."""
-    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    names = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     checked = [
         name
         for name in names
