@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from ledger_steps import replace_operation
 
 from model import codec
 from model.errors import DependencyUnavailable
@@ -73,7 +74,7 @@ async def test_what_does_not_answer_is_counted_and_hides_nothing(served: Any, mo
         response = await served.client.post("/search", json={"collection": "flags", "query": {"text": "red"}})
         assert response.status_code == 503
     with monkeypatch.context() as broken:
-        broken.setattr(served.parts.ledger, "overview", away)
+        replace_operation(broken, served.parts.ledger.jobs, "overview", away)
         found = await scraped(served)
     assert found['ret2_store_errors_total{operation="search"}'] == 1
     assert found["ret2_ledger_errors_total"] >= 1

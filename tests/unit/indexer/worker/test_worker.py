@@ -597,7 +597,7 @@ async def test_a_database_that_is_away_is_waited_for(world: Any, posted: Make, m
         raise DependencyUnavailable("database is away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(world.ledger, "claim", away)
+        replace_operation(patch, world.ledger.batches, "claim", away)
         job = await world.post(*posted("a"))
         await world.until(lambda: tries > 3)
     assert counts(await world.done(job)) == (1, 1, 0, 0)
