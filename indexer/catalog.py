@@ -62,6 +62,11 @@ class Catalog:
         wanted = Collection(
             name, info.fingerprint, info.name, info.dimensions, time.time(), instruction, limit=limit, indexes=declared
         )
+        if documents := await self._stored_documents(wanted.points_name):
+            try:
+                return _same(await self._present(name), asked), False  # another request made and filled it meanwhile
+            except NotFound:
+                raise _unknown_points(name, documents) from None
         await self._make_points(wanted.points_name, info, declared, language or SIMPLE)
         try:
             await self._ledger.collections.create(wanted)
@@ -75,14 +80,24 @@ class Catalog:
         await self.encoder(there)
         return there
 
+    async def _stored_documents(self, points_name: str) -> int:
+        """Count the documents that the store has under this name. Raises `Conflict` for points that are not of this service."""
+        try:
+            return await self._store.points(points_name).count()
+        except NotFound:
+            return 0
+
     async def _make_points(self, name: str, info: ModelInfo, indexes: Mapping[str, FieldType], language: str) -> None:
+        """Create the points of a new collection, of which the store has none or the empty ones of a creation cut short."""
         create = partial(
             self._store.create, name, info.dimensions, indexes, language=language, latents=info.latents > 1
         )
         try:
             await create()
         except Conflict:
-            # Left over from a `create` of another model that died: empty, for nobody could name it.
+            # Left by a creation for another model that was cut short. Only what is empty, and ours, is replaced.
+            if documents := await self._stored_documents(name):
+                raise _unknown_points(name, documents) from None
             await self._store.drop(name)
             await create()
 
@@ -217,6 +232,15 @@ def _checked(indexes: Mapping[str, FieldType]) -> dict[str, FieldType]:
     for field in indexes:
         check_field(field, "indexes")
     return dict(indexes)
+
+
+def _unknown_points(name: str, documents: int) -> Conflict:
+    return Conflict(
+        f"the store has a collection {name!r} with {documents} documents that this service's ledger does not know. It is left as it "
+        "is: choose another name, restore the ledger that belongs to it, or remove it from the store",
+        field="name",
+        value=name,
+    )
 
 
 def _redeclared(there: Collection, field: str, kind: FieldType) -> Conflict:

@@ -10,6 +10,7 @@ DIR/manifest.json                versions, counts, checksums: without it there i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import shutil
 import tempfile
@@ -27,7 +28,7 @@ from indexer.domain.collections import Collection, ReindexState
 from indexer.filters import FieldType
 from indexer.ledger.ledger import Ledger
 from indexer.store.base import Store
-from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
+from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 
 Told = Callable[[str], None]
 
@@ -89,7 +90,8 @@ async def restore(folder: Path, into: Installation, *, told: Told = lambda _: No
         await _load_ledger(folder / _LEDGER, into.ledger)
     except BaseException:
         for name in made:
-            await into.store.drop(name)
+            with contextlib.suppress(RetrievalError):  # the first error is the one to report
+                await into.store.drop(name)
         raise
     return manifest
 

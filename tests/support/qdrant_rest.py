@@ -70,7 +70,7 @@ class Collections:
     async def create(self, name: str, body: q.CreateCollection) -> Answer:
         if name in self._indexes:
             raise HTTPException(409, f"Wrong input: Collection `{name}` already exists!")
-        await self._engine.create_collection(name, body.vectors, body.sparse_vectors)
+        await self._engine.create_collection(name, body.vectors, body.sparse_vectors, metadata=body.metadata)
         self._indexes[name] = {}
         return Answer(True)
 

@@ -15,6 +15,7 @@ class Qdrant:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
         self.dimensions: dict[str, int] = {}
+        self.metadata: dict[str, Any] = {}
         self.schema: dict[str, Any] = {}
         self.points: list[Any] = []
         self.held: dict[str, int] = {}
@@ -41,6 +42,7 @@ class Qdrant:
             result = {"count": self.held.get(name, 0)}
         elif request.method == "PUT" and path.count("/") == 1:
             self.dimensions[name] = body["vectors"]["size"]
+            self.metadata[name] = body.get("metadata")
         elif path.endswith("/query"):
             result = {"points": self.points}
         elif path.endswith("/points") and request.method == "POST":
@@ -49,12 +51,19 @@ class Qdrant:
             result = {"operation_id": 0, "status": "completed"}
         return httpx.Response(200, json={"result": result, "status": "ok", "time": 0})
 
+    def add(self, collection: str, dimensions: int) -> None:
+        """Hold a collection as a deployment without prefix makes it."""
+        name = f"ret2~~{collection}"
+        self.dimensions[name] = dimensions
+        self.metadata[name] = {"ret2": {"prefix": "", "collection": collection}}
+
     def info(self, name: str) -> dict[str, Any]:
         params = {"vectors": {"size": self.dimensions[name], "distance": "Cosine"}}
         hnsw = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000}
         optimizers = {"deleted_threshold": 0.2, "vacuum_min_vector_number": 1000, "default_segment_number": 0}
         config = {
             "params": params,
+            "metadata": self.metadata.get(name),
             "hnsw_config": hnsw,
             "optimizer_config": {
                 **optimizers,

@@ -1,6 +1,9 @@
 """A Qdrant server or cluster as a store, through qdrant-client: the same payloads, ids and answers as Qdrant Edge.
 
 It uses `upsert` with own ids and `wait=True`; the client's `upload_points` would make up ids and hide refusals.
+
+A server is shared with other applications and other deployments. A collection of ours is called `ret2~PREFIX~NAME` and says so in
+its metadata; whatever lacks that mark is neither read nor written nor dropped.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ from model.types import Float32
 
 log = logging.getLogger(__name__)
 
+# Names and metadata of our collections on a server begin with it.
+MARK = "ret2"
 MAX_DIMENSIONS = 65_535
 FETCH_POINTS = 256  # of one read of whole points
 KNOWN_S = 60.0  # how long what a collection is counts as known; another process may drop it and make another
@@ -101,9 +106,14 @@ class ServerStore:
 
     @measured
     async def drop(self, name: str) -> None:
-        self._known.pop(name, None)
+        """Remove the collection if it exists. Raises `Conflict` for one that this deployment did not make."""
+        try:
+            await self.known(name, fresh=True)
+        except NotFound:
+            return
         with translated("drop"):
             await self.client.delete_collection(self.engine_name(name), timeout=self.settings.timeout_s)
+        self._known.pop(name, None)
 
     def points(self, name: str) -> ServerPoints:
         return ServerPoints(self, name)
@@ -129,8 +139,7 @@ class ServerStore:
 
         A threshold of 0 is what says so: any other is left as it is, and one that comes back is that of the settings.
         """
-        with translated("get_collection"):
-            config = (await self.client.get_collection(self.engine_name(name))).config.optimizer_config
+        config = (await self._own(name)).config.optimizer_config
         if (config.indexing_threshold == 0) == deferred:
             return False
         threshold_kb = 0 if deferred else self.settings.collection.indexing_threshold_kb
@@ -143,7 +152,12 @@ class ServerStore:
         return True
 
     def engine_name(self, name: str) -> str:
-        return engine_name(self.settings.collection_prefix + name)
+        """Return the name on the server. `~` is in no prefix, so names of different prefixes never meet: `a-`, `b-x` and `a-b-`, `x`."""
+        return engine_name(f"{MARK}~{self.settings.collection_prefix}~{name}")
+
+    def mark(self, name: str) -> dict[str, Any]:
+        """Return the metadata of a collection that this deployment made."""
+        return {MARK: {"prefix": self.settings.collection_prefix, "collection": name}}
 
     async def known(self, name: str, *, fresh: bool = False) -> _Known:
         """Raises `NotFound`. At most a minute old, or asked for now."""
@@ -154,15 +168,29 @@ class ServerStore:
 
     async def _describe(self, name: str) -> _Known:
         self._known.pop(name, None)
+        info = await self._own(name)
+        layout = layout_of(info.config.params)
+        if layout is None:
+            raise Conflict(f"collection {name} was changed by another application: it has other named vectors")
+        indexed = {quoted(path): KINDS[each.data_type] for path, each in info.payload_schema.items()}
+        return _Known(layout, indexed, time.monotonic() + KNOWN_S)
+
+    async def _own(self, name: str) -> q.CollectionInfo:
+        """Return what the server says of a collection. Raises `NotFound`, or `Conflict` for one that this deployment did not make."""
         with translated("get_collection"):
             if not await self.client.collection_exists(self.engine_name(name)):
                 raise NotFound(f"there is no collection {name} in the store", field="collection", value=name)
             info = await self.client.get_collection(self.engine_name(name))
-        layout = layout_of(info.config.params)
-        if layout is None:
-            raise Conflict(f"collection {name} was not made by this service: it has named vectors")
-        indexed = {quoted(path): KINDS[each.data_type] for path, each in info.payload_schema.items()}
-        return _Known(layout, indexed, time.monotonic() + KNOWN_S)
+        metadata = info.config.metadata or {}
+        if metadata.get(MARK) != self.mark(name)[MARK]:
+            raise Conflict(
+                f"the Qdrant server has a collection {self.engine_name(name)!r} that this deployment did not make "
+                f"({_describe_foreign(info)}). It is left as it is: choose another name, or set RET2_QDRANT_PREFIX. "
+                "Servers before 1.16 keep no mark of ownership",
+                field="collection",
+                value=name,
+            )
+        return info
 
     async def _make(self, name: str, layout: Layout) -> None:
         try:
@@ -170,6 +198,7 @@ class ServerStore:
                 await self.client.create_collection(
                     self.engine_name(name),
                     **creation(layout, self.settings.collection),
+                    metadata=self.mark(name),
                     timeout=self.settings.timeout_s,
                 )
         except (Conflict, InvalidInput):
@@ -402,6 +431,13 @@ def search_params(settings: CollectionSettings) -> q.SearchParams | None:
     if quantization is None and settings.hnsw_ef is None:
         return None
     return q.SearchParams(hnsw_ef=settings.hnsw_ef, quantization=quantization)
+
+
+def _describe_foreign(info: q.CollectionInfo) -> str:
+    vectors = info.config.params.vectors
+    named = vectors if isinstance(vectors, dict) else {"": vectors}
+    sizes = [f"{params.size} dimensions, {params.distance.value}" for params in named.values() if params is not None]
+    return f"{info.points_count or 0} points of {' and '.join(sizes) or 'no vectors'}"
 
 
 def _struct(point: Point, layout: Layout) -> q.PointStruct:

@@ -98,7 +98,7 @@ def on_a_server(url: str, **options: Any) -> ServerStore:
 
 async def drop_all(store: ServerStore) -> None:
     for each in (await store.client.get_collections()).collections:
-        if each.name.startswith(store.settings.collection_prefix):
+        if each.name.startswith(store.engine_name("")):
             await store.client.delete_collection(each.name)
 
 

@@ -69,7 +69,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     yield opened
     if isinstance(opened, ServerStore):
         for each in (await opened.client.get_collections()).collections:
-            if each.name.startswith(opened.settings.collection_prefix):
+            if each.name.startswith(opened.engine_name("")):
                 await opened.client.delete_collection(each.name)
     await opened.close()
 

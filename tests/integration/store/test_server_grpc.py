@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 import pytest
 from qdrant_client import grpc as wire
+from qdrant_client.conversions.conversion import json_to_value
 from qdrant_client.grpc.collections_service_pb2_grpc import CollectionsServicer, add_CollectionsServicer_to_server
 from qdrant_client.grpc.points_service_pb2_grpc import PointsServicer, add_PointsServicer_to_server
 
@@ -42,7 +43,7 @@ class Qdrant(CollectionsServicer, PointsServicer):  # type: ignore[misc]
             await context.abort(code, "what Qdrant said", metadata)
 
     async def CollectionExists(self, request: Any, context: Any) -> Any:  # noqa: N802
-        exists = wire.CollectionExists(exists=request.collection_name == "c")
+        exists = wire.CollectionExists(exists=request.collection_name == "ret2~~c")
         return wire.CollectionExistsResponse(result=exists)
 
     async def Get(self, request: Any, context: Any) -> Any:  # noqa: N802 both services have a method of this name
@@ -57,6 +58,7 @@ class Qdrant(CollectionsServicer, PointsServicer):  # type: ignore[misc]
                 deleted_threshold=0.2, vacuum_min_vector_number=1_000, default_segment_number=0, flush_interval_sec=5
             ),
             wal_config=wire.WalConfigDiff(wal_capacity_mb=32, wal_segments_ahead=0),
+            metadata={"ret2": json_to_value({"prefix": "", "collection": "c"})},
         )
         info = wire.CollectionInfo(status=wire.CollectionStatus.Green, config=config, segments_count=1)
         return wire.GetCollectionInfoResponse(result=info)

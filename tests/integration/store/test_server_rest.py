@@ -33,7 +33,7 @@ async def connect(qdrant: QdrantServer) -> AsyncIterator[Connect]:  # noqa: F811
         return made[-1]
 
     yield make
-    await made[0].client.delete_collection("c")
+    await made[0].client.delete_collection("ret2~~c")
     for store in made:
         await store.close()
 
@@ -52,7 +52,7 @@ async def test_of_two_that_make_a_collection_one_is_told(connect: Connect) -> No
     await first.create("c", D)
     vectors = q.VectorParams(size=D, distance=q.Distance.COSINE)
     with pytest.raises(UnexpectedResponse) as raised:
-        await second.client.create_collection("c", vectors)
+        await second.client.create_collection("ret2~~c", vectors)
     assert raised.value.status_code == 409
     await second.create("c", D)
 

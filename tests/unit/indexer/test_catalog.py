@@ -5,9 +5,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from indexer.domain.documents import Incoming
+from indexer.domain.points import Point
 from indexer.filters import FieldType
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 
@@ -161,6 +163,20 @@ async def test_half_made_by_another_model_is_made_anew(world: Any) -> None:
     assert created
     assert made.dimensions == 8
     assert await world.catalog.count("flags") == 0
+
+
+@pytest.mark.parametrize("dimensions", [8, 99])
+async def test_documents_that_the_ledger_does_not_know_are_left_as_they_are(world: Any, dimensions: int) -> None:
+    """Of another layout or of ours: nothing of the store is dropped or adopted."""
+    await world.store.create("flags", dimensions)
+    point = Point("a", np.ones(dimensions, np.float32), "text", None, {}, "hash")
+    await world.store.points("flags").upsert([point])
+    with pytest.raises(Conflict, match="'flags' with 1 documents that this service's ledger does not know") as refused:
+        await world.catalog.create("flags")
+    assert (refused.value.field, refused.value.value) == ("name", "flags")
+    assert await world.store.points("flags").count() == 1
+    assert (await world.store.points("flags").layout()).dimensions == dimensions
+    assert await world.catalog.all() == []
 
 
 async def test_half_dropped_can_be_dropped_or_made_whole(world: Any) -> None:

@@ -35,11 +35,11 @@ def start(ledger: Ledger, serve: Callable[..., ServerStore]) -> Start:
 def flags(ledger: Ledger, qdrant: Qdrant) -> None:
     """A collection with nothing in it."""
     ledger.collections.create.blocking(collection("flags"))
-    qdrant.dimensions["flags"] = D
+    qdrant.add("flags", D)
 
 
 def told(qdrant: Qdrant, name: str = "flags") -> list[int]:
-    return [body["optimizers_config"]["indexing_threshold"] for body in qdrant.bodies("PATCH", f"/{name}")]
+    return [body["optimizers_config"]["indexing_threshold"] for body in qdrant.bodies("PATCH", f"/ret2~~{name}")]
 
 
 def begin_import(ledger: Ledger, count: int, name: str = "flags") -> str:
@@ -93,7 +93,7 @@ async def test_few_documents_or_no_more_than_are_there_are_indexed_as_they_come(
     to_come: int,
     deferred: bool,
 ) -> None:
-    qdrant.held["flags"] = held
+    qdrant.held["ret2~~flags"] = held
     begin_import(ledger, to_come)
     await start().look()
     assert told(qdrant) == ([0] if deferred else [])
@@ -112,14 +112,14 @@ async def test_many_small_posts_and_deletions_are_no_load(ledger: Ledger, qdrant
 
 
 async def test_a_reindex_defers_that_of_the_generation_it_fills(ledger: Ledger, qdrant: Qdrant, start: Start) -> None:
-    qdrant.held["flags"] = 100
+    qdrant.held["ret2~~flags"] = 100
     ledger.reindexes.start.blocking(ledger.collections.find.blocking("flags"), OTHER, documents=100, max_failures=0)
     (reindex,) = ledger.reindexes.all.blocking()
     await start().look()  # the generation is not made yet
-    qdrant.dimensions[reindex.points_name] = D
+    qdrant.add(reindex.points_name, D)
     await start().look()
     assert (told(qdrant), told(qdrant, reindex.points_name)) == ([], [0])
-    qdrant.held[reindex.points_name] = 95
+    qdrant.held[f"ret2~~{reindex.points_name}"] = 95
     assert ledger.reindexes.plan_page.blocking(
         reindex, Page((), None)
     )  # there are fewer than there were: none is to come
@@ -130,7 +130,7 @@ async def test_a_reindex_defers_that_of_the_generation_it_fills(ledger: Ledger, 
 async def test_a_generation_that_is_about_to_go_is_left_as_it_is(ledger: Ledger, qdrant: Qdrant, start: Start) -> None:
     ledger.reindexes.start.blocking(ledger.collections.find.blocking("flags"), OTHER, documents=100, max_failures=0)
     (reindex,) = ledger.reindexes.all.blocking()
-    qdrant.dimensions[reindex.points_name] = D
+    qdrant.add(reindex.points_name, D)
     await start().look()
     assert ledger.reindexes.drop.blocking(reindex)
     await start().look()

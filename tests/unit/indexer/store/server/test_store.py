@@ -249,7 +249,7 @@ async def test_a_collection_is_made_as_the_settings_say(qdrant: Qdrant, serve: C
         indexing_threshold_kb=5_000,
     )
     await serve(collection=collection, collection_prefix="a-").create("c", D, {"region": FieldType.KEYWORD})
-    (made,) = qdrant.bodies("PUT", "/a-c")
+    (made,) = qdrant.bodies("PUT", "/ret2~a-~c")
     assert made["vectors"] == {"size": D, "distance": "Cosine", "on_disk": True}
     assert (made["shard_number"], made["replication_factor"], made["write_consistency_factor"]) == (6, 3, 2)
     assert made["on_disk_payload"] is False
@@ -267,7 +267,7 @@ async def test_quantized_candidates_are_rescored(
     store = serve(collection=CollectionSettings(quantization=quantization, oversampling=3, hnsw_ef=99))
     await store.create("c", D)
     await store.points("c").search(np.ones(D, np.float32), SearchWindow(limit=5))
-    (made,), (asked,) = qdrant.bodies("PUT", "/c"), qdrant.bodies("POST", "/query")
+    (made,), (asked,) = qdrant.bodies("PUT", "/ret2~~c"), qdrant.bodies("POST", "/query")
     late = LateInteraction(np.ones(D, np.float32), np.ones((2, D), np.float32), 400)
     outer, _ = reranked(late, Layout(D, latents=True), "c", None, search_params(store.settings.collection)) or ({}, 0)
     assert outer["search_params"] == outer["prefetch"].params == search_params(store.settings.collection)
@@ -290,7 +290,7 @@ async def test_consistency_goes_with_both_calls_of_a_search(
     await store.points("c").search(np.ones(D, np.float32), SearchWindow(limit=1, offset=1, consistency=consistency))
     queries = {path: query.get("consistency") for method, path, query, _ in qdrant.asked if method == "POST"}
     wanted = None if consistency == "one" else consistency
-    assert queries == {"/c/points/query": wanted, "/c/points": wanted}
+    assert queries == {"/ret2~~c/points/query": wanted, "/ret2~~c/points": wanted}
 
 
 async def test_writes_wait_and_go_in_calls_of_the_set_size(qdrant: Qdrant, serve: Callable[..., ServerStore]) -> None:
@@ -311,10 +311,10 @@ async def test_indexing_is_deferred_and_goes_on_as_the_settings_say(
 ) -> None:
     store = serve(collection=CollectionSettings(indexing_threshold_kb=7_000), collection_prefix="a-")
     await store.create("c", D)
-    qdrant.thresholds["a-c"] = 3_000  # as it was made, or somebody set it: not ours to change
+    qdrant.thresholds["ret2~a-~c"] = 3_000  # as it was made, or somebody set it: not ours to change
     changed = [await store.defer_indexing("c", deferred) for deferred in (False, True, True, False, False)]
     assert changed == [False, True, False, True, False]
-    told = [body["optimizers_config"] for body in qdrant.bodies("PATCH", "/a-c")]
+    told = [body["optimizers_config"] for body in qdrant.bodies("PATCH", "/ret2~a-~c")]
     assert told == [{"indexing_threshold": 0}, {"indexing_threshold": 7_000}]
     with pytest.raises(NotFound):
         await store.defer_indexing("other", True)
@@ -356,7 +356,7 @@ async def test_what_is_known_of_a_collection_is_asked_again_after_a_while(
     assert len(qdrant.asked) == before + 1
     monkeypatch.setattr(server, "KNOWN_S", -1.0)
     await store.known("c", fresh=True)
-    del qdrant.dimensions["c"]
+    del qdrant.dimensions["ret2~~c"]
     with pytest.raises(NotFound):
         await store.points("c").fetch(["d0"])
 
