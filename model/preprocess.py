@@ -49,6 +49,7 @@ class Preprocessor:
     max_text_tokens: int
     image: ImageConfig
     patches: int  # what one image costs: the tower's positions
+    reads_text: bool = True  # whether there is a tokeniser
     text_positions: int | None = None  # what a text costs in a tower that pads all texts alike; None: its tokens
 
     def prepare(self, item: Input, role: Role, limits: Limits) -> Prepared:

@@ -67,6 +67,8 @@ def without_config(name: str, files: Sequence[str]) -> str:
         return f"{name} is an adapter without the model it was trained on. Merge the two and name the merged model's folder"
     if "model_index.json" in lower:
         return f"{name} is a pipeline that makes images, which ret2 does not serve. It serves {_SERVED}"
+    if "run.json" in lower:
+        return f"{name} is a training run that has kept no checkpoint yet: start it again with the same command"
     if pictures := sum(file.endswith(_PICTURES) for file in lower):
         return f"{name} holds {pictures} images and no model. To search them: ret2 load FOLDER --collection NAME"
     if not files:

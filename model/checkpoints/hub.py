@@ -5,6 +5,7 @@ The cache is huggingface_hub's own (`HF_HOME`); its variables `HF_ENDPOINT`, `HF
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import re
 import threading
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from model.checkpoints.foreign import without_config
 from model.checkpoints.weights import CONFIG_FILE, INDEX_FILE, PICKLES, WEIGHTS_FILE, only_pickles, weight_files
@@ -34,7 +36,12 @@ T = TypeVar("T")
 
 def is_name(text: str) -> bool:
     """Whether this could be ORG/NAME."""
-    return bool(_NAME.fullmatch(text))
+    if not _NAME.fullmatch(text):
+        return False
+    with contextlib.suppress(hub_errors.HFValidationError):
+        validate_repo_id(text)
+        return True
+    return False
 
 
 def fetch(source: str, revision: str | None = None, *, renew: bool = False) -> Location:
@@ -46,7 +53,7 @@ def fetch(source: str, revision: str | None = None, *, renew: bool = False) -> L
     revision = pinned or revision or MAIN
     if not is_name(name):
         raise InvalidInput(
-            f"hub model {name!r} has no name of the form ORG/NAME, as in hub:openai/clip-vit-base-patch32"
+            f"hub model {name!r} has no name of the form ORG/NAME, as in hub:google/siglip-base-patch16-256"
         )
     folder = None if renew else cached(name, revision)
     if folder is None:
@@ -120,7 +127,7 @@ def _look_up(name: str, revision: str) -> tuple[str, set[str]]:
             f"hub model {name!r} has no revision {revision!r}. Name a commit or a tag of it, or none for {MAIN}",
             field="model",
         ) from error
-    except (*_TRANSPORT_ERRORS, hub_errors.HFValidationError) as error:
+    except _TRANSPORT_ERRORS as error:
         raise DependencyUnavailable(
             f"{label} is not on this machine, and {where} cannot be reached ({_reason(error)}). Download it where there is a network "
             f"(ret2 models pull hub:{name}) and copy the folder that this prints, or copy the cache and set HF_HOME",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model import preprocess
 from model.checkpoints import ret2_published, ret_v1
+from model.checkpoints.foreign import other_kind
 from model.checkpoints.sources import locate
 from model.checkpoints.weights import CONFIG_FILE, fingerprint, load_strict, read_weights, weight_files
 from model.config import BackboneConfig, Ret2Config
@@ -30,7 +31,10 @@ def read_v1(location: Location, raw: Mapping[str, Any]) -> Parts:
 
 
 def read_published(location: Location, raw: Mapping[str, Any]) -> Parts:
-    config, tensors = ret2_published.convert(raw, read_weights(location.folder))
+    tensors = read_weights(location.folder)
+    if not any("ret_cell." in key for key in tensors):
+        raise InvalidInput(other_kind(str(location.folder), raw.get("model_type")), field="model")
+    config, tensors = ret2_published.convert(raw, tensors)
     return _assemble(config, tensors, location.folder)
 
 
@@ -75,6 +79,7 @@ def _build(
         max_text_tokens=config.max_text_tokens,
         image=config.image,
         patches=vision.patches,
+        reads_text=tokenizer is not None,
         text_positions=text.full_length if isinstance(text, TransformersTower) else None,
     )
     files = [*weights, *tokenizer_files]

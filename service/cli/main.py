@@ -27,10 +27,11 @@ from model.errors import Forbidden, InvalidInput, RetrievalError
 from service.cli import demo as demonstration
 from service.cli.backup import backup, restore
 from service.cli.benchmarks import m2kr, mbeir
+from service.cli.evaluation import eval_app
 from service.cli.flags import settings_from, with_settings
 from service.cli.imports import import_files
 from service.cli.keys import keys_app
-from service.cli.models import eval_app, model_app
+from service.cli.models import models_app
 from service.cli.reindex import reindex
 from service.cli.tables import (
     Failed,
@@ -354,7 +355,7 @@ app.command()(backup)
 app.command()(restore)
 app.command()(train)
 app.add_typer(keys_app, name="keys")
-app.add_typer(model_app, name="model")
+app.add_typer(models_app, name="models")
 eval_app.command()(m2kr)
 eval_app.command()(mbeir)
 app.add_typer(eval_app, name="eval")

@@ -1,225 +1,169 @@
-"""`ret2 model` and `ret2 eval`: the commands around a checkpoint.
-
-They import torch when they run, so that other commands start without it.
-"""
+"""`ret2 models`: which models there are, and what one of them is. Commands that load a model import torch when they run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
-from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from model.errors import Conflict, InvalidInput, NotFound
-from model.evaluation.recall import KS, Carries, Item, Recall, Search, corpus, exact_search, nine, questions, recall
-from model.types import Float32, Input, Limits, Role
-from service.client.client import Client
+from model.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from huggingface_hub import CachedRepoInfo
+
+    from model.checkpoints.known import KnownModel
+
+models_app = typer.Typer(help="Models: what is bundled, downloaded and known to work; download, check, describe one.")
+_WIDTH = 140  # into a file or a pipe, where nobody says how wide it is
+
+Source = Annotated[str, typer.Argument(help="a folder, bundled:NAME, or hub:ORG/NAME with @COMMIT or @TAG")]
+
+
+@models_app.callback(invoke_without_command=True)
+def list_models(context: typer.Context) -> None:
+    """Without a command: list the models that are bundled, downloaded, and published in a format that is known to work."""
+    if context.invoked_subcommand is not None:
+        return
+    from model.checkpoints.known import BUNDLED_MODELS, PUBLISHED_MODELS
+
+    typer.echo("Bundled:")
+    for model in BUNDLED_MODELS:
+        typer.echo(_lines(model))
+    typer.echo("\nDownloaded:")
+    for line in _downloaded():
+        typer.echo(line)
+    typer.echo("\nPublished, of a format that is tested with small models of random weights:")
+    for model in PUBLISHED_MODELS:
+        typer.echo(_lines(model))
+
+
+@models_app.command()
+def pull(source: Annotated[str, typer.Argument(help="hub:ORG/NAME, with @COMMIT or @TAG to pin it")]) -> None:
+    """Download a model from the hub, or what a branch or tag of it means now. Prints its folder and what to pin it by."""
+    from model.checkpoints import hub
+    from model.checkpoints.kinds import read_checkpoint_config, reader_of
+
+    name = source.removeprefix("hub:")
+    if name == source and not hub.is_name(name.partition("@")[0]):
+        raise InvalidInput(f"{source!r} is no model of the hub: name it as hub:ORG/NAME", field="source", value=source)
+    location = hub.fetch(name, renew=True)
+    reader_of(location, read_checkpoint_config(location))
+    typer.echo(f"hub:{location.name}@{location.commit}")
+    typer.echo(str(location.folder))
+
+
+@models_app.command()
+def verify(source: Source) -> None:
+    """Load a model and try it: golden outputs beside it must be met to 1e-5, embeddings must be sound. Exit status 1 if anything is
+    not so."""
+    from model.checkpoints.sources import find
+    from model.evaluation.golden import GOLDEN_FILE
+    from model.evaluation.golden import verify as compare
+    from model.evaluation.self_check import self_check
     from model.retriever import Retriever
 
-model_app = typer.Typer(no_args_is_help=True, help="Checkpoints: verify one against its golden outputs.")
-eval_app = typer.Typer(no_args_is_help=True, help="Benchmarks: how well a model retrieves.")
-ABLATIONS = Path(__file__).parent.parent / "benchmarks" / "ablations"
-_BATCH = 64
-_CONNECTIONS = 8
+    folder = find(source).folder
+    console, passed = _console(), True
+    if (folder / GOLDEN_FILE).exists():
+        from model.evaluation.golden import TOLERANCE
 
-Recalls = Mapping[str, Recall]  # by part of atlas
-
-
-class Precision(StrEnum):
-    """Of weights and activations, as `RET2_PRECISION`."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-
-
-@model_app.command()
-def verify(
-    folder: Annotated[Path, typer.Argument(help="config.json, model.safetensors and golden.safetensors")],
-) -> None:
-    """Compare a checkpoint with the golden outputs beside it; exit 1 when any differs by more than 1e-5."""
-    from model.evaluation.golden import TOLERANCE
-    from model.evaluation.golden import verify as compare
-
-    table = Table("output", "shape", "largest difference", f"≤ {TOLERANCE:g}")
-    differences = compare(folder)
-    for item in differences:
-        table.add_row(item.output, str(item.shape), f"{item.largest:.2e}", "yes" if item.passed else "NO")
-    Console().print(table)
-    if not all(item.passed for item in differences):
+        table = Table("output", "shape", "largest difference", f"≤ {TOLERANCE:g}")
+        for item in compare(folder):
+            table.add_row(item.output, str(item.shape), f"{item.largest:.2e}", "yes" if item.passed else "NO")
+            passed = passed and item.passed
+        console.print(table)
+    retriever = Retriever.load(source)
+    if retriever.preprocessor.reads_text:
+        table = Table("check", "result", "as it must be")
+        for check in self_check(retriever):
+            table.add_row(check.name, check.outcome, "yes" if check.passed else "NO")
+            passed = passed and check.passed
+        console.print(table)
+    if not passed:
         raise typer.Exit(1)
 
 
-@eval_app.command()
-def atlas(
-    model: Annotated[
-        str | None, typer.Option(help="a checkpoint folder, or hub:ORG/NAME@COMMIT; without: bundled")
-    ] = None,
-    url: Annotated[
-        str | None, typer.Option(help="measure through /search of this server instead of in process")
-    ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="RET2_API_KEY", help="of that server; better given as variable than as flag")
-    ] = None,
-    ablations: Annotated[bool, typer.Option(help="also the table of ablations (in process only)")] = True,
-    precision: Annotated[
-        Precision, typer.Option(help="of weights and activations (in process only)")
-    ] = Precision.FLOAT32,
-) -> None:
-    """Recall on the bundled benchmark: held-out (subject, question) pairs, pictures by an artist never trained on."""
-    from model.evaluation.atlas import Atlas
+@models_app.command()
+def describe(source: Source) -> None:
+    """Load a model and print what it is: dimensions, limits, size, commit and fingerprint."""
+    from model.checkpoints.kinds import read_checkpoint_config
+    from model.checkpoints.sources import find
+    from model.checkpoints.weights import weight_files
+    from model.retriever import Retriever
 
-    if url and model:
-        raise InvalidInput(
-            "--model and --url exclude each other: the server has its own model", field="model", value=model
-        )
-    data, console = Atlas.read(), _console()
-    if url:
-        with Client(url, api_key=api_key) as client, _progress() as progress:
-            results = nine(data, lambda carries, items: _http_searcher(client, carries, items, progress))
-        console.print(_nine_table(results, f"through {url}/search"))
-        return
-    from model.retriever import Retriever, dtype_of
+    location = find(source)
+    kind = read_checkpoint_config(location).get("model_type", "ret2")
+    retriever = Retriever.load(source)
+    info, config = retriever.info, retriever.config
+    files = weight_files(location.folder)
+    weights = getattr(config, "weights", None)
+    rows = {
+        "name": info.name,
+        "kind": str(kind),
+        "folder": str(location.folder),
+        "commit": info.commit or "",
+        "weights": f"{_size(sum(path.stat().st_size for path in files))} in {len(files)} file{'s' * (len(files) > 1)}",
+        "parameters": f"{sum(value.numel() for value in retriever.parameters()) / 1e6:,.1f} million, its towers included",
+        "dimensions": str(info.dimensions),
+        "vectors of one input": str(info.latents),
+        "text": f"{info.max_text_tokens} tokens",
+        "image": f"{info.image_size_px} px",
+        "text and image": f"weighted sum, text {weights.text:g}, image {weights.image:g}"
+        if weights
+        else "by the model",
+        "fingerprint": info.fingerprint,
+    }
+    for name, value in rows.items():
+        if value:
+            typer.echo(f"{name:<22}{value}")
 
-    dtype = dtype_of(precision)
-    with _progress() as progress:
-        source = model or "bundled"
-        embedder = _Embedder(Retriever.load(source, dtype=dtype).pack(), progress)
-        title = f"{source}, in process, {precision}"
-        console.print(_nine_table(nine(data, lambda _, items: embedder.searcher(items)), title))
-        if not ablations:
-            return
-        items = corpus(data, Carries.BOTH)
-        search = embedder.searcher(items)
-        both = questions(data, Carries.BOTH, Carries.BOTH)
-        rows = {"multi-layer recurrence (ours)": recall(both, items, search)}
-        for name, label in (("last-layer", "last layer only"), ("sum", "sum of projected vectors")):
-            if not (ABLATIONS / name).exists():
-                console.print(f"{label}: no checkpoint in benchmarks/ablations/{name} (ret2 train --variant {name})")
-                continue
-            rows[label] = recall(
-                both,
-                items,
-                _Embedder(Retriever.load(str(ABLATIONS / name), dtype=dtype).pack(), progress).searcher(items),
+
+def _lines(model: KnownModel) -> str:
+    """The source by itself on a line, so that it can be copied from a terminal of any width."""
+    facts = (
+        model.kind,
+        _size(model.size_bytes),
+        f"{model.dimensions} dimensions",
+        model.licence,
+        model.languages,
+        model.note,
+    )
+    return f"  {model.source}\n      {', '.join(fact for fact in facts if fact)}"
+
+
+def _downloaded() -> Iterator[str]:
+    """The models in the hub's cache on this machine; those of a kind that is not served too, for a cell may be built on them."""
+    import huggingface_hub
+
+    from model.checkpoints.hub import cached
+
+    repositories: Iterable[CachedRepoInfo] = ()
+    with suppress(huggingface_hub.CacheNotFound):
+        repositories = huggingface_hub.scan_cache_dir(huggingface_hub.constants.HF_HUB_CACHE).repos
+    models = sorted(
+        (repository for repository in repositories if repository.repo_type == "model"), key=lambda one: one.repo_id
+    )
+    if not models:
+        yield "  none (ret2 models pull hub:ORG/NAME)"
+    for repository in models:
+        for revision in sorted(repository.revisions, key=lambda revision: revision.last_modified):
+            complete = cached(repository.repo_id, revision.commit_hash) is not None
+            facts = (
+                *sorted(revision.refs),
+                _size(revision.size_on_disk),
+                "" if complete else "not complete: ret2 models pull",
             )
-        rows["ours, question alone"] = recall(
-            [replace(q, content=replace(q.content, image=None)) for q in both], items, search
-        )
-        rows["ours, picture alone"] = recall(
-            [replace(q, content=replace(q.content, text=None)) for q in both], items, search
-        )
-    console.print(_ablation_table(rows))
-
-
-class _Embedder:
-    """A model in process as a `Search`."""
-
-    def __init__(self, retriever: Retriever, progress: Progress) -> None:
-        self._retriever, self._progress = retriever, progress
-
-    def searcher(self, items: Sequence[Item]) -> Search:
-        documents = self._embed([item.content for item in items], Role.DOCUMENT)
-        return exact_search(lambda inputs: self._embed(inputs, Role.QUERY), documents, [item.id for item in items])
-
-    def _embed(self, inputs: Sequence[Input], role: Role) -> Float32:
-        """(N, D). Equal inputs once: without their texts, all passages about one subject are the same picture."""
-        places = {item: place for place, item in enumerate(dict.fromkeys(inputs))}
-        distinct = list(places)
-        parts = []
-        for start in self._progress.track(range(0, len(distinct), _BATCH), description=f"embed {len(distinct)} {role}"):
-            batch = [self._retriever.prepare(item, role, Limits()) for item in distinct[start : start + _BATCH]]
-            parts.append(self._retriever.encode(batch))
-        return np.concatenate(parts)[[places[item] for item in inputs]]
-
-
-def _http_searcher(client: Client, carries: Carries, items: Sequence[Item], progress: Progress) -> Search:
-    """The corpus in a collection of its own on the server."""
-    name = f"atlas-eval-{carries.value.replace('+', '-')}"
-    task = progress.add_task(f"load {len(items)} {carries} documents", total=len(items))
-    _fill(client, name, items, lambda done: progress.update(task, completed=done))
-
-    def search(inputs: Sequence[Input]) -> list[list[str]]:
-        def one(query: Input) -> list[str]:
-            return [hit.id for hit in client.search(name, text=query.text, image=query.image, limit=max(KS)).hits]
-
-        with ThreadPoolExecutor(_CONNECTIONS) as pool:
-            return list(progress.track(pool.map(one, inputs), total=len(inputs), description=f"search {carries}"))
-
-    return search
-
-
-def _fill(client: Client, name: str, items: Sequence[Item], on_progress: Callable[[int], None]) -> None:
-    """Leaves the items in the collection and nothing else: one of another model, or with others too, is made anew.
-
-    Raises `InvalidInput` when an item is not indexed, `Conflict` when there are others all the same.
-    """
-    documents = [{"id": item.id, "text": item.content.text, "image": item.content.image} for item in items]
-    with suppress(NotFound):
-        if not client.collection(name).compatible:
-            client.delete_collection(name)
-    for _ in range(2):
-        client.create_collection(name)
-        client.load(name, documents, on_progress=on_progress).require_all()
-        count = client.collection(name).documents
-        if count == len(items):
-            return
-        client.delete_collection(name)  # it had those of an older atlas
-    raise Conflict(f"{name} has {count} documents, expected {len(items)}: is another evaluation under way?")
-
-
-def _nine_table(results: Mapping[tuple[Carries, Carries], Recalls], title: str) -> Table:
-    table = _table(title, "query", "document")
-    for (query, document), recalls in sorted(results.items()):
-        table.add_row(query.value, document.value, *_cells(recalls))
-    return table
-
-
-def _ablation_table(rows: Mapping[str, Recalls]) -> Table:
-    table = _table("text+image → text+image", "model")
-    for label, recalls in rows.items():
-        table.add_row(label, *_cells(recalls))
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(*columns, title=title)
-    for part in ("flags", "emoji"):
-        for heading in (*(f"{part} R@{k}" for k in KS), "n"):
-            table.add_column(heading, justify="right")
-    return table
-
-
-def _cells(recalls: Recalls) -> list[str]:
-    return [
-        cell
-        for part in ("flags", "emoji")
-        for cell in (*(f"{value:.3f}" for value in recalls[part].recalls), str(recalls[part].n))
-    ]
+            yield f"  hub:{repository.repo_id}@{revision.commit_hash}\n      {', '.join(fact for fact in facts if fact)}"
 
 
 def _console() -> Console:
-    """Wide enough for the tables where nobody says how wide it is: into a file, a pipe, a log of CI."""
     console = Console()
-    return console if console.is_terminal else Console(width=100)
+    return console if console.is_terminal else Console(width=_WIDTH)
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        transient=True,
-    )
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 10**9 else f"{max(count, 1) / 1e6:.0f} MB"

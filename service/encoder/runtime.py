@@ -58,6 +58,8 @@ class TorchRuntime:
         if place == "cpu":
             _keep_freed_memory()
         retriever = Retriever.load(source, device=place, dtype=choose_dtype(precision, place), threads=threads)
+        info = retriever.info
+        log.info("model loaded", model=info.name, commit=info.commit, fingerprint=info.fingerprint)
         retriever.pack(vision=not compiled)
         runtime = cls(retriever, limits)
         runtime.warm_up()

@@ -92,6 +92,7 @@ async def info(process: ProcessOf) -> Response:
                 "max_text_tokens": model.max_text_tokens,
                 "image_size_px": model.image_size_px,
                 "latents": model.latents,
+                "commit": model.commit,
             },
             "limits": {name: getattr(settings, name) for name in names},
         }

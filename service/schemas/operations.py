@@ -24,6 +24,7 @@ class ModelOut(BaseModel):
     max_text_tokens: int
     image_size_px: int
     latents: int = Field(description="vectors of one input; with several, late interaction can rerank")
+    commit: str | None = Field(description="of a model from the hub, for `hub:ORG/NAME@COMMIT`; null for any other")
 
 
 class InfoOut(BaseModel):

@@ -185,7 +185,9 @@ class LexicalOut(BaseModel):
 
 
 class ExplanationOut(BaseModel):
-    document: SharesOut | None = Field(description="null for what was indexed before shares were kept")
+    document: SharesOut | None = Field(
+        description="null for what was indexed before shares were kept, and from a model without gates, such as CLIP"
+    )
     query: SharesOut | None
     similarity: float | None = Field(
         description="cosine of query and document embedding, whatever `score` is; null in mode lexical"

@@ -204,6 +204,7 @@ SCHEMAS: dict[str, list[Any]] = {
                 "max_text_tokens": 128,
                 "image_size_px": 224,
                 "latents": 1,
+                "commit": None,
             },
             "limits": {"max_image_bytes": 20971520},
         }
@@ -236,6 +237,7 @@ SCHEMAS: dict[str, list[Any]] = {
             "max_text_tokens": 128,
             "image_size_px": 224,
             "latents": 1,
+            "commit": None,
         }
     ],
     "OpenAiError": [_OPENAI_ERROR],

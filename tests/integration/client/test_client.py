@@ -13,7 +13,7 @@ from indexer.domain.jobs import JobState
 from model.errors import Conflict, InvalidInput, NotFound
 from model.evaluation.recall import Item
 from model.types import Input
-from service.cli import models
+from service.cli import evaluation
 from service.cli.main import app
 from service.client.client import Client
 from service.client.types import Search, SearchResult
@@ -133,7 +133,7 @@ def test_an_evaluation_searches_the_corpus_and_nothing_else(client: Client) -> N
         return [Item(f"d{n}", "s", Input(f"word{n}")) for n in numbers]
 
     def fill(corpus: list[Item]) -> None:
-        models._fill(client, "atlas-eval-text", corpus, lambda _: None)
+        evaluation._fill(client, "atlas-eval-text", corpus, lambda _: None)
 
     fill(items(1, 2, 3))
     made = client.collection("atlas-eval-text").created_at

@@ -436,3 +436,26 @@ def test_a_retriever_of_ret2_models_is_not_read_as_v1(tmp_path: Path) -> None:
     folder = rewritten(tmp_path, lambda c: c["query_config"].update(model_type="ret2"))
     with pytest.raises(InvalidInput, match="this ReT-2 checkpoint is not understood, 1 questions are open: num_heads"):
         Retriever.load(folder)
+
+
+@torch.inference_mode()
+def test_weights_in_several_files_are_read_together(tmp_path: Path) -> None:
+    """As transformers saves larger checkpoints: parts, and an index of which weight is in which."""
+    checkpoint(tmp_path, Options())
+    pixels = torch.randn(3, 3, 16, 16)
+    whole = Retriever.load(str(tmp_path))
+    expected = {role: ours(whole, role, pixels, masked=True) for role in Role}
+    weights = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    names, table = sorted(weights), {}
+    for part in range(3):
+        file = f"model-{part + 1:05}-of-00003.safetensors"
+        save_file({name: weights[name] for name in names[part::3]}, tmp_path / file)
+        table |= dict.fromkeys(names[part::3], file)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": table}))
+    split = Retriever.load(str(tmp_path))
+    for role in Role:
+        torch.testing.assert_close(ours(split, role, pixels, masked=True), expected[role], atol=0, rtol=0)
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(InvalidInput, match=r"lacks 1 of its 3 weight files: model-00002-of-00003\.safetensors"):
+        Retriever.load(str(tmp_path))
