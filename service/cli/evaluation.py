@@ -45,9 +45,7 @@ class Precision(StrEnum):
 
 @eval_app.command()
 def atlas(
-    model: Annotated[
-        str | None, typer.Option(help="a checkpoint folder, or hub:ORG/NAME; without: bundled")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="a checkpoint folder, or hub:ORG/NAME; without: bundled")] = None,
     url: Annotated[
         str | None, typer.Option(help="measure through /search of this server instead of in process")
     ] = None,
