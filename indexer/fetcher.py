@@ -14,6 +14,7 @@ from typing import Any, Self
 import httpcore
 import httpx
 
+from indexer.connections import Connections
 from model.errors import DependencyUnavailable, Forbidden, InvalidInput, RetrievalError, TooLarge
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -22,31 +23,25 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
-_GLOBAL_UNICAST_V6 = ipaddress.IPv6Network(
-    "2000::/3"
-)  # RFC 4291 §2.4: all that IANA has given out for the public Internet
-
+# RFC 4291 section 2.4: all that IANA has given out for the public Internet.
+_GLOBAL_UNICAST_V6 = ipaddress.IPv6Network("2000::/3")
 
 _DOCUMENTATION_V6 = ipaddress.IPv6Network("3fff::/20")  # RFC 9637, younger than Python 3.11's own list
 
-
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
-
 
 _SIX_TO_FOUR_RELAYS = ipaddress.IPv4Network("192.88.99.0/24")  # RFC 7526
 
-
 _PROTOCOL_ASSIGNMENTS = ipaddress.IPv4Network("192.0.0.0/24")  # RFC 6890; Python before 3.11.10 lists it in part
 
-
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-
 
 _PASSING = frozenset({408, 425, 429})  # 4xx answers that another try may change; every 5xx is one too
 
 
-_MAX_CONNECTIONS = 32  # of all fetches together: more hosts than a batch of 64 documents usually names
-
+# Connections of all fetches together: more hosts than a batch of 64 documents usually names.
+_MAX_CONNECTIONS = 32
+_STUCK_TIMEOUTS = 2.0
 
 _HEADERS = [("Accept", "image/*,*/*;q=0.5"), ("Accept-Encoding", "identity"), ("User-Agent", "ret2")]
 
@@ -68,10 +63,11 @@ class Fetcher:
         checked = _CheckedBackend(
             resolve or _resolve, network or httpcore.AnyIOBackend(), allow_private=settings.allow_private
         )
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=httpx.create_ssl_context(trust_env=True),  # SSL_CERT_FILE adds a company's own authority
-            max_connections=_MAX_CONNECTIONS,
-            network_backend=checked,
+        # SSL_CERT_FILE adds a company's own authority.
+        context = httpx.create_ssl_context(trust_env=True)
+        self._connections = Connections(
+            lambda: httpcore.AsyncConnectionPool(ssl_context=context, max_connections=1, network_backend=checked),
+            _MAX_CONNECTIONS,
         )
 
     async def fetch(self, url: str) -> bytes:
@@ -104,7 +100,10 @@ class Fetcher:
         """One request: the body, or where the answer points to."""
         headers = [("Host", target.netloc.decode("ascii")), *_HEADERS]
         try:
-            async with self._pool.stream("GET", str(target.copy_with(fragment=None)), headers=headers) as response:
+            async with (
+                self._connections.connection() as connection,
+                connection.stream("GET", str(target.copy_with(fragment=None)), headers=headers) as response,
+            ):
                 redirect = _answer(response, target)
                 return redirect or await self._read(response, target.host)
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
@@ -128,8 +127,13 @@ class Fetcher:
                 raise TooLarge(f"{host} answers with more than {limit} bytes", limit=limit)
         return bytes(body)
 
+    @property
+    def alive(self) -> bool:
+        """Whether connections become free: a fetch ends within `timeout_s`, so a full pool that gives none is broken."""
+        return self._connections.exhausted_s < _STUCK_TIMEOUTS * self._settings.timeout_s
+
     async def aclose(self) -> None:
-        await self._pool.aclose()
+        await self._connections.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -201,14 +205,14 @@ async def _resolve(host: str, port: int) -> list[str]:
     """The addresses of a host as the system knows them, decimal, hexadecimal and octal spellings of IPv4 included."""
     loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        entries = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         if error.errno == socket.EAI_AGAIN:
             raise DependencyUnavailable(f"the name {host} cannot be resolved now", value=host) from error
         raise InvalidInput(f"the name {host} does not resolve", value=host) from error
     except UnicodeError as error:  # a label over 63 characters, before any DNS
         raise InvalidInput("the host of the URL is not a valid name") from error
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 def _parse(url: str) -> httpx.URL:
@@ -229,18 +233,18 @@ def _parse(url: str) -> httpx.URL:
     return target
 
 
-def _answer(response: httpcore.Response, asked: httpx.URL) -> httpx.URL | None:
+def _answer(response: httpcore.Response, requested: httpx.URL) -> httpx.URL | None:
     """Where to go next, or None when the body is the answer."""
     status = response.status
     if status == HTTPStatus.OK:
         return None
     if status in _REDIRECTS and (location := _header(response, b"location")):
         try:
-            return _parse(str(asked.join(location)))
+            return _parse(str(requested.join(location)))
         except httpx.InvalidURL as error:
-            raise InvalidInput(f"{asked.host} redirects to an address that is not a URL") from error
+            raise InvalidInput(f"{requested.host} redirects to an address that is not a URL") from error
     kind: type[RetrievalError] = DependencyUnavailable if status in _PASSING or status >= 500 else InvalidInput
-    raise kind(f"{asked.host} answered {status}", value=status)
+    raise kind(f"{requested.host} answered {status}", value=status)
 
 
 def _header(response: httpcore.Response, name: bytes) -> str:

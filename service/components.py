@@ -70,6 +70,7 @@ class Parts:
         return Health(
             alive={
                 "encoder": lambda: self.encoder.alive and (self.next_encoder is None or self.next_encoder.alive),
+                "fetcher": lambda: self.fetcher.alive,
                 **working,
             },
             checks={

@@ -1,4 +1,4 @@
-"""An `Encoder` in another process, over HTTP and msgpack: connections kept, calls cut to size, what did not arrive tried again."""
+"""The client of an encoder in another process, over HTTP and msgpack: it splits large calls and retries those that did not arrive."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import httpx
 import structlog
 from opentelemetry.trace import SpanKind
 
+from indexer.connections import BoundedTransport
 from indexer.encoding.encoder import Lane
 from indexer.errors import EncoderDied, EncoderTimedOut
 from indexer.observability import tracing
@@ -21,10 +22,12 @@ from model import codec
 from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TimedOut, TooLarge
 from model.types import Embedding, Input, ModelInfo, Role
 
-# Never reached, or the connection broke: nothing is known to have been done, and encoding twice harms nobody. A time-out, ours or the
-# encoder's, is not among them: the encoder is busy with this very call, and a second one would make it busier.
+# The encoder was not reached, or the connection broke: encoding twice does no harm. Time-outs are not retried, ours or the
+# encoder's: the encoder is busy with this very call, and a second one would make it busier.
 _RETRIED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
-_BREAKS = 2  # of one call: what it carries may be what kills encoders, and the next one is behind the same address
+# Broken connections of one call before it is given up: its inputs may be what kills encoders.
+_MAX_BREAKS = 2
+_STUCK_TIMEOUTS = 2.0
 _RETRIED_STATUS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE})
 
 
@@ -48,39 +51,40 @@ class HttpEncoder:
     def __init__(self, settings: EncoderClientSettings, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._settings = settings
         url = httpx.URL(settings.url)
-        self._name = (
-            f"{url.scheme}://{url.netloc.decode()}"  # as messages have it: without the password that a URL may carry
-        )
+        # Messages name the encoder without the password that a URL may carry.
+        self._name = f"{url.scheme}://{url.netloc.decode()}"
+        self._transport = BoundedTransport(settings.connections, None if transport is None else lambda: transport)
         self._http = httpx.AsyncClient(
             base_url=settings.url,
             auth=_bearer(settings.api_key) if settings.api_key else None,
-            timeout=httpx.Timeout(None, connect=settings.connect_timeout_s),  # of the rest `_request` sees to the sum
-            limits=httpx.Limits(max_connections=settings.connections, max_keepalive_connections=settings.connections),
+            # `_request` bounds the whole call.
+            timeout=httpx.Timeout(None, connect=settings.connect_timeout_s),
             trust_env=False,
-            transport=transport,
+            transport=self._transport,
         )
         self._info: ModelInfo | None = None
         self._info_at = 0.0
-        self._asking = asyncio.Lock()
+        self._info_lock = asyncio.Lock()
 
     def start(self) -> None:
-        """There is nothing to start; a `Batcher` has something."""
+        """Do nothing: a client needs no start. A `Batcher`, which may stand in its place, does."""
 
     async def stop(self, grace_s: float = 0.0) -> None:
         await self._http.aclose()
 
     @property
     def alive(self) -> bool:
-        return True
+        """Whether connections become free: each call ends within `timeout_s`, so a full pool that gives none is broken."""
+        return self._transport.connections.exhausted_s < _STUCK_TIMEOUTS * self._settings.timeout_s
 
     async def check(self, max_age_s: float) -> None:
-        """The encoder is ready by its own word, and takes our key, which that word does not want. Raises `DependencyUnavailable`."""
+        """Raise `DependencyUnavailable` unless the encoder is ready (`/readyz`) and accepts our key (`/info`)."""
         await self._request("GET", "/readyz")
         await self._request("GET", "/info")
 
     async def info(self) -> ModelInfo:
-        """At most `info_max_age_s` old while the encoder answers, else as last heard: each embedding says what made it."""
-        async with self._asking:
+        """Cached for `info_max_age_s`; while the encoder is unavailable the last known value is returned."""
+        async with self._info_lock:
             if self._info is None or time.monotonic() - self._info_at > self._settings.info_max_age_s:
                 try:
                     self._info = _model_info(await self._request("GET", "/info"), self._name)
@@ -97,7 +101,7 @@ class HttpEncoder:
         return results
 
     def _calls(self, inputs: Sequence[Input]) -> Iterator[list[Input]]:
-        """In order, within both bounds; an input over the bytes goes alone."""
+        """Split the inputs, in order, into calls within both bounds; an input over the byte bound is a call of its own."""
         call: list[Input] = []
         size_bytes = 0
         for item in inputs:
@@ -116,7 +120,8 @@ class HttpEncoder:
         try:
             with tracing.span("call encoder", SpanKind.CLIENT, inputs=len(inputs), lane=lane):
                 response = await self._request("POST", "/encode", codec.pack_call(inputs, role, lane))
-        except TooLarge as error:  # this encoder takes less at once than we thought
+        except TooLarge as error:
+            # This encoder accepts less in one call than our settings say.
             if len(inputs) == 1:
                 return [error]
             middle = len(inputs) // 2
@@ -133,28 +138,32 @@ class HttpEncoder:
         return results
 
     async def _request(self, method: str, path: str, body: bytes | None = None) -> httpx.Response:
-        """Raises `Overloaded`, `TooLarge` or `DependencyUnavailable`, of which `TimedOut` is one."""
+        """Send a request. Raises `Overloaded`, `TooLarge` or `DependencyUnavailable`, of which `TimedOut` is a kind."""
         try:
             async with asyncio.timeout(self._settings.timeout_s):
-                return await self._tried(method, path, body)
+                return await self._send_with_retries(method, path, body)
         except TimeoutError as error:
             kind = TimedOut if body is None else EncoderTimedOut
             raise kind(f"encoder {self._name}: no answer within {self._settings.timeout_s:g} s") from error
 
-    async def _tried(self, method: str, path: str, body: bytes | None) -> httpx.Response:
+    async def _send_with_retries(self, method: str, path: str, body: bytes | None) -> httpx.Response:
         failed: RetrievalError = DependencyUnavailable()
-        broke = 0  # connections, with the call on them: one was idle for too long perhaps, at two there is no encoder any more
+        # A single broken connection may have been idle for too long; two mean that the encoder died.
+        broke = 0
         for attempt in range(self._settings.attempts):
             if attempt:
                 await asyncio.sleep(self._settings.retry_base_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
             try:
                 response = await self._http.request(
-                    method, path, content=body, headers=_whence() | ({"content-type": codec.MEDIA_TYPE} if body else {})
+                    method,
+                    path,
+                    content=body,
+                    headers=_correlation_headers() | ({"content-type": codec.MEDIA_TYPE} if body else {}),
                 )
             except _RETRIED as error:
                 failed = self._unavailable(type(error).__name__, error)
                 broke += body is not None and not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-                if broke == _BREAKS:
+                if broke == _MAX_BREAKS:
                     break
                 continue
             except httpx.HTTPError as error:
@@ -166,9 +175,9 @@ class HttpEncoder:
                 raise EncoderTimedOut(failed.detail)
             if response.status_code not in _RETRIED_STATUS:
                 raise failed
-            # What no encoder says: a proxy lost the connection, with the call on it, or had none.
+            # A proxy answered, not an encoder: it lost the connection with the call on it, or had none.
             broke += body is not None and not _is_problem(response)
-            if broke == _BREAKS:
+            if broke == _MAX_BREAKS:
                 break
         if broke:
             raise EncoderDied(failed.detail) from failed
@@ -193,10 +202,10 @@ class HttpEncoder:
         return error
 
 
-def _whence() -> dict[str, str]:
-    """So that the encoder's logs and spans name the request or the job that it works for."""
-    known = structlog.contextvars.get_contextvars()
-    request_id = known.get("request_id") or (f"job:{known['job']}" if "job" in known else None)
+def _correlation_headers() -> dict[str, str]:
+    """Name the request or the job in the headers, for the encoder's logs and spans."""
+    context = structlog.contextvars.get_contextvars()
+    request_id = context.get("request_id") or (f"job:{context['job']}" if "job" in context else None)
     return tracing.headers() | ({"x-request-id": request_id[:128]} if request_id else {})
 
 
@@ -211,7 +220,7 @@ def _bearer(key: str) -> Callable[[httpx.Request], httpx.Request]:
 
 
 def _detail(response: httpx.Response) -> str:
-    """What a problem says, or which of a probe's checks failed; a proxy's page is cut."""
+    """The detail of a problem, or the failed checks of a probe; a proxy's page is cut."""
     try:
         body = response.json()
     except ValueError:
@@ -222,7 +231,7 @@ def _detail(response: httpx.Response) -> str:
 
 
 def _is_problem(response: httpx.Response) -> bool:
-    """Whether an encoder said it itself."""
+    """Whether an encoder answered, and not a proxy in front of it."""
     content_type: str = response.headers.get("content-type", "")
     return content_type.startswith("application/problem+json")
 
@@ -230,7 +239,7 @@ def _is_problem(response: httpx.Response) -> bool:
 def _model_info(response: httpx.Response, name: str) -> ModelInfo:
     try:
         model: dict[str, Any] = response.json()["model"]
-        # One of an older version says less, and gives a single vector.
+        # An older encoder sends fewer fields, and a single vector.
         return ModelInfo(**{name: model[name] for name in ModelInfo.__dataclass_fields__ if name in model})
     except (ValueError, KeyError, TypeError) as error:
-        raise DependencyUnavailable(f"encoder {name} answered what is no encoder's /info") from error
+        raise DependencyUnavailable(f"encoder {name} answered /info with an unexpected body") from error

@@ -11,6 +11,9 @@ from service.schemas.base import ImageField
 
 
 class ImageFetcher(Protocol):
+    @property
+    def alive(self) -> bool: ...
+
     async def fetch(self, url: str) -> bytes: ...
 
     async def aclose(self) -> None: ...

@@ -21,6 +21,7 @@ import orjson
 from qdrant_client import AsyncQdrantClient
 from qdrant_client import models as q
 
+from indexer.connections import BoundedTransport
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Page, Point
 from indexer.filters import FieldType, Filter
@@ -385,6 +386,8 @@ def connect(settings: ServerStoreSettings) -> AsyncQdrantClient:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
         return AsyncQdrantClient(
+            # REST calls only: callers must not queue inside httpx, which loses connections when they are cancelled.
+            transport=BoundedTransport(settings.rest_connections),
             location=settings.url,
             api_key=settings.api_key,
             prefer_grpc=settings.prefer_grpc,

@@ -228,7 +228,7 @@ SCHEMAS: dict[str, list[Any]] = {
     "JobsOut": [{"jobs": [_JOB]}],
     "LayerOut": [{"layer": 0, "text": 0.62, "image": 0.38}],
     "LexicalOut": [{"score": 7.4, "share": 0.5}],
-    "LiveOut": [{"alive": True, "parts": {"encoder": True, "worker": True}}],
+    "LiveOut": [{"alive": True, "parts": {"encoder": True, "fetcher": True, "worker": True}}],
     "ModelOut": [
         {
             "name": "ret2-atlas",

@@ -77,7 +77,10 @@ async def test_without_an_indexer_work_waits_and_the_api_is_ready(start: Start) 
 async def test_an_indexer_has_the_probes_and_nothing_else(start: Start) -> None:
     parts, indexer = await start("indexer", index_concurrency=3)
     assert parts.settings.indexer.concurrency == 3
-    assert (await indexer.get("/livez")).json() == {"alive": True, "parts": {"encoder": True, "worker": True}}
+    assert (await indexer.get("/livez")).json() == {
+        "alive": True,
+        "parts": {"encoder": True, "fetcher": True, "worker": True},
+    }
     assert set((await indexer.get("/readyz")).json()["checks"]) == {"encoder", "store", "ledger", "worker", "draining"}
     for method, path in (("POST", "/search"), ("GET", "/collections"), ("GET", "/jobs"), ("POST", "/encode")):
         assert (await indexer.request(method, path)).status_code == 404
@@ -87,7 +90,7 @@ async def test_an_indexer_has_the_probes_and_nothing_else(start: Start) -> None:
 
 async def test_an_api_says_what_it_has(start: Start) -> None:
     _, api = await start("api")
-    assert (await api.get("/livez")).json() == {"alive": True, "parts": {"encoder": True}}
+    assert (await api.get("/livez")).json() == {"alive": True, "parts": {"encoder": True, "fetcher": True}}
     assert set((await api.get("/readyz")).json()["checks"]) == {"encoder", "store", "ledger", "draining"}
 
 
