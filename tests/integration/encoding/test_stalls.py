@@ -41,10 +41,6 @@ async def test_a_stalled_encoder_whose_callers_left(turns: int) -> None:
 async def test_a_stalled_encoder_whose_calls_ran_out_of_time_together() -> None:
     async with stalled_server(b"{}") as server:
         encoder = HttpEncoder(EncoderClientSettings(server.url, timeout_s=0.5, connections=16))
-        with pytest.raises(ExceptionGroup):
-            async with asyncio.TaskGroup() as group:
-                for _ in range(64):
-                    group.create_task(encoder.check(10))
         results = await asyncio.gather(*(encoder.check(10) for _ in range(64)), return_exceptions=True)
         assert all(isinstance(result, DependencyUnavailable) for result in results)
         server.answers.set()
