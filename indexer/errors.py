@@ -35,8 +35,18 @@ class StoreDied(Died):
     failure = "store_died"
 
 
+class StoreTimedOut(StoreDied):
+    """The store did not answer in time and was given up, as if it had ended: what it was given may take it too long."""
+
+    failure = "store_timed_out"
+
+
 class CollectionUnavailable(DependencyUnavailable):
     """This collection cannot be written now; others can."""
+
+
+class CollectionDamaged(CollectionUnavailable):
+    """The files of this collection cannot be opened; others can be used."""
 
 
 class CollectionDied(CollectionUnavailable, Died):

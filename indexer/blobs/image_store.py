@@ -27,11 +27,14 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
+import structlog
+
 from indexer.blobs.local_files import LocalFiles
 from indexer.object_storage import StoreErrors, connect, is_local, named
 from model.errors import DependencyUnavailable, InvalidInput, NotFound
 
 T = TypeVar("T")
+log = structlog.get_logger(__name__)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(r"[0-9a-f]{2}")
 _LOCAL_THREADS = 4  # a disk does not get faster by more
@@ -92,18 +95,25 @@ class Blobs:
         return self._local is not None
 
     async def put(self, data: bytes) -> str:
-        """Stores the bytes and returns their digest, 64 hex digits. Raises `DependencyUnavailable`."""
+        """Store the bytes and return their digest, 64 hex digits. A damaged file is replaced. Raises `DependencyUnavailable`."""
         digest = hashlib.sha256(data).hexdigest()
         await self._run(partial(self._put, digest, data))
         return digest
 
     async def get(self, digest: str) -> bytes:
-        """Raises `NotFound`, and `DependencyUnavailable` where the storage as a whole is not there."""
-        self._path(digest)
+        """Return the bytes of this digest. Raises `NotFound`, also for a damaged file, and `DependencyUnavailable` where the storage
+        as a whole is missing."""
+        path = self._path(digest)
         try:
-            return await self._run(partial(self._read, digest))
+            data = await self._run(partial(self._read, digest))
         except NotFound as error:
             raise NotFound(f"there is no image {digest}") from error
+        if hashlib.sha256(data).hexdigest() != digest:
+            log.error("image damaged", path=path, size_bytes=len(data))
+            raise NotFound(
+                f"image {digest} is damaged: its {len(data)} bytes have another checksum. Post it again to mend it"
+            )
+        return data
 
     async def pages(self, size: int = _PAGE) -> AsyncIterator[list[Stored]]:
         """All blobs in the order of their digests, at most `size` at a time. Held: the names under one of 256 prefixes."""
@@ -177,10 +187,14 @@ class Blobs:
         if self._local:
             self._local.put(path, data, renew_before_s)
             return
-        modified_s = self._modified_s(path)
-        if modified_s is not None and modified_s >= renew_before_s:
+        try:
+            info = self._files.info(path)
+        except FileNotFoundError:
+            self._write(path, data)
             return
-        self._write(path, data)
+        # An object store checks content itself, but a copy made by other means may be cut.
+        if _modified_s(info) < renew_before_s or info.get("size") != len(data):
+            self._write(path, data)
 
     def _write(self, path: str, data: bytes) -> None:
         if self._atomic:

@@ -22,14 +22,15 @@ class LocalFiles:
         return self._root.is_dir()
 
     def put(self, path: str, data: bytes, renew_before_s: float) -> None:
-        """Writes the file, or makes one that is there and older than `renew_before_s` new again. Either way it is on disk then.
+        """Write the file, or renew one that already has this content and is older than `renew_before_s`. It is on disk afterwards.
 
-        A file that is there may be another's, just written and not yet durable: its folders are synced for it too.
+        A file that exists may be another writer's and not durable yet, so its folders are synced too. One with other content is
+        damaged, for its name is its checksum, and is replaced.
         """
         target = Path(path)
         self._make(target.parent)
         with _locked(target.parent, fcntl.LOCK_SH) as folder:
-            if not _renewed(target, renew_before_s):
+            if not _renewed(target, data, renew_before_s):
                 _write(target, data)
             os.fsync(folder)
 
@@ -66,10 +67,13 @@ class LocalFiles:
         self._durable.add(folder)
 
 
-def _renewed(path: Path, before_s: float) -> bool:
-    """Whether the file is there; if it is older, it is new after this."""
+def _renewed(path: Path, data: bytes, before_s: float) -> bool:
+    """Whether the file has this content; if it is older than `before_s`, renew it."""
     try:
-        if path.stat().st_mtime < before_s:
+        status = path.stat()
+        if status.st_size != len(data) or path.read_bytes() != data:
+            return False
+        if status.st_mtime < before_s:
             os.utime(path)
     except FileNotFoundError:
         return False

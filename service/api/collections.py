@@ -9,7 +9,9 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from indexer.domain.collections import Collection
-from model.errors import InvalidInput
+from indexer.errors import CollectionDamaged
+from indexer.store.base import Layout
+from model.errors import Conflict, InvalidInput, NotFound
 from service.api.serializers import CollectionPath
 from service.components import Parts, PartsOf
 from service.http.middleware.api_keys import CallerOf
@@ -52,9 +54,10 @@ async def read(name: CollectionPath, parts: PartsOf) -> Response:
 
 @router.get("/collections", response_model=CollectionsOut)
 async def read_all(parts: PartsOf, caller: CallerOf) -> Response:
-    """Those that the API key is for."""
-    collections = [one for one in await parts.catalog.all() if caller.sees(one.name)]
-    return Json({"collections": await asyncio.gather(*(_wire(parts, one) for one in collections))})
+    """Those that the API key is for. One whose index cannot be read is marked by its `error`."""
+    collections = [collection for collection in await parts.catalog.all() if caller.sees(collection.name)]
+    wires = await asyncio.gather(*(_wire(parts, collection, mark_damage=True) for collection in collections))
+    return Json({"collections": wires})
 
 
 @router.delete("/collections/{name}", status_code=204)
@@ -70,15 +73,30 @@ def _check_limit(body: CollectionIn, parts: Parts) -> None:
         raise InvalidInput(f"limit is {body.limit}, at most {most}", field="limit", value=body.limit, limit=most)
 
 
-async def _wire(parts: Parts, collection: Collection) -> dict[str, Any]:
-    encoder, layout, documents, counts, size_bytes, aliases = await asyncio.gather(
-        parts.encoders.by_fingerprint(collection.fingerprint),
+async def _stored(parts: Parts, collection: Collection) -> tuple[Layout, int, int | None]:
+    """Return the layout, the number of documents and the bytes on disk."""
+    return await asyncio.gather(
         parts.catalog.layout(collection),
         parts.catalog.points(collection).count(),
-        parts.catalog.counts(collection),
         parts.catalog.size_bytes(collection),
+    )
+
+
+async def _wire(parts: Parts, collection: Collection, *, mark_damage: bool = False) -> dict[str, Any]:
+    """Describe a collection. Where the store cannot read it: raise, or with `mark_damage` say so beside what the ledger knows."""
+    encoder, counts, aliases = await asyncio.gather(
+        parts.encoders.by_fingerprint(collection.fingerprint),
+        parts.catalog.counts(collection),
         parts.catalog.aliases(collection),
     )
+    error = None
+    try:
+        layout, documents, size_bytes = await _stored(parts, collection)
+    except (NotFound, Conflict, CollectionDamaged) as damage:
+        if not mark_damage:
+            raise
+        error = {"code": damage.code, "detail": damage.detail}
+        layout, documents, size_bytes = Layout(collection.dimensions), 0, None
     return {
         "name": collection.name,
         "documents": documents,
@@ -97,4 +115,5 @@ async def _wire(parts: Parts, collection: Collection) -> dict[str, Any]:
         "created_at": collection.created_at,
         "compatible": encoder is not None,
         "generation": collection.generation,
+        "error": error,
     }

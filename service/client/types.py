@@ -131,7 +131,8 @@ class Info:
 class Collection:
     """A collection as it stands: `compatible` says whether the model that runs now is the one that filled it.
 
-    `documents` are in the index, `pending` accepted and not yet, `failed` those whose last accepted write failed.
+    `documents` are in the index, `pending` accepted and not yet, `failed` those whose last accepted write failed. `error`, in a
+    list, says by `code` and `detail` why the index of the collection cannot be read.
     """
 
     name: str
@@ -151,6 +152,7 @@ class Collection:
     language: str | None = None
     latents: bool = False
     generation: int = 0
+    error: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, Strict
 
 from indexer.filters import FieldType
-from service.schemas.base import CollectionName, FieldName, Wire
+from service.schemas.base import CollectionName, ErrorOut, FieldName, Wire
 from service.schemas.jobs import JobOut
 
 
@@ -65,6 +65,9 @@ class CollectionOut(BaseModel):
     created_at: float
     compatible: bool = Field(description="filled by a model that runs now; else searches and writes are refused")
     generation: int = Field(description="another number after each reindex")
+    error: ErrorOut | None = Field(
+        None, description="in a list: why the index of this collection cannot be read; its documents count as 0 then"
+    )
 
 
 class CollectionsOut(BaseModel):

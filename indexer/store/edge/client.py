@@ -9,7 +9,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Page, Point
-from indexer.errors import StoreDied
+from indexer.errors import StoreDied, StoreTimedOut
 from indexer.filters import FieldType, Filter
 from indexer.observability.watch import NOBODY, Watch
 from indexer.store.base import Layout, SearchWindow
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60.0  # of a busy machine, over the wait for the lock; 0.2 s is usual
 ANSWER_TIMEOUT_S = 120.0  # the longest call is a search behind the vacuum of a large collection
+# Words of one call that writes: some 0.1 s. Searches wait for the call in hand.
+CALL_CHARS = 500_000
 COPY_TIMEOUT_S = 3_600.0  # of a snapshot or a restoration
 CLOSE_TIMEOUT_S = 30.0
 
@@ -51,12 +53,14 @@ class EdgeStore:
         *,
         lock_wait_s: float = 10.0,
         reads_per_call: int = READS_PER_CALL,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
         watch: Watch = NOBODY,
     ) -> None:
         """`lock_wait_s` bounds the wait for another process, usually one that is ending, to release the folder.
-        A filter that reads more payloads than `reads_per_call` is answered in slices."""
+        A filter that reads more payloads than `reads_per_call` is answered in slices. A call that takes longer than
+        `answer_timeout_s` ends the child process and is a `StoreTimedOut`."""
         self.watch = watch
-        self._child = _Child(folder, lock_wait_s, reads_per_call)
+        self._child = _Child(folder, lock_wait_s, reads_per_call, answer_timeout_s)
         # One thread for the life of the store: the kernel ends the child with the thread that started it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="edge")
         self._closed = False
@@ -125,7 +129,9 @@ class EdgePoints:
 
     @measured
     async def upsert(self, points: Sequence[Point]) -> None:
-        await self._call("upsert", self._name, list(points))
+        """Write the points. Long texts are split over several calls, so that searches run between them."""
+        for part in _parts(points):
+            await self._call("upsert", self._name, part)
 
     @measured
     async def delete(self, document_ids: Sequence[str]) -> None:
@@ -197,11 +203,26 @@ class EdgePoints:
         return page
 
 
+def _parts(points: Sequence[Point]) -> Iterator[list[Point]]:
+    """Split points so that no call has many more characters of text than `CALL_CHARS`."""
+    part: list[Point] = []
+    chars = 0
+    for point in points:
+        part.append(point)
+        chars += len(point.text or "")
+        if chars >= CALL_CHARS:
+            yield part
+            part, chars = [], 0
+    if part:
+        yield part
+
+
 class _Child:
     """The process and its pipe. Used by one thread only."""
 
-    def __init__(self, folder: Path, lock_wait_s: float, reads_per_call: int) -> None:
+    def __init__(self, folder: Path, lock_wait_s: float, reads_per_call: int, answer_timeout_s: float) -> None:
         self._folder = folder
+        self._answer_timeout_s = answer_timeout_s
         self._lock_wait_s = lock_wait_s
         self._reads_per_call = reads_per_call
         self._process: subprocess.Popen[bytes] | None = None
@@ -232,7 +253,7 @@ class _Child:
     def _ask(self, method: str, arguments: tuple[Any, ...]) -> Any:
         pipe = self._pipe or self._start()
         pipe.send((method, arguments))
-        return self._receive(pipe, COPY_TIMEOUT_S if method in ("copy", "restore") else ANSWER_TIMEOUT_S)
+        return self._receive(pipe, COPY_TIMEOUT_S if method in ("copy", "restore") else self._answer_timeout_s)
 
     def _start(self) -> Connection[Any, Any]:
         # A plain command, not multiprocessing: that would import the parent's main module, torch and all.
@@ -250,6 +271,8 @@ class _Child:
         self._pipe = pipe
         try:
             self._receive(pipe, START_TIMEOUT_S + self._lock_wait_s)
+        except StoreTimedOut as error:
+            raise DependencyUnavailable(f"the Edge process cannot start: {error.detail}") from error
         except RetrievalError:
             self._end()
             raise
@@ -258,7 +281,7 @@ class _Child:
     def _receive(self, pipe: Connection[Any, Any], timeout_s: float) -> Any:
         if not pipe.poll(timeout_s):
             self._end()
-            raise DependencyUnavailable(f"the Edge process did not answer in {timeout_s:.0f} s")
+            raise StoreTimedOut(f"the Edge process did not answer in {timeout_s:g} s")
         answer = pipe.recv()
         if isinstance(answer, RetrievalError):
             raise answer

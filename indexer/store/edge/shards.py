@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import qdrant_edge as qe
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Page, Point
+from indexer.errors import CollectionDamaged
 from indexer.filters import FieldType, Filter
 from indexer.store.base import Layout, SearchWindow
 from indexer.store.bm25 import check_language
@@ -33,7 +35,7 @@ from indexer.store.edge.snapshot import sync as _sync
 from indexer.store.indexes import answered, missing, unanswered
 from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
 from indexer.store.vectors import DENSE, LATENTS, fits, just_below, unpacked, vectors_of
-from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
+from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 from model.types import Float32
 
 MAX_DIMENSIONS = 65_535
@@ -341,12 +343,8 @@ class Shards:
             folder = self._path(name)
             if not folder.exists():
                 raise NotFound(f"there is no collection {name} in the store", field="collection", value=name)
-            layout = _layout(folder)
-            path = settle(folder)
-            shard = _load(path, layout)
-            schema = {quoted(path): _kind(each.data_type) for path, each in shard.info().payload_schema.items()}
-            indexed = {path: kind for path, kind in schema.items() if kind is not None}
-            opened = self._open[name] = _Open(shard, path, layout, indexed, _upkeep(folder))
+            with _damage_named(name, folder):
+                opened = self._open[name] = _opened_from(folder)
             opened.untidy = opened.worn
         return self._open[name]
 
@@ -425,6 +423,34 @@ def _config(layout: Layout) -> qe.EdgeConfig:
     return qe.EdgeConfig(**vector_params(layout), optimizers=qe.EdgeOptimizersConfig(indexing_threshold=NEVER_KB))
 
 
+def _opened_from(folder: Path) -> _Open:
+    layout = _layout(folder)
+    path = settle(folder)
+    shard = _load(path, layout)
+    schema = {quoted(path): _kind(index.data_type) for path, index in shard.info().payload_schema.items()}
+    indexed = {path: kind for path, kind in schema.items() if kind is not None}
+    return _Open(shard, path, layout, indexed, _upkeep(folder))
+
+
+@contextmanager
+def _damage_named(name: str, folder: Path) -> Iterator[None]:
+    """Raise `CollectionDamaged` for whatever keeps a collection from being opened: no document is at fault, nor another collection."""
+    try:
+        yield
+    except RetrievalError:
+        raise
+    except BaseException as error:
+        # A panic of the engine, while it opens files, leaves nothing half done in memory.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CollectionDamaged(
+            f"collection {name} cannot be opened: {type(error).__name__}: {error}"[:300]
+            + f". Its files in {folder} are damaged: restore a backup, or delete the collection and index it again",
+            field="collection",
+            value=name,
+        ) from error
+
+
 def _load(path: Path, layout: Layout) -> qe.EdgeShard:
     """Edge locks its log: a process that was killed may hold it a moment longer than our own lock."""
     give_up_at = time.monotonic() + LOAD_WAIT_S
@@ -459,7 +485,10 @@ def _upkeep(folder: Path) -> _Upkeep:
 
 
 def _layout(folder: Path) -> Layout:
-    return Layout(**json.loads((folder / "collection.json").read_text()))
+    layout = Layout(**json.loads((folder / "collection.json").read_text()))
+    if type(layout.dimensions) is not int:
+        raise ValueError(f"collection.json has dimensions {layout.dimensions!r}")
+    return layout
 
 
 def _restored(folder: Path, file: Path) -> Layout:

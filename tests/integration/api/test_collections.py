@@ -1,10 +1,14 @@
 """Collections over HTTP, with Qdrant Edge and with the server store: declared fields, defaults, aliases, counts, deletion by filter."""
 
+import os
+import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from indexer.store.edge.client import EdgeStore
 from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
 
@@ -216,3 +220,33 @@ async def test_a_deletion_of_nothing_in_particular_is_refused(served: Any, body:
     await ask(served, "POST", "/collections/flags/documents/delete", body, status=status)
     assert (await ask(served, "GET", "/collections/flags"))["documents"] == 2
     assert (await ask(served, "GET", "/jobs?collection=flags"))["jobs"][0]["kind"] == "documents"
+
+
+async def test_a_damaged_collection_is_marked_in_the_list_and_the_others_go_on(
+    serve: Callable[..., Awaitable[Any]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "damaged"
+    store = EdgeStore(folder)
+    served = await serve(store=store)
+    for name in ("a", "b"):
+        await served.client.put(f"/collections/{name}")
+        response = await served.client.post(
+            f"/collections/{name}/documents?wait=true", json=[{"id": "x", "text": "red"}]
+        )
+        assert response.status_code == 200
+    os.kill(store._child._process.pid, signal.SIGKILL)  # type: ignore[union-attr]
+    (folder / "a" / "collection.json").write_text("")
+    listed = (await served.client.get("/collections")).json()["collections"]
+    errors = {collection["name"]: collection["error"] for collection in listed}
+    assert errors["b"] is None
+    assert errors["a"]["code"] == "dependency_unavailable"
+    assert str(folder / "a") in errors["a"]["detail"]
+    assert {collection["name"]: collection["documents"] for collection in listed} == {"a": 0, "b": 1}
+    search = {"query": {"text": "red"}}
+    assert (await served.client.post("/search", json={**search, "collection": "b"})).status_code == 200
+    response = await served.client.post("/search", json={**search, "collection": "a"})
+    assert response.status_code == 503
+    assert "collection a cannot be opened" in response.json()["detail"]
+    assert (await served.client.get("/collections/a")).status_code == 503
+    response = await served.client.post("/collections/b/documents?wait=true", json=[{"id": "y", "text": "blue"}])
+    assert response.json()["results"][0]["status"] == "indexed"

@@ -12,17 +12,19 @@ import sys
 import tarfile
 import textwrap
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Point
-from indexer.errors import StoreDied
+from indexer.errors import CollectionDamaged, StoreDied, StoreTimedOut
 from indexer.filters import AllOf, AnyOf, DateRange, Equals, FieldType, Filter, Range
 from indexer.store import indexes
 from indexer.store.base import SearchWindow
@@ -127,13 +129,73 @@ async def test_a_call_that_kills_the_child_twice_is_given_up_and_the_next_works(
     assert await store.points("c").count() == 64
 
 
-async def test_a_child_that_hangs_is_replaced(store: EdgeStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "ANSWER_TIMEOUT_S", 0.2)
+async def test_a_child_that_hangs_is_replaced(tmp_path: Path) -> None:
+    """Whatever made it hang is suspected like what makes it die: the error is a `StoreDied`."""
+    store = EdgeStore(tmp_path / "index", answer_timeout_s=1.5)
+    await store.create("c", D)
     os.kill(pid_of(store), signal.SIGSTOP)
-    with pytest.raises(DependencyUnavailable, match="did not answer in 0 s"):
+    with pytest.raises(StoreTimedOut, match=r"did not answer in 1\.5 s"):
         await store.ping()
-    monkeypatch.undo()
+    assert issubclass(StoreTimedOut, StoreDied)
     assert await store.points("c").count() == 0
+    await store.close()
+
+
+async def test_long_texts_are_written_in_several_calls(store: EdgeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a search waits for no more than one of them."""
+    texts = [replace(point, text="word " * 50_000) for point in batch(0, 7)]
+    sent: list[int] = []
+    ask = client._Child._ask
+
+    def counted(child: client._Child, method: str, arguments: Any) -> object:
+        if method == "upsert":
+            sent.append(len(arguments[1]))
+        return ask(child, method, arguments)
+
+    monkeypatch.setattr(client._Child, "_ask", counted)
+    await store.points("c").upsert(texts)
+    await store.points("c").upsert(batch(100, 64))
+    assert sent == [2, 2, 2, 1, 64]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "collection.json").write_text(""),
+        lambda folder: (folder / "collection.json").write_text('{"dimensions": "many"}'),
+        lambda folder: (folder / "collection.json").unlink(),
+        lambda folder: shutil.rmtree(folder / "shard"),
+        lambda folder: [path.write_bytes(b"") for path in (folder / "shard").rglob("*") if path.is_file()],
+        lambda folder: [
+            path.write_bytes(path.read_bytes()[:20]) for path in (folder / "shard").rglob("*.json") if path.is_file()
+        ],
+    ],
+    ids=["no layout", "odd layout", "layout gone", "shard gone", "shard empty", "shard cut"],
+)
+async def test_a_damaged_collection_is_named_and_harms_no_other(tmp_path: Path, damage: Callable[[Path], Any]) -> None:
+    folder = tmp_path / "index"
+    store = EdgeStore(folder)
+    for name in ("a", "b"):
+        await store.create(name, D)
+        await store.points(name).upsert(batch(0))
+    await store.close()
+    damage(folder / "a")
+    store = EdgeStore(folder)
+    points = store.points("a")
+    for operation in (
+        lambda: points.count(),
+        lambda: points.upsert(batch(0)),
+        lambda: points.search(np.ones(D, np.float32), SearchWindow(3)),
+        lambda: store.create("a", D),
+    ):
+        with pytest.raises(CollectionDamaged, match="collection a cannot be opened") as raised:
+            await operation()
+        assert str(folder / "a") in raised.value.detail
+    assert await store.points("b").count() == 64
+    await store.drop("a")
+    await store.create("a", D)
+    assert await store.points("a").count() == 0
+    await store.close()
 
 
 async def test_signals_to_the_whole_group_leave_the_child_to_its_parent(store: EdgeStore) -> None:

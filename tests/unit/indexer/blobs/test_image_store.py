@@ -266,3 +266,22 @@ async def test_a_call_over_its_time_is_unavailable_and_holds_no_event_loop(
         with pytest.raises(DependencyUnavailable, match=r"no answer within 0\.05 s"):
             await blobs.get("0" * 64)
         free.set()
+
+
+@pytest.mark.parametrize("damaged", [b"", b"the whole", b"another of that size"])
+async def test_a_damaged_file_is_never_handed_out_and_is_mended_by_a_put(local: Blobs, damaged: bytes) -> None:
+    data = b"the whole image file"
+    digest = await local.put(data)
+    path = Path(local._path(digest))
+    path.write_bytes(damaged)  # noqa: ASYNC240
+    with pytest.raises(NotFound, match=f"image {digest} is damaged: its {len(damaged)} bytes have another checksum"):
+        await local.get(digest)
+    assert await local.put(data) == digest
+    assert await local.get(digest) == data
+
+
+async def test_a_cut_object_is_mended_by_a_put(blobs: Blobs) -> None:
+    digest = await blobs.put(b"data")
+    blobs._files.pipe_file(blobs._path(digest), b"da")
+    assert await blobs.put(b"data") == digest
+    assert await blobs.get(digest) == b"data"
