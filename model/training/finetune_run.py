@@ -27,13 +27,14 @@ from model.training.atlas_trainer import StateCache
 from model.training.checkpoint import modalities, save_finetuned, tokenizer_files, towers
 from model.training.distributed import Ranks
 from model.training.finetune_batch import Entry
-from model.training.finetuner import KS, FineTuner, FineTuneSettings, hits
+from model.training.finetuner import KS, FineTuner, FineTuneSettings, hits, validation_loss
 from model.training.pairs import Example, Fault, Images, Pairs, Report, Row, read_pairs, split
 from model.training.run_folder import STATE_FILE, claim
 from model.training.tensorboard_log import TrainLog
 from model.types import Role
 
 _BATCH = 64
+FEW_QUESTIONS = 50  # below it, one question more or less moves recall by over 2 %
 Ending = Literal["finished", "stopped early", "interrupted"]
 _FLOAT16_BYTES = 2
 _CHARS_PER_TOKEN = 4  # of English in a vocabulary of 30,000; only to foresee the size of the cache
@@ -68,7 +69,13 @@ class Outcome:
     ending: Ending
     first: Mapping[int, float]  # recall before the first step; empty without validation
     best: Mapping[int, float]
+    best_step: int  # whose checkpoint is in the folder
     folder: Path
+
+    @property
+    def learnt(self) -> bool:
+        """Whether a later checkpoint was better than the model that the run began with, as far as validation can tell."""
+        return not self.best or self.best_step > 0
 
 
 def read_data(
@@ -154,7 +161,7 @@ def fine_tune(
             say(f"goes on at step {tuner.done} of {settings.steps}")
         with closing(TrainLog(options.folder / "logs" if ranks.first else None, tuner.done)) as log:
             ending = run.go(log, report, should_stop)
-    return Outcome(tuner.done, ending, run.first, run.best, options.folder)
+    return Outcome(tuner.done, ending, run.first, run.best, run.best_step, options.folder)
 
 
 class _Run:
@@ -171,13 +178,21 @@ class _Run:
         self._origin, self._ranks, self._say = origin, ranks, say
         self.first: dict[int, float] = {}
         self.best: dict[int, float] = {}
+        self.best_step = 0
+        self._best_loss = math.inf
         self._since_best = 0
         self._pool = _pool(data, tuner.settings)
 
     def go(self, log: TrainLog, report: Report, should_stop: Callable[[], bool]) -> Ending:
         tuner, settings, patience = self._tuner, self._tuner.settings, self._options.patience
         if tuner.done == 0:
+            self._warn_of_few_questions()
             self._validate(log)
+            if self.first.get(1) == 1:
+                self._say(
+                    "validation recall@1 is 1.000 before the first step: these questions cannot show that anything is "
+                    "learnt. Give harder ones by --validation FILE"
+                )
         while tuner.done < settings.steps:
             if self._data.validation and 0 < patience <= self._since_best:
                 return "stopped early"
@@ -197,33 +212,55 @@ class _Run:
         self.first, self.best = (
             dict(zip(KS, tensors[name].tolist(), strict=False)) for name in ("recall.first", "recall.best")
         )
+        self.best_step, self._best_loss = int(tensors["best.step"]), float(tensors["best.loss"])
         self._since_best = int(tensors["since_best"])
 
     def _validate(self, log: TrainLog) -> None:
-        """Keeps the model when it is the best so far, and in any case what resuming needs."""
-        done, recall = self._tuner.done, self._recall()
+        """Keep the model when it is the best so far, and in any case what resuming needs.
+
+        Of equal recall the lower loss is better, and of equal loss the later step.
+        """
+        done = self._tuner.done
+        recall, loss = self._measure()
         if done == 0:
             self.first = recall
         log.add(done, {f"validation/recall_at_{k}": value for k, value in recall.items()})
-        better = not recall or list(recall.values()) > list(self.best.values())  # equal at 1: by 5, then 10
+        # Recall at 1 counts first, then at 5, then at 10.
+        better = (*recall.values(), -loss) >= (*self.best.values(), -self._best_loss)
         self._since_best = 0 if better else self._since_best + 1
         if better:
-            self.best = recall
+            self.best, self.best_step, self._best_loss = recall, done, loss
             self._save_checkpoint()
         if recall:
+            log.add(done, {"validation/loss": loss})
             recalls = ", ".join(f"@{k} {value:.3f}" for k, value in recall.items())
-            self._say(f"step {done}: validation recall {recalls}{' (best so far)' if better else ''}")
+            mark = " (best so far)" if better else ""
+            self._say(f"step {done}: validation recall {recalls}, loss {loss:.4f}{mark}")
         self._save_state()
 
-    def _recall(self) -> dict[int, float]:
+    def _warn_of_few_questions(self) -> None:
+        questions = len({example.query for example in self._data.validation})
+        if not questions:
+            self._say("no pairs to validate with: the last step is kept, whether it is better or not")
+        elif questions < FEW_QUESTIONS:
+            self._say(
+                f"only {questions} different validation questions, so recall moves in steps of {1 / questions:.2f} and "
+                f"says little. Give at least {FEW_QUESTIONS}, by --validation FILE or a larger --validation-share"
+            )
+
+    def _measure(self) -> tuple[dict[int, float], float]:
+        """Recall and loss over the validation pairs; empty and infinite where there are none."""
         if not self._data.validation:
-            return {}
+            return {}, math.inf
         query_vectors = self._tuner.embed([Entry(Role.QUERY, example.query) for example in self._data.validation])
         documents = self._tuner.embed([Entry(Role.DOCUMENT, row) for row in self._pool.values()])
         answers = [self._data.labels.get(key, frozenset()) for key in self._pool]
-        hit_counts = hits(query_vectors, documents, [example.label for example in self._data.validation], answers)
-        agreed = self._ranks.from_first(torch.tensor(list(hit_counts.values()), device=self._ranks.device))
-        return dict(zip(KS, agreed.tolist(), strict=True))
+        labels = [example.label for example in self._data.validation]
+        recall = hits(query_vectors, documents, labels, answers)
+        loss = validation_loss(query_vectors, documents, labels, answers)
+        measured = torch.tensor([*recall.values(), loss], device=self._ranks.device)
+        *shares, agreed_loss = self._ranks.from_first(measured).tolist()
+        return dict(zip(KS, shares, strict=True)), agreed_loss
 
     def _save_checkpoint(self) -> None:
         if not self._ranks.first:
@@ -238,6 +275,8 @@ class _Run:
             own = {
                 "recall.first": torch.tensor(list(self.first.values())),
                 "recall.best": torch.tensor(list(self.best.values())),
+                "best.step": torch.tensor(self.best_step),
+                "best.loss": torch.tensor(self._best_loss, dtype=torch.float64),
                 "since_best": torch.tensor(self._since_best),
             }
             save_tensors(self._options.folder / STATE_FILE, self._tuner.tensors() | own)

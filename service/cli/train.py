@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from model.training.finetune_run import Outcome
 
 _SHOWN_FAULTS = 20
+NOTHING_LEARNT = 3  # exit status of a run whose best checkpoint is the model that it began with
 _OWN, _MODEL, _LEARNING, _RUN = "Your own pairs", "What to start with (needs --data)", "Learning", "The run"
 
 
@@ -77,14 +78,14 @@ def train(
     start_from: Annotated[
         str | None,
         typer.Option(
-            help="a checkpoint: bundled (what --data starts with), a folder, or hub:ORG/NAME@COMMIT",
+            help="a model with a cell: bundled:atlas (what --data starts with), a folder, or hub:ORG/NAME",
             rich_help_panel=_MODEL,
         ),
     ] = None,
     backbone: Annotated[
         str | None,
         typer.Option(
-            help="a fresh cell over both towers of this model: folder:PATH, package:NAME/FOLDER, hub:ORG/NAME@COMMIT",
+            help="a fresh cell over both towers of this model: folder:PATH, package:NAME/FOLDER, hub:ORG/NAME",
             rich_help_panel=_MODEL,
         ),
     ] = None,
@@ -206,7 +207,8 @@ def train(
 ) -> None:
     """Fine-tune on your own (query, document) pairs; without --data, train ret2-atlas itself.
 
-    Stop and repeat the command at will: it goes on. Several processes: torchrun --nproc-per-node N -m service train ...
+    Stop and repeat the command at will: it goes on. Exit status 3 says that nothing was learnt.
+    Several processes: torchrun --nproc-per-node N -m service train ...
     """
     keep_prepared(1024)  # before the model is imported, which keeps few: a step's products come in some hundred shapes
     named = {"--backbone": backbone, "--text-backbone": text_backbone, "--vision-backbone": vision_backbone}
@@ -263,7 +265,7 @@ def train(
             "precision": best_precision(ranks.device) if precision is PrecisionChoice.AUTO else precision.value,
         }
         settings = settings_for(len(pairs.train), epochs, trainer_options, fresh=config is not None)
-        retriever, origin = begin(start_from or "bundled", config, folder.name, settings.seed)
+        retriever, origin = begin(start_from or "bundled:atlas", config, folder.name, settings.seed)
         options = Options(folder, patience, fresh, self_contained, int(cache_gib * 2**30))
         bar.say(
             f"{len(pairs.train)} pairs to train on, {len(pairs.validation)} to validate with; {settings.steps} steps of "
@@ -277,6 +279,8 @@ def train(
         is_first = ranks.first
     if is_first and not can_log():
         Console().print("no TensorBoard log: pip install 'ret2[train]' brings its writer")
+    if outcome.ending != "interrupted" and not outcome.learnt:
+        raise typer.Exit(NOTHING_LEARNT)
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
@@ -313,6 +317,11 @@ def _summary(outcome: Outcome) -> str:
     ended = f"{outcome.ending} after {outcome.steps} steps"
     if outcome.ending == "interrupted":
         return f"{ended}; the same command goes on. Best so far in {outcome.folder}"
+    if not outcome.learnt:
+        return (
+            f"{ended}; validation {recalls}. The best checkpoint is that of step 0: nothing was learnt. "
+            f"{outcome.folder} holds the model that the run began with"
+        )
     return f"{ended}{recalls and f'; validation {recalls}'}. Try it: ret2 serve --model {outcome.folder}"
 
 

@@ -19,8 +19,8 @@ from model.errors import InvalidInput
 from model.retriever import Retriever
 from model.training import finetune_run
 from model.training.distributed import Ranks
-from model.training.finetune_run import Options, Outcome, begin, fine_tune, read_data, settings_for
-from model.training.finetuner import FineTuneSettings
+from model.training.finetune_run import Data, Options, Outcome, begin, fine_tune, read_data, settings_for
+from model.training.finetuner import FineTuneSettings, validation_loss
 from model.training.run_folder import STATE_FILE
 from model.types import Input, Limits, Role
 
@@ -51,6 +51,10 @@ def file(tmp_path: Path, png: Callable[..., bytes]) -> Path:
     return path
 
 
+def read(file: Path, share: float = 0.25) -> Data:
+    return read_data(file, None, share, image_root=None, strict=True, report=lambda *_: None)[0]
+
+
 def run(
     start: Path,
     file: Path,
@@ -61,7 +65,7 @@ def run(
     said: list[str] | None = None,
     share: float = 0.25,
 ) -> Outcome:
-    data, _ = read_data(file, None, share, image_root=None, strict=True, report=lambda *_: None)
+    data = read(file, share)
     retriever, origin = begin(str(start), None, "mine", settings.seed)
     asked = itertools.count(1)
     return fine_tune(
@@ -121,29 +125,106 @@ def test_the_folder_opens_as_a_model_and_gives_what_was_validated(
     assert (vectors[0] - vectors[2]).abs().max() > 0.05
 
 
+def tell(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, recalls: list[tuple[float, ...]], losses: list[float]
+) -> list[bytes]:
+    """Make validation measure these; returns what lies in the folder before each of them, but the first."""
+    recall_iterator, loss_iterator = iter(recalls), iter(losses)
+    weights: list[bytes] = []
+
+    def recall(*_: object) -> dict[int, float]:
+        if (path := folder / "model.safetensors").exists():
+            weights.append(path.read_bytes())
+        return dict(zip((1, 5, 10), next(recall_iterator), strict=True))
+
+    monkeypatch.setattr(finetune_run, "hits", recall)
+    monkeypatch.setattr(finetune_run, "validation_loss", lambda *_: next(loss_iterator))
+    return weights
+
+
 def test_the_best_checkpoint_is_kept_and_the_run_stops_early(
     start: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Recall as told: the first number counts, then the second; the checkpoint is the one of step 4."""
-    told = iter([(0.2, 0.9, 1.0), (0.2, 0.9, 1.0), (0.2, 1.0, 1.0), (0.1, 1.0, 1.0), (0.2, 0.9, 1.0)])
-    kept: list[bytes] = []
-
-    def recall(*_: object) -> dict[int, float]:
-        if (weights := tmp_path / "run" / "model.safetensors").exists():
-            kept.append(weights.read_bytes())
-        return dict(zip((1, 5, 10), next(told), strict=True))
-
-    monkeypatch.setattr(finetune_run, "hits", recall)
+    """The first number of recall counts, then the second, whatever the loss; the checkpoint is the one of step 4."""
+    recalls = [(0.2, 0.9, 1.0), (0.2, 0.8, 1.0), (0.2, 1.0, 1.0), (0.1, 1.0, 1.0), (0.2, 0.9, 1.0)]
+    weights = tell(monkeypatch, tmp_path / "run", recalls, [1.0, 0.1, 2.0, 0.1, 0.1])
     said: list[str] = []
     outcome = run(start, file, Options(tmp_path / "run", patience=2), replace(SETTINGS, steps=100), said=said)
-    assert (outcome.ending, outcome.steps) == ("stopped early", 8)
+    assert (outcome.ending, outcome.steps, outcome.best_step, outcome.learnt) == ("stopped early", 8, 4, True)
     assert outcome.best == pytest.approx({1: 0.2, 5: 1.0, 10: 1.0})
     assert outcome.first[5] == pytest.approx(0.9)
-    assert ["best so far" in line for line in said] == [True, False, True, False, False]
-    first, second, third, fourth = kept
+    assert ["best so far" in line for line in said if line.startswith("step")] == [True, False, True, False, False]
+    first, second, third, fourth = weights
     assert first == second != third == fourth == (tmp_path / "run" / "model.safetensors").read_bytes()
     again = run(start, file, Options(tmp_path / "run", patience=2), replace(SETTINGS, steps=100))
-    assert (again.ending, again.steps, again.best) == ("stopped early", 8, outcome.best)
+    assert (again.ending, again.steps, again.best, again.best_step) == ("stopped early", 8, outcome.best, 4)
+
+
+def test_of_equal_recall_the_lower_loss_is_kept_then_the_later_step(
+    start: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recall that is 1 from the start on, as of a few easy questions, keeps no later model from being taken."""
+    weights = tell(monkeypatch, tmp_path / "run", [(1.0, 1.0, 1.0)] * 5, [0.5, 0.4, 0.6, 0.4, 0.5])
+    said: list[str] = []
+    outcome = run(start, file, Options(tmp_path / "run"), replace(SETTINGS, steps=8), said=said)
+    assert ["best so far" in line for line in said if line.startswith("step")] == [True, True, False, True, False]
+    assert (outcome.best_step, outcome.learnt) == (6, True)
+    first, second, third, fourth = weights
+    assert first != second == third != fourth == (tmp_path / "run" / "model.safetensors").read_bytes()
+
+
+def test_a_run_that_only_got_worse_has_learnt_nothing(
+    start: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell(monkeypatch, tmp_path / "run", [(0.5, 0.5, 0.5)] + [(0.5, 0.5, 0.4)] * 3, [0.5, 0.1, 0.1, 0.1])
+    outcome = run(start, file, Options(tmp_path / "run"), replace(SETTINGS, steps=6))
+    assert (outcome.ending, outcome.best_step, outcome.learnt) == ("finished", 0, False)
+    again = run(start, file, Options(tmp_path / "run"), replace(SETTINGS, steps=6))
+    assert (again.best_step, again.learnt) == (0, False)
+
+
+def test_what_validation_cannot_show_is_said_before_the_first_step(
+    start: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell(monkeypatch, tmp_path / "run", [(1.0, 1.0, 1.0)] * 2, [0.5, 0.4])
+    said: list[str] = []
+    run(start, file, Options(tmp_path / "run"), replace(SETTINGS, steps=2), said=said)
+    few, before, easy, after = said
+    questions = len({example.query for example in read(file).validation})
+    assert few.startswith(f"only {questions} different validation questions")
+    assert "Give at least 50, by --validation FILE" in few
+    assert before.startswith("step 0")
+    assert "validation recall@1 is 1.000 before the first step" in easy
+    assert after.startswith("step 2")
+
+
+def test_fifty_different_questions_are_enough_and_repeats_do_not_count(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for count, warned in ((49, True), (50, False)):
+        monkeypatch.undo()
+        tell(monkeypatch, tmp_path / str(count), [(0.5, 0.5, 0.5)] * 2, [0.5, 0.4])
+        texts = [f"flag {'of ' * (number % count)}" for number in range(60)]
+        rows = [{"query": {"text": text}, "document": {"text": f"{text} {n}"}} for n, text in enumerate(texts)]
+        file = tmp_path / f"{count}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        data, _ = read_data(file, file, 0, image_root=None, strict=True, report=lambda *_: None)
+        retriever, origin = begin(str(start), None, "mine", 17)
+        said: list[str] = []
+        fine_tune(
+            retriever, origin, data, replace(SETTINGS, steps=2), Options(tmp_path / str(count)), Ranks(),
+            report=lambda *_: None, say=said.append, should_stop=lambda: False,
+        )  # fmt: skip
+        assert any(line.startswith("only") for line in said) is warned
+
+
+def test_validation_loss_is_what_right_answers_lack_of_the_softmax() -> None:
+    documents = torch.eye(3)
+    answers = [{"a"}, {"b", "a"}, {"c"}]
+    loss = validation_loss(documents[:1], documents, ["a"], answers)
+    weights = torch.tensor([20.0, 0.0, 0.0]).softmax(0)
+    assert loss == pytest.approx(-float((weights[0] + weights[1]).log()), abs=1e-6)
+    assert validation_loss(documents[2:], documents, ["a"], answers) > 19
 
 
 def test_recall_rises_on_pairs_that_can_be_learnt(start: Path, file: Path, tmp_path: Path) -> None:

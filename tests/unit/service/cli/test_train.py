@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from dual_encoders import write_dual_encoder
 from tiny_model import write_tiny_checkpoint
 from typer.testing import CliRunner, Result
 
 from model.config import Ret2Config
 from model.retriever import Retriever
-from model.training import atlas_run
+from model.training import atlas_run, finetune_run
 from model.training.atlas_trainer import TrainSettings
 from service.cli import train
 from service.cli.main import app
@@ -63,6 +65,32 @@ def test_pairs_become_a_folder_that_opens(file: Path, start: Path, tmp_path: Pat
     strict = invoke(*arguments, "--strict")
     assert strict.exit_code == 1
     assert "mine.jsonl line 9" in strict.stderr
+
+
+def test_a_run_that_learnt_nothing_says_so_and_exits_with_3(
+    file: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = iter([0.5, 0.4, 0.3])
+    monkeypatch.setattr(finetune_run, "hits", lambda *_: dict.fromkeys((1, 5, 10), next(shares)))
+    arguments = ("--data", file, "--start-from", start, "--output", tmp_path / "run", "--steps", 4, "--batch-size", 4)
+    arguments = (*arguments, "--eval-every", 2, "--validation", file, "--device", "cpu", "--precision", "fp32")
+    for _ in range(2):  # the run, and the same command on what it left
+        result = invoke(*arguments)
+        said = words(result.stdout)
+        assert result.exit_code == 3, result.output
+        assert "The best checkpoint is that of step 0: nothing was learnt." in said
+        assert f"{tmp_path / 'run'} holds the model that the run began with" in said
+        assert "Try it" not in said
+    before, after = Retriever.load(str(start)), Retriever.load(str(tmp_path / "run"))
+    for name, value in before.sides.state_dict().items():
+        assert torch.equal(value.half(), after.sides.state_dict()[name].half())
+
+
+def test_a_dual_encoder_has_no_cell_to_train(file: Path, tmp_path: Path) -> None:
+    result = invoke("--data", file, "--start-from", write_dual_encoder(tmp_path / "clip"), *HALF)
+    assert result.exit_code == 1
+    assert "clip has no recurrent cell" in words(result.stderr)
+    assert "ret2 train --backbone" in words(result.stderr)
 
 
 def test_a_signal_ends_the_run_after_its_step_and_the_command_goes_on(
