@@ -23,6 +23,8 @@ STAGES = (
     (6, 320, 1, 1, 3),
 )
 STEM_CHANNELS = 32
+HEAD_CHANNELS = 1280
+CLASSES = 1000
 BLOCK_CHANNELS = tuple(channels for _, channels, repeats, _, _ in STAGES for _ in range(repeats))  # 16 blocks
 
 
@@ -97,6 +99,27 @@ class EfficientNetLite0(nn.Module):
             if index in layers:
                 maps[index] = x
         return [maps[index] for index in layers]
+
+
+class EfficientNetLite0Classifier(EfficientNetLite0):
+    """All blocks with the head and the classifier of the published weights: ImageNet's 1,000 classes, in the order of their synset ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_head, self._bn1 = SameConv(BLOCK_CHANNELS[-1], HEAD_CHANNELS, 1, bias=False), _norm(HEAD_CHANNELS)
+        self._fc = nn.Linear(HEAD_CHANNELS, CLASSES)
+
+    @torch.no_grad()
+    def fold_norms(self) -> None:
+        super().fold_norms()
+        self._bn1 = _fold(self._conv_head, self._bn1)
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """pixels (B, 3, S, S) -> (B, 1000)."""
+        (feature_map,) = self(pixels, (len(BLOCK_CHANNELS) - 1,))
+        features = F.relu6(self._bn1(self._conv_head(feature_map)), inplace=True).mean(dim=(2, 3))  # (B, 1280)
+        logits: Tensor = self._fc(features)
+        return logits
 
 
 def _norm(channels: int) -> nn.Module:

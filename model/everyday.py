@@ -1,0 +1,169 @@
+"""everyday: a sentence encoder and an image classifier in one space, without training.
+
+A text is the mean of MiniLM's last states. A picture is a convex combination of the sentence embeddings of the classes that EfficientNet-Lite0
+sees in it: ConSE, Norouzi et al. 2014 (arXiv 1312.5650). Both together are their weighted sum. What the 1,000 classes of ImageNet do not tell
+apart, faces, writing and numbers of things among it, is not in the embedding of a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from model import preprocess
+from model.checkpoints.sources import locate
+from model.checkpoints.weights import (
+    CONFIG_FILE,
+    fingerprint,
+    load_strict,
+    read_efficientnet_lite0,
+    read_weights,
+    weight_files,
+)
+from model.config import BackboneConfig, ImageConfig, read_fields
+from model.errors import InvalidInput
+from model.parts import Location, Parts
+from model.score_fusion import FusionWeights, ScoreFusion
+from model.towers.efficientnet import CLASSES, EfficientNetLite0Classifier
+from model.towers.tokenizers import read_tokenizer
+from model.towers.towers import CPU_PASS, EFFICIENTNET_GRID, TransformersTower, build_tower
+
+MODEL_TYPE = "conse"
+CLASS_EMBEDDINGS = "class_embeddings"
+
+
+@dataclass(frozen=True, slots=True)
+class EverydayConfig:
+    """What the model is made of and how a picture's classes are weighed.
+
+    `top_k` of the classes make up a picture, weighted by their probabilities at `temperature`: above 1 the less probable ones count for more.
+    """
+
+    name: str
+    text_source: str
+    text_layers: int  # of the sentence encoder; its last one is read
+    vision_source: str
+    image: ImageConfig
+    max_text_tokens: int
+    dimensions: int
+    top_k: int
+    temperature: float
+    fusion: FusionWeights
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top_k <= CLASSES:
+            raise InvalidInput(f"top_k is {self.top_k}, expected 1 to {CLASSES}", field="top_k", value=self.top_k)
+        if not self.temperature > 0:
+            raise InvalidInput(f"temperature is {self.temperature}, expected a number over 0", field="temperature")
+
+    @property
+    def latents(self) -> int:
+        return 1
+
+    @property
+    def gated_steps(self) -> int:
+        return 0
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> EverydayConfig:
+        """Raises `InvalidInput` for an unknown key, a missing one or a value of another type."""
+        fields = {key: item for key, item in value.items() if key != "model_type"}
+        config: EverydayConfig = read_fields(cls, fields, "config")
+        return config
+
+
+class SentenceTower(nn.Module):
+    """Token ids to the mean of a text encoder's last states over the tokens of each text."""
+
+    def __init__(self, encoder: TransformersTower) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+        """ids (B, T) with mask (B, T) -> one state of one position (B, 1, W)."""
+        (states,) = self.encoder(ids, mask)  # (B, T, W)
+        if mask is None:
+            return [states.mean(dim=1, keepdim=True)]
+        present = mask[..., None].to(states.dtype)  # (B, T, 1)
+        return [(states * present).sum(dim=1, keepdim=True) / present.sum(dim=1, keepdim=True)]
+
+
+class ConceptTower(nn.Module):
+    """Pixels to a convex combination of the sentence embeddings of the most probable classes."""
+
+    def __init__(self, top_k: int, temperature: float, dimensions: int) -> None:
+        super().__init__()
+        self.network = EfficientNetLite0Classifier()
+        self.class_embeddings = nn.Parameter(torch.empty(CLASSES, dimensions), requires_grad=False)
+        self.patches = EFFICIENTNET_GRID**2  # what a picture costs, as in the tower that atlas has of this network
+        self._top_k, self._temperature = top_k, temperature
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """pixels (B, 3, S, S) -> one state of one position (B, 1, E)."""
+        if pixels.device.type == "cpu" and len(pixels) > CPU_PASS:
+            return [torch.cat([self(part)[0] for part in torch.split(pixels, CPU_PASS)])]
+        logits = self.network.logits(pixels.contiguous(memory_format=torch.channels_last))
+        return [self.combine(logits)[:, None]]
+
+    def combine(self, logits: Tensor) -> Tensor:
+        """logits (B, C) -> (B, E)."""
+        best = (logits.float() / self._temperature).topk(self._top_k, dim=-1)  # (B, K)
+        weights = best.values.softmax(dim=-1).to(self.class_embeddings.dtype)
+        return (weights[:, None] @ self.class_embeddings[best.indices]).squeeze(1)
+
+
+def read_everyday(location: Location, raw: Mapping[str, Any]) -> Parts:
+    """Raises `InvalidInput` with all that is missing or does not fit."""
+    config = EverydayConfig.from_json(raw)
+    vision_folder = locate(config.vision_source, None, location.folder)
+    text, tokenizer, text_files = read_sentence_encoder(config, location.folder)
+    vision = _concept_tower(config, vision_folder, read_weights(location.folder))
+    preprocessor = preprocess.Preprocessor(
+        tokenizer=tokenizer, max_text_tokens=config.max_text_tokens, image=config.image, patches=vision.patches
+    )
+    files = [*weight_files(location.folder), *text_files]
+    files += [path for path in vision_folder.glob("*") if path.suffix in (".safetensors", ".pth")]
+    return Parts(
+        config=config,
+        text_tower=text,
+        vision_tower=vision,
+        sides={"shared": ScoreFusion(config.fusion)},
+        preprocessor=preprocessor,
+        fingerprint=fingerprint(asdict(config), files, preprocess.VERSION),
+    )
+
+
+def read_sentence_encoder(config: EverydayConfig, beside: Path) -> tuple[SentenceTower, Tokenizer, Sequence[Path]]:
+    """The tower of texts, its tokeniser, and the files that they were made of."""
+    folder = locate(config.text_source, None, beside)
+    backbone = BackboneConfig("transformers", config.text_source, (config.text_layers - 1,))
+    encoder = build_tower(backbone, "text", folder, {})
+    assert isinstance(encoder, TransformersTower)
+    tokenizer, files = read_tokenizer([encoder], [folder])
+    if tokenizer is None:
+        raise InvalidInput(f"{folder.name} has no tokeniser: tokenizer.json is missing", field="model")
+    if encoder.widths != (config.dimensions,):
+        raise InvalidInput(f"{folder.name} gives {encoder.widths[0]} dimensions, config.json says {config.dimensions}")
+    if encoder.text_positions is not None and config.max_text_tokens > encoder.text_positions:
+        raise InvalidInput(
+            f"max_text_tokens is {config.max_text_tokens}, the sentence encoder has {encoder.text_positions} positions",
+            field="max_text_tokens",
+        )
+    return SentenceTower(encoder).eval(), tokenizer, [*files, *weight_files(folder), folder / CONFIG_FILE]
+
+
+def _concept_tower(config: EverydayConfig, folder: Path, weights: Mapping[str, Tensor]) -> ConceptTower:
+    tower = ConceptTower(config.top_k, config.temperature, config.dimensions)
+    network = {f"network.{key}": value for key, value in read_efficientnet_lite0(folder).items()}
+    load_strict(tower, network | dict(weights), "everyday")
+    tower.eval().requires_grad_(False)
+    tower.network.fold_norms()
+    tower.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return tower
