@@ -1,6 +1,7 @@
 """A shop of products drawn with Pillow: ten kinds in eight colours, each product a picture and a text, and eighty questions "colour kind".
 
-Deterministic in its seed. A text names a second colour, as those of shops do: "a red mug with a blue handle" is no answer to "blue mug".
+Deterministic in its seed. Half of the texts call the product by another word than the question does. With `two_colours` a text names the
+second colour too: "a red mug with a blue handle" is no answer to "blue mug".
 
     python -m benchmarks.shop sheet.png     all products of seed 0 on one sheet, to look at
 """
@@ -30,11 +31,7 @@ _PX, _SCALE = 192, 3  # drawn larger by the scale, for smooth edges
 _PRODUCTS = 198
 _BACKGROUNDS = ((255, 255, 255), (246, 244, 240), (236, 240, 244))
 _BRANDS = ("Alder", "Birk", "Corvo", "Dune", "Ember", "Fjord", "Grove", "Halo", "Iris", "Juno", "Kite", "Lark")
-_TEXTS = (
-    "{brand}: {colour} {kind} with {accent} {part}. {praise}",
-    "The {brand} {kind} in {colour}, {part} in {accent}. {praise}",
-    "{praise} {brand} {kind}, {colour}; its {part}: {accent}.",
-)
+_TEXTS = ("{brand}: {colour} {word}{second}. {praise}", "The {brand} {word} in {colour}{second}. {praise}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +46,7 @@ class Product:
 @dataclass(frozen=True, slots=True)
 class _Kind:
     draw: Callable[[_Pen], None]
+    synonym: str
     part: str  # what has the second colour
     praise: tuple[str, ...]
 
@@ -67,11 +65,19 @@ class _Pen:
     def polygon(self, *points: tuple[float, float], fill: tuple[int, ...] | None = None) -> None:
         self._draw.polygon([self._at(*point) for point in points], fill or self.main)
 
-    def ellipse(self, left: float, top: float, right: float, bottom: float, fill: tuple[int, ...] | None = None) -> None:
+    def ellipse(
+        self, left: float, top: float, right: float, bottom: float, fill: tuple[int, ...] | None = None
+    ) -> None:
         self._draw.ellipse([*self._at(left, top), *self._at(right, bottom)], fill or self.main)
 
     def box(
-        self, left: float, top: float, right: float, bottom: float, fill: tuple[int, ...] | None = None, radius: float = 0
+        self,
+        left: float,
+        top: float,
+        right: float,
+        bottom: float,
+        fill: tuple[int, ...] | None = None,
+        radius: float = 0,
     ) -> None:
         corners = [*self._at(left, top), *self._at(right, bottom)]
         self._draw.rounded_rectangle(corners, radius * self._unit, fill or self.main)
@@ -176,16 +182,22 @@ def _sofa(pen: _Pen) -> None:
 
 
 KINDS = {
-    "sneaker": _Kind(_sneaker, "sole", ("Light on the road.", "For long walks.", "Breathes in summer.")),
-    "mug": _Kind(_mug, "handle", ("Keeps tea warm.", "Safe in the dishwasher.", "Holds a third of a litre.")),
-    "umbrella": _Kind(_umbrella, "stick", ("Opens with one hand.", "Stands the storm.", "Folds small.")),
-    "backpack": _Kind(_backpack, "pocket", ("Room for a laptop.", "Straps that do not cut.", "Twenty litres.")),
-    "T-shirt": _Kind(_shirt, "print", ("Organic cotton.", "Cut wide.", "Keeps its shape in the wash.")),
-    "lamp": _Kind(_lamp, "foot", ("Dims to a glow.", "For desk and bedside.", "Takes any bulb.")),
-    "chair": _Kind(_chair, "legs", ("Stacks four high.", "Beech under the paint.", "Comfortable for hours.")),
-    "teapot": _Kind(_teapot, "lid", ("Pours without a drop.", "For four cups.", "Glazed by hand.")),
-    "baseball cap": _Kind(_cap, "peak", ("Fits every head.", "Shade for the eyes.", "Washable.")),
-    "sofa": _Kind(_sofa, "cushions", ("Seats three.", "Covers come off.", "Arrives assembled.")),
+    "sneaker": _Kind(
+        _sneaker, "running shoe", "sole", ("Light on the road.", "For long walks.", "Breathes in summer.")
+    ),
+    "mug": _Kind(
+        _mug, "coffee cup", "handle", ("Keeps tea warm.", "Safe in the dishwasher.", "Holds a third of a litre.")
+    ),
+    "umbrella": _Kind(_umbrella, "parasol", "stick", ("Opens with one hand.", "Stands the storm.", "Folds small.")),
+    "backpack": _Kind(
+        _backpack, "rucksack", "pocket", ("Room for a laptop.", "Straps that do not cut.", "Twenty litres.")
+    ),
+    "T-shirt": _Kind(_shirt, "tee", "print", ("Organic cotton.", "Cut wide.", "Keeps its shape in the wash.")),
+    "lamp": _Kind(_lamp, "table light", "foot", ("Dims to a glow.", "For desk and bedside.", "Takes any bulb.")),
+    "chair": _Kind(_chair, "seat", "legs", ("Stacks four high.", "Beech under the paint.", "Comfortable for hours.")),
+    "teapot": _Kind(_teapot, "tea kettle", "lid", ("Pours without a drop.", "For four cups.", "Glazed by hand.")),
+    "baseball cap": _Kind(_cap, "peaked hat", "peak", ("Fits every head.", "Shade for the eyes.", "Washable.")),
+    "sofa": _Kind(_sofa, "couch", "cushions", ("Seats three.", "Covers come off.", "Arrives assembled.")),
 }
 
 
@@ -194,23 +206,22 @@ def questions() -> list[tuple[str, str, str]]:
     return [(f"{colour} {kind}", colour, kind) for kind in KINDS for colour in COLOURS]
 
 
-def products(seed: int = 0) -> list[Product]:
+def products(seed: int = 0, *, two_colours: bool = False) -> list[Product]:
     """Two or three of each colour and kind, 198 in all."""
     chance = random.Random(seed)
     pairs = [(kind, colour) for kind in KINDS for colour in COLOURS]
     chosen = pairs * 2 + chance.sample(pairs, _PRODUCTS - 2 * len(pairs))
-    return [_product(number, kind, colour, chance) for number, (kind, colour) in enumerate(chosen)]
+    return [_product(number, kind, colour, chance, two_colours) for number, (kind, colour) in enumerate(chosen)]
 
 
-def _product(number: int, name: str, colour: str, chance: random.Random) -> Product:
+def _product(number: int, name: str, colour: str, chance: random.Random, two_colours: bool) -> Product:
     kind = KINDS[name]
     accent = chance.choice([other for other in COLOURS if other != colour])
     text = chance.choice(_TEXTS).format(
         brand=chance.choice(_BRANDS),
         colour=colour,
-        kind=name,
-        accent=accent,
-        part=kind.part,
+        word=chance.choice([name, kind.synonym]),
+        second=f" with {accent} {kind.part}" if two_colours else "",
         praise=chance.choice(kind.praise),
     )
     pen = _Pen(colour, accent, chance)

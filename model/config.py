@@ -135,11 +135,13 @@ class Ret2Config:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Ret2Config:
         """Raises `InvalidInput` for an unknown key, a missing one or a value of another type."""
-        config: Ret2Config = _read(cls, {key: item for key, item in value.items() if key != "model_type"}, "config")
+        config: Ret2Config = read_fields(
+            cls, {key: item for key, item in value.items() if key != "model_type"}, "config"
+        )
         return config
 
 
-def _read(cls: Any, value: Any, where: str) -> Any:
+def read_fields(cls: Any, value: Any, where: str) -> Any:
     """A value of JSON as the annotated type `cls`; small on purpose: dataclasses, tuples, literals, optionals and plain types."""
     origin, arguments = get_origin(cls), get_args(cls)
     if isinstance(cls, type) and dataclasses.is_dataclass(cls) and isinstance(value, Mapping):
@@ -147,17 +149,17 @@ def _read(cls: Any, value: Any, where: str) -> Any:
         if unknown := set(value) - set(hints):
             raise InvalidInput(f"{where} has unknown keys: {', '.join(sorted(unknown))}", field=where)
         try:
-            return cls(**{key: _read(hints[key], item, f"{where}.{key}") for key, item in value.items()})
+            return cls(**{key: read_fields(hints[key], item, f"{where}.{key}") for key, item in value.items()})
         except TypeError as error:
             raise InvalidInput(f"{where}: {error}", field=where) from error
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _read(next(kind for kind in arguments if kind is not type(None)), value, where)
+        return read_fields(next(kind for kind in arguments if kind is not type(None)), value, where)
     if origin is Literal and value in arguments:
         return value
     if origin is tuple and isinstance(value, (list, tuple)) and (arguments[-1] is ... or len(value) == len(arguments)):
-        return tuple(_read(arguments[0], item, where) for item in value)
+        return tuple(read_fields(arguments[0], item, where) for item in value)
     if cls is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if (cls in (int, str, bool) and type(value) is cls) or (isinstance(value, Mapping) and origin is not None):

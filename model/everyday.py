@@ -1,8 +1,9 @@
 """everyday: a sentence encoder and an image classifier in one space, without training.
 
-A text is the mean of MiniLM's last states. A picture is a convex combination of the sentence embeddings of the classes that EfficientNet-Lite0
-sees in it: ConSE, Norouzi et al. 2014 (arXiv 1312.5650). Both together are their weighted sum. What the 1,000 classes of ImageNet do not tell
-apart, faces, writing and numbers of things among it, is not in the embedding of a picture.
+A text is the mean of MiniLM's last states. A picture is a convex combination of the sentence embeddings of the classes that
+EfficientNet-Lite0 sees in it (ConSE, Norouzi et al. 2014, arXiv 1312.5650), moved in the directions in which the names of its colours
+move a sentence. Both together are their weighted sum. What neither the 1,000 classes of ImageNet nor colours tell apart, such as faces,
+writing and numbers of things, is not in the embedding of a picture.
 """
 
 from __future__ import annotations
@@ -31,19 +32,21 @@ from model.config import BackboneConfig, ImageConfig, read_fields
 from model.errors import InvalidInput
 from model.parts import Location, Parts
 from model.score_fusion import FusionWeights, ScoreFusion
+from model.towers.colours import TELLING, ColourShares
 from model.towers.efficientnet import CLASSES, EfficientNetLite0Classifier
 from model.towers.tokenizers import read_tokenizer
 from model.towers.towers import CPU_PASS, EFFICIENTNET_GRID, TransformersTower, build_tower
 
 MODEL_TYPE = "conse"
-CLASS_EMBEDDINGS = "class_embeddings"
+CLASS_EMBEDDINGS, COLOUR_DIRECTIONS = "class_embeddings", "colour_directions"
 
 
 @dataclass(frozen=True, slots=True)
 class EverydayConfig:
-    """What the model is made of and how a picture's classes are weighed.
+    """What the model is made of, and how a picture's classes and colours are weighed.
 
-    `top_k` of the classes make up a picture, weighted by their probabilities at `temperature`: above 1 the less probable ones count for more.
+    `top_k` of the classes make up a picture, weighted by their probabilities at `temperature`: above 1 the less probable ones count
+    for more. `colour_weight` is how far a picture of one colour before a plain background is moved, 0 not at all.
     """
 
     name: str
@@ -55,6 +58,7 @@ class EverydayConfig:
     dimensions: int
     top_k: int
     temperature: float
+    colour_weight: float
     fusion: FusionWeights
 
     def __post_init__(self) -> None:
@@ -62,6 +66,8 @@ class EverydayConfig:
             raise InvalidInput(f"top_k is {self.top_k}, expected 1 to {CLASSES}", field="top_k", value=self.top_k)
         if not self.temperature > 0:
             raise InvalidInput(f"temperature is {self.temperature}, expected a number over 0", field="temperature")
+        if not self.colour_weight >= 0:
+            raise InvalidInput(f"colour_weight is {self.colour_weight}, expected 0 or more", field="colour_weight")
 
     @property
     def latents(self) -> int:
@@ -96,25 +102,28 @@ class SentenceTower(nn.Module):
 
 
 class ConceptTower(nn.Module):
-    """Pixels to a convex combination of the sentence embeddings of the most probable classes."""
+    """Pixels to a convex combination of the sentence embeddings of the most probable classes, and the colours' directions."""
 
-    def __init__(self, top_k: int, temperature: float, dimensions: int) -> None:
+    def __init__(self, config: EverydayConfig) -> None:
         super().__init__()
         self.network = EfficientNetLite0Classifier()
-        self.class_embeddings = nn.Parameter(torch.empty(CLASSES, dimensions), requires_grad=False)
+        self.colours = ColourShares(config.image.mean, config.image.std)
+        self.class_embeddings = nn.Parameter(torch.empty(CLASSES, config.dimensions), requires_grad=False)
+        self.colour_directions = nn.Parameter(torch.empty(len(TELLING), config.dimensions), requires_grad=False)
         self.patches = EFFICIENTNET_GRID**2  # what a picture costs, as in the tower that atlas has of this network
-        self._top_k, self._temperature = top_k, temperature
+        self._config = config
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """pixels (B, 3, S, S) -> one state of one position (B, 1, E)."""
         if pixels.device.type == "cpu" and len(pixels) > CPU_PASS:
             return [torch.cat([self(part)[0] for part in torch.split(pixels, CPU_PASS)])]
-        logits = self.network.logits(pixels.contiguous(memory_format=torch.channels_last))
-        return [self.combine(logits)[:, None]]
+        concepts = self.combine(self.network.logits(pixels.contiguous(memory_format=torch.channels_last)))
+        colours = self.colours(pixels).to(concepts.dtype) @ self.colour_directions  # (B, E)
+        return [(F.normalize(concepts, dim=-1) + self._config.colour_weight * colours)[:, None]]
 
     def combine(self, logits: Tensor) -> Tensor:
         """logits (B, C) -> (B, E)."""
-        best = (logits.float() / self._temperature).topk(self._top_k, dim=-1)  # (B, K)
+        best = (logits.float() / self._config.temperature).topk(self._config.top_k, dim=-1)  # (B, K)
         weights = best.values.softmax(dim=-1).to(self.class_embeddings.dtype)
         return (weights[:, None] @ self.class_embeddings[best.indices]).squeeze(1)
 
@@ -160,7 +169,7 @@ def read_sentence_encoder(config: EverydayConfig, beside: Path) -> tuple[Sentenc
 
 
 def _concept_tower(config: EverydayConfig, folder: Path, weights: Mapping[str, Tensor]) -> ConceptTower:
-    tower = ConceptTower(config.top_k, config.temperature, config.dimensions)
+    tower = ConceptTower(config)
     network = {f"network.{key}": value for key, value in read_efficientnet_lite0(folder).items()}
     load_strict(tower, network | dict(weights), "everyday")
     tower.eval().requires_grad_(False)

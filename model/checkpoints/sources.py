@@ -11,7 +11,7 @@ from model.parts import Location
 
 _CHECKPOINTS = Path(__file__).parent
 # Name after `bundled:` -> folder beside this file. `bundled` alone is the first.
-BUNDLED = {"atlas": "ret2-atlas"}
+BUNDLED = {"atlas": "ret2-atlas", "everyday": "everyday"}
 _FORMS = "a model is a folder, 'hub:ORG/NAME' or 'bundled'"
 
 

