@@ -16,6 +16,7 @@ from PIL import Image
 from model.config import ImageConfig, NaflexConfig
 from model.errors import InvalidInput, TooLarge
 from model.images import decode_image
+from model.text import pieces, stream_safe
 from model.types import Float32, Input, Limits, Prepared, Role
 
 # Part of a model's fingerprint: raise it when a change here changes what a tower sees.
@@ -69,15 +70,34 @@ class Preprocessor:
         return image_pixels(decode_image(image, limits, at_least_px=smallest_px), self.image)
 
     def tokens(self, text: str) -> tuple[NDArray[np.int64], int]:
-        """Ids cut to the model's limit, special tokens at the end kept, and how many were cut."""
-        encoding = self.tokenizer.encode(text)
-        ids, over = encoding.ids, max(0, len(encoding.ids) - self.max_text_tokens)
-        if over:
-            closing = 0
-            while closing < len(ids) and encoding.special_tokens_mask[-1 - closing]:
-                closing += 1
-            ids = [*ids[: self.max_text_tokens - closing], *ids[len(ids) - closing :]]
-        return np.asarray(ids, dtype=np.int64), over
+        """Return the ids cut to the model's limit, special tokens at the end kept, and how many were cut.
+
+        A long text is encoded piece by piece, so that other threads run in between. Its pieces end at spaces.
+        """
+        body: list[int] = []
+        opening: list[int] = []
+        closing: list[int] = []
+        dropped = 0
+        for piece in pieces(text):
+            encoding = self.tokenizer.encode(piece)
+            first, last = _special_tokens(encoding)
+            ids = list(encoding.ids)
+            opening, closing = ids[:first], ids[last:]
+            room = max(0, self.max_text_tokens - len(opening) - len(closing) - len(body))
+            body += ids[first:last][:room]
+            dropped += max(0, last - first - room)
+        return np.asarray([*opening, *body, *closing], dtype=np.int64), dropped
+
+
+def _special_tokens(encoding: Encoding) -> tuple[int, int]:
+    """Return where the special tokens at the beginning end, and where those at the end begin."""
+    mask, first = encoding.special_tokens_mask, 0
+    last = len(mask)
+    while first < last and mask[first]:
+        first += 1
+    while last > first and mask[last - 1]:
+        last -= 1
+    return first, last
 
 
 def normalise_text(text: str, limits: Limits) -> str:
@@ -90,7 +110,7 @@ def normalise_text(text: str, limits: Limits) -> str:
             limit=limits.max_text_chars,
         )
     text = "".join(" " if unicodedata.category(char) in ("Cc", "Cs") else char for char in text)
-    return _SPACE.sub(" ", unicodedata.normalize("NFC", text)).strip()
+    return _SPACE.sub(" ", unicodedata.normalize("NFC", stream_safe(text))).strip()
 
 
 def image_pixels(image: Image.Image, config: ImageConfig) -> Float32:

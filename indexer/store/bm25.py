@@ -20,13 +20,17 @@ import snowballstemmer
 import stop_words
 
 from model.errors import InvalidInput
+from model.text import stream_safe
 
 SIMPLE = "simple"  # words as they are, in lower case
 K1, B = 1.2, 0.75
 # What |d| is compared with. A constant: a maintained mean would weigh documents by when they came, and one of another collection's size.
 MEAN_WORDS = 64
 MAX_QUERY_WORDS = 256  # different ones, the first; a document as the query may have thousands
-_CACHED_WORDS = 65_536  # some 10 MB; stemming a new word takes 20 µs
+# At most 64 letters each: some 16 MB. Stemming a new word takes 20 µs.
+_CACHED_WORDS = 65_536
+# Longer ones are no words of a language: they are neither stemmed, which takes seconds for 100,000 letters, nor cached.
+_MAX_WORD_CHARS = 64
 
 # Scripts that put no space between words: Han, kana and their like, cut into overlapping pairs.
 _UNSPACED = re.compile(
@@ -79,28 +83,28 @@ def query_words(text: str, language: str) -> Words:
 
 
 def tokens(text: str, language: str) -> list[str]:
-    """The words of a text as they are compared: of Unicode's letters, digits and marks, case folded, stemmed."""
-    return [_stem(each, language) for each in _kept(text, language)]
+    """Return the words of a text as they are compared: of Unicode's letters, digits and marks, case folded, stemmed."""
+    return [_stem(word, language) for word in _content_words(text, language)]
 
 
-def _kept(text: str, language: str) -> Iterator[str]:
-    stopped = _stop_words(language)
-    return (each for each in _raw(text) if each not in stopped)
+def _content_words(text: str, language: str) -> Iterator[str]:
+    stop_list = _stop_words(language)
+    return (word for word in _raw(text) if word not in stop_list)
 
 
 @cache
 def _stop_words(language: str) -> frozenset[str]:
-    """Of a contraction ("can't") its single letters."""
+    """Return the words that say nothing of a subject; of a contraction ("can't") its single letters."""
     if language == "english":
         return _ENGLISH
     if language not in stop_words.AVAILABLE_LANGUAGES:
         return frozenset()
-    listed = [list(_raw(each)) for each in stop_words.get_stop_words(language)]
-    return frozenset(one for each in listed for one in each if len(each) == 1 or len(one) == 1)
+    entries = [list(_raw(entry)) for entry in stop_words.get_stop_words(language)]
+    return frozenset(word for entry in entries for word in entry if len(entry) == 1 or len(word) == 1)
 
 
 def _raw(text: str) -> Iterator[str]:
-    for run in _runs().findall(unicodedata.normalize("NFKC", text).casefold().replace("_", " ")):
+    for run in _runs().findall(unicodedata.normalize("NFKC", stream_safe(text)).casefold().replace("_", " ")):
         if run.isascii():
             yield run
             continue
@@ -119,17 +123,29 @@ def _runs() -> re.Pattern[str]:
 
 
 def _stem(word: str, language: str) -> str:
-    # A stemmer of its own: they hold the word they are at, and threads may come here together.
-    return word if language == SIMPLE else snowballstemmer.stemmer(language).stemWord(word)
+    if language == SIMPLE or len(word) > _MAX_WORD_CHARS:
+        return word
+    # A new stemmer each time: a stemmer holds the word it is at, and threads may come here together.
+    return str(snowballstemmer.stemmer(language).stemWord(word))
 
 
 def _ids(text: str, language: str) -> list[int]:
-    return [_id(each, language) for each in _kept(text, language)]
+    return [
+        _cached_id(word, language) if len(word) <= _MAX_WORD_CHARS else _id(word, language)
+        for word in _content_words(text, language)
+    ]
 
 
 @lru_cache(_CACHED_WORDS)
+def _cached_id(word: str, language: str) -> int:
+    return _id(word, language)
+
+
 def _id(word: str, language: str) -> int:
-    """Stable for good, for stored vectors are made of it. Of 100,000 words one or two pairs share an id, and count as one word."""
+    """Return the number under which a word is stored, the same for ever.
+
+    Of 100,000 words one or two pairs share a number, and count as one word.
+    """
     return int.from_bytes(hashlib.blake2b(_stem(word, language).encode(), digest_size=4).digest(), "little")
 
 

@@ -114,7 +114,11 @@ class Batcher:
         self._stuck_after_s = stuck_after_s
         self._clock = clock
         self._queue = Queue(settings, clock, beside=runtime.in_flight, least_cost=runtime.least_cost)
-        self._pool = ThreadPoolExecutor(prepare_threads, "prepare", initializer=yield_to_others)
+        # By whether an input has a picture: a text search never waits for a picture to be decoded.
+        self._pools = {
+            pictures: ThreadPoolExecutor(threads, name, initializer=yield_to_others)
+            for pictures, threads, name in ((False, 1, "tokenise"), (True, prepare_threads, "prepare"))
+        }
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
             for name, work in (("model", self._launch_all), *[("results", self._collect_all)] * runtime.in_flight)
@@ -144,7 +148,8 @@ class Batcher:
             if thread.is_alive():
                 await asyncio.to_thread(thread.join, max(0.0, until - time.monotonic()))
         _settle([(entry, _stopped()) for entry in self._queue.close()])
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
 
     @property
     def alive(self) -> bool:
@@ -174,8 +179,8 @@ class Batcher:
         with tracing.span("encode", inputs=len(entries), lane=lane):
             self._admit(lane, entries)
             try:
-                for _ in entries:
-                    self._pool.submit(self._prepare_next)
+                for entry in entries:
+                    self._pools[entry.has_picture].submit(self._prepare_next, entry.has_picture)
                 results = await asyncio.gather(*(entry.future for entry in entries))
             finally:
                 self._queue.discard(entries)
@@ -198,8 +203,8 @@ class Batcher:
 
     # --- the pool
 
-    def _prepare_next(self) -> None:
-        entry = self._queue.next_to_prepare()
+    def _prepare_next(self, pictures: bool) -> None:
+        entry = self._queue.next_to_prepare(pictures=pictures)
         if entry is None:
             return
         began = self._clock()

@@ -30,6 +30,10 @@ class Entry:
     alone: bool = False  # its batch failed: the next forward is its own, so that only the poison input fails
     gone: bool = False  # nobody waits for it any more
 
+    @property
+    def has_picture(self) -> bool:
+        return self.item.image is not None
+
 
 class Lanes:
     """Whose turn it is, and who goes together."""

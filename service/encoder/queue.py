@@ -51,7 +51,8 @@ class Queue:
             settings.max_batch_cost // self._beside, min(self._least_cost, settings.max_batch_cost)
         )
         self._changed = threading.Condition()
-        self._raw = Lanes(settings.searches_per_bulk)
+        # Texts and pictures are prepared apart, so that no text waits behind the decoding of a picture.
+        self._unprepared = {pictures: Lanes(settings.searches_per_bulk) for pictures in (False, True)}
         self._ready = Lanes(settings.searches_per_bulk)
         self._open: set[Entry] = set()  # admitted and not yet in a batch
         self._taken: set[Entry] = set()  # in a batch and not yet answered
@@ -86,7 +87,7 @@ class Queue:
                 return min(over, self._held[lane])
             for entry in entries:
                 self._hold(entry)
-                self._raw.append(entry)
+                self._unprepared[entry.has_picture].append(entry)
             return 0
 
     def discard(self, entries: Sequence[Entry]) -> None:
@@ -99,10 +100,13 @@ class Queue:
                 self._release(entry)
             self._changed.notify_all()
 
-    def next_to_prepare(self) -> Entry | None:
+    def next_to_prepare(self, *, pictures: bool) -> Entry | None:
+        """Take the next input with a picture, or the next one without; None when nothing of the kind waits."""
         with self._changed:
-            lane = self._raw.turn()
-            taken = self._raw.take(lane, budget=0) if lane else []  # budget 0: one at a time
+            lanes = self._unprepared[pictures]
+            lane = lanes.turn()
+            # A budget of 0 takes a single entry.
+            taken = lanes.take(lane, budget=0) if lane else []
             return taken[0] if taken else None
 
     def ready(self, entry: Entry, prepared: Prepared) -> None:

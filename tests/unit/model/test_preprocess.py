@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from PIL import Image, ImageFilter
 from model.config import ImageConfig, Resize
 from model.errors import InvalidInput, TooLarge
 from model.images import decode_image
-from model.preprocess import image_pixels, normalise_text
+from model.preprocess import Preprocessor, image_pixels, normalise_text
+from model.text import PIECE_CHARS
 from model.types import Limits
 
 PLAIN = ImageConfig(size_px=16, resize="pad", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -199,3 +201,26 @@ def test_a_large_jpeg_decoded_small_is_nearly_the_same(resize: Resize, size: tup
 
 def test_only_a_jpeg_comes_smaller(png: Callable[..., bytes]) -> None:
     assert decode_image(png("red", (2000, 2000)), Limits(), at_least_px=100).size == (2000, 2000)
+
+
+def test_a_long_text_is_encoded_in_pieces_with_the_same_ids() -> None:
+    """The tokenizer holds Python's lock while it encodes, so no piece of a text is long."""
+
+    class Words:
+        """A tokenizer of one id a word, with a special token at each end."""
+
+        def __init__(self) -> None:
+            self.sizes: list[int] = []
+
+        def encode(self, sequence: str, /) -> SimpleNamespace:
+            self.sizes.append(len(sequence))
+            ids = [1, *(10 + len(word) for word in sequence.split()), 2]
+            return SimpleNamespace(ids=ids, special_tokens_mask=[1, *[0] * (len(ids) - 2), 1])
+
+    tokenizer = Words()
+    preprocessor = Preprocessor(tokenizer, 20, ImageConfig(), 1)
+    text = " ".join("x" * (1 + number % 7) for number in range(5_000))
+    ids, dropped = preprocessor.tokens(text)
+    assert max(tokenizer.sizes) <= PIECE_CHARS < len(text)
+    assert ids.tolist() == [1, *(11 + number % 7 for number in range(18)), 2]
+    assert dropped == 5_000 - 18

@@ -542,3 +542,23 @@ async def test_the_model_lets_others_go_first(make_batcher: Make) -> None:
     await one(batcher)
     (model,) = (thread for thread in batcher._threads if thread.name == "model")
     assert os.getpriority(os.PRIO_PROCESS, model.native_id or 0) > os.getpriority(os.PRIO_PROCESS, 0)
+
+
+async def test_a_text_does_not_wait_for_pictures_to_be_decoded(
+    make_batcher: Make, runtime: Any, make_image: Callable[..., bytes]
+) -> None:
+    """Pictures that take long, as many as there are threads, leave searches by text alone as fast as they were."""
+    decoding = threading.Event()
+    runtime.on_prepare = lambda item: None if item.image is None else decoding.wait(10) and None
+    batcher = await make_batcher(prepare_threads=2)
+    pictures = [
+        asyncio.create_task(batcher.encode([Input(image=make_image())], role=Role.QUERY, lane=Lane.SEARCH))
+        for _ in range(4)
+    ]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        (answer,) = await batcher.encode([Input("words")], role=Role.QUERY, lane=Lane.SEARCH)
+    assert not isinstance(answer, RetrievalError)
+    assert not any(picture.done() for picture in pictures)
+    decoding.set()
+    await asyncio.gather(*pictures)

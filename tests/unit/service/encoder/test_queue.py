@@ -27,7 +27,7 @@ def entry(lane: Lane, cost: int) -> Entry:
 
 
 def prepare_all(queue: Queue) -> None:
-    while (taken := queue.next_to_prepare()) is not None:
+    while (taken := queue.next_to_prepare(pictures=False)) is not None:
         queue.ready(taken, Prepared(Role.QUERY, None, None, taken.cost))
 
 
@@ -118,7 +118,7 @@ def test_nothing_is_admitted_after_the_end(end: Callable[[Queue], object]) -> No
 def test_the_estimate_gives_way_to_the_real_cost() -> None:
     queue = Queue(QueueSettings())
     queue.admit(Lane.SEARCH, [entry(Lane.SEARCH, 100)])
-    taken = queue.next_to_prepare()
+    taken = queue.next_to_prepare(pictures=False)
     assert taken is not None
     queue.ready(taken, Prepared(Role.QUERY, None, None, 7))
     assert queue.held(Lane.SEARCH) == 7
@@ -129,7 +129,11 @@ def test_searches_are_prepared_before_bulk() -> None:
     bulk, search = entry(Lane.BULK, 1), entry(Lane.SEARCH, 1)
     queue.admit(Lane.BULK, [bulk])
     queue.admit(Lane.SEARCH, [search])
-    assert [queue.next_to_prepare(), queue.next_to_prepare(), queue.next_to_prepare()] == [search, bulk, None]
+    assert [
+        queue.next_to_prepare(pictures=False),
+        queue.next_to_prepare(pictures=False),
+        queue.next_to_prepare(pictures=False),
+    ] == [search, bulk, None]
 
 
 def test_close_hands_over_whoever_has_no_answer() -> None:
