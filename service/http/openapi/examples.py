@@ -78,6 +78,7 @@ _COLLECTION = {
     "limit": 10,
     "language": "english",
     "latents": False,
+    "error": None,
     "generation": 0,
     "model": "ret2-atlas",
     "fingerprint": "3f2c9a",
