@@ -1,42 +1,93 @@
-"""Bounds on text that no model and no index needs lifted: runs of combining marks, and how much is processed in one piece."""
+"""Unicode normalisation whose time is linear in the text, whatever the text.
+
+Normalisation sorts each run of combining marks, and CPython sorts it by insertion, with the interpreter's lock held: a run of 100,000
+marks takes 25 s. A run is therefore broken after 30 marks, as the Stream-Safe Text Format does (Unicode Standard Annex #15, section 13),
+and a long text is normalised piece by piece, so that other threads run in between. Texts without such runs are normalised as ever.
+"""
 
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 from collections.abc import Iterator
 from functools import cache
+from typing import Literal
 
-# Unicode's Stream-Safe Text Format (UAX #15, section 13): no more marks than this on one base character.
+Form = Literal["NFC", "NFKC"]
+
 MAX_MARKS = 30
+# UAX #15 breaks a run with this character, the combining grapheme joiner: it is no mark to be sorted, and is not shown.
 _COMBINING_GRAPHEME_JOINER = "\u034f"
-# Tokenizers hold Python's interpreter lock while they encode: 5 µs a character of Han, so some 20 ms a piece.
-PIECE_CHARS = 4_000
-_LAST_CODE_POINT = 0x110000
+# Some milliseconds of work: how long the interpreter's lock is held at a time.
+_PIECE_CHARS = 8_192
+
+
+def normalise(form: Form, text: str) -> str:
+    """Return `text` in normal form, runs of marks broken after 30."""
+    if text.isascii():
+        return text
+    return "".join(unicodedata.normalize(form, piece) for piece in _pieces(stream_safe(text)))
 
 
 def stream_safe(text: str) -> str:
-    """Return the text with a grapheme joiner after every 30 combining marks in a row.
-
-    Normalisation sorts each run of marks by insertion, so its time is the square of a run's length; this bounds the
-    length. Text that people write is returned as it is.
-    """
-    return text if text.isascii() else _marks().sub(rf"\g<0>{_COMBINING_GRAPHEME_JOINER}", text)
+    """Return `text` with a grapheme joiner after every 30 combining marks that have more behind them."""
+    return text if text.isascii() else _long_run().sub(lambda run: run[0] + _COMBINING_GRAPHEME_JOINER, text)
 
 
-def pieces(text: str, size: int = PIECE_CHARS) -> Iterator[str]:
-    """Yield the text in order in pieces of at most `size` characters, cut at a space where a piece has one."""
+def _pieces(text: str) -> Iterator[str]:
+    """Cut `text` where normalisation of the parts gives the parts of the normalised whole."""
     start = 0
-    while len(text) - start > size:
-        space = text.rfind(" ", start + 1, start + size)
-        end = start + size if space < 0 else space
-        yield text[start:end]
-        start = end
-    yield text[start:]
+    while start < len(text):
+        end = start + _PIECE_CHARS
+        if (boundary := _boundary().search(text, end)) is None:
+            yield text[start:]
+            return
+        yield text[start : boundary.start()]
+        start = boundary.start()
 
 
 @cache
-def _marks() -> re.Pattern[str]:
-    """Match `MAX_MARKS` characters in a row that normalisation may reorder."""
-    codes = [code for code in range(_LAST_CODE_POINT) if unicodedata.combining(chr(code))]
-    return re.compile(f"[{''.join(map(chr, codes))}]{{{MAX_MARKS}}}")
+def _long_run() -> re.Pattern[str]:
+    """Match 30 characters with another behind them, each of which decomposes into marks alone.
+
+    By decomposition, not by class: the half-width voicing marks have class 0 and become marks in NFKC.
+    """
+    marks = _character_class(
+        character
+        for character in _characters()
+        if all(unicodedata.combining(part) for part in unicodedata.normalize("NFKD", character))
+    )
+    return re.compile(rf"{marks}{{{MAX_MARKS}}}(?={marks})")
+
+
+@cache
+def _boundary() -> re.Pattern[str]:
+    """Match a character that neither sorts before nor composes with what stands before it."""
+    composing = {chr(code) for code in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))}  # vowels and finals of Hangul
+    for character in _characters():
+        parts = unicodedata.decomposition(character).split()
+        if len(parts) == 2 and not parts[0].startswith("<"):
+            composing.add(chr(int(parts[1], 16)))
+    joining = _character_class(
+        character
+        for character in _characters()
+        if unicodedata.combining(first := unicodedata.normalize("NFKD", character)[0]) or first in composing
+    )
+    return re.compile(f"[^{joining[1:]}")
+
+
+def _characters() -> Iterator[str]:
+    """Every character that a normal form may change or that changes others, by Unicode 15.1 and with room above it."""
+    yield from (chr(code) for code in range(0x80, min(0x30000, sys.maxunicode)) if not 0xD800 <= code <= 0xDFFF)
+
+
+def _character_class(characters: Iterator[str]) -> str:
+    """A class of a regular expression, its neighbours joined to ranges."""
+    ranges: list[list[int]] = []
+    for code in map(ord, characters):
+        if ranges and ranges[-1][1] == code - 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    return "[" + "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges) + "]"

@@ -20,7 +20,7 @@ import snowballstemmer
 import stop_words
 
 from model.errors import InvalidInput
-from model.text import stream_safe
+from model.text import normalise
 
 SIMPLE = "simple"  # words as they are, in lower case
 K1, B = 1.2, 0.75
@@ -104,7 +104,8 @@ def _stop_words(language: str) -> frozenset[str]:
 
 
 def _raw(text: str) -> Iterator[str]:
-    for run in _runs().findall(unicodedata.normalize("NFKC", stream_safe(text)).casefold().replace("_", " ")):
+    for match in _runs().finditer(normalise("NFKC", text).casefold().replace("_", " ")):
+        run = match[0]
         if run.isascii():
             yield run
             continue

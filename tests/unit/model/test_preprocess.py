@@ -16,7 +16,6 @@ from model.config import ImageConfig, Resize
 from model.errors import InvalidInput, TooLarge
 from model.images import decode_image
 from model.preprocess import Preprocessor, image_pixels, normalise_text
-from model.text import PIECE_CHARS
 from model.types import Limits
 
 PLAIN = ImageConfig(size_px=16, resize="pad", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -203,17 +202,23 @@ def test_only_a_jpeg_comes_smaller(png: Callable[..., bytes]) -> None:
     assert decode_image(png("red", (2000, 2000)), Limits(), at_least_px=100).size == (2000, 2000)
 
 
-def test_a_long_text_is_encoded_in_pieces_with_the_same_ids() -> None:
-    """The tokenizer holds Python's lock while it encodes, so no piece of a text is long."""
+def test_a_long_text_is_encoded_by_the_call_that_lets_other_threads_run() -> None:
+    """`encode` of a tokenizer holds Python's lock for as long as it takes."""
 
     class Words:
-        """A tokenizer of one id a word, with a special token at each end."""
+        """A tokenizer of a single id for each word, with a special token at each end."""
 
         def __init__(self) -> None:
-            self.sizes: list[int] = []
+            self.locked_chars = 0
 
         def encode(self, sequence: str, /) -> SimpleNamespace:
-            self.sizes.append(len(sequence))
+            self.locked_chars = max(self.locked_chars, len(sequence))
+            return self._encode(sequence)
+
+        def encode_batch(self, sequences: list[str], /) -> list[SimpleNamespace]:
+            return [self._encode(sequence) for sequence in sequences]
+
+        def _encode(self, sequence: str) -> SimpleNamespace:
             ids = [1, *(10 + len(word) for word in sequence.split()), 2]
             return SimpleNamespace(ids=ids, special_tokens_mask=[1, *[0] * (len(ids) - 2), 1])
 
@@ -221,6 +226,8 @@ def test_a_long_text_is_encoded_in_pieces_with_the_same_ids() -> None:
     preprocessor = Preprocessor(tokenizer, 20, ImageConfig(), 1)
     text = " ".join("x" * (1 + number % 7) for number in range(5_000))
     ids, dropped = preprocessor.tokens(text)
-    assert max(tokenizer.sizes) <= PIECE_CHARS < len(text)
+    assert tokenizer.locked_chars == 0
     assert ids.tolist() == [1, *(11 + number % 7 for number in range(18)), 2]
-    assert dropped == 5_000 - 18
+    assert dropped == 5_000 + 2 - 20
+    assert preprocessor.tokens("short text")[0].tolist() == [1, 15, 14, 2]
+    assert tokenizer.locked_chars == len("short text")
