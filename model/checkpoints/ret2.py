@@ -128,3 +128,6 @@ class _NoTokenizer:
         raise InvalidInput(
             f"this checkpoint has no {TOKENIZER_FILE}, so text of {len(sequence)} characters cannot be encoded"
         )
+
+    def encode_batch(self, sequences: Any, /) -> Sequence[preprocess.Encoding]:
+        return [self.encode(sequence) for sequence in sequences]
