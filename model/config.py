@@ -1,6 +1,8 @@
-"""What a checkpoint is: every choice that changes an embedding, as frozen dataclasses that read and write `config.json`.
+"""What a checkpoint is: every choice that changes an embedding, as frozen dataclasses that read and write
+`config.json`.
 
-What the ReT-2 paper's public pages leave open (layers, sizes, pooling, gate priors, ...) is a field here, never a hidden constant.
+What the ReT-2 paper's public pages leave open (layers, sizes, pooling, gate priors, ...) is a field here, never a
+hidden constant.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ Resample = Literal["bicubic", "bilinear", "lanczos"]
 class BackboneConfig:
     """One frozen or trainable tower.
 
-    `source` says where its weights are: `package:NAME/FOLDER` (an installed Python package), `hub:ORG/NAME` (with `revision`, a full
-    commit), `folder:PATH` (relative to the checkpoint), or `checkpoint` (inside `model.safetensors`, built from `architecture`).
-    `layers` are block indices, 0 = output of the first block; the tower stops after the last of them.
+    `source` says where its weights are: `package:NAME/FOLDER` (an installed Python package), `hub:ORG/NAME` (with
+    `revision`, a full commit), `folder:PATH` (relative to the checkpoint), or `checkpoint` (inside `model.safetensors`,
+    built from `architecture`). `layers` are block indices, 0 = output of the first block; the tower stops after the
+    last of them.
     """
 
     family: Family
@@ -37,7 +40,8 @@ class BackboneConfig:
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """Pixels for the vision tower. `pad` keeps the whole image on white, `crop` its centre, `squash` ignores the aspect ratio."""
+    """Pixels for the vision tower. `pad` keeps the whole image on white, `crop` its centre, `squash` ignores the aspect
+    ratio."""
 
     size_px: int = 224
     resize: Resize = "crop"
@@ -142,7 +146,8 @@ class Ret2Config:
 
 
 def read_fields(cls: Any, value: Any, where: str) -> Any:
-    """A value of JSON as the annotated type `cls`; small on purpose: dataclasses, tuples, literals, optionals and plain types."""
+    """A value of JSON as the annotated type `cls`; small on purpose: dataclasses, tuples, literals, optionals and plain
+    types."""
     origin, arguments = get_origin(cls), get_args(cls)
     if isinstance(cls, type) and dataclasses.is_dataclass(cls) and isinstance(value, Mapping):
         hints = typing.get_type_hints(cls)

@@ -1,6 +1,8 @@
-"""Dual encoders as they are: CLIP, SigLIP and SigLIP 2 in transformers' format, both modalities at once by score fusion.
+"""Dual encoders as they are: CLIP, SigLIP and SigLIP 2 in transformers' format, both modalities at once by score
+fusion.
 
-Nothing is added to the folder. `config.json` may say `ret2_fusion: {"text": 0.5, "image": 0.5}`, the weights of an input that has both.
+Nothing is added to the folder. `config.json` may say `ret2_fusion: {"text": 0.5, "image": 0.5}`, the weights of an
+input that has both.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def read_dual_encoder(location: Location, raw: Mapping[str, Any]) -> Parts:
     tokenizer, tokenizer_files = read_tokenizer([text], [folder])
     if tokenizer is None or text.text_positions is None:
         raise InvalidInput(
-            f"{location.name} has no tokeniser: tokenizer.json is missing, for CLIP vocab.json and merges.txt do as well. "
+            f"{location.name} has no tokeniser: tokenizer.json is missing (for CLIP vocab.json and merges.txt do). "
             + (
                 "Download it again: ret2 models pull hub:" + location.name
                 if location.commit

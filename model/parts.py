@@ -1,4 +1,5 @@
-"""What a retriever is made of, whatever kind of checkpoint it was read from: the seam between `Retriever` and the readers of files."""
+"""What a retriever is made of, whatever kind of checkpoint it was read from: the seam between `Retriever` and the
+readers of files."""
 
 from __future__ import annotations
 
@@ -40,8 +41,8 @@ class Parts:
     """Two towers, what fuses their states into an embedding, and the preprocessing before them.
 
     A tower takes token ids (B, T) with their mask, or pixels, and returns a list of states (B, T or P, W). A side takes
-    `model.ret2.States` and returns latents (B, K, E); there is one, "shared", or one each for "query" and "document". Both towers of
-    a dual encoder return one state of one position: the embedding of that modality.
+    `model.ret2.States` and returns latents (B, K, E); there is one, "shared", or one each for "query" and "document".
+    Both towers of a dual encoder return one state of one position: the embedding of that modality.
     """
 
     config: ModelConfig

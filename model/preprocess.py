@@ -68,8 +68,9 @@ class Preprocessor:
         return Prepared(role, tokens, pixels, text_cost + (0 if pixels is None else self.patches), dropped)
 
     def _pixels(self, image: bytes, limits: Limits) -> Float32:
-        """(3, S, S). A large JPEG is decoded at no less than twice the size it is needed at: 3 times faster at 2 megapixels,
-        5 at 12, and on average within one and a half 8-bit steps of decoding it whole, even of a noisy one (test_preprocess)."""
+        """(3, S, S). A large JPEG is decoded at no less than twice the size it is needed at: 3 times faster at 2
+        megapixels, 5 at 12, and on average within one and a half 8-bit steps of decoding it whole, even of a noisy one
+        (test_preprocess)."""
         smallest_px = 2 * (self.image.crop_from_px or self.image.size_px)
         return image_pixels(decode_image(image, limits, at_least_px=smallest_px), self.image)
 
@@ -92,7 +93,10 @@ class Preprocessor:
 
 
 def normalise_text(text: str, limits: Limits) -> str:
-    """NFC, control characters and runs of white space to one space, trimmed. Raises `TooLarge` over `max_text_chars`."""
+    """NFC, control characters and runs of white space to one space, trimmed.
+
+    Raises `TooLarge` over `max_text_chars`.
+    """
     if len(text) > limits.max_text_chars:
         raise TooLarge(
             f"text has {len(text)} characters, limit is {limits.max_text_chars}",
@@ -105,7 +109,8 @@ def normalise_text(text: str, limits: Limits) -> str:
 
 
 def image_pixels(image: Image.Image, config: ImageConfig) -> Float32:
-    """RGB to normalised (3, S, S), for NaFlex (3, H, W); equal to transformers' Pillow processors, but for strips of more than 64 : 1."""
+    """RGB to normalised (3, S, S), for NaFlex (3, H, W); equal to transformers' Pillow processors, but for strips of
+    more than 64 : 1."""
     size, resample = config.size_px, Image.Resampling[config.resample.upper()]
     if isinstance(config, NaflexConfig):
         image = image.resize(naflex_size(image.size, config.patch_px, config.max_patches), resample)
@@ -126,8 +131,9 @@ def _crop(image: Image.Image, shortest: int, size: int, resample: Image.Resampli
     scaled = int(shortest * long / short)
     target = (shortest, scaled) if image.width <= image.height else (scaled, shortest)
     x_offset, top = (target[0] - size) // 2, (target[1] - size) // 2
-    # Of an extreme strip only the part that survives the crop is resized: 1 x 50,000,000 must not become 224 x 11,200,000,000.
-    # Pillow may then take its two passes in the other order, and clips overshoot between them: equal but for that.
+    # Of an extreme strip only the part that survives the crop is resized: 1 x 50,000,000 must not become 224 x
+    # 11,200,000,000. Pillow may then take its two passes in the other order, and clips overshoot between them: equal
+    # but for that.
     if scaled > _STRIP * shortest:
         across, down = image.width / target[0], image.height / target[1]  # source pixels per target pixel
         box = (x_offset * across, top * down, (x_offset + size) * across, (top + size) * down)
@@ -136,10 +142,11 @@ def _crop(image: Image.Image, shortest: int, size: int, resample: Image.Resampli
 
 
 def naflex_size(size: tuple[int, int], patch: int, most: int) -> tuple[int, int]:
-    """The width and height to which SigLIP 2 resizes an image: scaled as far as `most` patches allow, each side up to a whole patch.
+    """The width and height to which SigLIP 2 resizes an image: scaled as far as `most` patches allow, each side up to a
+    whole patch.
 
-    The scale is halved between the same bounds, and to the same distance of each other, as in transformers' processor: an exact solution
-    would differ from it by a patch now and then.
+    The scale is halved between the same bounds, and to the same distance of each other, as in transformers' processor:
+    an exact solution would differ from it by a patch now and then.
     """
     low, high = 1e-6, 100.0
 

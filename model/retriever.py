@@ -27,13 +27,15 @@ from model.ret2 import States
 from model.towers.towers import Modality
 from model.types import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
 
-# Padded positions that a group of texts may have before it is cut in two: about what one more pass over the weights costs.
-# Estimated for CLIP-B on two cores (a pass reads 150 MB); on a device, launching the kernels of a pass takes the time of thousands.
+# Padded positions that a group of texts may have before it is cut in two: about what one more pass over the weights
+# costs. Estimated for CLIP-B on two cores (a pass reads 150 MB); on a device, launching the kernels of a pass takes the
+# time of thousands.
 _PADDING_CPU, _PADDING_DEVICE = 64, 4096
 
 
 class Retriever(nn.Module):
-    """`prepare`, `encode` and `launch` are thread-safe. Always in eval mode, gradients off, unless a trainer turns them on."""
+    """`prepare`, `encode` and `launch` are thread-safe. Always in eval mode, gradients off, unless a trainer turns them
+    on."""
 
     def __init__(self, parts: Parts, commit: str | None = None) -> None:
         super().__init__()
@@ -86,8 +88,8 @@ class Retriever(nn.Module):
         return cls(untrained(config))
 
     def pack(self, *, vision: bool = True) -> Retriever:
-        """For inference alone, where that is faster: see `model.cpu.packed`. What was packed cannot learn, move or be saved any more.
-        `vision`: the vision tower too."""
+        """For inference alone, where that is faster: see `model.cpu.packed`. What was packed cannot learn, move or be
+        saved any more. `vision`: the vision tower too."""
         if self.packs:
             for module in self.modules():
                 if isinstance(module, Attention):
@@ -121,10 +123,12 @@ class Retriever(nn.Module):
 
     @torch.inference_mode()
     def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
-        """Starts a forward; what it returns waits for the result, in any thread. A CPU has computed it by then, CUDA has not.
+        """Starts a forward; what it returns waits for the result, in any thread. A CPU has computed it by then, CUDA
+        has not.
 
-        No tower runs for a modality that is absent (promise 8). Rows are sorted so that those of one kind lie together: their towers
-        run over them as slices, the cell needs no masks of presence, and texts are padded to little more than their own length.
+        No tower runs for a modality that is absent (promise 8). Rows are sorted so that those of one kind lie together:
+        their towers run over them as slices, the cell needs no masks of presence, and texts are padded to little more
+        than their own length.
         """
         order = sorted(range(len(batch)), key=lambda row: _kind(batch[row]))
         rows = [
@@ -201,7 +205,7 @@ class Retriever(nn.Module):
         ), present
 
     def vision_states(self, pixels: Sequence[Float32], role: Role = Role.QUERY) -> list[Tensor]:
-        """Pixels (3, S, S) each -> tapped states (B, P, Wv). Only the towers of NaFlex take images of several shapes."""
+        """Pixels (3, S, S) each -> tapped states (B, P, Wv). Only NaFlex towers take images of several shapes."""
         images = [torch.from_numpy(image) for image in pixels]
         values: Tensor | list[Tensor]
         if len({image.shape for image in images}) == 1:
@@ -241,7 +245,8 @@ def _length(item: Prepared) -> int:
 
 
 def _packed(latents: Tensor, contributions: Sequence[Tensor]) -> Tensor:
-    """(B, E + 2L + KE): embeddings, shares where there are gates, latents where there are several; one thing to bring to the host."""
+    """(B, E + 2L + KE): embeddings, shares where there are gates, latents where there are several; one thing to bring
+    to the host."""
     parts = [F.normalize(latents.mean(dim=1), dim=-1)]
     if contributions:
         parts.append(shares(contributions).flatten(1))

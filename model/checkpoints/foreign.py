@@ -39,13 +39,13 @@ def other_kind(name: str, model_type: object) -> str:
     """What to say of a model with a config.json of another kind."""
     if model_type in _TEXT_ENCODERS:
         return (
-            f"{name} is a {model_type}: a text encoder alone, which reads no images. It can be the text tower of a model that you "
-            "train: ret2 train --text-backbone SOURCE --vision-backbone SOURCE --data FILE"
+            f"{name} is a {model_type}: a text encoder alone, which reads no images. It can be the text tower of a model "
+            "that you train: ret2 train --text-backbone SOURCE --vision-backbone SOURCE --data FILE"
         )
     if model_type in _IMAGE_ENCODERS:
         return (
-            f"{name} is a {model_type}: an image encoder alone, which reads no text. It can be the vision tower of a model that you "
-            "train: ret2 train --text-backbone SOURCE --vision-backbone SOURCE --data FILE"
+            f"{name} is a {model_type}: an image encoder alone, which reads no text. It can be the vision tower of a model "
+            "that you train: ret2 train --text-backbone SOURCE --vision-backbone SOURCE --data FILE"
         )
     return f"{name} is a model of type {model_type!r}, which ret2 does not serve. It serves {_SERVED}"
 
@@ -64,7 +64,9 @@ def without_config(name: str, files: Sequence[str]) -> str:
             return f"{name} is a sentence-transformers model, its CLIP lies in {inner}: name that folder"
         return f"{name} is a sentence-transformers model, which ret2 does not serve. It serves {_SERVED}"
     if "adapter_config.json" in lower:
-        return f"{name} is an adapter without the model it was trained on. Merge the two and name the merged model's folder"
+        return (
+            f"{name} is an adapter without the model it was trained on. Merge the two and name the folder of the result"
+        )
     if "model_index.json" in lower:
         return f"{name} is a pipeline that makes images, which ret2 does not serve. It serves {_SERVED}"
     if "run.json" in lower:

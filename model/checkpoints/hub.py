@@ -1,6 +1,8 @@
-"""Models of a Hugging Face hub: resolved to a commit once, downloaded once, then read from its cache without the network.
+"""Models of a Hugging Face hub: resolved to a commit once, downloaded once, then read from its cache without the
+network.
 
-The cache is huggingface_hub's own (`HF_HOME`); its variables `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` work as usual.
+The cache is huggingface_hub's own (`HF_HOME`); its variables `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` work as
+usual.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ MAIN = "main"
 _SMALL = (".json", ".txt", ".model")
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# A hub that answers does so in well under a second. Without a network, whoever started the service waits no longer than both.
+# A hub that answers does so in well under a second. Without a network, whoever started the service waits no longer than
+# both.
 _ANSWER_S, _LOOK_UP_S = 3.0, 4.0
 # The second is that of its HTTP library, whichever it is: httpx for some versions, a successor for others.
 _TRANSPORT_ERRORS = (OSError, hub_errors.HTTPError)  # type: ignore[attr-defined]
@@ -75,7 +78,8 @@ def cached(name: str, revision: str = MAIN) -> Path | None:
 
 
 def _download(name: str, revision: str) -> Path:
-    """Weights come last, and the note of what a branch or tag meant after them: what breaks off on the way is begun again."""
+    """Weights come last, and the note of what a branch or tag meant after them: what breaks off on the way is begun
+    again."""
     commit, files = _look_up(name, revision)
     _check(name, files)
 
@@ -114,7 +118,8 @@ def _look_up(name: str, revision: str) -> tuple[str, set[str]]:
         )
     except hub_errors.GatedRepoError as error:
         raise InvalidInput(
-            f"{label} must be asked for: accept its terms on its page at {where}, then start again with HF_TOKEN set to a token of yours",
+            f"{label} must be asked for: accept its terms on its page at {where}, then start again with HF_TOKEN set to a "
+            "token of yours",
             field="model",
         ) from error
     except hub_errors.RepositoryNotFoundError as error:
@@ -129,8 +134,8 @@ def _look_up(name: str, revision: str) -> tuple[str, set[str]]:
         ) from error
     except _TRANSPORT_ERRORS as error:
         raise DependencyUnavailable(
-            f"{label} is not on this machine, and {where} cannot be reached ({_reason(error)}). Download it where there is a network "
-            f"(ret2 models pull hub:{name}) and copy the folder that this prints, or copy the cache and set HF_HOME",
+            f"{label} is not on this machine, and {where} cannot be reached ({_reason(error)}). Download it where there "
+            f"is a network (ret2 models pull hub:{name}) and copy the folder that this prints, or copy the cache and set HF_HOME",
             field="model",
         ) from error
     return str(info.sha), {sibling.rfilename for sibling in info.siblings or ()}

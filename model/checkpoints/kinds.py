@@ -22,7 +22,8 @@ Reader = Callable[[Location, Mapping[str, Any]], Parts]
 
 
 def read_checkpoint(location: Location) -> Parts:
-    """The parts of a checkpoint of any kind. Raises `InvalidInput` for what is none, saying what it is and what to do with it."""
+    """The parts of a checkpoint of any kind. Raises `InvalidInput` for what is none, saying what it is and what to do
+    with it."""
     raw = read_checkpoint_config(location)
     return reader_of(location, raw)(location, raw)
 

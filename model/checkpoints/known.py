@@ -1,4 +1,5 @@
-"""Models that are bundled, and published ones of a format that is tested here: what somebody needs to choose among them."""
+"""Models that are bundled, and published ones of a format that is tested here: what somebody needs to choose among
+them."""
 
 from __future__ import annotations
 

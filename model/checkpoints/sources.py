@@ -18,8 +18,8 @@ _FORMS = "a model is a folder, 'hub:ORG/NAME' or 'bundled'"
 def find(source: str, revision: str | None = None, beside: Path | None = None) -> Location:
     """The checkpoint that `source` names: `bundled`, `bundled:NAME`, `package:NAME/FOLDER`, `hub:ORG/NAME` or a folder.
 
-    A hub model is downloaded unless it was before. Raises `InvalidInput` naming the source when there is none, `DependencyUnavailable`
-    when the hub does not answer.
+    A hub model is downloaded unless it was before. Raises `InvalidInput` naming the source when there is none,
+    `DependencyUnavailable` when the hub does not answer.
     """
     kind, _, name = source.partition(":")
     if kind == "bundled":

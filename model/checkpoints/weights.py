@@ -1,4 +1,4 @@
-"""Files of weights: how they are read, and that every key and shape fits. safetensors only; nothing is ever unpickled."""
+"""Files of weights: how they are read, and that every key and shape fits. Safetensors only; nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -125,7 +125,8 @@ def write_whole(path: Path, text: str) -> None:
 def save_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """`tensors` are kept as float16 where they are float32: half the file, and loading widens them again.
 
-    Wherever it is broken off, the folder has the checkpoint of before, this one, or no weights: never those of another configuration.
+    Wherever it is broken off, the folder has the checkpoint of before, this one, or no weights: never those of another
+    configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = folder / f".{WEIGHTS_FILE}.new"
@@ -170,8 +171,8 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
 def read_efficientnet_lite0(folder: Path) -> dict[str, Tensor]:
     """Weights from `model.safetensors`, or from the published `.pth` file without unpickling it.
 
-    That file's bytes are known by their hash, so where each tensor lies in them is known too: `efficientnet_lite0.index.json` says it, as
-    the header of a safetensors file would.
+    That file's bytes are known by their hash, so where each tensor lies in them is known too:
+    `efficientnet_lite0.index.json` says it, as the header of a safetensors file would.
     """
     if (folder / WEIGHTS_FILE).exists():
         return read_tensors(folder / WEIGHTS_FILE)
@@ -190,7 +191,7 @@ def read_efficientnet_lite0(folder: Path) -> dict[str, Tensor]:
 
 
 def fingerprint(config: Mapping[str, Any], files: Iterable[Path], preprocessing: int) -> str:
-    """SHA-256 (hex) of the configuration, every weight and tokeniser file, and the preprocessing's version (promise 9)."""
+    """SHA-256 (hex) of the configuration, every weight and tokeniser file, and the preprocessing's version."""
     digest = hashlib.sha256(json.dumps([config, preprocessing], sort_keys=True).encode())
     for path in sorted(files, key=lambda file: (file.name, file.stat().st_size)):
         with path.open("rb") as file:

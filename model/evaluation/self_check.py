@@ -1,4 +1,5 @@
-"""Whether a loaded model does what serving it takes: tried on a text, an image and both, with no golden outputs to compare with."""
+"""Whether a loaded model does what serving it takes: tried on a text, an image and both, with no golden outputs to
+compare with."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class Check:
 
 
 def self_check(retriever: Retriever) -> list[Check]:
-    """Embed a text, an image and both, in both roles: finite, of unit length, the same in a batch and alone, not all alike."""
+    """Embed a text, an image and both, in both roles: finite, of unit length, the same in a batch and alone, not all
+    alike."""
     items = [Input(_TEXT), Input("a"), Input(image=_gradient(60, 40)), Input(_TEXT, _gradient(30, 90))]
     batches = {role: _encode(retriever, items, role) for role in Role}
     vectors = np.concatenate(list(batches.values()))

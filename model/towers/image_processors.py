@@ -19,7 +19,8 @@ _NAFLEX_PATCHES = 256  # transformers' default
 
 
 def image_config(folder: Path, config: Any, *, naflex: bool = False) -> ImageConfig:
-    """How a vision tower's own processor makes its pixels; where no file says, as its family does at the tower's own size.
+    """How a vision tower's own processor makes its pixels; where no file says, as its family does at the tower's own
+    size.
 
     `naflex`: keep the aspect ratio where the family does, instead of squashing to a square.
     """
@@ -81,7 +82,8 @@ def _refuse_what_is_always_done(folder: Path, value: Mapping[str, Any]) -> None:
     for name in ("do_resize", "do_rescale", "do_normalize"):
         if value.get(name) is False:
             raise InvalidInput(
-                f"{folder.name}: {name} is false in its image processor; here images are always resized, rescaled and normalised",
+                f"{folder.name}: {name} is false in its image processor; here images are always resized, rescaled "
+                "and normalised",
                 field="model",
             )
 

@@ -1,6 +1,8 @@
-"""The two towers as one small interface: token ids or pixels in, states of the tapped layers out, stopping after the last of them.
+"""The two towers as one small interface: token ids or pixels in, states of the tapped layers out, stopping after the
+last of them.
 
-Two families: encoders that `transformers` loads (CLIP, SigLIP, BERT, ViT, DINOv2, …) and EfficientNet-Lite, whose feature maps are tokens.
+Two families: encoders that `transformers` loads (CLIP, SigLIP, BERT, ViT, DINOv2, …) and EfficientNet-Lite, whose
+feature maps are tokens.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from model.towers.efficientnet import BLOCK_CHANNELS, EfficientNetLite0, grid_po
 Modality = Literal["text", "vision"]
 
 EFFICIENTNET_GRID = 7  # feature maps are averaged to 7 x 7 tokens, the size of the last one at 224 px
-# On a CPU, activations of more images than this leave the cache: 160 px, two cores, 8 a pass 359 images/s, 32 a pass 144.
+# On a CPU, activations of more images than this leave the cache: 160 px, two cores, 8 a pass 359 images/s, 32 a pass
+# 144.
 CPU_PASS = 8
 
 # Not known to transformers' AutoModel by themselves.
@@ -57,12 +60,14 @@ class TransformersEncoder(nn.Module):
         config = encoder.config
         self.patches = _patches(encoder, image_px or own_px(config)) if modality == "vision" else 0
         self.text_positions: int | None = getattr(config, "max_position_embeddings", None)
-        # SigLIP was trained on texts of full length, the pad token attended like any other: there is no mask to give it.
+        # SigLIP was trained on texts of full length, the pad token attended like any other: there is no mask to give
+        # it.
         self.full_length = self.text_positions if config.model_type in SIGLIP_TEXT else None
         self.pad_id: int | None = config.pad_token_id if self.full_length else None  # a tokeniser knows better
 
     def read(self, values: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> Any:
-        """The encoder's own output for ids (B, T) with mask (B, T), pixels (B, 3, S, S), or NaFlex images of several shapes."""
+        """The encoder's own output for ids (B, T) with mask (B, T), pixels (B, 3, S, S), or NaFlex images of several
+        shapes."""
         if self.modality == "text":
             return self._read_text(cast(Tensor, values), mask)
         if self.encoder.config.model_type == NAFLEX:
@@ -116,7 +121,8 @@ class TransformersTower(TransformersEncoder):
 
 
 def _naflex_inputs(pixels: Tensor | Sequence[Tensor], patch: int) -> dict[str, Tensor | None]:
-    """What SigLIP 2 NaFlex takes: patches, the mask of those that are no padding, and each image's rows and columns of them."""
+    """What SigLIP 2 NaFlex takes: patches, the mask of those that are no padding, and each image's rows and columns of
+    them."""
     if isinstance(pixels, Tensor):
         patches, grid = flat_patches(pixels, patch)
         return {"pixel_values": patches, "pixel_attention_mask": None, "spatial_shapes": grid}
@@ -132,7 +138,8 @@ def _naflex_inputs(pixels: Tensor | Sequence[Tensor], patch: int) -> dict[str, T
 
 
 def flat_patches(pixels: Tensor, patch: int) -> tuple[Tensor, Tensor]:
-    """pixels (B, 3, S, S) as SigLIP 2 NaFlex reads them: patches (B, P, patch * patch * 3), channels last, and the grid (B, 2)."""
+    """pixels (B, 3, S, S) as SigLIP 2 NaFlex reads them: patches (B, P, patch * patch * 3), channels last, and the grid
+    (B, 2)."""
     batch, channels, height, width = pixels.shape
     rows, columns = height // patch, width // patch
     cells = pixels.reshape(batch, channels, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1)
@@ -179,7 +186,8 @@ def build_tower(
     tensors: Mapping[str, Tensor],
     image_px: int | None = None,
 ) -> Tower:
-    """A tower with its weights: from `folder`, or where `source` is `checkpoint` from the checkpoint's `tensors`. In eval mode.
+    """A tower with its weights: from `folder`, or where `source` is `checkpoint` from the checkpoint's `tensors`. In
+    eval mode.
 
     `image_px` is what the tower will be given; None: the size its weights were made for.
     """
@@ -209,7 +217,8 @@ def _efficientnet(layers: tuple[int, ...], weights: Mapping[str, Tensor]) -> Eff
 def build_towers(
     config: Ret2Config, folders: Mapping[Modality, Path | None], tensors: Mapping[str, Tensor]
 ) -> tuple[Tower, Tower]:
-    """Text and vision tower, of both sides or of the query side; `tensors` are a checkpoint's, under `text.` and `vision.`."""
+    """Text and vision tower, of both sides or of the query side; `tensors` are a checkpoint's, under `text.` and
+    `vision.`."""
     text = build_tower(config.text, "text", folders["text"], with_prefix(tensors, "text."))
     positions = text.text_positions if isinstance(text, TransformersTower) else None
     if positions is not None and config.max_text_tokens > positions:
@@ -249,8 +258,8 @@ def _from_folder(folder: Path, modality: Modality) -> Any:
 
 @contextlib.contextmanager
 def transformers_errors(folder: Path) -> Iterator[None]:
-    """Raise `InvalidInput` for what transformers says of a folder: no config.json, an unknown model_type or one that needs its own code,
-    a value that does not fit, a file that is not safetensors."""
+    """Raise `InvalidInput` for what transformers says of a folder: no config.json, an unknown model_type or one that
+    needs its own code, a value that does not fit, a file that is not safetensors."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError, safetensors.SafetensorError) as error:
@@ -274,7 +283,8 @@ def load_pretrained(
 ) -> tuple[Any, list[str], list[str]]:
     """The encoder in float32, what is missing or misshapen, and which keys have no place.
 
-    transformers maps the names of its own earlier versions and of models with heads. Poolers are never read, so none need be there.
+    transformers maps the names of its own earlier versions and of models with heads. Poolers are never read, so none
+    need be there.
     """
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()  # its report of unused keys; what matters in it is raised here

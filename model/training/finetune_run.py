@@ -74,14 +74,15 @@ class Outcome:
 
     @property
     def learnt(self) -> bool:
-        """Whether a later checkpoint was better than the model that the run began with, as far as validation can tell."""
+        """Whether validation found a later checkpoint better than the model that the run began with."""
         return not self.best or self.best_step > 0
 
 
 def read_data(
     path: Path, validation: Path | None, share: float, *, image_root: Path | None, strict: bool, report: Report
 ) -> tuple[Data, list[Fault]]:
-    """Pairs to train on and to validate with, from a file each or from one. Raises `InvalidInput` where a part would be empty."""
+    """Pairs to train on and to validate with, from a file each or from one. Raises `InvalidInput` where a part would be
+    empty."""
     pairs = read_pairs(path, image_root=image_root, strict=strict, report=report)
     faults = list(pairs.faults)
     if validation is None:
@@ -104,7 +105,8 @@ def read_data(
 
 
 def settings_for(pairs: int, epochs: float, options: Mapping[str, Any], *, fresh: bool) -> FineTuneSettings:
-    """What was asked for, and where that is None what suits the number of pairs; `fresh` is a cell that has learnt nothing yet."""
+    """What was asked for, and where that is None what suits the number of pairs; `fresh` is a cell that has learnt
+    nothing yet."""
     explicit = {key: value for key, value in options.items() if value is not None}
     batch = explicit.get("batch_size", min(_BATCH, pairs))
     an_epoch = math.ceil(pairs / batch)
@@ -139,9 +141,11 @@ def fine_tune(
     say: Callable[[str], None],
     should_stop: Callable[[], bool],
 ) -> Outcome:
-    """A run into the options' folder, or the rest of the one that is there. Every process of it calls this with the same arguments.
+    """A run into the options' folder, or the rest of the one that is there. Every process of it calls this with the
+    same arguments.
 
-    `origin` is the checkpoint folder that `retriever` was loaded from, if it was. Raises `InvalidInput` when the folder has something else.
+    `origin` is the checkpoint folder that `retriever` was loaded from, if it was. Raises `InvalidInput` when the folder
+    has something else.
     """
     record = {
         "settings": asdict(settings),
@@ -283,7 +287,8 @@ class _Run:
 
 
 def _pool(data: Data, settings: FineTuneSettings) -> dict[str, Row]:
-    """What validation searches: its own documents and hard negatives, and others of the training part to make it harder."""
+    """What validation searches: its own documents and hard negatives, and others of the training part to make it
+    harder."""
     pool: dict[str, Row] = {}
     for example in data.validation:
         pool.setdefault(example.key, example.document)

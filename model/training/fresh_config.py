@@ -1,4 +1,5 @@
-"""The configuration of a new model over two backbones that a user names: layers, image size and normalisation read off their folders."""
+"""The configuration of a new model over two backbones that a user names: layers, image size and normalisation read off
+their folders."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def fresh_config(
     max_text_tokens: int | None = None,
     **cell: int,
 ) -> Ret2Config:
-    """`text` and `vision` are sources (`folder:PATH`, `package:NAME/FOLDER`, `hub:ORG/NAME`); `cell` is sizes of `Ret2Config`.
+    """`text` and `vision` are sources (`folder:PATH`, `package:NAME/FOLDER`, `hub:ORG/NAME`); `cell` is sizes of
+    `Ret2Config`.
 
     Without layers: an early, a middle and the last one. Raises `InvalidInput` when a folder is no backbone.
     """

@@ -1,4 +1,5 @@
-"""`ret2 models`: which models there are, and what one of them is. Commands that load a model import torch when they run."""
+"""`ret2 models`: which models there are, and what one of them is. Commands that load a model import torch when they
+run."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ Source = Annotated[str, typer.Argument(help="a folder, bundled:NAME, or hub:ORG/
 
 @models_app.callback(invoke_without_command=True)
 def list_models(context: typer.Context) -> None:
-    """Without a command: list the models that are bundled, downloaded, and published in a format that is known to work."""
+    """Without a command: list the models that are bundled, downloaded, and published in a format that works."""
     if context.invoked_subcommand is not None:
         return
     from model.checkpoints.known import BUNDLED_MODELS, PUBLISHED_MODELS
@@ -43,7 +44,7 @@ def list_models(context: typer.Context) -> None:
 
 @models_app.command()
 def pull(source: Annotated[str, typer.Argument(help="hub:ORG/NAME, with @COMMIT or @TAG to pin it")]) -> None:
-    """Download a model from the hub, or what a branch or tag of it means now. Prints its folder and what to pin it by."""
+    """Download a model from the hub, or what a branch or tag of it means now. Prints its pinned name and folder."""
     from model.checkpoints import hub
     from model.checkpoints.kinds import read_checkpoint_config, reader_of
 
@@ -58,8 +59,8 @@ def pull(source: Annotated[str, typer.Argument(help="hub:ORG/NAME, with @COMMIT 
 
 @models_app.command()
 def verify(source: Source) -> None:
-    """Load a model and try it: golden outputs beside it must be met to 1e-5, embeddings must be sound. Exit status 1 if anything is
-    not so."""
+    """Load a model and try it: golden outputs beside it must be met to 1e-5, embeddings must be sound. Exit status 1 if
+    anything is not so."""
     from model.checkpoints.sources import find
     from model.evaluation.golden import GOLDEN_FILE
     from model.evaluation.golden import verify as compare
@@ -101,13 +102,14 @@ def describe(source: Source) -> None:
     info, config = retriever.info, retriever.config
     files = weight_files(location.folder)
     weights = getattr(config, "weights", None)
+    parameters = sum(value.numel() for value in retriever.parameters())
     rows = {
         "name": info.name,
         "kind": str(kind),
         "folder": str(location.folder),
         "commit": info.commit or "",
         "weights": f"{_size(sum(path.stat().st_size for path in files))} in {len(files)} file{'s' * (len(files) > 1)}",
-        "parameters": f"{sum(value.numel() for value in retriever.parameters()) / 1e6:,.1f} million, its towers included",
+        "parameters": f"{parameters / 1e6:,.1f} million, its towers included",
         "dimensions": str(info.dimensions),
         "vectors of one input": str(info.latents),
         "text": f"{info.max_text_tokens} tokens",
@@ -136,7 +138,8 @@ def _lines(model: KnownModel) -> str:
 
 
 def _downloaded() -> Iterator[str]:
-    """The models in the hub's cache on this machine; those of a kind that is not served too, for a cell may be built on them."""
+    """The models in the hub's cache on this machine; those of a kind that is not served too, for a cell may be built on
+    them."""
     import huggingface_hub
 
     from model.checkpoints.hub import cached
@@ -145,7 +148,8 @@ def _downloaded() -> Iterator[str]:
     with suppress(huggingface_hub.CacheNotFound):
         repositories = huggingface_hub.scan_cache_dir(huggingface_hub.constants.HF_HUB_CACHE).repos
     models = sorted(
-        (repository for repository in repositories if repository.repo_type == "model"), key=lambda one: one.repo_id
+        (repository for repository in repositories if repository.repo_type == "model"),
+        key=lambda repository: repository.repo_id,
     )
     if not models:
         yield "  none (ret2 models pull hub:ORG/NAME)"
@@ -157,7 +161,8 @@ def _downloaded() -> Iterator[str]:
                 _size(revision.size_on_disk),
                 "" if complete else "not complete: ret2 models pull",
             )
-            yield f"  hub:{repository.repo_id}@{revision.commit_hash}\n      {', '.join(fact for fact in facts if fact)}"
+            yield f"  hub:{repository.repo_id}@{revision.commit_hash}"
+            yield f"      {', '.join(fact for fact in facts if fact)}"
 
 
 def _console() -> Console:
