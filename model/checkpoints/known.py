@@ -22,6 +22,15 @@ class KnownModel:
 _MB = 10**6
 BUNDLED_MODELS = (
     KnownModel(
+        "bundled:everyday",
+        "conse",
+        1 * _MB,
+        384,
+        "Apache-2.0 and WordNet's",
+        "English",
+        "objects, animals, scenes, plain colours; its towers are in Python packages",
+    ),
+    KnownModel(
         "bundled:atlas",
         "ret2",
         4 * _MB,
