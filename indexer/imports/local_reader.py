@@ -1,55 +1,71 @@
 """Documents out of local files, one at a time and in the wire form, without holding a file in memory; for `ret2 load`.
 
-    path ─► format by its name ─► `indexer.imports.formats` ─► {"id"?, "text"?, "image"?: {"url"} | {"base64"} | data URI, "metadata"?}
+    path ─► format by its name ─► `indexer.imports.reading` ─► {"id"?, "text"?, "image"?: {"url"} | {"base64"} | data URI, "metadata"?}
 
 It only reads: whether a document is acceptable is the service's to say. What cannot be read at all is reported in its
-place with where it stands, and the reading goes on. The service reads the same formats by itself with `indexer.imports`.
+place with where it stands, and the reading goes on. The service reads the same files with the same code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from indexer.imports.formats import parquet
-from indexer.imports.formats.base import Opened, opened
+from indexer.imports.formats.opened_file import OpenedFile
 from indexer.imports.locations import local_image
-from indexer.imports.mapping import FORMATS, Columns, Format, document, wanted, wire
-from indexer.imports.planner import kind_of, suffixes_of
+from indexer.imports.mapping import FORMATS, Columns, Format, wire
+from indexer.imports.reading import BY_NAME, ReadDocument, format_by_name, located, read_documents, suffixes_of
 from model.errors import InvalidInput, RetrievalError
 
 Item = tuple[str, dict[str, Any] | InvalidInput]
 
-_BY_NAME: tuple[Format, ...] = ("jsonl", "csv", "parquet", "webdataset")
-_BUFFER_BYTES = 2**20
 
+def read(
+    path: Path,
+    format: str | None = None,  # noqa: A002 - the wire's name
+    mapping: Mapping[str, Any] | None = None,
+    on_left_out: Callable[[str], None] = lambda reason: None,
+) -> Iterator[Item]:
+    """Yield (where, document) of every record: where as in messages, `docs.jsonl line 3`. Blank lines are not records.
 
-def read(path: Path, format: str | None = None, mapping: Mapping[str, Any] | None = None) -> Iterator[Item]:  # noqa: A002
-    """(where, document) of every record: where as in messages, `docs.jsonl line 3`. Blank lines are not records.
-
-    An unreadable record comes as (where, InvalidInput). Raises `InvalidInput` when the whole file cannot be read.
+    An unreadable record comes as (where, InvalidInput), and so does the end of a file that breaks off. `on_left_out` is called for
+    each thing that a record has and its document has not. Raises `InvalidInput` when the whole file cannot be read.
     """
     if format is not None and format not in FORMATS:
         raise InvalidInput(f"format is {format!r:.50}, allowed are {', '.join(FORMATS)}", field="format", value=format)
-    kind = format or _format(path)
+    kind: Format = format or _format(path)
     file = _metadata_file(path) if kind == "images" and path.is_dir() else path
     columns = Columns.parse(mapping, kind)
     folder = Path(columns.image_root) if columns and columns.image_root else file.parent
     with _opened(file) as source:
-        for record in kind_of(kind, file.name).records(source, None, wanted(columns, kind)):
-            try:
-                if isinstance(record.fields, RetrievalError):
-                    raise record.fields
-                found = document(record.fields, columns, kind, record.where)
-                yield record.where, wire(found, lambda name: local_image(name, folder))
-            except InvalidInput as error:
-                detail = error.detail if error.detail.startswith(record.where) else f"{record.where}: {error.detail}"
-                yield record.where, type(error)(detail)
+        has_begun = False
+        try:
+            for document in read_documents(source, kind, columns):
+                has_begun = True
+                yield document.where, _wire(document, folder)
+                for reason in document.left_out:
+                    on_left_out(reason)
+        except InvalidInput as error:
+            if not has_begun:
+                raise
+            yield file.name, located(file.name, error)
+
+
+def _wire(document: ReadDocument, folder: Path) -> dict[str, Any] | InvalidInput:
+    if isinstance(document.fields, InvalidInput):
+        return document.fields
+    try:
+        return wire(document.fields, lambda name: local_image(name, folder))
+    except RetrievalError as error:
+        return located(document.where, error)
+    except Exception as error:  # noqa: BLE001 - one record harms itself alone, whatever it raises
+        return InvalidInput(f"{document.where} cannot be read: {type(error).__name__}")
 
 
 def count(path: Path) -> int | None:
-    """How many records a file holds, where that is known without reading it all; for progress bars."""
+    """Return how many records a file holds, where that is known without reading it all; for progress bars."""
     if path.suffix.lower() != ".parquet" or not path.is_file():
         return None
     with _opened(path) as source:
@@ -59,15 +75,15 @@ def count(path: Path) -> int | None:
 def _format(path: Path) -> Format:
     if path.is_dir():
         return "images"
-    found = next((kind for kind in _BY_NAME if path.name.lower().endswith(tuple(suffixes_of(kind)))), None)
-    if found is None:
-        readable = ", ".join(suffix for kind in _BY_NAME for suffix in suffixes_of(kind))
+    kind = format_by_name(path.name)
+    if kind is None:
+        readable = ", ".join(suffix for kind in BY_NAME for suffix in suffixes_of(kind))
         raise InvalidInput(f"{path.name} is of type {path.suffix!r}, readable are {readable}, and a folder of images")
-    return found
+    return kind
 
 
 def _metadata_file(folder: Path) -> Path:
-    names = sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(tuple(suffixes_of("images"))))
+    names = sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(suffixes_of("images")))
     known = [name for name in names if name.partition(".")[0] == "metadata"]
     if len(known or names) != 1:
         raise InvalidInput(
@@ -76,11 +92,11 @@ def _metadata_file(folder: Path) -> Path:
     return folder / (known or names)[0]
 
 
-def _opened(path: Path) -> Opened:
+def _opened(path: Path) -> OpenedFile:
     if not path.is_file():
         raise InvalidInput(f"{path} is not a file")
     try:
-        raw = path.open("rb", buffering=_BUFFER_BYTES)
+        raw = path.open("rb", buffering=0)
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror or type(error).__name__}") from error
-    return opened(raw, path.name, path.stat().st_size)
+    return OpenedFile(raw, path.name, path.stat().st_size, path.resolve().parent.name)

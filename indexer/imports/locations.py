@@ -1,6 +1,6 @@
 """Where files of documents may be, and how they are opened: local folders, stores behind fsspec, https by a copy.
 
-    uri ─► `Places.find`: allowed? folder, `*` or file? ─► URIs of files ─► `Places.open`: allowed still? ─► `Opened`, decompressed
+    uri ─► `Places.find`: allowed? folder, `*` or file? ─► URIs of files ─► `Places.open`: allowed still? ─► `OpenedFile`, decompressed
 
 Local paths and stores are refused unless they lie under one of the allowed roots. Links are followed first, so neither a link nor
 `..` leads out, and both are looked at again each time a file is opened: a unit may be read days after it was planned. Whoever can
@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 from indexer.imports.downloads import Copies, Copy
-from indexer.imports.formats.base import _BUFFER_BYTES, MAX_IMAGE_BYTES, Opened, opened
+from indexer.imports.formats.base import MAX_IMAGE_BYTES
+from indexer.imports.formats.opened_file import OpenedFile
 from indexer.object_storage import StoreErrors, connect, is_local, named
 from model.errors import Forbidden, InvalidInput, NotFound, TooLarge
 
@@ -60,7 +62,7 @@ class Places:
         self._options = options or {}
         self._stores: dict[str, Any] = {}
 
-    def at(self, uri: str) -> Place:
+    def place(self, uri: str) -> Place:
         """Raises `Forbidden` outside the roots and `InvalidInput` for what is no URI of a file. Looks at no store."""
         if "\0" in uri or "::" in uri or "\n" in uri:
             raise InvalidInput(f"uri {uri!r:.200} is not a path or URL", field="uri", value=uri[:200])
@@ -89,7 +91,7 @@ class Places:
             return [uri]
         if "*" in uri:
             return self._matching(uri)
-        place = self.at(uri)
+        place = self.place(uri)
         with StoreErrors(place.shown):
             if not place.files.isdir(place.path):
                 if not place.files.exists(place.path):
@@ -103,23 +105,25 @@ class Places:
             )
         return [_rejoined(uri, name) for name in found]
 
-    def open(self, uri: str) -> Opened:
-        place = self.at(uri)
+    def open(self, uri: str, stop: threading.Event | None = None) -> OpenedFile:
+        """Open a file to read records from it, which ends with `ReadingStopped` once `stop` is set."""
+        place = self.place(uri)
         with StoreErrors(place.shown):
             info = place.files.info(place.path)
             if info["type"] != "file":
                 raise InvalidInput(f"{place.shown} is not a file", field="uri")
             if is_local(place.files):
-                raw: BinaryIO = Path(place.path).open("rb", buffering=0)  # noqa: SIM115  `Opened` closes it
+                raw: BinaryIO = Path(place.path).open("rb", buffering=0)  # noqa: SIM115  `OpenedFile` closes it
             else:
                 raw = cast("BinaryIO", place.files.open(place.path, "rb", block_size=_REMOTE_BLOCK_BYTES))
-        return opened(io.BufferedReader(_Guarded(raw, place.shown), _BUFFER_BYTES), place.name, int(info["size"]))
+        guarded = cast("BinaryIO", _Guarded(raw, place.shown))
+        return OpenedFile(guarded, place.name, int(info["size"]), _folder_name(uri), stop)
 
     def version(self, uri: str) -> str:
         """Changes when the file does."""
         if is_web(uri):
             return self._copy(uri).version
-        place = self.at(uri)
+        place = self.place(uri)
         with StoreErrors(place.shown):
             info = place.files.info(place.path)
         changed = next((info[key] for key in ("ETag", "etag", "mtime", "LastModified", "created") if info.get(key)), "")
@@ -129,14 +133,17 @@ class Places:
         """Reads images whose paths are relative to a folder and stay in it: rows must not be able to name any file of the machine."""
         if is_web(folder_uri):
             return _no_neighbours
-        place = self.at(folder_uri)
+        place = self.place(folder_uri)
         if is_local(place.files):
             folder = Path(place.path)
             return lambda name: local_image(name, folder)
         return lambda name: _stored_image(name, place)
 
     def _local_place(self, path: str) -> Place:
-        resolved = Path(path).resolve()
+        try:
+            resolved = Path(path).resolve()
+        except (OSError, RuntimeError) as error:
+            raise InvalidInput(f"{path:.200} cannot be read: its links go round in a circle", field="uri") from error
         if not any(resolved.is_relative_to(folder) for folder in self._folders):
             raise Forbidden(f"{path} is not under an allowed root: {self._allowed()}", field="uri", value=path)
         files, found = connect(str(resolved), timeout_s=self._timeout_s)
@@ -169,14 +176,14 @@ class Places:
     def _matching(self, uri: str) -> list[str]:
         """Each match is checked by itself: a pattern may match links that lead out."""
         base = uri[: uri.index("*")].rpartition("/")[0]
-        place = self.at(base or ("/" if uri.startswith("/") else "."))
+        place = self.place(base or ("/" if uri.startswith("/") else "."))
         with StoreErrors(place.shown):
             matches = place.files.glob(f"{place.path}/{uri[len(base) :].lstrip('/')}", detail=True)
         found = sorted(str(name) for name, info in matches.items() if info["type"] != "directory")
         if not found:
             raise NotFound(f"no file matches {uri}", field="uri", value=uri)
         uris = [_rejoined(uri, name) for name in found]
-        return [one for one in uris if self.at(one)]
+        return [file for file in uris if self.place(file)]
 
     def _store(self, protocol: str, uri: str) -> Any:
         if protocol not in self._stores:
@@ -186,13 +193,6 @@ class Places:
     def _allowed(self) -> str:
         allowed = ", ".join([*map(str, self._folders), *map(named, self._prefixes)]) or "none is set"
         return f"{allowed} (RET2_IMPORT_ROOTS)"
-
-
-class AnyLocalFile(Places):
-    """Every local file, for a command that a user runs on files of their own."""
-
-    def __init__(self) -> None:
-        super().__init__(["/"])
 
 
 def local_image(name: str, folder: Path) -> bytes:
@@ -206,7 +206,7 @@ def local_image(name: str, folder: Path) -> bytes:
         if found.st_size > MAX_IMAGE_BYTES:
             raise _too_large(name, found.st_size)
         return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name; links that go round in a circle
         raise InvalidInput(f"image {name!r:.200} cannot be read: {type(error).__name__}") from error
 
 
@@ -266,6 +266,12 @@ class _Guarded(io.RawIOBase):
         if not self.closed:
             self._file.close()
             super().close()
+
+
+def _folder_name(uri: str) -> str:
+    """Return the name of the folder that a file is in; of one at the top of a bucket or a host, the name of that."""
+    path = _local(uri) if not _is_url(uri) else urlsplit(uri).netloc + unquote(urlsplit(uri).path)
+    return os.path.normpath(path).rpartition("/")[0].rpartition("/")[2]
 
 
 def is_web(uri: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the fields of a record mean: which is the text, the image, the id, and which are metadata. Images become bytes or a URL.
+"""The fields of a record as those of a document: which is the text, the image, the id, and which are metadata.
 
     {"text": "caption", "image": "jpg", "id": "key", "metadata": ["width", "license"]}
 
@@ -7,22 +7,28 @@ Without a mapping each format has its own custom:
     jsonl        the fields of a posted document; an unknown one is an error, as it is in a post
     csv, parquet id, text (or caption), image (or file_name); the other columns are metadata, unless there is one of that name
     images       as csv, with file_name for the image
-    webdataset   the first image member, the first text member or JSON field text or caption; the id is `shard/key`, for keys begin anew
-                 in every shard; the rest of the JSON is metadata
+    webdataset   the first image member, the first text member or JSON field text or caption; the id is `folder/shard/key`, because
+                 keys begin anew in every shard; the other fields of the JSON are metadata
     m2kr, mbeir  fixed by the benchmark; a mapping may name metadata and image_root
+
+What is in a record and not in its document is named: bytes that are not the image, values that JSON cannot hold, pictures that
+nobody asked for.
 """
 
 from __future__ import annotations
 
 import base64
+import math
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import orjson
 
-from indexer.imports.formats import tar
-from indexer.imports.formats.base import Wanted, everything
+from indexer.imports.formats import webdataset
+from indexer.imports.formats.base import FieldFilter, FixedBytes, Refused, every_field
+from indexer.imports.formats.csv_dialect import DELIMITERS, ENCODINGS
 from indexer.imports.locations import ReadImage
 from model.errors import InvalidInput
 from model.evaluation.benchmark_files import Row
@@ -32,24 +38,31 @@ Format = Literal["jsonl", "csv", "parquet", "webdataset", "images", "m2kr", "mbe
 FORMATS: tuple[Format, ...] = ("jsonl", "csv", "parquet", "webdataset", "images", "m2kr", "mbeir")
 _FIXED = ("m2kr", "mbeir")
 DOCUMENT = ("id", "text", "image", "metadata")
+_UUID_BYTES = 16
 _MAX_NAME_CHARS = 512
 _MAX_METADATA = 256
-REST = "*"  # every field that the mapping does not use
+# Every field that the mapping does not use.
+ALL_OTHERS = "*"
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """`metadata` names fields to keep, or is `*`. `image_root` is the folder that image paths are relative to, by default the file's."""
+    """The fields to use, by their names. `metadata` names fields to keep, or is `*`.
+
+    `image_root` is the folder that image paths are relative to, by default the file's. `delimiter` and `encoding` are a CSV's.
+    """
 
     text: str | None = None
     image: str | None = None
     id: str | None = None
     metadata: tuple[str, ...] | Literal["*"] = ()
     image_root: str | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
 
     @classmethod
     def parse(cls, mapping: Mapping[str, Any] | None, kind: str) -> Columns | None:
-        """None for none. Raises `InvalidInput` with the field, the value and what is allowed."""
+        """Read a mapping; None for none. Raises `InvalidInput` with the field, the value and what is allowed."""
         if mapping is None:
             return None
         if not isinstance(mapping, Mapping):
@@ -63,28 +76,45 @@ class Columns:
                 field=f"mapping.{wrong}",
                 value=mapping[wrong],
             )
-        if kind not in _FIXED and columns.text is None and columns.image is None:
+        for key in ("delimiter", "encoding"):
+            if key in names and kind not in ("csv", "images"):
+                raise InvalidInput(
+                    f"mapping.{key} cannot be set: it is for CSV, not for {kind}", field=f"mapping.{key}"
+                )
+        if kind not in _FIXED and columns.text is None and columns.image is None and not columns.is_dialect:
             raise InvalidInput(
                 "mapping names neither text nor image: at least one is needed", field="mapping", limit="text, image"
             )
         return columns
+
+    @property
+    def is_dialect(self) -> bool:
+        """Whether it says only how a CSV is written, and its columns are what they are without a mapping."""
+        names = (self.text, self.image, self.id, self.image_root)
+        return names == (None, None, None, None) and not self.metadata and (self.delimiter or self.encoding) is not None
 
     def as_json(self) -> dict[str, Any]:
         return {key: value for key, value in asdict(self).items() if value not in (None, ())}
 
     @property
     def named(self) -> dict[str, str]:
-        """Field names by where they are given, for messages."""
+        """The names of fields by where the mapping has them, for messages."""
         single = {key: name for key in ("text", "image", "id") if (name := getattr(self, key)) is not None}
         listed = (
-            {} if self.metadata == REST else {f"metadata[{place}]": name for place, name in enumerate(self.metadata)}
+            {}
+            if self.metadata == ALL_OTHERS
+            else {f"metadata[{place}]": name for place, name in enumerate(self.metadata)}
         )
         return single | listed
 
 
 def _name(key: str, value: Any) -> str:
+    if key == "delimiter":
+        return _delimiter(value)
+    if key == "encoding":
+        return _encoding(value)
     if key not in ("text", "image", "id", "image_root"):
-        allowed = "text, image, id, metadata, image_root"
+        allowed = "text, image, id, metadata, image_root, delimiter, encoding"
         raise InvalidInput(
             f"mapping.{key:.100} is unknown, allowed are {allowed}", field=f"mapping.{key:.100}", limit=allowed
         )
@@ -99,10 +129,29 @@ def _name(key: str, value: Any) -> str:
     return value
 
 
+def _delimiter(value: Any) -> str:
+    mark = next((mark for mark, name in DELIMITERS.items() if value in (mark, name)), None)
+    if mark is None:
+        allowed = ", ".join(DELIMITERS.values())
+        raise InvalidInput(
+            f"mapping.delimiter is {value!r:.50}, allowed are {allowed}", field="mapping.delimiter", limit=allowed
+        )
+    return mark
+
+
+def _encoding(value: Any) -> str:
+    if not isinstance(value, str) or value.lower() not in ENCODINGS:
+        allowed = ", ".join(ENCODINGS)
+        raise InvalidInput(
+            f"mapping.encoding is {value!r:.50}, allowed are {allowed}", field="mapping.encoding", limit=allowed
+        )
+    return value.lower()
+
+
 def _metadata_names(value: Any) -> tuple[str, ...] | Literal["*"]:
     if value is None:
         return ()
-    if value == REST:
+    if value == ALL_OTHERS:
         return "*"
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
         raise InvalidInput(
@@ -118,60 +167,84 @@ def _metadata_names(value: Any) -> tuple[str, ...] | Literal["*"]:
     return tuple(value)
 
 
-def wanted(columns: Columns | None, kind: str) -> Wanted:
-    """Which fields need be read."""
+def used_fields(columns: Columns | None, kind: str) -> FieldFilter:
+    """Return which fields need be read."""
     if kind == "webdataset" and columns is None:
-        return lambda name: name.rpartition(".")[2] in (*tar.IMAGES, *tar.TEXTS)
-    if columns is None or columns.metadata == REST or kind in _FIXED:
-        return everything
-    used = frozenset(columns.named.values())
-    return lambda name: name in used
+        return lambda name: webdataset.is_picture(name) or webdataset.is_text(name)
+    if columns is None or columns.metadata == ALL_OTHERS or columns.is_dialect or kind in _FIXED:
+        return every_field
+    names = frozenset(columns.named.values())
+    return lambda name: name in names
 
 
-def document(fields: Mapping[str, Any], columns: Columns | None, kind: str, where: str) -> dict[str, Any]:
-    """{"id"?, "text"?, "image"?, "metadata"?}, and of JSONL without a mapping whatever else is there. Raises `InvalidInput`."""
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A document as {"id"?, "text"?, "image"?, "metadata"?}, and what of its record is not in it."""
+
+    document: dict[str, Any]
+    left_out: tuple[str, ...] = ()
+
+
+def document(fields: Mapping[str, Any], columns: Columns | None, kind: str, where: str) -> Mapped:
+    """Map the fields of a record. Of JSONL without a mapping whatever is there is kept. Raises `InvalidInput`."""
     if kind in _FIXED:
         return _benchmark(fields, columns, kind, where)
-    if columns is not None:
+    if columns is not None and not columns.is_dialect:
         return _mapped(fields, columns, where)
     if kind == "jsonl":
-        return dict(fields)
+        return Mapped(dict(fields))
     if kind == "webdataset":
         return _sample(fields, where)
     return _row(fields, where)
 
 
-def _mapped(fields: Mapping[str, Any], columns: Columns, where: str) -> dict[str, Any]:
+def _mapped(fields: Mapping[str, Any], columns: Columns, where: str) -> Mapped:
     picked = {
         key: fields[name]
         for key in ("text", "image", "id")
         if (name := getattr(columns, key)) is not None and name in fields
     }
-    if columns.metadata == REST:
-        names: Sequence[str] = [name for name in fields if name not in columns.named.values() and name not in tar.OURS]
+    if columns.metadata == ALL_OTHERS:
+        used = {*columns.named.values(), *webdataset.RESERVED}
+        names: Sequence[str] = [name for name in fields if name not in used]
     else:
         names = columns.metadata
     return _finished(picked, {name: fields[name] for name in names if name in fields}, where)
 
 
-def _row(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _row(fields: Mapping[str, Any], where: str) -> Mapped:
     text, image = _first(fields, "text", "caption"), _first(fields, "image", "file_name")
     picked = {key: fields[name] for key, name in (("id", "id"), ("text", text), ("image", image)) if name in fields}
-    rest = {name: value for name, value in fields.items() if name not in ("id", text, image)}
-    return _finished(picked, fields.get("metadata", rest), where)
+    others = {name: value for name, value in fields.items() if name not in ("id", text, image)}
+    return _finished(picked, fields.get("metadata", others), where)
 
 
-def _sample(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
-    image, text = _first(fields, *tar.IMAGES), _first(fields, *tar.TEXTS)
-    picked = {"id": f"{fields[tar.SHARD]}/{fields[tar.KEY]}"}
+def _sample(fields: Mapping[str, Any], where: str) -> Mapped:
+    """The picture and the text by their whole extension, `jpg`, or else by its last part, `front.jpg`."""
+    image = _member(fields, webdataset.IMAGES, webdataset.is_picture)
+    text = _member(fields, webdataset.TEXTS, webdataset.is_text)
+    picked = {"id": f"{fields[webdataset.SHARD]}/{fields[webdataset.KEY]}"}
     picked |= {key: fields[name] for key, name in (("text", text), ("image", image)) if name in fields}
-    rest = {
-        name: value for name, value in fields.items() if not isinstance(value, bytes) and name not in (text, *tar.OURS)
+    others = {
+        name: value
+        for name, value in fields.items()
+        if not isinstance(value, bytes) and name not in (text, *webdataset.RESERVED)
     }
-    return _finished(picked, rest, where)
+    mapped = _finished(picked, others, where)
+    unused = [
+        webdataset.unused_picture(name)
+        for name, value in fields.items()
+        if isinstance(value, bytes) and name != image and webdataset.is_picture(name)
+    ]
+    return Mapped(mapped.document, (*mapped.left_out, *unused))
 
 
-def _benchmark(fields: Mapping[str, Any], columns: Columns | None, kind: str, where: str) -> dict[str, Any]:
+def _member(fields: Mapping[str, Any], kinds: Sequence[str], matches: FieldFilter) -> str:
+    exact = next((name for name in kinds if name in fields), None)
+    return exact or next((name for name in fields if matches(name)), kinds[0])
+
+
+def _benchmark(fields: Mapping[str, Any], columns: Columns | None, kind: str, where: str) -> Mapped:
     row = Row(where, fields)
     if kind == "mbeir":
         text, image, picked = sentence(row.text("txt") or "") or None, row.text("img_path"), {"id": row.id("did")}
@@ -180,7 +253,7 @@ def _benchmark(fields: Mapping[str, Any], columns: Columns | None, kind: str, wh
         text = row.text("passage_content" if original else "passage_text")
         image, picked = row.text("passage_image_path"), {"id": row.id("passage_id")}
     picked |= {key: value for key, value in (("text", text), ("image", image)) if value is not None}
-    names = () if columns is None or columns.metadata == REST else columns.metadata
+    names = () if columns is None or columns.metadata == ALL_OTHERS else columns.metadata
     return _finished(picked, {name: fields[name] for name in names if row.has(name)}, where)
 
 
@@ -188,18 +261,42 @@ def _first(fields: Mapping[str, Any], *names: str) -> str:
     return next((name for name in names if name in fields), names[0])
 
 
-def _finished(picked: dict[str, Any], metadata: Any, where: str) -> dict[str, Any]:
-    found = {key: value for key, value in picked.items() if value is not None}
-    if isinstance(found.get("id"), int | float) and not isinstance(found["id"], bool):
-        found["id"] = str(found["id"])
+def _finished(picked: dict[str, Any], metadata: Any, where: str) -> Mapped:
+    """Put a document together: numbers as ids become text, nulls are left out, metadata becomes what JSON can hold."""
+    fields = {key: value for key, value in picked.items() if value is not None}
+    for key, value in fields.items():
+        if isinstance(value, Refused):
+            raise InvalidInput(f"{where}: {key} is {value.reason}", field=key)
+    if "id" in fields:
+        fields["id"] = _id(fields["id"])
+    left_out: list[str] = []
+    if isinstance(fields.get("image"), list):
+        fields["image"], more = _first_picture(fields["image"])
+        left_out += ["a picture of a list that its document does not use"] * more
+        fields = {key: value for key, value in fields.items() if value is not None}
     for key in ("id", "text"):
-        if isinstance(found.get(key), bytes):
-            found[key] = _utf8(found[key], f"{where}: {key}")
+        if isinstance(fields.get(key), bytes):
+            fields[key] = _utf8(fields[key], f"{where}: {key}")
     try:
-        plain = _plain(metadata)
-    except (orjson.JSONDecodeError, TypeError, ValueError) as error:
+        plain = _plain(metadata, left_out)
+    except (ValueError, TypeError, RecursionError) as error:
         raise InvalidInput(f"{where} has metadata that is not a JSON object: {error}", field="metadata") from error
-    return found | {"metadata": plain} if plain else found
+    return Mapped(fields | {"metadata": plain} if plain else fields, tuple(left_out))
+
+
+def _id(value: Any) -> Any:
+    """A whole number, also where missing values made it a float, and 16 bytes of a UUID, as text."""
+    if isinstance(value, FixedBytes) and len(value) == _UUID_BYTES:
+        return str(uuid.UUID(bytes=bytes(value)))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return str(int(value)) if math.isfinite(value) and value == int(value) else str(value)
+
+
+def _first_picture(pictures: list[Any]) -> tuple[Any, int]:
+    """The first of a list, and how many more there are."""
+    usable = [value for value in pictures if value is not None]
+    return (usable[0], len(usable) - 1) if usable else (None, 0)
 
 
 def _utf8(data: bytes, what: str) -> str:
@@ -209,24 +306,46 @@ def _utf8(data: bytes, what: str) -> str:
         raise InvalidInput(f"{what} is not UTF-8: {error.reason} at byte {error.start}") from error
 
 
-def _plain(value: Any) -> dict[str, Any]:
-    """A struct, a map (Arrow gives its pairs) or a JSON string, as what JSON can hold: dates become ISO strings, nulls are left out."""
+def _plain(value: Any, left_out: list[str]) -> dict[str, Any]:
+    """Return an object, or the JSON of one, without nulls; of what JSON cannot hold, the field is left out and named."""
     if value is None:
+        return {}
+    if isinstance(value, Refused):
+        left_out.append(f"metadata: {value.reason}")
         return {}
     if isinstance(value, str | bytes):
         value = orjson.loads(value)
-    elif isinstance(value, list):
-        value = dict(value)
-    plain = orjson.loads(orjson.dumps(value, default=str, option=orjson.OPT_SERIALIZE_NUMPY))
-    if not isinstance(plain, dict):
-        raise TypeError(f"it is a {type(plain).__name__}")
-    return {name: each for name, each in plain.items() if each is not None}
+    if not isinstance(value, dict):
+        raise TypeError(f"it is a {type(value).__name__}")
+    kept: dict[str, Any] = {}
+    for name, content in value.items():
+        if (reason := _fault(content)) is not None:
+            left_out.append(f"field {name!r:.100}: {reason}")
+        elif content is not None:
+            kept[name] = content
+    return kept
+
+
+def _fault(value: Any) -> str | None:
+    """Return why JSON cannot hold a value, None where it can. Without recursion."""
+    values = [value]
+    while values:
+        value = values.pop()
+        if isinstance(value, bytes):
+            return "bytes that are not the image of the document"
+        if isinstance(value, Refused):
+            return value.reason
+        if isinstance(value, dict):
+            values += value.values()
+        elif isinstance(value, list):
+            values += value
+    return None
 
 
 def picture(image: Any, read_image: ReadImage) -> Any:
-    """The bytes of an image that is bytes, {"bytes", "path"} (as Hugging Face data sets have it) or a path; else what it was.
+    """Return the bytes of an image that is bytes, {"bytes", "path"} (as Hugging Face data sets have it) or a path.
 
-    What remains, a URL, a data URI or an object, is for whoever checks the document. Raises `InvalidInput`.
+    Anything else, a URL, a data URI or an object, is returned as it is, for whoever checks the document. Raises `InvalidInput`.
     """
     if isinstance(image, dict) and {"bytes", "path"} & image.keys():
         image = image.get("bytes") or image.get("path")
@@ -236,7 +355,7 @@ def picture(image: Any, read_image: ReadImage) -> Any:
 
 
 def wire(document: dict[str, Any], read_image: ReadImage) -> dict[str, Any]:
-    """A document as it is posted: its image a URL, base64, a data URI, or what the service is to refuse."""
+    """Return a document as it is posted: its image a URL, base64, a data URI, or what the service is to refuse."""
     image = picture(document.get("image"), read_image)
     if image is None:
         return {key: value for key, value in document.items() if key != "image"}

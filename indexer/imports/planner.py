@@ -7,12 +7,13 @@ to end and Parquet footers, so it is a worker's first step; one that was interru
 units. `read` gives exactly `count` items whatever is wrong with the file by then, so indexed + skipped + failed = accepted. Reading a
 unit twice is harmless: positions and ids are the same. The worker's side is `indexer.imports.importer`.
 
-A compressed file (gz, zst) cannot be entered in the middle: it is one unit, and a restart begins it again.
+A compressed file (gz, zst, bz2, xz) cannot be entered in the middle: it is one unit, and a restart begins it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -20,17 +21,29 @@ from urllib.parse import urlsplit
 
 from indexer.domain.documents import Incoming, Rejected
 from indexer.imports.downloads import Copies, CopySettings
-from indexer.imports.formats import lines, parquet, tar
-from indexer.imports.formats.base import Cut, Opened, Record, Span, Wanted
+from indexer.imports.formats.base import Cut, FieldFilter, Span
+from indexer.imports.formats.opened_file import OpenedFile
 from indexer.imports.locations import Places, is_web
-from indexer.imports.mapping import FORMATS, Columns, Format, document, wanted
+from indexer.imports.mapping import FORMATS, Columns, Format, used_fields
+from indexer.imports.reading import (
+    FormatReader,
+    ReadDocument,
+    format_by_name,
+    located,
+    read_documents,
+    reader_of,
+    suffixes_of,
+)
 from indexer.imports.validation import DocumentBounds, incoming
 from model.errors import InvalidInput, RetrievalError
 
 _MAX_URI_CHARS = 4096
-_SAMPLE = 1000  # records in which each field of a mapping must be met, else it is taken for a slip of the pen
-_BY_NAME: tuple[Format, ...] = ("jsonl", "csv", "parquet", "webdataset")
-_METADATA = "metadata"  # metadata.csv or .jsonl beside the images, as Hugging Face's `imagefolder` has it
+# Records in which each field of a mapping must be met, else it is taken for a slip of the pen.
+_SAMPLE = 1000
+# metadata.csv or .jsonl beside the images, as Hugging Face's `imagefolder` has it.
+_METADATA = "metadata"
+# What a document is made of where there is no mapping.
+_DEFAULT_COLUMNS = ("text", "caption", "image", "file_name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,32 +85,6 @@ class Unit:
         return cls(**{**value, "span": Span(**value["span"]), "mapping": mapping})
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """How files of one format are read. `columns`: where a file says which fields it has."""
-
-    suffixes: tuple[str, ...]
-    spans: Callable[[Opened, Cut], Iterator[Span]]
-    records: Callable[[Opened, Span | None, Wanted], Iterator[Record]]
-    columns: Callable[[Opened], list[str]] | None = None
-
-
-def _lenient(opened: Opened, span: Span | None, wanted: Wanted) -> Iterator[Record]:
-    return lines.json_records(opened, span, wanted, loads=lines.lenient)
-
-
-def _with_compressed(*suffixes: str) -> tuple[str, ...]:
-    return tuple(suffix + packed for suffix in suffixes for packed in ("", ".gz", ".zst"))
-
-
-_JSONL = _Kind(_with_compressed(".jsonl", ".ndjson"), lines.json_spans, lines.json_records)
-_CSV = _Kind(_with_compressed(".csv"), lines.csv_spans, lines.csv_records, lines.columns_of)
-_PARQUET = _Kind((".parquet",), parquet.spans, parquet.records, parquet.columns_of)
-_TAR = _Kind((*_with_compressed(".tar"), ".tgz"), tar.spans, tar.records)
-_PUBLISHED = _Kind(_with_compressed(".jsonl"), lines.json_spans, _lenient)
-_KINDS: dict[Format, _Kind] = {"jsonl": _JSONL, "csv": _CSV, "parquet": _PARQUET, "webdataset": _TAR}
-
-
 class Imports:
     """Blocking; for threads, of which many may use it at once."""
 
@@ -130,23 +117,28 @@ class Imports:
         format: str,  # noqa: A002
         mapping: Mapping[str, Any] | None = None,
         image_root: str | None = None,
+        stop: threading.Event | None = None,
     ) -> Iterator[Unit]:
-        """Units in the order of the files and of their records, found one at a time.
+        """Find units, in the order of the files and of their records, one at a time.
 
-        Raises as `check` does, and `InvalidInput` for a file that cannot be read at all or lacks a field that the mapping names.
+        Raises as `check` does, and `InvalidInput` for a file that cannot be read at all or lacks a field that the mapping names; of one
+        that is damaged the units before the damage come first. Raises `ReadingStopped` once `stop` is set.
         """
         columns = self._checked(uri, format, mapping)
         kind = cast("Format", format)
         if is_web(uri):
             self._places.refresh(uri)
         first = 0
-        for file in self._files(uri, kind):
+        files = self._files(uri, kind)
+        if kind == "webdataset" and (columns is None or columns.id is None):
+            _refuse_same_ids(files)
+        for file in files:
             version = self._places.version(file)
             root = image_root or (columns.image_root if columns else None) or self._image_root(file, kind)
-            with self._places.open(file) as opened:
+            with self._places.open(file, stop) as opened:
                 self._check_fields(opened, kind, columns)
-            with self._places.open(file) as opened:
-                for span in kind_of(kind, file).spans(opened, self._settings.cut):
+            with self._places.open(file, stop) as opened:
+                for span in reader_of(kind, file, columns).spans(opened, self._settings.cut):
                     yield Unit(file, kind, version, span, first, columns, root)
                     first += span.count
                     if first > self._settings.max_rows:
@@ -157,15 +149,18 @@ class Imports:
         if first == 0:
             raise InvalidInput(f"{uri} has no records", field="uri", value=uri)
 
-    def read(self, unit: Unit) -> Iterator[tuple[int, Incoming | Rejected]]:
-        """`unit.count` items, positions in order. Of a file that is damaged or another than was planned, the rest is rejected.
+    def read(
+        self, unit: Unit, stop: threading.Event | None = None, on_left_out: Callable[[str], None] = lambda reason: None
+    ) -> Iterator[tuple[int, Incoming | Rejected]]:
+        """Yield `unit.count` items, positions in order. Of a file that is damaged or another than was planned, those from there on
+        are rejected. `on_left_out` is called for each thing that a record has and its document has not.
 
         Raises `RetrievalError` where it is the store that does not answer: then the unit is to be tried again.
         """
         position, end = unit.first, unit.first + unit.count
         reason: RetrievalError = InvalidInput(f"{Path(unit.uri).name} ends before this record")
         try:
-            for item in self._items(unit):
+            for item in self._items(unit, stop, on_left_out):
                 yield position, item
                 position += 1
                 if position == end:
@@ -178,42 +173,45 @@ class Imports:
             yield missing, Rejected(missing, None, reason.code, reason.detail)
 
     def _is_as_planned(self, unit: Unit) -> bool:
-        """A copy of this machine may be of an earlier import: it is fetched anew then, once for each version that is wanted."""
+        """A copy of this machine may be of an earlier import: it is fetched anew then, once for each planned version."""
         if self._places.version(unit.uri) == unit.version:
             return True
-        wanted_version = unit.uri, unit.version
-        if not is_web(unit.uri) or wanted_version in self._fetched_anew:
+        version = unit.uri, unit.version
+        if not is_web(unit.uri) or version in self._fetched_anew:
             return False
-        self._fetched_anew.add(wanted_version)
+        self._fetched_anew.add(version)
         self._places.refresh(unit.uri)
         return self._places.version(unit.uri) == unit.version
 
-    def _items(self, unit: Unit) -> Iterator[Incoming | Rejected]:
+    def _items(
+        self, unit: Unit, stop: threading.Event | None, on_left_out: Callable[[str], None]
+    ) -> Iterator[Incoming | Rejected]:
         if not self._is_as_planned(unit):
             raise InvalidInput(
                 f"{Path(unit.uri).name} has changed since this import was planned; import it again", field="uri"
             )
         read_image = self._places.beside(unit.image_root or _folder(unit.uri))
-        fields = wanted(unit.mapping, unit.format)
-        with self._places.open(unit.uri) as opened:
-            found = kind_of(unit.format, unit.uri).records(opened, unit.span, fields)
-            for position, record in enumerate(found, unit.first):
-                yield self._item(position, record, unit, read_image)
+        with self._places.open(unit.uri, stop) as opened:
+            documents = read_documents(opened, unit.format, unit.mapping, unit.span)
+            for position, document in enumerate(documents, unit.first):
+                item = self._item(position, document, read_image)
+                for reason in document.left_out if isinstance(item, Incoming) else ():
+                    on_left_out(reason)
+                yield item
 
-    def _item(
-        self, position: int, record: Record, unit: Unit, read_image: Callable[[str], bytes]
-    ) -> Incoming | Rejected:
-        given: Any = None
+    def _item(self, position: int, document: ReadDocument, read_image: Callable[[str], bytes]) -> Incoming | Rejected:
+        error: RetrievalError
         try:
-            if isinstance(record.fields, RetrievalError):
-                raise record.fields
-            found = document(record.fields, unit.mapping, unit.format, record.where)
-            given = found.get("id")
-            return incoming(position, found, read_image, self._settings.bounds)
-        except InvalidInput as error:
-            shown = given[:512] if isinstance(given, str) else None
-            detail = error.detail if error.detail.startswith(record.where) else f"{record.where}: {error.detail}"
-            return Rejected(position, shown, error.code, detail)
+            if isinstance(document.fields, dict):
+                return incoming(position, document.fields, read_image, self._settings.bounds)
+            error = document.fields
+        except RetrievalError as refused:
+            if refused.retryable:
+                raise
+            error = located(document.where, refused)
+        except Exception as unforeseen:  # noqa: BLE001 - one record harms itself alone, whatever it raises
+            error = InvalidInput(f"{document.where} cannot be read: {type(unforeseen).__name__}")
+        return Rejected(position, document.id, error.code, error.detail)
 
     def _checked(self, uri: str, format: str, mapping: Mapping[str, Any] | None) -> Columns | None:  # noqa: A002
         if format not in FORMATS:
@@ -228,18 +226,17 @@ class Imports:
     def _files(self, uri: str, kind: Format) -> list[str]:
         if kind == "images":
             return [self._metadata_file(uri)]
-        found = self._places.find(uri, suffixes_of(kind))
-        if len(found) > self._settings.max_files:
+        files = self._places.find(uri, suffixes_of(kind))
+        if len(files) > self._settings.max_files:
             limit = self._settings.max_files
             raise InvalidInput(
-                f"{uri} has {len(found)} files, limit is {limit}", field="uri", value=len(found), limit=limit
+                f"{uri} has {len(files)} files, limit is {limit}", field="uri", value=len(files), limit=limit
             )
-        return found
+        return files
 
     def _metadata_file(self, uri: str) -> str:
-        found = self._places.find(uri, suffixes_of("images"))
-        known = [file for file in found if file.rpartition("/")[2].partition(".")[0] == _METADATA]
-        candidates = known or found
+        files = self._places.find(uri, suffixes_of("images"))
+        candidates = [file for file in files if file.rpartition("/")[2].partition(".")[0] == _METADATA] or files
         if len(candidates) > 1:
             names = ", ".join(file.rpartition("/")[2] for file in candidates[:5])
             raise InvalidInput(
@@ -249,65 +246,82 @@ class Imports:
 
     def _image_root(self, file: str, kind: Format) -> str | None:
         """M-BEIR's paths are relative to the folder that has `cand_pool`."""
-        before, found, _ = file.rpartition("/cand_pool/")
-        return before if kind == "mbeir" and found else None
+        folder, separator, _ = file.rpartition("/cand_pool/")
+        return folder if kind == "mbeir" and separator else None
 
-    def _check_fields(self, opened: Opened, kind: Format, columns: Columns | None) -> None:
-        """A misspelt field would lose its column silently: it must be in the schema, or somewhere in the first records.
+    def _check_fields(self, opened: OpenedFile, kind: Format, columns: Columns | None) -> None:
+        """Refuse a mapping with a misspelt field, which would lose its column silently: it must be in the schema, or somewhere in
+        the first records. Metadata of formats without a schema may be rare, and is not looked for.
 
-        Metadata of formats without a schema may be rare, and are not asked for.
+        A table without a mapping must have a column that documents are made of.
         """
-        schema = kind_of(kind, opened.name).columns is not None
-        named = {} if columns is None else {at: name for at, name in columns.named.items() if schema or "[" not in at}
+        reader = reader_of(kind, opened.name, columns)
+        has_schema = reader.columns is not None
+        if columns is None or columns.is_dialect:
+            if has_schema and kind not in ("m2kr", "mbeir"):
+                _check_default_columns(_fields(reader, opened, set(), used_fields(columns, kind)), opened.name)
+            return
+        named = {place: name for place, name in columns.named.items() if has_schema or "[" not in place}
         if not named:
             return
-        known = _known(kind_of(kind, opened.name), opened, set(named.values()), wanted(columns, kind))
+        known = _fields(reader, opened, set(named.values()), used_fields(columns, kind))
         for place, name in named.items():
             if name not in known:
+                shown = ", ".join(sorted(known)[:30])
                 raise InvalidInput(
-                    f"mapping.{place} names {name!r:.100}, which {opened.name} does not have; it has {', '.join(sorted(known)[:30])}",
+                    f"mapping.{place} names {name!r:.100}, which {opened.name} does not have; it has {shown}",
                     field=f"mapping.{place}",
                     value=name,
                     limit=sorted(known)[:30],
                 )
 
 
-def _known(kind: _Kind, opened: Opened, searched: set[str], used: Wanted) -> set[str]:
-    if kind.columns is not None:
-        return set(kind.columns(opened))
+def _check_default_columns(known: set[str], name: str) -> None:
+    if known.isdisjoint(_DEFAULT_COLUMNS):
+        raise InvalidInput(
+            f"{name} has the columns {', '.join(sorted(known)[:30])}, and none of {', '.join(_DEFAULT_COLUMNS)}: "
+            "say with a mapping which is the text and which the image",
+            field="mapping",
+        )
+
+
+def _fields(reader: FormatReader, opened: OpenedFile, searched: set[str], is_used: FieldFilter) -> set[str]:
+    """Return the fields of a file, as its schema has them or its first records."""
+    if reader.columns is not None:
+        return set(reader.columns(opened))
     known: set[str] = set()
-    for count, record in enumerate(kind.records(opened, None, used), 1):
+    for count, record in enumerate(reader.records(opened, None, is_used), 1):
         known |= set(record.fields) if isinstance(record.fields, dict) else set()
         if searched <= known or count == _SAMPLE:
             break
     return known
 
 
-def kind_of(format: Format, uri: str) -> _Kind:  # noqa: A002
-    if format == "images":
-        return _CSV if uri.lower().endswith(_CSV.suffixes) else _JSONL
-    if format in ("m2kr", "mbeir"):
-        return _PARQUET if uri.lower().endswith(_PARQUET.suffixes) else _PUBLISHED
-    return _KINDS[format]
+def _refuse_same_ids(files: list[str]) -> None:
+    """The id of a sample has the names of its shard and of the folder of that: two shards of one name would be one."""
+    seen: dict[tuple[str, ...], str] = {}
+    for file in files:
+        name = tuple(file.split("/")[-2:])
+        if (other := seen.setdefault(name, file)) != file:
+            raise InvalidInput(
+                f"{file} and {other} have the same folder and name, so their samples would have the same ids; "
+                "import one of them from a folder of another name, or name the id in a mapping",
+                field="uri",
+            )
 
 
 def format_of(uri: str) -> str:
-    """By the name. Raises `InvalidInput` where that does not say, as of a folder."""
+    """Return the format that the name tells. Raises `InvalidInput` where it tells none, as that of a folder."""
     path = (urlsplit(uri).path if "://" in uri else uri).lower()
-    found = next((kind for kind in _BY_NAME if path.endswith(tuple(suffixes_of(kind)))), None)
-    if found is None:
+    kind = format_by_name(path)
+    if kind is None:
+        name = path.rpartition("/")[2][:100] or "the uri"
         raise InvalidInput(
-            f"the name of {path.rpartition('/')[2][:100] or 'the uri'!r} does not say its format; give format, one of {', '.join(FORMATS)}",
+            f"the name of {name!r} does not say its format; give format, one of {', '.join(FORMATS)}",
             field="format",
             limit=list(FORMATS),
         )
-    return found
-
-
-def suffixes_of(format: Format) -> Sequence[str]:  # noqa: A002
-    if format in ("m2kr", "mbeir"):
-        return (*_PUBLISHED.suffixes, *_PARQUET.suffixes)
-    return (*_CSV.suffixes, *_JSONL.suffixes) if format == "images" else _KINDS[format].suffixes
+    return kind
 
 
 def _folder(uri: str) -> str:

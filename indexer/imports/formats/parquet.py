@@ -1,4 +1,4 @@
-"""Parquet: a part is a row group, or a piece of one that is huge."""
+"""Parquet: a part is a row group, or a piece of one that is huge. What a row group unpacks to is known before it is read."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexer.imports.formats.base import Cut, Opened, Record, Span, Wanted, everything
-from model.errors import InvalidInput
+from indexer.imports.formats.arrow_values import json_values
+from indexer.imports.formats.base import MAX_RECORD_BYTES, Cut, FieldFilter, Record, Span, every_field
+from indexer.imports.formats.opened_file import OpenedFile
+from indexer.imports.formats.parquet_pages import plan_row_group
+from model.errors import InvalidInput, TooLarge
 
-_ROWS_PER_BATCH = 64  # rows decoded at once: 64 photographs are some hundred MB at most
-_BUFFER_BYTES = 2**20  # of each column; without it a column of a row group is read as a whole
+# Rows decoded at once: 64 photographs are some hundred MB at most.
+_ROWS_PER_BATCH = 64
+# Of each column; without it a column of a row group is read as a whole.
+_BUFFER_BYTES = 2**20
+# A batch of more bytes is turned into Python values row by row.
+_CONVERTED_BYTES = 16 * 2**20
 # Rows of a group can be skipped only by decoding them, so its last piece costs the whole group. Sixteen pieces cost eight times the
 # group in all, of text some seconds for a million rows.
 _PIECES_MAX = 16
 
 
-def spans(opened: Opened, cut: Cut) -> Iterator[Span]:
+def spans(opened: OpenedFile, cut: Cut) -> Iterator[Span]:
+    """Cut the file at its row groups, and those that are huge."""
     with _parquet(opened) as file:
         number = 1
         for group in range(file.metadata.num_row_groups):
@@ -33,52 +41,103 @@ def spans(opened: Opened, cut: Cut) -> Iterator[Span]:
             number += rows
 
 
-def records(opened: Opened, span: Span | None = None, wanted: Wanted = everything) -> Iterator[Record]:
-    """The fields of a row are its columns by name. A damaged page ends the reading with `InvalidInput`."""
+def records(opened: OpenedFile, span: Span | None = None, is_used: FieldFilter = every_field) -> Iterator[Record]:
+    """Read rows, whose fields are the columns by name. A damaged page ends the reading with `InvalidInput`.
+
+    Every row of a row group that cannot be read within bounds is a failure.
+    """
     with _parquet(opened) as file:
-        groups = None if span is None or span.group is None else [span.group]
-        start, end = (0, None) if span is None else (span.start, span.end)
-        columns = [name for name in file.schema_arrow.names if wanted(name)]
-        position, number = 0, 1 if span is None else span.number - span.start
-        for batch in file.iter_batches(_ROWS_PER_BATCH, row_groups=groups, columns=columns, use_threads=False):
-            rows = batch.slice(max(0, start - position)) if position < start else batch
-            first = position + len(batch) - len(rows)
-            position += len(batch)
-            for place, row in enumerate(_rows(rows), first):
-                if end is not None and place >= end:
-                    return
-                where = f"{opened.name} row {number + place - 1}"  # from 0, as positions are
-                yield Record(where, InvalidInput(f"{where} {row.detail}") if isinstance(row, InvalidInput) else row)
+        groups = [span.group] if span is not None and span.group is not None else range(file.metadata.num_row_groups)
+        # Row numbers in messages are from 0, as positions are.
+        first = 0 if span is None else span.number - span.start - 1
+        for group in groups:
+            rows = file.metadata.row_group(group).num_rows
+            start, end = (0, rows) if span is None else (span.start, span.end)
+            for place, fields in _group_rows(opened, file, group, range(start, end), is_used):
+                where = f"{opened.name} row {first + place}"
+                if isinstance(fields, InvalidInput):
+                    fields = type(fields)(f"{where} {fields.detail}")
+                yield Record(where, fields)
+            first += rows
 
 
-def _rows(batch: Any) -> list[dict[str, Any] | InvalidInput]:
-    """A row that Python has no values for, a string that is not UTF-8 or a date after the year 9999, harms itself alone."""
+def _group_rows(
+    opened: OpenedFile, file: Any, group: int, places: range, is_used: FieldFilter
+) -> Iterator[tuple[int, dict[str, Any] | InvalidInput]]:
+    """Yield (place in the group, fields) of the rows at `places`."""
+    names = file.schema_arrow.names
+    if len(set(names)) < len(names):
+        raise InvalidInput(f"{opened.name} has two columns of one name: {', '.join(names):.200}")
+    columns = [name for name in names if is_used(name)]
     try:
-        rows: list[dict[str, Any] | InvalidInput] = batch.to_pylist() if len(batch) else []
-    except (ValueError, OverflowError) as error:
-        if len(batch) == 1:
-            return [InvalidInput(f"has a value that cannot be read: {error}")]
-        return [row for place in range(len(batch)) for row in _rows(batch.slice(place, 1))]
-    return rows
+        plan = plan_row_group(opened.file, file.metadata, group, columns, _ROWS_PER_BATCH)
+    except TooLarge as error:
+        yield from ((place, TooLarge(f"cannot be read: {error.detail}", limit=error.limit)) for place in places)
+        return
+    with _parquet(opened, plan.dictionaries) if plan.dictionaries else _same(file) as source:
+        position = 0
+        for batch in source.iter_batches(plan.rows, row_groups=[group], columns=columns, use_threads=False):
+            skipped = min(len(batch), max(0, places.start - position))
+            position += skipped
+            for fields in _rows(batch.slice(skipped)):
+                if position >= places.stop:
+                    return
+                yield position, fields
+                position += 1
 
 
-def columns_of(opened: Opened) -> list[str]:
+def _rows(batch: Any) -> Iterator[dict[str, Any] | InvalidInput]:
+    if len(batch) > 1 and batch.nbytes > _CONVERTED_BYTES:
+        for place in range(len(batch)):
+            yield from _rows(batch.slice(place, 1))
+        return
+    if len(batch) == 1 and _row_bytes(batch) > MAX_RECORD_BYTES:
+        yield TooLarge(f"has over {MAX_RECORD_BYTES} bytes", limit=MAX_RECORD_BYTES)
+        return
+    names = batch.schema.names
+    columns = [json_values(column) for column in batch.columns]
+    for place in range(len(batch)):
+        yield {name: column[place] for name, column in zip(names, columns, strict=True)}
+
+
+def _row_bytes(batch: Any) -> int:
+    """Bytes of one row, of a dictionary those of the value that is used."""
+    return sum(
+        column.dictionary.take(column.indices.drop_null()).nbytes
+        if pa.types.is_dictionary(column.type)
+        else column.nbytes
+        for column in batch.columns
+    )
+
+
+def columns_of(opened: OpenedFile) -> list[str]:
+    """Return the names of the columns."""
     with _parquet(opened) as file:
         return list(file.schema_arrow.names)
 
 
-def count(opened: Opened) -> int:
+def count(opened: OpenedFile) -> int:
+    """Return the number of rows, which the footer has."""
     with _parquet(opened) as file:
         return int(file.metadata.num_rows)
 
 
 @contextmanager
-def _parquet(opened: Opened) -> Iterator[Any]:
+def _same(file: Any) -> Iterator[Any]:
+    yield file
+
+
+@contextmanager
+def _parquet(opened: OpenedFile, dictionaries: tuple[str, ...] = ()) -> Iterator[Any]:
     if opened.whole:
         raise InvalidInput(f"{opened.name} is compressed as a whole; a Parquet file is compressed inside")
     try:
         with pq.ParquetFile(
-            opened.file, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True
+            opened.file,
+            pre_buffer=False,
+            buffer_size=_BUFFER_BYTES,
+            page_checksum_verification=True,
+            read_dictionary=list(dictionaries) or None,
         ) as file:
             yield file
     except (pa.ArrowException, OSError) as error:

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from indexer.imports import local_reader
-from indexer.imports.formats import lines
+from indexer.imports.formats import jsonl as lines
 from model.errors import InvalidInput, TooLarge
 
 PNG = b"\x89PNG\r\n\x1a\n pixels"
@@ -90,7 +90,7 @@ def test_a_bad_line_is_reported_with_its_number(tmp_path: Path) -> None:
 
 
 def test_a_line_over_the_bound_is_skipped_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(lines, "MAX_RECORD_BYTES", 100)
     path = write_jsonl(tmp_path / "d.jsonl", {"id": "a"}, {"text": "x" * 1000}, {"id": "b"}, b'"' + b"y" * 500)
     (_, first), (_, long), (_, third), (_, last) = local_reader.read(path)
     assert (first, third) == ({"id": "a"}, {"id": "b"})
@@ -208,7 +208,10 @@ def test_compressed_lines_a_tar_and_a_folder_of_images(tmp_path: Path) -> None:
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     assert list(local_reader.read(tmp_path / "pairs-0.tar")) == [
-        ("pairs-0.tar sample 1", {"id": "pairs-0/7", "text": "a cat", "image": PNG_BASE64, "metadata": {"key": "7"}})
+        (
+            "pairs-0.tar sample 1",
+            {"id": f"{tmp_path.name}/pairs-0/7", "text": "a cat", "image": PNG_BASE64, "metadata": {"key": "7"}},
+        )
     ]
     folder = tmp_path / "pictures"
     folder.mkdir()

@@ -236,7 +236,7 @@ def test_a_string_of_parquet_that_is_not_utf_8_harms_its_row_alone(tmp_path: Pat
     read = [item for _, item in everything(reader, list(reader.plan(str(tmp_path / "docs.parquet"), "parquet")))]
     assert [type(item) for item in read] == [Incoming, Rejected, Incoming]
     assert isinstance(read[1], Rejected)
-    assert read[1].detail.startswith("docs.parquet row 1 has a value that cannot be read")
+    assert read[1].detail.startswith("docs.parquet row 1: text is a value of type string that cannot be read")
 
 
 def test_csv_rows_with_line_breaks_odd_bytes_and_wrong_cells(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_csv_rows_with_line_breaks_odd_bytes_and_wrong_cells(tmp_path: Path) -> 
         ]
         assert [item.detail for _, item in items if isinstance(item, Rejected)] == [
             "docs.csv line 5 has 4 cells, the header has 3",
-            "docs.csv line 6 is not UTF-8",
+            "docs.csv line 6 is not UTF-8; name the encoding of the file with mapping.encoding",
         ]
 
 
@@ -334,10 +334,10 @@ def test_a_sample_is_the_members_of_one_key(tmp_path: Path) -> None:
         assert [unit.count for unit in units] == ([6] if mode == "w:gz" else [2, 2, 2])
         items = everything(reader, units)
         assert documents(items) == [
-            Incoming(0, "pairs-00/a/001", "a cat", PNG, None, {"width": 3, "key": "k1"}),
-            Incoming(1, "pairs-00/a/002", "a dog", PNG, None, {"key": "a/002"}),
-            Incoming(2, "pairs-00/b/002", "text alone", None, None, {"key": "b/002"}),
-            Incoming(3, "pairs-00/b/003", "7", None, None, {"key": "b/003"}),
+            Incoming(0, f"{tmp_path.name}/pairs-00/a/001", "a cat", PNG, None, {"width": 3, "key": "k1"}),
+            Incoming(1, f"{tmp_path.name}/pairs-00/a/002", "a dog", PNG, None, {"key": "a/002"}),
+            Incoming(2, f"{tmp_path.name}/pairs-00/b/002", "text alone", None, None, {"key": "b/002"}),
+            Incoming(3, f"{tmp_path.name}/pairs-00/b/003", "7", PNG, None, {"key": "b/003"}),
         ]
         assert [item.detail[:72] for _, item in items if isinstance(item, Rejected)] == [
             f"{path.name} sample 5 (b/004) has a text that cannot be read: the JSON member"[:72],
@@ -626,7 +626,7 @@ def test_a_store_that_does_not_answer_is_no_fault_of_the_records(
     reader = imports(tmp_path)
     (unit,) = reader.plan(str(path), "jsonl")
 
-    def unreachable(_self: Places, _uri: str) -> Any:
+    def unreachable(_self: Places, _uri: str, _stop: object) -> Any:
         raise DependencyUnavailable("the store does not answer")
 
     monkeypatch.setattr(Places, "open", unreachable)
