@@ -32,6 +32,7 @@ from indexer.imports.reading import (
     located,
     read_documents,
     reader_of,
+    spans_of,
     suffixes_of,
 )
 from indexer.imports.validation import DocumentBounds, incoming
@@ -138,7 +139,7 @@ class Imports:
             with self._places.open(file, stop) as opened:
                 self._check_fields(opened, kind, columns)
             with self._places.open(file, stop) as opened:
-                for span in reader_of(kind, file, columns).spans(opened, self._settings.cut):
+                for span in spans_of(opened, kind, columns, self._settings.cut):
                     yield Unit(file, kind, version, span, first, columns, root)
                     first += span.count
                     if first > self._settings.max_rows:

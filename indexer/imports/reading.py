@@ -51,8 +51,19 @@ def read_documents(
     """
     reader = reader_of(kind, opened.name, columns)
     records = reader.records(opened, span, used_fields(columns, kind))
-    for record in _with_padding(records, opened):
-        yield _document(record, kind, columns)
+    try:
+        for record in _with_padding(records, opened):
+            yield _document(record, kind, columns)
+    except InvalidInput as error:
+        raise located(opened.name, error) from error
+
+
+def spans_of(opened: OpenedFile, kind: Format, columns: Columns | None, cut: Cut) -> Iterator[Span]:
+    """Cut a file into parts. Raises `InvalidInput`, after those before the damage, for a file that cannot be read to its end."""
+    try:
+        yield from reader_of(kind, opened.name, columns).spans(opened, cut)
+    except InvalidInput as error:
+        raise located(opened.name, error) from error
 
 
 def _document(record: Record, kind: Format, columns: Columns | None) -> ReadDocument:

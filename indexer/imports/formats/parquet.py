@@ -82,7 +82,9 @@ def _group_rows(
             for fields in _rows(batch.slice(skipped)):
                 if position >= places.stop:
                     return
-                yield position, fields
+                # The lists of a row may have one large value of a dictionary any number of times.
+                is_large = bool(plan.dictionaries) and isinstance(fields, dict) and _is_large(fields)
+                yield position, _too_large() if is_large else fields
                 position += 1
 
 
@@ -92,12 +94,28 @@ def _rows(batch: Any) -> Iterator[dict[str, Any] | InvalidInput]:
             yield from _rows(batch.slice(place, 1))
         return
     if len(batch) == 1 and _row_bytes(batch) > MAX_RECORD_BYTES:
-        yield TooLarge(f"has over {MAX_RECORD_BYTES} bytes", limit=MAX_RECORD_BYTES)
+        yield _too_large()
         return
     names = batch.schema.names
     columns = [json_values(column) for column in batch.columns]
     for place in range(len(batch)):
         yield {name: column[place] for name, column in zip(names, columns, strict=True)}
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"has over {MAX_RECORD_BYTES} bytes", limit=MAX_RECORD_BYTES)
+
+
+def _is_large(fields: dict[str, Any]) -> bool:
+    values: list[Any] = [fields]
+    total = 0
+    while values and total <= MAX_RECORD_BYTES:
+        value = values.pop()
+        if isinstance(value, str | bytes):
+            total += len(value)
+        elif isinstance(value, list | dict):
+            values += value if isinstance(value, list) else value.values()
+    return total > MAX_RECORD_BYTES
 
 
 def _row_bytes(batch: Any) -> int:
