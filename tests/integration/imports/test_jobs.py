@@ -341,10 +341,10 @@ async def test_a_store_that_does_not_answer_is_waited_for(
     places = served.parts.imports._places
     opens, troubled = places.open, iter([False, False, True, True, True])
 
-    def sometimes(uri: str) -> Any:
+    def sometimes(uri: str, stop: Any = None) -> Any:
         if next(troubled, False):
             raise DependencyUnavailable("s3://bucket: SlowDown")
-        return opens(uri)
+        return opens(uri, stop)
 
     monkeypatch.setattr(places, "open", sometimes)
     answer = await start(served, path)
