@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from import_files import PNG, faults_of, fields_of, read_both, read_whole, write_tar
 
 from indexer.imports import local_reader
 from indexer.imports.formats import webdataset
-from import_files import PNG, faults_of, fields_of, read_both, read_whole, write_tar
 
 MODES = [("x.tar", "w"), ("x.tar.gz", "w:gz"), ("x.tar.xz", "w:xz")]
 
