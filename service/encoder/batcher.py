@@ -1,16 +1,18 @@
-"""Dynamic batching: inputs prepared in a thread pool, batches formed from the queue, one thread that owns the model.
+"""Dynamic batching: a thread pool prepares inputs, the queue forms batches, and a single thread owns the model.
 
-    encode()  ── admit ──►  queue: to prepare  ──►  pool: runtime.prepare  ──►  queue: ready  ──►  model thread: runtime.launch
-    (loop)    over: 429     searches first          decode, tokenise            searches first     a batch up to the cost budget
-       ▲                                                                                                     │
-       └────────────────────── results thread: waits for the device, checks the vectors, answers ◄───────────┘
+    encode() -- admit --> queue: unprepared --> pool: prepare --> queue: ready --> model thread: launch
+    (event     refuses    searches first        decode,           searches         a batch within
+     loop)     over the                         tokenise          first            the cost budget
+       ^       bound                                                                    |
+       +------------- results thread: waits for the device, checks vectors, answers <---+
 
-A device that computes by itself has the next batch before it is done with the last: `Runtime.in_flight` launched ones at most. A CPU
-computes as many side by side, each in a thread, and each is answered when it is done.
+A GPU gets its next batch before it has finished the last: at most `Runtime.in_flight` batches are launched. A CPU
+computes as many batches side by side, each in a thread, and answers each when it is done.
 
-The design of text-embeddings-inference (core/src/queue.rs): walk the queue, drop who has gone, stop at the budget; a batch
-that raises harms itself and the loop goes on; health runs a real forward. What differs: nothing is ever admitted past the
-bound, and a batch that raised is run again one by one, so that only the poison input fails.
+The design follows text-embeddings-inference (core/src/queue.rs): walk the queue, drop callers who have gone, stop at
+the budget; a batch that raises fails alone and the loop goes on; the health check runs a real forward. Two things
+differ: nothing is admitted past the bound, and a batch that raised is run again input by input, so that only the
+input at fault fails.
 """
 
 from __future__ import annotations
@@ -44,46 +46,49 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 Float64 = NDArray[np.float64]
 
-_RATE_HALF_LIFE_S = 10.0  # of busy time, after which a batch counts half
-_RATE_MIN_FILL = (
-    0.25  # of the budget: a lone short text is slow for its cost, and says nothing of what a full queue takes
-)
-_NORM_TOLERANCE = 0.01  # an embedding has unit length; bfloat16 is off by up to 0.004
+# Busy time after which a batch counts half in the measured rate.
+_RATE_HALF_LIFE_S = 10.0
+# Smaller batches, as a share of the budget, do not count: a lone short text is slow for its cost.
+_RATE_MIN_FILL = 0.25
+# An embedding has unit length; bfloat16 is off by up to 0.004.
+_NORM_TOLERANCE = 0.01
 
 
 class Runtime(Protocol):
-    """What the batcher needs of a model. `launch` is called by one thread only, the rest by several at once."""
+    """The model as the batcher uses it. `launch` is called by a single thread, everything else by several at once."""
 
     @property
     def info(self) -> ModelInfo: ...
 
     @property
     def in_flight(self) -> int:
-        """Batches that may be launched and not yet done."""
+        """The number of batches that may be launched and not yet done."""
         ...
 
     @property
     def least_cost(self) -> int | None:
-        """Batches in flight are computed side by side, and want what waits shared out among them, but in no smaller parts than this
-        cost. None: a device computes one after the other, and wants each as full as it can be."""
+        """The least cost of a batch where batches are computed side by side; None where they are computed in turn."""
         ...
 
     @property
     def broken(self) -> bool:
-        """The device fails whatever it is given, until there is another process."""
+        """Whether the device fails every call until the process is replaced."""
         ...
 
     def estimate(self, item: Input) -> int:
-        """At least what `prepare` will say the input costs, without looking into it; at least 1."""
+        """Return an upper bound, at least 1, of the cost that `prepare` will find, without decoding or tokenising."""
         ...
 
     def prepare(self, item: Input, role: Role) -> Prepared:
-        """Raises `InvalidInput` or `TooLarge`."""
+        """Decode and tokenise. Raises `InvalidInput` or `TooLarge`."""
         ...
 
     def launch(self, batch: Sequence[Prepared], *, alone: bool) -> Callable[[], Encoded]:
-        """Starts the forward. What it returns waits for the result, in whatever thread. `alone`: nothing else was in the model or
-        waited for it, so it may have all of the device, and may be done when this returns."""
+        """Start the forward and return a function that waits for the result, in any thread.
+
+        With `alone` nothing else is in the model or waits for it: the batch may use the whole device, and may be
+        done on return.
+        """
         ...
 
 
@@ -97,7 +102,7 @@ class Flight:
 
 
 class Batcher:
-    """An `Encoder` in this process. Bound to the event loop it was started on; whoever starts it stops it."""
+    """An `Encoder` in this process. It belongs to the event loop of `start`; its owner calls `stop`."""
 
     def __init__(
         self,
@@ -114,7 +119,7 @@ class Batcher:
         self._stuck_after_s = stuck_after_s
         self._clock = clock
         self._queue = Queue(settings, clock, beside=runtime.in_flight, least_cost=runtime.least_cost)
-        # By whether an input has a picture: a text search never waits for a picture to be decoded.
+        # Keyed by whether an input has a picture: a text search never waits until a picture is decoded.
         self._pools = {
             pictures: ThreadPoolExecutor(threads, name, initializer=yield_to_others)
             for pictures, threads, name in ((False, 1, "tokenise"), (True, prepare_threads, "prepare"))
@@ -126,14 +131,15 @@ class Batcher:
         self._measuring = threading.Lock()
         self._slots = threading.Semaphore(runtime.in_flight)
         self._launched: SimpleQueue[Flight | None] = SimpleQueue()
-        self._begun: list[float] = []  # when each forward and each prepare began that has not ended
+        # The start times of the forwards and preparations that have not ended.
+        self._begun: list[float] = []
         self._last_end = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._last_success: float | None = None
         self._cost_done, self._busy_s = 0.0, 0.0
         metrics.watch_queue(self._queue.held)
 
-    # --- life
+    # --- start and stop
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -141,7 +147,7 @@ class Batcher:
             thread.start()
 
     async def stop(self, grace_s: float = 10.0) -> None:
-        """Answers what was admitted, for at most `grace_s`; whoever is left gets `DependencyUnavailable`."""
+        """Answer what was admitted for at most `grace_s`; callers still waiting then get `DependencyUnavailable`."""
         self._queue.drain()
         until = time.monotonic() + grace_s
         for thread in self._threads:
@@ -153,14 +159,14 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """The threads run, nothing in the model or the pool is stuck, and the device computes."""
+        """Whether the threads run, nothing is stuck in the model or the pools, and the device computes."""
         oldest = min(tuple(self._begun), default=None)
         stuck = oldest is not None and self._clock() - oldest >= self._stuck_after_s
         ended = self._queue.closed or not all(thread.is_alive() for thread in self._threads)
         return not (ended or stuck or self._runtime.broken)
 
     async def check(self, max_age_s: float) -> None:
-        """A forward has worked within `max_age_s`, or works now. Raises what kept it from working (promise 10)."""
+        """Raise the reason if no forward worked within `max_age_s` and none works now."""
         if not self.alive:
             raise DependencyUnavailable("the encoder's model is dead or stuck")
         if self._last_success is None or self._clock() - self._last_success > max_age_s:
@@ -195,13 +201,16 @@ class Batcher:
             raise DependencyUnavailable("the encoder is not running")
         if over := self._queue.admit(lane, entries, self._cost_per_s):
             self._metrics.overloaded.labels(lane).inc()
+            queued, cost = self._queue.held(lane), sum(entry.cost for entry in entries)
+            retry_after_s = over / self._cost_per_s if self._cost_per_s else 1.0
             raise Overloaded(
-                f"the {lane} queue of the encoder is full: {self._queue.held(lane)} of its cost is waiting and this call would "
-                f"put it {over} over its bound",
-                retry_after_s=over / self._cost_per_s if self._cost_per_s else 1.0,
+                f"the {lane} queue of the encoder is full: {queued} cost units are queued, the limit is "
+                f"{self._queue.bound(lane, self._cost_per_s)}, "
+                f"and this call needs {cost}. Retry after {retry_after_s:.1f} s",
+                retry_after_s=retry_after_s,
             )
 
-    # --- the pool
+    # --- the pools
 
     def _prepare_next(self, pictures: bool) -> None:
         entry = self._queue.next_to_prepare(pictures=pictures)
@@ -213,7 +222,7 @@ class Batcher:
         try:
             prepared = _attempt(lambda: self._runtime.prepare(entry.item, entry.role), "prepare")
         finally:
-            # Also when it was no Exception: a panic in the tokeniser's Rust code is not one, and the pool would swallow it.
+            # Also after a panic in the tokenizer's Rust code, which is no `Exception` and which the pool would swallow.
             self._begun.remove(began)
             entry.decode_s = self._clock() - began
             self._metrics.prepare_seconds.observe(entry.decode_s)
@@ -228,10 +237,10 @@ class Batcher:
         try:
             work()
         finally:
-            # Also when something that is no Exception ends a thread: nobody may wait for a thread that is gone.
+            # Also when no `Exception` ended the thread: nobody may wait for a thread that is gone.
             self._launched.put(None)
             if not self._queue.refuses:
-                log.critical("a thread of the model died", thread=threading.current_thread().name)
+                log.critical("model thread died", thread=threading.current_thread().name)
                 self._deliver([(entry, _stopped()) for entry in self._queue.close()])
 
     def _launch_all(self) -> None:
@@ -260,10 +269,10 @@ class Batcher:
         return encoded
 
     def _conclude(self, batch: list[Entry], outcome: Encoded | RetrievalError, began: float) -> None:
-        """A batch that failed is run again input by input, where the device still computes; anything else is answered."""
+        """Answer a batch. A batch that failed is run again input by input while the device still computes."""
         self._begun.remove(began)
         if isinstance(outcome, RetrievalError) and self._runtime.broken:
-            outcome = DependencyUnavailable("the encoder's device has failed and computes nothing any more")
+            outcome = DependencyUnavailable("the encoder's device has failed; its process has to be restarted")
         elif isinstance(outcome, RetrievalError) and len(batch) > 1:
             self._queue.retry_alone(batch)
             self._slots.release()
@@ -271,10 +280,11 @@ class Batcher:
         results = self._results(batch, outcome, began)
         try:
             self._queue.answered(batch, self._clock() - began)
-            self._slots.release()  # the queue knew first, for the next batch depends on it
+            # After the queue was told, for the next batch depends on it.
+            self._slots.release()
             self._observe(batch, began)
         finally:
-            # Whatever raised: the queue has let go of the batch, and would not answer it when it is closed.
+            # Whatever raised: the queue no longer holds the batch, and closing it would not answer these callers.
             self._deliver(list(zip(batch, results, strict=True)))
 
     def _results(self, batch: list[Entry], outcome: Encoded | RetrievalError, began: float) -> list[Result]:
@@ -291,7 +301,8 @@ class Batcher:
         fingerprint = self._runtime.info.fingerprint
         results: list[Result] = []
         for row, (entry, norm) in enumerate(zip(batch, _norms(encoded), strict=True)):
-            if not abs(norm - 1) <= _NORM_TOLERANCE:  # NaN is neither above nor below
+            # Negated, so that NaN fails too.
+            if not abs(norm - 1) <= _NORM_TOLERANCE:
                 results.append(EncodeFailed(f"the model gave an embedding of length {norm:g}, which cannot be used"))
                 continue
             self._last_success = self._clock()
@@ -306,46 +317,46 @@ class Batcher:
         cost, most = sum(entry.cost for entry in batch), self._queue.max_batch_cost
         with self._measuring:
             ended = self._clock()
-            added_s = ended - max(began, self._last_end)  # of the time that the model was busy
+            # Busy time that this batch adds: a batch launched behind another began when that ended.
+            added_s = ended - max(began, self._last_end)
             self._last_end = ended
-            # A batch that was launched behind another one began when that one ended; one beside another began when it did.
             forward_s = added_s if self._runtime.least_cost is None else ended - began
             self._metrics.batch(batch[0].lane, len(batch), cost, most, forward_s)
             if cost < most * _RATE_MIN_FILL:
                 return
-            kept = 0.5 ** (added_s / _RATE_HALF_LIFE_S)
-            self._cost_done = self._cost_done * kept + cost
-            self._busy_s = self._busy_s * kept + max(added_s, 1e-6)
+            decay = 0.5 ** (added_s / _RATE_HALF_LIFE_S)
+            self._cost_done = self._cost_done * decay + cost
+            self._busy_s = self._busy_s * decay + max(added_s, 1e-6)
 
     @property
     def _cost_per_s(self) -> float | None:
-        """What the model does while it is busy; None before the first batch that was a quarter full."""
+        """Cost per second of busy time; None before the first batch that was a quarter full."""
         return self._cost_done / self._busy_s if self._busy_s else None
 
     def _deliver(self, answers: list[tuple[Entry, Result]]) -> None:
-        """From any thread to the waiting tasks."""
+        """Hand results to the waiting tasks, from any thread."""
         for entry, result in answers:
             self._metrics.encoded.labels(entry.lane, result.code if isinstance(result, RetrievalError) else "ok").inc()
         if self._loop is not None:
-            # A closed loop has nobody left who waits.
+            # Nobody waits in a loop that is closed.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(_settle, answers)
 
 
 def _check_shapes(encoded: Encoded, rows: int, info: ModelInfo) -> None:
-    """Raises `EncodeFailed` where a forward did not give one row for each input."""
+    """Raise `EncodeFailed` unless the forward gave a row for each input."""
     vectors, shares, latents = encoded.vectors, encoded.shares, encoded.latents
     if vectors.shape != (rows, info.dimensions):
-        raise EncodeFailed(f"the model gave vectors of shape {vectors.shape}, wanted {(rows, info.dimensions)}")
+        raise EncodeFailed(f"the model gave vectors of shape {vectors.shape}, expected {(rows, info.dimensions)}")
     if shares is not None and (shares.ndim, len(shares), shares.shape[-1]) != (3, rows, 2):
-        raise EncodeFailed(f"the model gave shares of shape {shares.shape}, wanted ({rows}, layers, 2)")
-    wanted = (rows, info.latents, info.dimensions)
-    if latents is not None and latents.shape != wanted:
-        raise EncodeFailed(f"the model gave latents of shape {latents.shape}, wanted {wanted}")
+        raise EncodeFailed(f"the model gave shares of shape {shares.shape}, expected ({rows}, layers, 2)")
+    expected = (rows, info.latents, info.dimensions)
+    if latents is not None and latents.shape != expected:
+        raise EncodeFailed(f"the model gave latents of shape {latents.shape}, expected {expected}")
 
 
 def _norms(encoded: Encoded) -> Float64:
-    """(B,): of each row the length of that vector, embedding or latent, which is furthest from 1."""
+    """Return (B,): for each row the length, furthest from 1, among its embedding and latents."""
     vectors = encoded.vectors[:, None]  # (B, 1, D)
     if encoded.latents is not None:
         vectors = np.concatenate([vectors, encoded.latents], axis=1)
@@ -355,16 +366,16 @@ def _norms(encoded: Encoded) -> Float64:
 
 
 def _row(encoded: Encoded, row: int) -> tuple[Float32, Shares | None, Float32 | None]:
-    """Copies: an embedding that is kept must not keep its batch."""
+    """Copy a row, so that a stored embedding does not keep its whole batch in memory."""
     shares = None if encoded.shares is None else tuple((text, image) for text, image in encoded.shares[row].tolist())
     latents = None if encoded.latents is None else encoded.latents[row].astype(np.float32, copy=True)
     return encoded.vectors[row].astype(np.float32, copy=True), shares, latents
 
 
 def _note_times(results: Sequence[Result]) -> None:
-    if timings := [one.timing for one in results if isinstance(one, Embedding)]:
-        tracing.note(queue_ms=max(one.queue_s for one in timings) * 1e3)
-        tracing.note(encode_ms=max(one.encode_s for one in timings) * 1e3)
+    if timings := [result.timing for result in results if isinstance(result, Embedding)]:
+        tracing.note(queue_ms=max(timing.queue_s for timing in timings) * 1e3)
+        tracing.note(encode_ms=max(timing.encode_s for timing in timings) * 1e3)
 
 
 def _settle(answers: list[tuple[Entry, Result]]) -> None:
@@ -378,12 +389,12 @@ def _stopped() -> DependencyUnavailable:
 
 
 def _attempt(call: Callable[[], T], stage: str) -> T | RetrievalError:
-    """The batcher's catch-all: whatever a model raises becomes an answer, and the threads go on (promise 1)."""
+    """Turn whatever a model raises into an answer, so that the threads go on (docs/promises.md)."""
     try:
         return call()
     except RetrievalError as error:
         return error
     except Exception as error:
-        log.exception("encoder stage raised", stage=stage)
-        # The message of a foreign exception may hold anything, the input included; its type says enough to the caller.
+        log.exception("encoder stage failed", stage=stage)
+        # The message of a library's exception may hold the input, so the caller is told its type alone.
         return EncodeFailed(f"the model raised {type(error).__name__} on this input")

@@ -1,4 +1,4 @@
-"""Inputs waiting in order: two first-in-first-out lanes, searches before bulk. Plain data, no threads; `queue.Queue` guards it."""
+"""Two first-in-first-out lanes of inputs, searches before bulk. Plain data without threads; `queue.Queue` guards it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ Result = Embedding | RetrievalError
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One input on its way to a batch. `cost` is an estimate until `prepared` is there."""
+    """An input on its way to a batch. `cost` is an estimate until `prepared` is set."""
 
     item: Input
     role: Role
     lane: Lane
     future: asyncio.Future[Result]
     cost: int
-    held: int = 0  # of the lane's bound; 0 once it is in a batch or its caller has gone
+    # Its part of the lane's bound; 0 once it is in a batch or its caller has gone.
+    reserved: int = 0
     prepared: Prepared | None = None
     decode_s: float = 0.0
     ready_at: float = 0.0
-    alone: bool = False  # its batch failed: the next forward is its own, so that only the poison input fails
-    gone: bool = False  # nobody waits for it any more
+    # Its batch failed: it is run again by itself, so that only the input at fault fails.
+    alone: bool = False
+    # Its caller has gone.
+    gone: bool = False
 
     @property
     def has_picture(self) -> bool:
@@ -36,7 +39,7 @@ class Entry:
 
 
 class Lanes:
-    """Whose turn it is, and who goes together."""
+    """The order of turns between the lanes, and the inputs that form a batch."""
 
     def __init__(self, searches_per_bulk: int) -> None:
         self._queues: dict[Lane, deque[Entry]] = {lane: deque() for lane in Lane}
@@ -47,21 +50,21 @@ class Lanes:
         self._queues[entry.lane].append(entry)
 
     def put_back(self, entries: Iterable[Entry]) -> None:
-        """To the front, in the order they had."""
+        """Put entries at the front of their lanes, in the order they had."""
         for entry in reversed(list(entries)):
             self._queues[entry.lane].appendleft(entry)
 
     def turn(self) -> Lane | None:
-        """The lane to serve next, None when both are empty. Bulk comes after `searches_per_bulk` searches that it waited for."""
+        """Return the next lane, None when both are empty. Bulk waits for at most `searches_per_bulk` searches."""
         search, bulk = self._waits(Lane.SEARCH), self._waits(Lane.BULK)
         if bulk and (not search or self._searches_in_a_row >= self._searches_per_bulk):
             return Lane.BULK
         return Lane.SEARCH if search else None
 
     def take(self, lane: Lane, budget: int) -> list[Entry]:
-        """The batch at the head of `lane`: first in first out, who has gone dropped, stopped at the budget.
+        """Take the batch at the head of `lane`: first in, first out, without callers who have gone, up to the budget.
 
-        One entry over the budget by itself makes a batch by itself: it would never go otherwise.
+        An entry over the budget is a batch of its own, or it would never go.
         """
         queue = self._queues[lane]
         batch: list[Entry] = []
@@ -90,7 +93,7 @@ class Lanes:
         return [entry.cost for entry in self._queues[lane] if not entry.gone]
 
     def reaches(self, lane: Lane, budget: int) -> bool:
-        """Whether a batch taken now would be as full as it can be."""
+        """Return whether a batch taken now would be full."""
         cost = 0
         for entry in self._queues[lane]:
             cost += 0 if entry.gone else entry.cost

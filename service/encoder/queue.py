@@ -1,7 +1,7 @@
-"""The encoder's queue: admission by cost, inputs to prepare, inputs ready for the model. Thread-safe; knows nothing of the model.
+"""The encoder's queue: admission by cost, inputs to prepare, and inputs ready for the model. Thread-safe.
 
-Three kinds of thread meet here: the event loop admits and discards, the pool takes what is to be prepared and brings it
-back ready, the model thread takes batches. One condition guards everything and is never held while work is done.
+Three kinds of thread use it: the event loop admits and discards, the pools take inputs and bring them back prepared,
+and the model thread takes batches. A single condition guards everything and is never held while work is done.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from service.settings import QueueSettings
 
 @dataclass(frozen=True, slots=True)
 class _Last:
-    """The last batch of a lane: how long to wait for its callers, and how many inputs are ready when all of them ask again."""
+    """The last batch of a lane: how long to wait for its callers, and how many inputs they make ready."""
 
     patience_s: float = 0.0
     until: float = 0.0
@@ -30,8 +30,8 @@ class _Last:
 class Queue:
     """Bounded by cost per lane, from admission until an input is in a batch.
 
-    A call larger than its lane's whole bound is admitted when the lane is empty, else it could never be answered; the
-    bounds on a request (`max_inputs_per_call`, `max_body_bytes`) keep that finite.
+    A call larger than the whole bound of its lane is admitted when the lane is empty, for it could never be answered
+    otherwise. The bounds on a request (`max_inputs_per_call`, `max_body_bytes`) limit its size.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Queue:
         beside: int = 1,
         least_cost: int | None = None,
     ) -> None:
-        """`beside` batches are computed side by side where there is a `least_cost` (`Runtime.least_cost`)."""
+        """Compute `beside` batches side by side if there is a `least_cost` (`Runtime.least_cost`)."""
         self._settings = settings
         self._clock = clock
         self._beside = beside if least_cost else 1
@@ -54,19 +54,26 @@ class Queue:
         # Texts and pictures are prepared apart, so that no text waits behind the decoding of a picture.
         self._unprepared = {pictures: Lanes(settings.searches_per_bulk) for pictures in (False, True)}
         self._ready = Lanes(settings.searches_per_bulk)
-        self._open: set[Entry] = set()  # admitted and not yet in a batch
-        self._taken: set[Entry] = set()  # in a batch and not yet answered
+        # Admitted and not yet in a batch.
+        self._open: set[Entry] = set()
+        # In a batch and not yet answered.
+        self._taken: set[Entry] = set()
         self._held = dict.fromkeys(Lane, 0)
         self._last = dict.fromkeys(Lane, _Last())
         self._draining = False
         self._closed = False
 
     def held(self, lane: Lane) -> int:
+        """Return the cost that is queued in a lane."""
         return self._held[lane]
+
+    def bound(self, lane: Lane, cost_per_s: float | None) -> int:
+        """Return the cost that a lane may hold."""
+        return self._settings.bound(lane, cost_per_s)
 
     @property
     def refuses(self) -> bool:
-        """Draining or closed: nothing is admitted any more."""
+        """Whether the queue is draining or closed and admits nothing."""
         return self._draining or self._closed
 
     @property
@@ -74,9 +81,10 @@ class Queue:
         return self._closed
 
     def admit(self, lane: Lane, entries: Sequence[Entry], cost_per_s: float | None = None) -> int:
-        """All of a call's entries or none. 0 when admitted, else the cost that has to go before the call fits.
+        """Admit all entries of a call or none. Return 0, or the cost that has to be served before the call fits.
 
-        Raises `DependencyUnavailable` when draining or closed: under the lock, for whatever comes after `close` is never answered.
+        Raises `DependencyUnavailable` when draining or closed; it checks under the lock, for entries after `close`
+        get no answer.
         """
         cost = sum(entry.cost for entry in entries)
         with self._changed:
@@ -91,11 +99,12 @@ class Queue:
             return 0
 
     def discard(self, entries: Sequence[Entry]) -> None:
-        """The caller has gone or has its answer: whatever still waits is dropped when its turn comes, and costs nothing now."""
+        """Drop the entries of a caller who has gone or has an answer, and give back their cost at once."""
         with self._changed:
             for entry in entries:
                 entry.gone = True
-                if entry in self._open:  # one that is in a batch keeps its pixels: the model is at them
+                # An entry in a batch keeps its pixels, for the model reads them.
+                if entry in self._open:
                     entry.prepared = None
                 self._release(entry)
             self._changed.notify_all()
@@ -120,14 +129,14 @@ class Queue:
             self._changed.notify_all()
 
     def retry_alone(self, batch: Sequence[Entry]) -> None:
-        """A batch that failed: back to the head of its lane, each entry to be a batch of its own."""
+        """Put a failed batch back at the head of its lane, each entry as a batch of its own."""
         with self._changed:
             self._taken.difference_update(batch)
-            back = [] if self._closed else [entry for entry in batch if not entry.gone]
-            for entry in back:
+            retried = [] if self._closed else [entry for entry in batch if not entry.gone]
+            for entry in retried:
                 entry.alone = True
                 self._hold(entry)
-            self._ready.put_back(back)
+            self._ready.put_back(retried)
             self._changed.notify_all()
 
     def answered(self, batch: Sequence[Entry], forward_s: float) -> None:
@@ -139,9 +148,9 @@ class Queue:
             self._changed.notify_all()
 
     def next_batch(self) -> list[Entry]:
-        """Blocks until there is a batch; empty when drained or closed: the model thread ends.
+        """Block until there is a batch. Empty when drained or closed: the model thread ends.
 
-        Drained is when every batch has been answered too, since one that failed comes back.
+        The queue is drained once every batch is answered, since a failed batch comes back.
         """
         with self._changed:
             while not self._closed:
@@ -160,7 +169,7 @@ class Queue:
         return []
 
     def alone(self, batch: Sequence[Entry]) -> bool:
-        """Nothing but this batch is in the model, or is ready for it."""
+        """Return whether nothing but this batch is in the model or ready for it."""
         with self._changed:
             return len(self._taken) == len(batch) and self._ready.turn() is None
 
@@ -170,21 +179,22 @@ class Queue:
             self._changed.notify_all()
 
     def close(self) -> list[Entry]:
-        """Ends everything. Returns what has no answer yet, the batches in the model included, for the caller to answer."""
+        """Close the queue and return the unanswered entries, those in the model included."""
         with self._changed:
             self._closed = True
-            left = [*self._taken, *self._open]
-            for entry in left:
+            unanswered = [*self._taken, *self._open]
+            for entry in unanswered:
                 self._release(entry)
             self._taken.clear()
             self._changed.notify_all()
-            return left
+            return unanswered
 
     def _worth_waiting_s(self, lane: Lane) -> float:
-        """A full batch goes at once. A smaller one waits a little for what is on its way: inputs that are being prepared, and callers
-        who have just been answered, many of whom ask again. Else those would always find a batch that has just left without them, and
-        all batches would be half as large as they could be. Who waits loses a part of a forward; who comes in that time wins the rest
-        of one."""
+        """Return how long to wait for a fuller batch: not at all for a full one, else a part of a forward.
+
+        Waiting lets clients that were just answered, and inputs that are being prepared, join the next batch;
+        otherwise two half-full batches alternate for ever.
+        """
         if self.refuses or self._ready.reaches(lane, self._budget(lane)):
             return 0.0
         last, head, until = self._last[lane], self._ready.head(lane), 0.0
@@ -195,24 +205,29 @@ class Queue:
         return until - self._clock()
 
     def _budget(self, lane: Lane) -> int:
-        """Of the next batch. Those that are computed side by side are to be alike: one that took all that is ready would leave the others
-        without, and its callers, who come back together, would find them so again."""
+        """Return the cost of the next batch. Batches that are computed side by side share what is ready in equal parts.
+
+        A batch that took everything would leave the other threads idle, and its callers, who come back together,
+        would repeat that.
+        """
         ready = self._ready.costs(lane)
-        there = sum(ready) + sum(entry.cost for entry in self._taken if entry.lane is lane)
-        parts = min(self._beside, there // self._least_cost)
+        total = sum(ready) + sum(entry.cost for entry in self._taken if entry.lane is lane)
+        parts = min(self._beside, total // self._least_cost)
         if parts < 2 or not ready or (not self._taken and parts < self._beside):
-            return self.max_batch_cost  # too little for all of them: if it is alone, all compute it together
-        return min(self.max_batch_cost, (there - 1) // parts + min(ready))  # rounded up to whole inputs
+            # Too little to share: if it is alone, all threads compute it together.
+            return self.max_batch_cost
+        # Rounded up to whole inputs.
+        return min(self.max_batch_cost, (total - 1) // parts + min(ready))
 
     def _preparing(self, lane: Lane) -> bool:
         return any(entry.prepared is None for entry in self._open if entry.lane is lane)
 
     def _hold(self, entry: Entry) -> None:
-        entry.held = entry.cost
-        self._held[entry.lane] += entry.held
+        entry.reserved = entry.cost
+        self._held[entry.lane] += entry.reserved
         self._open.add(entry)
 
     def _release(self, entry: Entry) -> None:
-        self._held[entry.lane] -= entry.held
-        entry.held = 0
+        self._held[entry.lane] -= entry.reserved
+        entry.reserved = 0
         self._open.discard(entry)

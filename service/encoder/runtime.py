@@ -1,4 +1,4 @@
-"""The model behind the batcher: the only module of the service that imports torch, and only its assembly imports this one."""
+"""The model behind the batcher: the only module of the service that imports torch; only `service.wiring` imports it."""
 
 from __future__ import annotations
 
@@ -23,23 +23,26 @@ from service.observability.metrics import DeviceState
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-_MIN_BATCH_COST = 512  # below it texts go in batches too small: 16 tokens each, 32 of them are 1.5 times faster than 8
+# Below it batches of texts are too small: of 16 tokens each, 32 are 1.5 times faster than 8.
+_MIN_BATCH_COST = 512
 _MAX_BATCH_COST = 131_072
-_WORTH_IT = 1.05  # a compiled tower is kept when it is this much faster
-# Threads with batches of their own are kept unless one batch by all of them is this much faster on a machine that does nothing else:
-# on one that does, nobody waits for the slowest.
-_WORTH_LOSING = 1.25
-_WORTH_WAITING = 1.1  # and batches twice as large, behind which searches wait twice as long
-_TEXT = " ".join(["word"] * 24)  # of a document that is measured with
-_DOCUMENTS = 8  # for each thread
+# A compiled tower is kept if it is at least this much faster.
+_MIN_SPEEDUP_TO_COMPILE = 1.05
+# Threads share each batch if that is this much faster on an idle machine than a batch for each thread; on a busy
+# machine sharing means waiting for the slowest thread.
+_MIN_SPEEDUP_TO_SHARE_THREADS = 1.25
+# Batches are doubled, and searches wait twice as long behind them, if that is this much faster.
+_MIN_SPEEDUP_TO_DOUBLE = 1.1
+# The document that measurements use, and how many of them each thread gets.
+_TEXT = " ".join(["word"] * 24)
+_DOCUMENTS = 8
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_MEMORY_SHARE = (
-    0.7  # of the memory there is for us that a measured batch may take; inputs differ, and other things want some
-)
+# The share of the available memory that a measured batch may take: inputs differ, and other work needs some.
+_MEMORY_SHARE = 0.7
 
 
 class TorchRuntime:
-    """A `Runtime` over a `Retriever`. `launch` belongs to one thread; the rest may be called from any."""
+    """A `Runtime` over a `Retriever`. Only one thread calls `launch`; everything else may be called from any thread."""
 
     def __init__(self, retriever: Retriever, limits: Limits) -> None:
         self._retriever = retriever
@@ -47,8 +50,8 @@ class TorchRuntime:
         self._oom_recoveries = 0
         self._broken = False
         self._threads = ForwardThreads() if retriever.device.type == "cpu" else None
-        self._picture = self.prepare(Input(image=_dot()), Role.DOCUMENT)
-        self._document = self.prepare(Input(_TEXT, _dot()), Role.DOCUMENT)
+        self._picture = self.prepare(Input(image=_one_pixel_png()), Role.DOCUMENT)
+        self._document = self.prepare(Input(_TEXT, _one_pixel_png()), Role.DOCUMENT)
 
     @classmethod
     def load(
@@ -74,7 +77,7 @@ class TorchRuntime:
 
     @property
     def in_flight(self) -> int:
-        """A CPU has one in each thread; another device one that it works on and one behind it, for more would only make searches wait."""
+        """A CPU computes a batch in each thread; another device computes one and has one queued."""
         if self._retriever.device.type != "cpu":
             return 2
         return self._threads.count if self._threads else 1
@@ -85,7 +88,7 @@ class TorchRuntime:
 
     @property
     def broken(self) -> bool:
-        """After an assertion that failed inside a kernel, CUDA fails every call of its process."""
+        """Whether CUDA fails every call of this process, as it does after an assertion failed inside a kernel."""
         return self._broken
 
     def state(self) -> DeviceState:
@@ -94,7 +97,7 @@ class TorchRuntime:
         return DeviceState(retriever.tokens, retriever.padding, self._oom_recoveries, _memory_bytes(retriever.device))
 
     def estimate(self, item: Input) -> int:
-        """No tokeniser makes more tokens than a text has bytes, but for the special ones at its ends."""
+        """Return an upper bound: a tokenizer makes at most a token for each byte, and special ones at the ends."""
         text_cost = 0
         if item.text:
             most = min(len(item.text.encode("utf-8", "replace")) + 2, self.info.max_text_tokens)
@@ -105,21 +108,22 @@ class TorchRuntime:
         return self._retriever.prepare(item, role, self._limits)
 
     def launch(self, batch: Sequence[Prepared], *, alone: bool) -> Callable[[], Encoded]:
-        """A batch that does not fit into the device's memory is halved until it does; raises `EncodeFailed` for one input that
-        does not fit by itself. On a CPU one that is alone has all threads, in each operation; else each has one."""
+        """Start a batch, halved until it fits into memory. Raises `EncodeFailed` for an input that does not fit.
+
+        On a CPU a batch that is alone uses all threads in each operation, else each batch has a thread.
+        """
         if self._threads and not alone:
             return self._threads.launch(self._retriever.launch, batch)
-        wait = self._seen_to(lambda: self._launch(batch))
-        return lambda: self._seen_to(wait)
+        wait = self._checking_device(lambda: self._launch(batch))
+        return lambda: self._checking_device(wait)
 
-    def _seen_to(self, work: Callable[[], T]) -> T:
-        """What `work` gives. When it raises, which may be long after the kernel that is to blame, the device is asked whether it still
-        computes."""
+    def _checking_device(self, work: Callable[[], T]) -> T:
+        """Return the result of `work`. If it raises, check whether the device still computes."""
         try:
             return work()
         except RuntimeError:
             if not self._broken and not _computes(self._retriever.device):
-                log.critical("the device computes nothing any more", device=str(self._retriever.device))
+                log.critical("device failed", device=str(self._retriever.device))
                 self._broken = True
             raise
 
@@ -128,21 +132,21 @@ class TorchRuntime:
             return self._retriever.launch(batch)
         except torch.OutOfMemoryError as error:
             reason = str(error).partition("\n")[0]
-        # Outside the handler: the traceback holds the tensors of the forward that failed.
+        # Outside the handler, whose traceback holds the tensors of the failed forward.
         torch.cuda.empty_cache()
         if len(batch) == 1:
             raise EncodeFailed(
                 f"this input of {batch[0].cost} positions does not fit into the memory of {self._retriever.device}"
             )
         self._oom_recoveries += 1
-        log.warning("out of memory, batch is halved", inputs=len(batch), reason=reason)
+        log.warning("batch halved, out of memory", inputs=len(batch), reason=reason)
         middle = len(batch) // 2
         halves = [self._launch(part)() for part in (batch[:middle], batch[middle:])]
         return lambda: Encoded.joined(halves)
 
     def warm_up(self) -> None:
-        """One forward of every kind, so that the first caller does not pay for lazy initialisation."""
-        items = [Input("warm up"), Input(image=_dot()), Input("warm up", _dot())]
+        """Run a forward of every kind, so that the first caller does not wait for lazy initialisation."""
+        items = [Input("warm up"), Input(image=_one_pixel_png()), Input("warm up", _one_pixel_png())]
         for role in Role:
             batch = [self.prepare(item, role) for item in items]
             self.launch(batch, alone=True)()
@@ -150,24 +154,29 @@ class TorchRuntime:
                 wait()
 
     def choose_threads(self) -> None:
-        """A model of many small operations is faster with all threads in each of them: Python runs one thread at a time, and has a
-        part in every operation."""
+        """Choose between a batch for each thread and all threads for each batch, by measurement.
+
+        A model of many small operations is faster with all threads in each operation, for Python runs one thread at
+        a time.
+        """
         if self._threads is None:
             return
         threads, count = self._threads, self._threads.count * max(_DOCUMENTS, LEAST_COST // self._document.cost + 1)
-        apart = self._per_s(self._document, count)
+        apart = self._throughput(self._document, count)
         self._threads = None
-        together = self._per_s(self._document, count)
-        if apart * _WORTH_LOSING > together:
+        together = self._throughput(self._document, count)
+        if apart * _MIN_SPEEDUP_TO_SHARE_THREADS > together:
             self._threads = threads
         log.info("threads chosen", apart=self._threads is threads, documents_per_s=round(max(apart, together), 1))
 
     def best_batch_cost(self, within_s: float = 1.5) -> int:
-        """The smallest batch budget that is about as fast as any: batches of text and image are doubled while that pays, fits into
-        memory and was measured `within_s`. Larger batches than that only make searches wait behind them."""
+        """Return the smallest batch budget that is about as fast as any, for larger batches only delay searches.
+
+        Batches of text and image are doubled while that is faster, fits into memory and `within_s` is not over.
+        """
         until = time.monotonic() + within_s
         count, best_rate = 1, 0.0
-        while (rate := self._per_s(self._document, count)) > best_rate * _WORTH_WAITING:
+        while (rate := self._throughput(self._document, count)) > best_rate * _MIN_SPEEDUP_TO_DOUBLE:
             best, best_rate = count, rate
             count *= 2
             if time.monotonic() > until or count * self._document.cost > _MAX_BATCH_COST or not self._has_room():
@@ -177,33 +186,36 @@ class TorchRuntime:
         return cost
 
     def compile_if_faster(self) -> bool:
-        """Compiles the vision tower and keeps it compiled if that is faster here than packing it. Takes a minute or more.
+        """Compile the vision tower, and keep it so if that is faster than packing it. Takes a minute or more.
 
-        One picture and several have code of their own. Nothing is compiled after the start: what the warm-up did not bring is computed as
-        it was written, for compiling while somebody waits would hold every batch behind it, and be taken for a stuck forward.
+        A single picture and several pictures have separate code. Nothing is compiled after the start, for compiling
+        would hold up every batch and look like a stuck forward; shapes that the warm-up did not bring are computed
+        without compilation.
         """
         tower = self._retriever.vision_tower
         count = max(1, _MIN_BATCH_COST // self._picture.cost)
         try:
             tower.compile(dynamic=True)
-            self._per_s(self._picture, 1)
-            compiled = self._per_s(self._picture, count)
-        except Exception as error:  # noqa: BLE001  a compiler has many ways to fail, and none of them is a reason not to serve
-            log.warning("the vision tower does not compile", reason=f"{type(error).__name__}: {error}"[:300])
+            self._throughput(self._picture, 1)
+            compiled = self._throughput(self._picture, count)
+        except Exception as error:  # noqa: BLE001  whatever a compiler raises, the plain tower serves
+            log.warning("compilation failed", reason=f"{type(error).__name__}: {error}"[:300])
             compiled = 0.0
         call, tower._compiled_call_impl = tower._compiled_call_impl, None
         unpack = pack_linears(tower) if self._retriever.packs else lambda: None
-        plain = self._per_s(self._picture, count)
-        faster = compiled > plain * _WORTH_IT
+        plain = self._throughput(self._picture, count)
+        faster = compiled > plain * _MIN_SPEEDUP_TO_COMPILE
         if faster:
             unpack()
             tower._compiled_call_impl = call
             torch.compiler.set_stance("eager_on_recompile")  # of the process, which has no other model to compile
-        log.info("compiled", kept=faster, images_per_s=round(compiled, 1), plain_images_per_s=round(plain, 1))
+        log.info(
+            "compilation measured", kept=faster, images_per_s=round(compiled, 1), plain_images_per_s=round(plain, 1)
+        )
         return faster
 
-    def _per_s(self, item: Prepared, count: int) -> float:
-        """The best of three, the first of which pays for allocation; 0 when they do not fit into memory. Threads have a share each."""
+    def _throughput(self, item: Prepared, count: int) -> float:
+        """Return inputs per second, the best of three runs, or 0 when they do not fit into memory."""
         threads = self._threads.count if self._threads else 1
         shares = [count // threads + (thread < count % threads) for thread in range(threads)]
         seconds = []
@@ -214,7 +226,7 @@ class TorchRuntime:
                     wait()
                 seconds.append(time.perf_counter() - began)
             return count / min(seconds)
-        # What it took before it failed would be missing elsewhere, and make the next measurement end too soon.
+        # Memory taken before the failure would be missing elsewhere, and end the next measurement too soon.
         torch.cuda.empty_cache()
         return 0.0
 
@@ -225,13 +237,14 @@ class TorchRuntime:
         if self._retriever.device.type != "cuda":
             return True
         device = self._retriever.device
-        free, _ = torch.cuda.mem_get_info(device)  # other processes may have some of the total
-        ours = torch.cuda.memory_reserved(device) + free
-        return torch.cuda.max_memory_reserved(device) * 2 < ours * _MEMORY_SHARE
+        # Other processes may use some of the total.
+        free, _ = torch.cuda.mem_get_info(device)
+        available = torch.cuda.memory_reserved(device) + free
+        return torch.cuda.max_memory_reserved(device) * 2 < available * _MEMORY_SHARE
 
 
 def _computes(device: torch.device) -> bool:
-    """Whether CUDA does anything at all; any other device that fails one call does the next."""
+    """Return whether CUDA still computes; any other device recovers from a failed call."""
     if device.type != "cuda":
         return True
     try:
@@ -245,7 +258,7 @@ def _computes(device: torch.device) -> bool:
 
 
 def _memory_bytes(device: torch.device) -> dict[str, int]:
-    """`used` by tensors, `reserved` by torch for them, `total` of the device; nothing where it has no memory of its own."""
+    """Return the bytes `used` by tensors, `reserved` by torch and `total` of a device with its own memory."""
     if device.type != "cuda":
         return {}
     return {
@@ -255,34 +268,36 @@ def _memory_bytes(device: torch.device) -> dict[str, int]:
     }
 
 
-def choose_device(wanted: str) -> str:
-    """`auto` is the first of CUDA, MPS and CPU that is there."""
-    if wanted != "auto":
-        return wanted
+def choose_device(device: str) -> str:
+    """Return the device; `auto` is the first of CUDA, MPS and CPU that this machine has."""
+    if device != "auto":
+        return device
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def choose_dtype(wanted: str, device: str) -> torch.dtype:
-    """`auto` is float32 on a CPU, where it is exact, and half of it on CUDA, bfloat16 where the device has it."""
-    if wanted != "auto":
-        return dtype_of(wanted)
+def choose_dtype(precision: str, device: str) -> torch.dtype:
+    """Return the type to compute in; `auto` is float32 on a CPU, and bfloat16, else float16, on CUDA."""
+    if precision != "auto":
+        return dtype_of(precision)
     if not device.startswith("cuda"):
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 def _keep_freed_memory() -> None:
-    """glibc hands large blocks back to the kernel as they are freed, and the next forward waits for as many page faults: a sixth of
-    its time with batches of eight images. Another C library may have no such switch."""
+    """Make glibc keep freed memory. Returned to the kernel, it costs page faults: a sixth of a forward of eight images.
+
+    Other C libraries have no such switch.
+    """
     with contextlib.suppress(AttributeError, OSError):
         libc = ctypes.CDLL(None)
         for option, value in ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, (1 << 31) - 1)):
             libc.mallopt(option, value)
 
 
-def _dot() -> bytes:
+def _one_pixel_png() -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (1, 1), "white").save(file, "PNG")
     return file.getvalue()

@@ -286,7 +286,9 @@ async def test_a_full_queue_refuses_at_once(make_batcher: Make, runtime: Any) ->
     waiting = send(batcher, "12345678")
     await asyncio.sleep(0)
     for call in (["123"], ["1", "1", "1"]):  # one rule for a single input and a batch: cost
-        with pytest.raises(Overloaded, match="search queue") as refused:
+        with pytest.raises(
+            Overloaded, match=r"the search queue .* is full: \d+ cost units are queued, the limit is \d+"
+        ) as refused:
             await asyncio.wait_for(send(batcher, *call), 1)
         assert refused.value.retry_after_s > 0
     fits = send(batcher, "12")

@@ -120,7 +120,7 @@ def test_the_budget_counts_on_free_memory_alone(tiny: TorchRuntime, monkeypatch:
 def test_the_budget_is_the_smallest_that_is_about_as_fast(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime_module, "_MIN_BATCH_COST", 1)
     rates = {1: 10.0, 2: 18.0, 4: 30.0, 8: 31.0, 16: 40.0}
-    monkeypatch.setattr(tiny, "_per_s", lambda _item, count: rates[count])
+    monkeypatch.setattr(tiny, "_throughput", lambda _item, count: rates[count])
     assert tiny.best_batch_cost(within_s=60) == 4 * tiny._document.cost
     assert tiny.best_batch_cost(within_s=0) == tiny._document.cost
 
@@ -129,8 +129,8 @@ def test_the_budget_ends_where_memory_does(tiny: TorchRuntime, monkeypatch: pyte
     monkeypatch.setattr(runtime_module, "_MIN_BATCH_COST", 1)
     tiny._threads = None  # a device takes a batch whole
     with_memory_for(tiny, 5 * tiny._document.cost, monkeypatch)
-    measured = tiny._per_s
-    monkeypatch.setattr(tiny, "_per_s", lambda item, count: count * float(measured(item, count) > 0))
+    measured = tiny._throughput
+    monkeypatch.setattr(tiny, "_throughput", lambda item, count: count * float(measured(item, count) > 0))
     assert tiny.best_batch_cost(within_s=60) == 4 * tiny._document.cost
 
 
@@ -138,7 +138,7 @@ def test_the_budget_ends_where_memory_does(tiny: TorchRuntime, monkeypatch: pyte
 def test_batches_of_their_own_for_threads_unless_that_is_much_slower(
     tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch, apart: float, kept: bool
 ) -> None:
-    monkeypatch.setattr(tiny, "_per_s", lambda _item, _count: 100.0 if tiny._threads is None else apart)
+    monkeypatch.setattr(tiny, "_throughput", lambda _item, _count: 100.0 if tiny._threads is None else apart)
     tiny.choose_threads()
     assert (tiny._threads is not None) is kept
 
@@ -163,7 +163,7 @@ def test_auto_is_exact_on_a_cpu() -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_serving_compiles_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     """Whatever the number of images in a batch, and the threads that they are spread over."""
-    monkeypatch.setattr(runtime_module, "_WORTH_IT", 0.0)  # keep it, however fast it is
+    monkeypatch.setattr(runtime_module, "_MIN_SPEEDUP_TO_COMPILE", 0.0)  # keep it, however fast it is
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -197,7 +197,7 @@ def test_compiling_changes_nothing_but_speed(
     folder: Path, make_image: Callable[..., bytes], need: Callable[[bool, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need(shutil.which("g++") is not None or shutil.which("clang++") is not None, "a C++ compiler")
-    monkeypatch.setattr(runtime_module, "_WORTH_IT", 0.0)  # keep it, however fast it is
+    monkeypatch.setattr(runtime_module, "_MIN_SPEEDUP_TO_COMPILE", 0.0)  # keep it, however fast it is
     plain, compiled = load(folder), load(folder, compiled=True)
     assert compiled._retriever.vision_tower._compiled_call_impl is not None
     item = plain.prepare(Input("what is this", make_image("blue")), Role.QUERY)
@@ -215,7 +215,7 @@ def test_what_does_not_compile_runs_as_it_is(folder: Path, monkeypatch: pytest.M
             raise RuntimeError("no compiler")
         return 10.0
 
-    monkeypatch.setattr(runtime, "_per_s", measure)
+    monkeypatch.setattr(runtime, "_throughput", measure)
     assert runtime.compile_if_faster() is False
     assert runtime._retriever.vision_tower._compiled_call_impl is None
 
