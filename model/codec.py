@@ -9,7 +9,8 @@ result  {"embedding": D little-endian float32 in bytes, "dropped_tokens", "cost"
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,13 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import EncodeFailed, InvalidInput, RetrievalError, error_class
+from model.errors import EncodeFailed, InvalidInput, RetrievalError, TooLarge, error_class
 from model.types import Embedding, Float32, Input, ModelInfo, Role, Timing
 
 MEDIA_TYPE = "application/msgpack"
 _CALL_FIELDS, _INPUT_FIELDS = {"role", "lane", "inputs"}, {"text", "image"}
+_MAX_FIELDS = 16
+_OVER_THE_LIMIT = re.compile(r"(\d+) exceeds max_array_len\(\d+\)")
 _TIMES = ("decode_s", "queue_s", "encode_s")
 _HALVES = "surrogatepass"  # half a surrogate pair is no UTF-8, but text that a model takes: it goes the way that the rest goes
 
@@ -40,11 +43,11 @@ def pack_call(inputs: Sequence[Input], role: Role, lane: str) -> bytes:
     return _pack({"role": role.value, "lane": lane, "inputs": items})
 
 
-def unpack_call(data: bytes) -> Call:
-    """Raises `InvalidInput` for what is no call at all."""
-    body = _object(data)
+def unpack_call(data: bytes, max_inputs: int = 256) -> Call:
+    """Raises `InvalidInput` for what is no call at all, and `TooLarge` for too many inputs, before they are built."""
+    body = _object(data, max_inputs)
     if unknown := body.keys() - _CALL_FIELDS:
-        raise InvalidInput(f"unknown fields: {', '.join(sorted(map(str, unknown)))}", field="body")
+        raise InvalidInput(f"unknown fields: {_names(unknown)}", field="body")
     role, lane, inputs = body.get("role"), body.get("lane"), body.get("inputs")
     if role not in tuple(Role):
         raise InvalidInput(f"role is {role!r:.100}, expected query or document", field="role")
@@ -74,7 +77,7 @@ def _input(item: Any) -> Input | InvalidInput:
     if not isinstance(item, Mapping):
         return InvalidInput(f"an input is {type(item).__name__}, expected a map of text and image")
     if unknown := item.keys() - _INPUT_FIELDS:
-        return InvalidInput(f"unknown fields of an input: {', '.join(sorted(map(str, unknown)))}")
+        return InvalidInput(f"unknown fields of an input: {_names(unknown)}")
     text, image = item.get("text"), item.get("image")
     if not (text is None or isinstance(text, str)):
         return InvalidInput(f"text is {type(text).__name__}, expected a string", field="text")
@@ -126,11 +129,38 @@ def _pack(value: Any) -> bytes:
     return packed
 
 
-def _object(data: bytes) -> dict[Any, Any]:
+def _names(fields: Iterable[Any]) -> str:
+    return ", ".join(sorted(f"{field!s:.60}" for field in fields))
+
+
+def _object(data: bytes, max_inputs: int | None = None) -> dict[Any, Any]:
+    """Unpack a map. With `max_inputs` it may hold one list, and its maps are as small as those of a call."""
+    bounds: dict[str, Any] = {}
+    if max_inputs is not None:
+        bounds = {"max_array_len": max_inputs, "max_map_len": _MAX_FIELDS, "list_hook": _OneList(), "max_ext_len": 0}
     try:
-        value = msgpack.unpackb(data, raw=False, strict_map_key=False, unicode_errors=_HALVES)
+        value = msgpack.unpackb(data, raw=False, strict_map_key=False, unicode_errors=_HALVES, **bounds)
+    except RetrievalError:
+        raise
     except (ValueError, msgpack.UnpackException) as error:
+        if count := _OVER_THE_LIMIT.fullmatch(str(error)):
+            raise TooLarge(
+                f"{count[1]} inputs in one call, limit is {max_inputs}", field="inputs", limit=max_inputs
+            ) from error
         raise InvalidInput(f"the body is not msgpack: {error or type(error).__name__}", field="body") from error
     if not isinstance(value, dict):
         raise InvalidInput(f"the body is {type(value).__name__}, expected a map", field="body")
     return value
+
+
+class _OneList:
+    """Called with every list that is built. The list of inputs is the only one of a call: a second one stops the reading."""
+
+    def __init__(self) -> None:
+        self._seen = False
+
+    def __call__(self, values: list[Any]) -> list[Any]:
+        if self._seen:
+            raise InvalidInput("the body holds several lists; a call has one, its inputs", field="body")
+        self._seen = True
+        return values

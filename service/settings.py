@@ -282,6 +282,13 @@ class Settings(BaseSettings):
         512 * MIB, description="all request bodies held at once, streams not counted; read and decoded they take more"
     )
     max_stream_bytes: Positive = Field(4096 * MIB, description="one NDJSON stream of documents")
+    max_json_bytes: Positive = Field(8 * MIB, description="one request body of a call that takes no image")
+    max_json_values: Positive = Field(
+        100_000, description="commas and opening brackets of one JSON body, which is how much there is to build from it"
+    )
+    max_documents_values: Positive = Field(
+        1_000_000, description="the same of a JSON list of documents, or of one line of an NDJSON stream"
+    )
     max_image_bytes: Positive = Field(20 * MIB, description="one image file")
     max_image_px: Positive = Field(50_000_000, description="width times height of one image")
     max_text_chars: Positive = Field(100_000, description="one text; over the model's token limit it is truncated")
@@ -509,6 +516,12 @@ class Settings(BaseSettings):
     @property
     def quotas(self) -> QuotaSettings:
         return QuotaSettings(self.key_requests_per_s, self.key_burst_requests, self.key_requests_in_flight)
+
+    @property
+    def list_limits(self) -> dict[str, int]:
+        """The longest list that a request body may have, by its field."""
+        inputs = self.max_inputs_per_call
+        return {"searches": self.max_searches_per_call, "inputs": inputs, "input": inputs}
 
     @property
     def connections(self) -> ConnectionTimeouts:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from indexer.filters.nodes import (
@@ -108,7 +109,7 @@ def _leaf(value: Mapping[Any, Any], keys: set[Any], at: str) -> Filter:
             return _OPERATORS[operator](_field(value["field"], at), value[operator], f"{at}.{operator}")
     if len(keys) > 1 and keys <= {"field", *_BOUNDS} and "field" in keys:
         return _range(_field(value["field"], at), {key: value[key] for key in _BOUNDS if key in keys}, at)
-    raise _invalid(at, f"has the keys {sorted(map(str, keys))}", value, _FORMS)
+    raise _invalid(at, f"has the keys {_some(keys)}", value, _FORMS)
 
 
 def _exists(field: str, value: object, at: str) -> Filter:
@@ -258,8 +259,22 @@ def _invalid(at: str, problem: str, value: object, limit: object) -> InvalidInpu
     return InvalidInput(f"{at} {problem}, allowed: {limit}", field=at, value=_shown(value), limit=limit)
 
 
+def _some(keys: set[Any]) -> str:
+    """Name a few keys of a filter that has too many or the wrong ones."""
+    first = (
+        ", ".join(f"{key!s:.60}" for key in islice(keys, 5))
+        if len(keys) > 5
+        else ", ".join(sorted(f"{key!s:.60}" for key in keys))
+    )
+    return f"{first} and {len(keys) - 5} more" if len(keys) > 5 else first
+
+
 def _shown(value: object) -> object:
     """The value for the error: as it is when small and writable as JSON, else cut short."""
+    if isinstance(value, Mapping | list) and len(value) > 50:
+        return f"{len(value)} values"
+    if isinstance(value, str):
+        return value if len(value) <= 200 else value[:200] + "…"
     try:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,23 +12,21 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from indexer.domain.documents import Incoming, Rejected
-from model.errors import InvalidInput, InvalidJson, RetrievalError, TooLarge
+from model.errors import InvalidInput, RetrievalError, TooLarge
 from model.types import Limits
+from service.http.json_body import read_json
 from service.http.problems import not_json
 from service.inputs import images, inputs
 from service.schemas.documents import DocumentIn
 from service.schemas.validation import invalid
 from service.settings import Settings
 
-_PAUSE_EVERY = 32  # documents between two turns of the event loop: decoding base64 takes it otherwise
+# Others have a turn of the event loop after so long at the latest.
+_TURN_S = 0.01
 
 _document = TypeAdapter(DocumentIn)
 
-_LIST_BEGINS = re.compile(r'[ \t\r\n]*(\{[ \t\r\n]*"documents"[ \t\r\n]*:[ \t\r\n]*)?\[[ \t\r\n]*')
-_LIST_GOES_ON = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
-_LIST_ENDS = re.compile(r"[ \t\r\n]*\][ \t\r\n]*")
-_OBJECT_ENDS = re.compile(r"[ \t\r\n]*\][ \t\r\n]*\}[ \t\r\n]*")
-_PYTHONS = json.JSONDecoder(parse_int=float)  # to int it turns no more than some thousand digits
+_MAX_DEPTH, _MAX_FIELDS = 100, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +38,7 @@ class Bounds:
     max_metadata_depth: int
     max_documents: int
     max_line_bytes: int
+    max_values: int = 1_000_000
 
     @classmethod
     def of(cls, settings: Settings) -> Bounds:
@@ -50,20 +48,16 @@ class Bounds:
             settings.max_metadata_depth,
             settings.max_documents_per_call,
             settings.max_body_bytes,
+            settings.max_documents_values,
         )
 
 
 def documents_in(body: bytes, bounds: Bounds) -> list[Any]:
-    """The documents of a JSON body, not yet looked at; one that is no JSON, such as one with NaN, is its error.
-
-    Raises what is wrong with the body as a whole.
-    """
+    """Return the documents of a JSON body, unchecked. Raises what is wrong with the body as a whole."""
     try:
-        value = orjson.loads(body)
+        value = read_json(body, bounds.max_values)
     except orjson.JSONDecodeError as error:
-        value = _apart(body, bounds.max_documents)
-        if value is None:
-            raise not_json("the body", error) from error
+        raise not_json("the body", error) from error
     if isinstance(value, dict):
         if unknown := [key for key in value if key != "documents"]:
             raise InvalidInput(
@@ -83,21 +77,21 @@ def documents_in(body: bytes, bounds: Bounds) -> list[Any]:
 
 
 async def each(values: list[Any], bounds: Bounds) -> AsyncIterator[Incoming | Rejected]:
+    turns = _Turns()
     for position, value in enumerate(values):
-        if position % _PAUSE_EVERY == 0:
-            await asyncio.sleep(0)
+        await turns.give()
         yield incoming(position, value, bounds)
 
 
 async def each_line(stream: AsyncIterator[bytes], bounds: Bounds) -> AsyncIterator[Incoming | Rejected]:
     """NDJSON as it arrives. A position is that of the line from 0; blank lines have theirs, and are no documents."""
     position = 0
+    turns = _Turns()
     async for line in _lines(stream, bounds.max_line_bytes):
         if line is None or line.strip():
             yield _of_line(position, line, bounds)
         position += 1
-        if position % _PAUSE_EVERY == 0:
-            await asyncio.sleep(0)
+        await turns.give()
 
 
 def incoming(position: int, value: Any, bounds: Bounds) -> Incoming | Rejected:
@@ -105,12 +99,13 @@ def incoming(position: int, value: Any, bounds: Bounds) -> Incoming | Rejected:
     given_id = value.get("id") if isinstance(value, dict) else None
     shown_id = given_id[:512] if isinstance(given_id, str) else None
     try:
-        if isinstance(value, InvalidJson):
+        if isinstance(value, RetrievalError):
             raise value
+        _check_form(value)
         document = _document.validate_python(value)
         return _checked(position, document, bounds)
     except ValidationError as error:
-        wrong: RetrievalError = invalid(error.errors(include_url=False))
+        wrong: RetrievalError = invalid(error)
     except RetrievalError as error:
         wrong = error
     return Rejected(position, shown_id, wrong.code, wrong.detail)
@@ -128,6 +123,35 @@ def _checked(position: int, document: DocumentIn, bounds: Bounds) -> Incoming:
         image_url=source if isinstance(source, str) else None,
         metadata=document.metadata,
     )
+
+
+class _Turns:
+    """Gives the other callers their turn of the event loop when this one has had it for long."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    async def give(self) -> None:
+        if time.monotonic() - self._since > _TURN_S:
+            await asyncio.sleep(0)
+            self._since = time.monotonic()
+
+
+def _check_form(value: Any) -> None:
+    """Refuse what would take validation long: thousands of fields, or lists inside lists a thousand deep."""
+    depth, level = 0, [value]
+    while level:
+        if (depth := depth + 1) > _MAX_DEPTH:
+            raise InvalidInput(f"the document is nested over {_MAX_DEPTH} deep beside its metadata")
+        inner: list[Any] = []
+        for part in level:
+            if isinstance(part, dict | list) and len(part) > _MAX_FIELDS:
+                raise InvalidInput(f"{len(part)} fields or values beside the metadata, limit is {_MAX_FIELDS}")
+            if isinstance(part, dict):
+                inner += [member for name, member in part.items() if name != "metadata"]
+            elif isinstance(part, list):
+                inner += part
+        level = inner
 
 
 def _check_metadata(metadata: dict[str, Any], bounds: Bounds) -> None:
@@ -151,38 +175,12 @@ def _of_line(position: int, line: bytes | None, bounds: Bounds) -> Incoming | Re
     if line is None:
         return Rejected(position, None, TooLarge.code, f"the line is over {bounds.max_line_bytes} bytes")
     try:
-        value = orjson.loads(line)
+        value = read_json(line, bounds.max_values)
     except orjson.JSONDecodeError as error:
         value = not_json("the line", error)
+    except TooLarge as error:
+        value = error
     return incoming(position, value, bounds)
-
-
-def _apart(body: bytes, max_documents: int) -> list[Any] | None:
-    """The documents of a list in which strict JSON and what Python takes for it are side by side; None for any other body.
-
-    Python's parser, which takes NaN, says where each ends. What it makes of them is not used: it takes more than NaN.
-    """
-    documents: list[Any] = []
-    try:
-        text = body.decode()
-        begin = _LIST_BEGINS.match(text)
-        ends = _OBJECT_ENDS if begin and begin[1] else _LIST_ENDS
-        while begin is not None and len(documents) < max_documents:
-            _, end = _PYTHONS.raw_decode(text, begin.end())
-            documents.append(_strict(text[begin.end() : end]))
-            if ends.fullmatch(text, end):
-                return documents
-            begin = _LIST_GOES_ON.match(text, end)
-    except (ValueError, RecursionError):
-        pass
-    return None
-
-
-def _strict(document: str) -> Any:
-    try:
-        return orjson.loads(document)
-    except orjson.JSONDecodeError as error:
-        return not_json("the document", error)
 
 
 async def _lines(stream: AsyncIterator[bytes], max_line_bytes: int) -> AsyncIterator[bytes | None]:
@@ -197,6 +195,9 @@ async def _lines(stream: AsyncIterator[bytes], max_line_bytes: int) -> AsyncIter
             yield None if too_long else bytes(pending)
             pending.clear()
         skipping = skipping or len(pending) + len(rest) > max_line_bytes
-        pending = bytearray() if skipping else pending + rest
+        if skipping:
+            pending = bytearray()
+        else:
+            pending += rest
     if skipping or pending:
         yield None if skipping else bytes(pending)

@@ -168,4 +168,4 @@ def _item(parts: list[TextPart | ImagePart]) -> InputIn | InvalidInput:
     try:
         return InputIn(text=" ".join(texts) or None, image=image)
     except ValidationError as error:
-        return invalid(error.errors(include_url=False))
+        return invalid(error)

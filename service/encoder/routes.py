@@ -129,7 +129,7 @@ async def encode(body: EncodeIn, request: Request, encoding: EncodingOf) -> Resp
 
 async def _encode_packed(request: Request) -> Response:
     encoding: Encoding = request.app.state.encoding
-    call = codec.unpack_call(await request.body())
+    call = codec.unpack_call(await request.body(), encoding.max_inputs)
     if call.lane is not None and call.lane not in tuple(Lane):
         raise InvalidInput(f"lane is {call.lane!r:.100}, known are {', '.join(Lane)}", field="lane", value=call.lane)
     lane = Lane(call.lane) if call.lane else None

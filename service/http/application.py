@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service.http import probes, problems
 from service.http.middleware.api_keys import ApiKeyGate
+from service.http.middleware.content_encoding import ContentEncoding
 from service.http.middleware.limits import EncodedPaths, RequestLimits
 from service.http.middleware.openai_errors import OpenAiErrors
 from service.http.middleware.origins import OwnPages
@@ -69,12 +70,14 @@ def application(
             Middleware(ApiKeyGate, keys=api_keys),
             Middleware(OwnPages, origins=settings.cors_origins),
             Middleware(KeyQuotas, settings=settings.quotas),
+            Middleware(ContentEncoding),
             Middleware(
                 RequestLimits,
                 max_body_bytes=settings.max_body_bytes,
                 max_stream_bytes=settings.max_stream_bytes,
                 max_bodies_bytes=settings.max_bodies_bytes,
                 max_in_flight=settings.max_requests_in_flight,
+                max_json_bytes=settings.max_json_bytes,
                 body_timeout_s=settings.body_timeout_s,
             ),
         ],
@@ -113,7 +116,7 @@ def _cors(origins: str | None) -> list[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=origins.split(","),
-            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["authorization", "content-type", "idempotency-key", "x-api-key", "x-request-id"],
             expose_headers=["retry-after", "server-timing", "x-request-id"],
         )

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from model.errors import DependencyUnavailable, TimedOut
+from service.http.json_body import check_counts, read_json
 from service.http.middleware.limits import SLASH
 
 T = TypeVar("T")
@@ -27,7 +28,10 @@ class StrictRequest(Request):
 
     async def json(self) -> Any:
         if not hasattr(self, "_strict_json"):
-            self._strict_json = orjson.loads(await self.body())
+            settings = self.app.state.process.settings
+            body = read_json(await self.body(), settings.max_json_values)
+            check_counts(body, settings.list_limits)
+            self._strict_json = body
         return self._strict_json
 
 

@@ -106,7 +106,7 @@ def _keep_error(value: object, validate: ValidatorFunctionWrapHandler) -> object
     try:
         return validate(value)
     except ValidationError as error:
-        return invalid(error.errors(include_url=False))
+        return invalid(error)
 
 
 # An item that is wrong becomes its own `InvalidInput` and leaves the request standing (promise 2). Read it with `checked`.

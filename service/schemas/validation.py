@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
+
+from pydantic import ValidationError
 
 from model.errors import InvalidInput
 from service.schemas.names import IN_WORDS
 
-_SHOWN_CHARS = 100  # of a wrong value: enough to recognise it, too few to echo an image or a document
+# Enough to recognise a wrong value, too few to echo an image or a document.
+_SHOWN_CHARS = 100
+# Errors of one body that are looked at, and that are listed.
+_MAX_ERRORS, _SHOWN_ERRORS = 100, 20
 
-
-_SHOWN_ERRORS = 20
+_brief = reprlib.Repr()
+_brief.maxlevel, _brief.maxstring = 3, 60
 
 
 Fields = list[dict[str, Any]]
@@ -26,19 +33,26 @@ def shown(value: Any) -> Any:
         return value if math.isfinite(value) else str(value)
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
-    text = value if isinstance(value, str) else repr(value)
-    text = text.encode("utf-8", "replace").decode()
-    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}… ({len(text)} characters)"
+    text = value if isinstance(value, str) else _outline(value)
+    # Half a surrogate pair cannot be written as UTF-8.
+    start = text[:_SHOWN_CHARS].encode("utf-8", "replace").decode()
+    return start if len(text) <= _SHOWN_CHARS else f"{start}… ({len(text)} characters)"
+
+
+def _outline(value: object) -> str:
+    """Describe a value in bounded time, however large or deep it is."""
+    if isinstance(value, dict) and len(value) > _SHOWN_CHARS:
+        return f"an object of {len(value)} fields"
+    return _brief.repr(value)
 
 
 def field_errors(errors: Iterable[Mapping[str, Any]]) -> Fields:
-    """Pydantic's errors as {field, value, limit}; `limit` says what is allowed there."""
-    fields: Fields = []
-    for error in errors:
+    """Return pydantic's errors as {field, value, limit}, the first ones of many; `limit` says what is allowed there."""
+    fields: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for error in islice(errors, _MAX_ERRORS):
         field = {"field": _path(error["loc"]), "value": shown(error.get("input")), "limit": _allowed(error)}
-        if field not in fields:
-            fields.append(field)
-    return fields[:_SHOWN_ERRORS]
+        fields.setdefault((field["field"], repr(field["value"]), field["limit"]), field)
+    return list(fields.values())[:_SHOWN_ERRORS]
 
 
 def _allowed(error: Mapping[str, Any]) -> str:
@@ -59,9 +73,13 @@ def _named(field: Mapping[str, Any]) -> str:
     return f"{field['field']}: " if field["field"] else ""
 
 
-def invalid(errors: Iterable[Mapping[str, Any]]) -> InvalidInput:
-    """A failed validation of one item as the error of that item."""
-    fields = field_errors(errors)
+def invalid(error: ValidationError) -> InvalidInput:
+    """Return a failed validation of one item as the error of that item."""
+    if (count := error.error_count()) > _MAX_ERRORS:
+        return InvalidInput(
+            f"{count} fields or values are wrong, too many to list: see the API documentation for its form"
+        )
+    fields = field_errors(error.errors(include_url=False))
     return InvalidInput(summary(fields), field=fields[0]["field"] or None)
 
 

@@ -9,8 +9,9 @@ import asyncio
 import base64
 import binascii
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -204,11 +205,26 @@ def selected(metadata: Any, fields: bool | Sequence[str]) -> dict[str, Any]:
     """The metadata with these fields alone, each by its key or by keys joined with dots; True: all, False: none."""
     if isinstance(fields, bool):
         return dict(metadata) if fields else {}
+    return _selected(metadata, tuple(fields))
+
+
+def _selected(metadata: Mapping[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
     chosen = {}
+    names, inner = frozenset(fields), _inner_fields(fields)
     for key, value in metadata.items():
-        inner = [field[len(key) + 1 :] for field in fields if field.startswith(f"{key}.")]
-        if key in fields:
+        if key in names:
             chosen[key] = value
-        elif inner and isinstance(value, dict) and (part := selected(value, inner)):
+        elif key in inner and isinstance(value, dict) and (part := _selected(value, inner[key])):
             chosen[key] = part
     return chosen
+
+
+@lru_cache(maxsize=256)
+def _inner_fields(fields: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Split every name at each of its dots: the rest of the names by their beginning. Once for all hits of a search."""
+    inner: dict[str, list[str]] = {}
+    for field in fields:
+        for place, character in enumerate(field):
+            if character == ".":
+                inner.setdefault(field[:place], []).append(field[place + 1 :])
+    return {key: tuple(names) for key, names in inner.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from urllib.parse import unquote
 
 from starlette.datastructures import Headers
@@ -17,6 +18,9 @@ NDJSON = "application/x-ndjson"
 PROBES = frozenset({"/livez", "/readyz", "/metrics"})
 
 _PROGRESS_BYTES = 1024
+_DOCUMENTS = re.compile(r"/collections/[^/]+/documents")
+# The calls whose bodies may hold images.
+_WITH_IMAGES = re.compile(rf"/search(/.*)?|/encode|/v\d/.*|{_DOCUMENTS.pattern}(/.*)?")
 
 # Stands for an encoded slash inside a path segment until the id is read; no id may hold a control character.
 SLASH = "\x1f"
@@ -26,7 +30,7 @@ class RequestLimits:
     """Refuses a request over the number in flight or over the bytes of all bodies held (429), and a body over its own (413).
 
     A body counts as held as it comes in, until the request is answered: what was only announced takes no place from others. A stream of
-    documents is written away line by line and does not count.
+    documents is written away line by line; of it the line that is not complete counts.
     """
 
     def __init__(
@@ -37,10 +41,12 @@ class RequestLimits:
         max_stream_bytes: int,
         max_bodies_bytes: int,
         max_in_flight: int,
+        max_json_bytes: int = 8 * 2**20,
         body_timeout_s: float = 30.0,
     ) -> None:
         self._app = app
-        self._max_body_bytes = max_body_bytes
+        self.max_body_bytes = max_body_bytes
+        self._max_json_bytes = min(max_json_bytes, max_body_bytes)
         self._max_stream_bytes = max_stream_bytes
         self._max_bodies_bytes = max_bodies_bytes
         self._max_in_flight = max_in_flight
@@ -53,7 +59,7 @@ class RequestLimits:
             await self._app(scope, receive, send)
             return
         stream = _is_stream(scope)
-        limit = self._max_stream_bytes if stream else self._max_body_bytes
+        limit = self._body_limit(scope, stream)
         body = _Body(self, receive, limit=limit, held=not stream, timeout_s=self._body_timeout_s)
         try:
             if self._in_flight >= self._max_in_flight:
@@ -70,6 +76,11 @@ class RequestLimits:
         finally:
             self._in_flight -= 1
             self._bodies_bytes -= body.held_bytes
+
+    def _body_limit(self, scope: Scope, stream: bool) -> int:
+        if stream:
+            return self._max_stream_bytes
+        return self.max_body_bytes if _WITH_IMAGES.fullmatch(scope["path"]) else self._max_json_bytes
 
     def hold(self, more_bytes: int) -> None:
         self.check(more_bytes)
@@ -89,6 +100,7 @@ class _Body:
     def __init__(self, limits: RequestLimits, receive: Receive, *, limit: int, held: bool, timeout_s: float) -> None:
         self._limits = limits
         self._receive = receive
+        self._line_bytes = 0
         self._limit = limit
         self._held = held
         self._timeout_s = timeout_s
@@ -102,8 +114,13 @@ class _Body:
     async def __call__(self) -> Message:
         message = await self._next_message() if self._more else await self._receive()
         self._more = bool(message.get("more_body"))
-        self._seen += len(message.get("body", b""))
+        body = message.get("body", b"")
+        self._seen += len(body)
         self.grow_to(self._seen)
+        if not self._held:
+            newline = body.rfind(b"\n")
+            self._line_bytes = self._line_bytes + len(body) if newline < 0 else len(body) - newline - 1
+            self._hold(min(self._line_bytes, self._limits.max_body_bytes))
         return message
 
     async def _next_message(self) -> Message:
@@ -134,8 +151,11 @@ class _Body:
         if size_bytes > self._limit:
             raise too_large(size_bytes, self._limit)
         if self._held:
-            self._limits.hold(size_bytes - self.held_bytes)
-            self.held_bytes = size_bytes
+            self._hold(size_bytes)
+
+    def _hold(self, size_bytes: int) -> None:
+        self._limits.hold(size_bytes - self.held_bytes)
+        self.held_bytes = size_bytes
 
 
 class EncodedPaths:
@@ -158,7 +178,9 @@ def too_large(size_bytes: int, limit: int) -> TooLarge:
 
 
 def _is_stream(scope: Scope) -> bool:
-    return media_type(Headers(scope=scope)) == NDJSON
+    """Only a post of documents streams: everything else is read whole."""
+    posts = scope["method"] == "POST" and _DOCUMENTS.fullmatch(scope["path"]) is not None
+    return posts and media_type(Headers(scope=scope)) == NDJSON
 
 
 def media_type(headers: Headers) -> str:

@@ -119,3 +119,16 @@ def test_no_bytes_raise_anything_else(body: bytes) -> None:
     for unpack in (codec.unpack_call, codec.unpack_answer):
         with contextlib.suppress(InvalidInput):
             unpack(body)
+
+
+def test_lists_are_bounded_before_they_are_built() -> None:
+    head = b"\x82\xa4role\xa5query\xa6inputs"
+    many = head + b"\xdd" + (50_000_000).to_bytes(4, "big") + bytes([0xC0]) * 50
+    with pytest.raises(TooLarge, match="50000000 inputs in one call, limit is 256"):
+        codec.unpack_call(many, 256)
+    row = b"\xdc\x01\x00" + bytes([0xC0]) * 256
+    with pytest.raises(InvalidInput, match="several lists"):
+        codec.unpack_call(head + b"\xdc\x01\x00" + row * 256, 256)
+    wide = head + b"\x91\xdf" + (1_000_000).to_bytes(4, "big")
+    with pytest.raises(InvalidInput, match="not msgpack"):
+        codec.unpack_call(wide, 256)

@@ -15,6 +15,8 @@ from service.http.middleware.limits import SLASH, EncodedPaths, RequestLimits
 from service.http.middleware.request_log import RequestLog
 from service.observability.metrics import Metrics
 
+DOCUMENTS = "/collections/a/documents"
+
 
 class Gate:
     def __init__(self) -> None:
@@ -41,6 +43,10 @@ def make(gate: Gate | None = None, **limits: int) -> tuple[httpx.AsyncClient, Me
             gate.entered.set()
             await gate.open.wait()
         return len(body)
+
+    @app.post("/collections/a/documents")
+    async def documents(request: Request) -> int:
+        return await size(request)
 
     @app.post("/json")
     async def echo(body: list[int]) -> list[int]:
@@ -78,8 +84,26 @@ async def test_a_body_over_the_limit(path: str, content: Any) -> None:
 async def test_streams_have_their_own_limit() -> None:
     client, _ = make()
     headers = {"content-type": "application/x-ndjson"}
-    assert (await client.post("/size", content=pieces(4), headers=headers)).json() == 20
-    assert (await client.post("/size", content=pieces(5), headers=headers)).status_code == 413
+    assert (await client.post(DOCUMENTS, content=pieces(4), headers=headers)).json() == 20
+    assert (await client.post(DOCUMENTS, content=pieces(5), headers=headers)).status_code == 413
+    assert (await client.post("/size", content=pieces(4), headers=headers)).status_code == 413, "no other call streams"
+
+
+async def test_of_a_stream_the_unfinished_line_is_held() -> None:
+    gate = Gate()
+    client, _ = make(gate, max_in_flight=9, max_bodies_bytes=8, max_stream_bytes=100)
+    headers = {"content-type": "application/x-ndjson"}
+    lines = asyncio.create_task(client.post(DOCUMENTS, content=b"1234567\n1234567\n1234567\n", headers=headers))
+    await gate.entered.wait()
+    assert (await client.post(DOCUMENTS, content=pieces(3), headers=headers)).status_code == 429
+    gate.open.set()
+    assert (await lines).status_code == 200
+
+
+async def test_a_call_without_images_has_a_small_body() -> None:
+    client, _ = make(max_body_bytes=20, max_json_bytes=5)
+    assert (await client.post("/size", content=b"123456")).status_code == 413
+    assert (await client.post(DOCUMENTS, content=b"123456")).json() == 6
 
 
 @pytest.mark.parametrize("declared", [True, False])
@@ -93,7 +117,8 @@ async def test_bodies_held_at_once(declared: bool) -> None:
     assert "over the limit of 12" in refused.json()["detail"]
     assert refused.headers["retry-after"] == "1"
     stream = {"content-type": "application/x-ndjson"}
-    streamed = asyncio.create_task(client.post("/size", content=pieces(4), headers=stream))
+    lines = b"123\n" * 5
+    streamed = asyncio.create_task(client.post(DOCUMENTS, content=lines, headers=stream))
     gate.open.set()
     assert (await streamed).json() == 20
     assert (await first).json() == 5
