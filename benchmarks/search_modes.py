@@ -51,13 +51,13 @@ _SPEED_POINTS, _SPEED_DIMENSIONS, _SPEED_WORDS = 100_000, 256, 20_000
 @dataclass(frozen=True, slots=True)
 class Ask:
     part: str
-    right: str
+    right: frozenset[str]
     content: Input
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """Documents, questions, and the one document that is right for each."""
+    """Documents, questions, and the documents that are right for each."""
 
     name: str
     ids: list[str]
@@ -67,7 +67,7 @@ class Collection:
 
 def atlas(data: Atlas, query: Carries, document: Carries) -> Collection:
     items = corpus(data, document)
-    asks = [Ask(one.part, one.positive or "", one.content) for one in questions(data, query, document)]
+    asks = [Ask(one.part, frozenset([one.positive or ""]), one.content) for one in questions(data, query, document)]
     return Collection(f"atlas {query} → {document}", [item.id for item in items], [i.content for i in items], asks)
 
 
@@ -75,7 +75,7 @@ def docstrings(every: int) -> Collection:
     """Text that ret2-atlas never saw: of each docstring of Python's library the first sentence asks for the others."""
     pairs = list(_docstrings())[::every]
     documents = [Input(rest) for _, _, rest in pairs]
-    asks = [Ask("", name, Input(first)) for name, first, _ in pairs]
+    asks = [Ask("", frozenset([name]), Input(first)) for name, first, _ in pairs]
     return Collection("docstrings, text → text", [name for name, _, _ in pairs], documents, asks)
 
 
@@ -150,7 +150,7 @@ async def recall(points: Points, collection: Collection, encoded: Encoded, wante
         latents = None if encoded.latents is None else encoded.latents[row]
         search = ModeSearch(points, wanted, encoded.vectors[row], latents, ask.content.text)
         found = [hit.document_id for hit in await search.search(SearchWindow(limit=10))]
-        hits.setdefault(ask.part, []).append([ask.right in found[:k] for k in (1, 10)])
+        hits.setdefault(ask.part, []).append([not ask.right.isdisjoint(found[:k]) for k in (1, 10)])
     return {part: np.mean(rows, axis=0).tolist() for part, rows in hits.items()}
 
 
