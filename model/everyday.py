@@ -59,7 +59,7 @@ class EverydayConfig:
     top_k: int
     temperature: float
     colour_weight: float
-    fusion: FusionWeights
+    weights: FusionWeights
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= CLASSES:
@@ -143,7 +143,7 @@ def read_everyday(location: Location, raw: Mapping[str, Any]) -> Parts:
         config=config,
         text_tower=text,
         vision_tower=vision,
-        sides={"shared": ScoreFusion(config.fusion)},
+        sides={"shared": ScoreFusion(config.weights)},
         preprocessor=preprocessor,
         fingerprint=fingerprint(asdict(config), files, preprocess.VERSION),
     )

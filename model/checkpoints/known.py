@@ -39,6 +39,15 @@ BUNDLED_MODELS = (
         "English",
         "flags and emoji, a benchmark; its towers are in Python packages",
     ),
+    KnownModel(
+        "bundled:everyday",
+        "conse",
+        1 * _MB,
+        384,
+        "Apache-2.0",
+        "English",
+        "anyone's own data: texts, objects, animals, scenes, colours; its towers are in Python packages",
+    ),
 )
 # The published files were not at hand when this was written: sizes, licences and languages are their authors'.
 PUBLISHED_MODELS = (

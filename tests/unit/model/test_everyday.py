@@ -104,7 +104,7 @@ def test_text_and_picture_are_their_mean(everyday: Retriever) -> None:
 
 
 def test_the_weights_are_a_field(tmp_path: Path) -> None:
-    folder = copied(tmp_path, fusion={"text": 3.0, "image": 1.0})
+    folder = copied(tmp_path, weights={"text": 3.0, "image": 1.0})
     image = shop.products()[0].image
     text, picture, both = embed(
         Retriever.load(str(folder)), Input("a red shoe"), Input(image=image), Input("a red shoe", image)
@@ -194,7 +194,7 @@ def copied(folder: Path, **fields: object) -> Path:
         ({"top_k": 0}, "top_k is 0, expected 1 to 1000"),
         ({"temperature": 0.0}, "temperature is 0.0, expected a number over 0"),
         ({"colour_weight": -1.0}, "colour_weight is -1.0, expected 0 or more"),
-        ({"fusion": {"text": 0.0, "image": 0.0}}, "both 0"),
+        ({"weights": {"text": 0.0, "image": 0.0}}, "both 0"),
         ({"layers": 3}, "unknown keys: layers"),
         ({"dimensions": 256}, "gives 384 dimensions, config.json says 256"),
         ({"max_text_tokens": 1000}, "max_text_tokens is 1000, the sentence encoder has 512 positions"),
