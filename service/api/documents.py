@@ -16,6 +16,7 @@ from indexer.blobs.thumbnails import Keep
 from indexer.domain.jobs import Job, Outcome
 from indexer.intake import Accepted
 from model.errors import NotFound
+from model.image_formats import image_format
 from service.api import document_bodies
 from service.api.serializers import CollectionPath, DocumentPath, job_wire
 from service.components import Parts, PartsOf
@@ -23,7 +24,6 @@ from service.http.middleware.limits import NDJSON, media_type
 from service.http.middleware.security_headers import NOTHING
 from service.http.problems import JSON, content_type_error
 from service.http.responses import Json, StrictRoute
-from service.inputs import images
 from service.schemas.base import schema_of
 from service.schemas.documents import AcceptedOut, DeletedOut, DeleteIn, DocumentIn, DocumentOut
 from service.search.searcher import content_wire, stored
@@ -158,12 +158,12 @@ async def image(
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     data = await parts.blobs.get(digest)
-    content_type = images.sniff(data)
-    shown = content_type in images.SHOWN_TYPES
-    # The bytes are a stranger's: no browser may take them for anything but what they are.
+    known_format = image_format(data)
+    # The bytes are untrusted: no browser may take them for anything but what they are.
     headers |= {"content-security-policy": f"{NOTHING}; sandbox"}
-    headers |= {} if shown else {"content-disposition": "attachment"}
-    return Response(data, headers=headers, media_type=content_type if shown else "application/octet-stream")
+    headers |= {} if known_format is not None and known_format.shown else {"content-disposition": "attachment"}
+    media_type = "application/octet-stream" if known_format is None else known_format.media_type
+    return Response(data, headers=headers, media_type=media_type)
 
 
 async def _seen(stream: AsyncIterator[bytes], by: Callable[[bytes], object]) -> AsyncIterator[bytes]:

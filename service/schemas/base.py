@@ -78,7 +78,8 @@ ImageField = Annotated[
     Discriminator(
         _image_form,
         custom_error_type="image_form",
-        custom_error_message='an image is {"url": …}, {"base64": …}, a data URI or an http(s) URL',
+        # Without braces, which pydantic takes for a template and doubles.
+        custom_error_message="an image is an object with url or with base64, a data URI or an http(s) URL",
     ),
 ]
 

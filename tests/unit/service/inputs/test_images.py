@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from model.errors import InvalidInput, TooLarge
 from model.types import Limits
-from service.inputs.images import sniff, source
+from service.inputs.images import source
 from service.schemas.base import ImageField
 
 wire = TypeAdapter(ImageField)
@@ -27,16 +27,18 @@ def test_every_form(make_image: Make) -> None:
         f"data:image/png;base64,{b64(data)}",
         f"data:;base64,{b64(data)}",
         f"data:image/png;name=a.png;base64,{b64(data)}",
+        f"data:image/png;name=foto%201.png;base64,{b64(data)}",
+        f'data:image/png;charset="utf-8";base64,{b64(data)}',
+        f"data:image/png;name=bild-ä.png; base64,{b64(data)}",
+        f"DATA:image/PNG;BASE64,{b64(data)}",
+        f"  data:image/png;base64,{b64(data)}",
+        f"data:image/png;base64,{base64.urlsafe_b64encode(data).decode()}",
+        {"base64": b64(data).rstrip("=")},
         {"url": f"data:image/png;base64,{b64(data)}"},
     ):
         assert source(wire.validate_python(form), Limits()) == data
-    for form in ("http://example.org/a.png", {"url": "https://example.org/a.png"}):
+    for form in ("http://example.org/a.png", {"url": "https://example.org/a.png"}, "HTTP://example.org/a.png"):
         assert source(wire.validate_python(form), Limits()) == (form if isinstance(form, str) else form["url"])
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])
-def test_formats_are_recognised(make_image: Make, kind: str) -> None:
-    assert sniff(make_image(kind=kind)) == f"image/{kind.lower()}"
 
 
 @pytest.mark.parametrize(
@@ -44,10 +46,11 @@ def test_formats_are_recognised(make_image: Make, kind: str) -> None:
     [
         ({"base64": ""}, "0 bytes"),
         ({"base64": "not base64!"}, "not base64"),
-        ({"base64": "abc"}, "not base64"),
+        ({"base64": "abcde"}, "not base64"),
+        ({"base64": "abc"}, "image cannot be read"),
         ({"base64": b64(b"<!doctype html><p>sorry")}, "HTML"),
         ({"base64": b64(b"\n <svg xmlns='http://www.w3.org/2000/svg'/>")}, "HTML or XML"),
-        ({"base64": b64(b"%PDF-1.7")}, 'no known image format: .* "%PDF-1.7"'),
+        ({"base64": b64(b"%PDF-1.7")}, 'it starts with "%PDF-1.7"'),
         ("data:image/png,rawdata", "without base64"),
         ("iVBORw0KGgo=", "neither a data URI nor"),
         ("file:///etc/passwd", "neither a data URI nor"),

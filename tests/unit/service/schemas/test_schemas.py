@@ -139,4 +139,4 @@ def test_null_takes_a_setting_of_a_collection_away() -> None:
 
 def test_a_wrong_image_is_described_in_json() -> None:
     error = wrong(QueryIn, {"text": "a", "image": [1]})[0]
-    assert error["limit"] == 'an image is {"url": …}, {"base64": …}, a data URI or an http(s) URL'
+    assert error["limit"] == "an image is an object with url or with base64, a data URI or an http(s) URL"

@@ -1,0 +1,82 @@
+"""The image formats that ret2 knows: how a file begins, its media type, and whether it can be read. No decoding, no Pillow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_HEAD_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFormat:
+    """`pillow` is Pillow's name of the format, None where no decoder is at hand; `shown` is what a browser shows and cannot run."""
+
+    name: str
+    media_type: str
+    pillow: str | None
+    shown: bool = False
+
+
+JPEG = ImageFormat("JPEG", "image/jpeg", "JPEG", shown=True)
+PNG = ImageFormat("PNG", "image/png", "PNG", shown=True)
+WEBP = ImageFormat("WebP", "image/webp", "WEBP", shown=True)
+GIF = ImageFormat("GIF", "image/gif", "GIF", shown=True)
+AVIF = ImageFormat("AVIF", "image/avif", "AVIF", shown=True)
+BMP = ImageFormat("BMP", "image/bmp", "BMP")
+TIFF = ImageFormat("TIFF", "image/tiff", "TIFF")
+HEIC = ImageFormat("HEIC", "image/heic", None)
+JPEG_XL = ImageFormat("JPEG XL", "image/jxl", None)
+
+READABLE = (JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF)
+READABLE_NAMES = ", ".join(readable.name for readable in READABLE)
+
+_MAGIC = (
+    (b"\x89PNG\r\n\x1a\n", PNG),
+    (b"\xff\xd8\xff", JPEG),
+    (b"GIF87a", GIF),
+    (b"GIF89a", GIF),
+    (b"BM", BMP),
+    (b"II*\x00", TIFF),
+    (b"MM\x00*", TIFF),
+    (b"II+\x00", TIFF),  # BigTIFF
+    (b"MM\x00+", TIFF),
+    (b"\xff\x0a", JPEG_XL),
+    (b"\x00\x00\x00\x0cJXL \r\n\x87\n", JPEG_XL),
+)
+# ISO base media files name their brands in the first box: the main one, a version, and compatible ones.
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
+
+
+def image_format(data: bytes) -> ImageFormat | None:
+    """Return the format that the file's first bytes name, None when they are no image's."""
+    for magic, known_format in _MAGIC:
+        if data.startswith(magic):
+            return known_format
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return WEBP
+    if data[4:8] == b"ftyp":
+        brands = _brands(data)
+        if brands & _AVIF_BRANDS:
+            return AVIF
+        if brands & _HEIC_BRANDS:
+            return HEIC
+    return None
+
+
+def describe(data: bytes) -> str:
+    """Return what a file is that is not read: its format, a page, or its first bytes as text or in hexadecimal."""
+    unread = image_format(data)
+    if unread is not None:
+        return f"it is {unread.name}, which this installation cannot read; send it as JPEG, PNG or WebP"
+    head = data[:_HEAD_BYTES].lstrip()
+    if head.startswith(b"<"):
+        return "it is an HTML or XML page"
+    start = data[:8]
+    readable = start.isascii() and start.decode().isprintable()
+    return f'it starts with "{start.decode()}"' if readable else f"it starts with {start.hex(' ')}"
+
+
+def _brands(data: bytes) -> set[bytes]:
+    size = min(int.from_bytes(data[:4], "big"), len(data), 256)
+    return {data[8:12], *(data[place : place + 4] for place in range(16, size - 3, 4))}
