@@ -11,12 +11,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from model.checkpoints.known import BUNDLED_MODELS, PUBLISHED_MODELS, KnownModel
 from model.errors import InvalidInput
 
 if TYPE_CHECKING:
     from huggingface_hub import CachedRepoInfo
-
-    from model.checkpoints.known import KnownModel
 
 models_app = typer.Typer(help="Models: what is bundled, downloaded and known to work; download, check, describe one.")
 _WIDTH = 140  # into a file or a pipe, where nobody says how wide it is
@@ -29,8 +28,6 @@ def list_models(context: typer.Context) -> None:
     """Without a command: list the models that are bundled, downloaded, and published in a format that works."""
     if context.invoked_subcommand is not None:
         return
-    from model.checkpoints.known import BUNDLED_MODELS, PUBLISHED_MODELS
-
     typer.echo("Bundled:")
     for model in BUNDLED_MODELS:
         typer.echo(_lines(model))

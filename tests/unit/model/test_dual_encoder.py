@@ -234,3 +234,24 @@ def test_a_fusion_weight_of_zero_leaves_out_a_modality_only_beside_the_other(tmp
     text, both, alone = encode(retriever, [Input("a"), Input("a", image), Input(image=image)])
     np.testing.assert_allclose(text, both, atol=1e-6)
     assert np.linalg.norm(alone) == pytest.approx(1, abs=1e-5)
+
+
+def test_an_image_of_naflex_costs_as_many_positions_as_it_may_have(tmp_path: Path) -> None:
+    write_dual_encoder(tmp_path, "siglip2")
+    settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings | {"max_num_patches": 30}))
+    retriever = Retriever.load(str(tmp_path))
+    prepared = retriever.prepare(Input(image=odd_images()["wide"]), Role.QUERY, Limits())
+    assert prepared.cost == 30
+    assert prepared.pixels is not None
+    _, height, width = prepared.pixels.shape
+    assert 16 < (height // 8) * (width // 8) <= 30
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_bfloat16_embeddings_stay_close(family: str, tmp_path: Path) -> None:
+    write_dual_encoder(tmp_path, family)
+    items = [Input(TEXTS[1]), Input(image=odd_images()["wide"]), Input(TEXTS[2], odd_images()["tall"])]
+    exact = encode(Retriever.load(str(tmp_path)), items)
+    rounded = encode(Retriever.load(str(tmp_path), dtype=torch.bfloat16), items)
+    assert (exact * rounded).sum(axis=1).min() > 0.99
