@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,12 +25,13 @@ from indexer.backoff import delay_s
 from indexer.blobs.image_store import Blobs
 from indexer.domain.documents import Incoming, Rejected
 from indexer.domain.jobs import Outcome, Status
+from indexer.imports.formats.base import ReadingStopped
 from indexer.imports.planner import Imports, Unit
 from indexer.intake import document_of
 from indexer.ledger.imports import Step
 from indexer.ledger.ledger import Ledger
 from indexer.settings import IndexerSettings
-from model.errors import DependencyUnavailable, InvalidInput, RetrievalError
+from model.errors import DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -38,6 +40,8 @@ _AHEAD_DOCUMENTS = 4096  # read and not yet indexed, of one job: seconds of work
 _UNITS, _PLAN_S = 50, 1.0  # of one transaction, and of the search for them
 _LISTED = 1000  # failures of one transaction
 _RECORDS_BYTES = 64 * 2**20  # of images read at once
+# Between two looks whether a step that is being read is still wanted: its job may be cancelled meanwhile.
+_LISTEN_S = 0.5
 _BUSY_S = 0.5  # between two looks while what was read is being indexed
 
 Item = tuple[int, Incoming | Rejected]
@@ -102,17 +106,18 @@ class Importer:
     async def _work(self, step: Step) -> None:
         """From claim to whatever comes of it; the step is done or given back."""
         beat = asyncio.create_task(self._heartbeat(step))
+        stop = threading.Event()
         try:
             if step.crashes >= self._settings.max_attempts:
                 await self._give_up(step, "worker_died", f"the worker died {step.crashes} times while reading it")
             elif step.unit is None:
-                await self._plan(step)
+                await self._plan(step, stop)
             else:
-                await self._read(step, Unit.from_json(step.unit))
+                await self._read(step, Unit.from_json(step.unit), stop)
         except asyncio.CancelledError:
             await asyncio.shield(self._give_back(step))
             raise
-        except StepLost:
+        except (StepLost, ReadingStopped):
             await self._give_back(step)
         except RetrievalError as error:
             await self._after(step, error)
@@ -120,16 +125,18 @@ class Importer:
             log.exception("import failed", job=step.job_id, step=step.id, attempt=step.crashes + 1)
             await self._after(step, error)
         finally:
+            # Whatever a thread still reads for it ends with its next buffer.
+            stop.set()
             beat.cancel()
 
     # --- planning
 
-    async def _plan(self, step: Step) -> None:
+    async def _plan(self, step: Step, stop: threading.Event) -> None:
         """An interrupted plan is found again from the beginning, and goes on where it was: the same files give the same units."""
-        units = self._imports.plan(**step.source)
+        units = self._imports.plan(**step.source, stop=stop)
         more, error = True, None
         while more and error is None:
-            found, error = await self._in_thread(lambda: _some(units))
+            found, error = await self._in_thread(lambda: _some(units), step, stop)
             more = bool(found)
             new = [unit for unit in found if unit.first >= step.read]
             if new and new[0].first != step.read:
@@ -148,9 +155,9 @@ class Importer:
 
     # --- reading
 
-    async def _read(self, step: Step, unit: Unit) -> None:
+    async def _read(self, step: Step, unit: Unit, stop: threading.Event) -> None:
         last = step.crashes + 1 >= self._settings.max_attempts
-        async for records in self._records(step, unit):
+        async for records in self._records(step, unit, stop):
             waiting = await self._add(step, records, last_attempt=last)
             while (
                 step.read < step.size and waiting > 2 * _AHEAD_DOCUMENTS
@@ -158,15 +165,15 @@ class Importer:
                 await asyncio.sleep(_BUSY_S)
                 waiting = await self._ledger.imports.documents_waiting(step.job_id)
 
-    async def _records(self, step: Step, unit: Unit) -> AsyncIterator[list[Item]]:
+    async def _records(self, step: Step, unit: Unit, stop: threading.Event) -> AsyncIterator[list[Item]]:
         """The records of a step that are not read yet, a batch at a time."""
-        items: Iterator[Item] = self._imports.read(unit)
+        items: Iterator[Item] = self._imports.read(unit, stop)
         if step.only is not None:
             wanted = frozenset(step.only)
             items = (item for item in items if item[0] in wanted)
         items = islice(items, step.read, None)
-        while found := await self._in_thread(lambda: list(_batch(items, self._settings.batch_documents))):
-            yield found
+        while batch := await self._in_thread(lambda: list(_batch(items, self._settings.batch_documents)), step, stop):
+            yield batch
 
     async def _add(self, step: Step, records: Sequence[Item], *, last_attempt: bool) -> int:
         """How many documents of the job are read and not done. All records at once; what fails for good one by one, so that a
@@ -247,8 +254,23 @@ class Importer:
             with contextlib.suppress(DependencyUnavailable):
                 await self._ledger.imports.renew(step, self._settings.lease_s)
 
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+    async def _in_thread(self, call: Callable[[], T], step: Step, stop: threading.Event) -> T:
+        """Run a call that reads. It is told to stop once nobody wants the step any more: within one long line there is no other end."""
+        reading = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        while not reading.done():
+            await asyncio.wait({reading}, timeout=_LISTEN_S)
+            if not reading.done() and not await self._is_wanted(step):
+                stop.set()
+        return reading.result()
+
+    async def _is_wanted(self, step: Step) -> bool:
+        try:
+            job = await self._ledger.jobs.find(step.job_id)
+        except NotFound:
+            return False
+        except DependencyUnavailable:
+            return True
+        return not job.cancelling
 
 
 def _some(units: Iterator[Unit]) -> tuple[list[Unit], RetrievalError | None]:
