@@ -20,6 +20,8 @@ class Incoming:
     image: bytes | None = None
     image_url: str | None = None
     metadata: Metadata = field(default_factory=dict)
+    # What its record in a file has and it has not: words that are the same for every record of a kind.
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

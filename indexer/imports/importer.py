@@ -14,6 +14,7 @@ import contextlib
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -206,7 +207,8 @@ class Importer:
             if isinstance(item, Rejected)
         ]
         placed = list(zip((item.position for item in good), documents, strict=True))
-        waiting = await self._ledger.imports.add_records(step, placed, bad, self._settings.lease_s)
+        left_out = Counter(reason for item in good for reason in item.left_out)
+        waiting = await self._ledger.imports.add_records(step, placed, bad, self._settings.lease_s, left_out)
         if waiting is None:
             raise StepLost
         step.read, step.crashes, step.releases = step.read + len(records), 0, 0

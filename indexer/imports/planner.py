@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -150,18 +150,15 @@ class Imports:
         if first == 0:
             raise InvalidInput(f"{uri} has no records", field="uri", value=uri)
 
-    def read(
-        self, unit: Unit, stop: threading.Event | None = None, on_left_out: Callable[[str], None] = lambda reason: None
-    ) -> Iterator[tuple[int, Incoming | Rejected]]:
-        """Yield `unit.count` items, positions in order. Of a file that is damaged or another than was planned, those from there on
-        are rejected. `on_left_out` is called for each thing that a record has and its document has not.
+    def read(self, unit: Unit, stop: threading.Event | None = None) -> Iterator[tuple[int, Incoming | Rejected]]:
+        """Yield `unit.count` items, positions in order. Where a file is damaged or another than was planned, the others are rejected.
 
         Raises `RetrievalError` where it is the store that does not answer: then the unit is to be tried again.
         """
         position, end = unit.first, unit.first + unit.count
         reason: RetrievalError = InvalidInput(f"{Path(unit.uri).name} ends before this record")
         try:
-            for item in self._items(unit, stop, on_left_out):
+            for item in self._items(unit, stop):
                 yield position, item
                 position += 1
                 if position == end:
@@ -184,9 +181,7 @@ class Imports:
         self._places.refresh(unit.uri)
         return self._places.version(unit.uri) == unit.version
 
-    def _items(
-        self, unit: Unit, stop: threading.Event | None, on_left_out: Callable[[str], None]
-    ) -> Iterator[Incoming | Rejected]:
+    def _items(self, unit: Unit, stop: threading.Event | None) -> Iterator[Incoming | Rejected]:
         if not self._is_as_planned(unit):
             raise InvalidInput(
                 f"{Path(unit.uri).name} has changed since this import was planned; import it again", field="uri"
@@ -195,16 +190,14 @@ class Imports:
         with self._places.open(unit.uri, stop) as opened:
             documents = read_documents(opened, unit.format, unit.mapping, unit.span)
             for position, document in enumerate(documents, unit.first):
-                item = self._item(position, document, read_image)
-                for reason in document.left_out if isinstance(item, Incoming) else ():
-                    on_left_out(reason)
-                yield item
+                yield self._item(position, document, read_image)
 
     def _item(self, position: int, document: ReadDocument, read_image: Callable[[str], bytes]) -> Incoming | Rejected:
         error: RetrievalError
         try:
             if isinstance(document.fields, dict):
-                return incoming(position, document.fields, read_image, self._settings.bounds)
+                item = incoming(position, document.fields, read_image, self._settings.bounds)
+                return replace(item, left_out=document.left_out) if document.left_out else item
             error = document.fields
         except RetrievalError as refused:
             if refused.retryable:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import uuid
 from bisect import bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +34,10 @@ from indexer.observability import tracing
 from model.errors import NotFound
 
 _waiting = jobs.c.accepted - jobs.c.indexed - jobs.c.skipped - jobs.c.failed - jobs.c.cancelled - jobs.c.unread
+
+
+# Different reasons that are counted for a job; a file may have any number of columns.
+_LEFT_OUT_REASONS = 50
 
 
 @dataclass(slots=True)
@@ -189,7 +193,12 @@ class Imports(Part):
     @operation
     @again_on_deadlock
     def add_records(
-        self, step: Step, documents: Sequence[Item], unreadable: Sequence[Outcome], lease_s: float
+        self,
+        step: Step,
+        documents: Sequence[Item],
+        unreadable: Sequence[Outcome],
+        lease_s: float,
+        left_out: Mapping[str, int] | None = None,
     ) -> int | None:
         """The next records of a unit, accepted after every write that was accepted before. How many documents of the job are
         read and not done; None when the step is not the caller's any more, or the job is being cancelled."""
@@ -205,6 +214,8 @@ class Imports(Part):
             if documents:
                 _add_batch(connection, step, documents, seq)
             _list(connection, step, unreadable)
+            if left_out:
+                _count_left_out(connection, step.job_id, left_out)
             count_outcomes(connection, step.job_id, unreadable, None, now)
             return _documents_waiting(connection, step.job_id)
 
@@ -272,7 +283,8 @@ def read_again(database: Database, old: Job, new: Job) -> bool:
         if rows:
             count = sum(int(row["size"]) for row in rows)
             grown = {"accepted": jobs.c.accepted + count, "unread": jobs.c.unread + count}
-            source = sa.select(jobs.c.source).where(jobs.c.id == old.id).scalar_subquery()
+            query = sa.select(jobs.c.source).where(jobs.c.id == old.id)
+            source = json.dumps(_without_left_out(connection.execute(query).scalar_one()))
             connection.execute(sa.update(jobs).where(jobs.c.id == new.id).values(**grown, source=source))
             connection.execute(sa.insert(steps), rows)
         return bool(rows)
@@ -289,7 +301,7 @@ def _as_step(row: sa.Row[Any], lease: str, crashes: int) -> Step:
         id=row.id,
         job_id=row.job_id,
         collection=row.collection,
-        source=json.loads(row.source),
+        source=_without_left_out(row.source),
         unit=None if row.unit is None else json.loads(row.unit),
         only=None if row.only is None else tuple(json.loads(row.only)),
         read=row.read,
@@ -310,6 +322,20 @@ def _change(connection: sa.Connection, step: Step, **values: Any) -> bool:
     """Whether the step is the caller's still; it is changed then."""
     mine = sa.update(steps).where(steps.c.id == step.id, steps.c.lease == step.lease)
     return bool(connection.execute(mine.values(values)).rowcount)
+
+
+def _count_left_out(connection: sa.Connection, job_id: str, left_out: Mapping[str, int]) -> None:
+    """Add to what documents of the job have not, which stands with its source. The row of the job is locked already."""
+    source = json.loads(connection.execute(sa.select(jobs.c.source).where(jobs.c.id == job_id)).scalar_one())
+    total = Counter(source.get("left_out", {}))
+    for reason, count in left_out.items():
+        total[reason if reason in total or len(total) < _LEFT_OUT_REASONS else "other things"] += count
+    source["left_out"] = dict(total)
+    connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(source=json.dumps(source)))
+
+
+def _without_left_out(source: str) -> dict[str, Any]:
+    return {key: value for key, value in json.loads(source).items() if key != "left_out"}
 
 
 def _still_wanted(connection: sa.Connection, job_id: str, values: Mapping[str, Any]) -> bool:

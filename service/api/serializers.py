@@ -44,6 +44,7 @@ def _progress(job: Job) -> dict[str, Any] | None:
         "format": job.source["format"],
         "planned": not job.growing,
         "unread": job.unread,
+        "left_out": job.source.get("left_out", {}),
         "documents_per_s": None if rate is None else round(rate, 3),
         "remaining_s": 0.0 if job.state.finished else None if remaining_s is None else round(remaining_s, 1),
     }

@@ -14,7 +14,7 @@ from rich.progress import Progress, TaskID
 from indexer.domain.jobs import Job, JobState
 from indexer.imports.mapping import FORMATS
 from model.errors import Forbidden, InvalidInput
-from service.cli.tables import Failed, failures_table, progress_bar
+from service.cli.tables import Failed, failures_table, print_left_out, progress_bar
 from service.client.client import DEFAULT_URL, Client
 
 _PATIENCE_S = 600.0  # an import outlives a restart of the service, and so does who waits for it
@@ -95,5 +95,6 @@ def _print(job: Job, failed: list[Failed]) -> None:
         f"{job.indexed} indexed, {job.skipped} skipped, {job.failed} failed"
         + (f", {unfinished} not done" if unfinished else "")
     )
+    print_left_out(console, (job.source or {}).get("left_out", {}))
     if failed:
         console.print(failures_table(failed))

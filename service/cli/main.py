@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -39,6 +40,7 @@ from service.cli.tables import (
     failures_table,
     hits_table,
     jobs_table,
+    print_left_out,
     progress_bar,
     timings_line,
 )
@@ -213,7 +215,14 @@ def load(
 ) -> None:
     """Index the documents of files. Documents that are there unchanged are skipped, so a broken-off load is repeated;
     those that a later one of the same id replaces at once are counted with them."""
-    read = partial(local_reader.read, format=format, mapping=_json_object(mapping, "--mapping"))
+    left_out: Counter[str] = Counter()
+
+    def count_left_out(reason: str) -> None:
+        left_out[reason] += 1
+
+    read = partial(
+        local_reader.read, format=format, mapping=_json_object(mapping, "--mapping"), on_left_out=count_left_out
+    )
     console = Console()
     failures: list[Failed] = []
     indexed = skipped = unfinished = 0
@@ -232,6 +241,7 @@ def load(
         f"{indexed} indexed, {skipped} skipped, {len(failures)} failed"
         + (f", {unfinished} not done" if unfinished else "")
     )
+    print_left_out(console, left_out)
     if failures:
         console.print(failures_table(failures))
     if failures or unfinished:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -100,3 +101,9 @@ def short(text: str) -> str:
 
 def _row(table: Table, *cells: str) -> None:
     table.add_row(*map(Text, cells))
+
+
+def print_left_out(console: Console, left_out: Mapping[str, int]) -> None:
+    """Say what records have and their documents have not."""
+    for reason, count in left_out.items():
+        console.print(f"left out {count} times: {reason}", markup=False, soft_wrap=True)

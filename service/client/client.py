@@ -562,7 +562,8 @@ def _reindex(body: Mapping[str, Any]) -> Reindex:
 
 
 def _job(body: Mapping[str, Any]) -> Job:
-    return _build(Job, {**body, "kind": JobKind(body["kind"]), "state": JobState(body["state"])})
+    typed = {"kind": JobKind(body["kind"]), "state": JobState(body["state"]), "source": body.get("progress")}
+    return _build(Job, {**body, **typed})
 
 
 def _build(kind: type[T], body: Mapping[str, Any]) -> T:

@@ -14,6 +14,10 @@ class ProgressOut(BaseModel):
     format: str = Field(description="of the files")
     planned: bool = Field(description="`accepted` is all there is; until then more is being found")
     unread: int = Field(description="of the accepted documents, those that stand in the files still")
+    left_out: dict[str, int] = Field(
+        default_factory=dict,
+        description="what records have and their indexed documents have not, such as a second picture, and how often",
+    )
     documents_per_s: float | None = Field(description="done since it began, on average; null before there is any")
     remaining_s: float | None = Field(description="at that rate; null while it is not known")
 

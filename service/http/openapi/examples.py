@@ -62,6 +62,7 @@ _PROGRESS = {
     "format": "parquet",
     "planned": True,
     "unread": 120,
+    "left_out": {"field 'thumb': bytes that are not the image of the document": 64},
     "documents_per_s": 41.5,
     "remaining_s": 2.9,
 }

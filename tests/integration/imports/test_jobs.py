@@ -416,3 +416,21 @@ async def test_images_as_base64(served: Any, files: Path, make_image: Make) -> N
     image = {"base64": base64.b64encode(make_image("red")).decode()}
     path = write_jsonl(files / "docs.jsonl", [{"id": "a", "image": image}, {"id": "b", "image": {"base64": "%%%"}}])
     assert counts(await finished(served, await start(served, path))) == (2, 1, 0, 1)
+
+
+async def test_what_documents_have_not_is_counted_with_the_job(served: Any, files: Path) -> None:
+    table = pa.table(
+        {
+            "id": ["a", "b"],
+            "text": ["x", "y"],
+            "mask": [b"\x89PNG", None],
+            "far": pa.array([2**40, None], "timestamp[s]"),
+        }
+    )
+    pq.write_table(table, files / "docs.parquet")
+    job = await finished(served, await start(served, files / "docs.parquet"))
+    assert counts(job) == (2, 2, 0, 0)
+    assert job["progress"]["left_out"] == {
+        "field 'mask': bytes that are not the image of the document": 1,
+        "field 'far': a date or time outside the years 1 to 9999": 1,
+    }

@@ -84,3 +84,14 @@ def test_wrong_arguments_are_one_line(
     result = load(tmp_path / "x.jsonl", *arguments)
     assert result.exit_code == 1
     assert result.stderr.startswith(f"ret2: {message}")
+
+
+def test_what_documents_have_not_is_said_at_the_end(load: Callable[..., Any], tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        for kind in ("front.jpg", "back.jpg", "txt"):
+            info = tarfile.TarInfo(f"7.{kind}")
+            info.size = 5
+            archive.addfile(info, io.BytesIO(b"a cat"))
+    result = load(tmp_path / "shard.tar")
+    assert result.exit_code == 0
+    assert "left out 1 times: a picture (.jpg) of a sample that its document does not use" in result.stdout

@@ -17,15 +17,13 @@ async def _begin(serve: Callable[..., Any], tmp_path: Path) -> tuple[Any, str]:
     await served.client.put("/collections/flags")
     answer = await served.client.post("/collections/flags/imports", json={"uri": str(tmp_path / "zeros.jsonl.zst")})
     job_id: str = answer.json()["job"]["id"]
-    while (await served.client.get(f"/jobs/{job_id}")).json()["state"] != "running":
+    while (await served.client.get(f"/jobs/{job_id}")).json()["state"] != "running":  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)
     return served, job_id
 
 
-async def test_cancel_is_heard_inside_one_line(
-    serve: Callable[..., Any], tmp_path: Path, monkeypatch: Any
-) -> None:
+async def test_cancel_is_heard_inside_one_line(serve: Callable[..., Any], tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("indexer.imports.formats.jsonl.MAX_SKIPPED_BYTES", 2**60)
     served, job_id = await _begin(serve, tmp_path)
     began = time.monotonic()
