@@ -1,76 +1,207 @@
-"""Decode an image in a child process with limits on its memory and time, for formats whose decoders can be led astray.
+"""Decode images in child processes with limits on memory and time, for formats whose decoders can be led astray.
 
-The child is made for one image and ends with it. It costs a tenth of a second, so only suspicious files go there:
-TIFF and AVIF, whose decoders can take memory and time that no header shows.
+TIFF and AVIF go there: their decoders can take memory and time that no header shows. A child serves many images in turn, for starting
+one takes longer than decoding. A child that takes too much or crashes is killed and replaced; only the image it was at fails.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import os
 import resource
+import signal
 import struct
 import subprocess
 import sys
+import threading
+from typing import BinaryIO
 
 from PIL import Image
 
 from model.errors import InvalidInput
 from model.types import Limits
 
-_TIMEOUT_S = 20
+_TIMEOUT_S = 20.0
 _CPU_S = 10
 _ADDRESS_SPACE_BYTES = 2 * 2**30
-_HEADER = struct.Struct(">II")
-_ARGUMENTS = struct.Struct(">QQ")
+# Idle children wait for the next image, each with some 60 MB.
+_MAX_IDLE = 4
+# max_image_px, at_least_px and the size of the file.
+_REQUEST = struct.Struct(">QQQ")
+# Whether it worked, the width and height, and the size of the pixels or of the reason.
+_ANSWER = struct.Struct(">?IIQ")
+_COMMAND = (sys.executable, "-P", "-m", "model.image_child")
 
 
 def is_suspicious(image: Image.Image) -> bool:
-    """Whether a file opened by Pillow is decoded in a child process."""
+    """Return whether a file opened by Pillow is decoded in a child process."""
     return image.format in ("TIFF", "AVIF")
 
 
 def decode_in_child(data: bytes, limits: Limits, at_least_px: int | None) -> Image.Image:
     """Return the upright RGB image. Raises `InvalidInput` when the decoder fails or takes too much memory or time."""
-    head = _ARGUMENTS.pack(limits.max_image_px, at_least_px or 0)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "model.image_child"],
-            input=head + data,
-            capture_output=True,
-            timeout=_TIMEOUT_S,
-            check=False,
+    return _children.decode(data, limits, at_least_px)
+
+
+class _ChildDied(Exception):
+    """The child ended before it answered."""
+
+
+class _Child:
+    """A process that decodes an image at a time. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._overdue = False
+        self._process = subprocess.Popen(
+            _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
-    except subprocess.TimeoutExpired as error:
-        raise InvalidInput(
-            f"image takes longer than {_TIMEOUT_S} s to decode", field="image", limit=_TIMEOUT_S
-        ) from error
-    if done.returncode == 0:
-        size = _HEADER.unpack_from(done.stdout)
-        return Image.frombytes("RGB", size, done.stdout[_HEADER.size :])
-    if done.returncode == 1:
-        raise InvalidInput(
-            done.stderr.decode(errors="replace")[-500:].strip() or "image cannot be decoded", field="image"
-        )
-    raise InvalidInput(
-        f"image cannot be decoded: its decoder needs more than {_CPU_S} s or {_ADDRESS_SPACE_BYTES // 2**30} GiB, or crashed",
-        field="image",
-    )
+
+    def decode(self, data: bytes, limits: Limits, at_least_px: int | None) -> Image.Image:
+        self.images += 1
+        timer = threading.Timer(_TIMEOUT_S, self._end)
+        timer.daemon = True
+        timer.start()
+        try:
+            success, size, content = self._exchange(
+                _REQUEST.pack(limits.max_image_px, at_least_px or 0, len(data)), data
+            )
+        except (OSError, ValueError, struct.error) as error:
+            if self._overdue:
+                detail = f"image takes longer than {_TIMEOUT_S:g} s to decode"
+                raise InvalidInput(detail, field="image", limit=_TIMEOUT_S) from error
+            raise _ChildDied from error
+        finally:
+            timer.cancel()
+        if success:
+            return Image.frombytes("RGB", size, content)
+        raise InvalidInput(content.decode(errors="replace") or "image cannot be decoded", field="image")
+
+    def _exchange(self, head: bytes, data: bytes) -> tuple[bool, tuple[int, int], bytes]:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(head)
+        stdin.write(data)
+        stdin.flush()
+        success, width, height, size_bytes = _ANSWER.unpack(stdout.read(_ANSWER.size))
+        content = stdout.read(size_bytes)
+        if len(content) < size_bytes:
+            raise OSError("the answer is cut short")
+        return success, (width, height), content
+
+    def _end(self) -> None:
+        self._overdue = True
+        self._process.kill()
+
+    @property
+    def usable(self) -> bool:
+        return not self._overdue and self._process.poll() is None
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+
+class _Children:
+    """The children of this process. Safe to use from many threads, each of which has a child to itself."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[_Child] = []
+        self._owner = os.getpid()
+
+    def decode(self, data: bytes, limits: Limits, at_least_px: int | None) -> Image.Image:
+        child = self._take()
+        try:
+            try:
+                return child.decode(data, limits, at_least_px)
+            except _ChildDied:
+                first = child.images == 1
+                child.close()
+                child = _Child()
+                if first:
+                    raise
+                # It may have died before this image, or of what earlier ones left behind: a new child decides.
+                return child.decode(data, limits, at_least_px)
+        except _ChildDied as error:
+            limit = f"{_CPU_S} s or {_ADDRESS_SPACE_BYTES // 2**30} GiB"
+            detail = f"image cannot be decoded: its decoder needs more than {limit}, or crashed"
+            raise InvalidInput(detail, field="image") from error
+        finally:
+            self._give_back(child)
+
+    def _take(self) -> _Child:
+        with self._lock:
+            if self._owner != os.getpid():
+                # A forked process must not talk to the children of its parent.
+                self._owner, self._idle = os.getpid(), []
+            if self._idle:
+                return self._idle.pop()
+        return _Child()
+
+    def _give_back(self, child: _Child) -> None:
+        with self._lock:
+            if child.usable and len(self._idle) < _MAX_IDLE:
+                self._idle.append(child)
+                return
+        child.close()
+
+    def close(self) -> None:
+        """End all idle children."""
+        with self._lock:
+            children, self._idle = self._idle, []
+            if self._owner != os.getpid():
+                return
+        for child in children:
+            child.close()
+
+
+_children = _Children()
+atexit.register(_children.close)
 
 
 def _main() -> None:
-    """Read limits and a file from standard input, write the size and the pixels to standard output."""
+    """Decode images from standard input until it ends, and write their pixels to standard output."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE_BYTES, _ADDRESS_SPACE_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
-    sent = sys.stdin.buffer.read()
-    max_px, at_least_px = _ARGUMENTS.unpack_from(sent)
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    while head := requests.read(_REQUEST.size):
+        max_px, at_least_px, size_bytes = _REQUEST.unpack(head)
+        _allow_cpu_s(_CPU_S)
+        _answer(answers, requests.read(size_bytes), max_px, at_least_px or None)
+
+
+def _allow_cpu_s(seconds: int) -> None:
+    """Let this process run for `seconds` from now. The kernel ends it with SIGXCPU when they are over."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(usage.ru_utime + usage.ru_stime) + 1 + seconds, hard))
+
+
+def _answer(answers: BinaryIO, data: bytes, max_px: int, at_least_px: int | None) -> None:
     try:
-        image = _decoded(sent[_ARGUMENTS.size :], max_px, at_least_px or None)
-    except InvalidInput as error:
-        sys.stderr.write(error.detail)
-        sys.exit(1)
-    except MemoryError:
-        sys.stderr.write(f"image cannot be decoded: its decoder needs more than {_ADDRESS_SPACE_BYTES // 2**30} GiB")
-        sys.exit(1)
-    sys.stdout.buffer.write(_HEADER.pack(*image.size) + image.tobytes())
+        image = _decoded(data, max_px, at_least_px)
+        size, content = image.size, image.tobytes()
+    except (InvalidInput, MemoryError) as error:
+        limit = f"{_ADDRESS_SPACE_BYTES // 2**30} GiB"
+        reason = error.detail if isinstance(error, InvalidInput) else ""
+        # Pillow's message of a lack of memory says nothing of the limit.
+        reason = (
+            reason
+            if reason and not isinstance(error.__cause__, MemoryError)
+            else (f"image cannot be decoded: its decoder needs more than {limit}")
+        )
+        answers.write(_ANSWER.pack(False, 0, 0, len(reason.encode())) + reason.encode())
+    else:
+        answers.write(_ANSWER.pack(True, *size, len(content)))
+        answers.write(content)
+    answers.flush()
 
 
 def _decoded(data: bytes, max_px: int, at_least_px: int | None) -> Image.Image:

@@ -2,9 +2,10 @@
 
 import io
 import struct
-import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -22,47 +23,104 @@ def picture(kind: str, size: tuple[int, int] = (64, 48), **options: Any) -> byte
     return file.getvalue()
 
 
+@pytest.fixture(autouse=True)
+def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[image_child._Child]]:
+    """The children that a test starts."""
+    started: list[image_child._Child] = []
+
+    class Recorded(image_child._Child):
+        def __init__(self) -> None:
+            super().__init__()
+            started.append(self)
+
+    monkeypatch.setattr(image_child, "_Child", Recorded)
+    monkeypatch.setattr(image_child, "_children", image_child._Children())
+    yield started
+    image_child._children.close()
+
+
 @pytest.mark.parametrize("kind", ["TIFF", "AVIF"])
-def test_the_same_pixels_as_without_a_child(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_pixels_as_without_a_child(kind: str, children: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     data = picture(kind)
-    children: list[Any] = []
-    run = subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda *args, **options: children.append(args) or run(*args, **options))
     by_child = decode_image(data, Limits())
     assert len(children) == 1
     monkeypatch.setattr("model.images.is_suspicious", lambda image: False)
     assert by_child.tobytes() == decode_image(data, Limits()).tobytes()
+
+
+def test_a_child_serves_many_images_and_their_failures(children: list[Any]) -> None:
+    for side in (5, 70, 6):
+        assert decode_image(picture("TIFF", (side, side)), Limits()).size == (side, side)
+        with pytest.raises(InvalidInput):
+            decode_image(picture("TIFF", compression="tiff_lzw")[:-200], Limits())
     assert len(children) == 1
 
 
-def test_no_child_for_a_jpeg(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess, "run", lambda *_args, **_options: pytest.fail("a child was started"))
+def test_no_child_for_a_jpeg(children: list[Any]) -> None:
     assert decode_image(picture("JPEG"), Limits()).size == (64, 48)
+    assert children == []
 
 
-def test_a_child_over_its_time_is_killed_and_the_next_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_over_its_time_is_killed_and_the_next_file_is_read(
+    children: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(image_child, "_TIMEOUT_S", 0.01)
     with pytest.raises(InvalidInput, match=r"takes longer than 0\.01 s to decode"):
         decode_image(picture("TIFF"), Limits())
-    monkeypatch.undo()
+    monkeypatch.setattr(image_child, "_TIMEOUT_S", 20.0)
+    assert decode_image(picture("TIFF"), Limits()).size == (64, 48)
+    assert len(children) == 2
+    assert not children[0].usable
+
+
+def with_decoder(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    """Have children run `body` in place of the decoder."""
+    code = (
+        f"from model import image_child as child\ndef decoded(*_):\n    {body}\nchild._decoded = decoded\nchild._main()"
+    )
+    monkeypatch.setattr(image_child, "_COMMAND", (sys.executable, "-c", code))
+
+
+@pytest.mark.parametrize("body", ["import os; os.abort()", "import os; os._exit(3)"])
+def test_a_child_that_crashes_fails_its_image_alone(
+    body: str, children: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        with_decoder(broken, body)
+        with pytest.raises(InvalidInput, match="its decoder needs more than 10 s or 2 GiB, or crashed"):
+            decode_image(picture("TIFF"), Limits())
+        assert len(children) == 2  # the replacement waits already
+        image_child._children.close()
     assert decode_image(picture("TIFF"), Limits()).size == (64, 48)
 
 
-@pytest.mark.parametrize("code", ["import os; os.abort()", "import sys; sys.exit(3)"])
-def test_a_child_that_crashes_fails_its_image_alone(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda _command, **options: run([sys.executable, "-c", code], **options))
+def test_a_child_that_died_while_it_was_idle_is_replaced(children: list[Any]) -> None:
+    assert decode_image(picture("TIFF"), Limits()).size == (64, 48)
+    children[0]._process.kill()
+    children[0]._process.wait()
+    assert decode_image(picture("TIFF"), Limits()).size == (64, 48)
+    assert len(children) == 2
+
+
+def test_a_decoder_that_takes_too_much_memory_fails(children: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    with_decoder(monkeypatch, "return bytearray(3 * 2**30)")
+    with pytest.raises(InvalidInput, match=r"its decoder needs more than 2 GiB"):
+        decode_image(picture("TIFF"), Limits())
+    assert len(children) == 1
+
+
+def test_a_decoder_that_takes_too_much_time_is_ended_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_decoder(monkeypatch, "child._allow_cpu_s(0)\n    while True: pass")
     with pytest.raises(InvalidInput, match="its decoder needs more than 10 s or 2 GiB, or crashed"):
         decode_image(picture("TIFF"), Limits())
 
 
-def test_a_decoder_that_takes_too_much_memory_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = image_child.__name__
-    eat = f"import {code} as child; child._decoded = lambda *_: bytearray(3 * 2**30); child._main()"
-    run = subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda _command, **options: run([sys.executable, "-c", eat], **options))
-    with pytest.raises(InvalidInput, match=r"image cannot be decoded"):
-        decode_image(picture("TIFF"), Limits())
+def test_threads_have_children_of_their_own(children: list[Any]) -> None:
+    sizes = [(side, side) for side in range(1, 13)]
+    with ThreadPoolExecutor(3) as threads:
+        decoded = list(threads.map(lambda size: decode_image(picture("TIFF", size), Limits()).size, sizes))
+    assert decoded == sizes
+    assert len(children) <= 3
 
 
 def test_a_broken_file_says_why() -> None:
@@ -94,6 +152,12 @@ def test_scans_of_a_jpeg_are_bounded() -> None:
     scan = data.rindex(b"\xff\xda")
     last = data[scan:-2]
     many = data[:-2] + last * 200 + data[-2:]
-    with pytest.raises(TooLarge, match=r"image has 2\d\d JPEG scans, limit is 100"):
+    with pytest.raises(TooLarge, match="image has more than 100 JPEG scans"):
         decode_image(many, Limits())
     assert decode_image(data, Limits()).size == (64, 48)
+
+
+def test_markers_in_profiles_and_behind_the_image_are_no_scans() -> None:
+    """A telephone appends seconds of film, whose bytes are as good as random."""
+    data = picture("JPEG", icc_profile=b"\xff\xda" * 20_000)
+    assert decode_image(data + b"\xff\xda" * 200, Limits()).size == (64, 48)
