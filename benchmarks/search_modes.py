@@ -1,7 +1,7 @@
 """`python -m benchmarks.search_modes`: where words help and where they do not, and what late interaction changes. The tables of
 docs/search-modes.md.
 
-Everything is searched through `ModeSearch` in Qdrant Edge, as the service does. Embeddings take minutes and are kept in --cache FILE.
+Everything is searched through `RankedSearch` in Qdrant Edge, as the service does. Embeddings take minutes and are kept in --cache FILE.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from model.ret2 import Ret2
 from model.retriever import Retriever
 from model.types import Encoded, Float32, Input, Limits, Role
 from service.schemas.search import RrfIn, WeightedIn
-from service.search.modes import ModeSearch, Wanted
+from service.search.modes import RankedSearch, RankingMode
 
-MODES: dict[str, Wanted] = {
-    "fused": Wanted(),
-    "lexical": Wanted("lexical"),
-    "hybrid, rrf 60": Wanted("hybrid", RrfIn(method="rrf")),
+MODES: dict[str, RankingMode] = {
+    "fused": RankingMode(),
+    "lexical": RankingMode("lexical"),
+    "hybrid, rrf 60": RankingMode("hybrid", RrfIn(method="rrf")),
     **{
-        f"hybrid, weight {weight}": Wanted("hybrid", WeightedIn(method="weighted", weight=weight))
+        f"hybrid, weight {weight}": RankingMode("hybrid", WeightedIn(method="weighted", weight=weight))
         for weight in (0.1, 0.3, 0.5)
     },
 }
@@ -143,13 +143,13 @@ async def fill(points: Points, collection: Collection, encoded: Encoded) -> None
         )
 
 
-async def recall(points: Points, collection: Collection, encoded: Encoded, wanted: Wanted) -> dict[str, list[float]]:
+async def recall(points: Points, collection: Collection, encoded: Encoded, mode: RankingMode) -> dict[str, list[float]]:
     """Shares of the asks whose document is first and among ten, by part."""
     hits: dict[str, list[list[bool]]] = {}
     for row, ask in enumerate(collection.asks):
         latents = None if encoded.latents is None else encoded.latents[row]
-        search = ModeSearch(points, wanted, encoded.vectors[row], latents, ask.content.text)
-        found = [hit.document_id for hit in await search.search(SearchWindow(limit=10))]
+        search = RankedSearch(points, mode, encoded.vectors[row], latents, ask.content.text)
+        found = [hit.document_id for hit in await search.window(0, 10)]
         hits.setdefault(ask.part, []).append([not ask.right.isdisjoint(found[:k]) for k in (1, 10)])
     return {part: np.mean(rows, axis=0).tolist() for part, rows in hits.items()}
 
@@ -174,8 +174,8 @@ async def words(
     await fill(points, collection, embeddings.of(collection.documents, Role.DOCUMENT, keys[1]))
     asked = embeddings.of([ask.content for ask in collection.asks], Role.QUERY, keys[0])
     head(collection.name, collection)
-    for name, wanted in MODES.items():
-        show(name, await recall(points, collection, asked, wanted))
+    for name, mode in MODES.items():
+        show(name, await recall(points, collection, asked, mode))
 
 
 async def late(store: EdgeStore, collection: Collection, embeddings: Embeddings, keys: Sequence[str]) -> None:
@@ -187,8 +187,8 @@ async def late(store: EdgeStore, collection: Collection, embeddings: Embeddings,
     points = store.points("late")
     await fill(points, collection, documents)
     head(f"{collection.name}, {documents.latents.shape[1]} latents", collection)
-    show("mean of the latents", await recall(points, collection, asked, Wanted()))
-    show("reranked by MaxSim", await recall(points, collection, asked, Wanted(oversampling=4.0)))
+    show("mean of the latents", await recall(points, collection, asked, RankingMode()))
+    show("reranked by MaxSim", await recall(points, collection, asked, RankingMode(oversampling=4.0)))
     for oversampling in (1, 2, 4):
         kept = []
         for row in range(0, len(collection.asks), max(1, len(collection.asks) // _EXACT_QUERIES)):
@@ -252,13 +252,13 @@ async def speed(store: EdgeStore) -> None:
         vectors = random.standard_normal((256, _SPEED_DIMENSIONS)).astype(np.float32)
         await points.upsert([Point(f"d{start + i}", vectors[i], text(50), None, {}, "") for i in range(256)])
     print(f"\n{_SPEED_POINTS} × {_SPEED_DIMENSIONS}, 50 words each, 5 in a query; store time")
-    for name, wanted in MODES.items():
+    for name, mode in MODES.items():
         took = []
         for _ in range(60):
             vector = random.standard_normal(_SPEED_DIMENSIONS).astype(np.float32)
-            search = ModeSearch(points, wanted, vector, None, text(5))
+            search = RankedSearch(points, mode, vector, None, text(5))
             began = time.perf_counter()
-            await search.search(SearchWindow(limit=10))
+            await search.window(0, 10)
             took.append((time.perf_counter() - began) * 1e3)
         print(f"| {name} | {np.percentile(took, 50):.1f} ms | {np.percentile(took, 95):.1f} ms |", flush=True)
 

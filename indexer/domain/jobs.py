@@ -11,6 +11,8 @@ from indexer.domain.documents import Document
 
 
 class JobState(StrEnum):
+    """How far a job is."""
+
     QUEUED = "queued"
     RUNNING = "running"
     WAITING = "waiting"
@@ -25,6 +27,8 @@ class JobState(StrEnum):
 
 
 class JobKind(StrEnum):
+    """The kind of work a job does."""
+
     DOCUMENTS = "documents"
     DELETE = "delete"
     IMPORT = "import"
@@ -77,7 +81,7 @@ class Overview:
 
 
 class Status(StrEnum):
-    """What became of one document of a job."""
+    """The result of one document of a job."""
 
     INDEXED = "indexed"  # of a delete job: deleted
     SKIPPED = "skipped"

@@ -1,11 +1,11 @@
-"""Filters over metadata as a small tree that every store translates. The wire form is in `wire`, the meaning in `meaning`.
+"""Filters over metadata as a small tree that every store translates. `parser` has their JSON form, docs/filters.md their meaning.
 
 {"field": "region", "equals": "Europe"}          {"field": "area_km2", "gte": 1000, "lt": 50000}
 {"field": "region", "in": ["Europe", "Asia"]}    {"all": [..]}   {"any": [..]}   {"not": {..}}   and more: docs/filters.md
 """
 
 from indexer.filters.field_types import FieldType, check_types, types_asked_of
-from indexer.filters.meaning import elements, matches
+from indexer.filters.metadata import elements
 from indexer.filters.nodes import (
     AllOf,
     AnyOf,
@@ -28,6 +28,7 @@ from indexer.filters.nodes import (
     whole_number_beyond_doubles,
 )
 from indexer.filters.parser import MAX_CONDITIONS, MAX_DEPTH, check_field, parse
+from indexer.filters.parser import Filter as FilterModel
 
 __all__ = [
     "MAX_CONDITIONS",
@@ -40,6 +41,7 @@ __all__ = [
     "Equals",
     "FieldType",
     "Filter",
+    "FilterModel",
     "FullText",
     "GeoBox",
     "GeoRadius",
@@ -52,7 +54,6 @@ __all__ = [
     "check_field",
     "check_types",
     "elements",
-    "matches",
     "parse",
     "steps",
     "tight_bounds",

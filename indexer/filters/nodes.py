@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,7 +11,14 @@ Scalar = str | int | float | bool
 
 # Qdrant's geo index loses what lies on the poles or the 180th meridian: boxes end 0.1 m before them, on every store.
 LAST_LATITUDE, LAST_LONGITUDE = 89.999999, 179.999999  # degrees
-EXACT_DOUBLE = 2**53  # below it, two whole numbers are equal exactly when they are equal as doubles
+# Below it, two whole numbers are equal exactly when they are equal as doubles.
+EXACT_DOUBLE = 2**53
+
+# A path is keys joined by dots; a key with dots in it stands in quotes. A key with a quote or a backslash has no path.
+_PLAIN_KEY, _QUOTED_KEY = r'[^."\\]+', r'"[^"\\]+"'
+PATH_PATTERN = rf"^({_PLAIN_KEY}|{_QUOTED_KEY})(\.({_PLAIN_KEY}|{_QUOTED_KEY}))*$"
+_PATH = re.compile(PATH_PATTERN, re.DOTALL)
+_KEY = re.compile(rf"{_QUOTED_KEY}|{_PLAIN_KEY}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +138,21 @@ def tight_bounds(of: Range | DateRange) -> dict[str, Any]:
     return bounds
 
 
-def steps(field: str) -> list[str]:
-    """The keys that lead to a field: `author.name` is the key `name` of the object under `author`."""
-    return field.split(".")
+def steps(path: str) -> list[str]:
+    """Return the keys that lead to a field: `author.name` is the key `name` of the object under `author`. A key in double quotes
+    may have dots: `"loc.page".first` is the key `first` of the object under `loc.page`."""
+    return [key.removeprefix('"').removesuffix('"') for key in _KEY.findall(path)]
+
+
+def path_problem(path: str) -> str | None:
+    """Say what is wrong with a path to a field, or return None."""
+    if _PATH.fullmatch(path):
+        return None
+    if "\\" in path:
+        return "holds a backslash, which no store can look up"
+    if path.count('"') % 2 or not all(path.split(".")):
+        return "is empty, has an empty part, or a quote that is not closed"
+    return 'has a quote inside a key: only a whole key can stand in quotes, as in "loc.page".first'
 
 
 def whole_number_beyond_doubles(value: Scalar) -> bool:

@@ -1,4 +1,4 @@
-"""What the values of metadata mean to a filter: moments, words and places, read as the Qdrant engines read them."""
+"""What the values of metadata mean to a filter: times and places, read as the Qdrant engines read them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ _MOMENT = re.compile(
     r"(?:[Tt ](\d{2}):(\d{2}):(\d{2})(?:\.(\d{1,9}))?(Z|z|[+-]\d{2}:\d{2})?)?",
     re.ASCII,
 )
-_RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|z|[+-]\d{2}:\d{2})", re.ASCII)
-_WORD = re.compile(r"[^\W_]+")
-_CHUNK = re.compile(r"[^\s!-/:-@\[-`{-~]+")  # runs of anything but white space and ASCII punctuation
 
 
 def read_moment(text: str) -> datetime | None:
@@ -34,25 +31,11 @@ def read_moment(text: str) -> datetime | None:
         return None
 
 
-def is_rfc3339(text: str) -> bool:
-    return _RFC3339.fullmatch(text) is not None and read_moment(text) is not None
-
-
 def _zone(offset: str | None) -> timezone:
     if offset is None or offset in "Zz":
         return UTC
     away = timedelta(hours=int(offset[1:3]), minutes=int(offset[4:6]))
     return timezone(-away if offset[0] == "-" else away)
-
-
-def words(text: str) -> list[str]:
-    """Its runs of letters and digits, in lower case."""
-    return [word.lower() for word in _WORD.findall(text)]
-
-
-def word_chunks(text: str) -> list[str]:
-    """The text cut where every engine cuts it, each piece with a word in it; the engine does the finer cutting of its language."""
-    return [chunk for chunk in _CHUNK.findall(text) if words(chunk)]
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

@@ -9,8 +9,6 @@ knows how many of the N documents with text have w. Source: Robertson and Zarago
 from __future__ import annotations
 
 import hashlib
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,8 +17,8 @@ from functools import cache, lru_cache
 import snowballstemmer
 import stop_words
 
+from indexer.filters.words import iterate_words
 from model.errors import InvalidInput
-from model.text import normalise
 
 SIMPLE = "simple"  # words as they are, in lower case
 K1, B = 1.2, 0.75
@@ -31,13 +29,6 @@ MAX_QUERY_WORDS = 256  # different ones, the first; a document as the query may 
 _CACHED_WORDS = 65_536
 # Longer ones are no words of a language: they are neither stemmed, which takes seconds for 100,000 letters, nor cached.
 _MAX_WORD_CHARS = 64
-
-# Scripts that put no space between words: Han, kana and their like, cut into overlapping pairs.
-_UNSPACED = re.compile(
-    "([\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]+)"
-)
-_MARKS_END = 0x20000  # no script has combining marks from here on
-
 
 # The list of `stop_words` has 1,300 English words, "computer", "fire" and "area" among them. These say nothing of a subject.
 _ENGLISH = frozenset(
@@ -89,7 +80,7 @@ def tokens(text: str, language: str) -> list[str]:
 
 def _content_words(text: str, language: str) -> Iterator[str]:
     stop_list = _stop_words(language)
-    return (word for word in _raw(text) if word not in stop_list)
+    return (word for word in iterate_words(text) if word not in stop_list)
 
 
 @cache
@@ -99,28 +90,8 @@ def _stop_words(language: str) -> frozenset[str]:
         return _ENGLISH
     if language not in stop_words.AVAILABLE_LANGUAGES:
         return frozenset()
-    entries = [list(_raw(entry)) for entry in stop_words.get_stop_words(language)]
+    entries = [list(iterate_words(entry)) for entry in stop_words.get_stop_words(language)]
     return frozenset(word for entry in entries for word in entry if len(entry) == 1 or len(word) == 1)
-
-
-def _raw(text: str) -> Iterator[str]:
-    for match in _runs().finditer(normalise("NFKC", text).casefold().replace("_", " ")):
-        run = match[0]
-        if run.isascii():
-            yield run
-            continue
-        for place, part in enumerate(_UNSPACED.split(run)):  # what it splits at stands at the odd places
-            if place % 2 and len(part) > 1:
-                yield from (part[start : start + 2] for start in range(len(part) - 1))
-            elif part:
-                yield part
-
-
-@cache
-def _runs() -> re.Pattern[str]:
-    """Python's \\w leaves out the marks that vowels are in many scripts: they are added here."""
-    marks = "".join(chr(code) for code in range(_MARKS_END) if unicodedata.category(chr(code)) in ("Mn", "Mc"))
-    return re.compile(rf"[\w{marks}]+")
 
 
 def _stem(word: str, language: str) -> str:

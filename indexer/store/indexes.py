@@ -28,7 +28,7 @@ from indexer.filters import (
     Scalar,
     whole_number_beyond_doubles,
 )
-from indexer.store.payload import path_of
+from indexer.store.payload import path_of, terms_path_of
 
 MAX_INDEXES = 16  # of one collection; each costs memory and, in Edge, 10 us a point to make
 _CLASHING = {FieldType.NUMBER, FieldType.DATETIME}
@@ -57,6 +57,8 @@ def unanswered(condition: Filter, indexed: Mapping[str, FieldType]) -> int:
             return 1
         case Empty(field):
             return int(path_of(field) not in indexed)
+        case FullText(field):
+            return int(path_of(field) not in indexed or terms_path_of(field) not in indexed)
         case In(field, values):  # of words it is one condition, of numbers one each
             asked = {"" if isinstance(each, str) else each for each in values}
             return sum(unanswered(Equals(field, each), indexed) for each in asked)
@@ -83,6 +85,8 @@ def _wanted(condition: Filter) -> Iterator[tuple[str, FieldType]]:
         case _:
             for kind in _kinds(condition):
                 yield path_of(condition.field), kind
+            if isinstance(condition, FullText):
+                yield terms_path_of(condition.field), FieldType.KEYWORD
 
 
 def _kinds(condition: Equals | In | Range | DateRange | Empty | FullText | GeoRadius | GeoBox) -> list[FieldType]:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from indexer.domain.points import Hit, Point
 from indexer.filters import steps
+from indexer.store.search_terms import TERMS, with_terms, without_terms
 from model.errors import InvalidInput
 from model.types import SHARE_DIGITS, Float32, Shares
 
@@ -21,7 +22,7 @@ def payload_of(point: Point) -> dict[str, Any]:
         "text": point.text,
         "image_digest": point.image_digest,
         "content_hash": point.content_hash,
-        "metadata": dict(point.metadata),
+        "metadata": with_terms(point.metadata),
     }
     if point.shares is not None:
         payload["shares"] = [[round(share, SHARE_DIGITS) for share in layer] for layer in point.shares]
@@ -34,7 +35,7 @@ def point_of(payload: Mapping[str, Any], vector: Float32, latents: Float32 | Non
         vector=vector,
         text=payload["text"],
         image_digest=payload["image_digest"],
-        metadata=payload["metadata"],
+        metadata=without_terms(payload["metadata"]),
         content_hash=payload["content_hash"],
         shares=_shares(payload),
         latents=latents,
@@ -47,7 +48,7 @@ def hit_of(payload: Mapping[str, Any], score: float, vector: Float32 | None) -> 
         score=score,
         text=payload["text"],
         image_digest=payload["image_digest"],
-        metadata=payload["metadata"],
+        metadata=without_terms(payload["metadata"]),
         vector=vector,
         shares=_shares(payload),
     )
@@ -72,6 +73,17 @@ def path_of(field: str) -> str:
 def relative_path(field: str) -> str:
     """As it is written in a condition on the objects of a list."""
     return ".".join(f'"{key}"' for key in steps(field))
+
+
+def terms_path_of(field: str) -> str:
+    """Return the path of a field's search terms: see `search_terms`."""
+    return f'"metadata".{relative_terms_path(field)}'
+
+
+def relative_terms_path(field: str) -> str:
+    """Return the path of a field's search terms from an object in a list."""
+    *outer, last = steps(field)
+    return ".".join(f'"{key}"' for key in (*outer, TERMS, last))
 
 
 def quoted(path: str) -> str:

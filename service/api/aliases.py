@@ -15,14 +15,14 @@ from service.schemas.names import COLLECTION_NAME
 
 router = APIRouter(route_class=StrictRoute, tags=["collections"])
 
-AliasPath = Annotated[str, Path(alias="name", pattern=COLLECTION_NAME)]
+AliasPath = Annotated[str, Path(alias="name", pattern=COLLECTION_NAME, description="the alias", examples=["nations"])]
 
 
 @router.put("/aliases/{name}", response_model=AliasOut, responses={201: {"model": AliasOut}})
-async def put(alias: AliasPath, body: AliasIn, parts: PartsOf, caller: CallerOf) -> Response:
-    """Makes the alias, or switches it: what begins from now on, searches and writes alike, is of this collection. 201 when it is new.
+async def set_alias(alias: AliasPath, body: AliasIn, parts: PartsOf, caller: CallerOf) -> Response:
+    """Create the alias, or switch it: searches and writes that begin from now on use this collection. 201 when it is new.
 
-    An alias stands wherever searches and documents name a collection. A collection is changed and deleted by its own name.
+    An alias can stand wherever searches and documents name a collection. A collection is changed and deleted by its own name.
     """
     caller.require(body.collection)  # the gate has asked about the alias
     created = await parts.catalog.set_alias(alias, body.collection)
@@ -30,16 +30,16 @@ async def put(alias: AliasPath, body: AliasIn, parts: PartsOf, caller: CallerOf)
 
 
 @router.get("/aliases", response_model=AliasesOut)
-async def read_all(parts: PartsOf, caller: CallerOf) -> Response:
-    """Those that the API key is for."""
-    found = await parts.catalog.aliases()
+async def list_aliases(parts: PartsOf, caller: CallerOf) -> Response:
+    """List the aliases that the API key may see."""
+    aliases = await parts.catalog.aliases()
     return Json(
-        {"aliases": [{"alias": alias, "collection": name} for alias, name in found.items() if caller.sees(alias)]}
+        {"aliases": [{"alias": alias, "collection": name} for alias, name in aliases.items() if caller.sees(alias)]}
     )
 
 
 @router.delete("/aliases/{name}", status_code=204)
-async def drop(alias: AliasPath, parts: PartsOf) -> Response:
-    """The collection stays."""
+async def delete_alias(alias: AliasPath, parts: PartsOf) -> Response:
+    """Delete the alias. The collection stays."""
     await parts.catalog.drop_alias(alias)
     return Response(status_code=204)

@@ -22,23 +22,24 @@ router = APIRouter(route_class=StrictRoute, tags=["collections"])
 
 
 @router.put("/collections/{name}", response_model=CollectionOut, responses={201: {"model": CollectionOut}})
-async def create(name: CollectionPath, parts: PartsOf, body: CollectionIn | None = None) -> Response:
-    """201 when it is new, 200 when it is there already, as asked for: what the body does not name is not asked about."""
-    wanted = body or CollectionIn.model_validate({})
-    _check_limit(wanted, parts)
+async def create_collection(name: CollectionPath, parts: PartsOf, body: CollectionIn | None = None) -> Response:
+    """Create a collection: 201 when it is new, 200 when it exists with these settings. Settings that the body does not name are not
+    compared."""
+    settings = body or CollectionIn.model_validate({})
+    _check_limit(settings, parts)
     collection, created = await parts.catalog.create(
         name,
-        instruction=wanted.instruction,
-        limit=wanted.limit,
-        indexes=wanted.indexes,
-        language=wanted.language,
+        instruction=settings.instruction,
+        limit=settings.limit,
+        indexes=settings.indexes,
+        language=settings.language,
     )
     return Json(await _wire(parts, collection), 201 if created else 200)
 
 
 @router.patch("/collections/{name}", response_model=CollectionOut)
-async def change(name: CollectionPath, body: CollectionIn, parts: PartsOf) -> Response:
-    """Changes what the body names, while searches and writes go on. Declared fields can be added, and stay as they are declared.
+async def change_collection(name: CollectionPath, body: CollectionIn, parts: PartsOf) -> Response:
+    """Change the settings that the body names, while searches and writes go on. Declared fields can be added, but not changed.
 
     For anything else, such as another type of a field, fill a new collection and switch an alias to it.
     """
@@ -48,21 +49,22 @@ async def change(name: CollectionPath, body: CollectionIn, parts: PartsOf) -> Re
 
 
 @router.get("/collections/{name}", response_model=CollectionOut)
-async def read(name: CollectionPath, parts: PartsOf) -> Response:
+async def get_collection(name: CollectionPath, parts: PartsOf) -> Response:
+    """Return one collection as it stands."""
     return Json(await _wire(parts, await parts.catalog.get(name)))
 
 
 @router.get("/collections", response_model=CollectionsOut)
-async def read_all(parts: PartsOf, caller: CallerOf) -> Response:
-    """Those that the API key is for. One whose index cannot be read is marked by its `error`."""
+async def list_collections(parts: PartsOf, caller: CallerOf) -> Response:
+    """List the collections that the API key may see. A collection whose index cannot be read has an `error`."""
     collections = [collection for collection in await parts.catalog.all() if caller.sees(collection.name)]
     wires = await asyncio.gather(*(_wire(parts, collection, mark_damage=True) for collection in collections))
     return Json({"collections": wires})
 
 
 @router.delete("/collections/{name}", status_code=204)
-async def drop(name: CollectionPath, parts: PartsOf) -> Response:
-    """With its documents, jobs and aliases. Images stay until nothing refers to them."""
+async def delete_collection(name: CollectionPath, parts: PartsOf) -> Response:
+    """Delete the collection with its documents, jobs and aliases. Images stay until nothing refers to them."""
     await parts.catalog.drop(name)
     return Response(status_code=204)
 

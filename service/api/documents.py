@@ -25,21 +25,40 @@ from service.http.middleware.security_headers import NOTHING
 from service.http.problems import JSON, content_type_error
 from service.http.responses import Json, StrictRoute
 from service.schemas.base import schema_of
-from service.schemas.documents import AcceptedOut, DeletedOut, DeleteIn, DocumentIn, DocumentOut
-from service.search.searcher import content_wire, stored
+from service.schemas.documents import AcceptedOut, DeleteIn, DocumentIn, DocumentOut
+from service.schemas.jobs import JobAcceptedOut
+from service.schemas.samples import DOCUMENTS
+from service.search.hits import content_wire
+from service.search.query import stored_points
 
 router = APIRouter(route_class=StrictRoute, tags=["documents"])
 
-Wait = Annotated[bool, Query(description="answer when the job is done, or 202 when `wait_timeout_s` is over first")]
+Wait = Annotated[
+    bool,
+    Query(description="answer when the job is done, or with 202 when `wait_timeout_s` is over first", examples=[True]),
+]
 IdempotencyKey = Annotated[
-    str | None, Header(max_length=255, description="the same key again is the same job, not a new one")
+    str | None,
+    Header(
+        max_length=255,
+        description="a repeated key returns the job of the first request instead of a new one",
+        examples=["load-2025-10-09"],
+    ),
+]
+WithVector = Annotated[bool, Query(description="whether the answer holds the embedding", examples=[False])]
+ImageVersion = Annotated[
+    str,
+    Query(
+        description="the beginning of the image's SHA-256, as `image_url` has it: with it the answer may be cached for good",
+        examples=["9f86d081884c7d65"],
+    ),
 ]
 
 _DOCUMENT = schema_of(DocumentIn)
 _LIST = {"type": "array", "items": _DOCUMENT}
 _OBJECT = {
     "type": "object",
-    "properties": {"documents": _LIST},
+    "properties": {"documents": {**_LIST, "description": "the documents"}},
     "required": ["documents"],
     "additionalProperties": False,
 }
@@ -47,7 +66,7 @@ _BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            JSON: {"schema": {"anyOf": [_LIST, _OBJECT]}},
+            JSON: {"schema": {"anyOf": [_LIST, _OBJECT]}, "example": DOCUMENTS},
             NDJSON: {"schema": _DOCUMENT},
         },
     }
@@ -61,13 +80,13 @@ _BODY = {
     responses={200: {"model": AcceptedOut, "description": "with `wait=true`: every document has its result"}},
     openapi_extra=_BODY,
 )
-async def post(
+async def post_documents(
     name: CollectionPath, request: Request, parts: PartsOf, wait: Wait = False, idempotency_key: IdempotencyKey = None
 ) -> Response:
-    """Accepts documents: JSON up to `max_documents_per_call`, NDJSON without end. One bad document harms only itself.
+    """Accept documents: up to `max_documents_per_call` in JSON, any number in NDJSON. One bad document fails alone.
 
-    What is answered is on disk. With an `Idempotency-Key`, the body must be the same each time, byte by byte. Of the rejected no
-    more are listed than `max_documents_per_call`, and `rejected_count` counts all.
+    The answer comes when the documents are on disk. With an `Idempotency-Key`, the body must be the same each time, byte by byte.
+    At most `max_documents_per_call` of the rejected documents are listed; `rejected_count` counts all.
     """
     kind = media_type(request.headers)
     if kind not in (JSON, NDJSON):
@@ -96,40 +115,45 @@ async def post(
 @router.post(
     "/collections/{name}/documents/delete",
     status_code=202,
-    response_model=DeletedOut,
-    responses={200: {"model": DeletedOut}},
+    response_model=JobAcceptedOut,
+    responses={200: {"model": JobAcceptedOut}},
 )
-async def delete_many(name: CollectionPath, body: DeleteIn, parts: PartsOf, wait: Wait = False) -> Response:
-    """Deletes documents by id, where ids that are not there do no harm, or by a filter on their metadata.
+async def delete_documents(name: CollectionPath, body: DeleteIn, parts: PartsOf, wait: Wait = False) -> Response:
+    """Delete documents by id, where unknown ids do no harm, or by a filter on their metadata.
 
-    The filter is asked at once: the job deletes the documents that are in the index and fulfil it as the request is accepted, by
-    their ids, after every write accepted before and before those that follow. Documents that still wait for their first
-    indexing are not seen: wait for their jobs first. The answer comes when all ids are written down.
+    The filter is evaluated at once: the job deletes the documents in the index that fulfil it when the request is accepted, by
+    their ids, after every write accepted before and before those that follow. Documents that wait for their first indexing are
+    not seen: wait for their jobs first. The answer comes when all ids are on disk.
     """
-    if body.ids is not None:
-        return await _delete(parts, name, body.ids, wait)
+    if body.filter is None:
+        return await _delete(parts, name, body.ids or [], wait)
     collection = await parts.catalog.get(name)
-    condition = filters.parse(body.filter)
+    condition = body.filter
     filters.check_types(condition, collection.indexes)
     points = parts.catalog.points(collection)
     return await _deleting(parts, await parts.intake.delete_matching(collection, points, condition), wait)
 
 
 @router.get("/collections/{name}/documents/{id}", response_model=DocumentOut)
-async def read(name: CollectionPath, document_id: DocumentPath, parts: PartsOf, with_vector: bool = False) -> Response:
+async def get_document(
+    name: CollectionPath, document_id: DocumentPath, parts: PartsOf, with_vector: WithVector = False
+) -> Response:
+    """Return one document as it is stored."""
     collection = await parts.catalog.get(name)
-    point = await stored(parts.catalog.points(collection), collection.name, document_id)
-    wire: dict[str, Any] = {"id": point.document_id, **content_wire(collection.name, point)}
-    return Json({**wire, "vector": point.vector} if with_vector else wire)
+    (point,) = await stored_points(parts.catalog.points(collection), collection.name, [document_id])
+    return Json(content_wire(collection.name, point, with_vector=with_vector))
 
 
 @router.delete(
     "/collections/{name}/documents/{id}",
     status_code=202,
-    response_model=DeletedOut,
-    responses={200: {"model": DeletedOut}},
+    response_model=JobAcceptedOut,
+    responses={200: {"model": JobAcceptedOut}},
 )
-async def delete(name: CollectionPath, document_id: DocumentPath, parts: PartsOf, wait: Wait = False) -> Response:
+async def delete_document(
+    name: CollectionPath, document_id: DocumentPath, parts: PartsOf, wait: Wait = False
+) -> Response:
+    """Delete one document. An unknown id does no harm."""
     return await _delete(parts, name, [document_id], wait)
 
 
@@ -141,12 +165,12 @@ async def delete(name: CollectionPath, document_id: DocumentPath, parts: PartsOf
         304: {"description": "unchanged"},
     },
 )
-async def image(
-    name: CollectionPath, document_id: DocumentPath, request: Request, parts: PartsOf, v: str = ""
+async def get_image(
+    name: CollectionPath, document_id: DocumentPath, request: Request, parts: PartsOf, v: ImageVersion = ""
 ) -> Response:
-    """The image as it is kept. With the `v` of an `image_url` it may be kept for good, else it is to be asked for again."""
+    """Return the image as it is stored. With the `v` of an `image_url` it may be cached for good, without it must be revalidated."""
     collection = await parts.catalog.get(name)
-    point = await stored(parts.catalog.points(collection), collection.name, document_id)
+    (point,) = await stored_points(parts.catalog.points(collection), collection.name, [document_id])
     digest = point.image_digest
     if digest is None:
         no_images = parts.settings.keep_images is Keep.NONE

@@ -16,19 +16,20 @@ from service.api.documents import IdempotencyKey
 from service.api.serializers import CollectionPath, job_wire
 from service.components import PartsOf
 from service.http.responses import Json, StrictRoute
-from service.schemas.documents import ImportIn, ImportingOut
+from service.schemas.documents import ImportIn
+from service.schemas.jobs import JobAcceptedOut
 
 router = APIRouter(route_class=StrictRoute, tags=["documents"])
 
 
-@router.post("/collections/{name}/imports", status_code=202, response_model=ImportingOut)
-async def start(
+@router.post("/collections/{name}/imports", status_code=202, response_model=JobAcceptedOut)
+async def start_import(
     name: CollectionPath, body: ImportIn, parts: PartsOf, idempotency_key: IdempotencyKey = None
 ) -> Response:
-    """Indexes the documents of files: of a folder, an object store or a web server, as far as `import_roots` allows.
+    """Index the documents in files: in a folder, an object store or on a web server, within `import_roots`.
 
-    What can be seen at once is refused at once. The files are read while the job runs, as if their documents were posted one after
-    the other: of a document that is posted meanwhile the later write wins, be it that of the file.
+    Errors that can be seen at once are answered at once. The files are read while the job runs, as if their documents were posted
+    one after the other: where a document is posted meanwhile, the later write wins.
     """
     collection = await parts.catalog.compatible(name)
     source = _source(body)

@@ -17,15 +17,18 @@ from service.components import Parts, PartsOf
 from service.http.middleware.api_keys import CallerOf
 from service.http.responses import Json, StrictRoute
 from service.keys import KeyScope
-from service.schemas.jobs import FailuresOut, JobOut, JobsOut, RetriedOut
+from service.schemas.jobs import FailuresOut, JobAcceptedOut, JobOut, JobsOut
 from service.schemas.names import COLLECTION_NAME
+from service.schemas.samples import JOB_ID
 
-_EVENT_EVERY_S = 0.25  # of one job, at most
-_HEARTBEAT_S = 15.0  # a comment, so that no proxy takes a quiet stream for a dead one
+# The shortest time between two events of one job.
+_EVENT_EVERY_S = 0.25
+# A comment is sent so often, so that no proxy takes a quiet stream for a dead one.
+_HEARTBEAT_S = 15.0
 
 
 async def own(request: Request, parts: PartsOf, caller: CallerOf) -> None:
-    """A job of a collection that the key is not for is not there."""
+    """Hide the jobs of collections that the key may not see."""
     job_id = request.path_params.get("id")
     if job_id is None or caller.sees_all:
         return
@@ -36,15 +39,20 @@ async def own(request: Request, parts: PartsOf, caller: CallerOf) -> None:
 
 router = APIRouter(route_class=StrictRoute, tags=["jobs"], dependencies=[Depends(own)])
 
-Limit = Annotated[int, Query(ge=1, le=1000)]
-Offset = Annotated[int, Query(ge=0, le=2**53)]
-JobId = Annotated[str, Path(alias="id", min_length=1, max_length=100)]
-InCollection = Annotated[str | None, Query(pattern=COLLECTION_NAME)]
-States = Annotated[list[JobState] | None, Query(description="unset: all")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="how many at most", examples=[50])]
+Offset = Annotated[int, Query(ge=0, le=2**53, description="how many to skip", examples=[0])]
+JobId = Annotated[str, Path(alias="id", min_length=1, max_length=100, description="the job's id", examples=[JOB_ID])]
+InCollection = Annotated[
+    str | None, Query(pattern=COLLECTION_NAME, description="the jobs of this collection only", examples=["flags"])
+]
+States = Annotated[
+    list[JobState] | None,
+    Query(description="jobs in one of these states; by default all", examples=[["queued", "running"]]),
+]
 
 
 @router.get("/jobs", response_model=JobsOut)
-async def read_all(
+async def list_jobs(
     parts: PartsOf,
     caller: CallerOf,
     collection: InCollection = None,
@@ -52,7 +60,7 @@ async def read_all(
     limit: Limit = 50,
     offset: Offset = 0,
 ) -> Response:
-    """Newest first; of the collections that the API key is for."""
+    """List jobs, newest first, of the collections that the API key may see."""
     prefixes = () if caller.sees_all else caller.prefixes
     jobs = await parts.ledger.jobs.newest(
         collection=collection, prefixes=prefixes, states=state or (), limit=limit, offset=offset
@@ -61,26 +69,33 @@ async def read_all(
 
 
 @router.get("/jobs/{id}", response_model=JobOut)
-async def read(job_id: JobId, parts: PartsOf) -> Response:
+async def get_job(job_id: JobId, parts: PartsOf) -> Response:
+    """Return one job as it stands."""
     return Json(job_wire(await parts.ledger.jobs.find(job_id)))
 
 
 @router.get("/jobs/{id}/failures", response_model=FailuresOut)
-async def failures(job_id: JobId, parts: PartsOf, limit: Limit = 100, offset: Offset = 0) -> Response:
-    """Documents of the job that could not be indexed, and why."""
+async def list_failures(job_id: JobId, parts: PartsOf, limit: Limit = 100, offset: Offset = 0) -> Response:
+    """List the documents of the job that could not be indexed, and why."""
     await parts.ledger.jobs.find(job_id)
-    found = await parts.ledger.jobs.failures(job_id, limit=limit, offset=offset)
+    page = await parts.ledger.jobs.failures(job_id, limit=limit, offset=offset)
     wire = [
-        {"position": one.position, "id": one.document_id, "code": one.code, "detail": one.detail, "file": one.file}
-        for one in found
+        {
+            "position": failure.position,
+            "id": failure.document_id,
+            "code": failure.code,
+            "detail": failure.detail,
+            "file": failure.file,
+        }
+        for failure in page
     ]
     return Json({"failures": wire})
 
 
 @router.post("/jobs/{id}/cancel", response_model=JobOut)
-async def cancel(job_id: JobId, parts: PartsOf, caller: CallerOf) -> Response:
-    """Nothing more of the job is begun. What a worker has in hand is finished first, and then the job is `cancelled`; one that is
-    finished stays as it is. A reindex is for keys with the scope `admin`, as by its own call."""
+async def cancel_job(job_id: JobId, parts: PartsOf, caller: CallerOf) -> Response:
+    """Begin nothing more of the job. Batches that a worker has begun are finished first, and then the job is `cancelled`; a
+    finished job stays as it is. Cancelling a reindex needs a key with the scope `admin`."""
     job = await parts.ledger.jobs.find(job_id)
     if job.kind is JobKind.REINDEX and KeyScope.ADMIN not in caller.scopes:
         raise Forbidden(f"job {job_id} is a reindex: cancelling it needs a key with scope admin")
@@ -89,9 +104,9 @@ async def cancel(job_id: JobId, parts: PartsOf, caller: CallerOf) -> Response:
     return Json(job_wire(job))
 
 
-@router.post("/jobs/{id}/retry", status_code=202, response_model=RetriedOut)
-async def retry(job_id: JobId, parts: PartsOf) -> Response:
-    """A new job of what failed in this one; asked twice, it is the same job. Documents that were written again since are left out."""
+@router.post("/jobs/{id}/retry", status_code=202, response_model=JobAcceptedOut)
+async def retry_job(job_id: JobId, parts: PartsOf) -> Response:
+    """Create a job for what failed in this one; a repeated request returns the same job. Documents written again since are left out."""
     job, _ = await parts.ledger.retries.start(job_id)
     parts.worker.poke()
     return Json({"job": job_wire(job)}, 202)
@@ -102,8 +117,8 @@ async def retry(job_id: JobId, parts: PartsOf) -> Response:
     response_class=StreamingResponse,
     responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
 )
-async def events(job_id: JobId, parts: PartsOf) -> Response:
-    """Server-sent events: the job now and after each change, a few times a second at most, until it is finished."""
+async def follow_job(job_id: JobId, parts: PartsOf) -> Response:
+    """Send the job now and after each change, a few times a second at most, as server-sent events, until it is finished."""
     await parts.ledger.jobs.find(job_id)
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     return StreamingResponse(_events(job_id, parts), headers=headers, media_type="text/event-stream")

@@ -11,41 +11,42 @@ from indexer.domain.collections import Collection, Reindex
 from service.api.serializers import CollectionPath, job_wire
 from service.components import Parts, PartsOf
 from service.http.responses import Json, StrictRoute
-from service.schemas.collections import GenerationOut, ReindexIn, ReindexingOut, ReindexOut
+from service.schemas.collections import GenerationOut, ReindexIn, ReindexOut
+from service.schemas.jobs import JobAcceptedOut
 
 router = APIRouter(route_class=StrictRoute, tags=["reindex"])
 
 
-@router.post("/collections/{name}/reindex", status_code=202, response_model=ReindexingOut)
-async def start(name: CollectionPath, parts: PartsOf, body: ReindexIn | None = None) -> Response:
-    """Embeds every document again with another model that runs here, beside the generation that goes on being searched and
-    written to, and then switches. Asked again while it is under way it is the same job, and what failed is tried again."""
-    wanted = body or ReindexIn(model=None, max_failures=0)
-    job, _ = await parts.reindexes.start(name, model=wanted.model, max_failures=wanted.max_failures)
+@router.post("/collections/{name}/reindex", status_code=202, response_model=JobAcceptedOut)
+async def start_reindex(name: CollectionPath, parts: PartsOf, body: ReindexIn | None = None) -> Response:
+    """Embed every document again with another model that runs here, while the present generation is searched and written to, and
+    then switch. Repeating the request during a reindex returns the same job and tries failures again."""
+    order = body or ReindexIn(model=None, max_failures=0)
+    job, _ = await parts.reindexes.start(name, model=order.model, max_failures=order.max_failures)
     return Json({"job": job_wire(job)}, 202)
 
 
 @router.get("/collections/{name}/reindex", response_model=ReindexOut)
-async def read(name: CollectionPath, parts: PartsOf) -> Response:
-    """404 when the collection has one generation only."""
+async def get_reindex(name: CollectionPath, parts: PartsOf) -> Response:
+    """Return the two generations of a collection. 404 when it has only one."""
     return Json(await _wire(parts, await parts.reindexes.get(name)))
 
 
-@router.post("/collections/{name}/reindex/cancel", status_code=202, response_model=ReindexingOut)
-async def cancel(name: CollectionPath, parts: PartsOf) -> Response:
-    """Gives up the new generation, before the switch. The same as cancelling the job."""
+@router.post("/collections/{name}/reindex/cancel", status_code=202, response_model=JobAcceptedOut)
+async def cancel_reindex(name: CollectionPath, parts: PartsOf) -> Response:
+    """Give up the new generation before the switch. The same as cancelling the job."""
     return Json({"job": job_wire(await parts.reindexes.cancel(name))}, 202)
 
 
 @router.post("/collections/{name}/reindex/rollback", status_code=202, response_model=ReindexOut)
-async def roll_back(name: CollectionPath, parts: PartsOf) -> Response:
-    """After the switch, while the previous generation is kept: switches back, in a moment, and loses no write."""
+async def roll_back_reindex(name: CollectionPath, parts: PartsOf) -> Response:
+    """Switch back to the previous generation while it is kept. No write is lost."""
     return Json(await _wire(parts, await parts.reindexes.roll_back(name)), 202)
 
 
 @router.post("/collections/{name}/reindex/finish", status_code=202, response_model=ReindexOut)
-async def finish(name: CollectionPath, parts: PartsOf) -> Response:
-    """After the switch: the previous generation goes now, not when its time is over."""
+async def finish_reindex(name: CollectionPath, parts: PartsOf) -> Response:
+    """Drop the previous generation now instead of when its time is over."""
     return Json(await _wire(parts, await parts.reindexes.finish(name)), 202)
 
 
@@ -60,5 +61,5 @@ async def _wire(parts: Parts, reindex: Reindex) -> dict[str, Any]:
     }
 
 
-def _generation(of: Collection | Reindex) -> dict[str, Any]:
-    return {name: getattr(of, name) for name in GenerationOut.model_fields}
+def _generation(source: Collection | Reindex) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in GenerationOut.model_fields}

@@ -15,7 +15,8 @@ from service.http.problems import error_wire
 from service.http.responses import Json, StrictRoute, answer_within, took
 from service.schemas.base import checked
 from service.schemas.search import SearchBatchIn, SearchBatchOut, SearchIn, SearchOut
-from service.search.searcher import SearchBounds, Searcher
+from service.search.bounds import SearchBounds
+from service.search.searcher import Searcher
 
 router = APIRouter(route_class=StrictRoute, tags=["search"])
 
@@ -31,7 +32,7 @@ SearcherOf = Annotated[Searcher, Depends(searcher_of)]
 
 @router.post("/search", response_model=SearchOut)
 async def search(body: SearchIn, request: Request, searcher: SearcherOf, parts: PartsOf) -> Response:
-    """Documents nearest to a query of text, an image or both, best first."""
+    """Find the documents nearest to a query of text, an image or both, best first."""
     answer = await answer_within(request, searcher.search(body), parts.settings.request_timeout_s)
     took(request, [answer["timings"]])
     return Json(answer)
@@ -39,7 +40,7 @@ async def search(body: SearchIn, request: Request, searcher: SearcherOf, parts: 
 
 @router.post("/search/batch", response_model=SearchBatchOut)
 async def search_batch(body: SearchBatchIn, request: Request, searcher: SearcherOf, parts: PartsOf) -> Response:
-    """Many searches, one result or error for each, in order. 429 only when there was room for none of them."""
+    """Run several searches and answer with one result or error for each, in order. 429 only when there was room for none of them."""
     limit = parts.settings.max_searches_per_call
     if len(body.searches) > limit:
         raise TooLarge(
@@ -48,7 +49,7 @@ async def search_batch(body: SearchBatchIn, request: Request, searcher: Searcher
             value=len(body.searches),
             limit=limit,
         )
-    work = asyncio.gather(*(_one(searcher, checked(item)) for item in body.searches))
+    work = asyncio.gather(*(_outcome(searcher, checked(item)) for item in body.searches))
     outcomes = await answer_within(request, work, parts.settings.request_timeout_s)
     refused = [outcome for outcome in outcomes if isinstance(outcome, Overloaded)]
     if len(refused) == len(outcomes):
@@ -59,10 +60,10 @@ async def search_batch(body: SearchBatchIn, request: Request, searcher: Searcher
     )
 
 
-async def _one(searcher: Searcher, wanted: SearchIn | RetrievalError) -> dict[str, Any] | RetrievalError:
-    if isinstance(wanted, RetrievalError):
-        return wanted
+async def _outcome(searcher: Searcher, item: SearchIn | RetrievalError) -> dict[str, Any] | RetrievalError:
+    if isinstance(item, RetrievalError):
+        return item
     try:
-        return await searcher.search(wanted)
+        return await searcher.search(item)
     except RetrievalError as error:
         return error

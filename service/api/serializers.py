@@ -9,8 +9,18 @@ from fastapi import Path
 from indexer.domain.jobs import Job
 from service.schemas.names import COLLECTION_NAME, DOCUMENT_ID
 
-CollectionPath = Annotated[str, Path(alias="name", pattern=COLLECTION_NAME)]
-DocumentPath = Annotated[str, Path(alias="id", pattern=DOCUMENT_ID)]
+CollectionPath = Annotated[
+    str, Path(alias="name", pattern=COLLECTION_NAME, description="the name of a collection", examples=["flags"])
+]
+DocumentPath = Annotated[
+    str,
+    Path(
+        alias="id",
+        pattern=DOCUMENT_ID,
+        description="the document's id, with a slash in it written as %2F",
+        examples=["flag:fr/borders"],
+    ),
+]
 
 
 def job_wire(job: Job) -> dict[str, Any]:

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from model.errors import InvalidInput
 from model.types import ModelInfo
-from service.schemas.base import InputIn, Wire
+from service.schemas.base import InputIn, Wire, examples
+from service.schemas.samples import PNG_URI, QUESTION
 from service.schemas.validation import invalid
 
 
 class TextPart(Wire):
-    type: Literal["text"]
-    text: str
+    """A content part of text."""
+
+    type: Literal["text"] = Field(description="a part of text", examples=["text"])
+    text: str = Field(description="the text", examples=[QUESTION])
 
 
 class PartUrl(Wire):
     """An image as OpenAI's content parts have it: a URL or a data URI."""
 
-    url: str
-    detail: Literal["auto", "low", "high"] | None = Field(None, description="taken and ignored")
+    url: str = Field(description="an http or https URL, or a data URI", examples=[PNG_URI])
+    detail: Literal["auto", "low", "high"] | None = Field(None, description="accepted and ignored", examples=["auto"])
 
 
 class ImagePart(Wire):
-    type: Literal["image_url"]
-    image_url: str | PartUrl
+    """A content part that is an image."""
+
+    type: Literal["image_url"] = Field(description="a part that is an image", examples=["image_url"])
+    image_url: str | PartUrl = Field(
+        description="a URL, a data URI, or an object with one of them", examples=[{"url": PNG_URI}]
+    )
 
 
 def _part_form(value: object) -> str | None:
@@ -79,49 +86,81 @@ Inputs = Annotated[
 ]
 
 
+_PARTS = [{"type": "text", "text": QUESTION}, {"type": "image_url", "image_url": PNG_URI}]
+
+
 class EmbeddingsIn(Wire):
+    """OpenAI's request for embeddings, with images as content parts."""
+
+    model_config = ConfigDict(
+        json_schema_extra=examples(
+            {"model": "ret2-atlas", "input": "In Kenya people pay with the shilling."},
+            {"input": ["one text", "another text"], "encoding_format": "base64", "user": "somebody"},
+            {"input": [_PARTS], "input_type": "query"},
+        )
+    )
+
     input: Inputs = Field(
         description="a string; a list of strings and of lists of parts, one embedding each; or the parts of one input"
     )
-    model: str | None = Field(None, description="taken and ignored: there is one model, and the answer names it")
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(None, description="the model's own; other numbers are refused")
-    user: str | None = Field(None, description="taken and ignored")
-    input_type: Literal["query", "document"] = Field("document", description="not OpenAI's: the role of the inputs")
+    model: str | None = Field(None, description="accepted and ignored: there is one model, and the answer names it")
+    encoding_format: Literal["float", "base64"] = Field(
+        "float",
+        description="numbers, or little-endian float32 in base64, which OpenAI's Python client asks for by default",
+    )
+    dimensions: int | None = Field(
+        None, description="the length of the model's embeddings; other numbers are refused", examples=[256]
+    )
+    user: str | None = Field(None, description="accepted and ignored")
+    input_type: Literal["query", "document"] = Field(
+        "document", description="beyond OpenAI's API: the role of the inputs"
+    )
 
 
 class EmbeddingDatum(BaseModel):
-    object: Literal["embedding"]
-    index: int
-    embedding: list[float] | str
+    """One embedding, as OpenAI answers it."""
+
+    object: Literal["embedding"] = Field(description="the object type", examples=["embedding"])
+    index: int = Field(description="the place of its input, from 0", examples=[0])
+    embedding: list[float] | str = Field(
+        description="numbers, or base64 where `encoding_format` says so", examples=[[0.6, 0.8]]
+    )
 
 
 class Usage(BaseModel):
-    """What the model worked on: text tokens plus image patches."""
+    """The size of the inputs for the model."""
 
-    prompt_tokens: int
-    total_tokens: int
+    prompt_tokens: int = Field(description="text tokens plus image patches", examples=[11])
+    total_tokens: int = Field(description="the same number: nothing is generated", examples=[11])
 
 
 class EmbeddingsOut(BaseModel):
-    object: Literal["list"]
-    model: str
-    data: list[EmbeddingDatum]
-    usage: Usage
+    """OpenAI's answer with embeddings."""
+
+    object: Literal["list"] = Field(description="the object type", examples=["list"])
+    model: str = Field(description="the name of the model", examples=["ret2-atlas"])
+    data: list[EmbeddingDatum] = Field(description="an embedding for each input, in order")
+    usage: Usage = Field(description="the size of the inputs for the model")
 
 
 class OpenAiModelOut(BaseModel):
-    id: str = Field(description="the name that `model` has in the answers of /v1/embeddings")
-    object: Literal["model"]
-    created: int = Field(description="always 0: checkpoints do not say when they were made")
-    owned_by: str
-    dimensions: int = Field(description="not OpenAI's: the length of its embeddings")
-    fingerprint: str = Field(description="not OpenAI's: changes with anything that changes embeddings")
+    """The model, as OpenAI's clients list models."""
+
+    id: str = Field(description="the name of the model in the answers of /v1/embeddings", examples=["ret2-atlas"])
+    object: Literal["model"] = Field(description="the object type", examples=["model"])
+    created: int = Field(description="always 0: checkpoints do not say when they were made", examples=[0])
+    owned_by: str = Field(description="always ret2", examples=["ret2"])
+    dimensions: int = Field(description="beyond OpenAI's API: the length of its embeddings", examples=[256])
+    fingerprint: str = Field(
+        description="beyond OpenAI's API: changes with anything that changes embeddings", examples=["3f2c9a"]
+    )
 
 
 class OpenAiModelsOut(BaseModel):
-    object: Literal["list"]
-    data: list[OpenAiModelOut]
+    """All models: one."""
+
+    object: Literal["list"] = Field(description="the object type", examples=["list"])
+    data: list[OpenAiModelOut] = Field(description="the models")
 
 
 def model_wire(info: ModelInfo) -> dict[str, Any]:
@@ -137,22 +176,26 @@ def model_wire(info: ModelInfo) -> dict[str, Any]:
 
 def items_of(body: EmbeddingsIn) -> list[InputIn | InvalidInput]:
     """The inputs of a request. Raises `InvalidInput` for token ids and for an empty list."""
-    given: list[Any] = [body.input] if isinstance(body.input, str) else body.input
-    if not given:
+    inputs: list[Any] = [body.input] if isinstance(body.input, str) else body.input
+    if not inputs:
         raise InvalidInput("input is an empty list", field="input")
-    if any(
-        isinstance(one, int) or (isinstance(one, list) and any(isinstance(part, int) for part in one)) for one in given
-    ):
+    if any(_is_token(part) for part in inputs):
         raise InvalidInput(
-            "input holds token ids, which mean nothing to this model's tokeniser: send text", field="input"
+            "input holds token ids, which mean nothing to this model's tokeniser: send text "
+            "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))",
+            field="input",
         )
-    if any(isinstance(one, TextPart | ImagePart) for one in given):
-        if not all(isinstance(one, TextPart | ImagePart) for one in given):
+    if any(isinstance(part, TextPart | ImagePart) for part in inputs):
+        if not all(isinstance(part, TextPart | ImagePart) for part in inputs):
             raise InvalidInput(
                 "input mixes content parts with other inputs: put each input's parts in a list", field="input"
             )
-        given = [given]
-    return [_item([TextPart(type="text", text=one)] if isinstance(one, str) else one) for one in given]
+        inputs = [inputs]
+    return [_item([TextPart(type="text", text=part)] if isinstance(part, str) else part) for part in inputs]
+
+
+def _is_token(part: object) -> bool:
+    return isinstance(part, int) or (isinstance(part, list) and any(isinstance(token, int) for token in part))
 
 
 def _item(parts: list[TextPart | ImagePart]) -> InputIn | InvalidInput:

@@ -106,7 +106,16 @@ async def encoding_of(request: Request) -> Encoding:  # async: FastAPI would tak
 
 
 EncodingOf = Annotated[Encoding, Depends(encoding_of)]
-ModelPath = Annotated[str, Path(alias="model", min_length=1, max_length=512)]
+ModelPath = Annotated[
+    str,
+    Path(
+        alias="model",
+        min_length=1,
+        max_length=512,
+        description="the name of the model, as /v1/models lists it",
+        examples=["ret2-atlas"],
+    ),
+]
 
 
 @packed_router.post(
@@ -116,10 +125,10 @@ ModelPath = Annotated[str, Path(alias="model", min_length=1, max_length=512)]
     responses={200: {"content": _PACKED}},
 )
 async def encode(body: EncodeIn, request: Request, encoding: EncodingOf) -> Response:
-    """Embeddings of texts, images or both: one result or error per input, in order.
+    """Embed texts, images or both, and answer with one result or error per input, in order.
 
-    Queries wait in the search lane and documents in the bulk lane, unless `lane` says otherwise. In msgpack an image is its file's
-    bytes and an embedding is its little-endian float32 values.
+    Queries wait in the search lane and documents in the bulk lane, unless `lane` says otherwise. In msgpack an image is the bytes
+    of its file and an embedding is its little-endian float32 values.
     """
     lane = Lane(body.lane) if body.lane else None
     results = await encoding.answer(request, [checked(item) for item in body.inputs], Role(body.role), lane)
@@ -138,8 +147,8 @@ async def _encode_packed(request: Request) -> Response:
 
 
 @router.post("/v1/embeddings", response_model=EmbeddingsOut)
-async def embeddings(body: EmbeddingsIn, request: Request, encoding: EncodingOf) -> Response:
-    """As OpenAI's, with images: an input is a string or a list of content parts. One bad input fails the call."""
+async def create_embeddings(body: EmbeddingsIn, request: Request, encoding: EncodingOf) -> Response:
+    """Embed inputs as OpenAI's API does, and images too: an input is a string or a list of content parts. One bad input fails the call."""
     info = await encoding.encoder.info()
     if body.dimensions not in (None, info.dimensions):
         raise InvalidInput(
@@ -164,13 +173,14 @@ async def embeddings(body: EmbeddingsIn, request: Request, encoding: EncodingOf)
 
 
 @router.get("/v1/models", response_model=OpenAiModelsOut)
-async def models(encoding: EncodingOf) -> Response:
-    """The one model there is, for clients that list models before they use one."""
+async def list_models(encoding: EncodingOf) -> Response:
+    """List the model, for clients that list models before they use one."""
     return Json({"object": "list", "data": [model_wire(await encoding.encoder.info())]})
 
 
 @router.get("/v1/models/{model}", response_model=OpenAiModelOut)
-async def model(name: ModelPath, encoding: EncodingOf) -> Response:
+async def get_model(name: ModelPath, encoding: EncodingOf) -> Response:
+    """Return the model by its name, for clients that look it up before they use it."""
     info = await encoding.encoder.info()
     if name != info.name:
         raise NotFound(f"there is no model {name!r:.100}, only {info.name!r}", field="model", value=name)

@@ -54,30 +54,31 @@ ProcessOf = Annotated[Process, Depends(process_of)]
 
 
 @router.get("/livez", response_model=LiveOut, responses={503: {"model": LiveOut}})
-async def livez(process: ProcessOf) -> Response:
-    """503 when a part of this process, such as the model's thread, is dead or stuck: only a restart helps."""
+async def check_liveness(process: ProcessOf) -> Response:
+    """Check that this process is alive. 503 when a part of it, such as the model's thread, is dead or stuck: only a restart helps."""
     parts = {name: alive() for name, alive in process.health.alive.items()}
     alive = all(parts.values())
     return Json({"alive": alive, "parts": parts}, 200 if alive else 503)
 
 
 @router.get("/readyz", response_model=ReadyOut, responses={503: {"model": ReadyOut}})
-async def readyz(process: ProcessOf) -> Response:
-    """200 when a real forward has worked recently and everything this process needs answers."""
+async def check_readiness(process: ProcessOf) -> Response:
+    """Check that a forward pass has worked recently and that everything this process needs answers."""
     checks = await process.health.states()
     ready = all(state == "ok" for state in checks.values())
     return Json({"ready": ready, "checks": checks}, 200 if ready else 503)
 
 
 @metrics_router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(process: ProcessOf) -> Response:
+async def read_metrics(process: ProcessOf) -> Response:
+    """Return the metrics in the text format of Prometheus."""
     await process.refresh_metrics()
     return Response(generate_latest(process.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/info", response_model=InfoOut)
-async def info(process: ProcessOf) -> Response:
-    """The model behind this service and the bounds on what may be sent."""
+async def read_info(process: ProcessOf) -> Response:
+    """Return the model behind this service and the limits on requests."""
     model, settings = await process.encoder.info(), process.settings
     names = [
         name for name in type(settings).model_fields if name.startswith("max_") and not name.startswith("max_batch")

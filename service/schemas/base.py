@@ -1,4 +1,4 @@
-"""What goes over the wire, as pydantic models: strict types, no unknown fields. Bounds that are settings are checked elsewhere."""
+"""The parts that bodies and answers share. Types are strict, unknown fields are refused; bounds that are settings are checked elsewhere."""
 
 from __future__ import annotations
 
@@ -9,29 +9,36 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PlainValidator,
     StringConstraints,
     Tag,
     ValidationError,
     ValidatorFunctionWrapHandler,
-    WithJsonSchema,
     WrapValidator,
     model_validator,
 )
 
+from indexer import filters
+from indexer.filters import FilterModel
 from model.errors import InvalidInput
-from service.schemas import filter_schema
 from service.schemas.names import COLLECTION_NAME, DOCUMENT_ID
+from service.schemas.samples import PNG_BASE64, QUESTION
 from service.schemas.validation import invalid
 
 T = TypeVar("T")
 
-
 CollectionName = Annotated[str, StringConstraints(pattern=COLLECTION_NAME)]
 DocumentId = Annotated[str, StringConstraints(pattern=DOCUMENT_ID)]
-FieldName = Annotated[str, StringConstraints(min_length=1, max_length=128)]  # of metadata: keys joined by dots
+# A path to a metadata field: keys joined by dots.
+FieldName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
-# Read by `indexer.filters.parse`; here it only has its name in the OpenAPI document.
-FilterIn = Annotated[dict[str, Any], WithJsonSchema(filter_schema.REFERENCE)]
+# A `filters.Filter`. `filters.parse` reads it, with errors that name the place; `FilterModel` describes it.
+FilterTree = Annotated[Any, PlainValidator(filters.parse, json_schema_input_type=FilterModel)]
+
+
+def examples(*values: dict[str, Any]) -> dict[str, Any]:
+    """Return what shows whole examples of a body in the OpenAPI document."""
+    return {"examples": list(values)}
 
 
 class Wire(BaseModel):
@@ -56,13 +63,17 @@ class Wire(BaseModel):
 class ImageUrl(Wire):
     """An image to be fetched. Private addresses are refused."""
 
-    url: str = Field(max_length=8192)
+    url: str = Field(
+        max_length=8192, description="an http or https URL, or a data URI", examples=["https://example.org/flag.png"]
+    )
 
 
 class ImageBase64(Wire):
     """An image file in base64."""
 
-    base64: str
+    base64: str = Field(
+        description="the bytes of an image file: PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF", examples=[PNG_BASE64]
+    )
 
 
 def _image_form(value: object) -> str | None:
@@ -78,7 +89,7 @@ ImageField = Annotated[
     Discriminator(
         _image_form,
         custom_error_type="image_form",
-        # Without braces, which pydantic takes for a template and doubles.
+        # Without braces, which pydantic takes for a template.
         custom_error_message="an image is an object with url or with base64, a data URI or an http(s) URL",
     ),
 ]
@@ -90,11 +101,11 @@ ImageField = Annotated[
 class InputIn(Wire):
     """Text, an image, or both."""
 
-    text: str | None = None
-    image: ImageField | None = None
+    text: str | None = Field(None, description="the text", examples=[QUESTION])
+    image: ImageField | None = Field(None, description="the image", examples=[{"base64": PNG_BASE64}])
 
     @model_validator(mode="after")
-    def _something(self) -> InputIn:
+    def _check_content(self) -> InputIn:
         if not self.text and self.image is None:
             raise ValueError("neither text nor image: at least one is needed")
         return self
@@ -108,36 +119,31 @@ def _keep_error(value: object, validate: ValidatorFunctionWrapHandler) -> object
         return validate(value)
     except ValidationError as error:
         return invalid(error)
+    except InvalidInput as error:
+        return error
 
 
-# An item that is wrong becomes its own `InvalidInput` and leaves the request standing (promise 2). Read it with `checked`.
+# An item that is wrong becomes its own `InvalidInput` and leaves the others of its request alone. Read it with `checked`.
 Lenient = WrapValidator(_keep_error)
 
 
 def checked(item: T) -> T | InvalidInput:
-    """What a `Lenient` item really is; its annotation tells OpenAPI what it should be."""
+    """Return the item as what it may be, where its annotation tells OpenAPI what it should be."""
     return cast("T | InvalidInput", item)
 
 
-# --- search
-
-
 class ErrorOut(BaseModel):
-    code: str
-    detail: str
+    """The error of one item among others."""
 
-
-# --- encode
-
-
-# --- collections, documents, jobs
-
-
-# --- operations
+    code: str = Field(description="the error for programs", examples=["invalid_input"])
+    detail: str = Field(
+        description="the error for people: what is wrong, the value, and what is allowed",
+        examples=["neither text nor image: at least one is needed"],
+    )
 
 
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
-    """For bodies that FastAPI does not read: the schema, its parts by reference to models that other routes declare."""
+    """Return the schema of a body that FastAPI does not read; its parts are references to models that other routes declare."""
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     return schema

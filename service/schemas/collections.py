@@ -4,100 +4,155 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, Strict
+from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from indexer.filters import FieldType
-from service.schemas.base import CollectionName, ErrorOut, FieldName, Wire
-from service.schemas.jobs import JobOut
+from service.schemas.base import CollectionName, ErrorOut, FieldName, Wire, examples
+from service.schemas.samples import JOB_ID
 
 
 class CollectionIn(Wire):
-    """How a collection is made, or with PATCH what of it is changed. With PATCH, null takes a setting away."""
+    """Settings of a new collection, or with PATCH the settings to change. With PATCH, null takes a setting away."""
 
+    model_config = ConfigDict(
+        json_schema_extra=examples(
+            {
+                "instruction": "Find the passage that answers the question.",
+                "limit": 20,
+                "indexes": {"region": "keyword", "area_km2": "number"},
+                "language": "simple",
+            }
+        )
+    )
     nullable = frozenset({"instruction", "limit", "language"})
 
-    instruction: str | None = Field(None, max_length=2000, description="put before the text of queries that bring none")
-    limit: int | None = Field(None, ge=1, description="hits of searches that name no limit; unset: 10")
+    instruction: str | None = Field(
+        None, max_length=2000, description="put before the text of queries that have no instruction of their own"
+    )
+    limit: int | None = Field(None, ge=1, description="hits of a search that names no limit; by default 10")
     language: str | None = Field(
         None,
         max_length=60,
-        description="of the words that modes lexical and hybrid search: a language of Snowball's stemmers, such as english, "
-        "or simple, which takes words as they are. Fixed when the collection is made; unset: simple",
+        description="the language of the words that modes lexical and hybrid search: one of Snowball's stemmers, such as "
+        "english, or simple, which does not stem; fixed when the collection is created; by default simple",
     )
     indexes: dict[FieldName, Annotated[FieldType, Strict(strict=False)]] = Field(
         default_factory=dict,
         max_length=64,
-        description="the types of metadata fields: keyword, number, bool, datetime, text or geo. Each gets an index, and a "
-        "filter that asks a field as another type is refused. PATCH adds to them",
+        description="the types of metadata fields: keyword, number, bool, datetime, text or geo; each field gets an index, "
+        "and a filter that uses it as another type is refused; PATCH adds fields",
     )
 
 
 class AliasIn(Wire):
-    collection: CollectionName
+    """The collection that an alias stands for."""
+
+    model_config = ConfigDict(json_schema_extra=examples({"collection": "flags"}))
+
+    collection: CollectionName = Field(description="the name of a collection")
 
 
 class AliasOut(BaseModel):
-    alias: str
-    collection: str
+    """Another name of a collection."""
+
+    alias: str = Field(
+        description="another name of a collection, which can be switched to another one at once", examples=["nations"]
+    )
+    collection: str = Field(description="the collection it stands for", examples=["flags"])
 
 
 class AliasesOut(BaseModel):
-    aliases: list[AliasOut]
+    """All aliases that the API key may see."""
+
+    aliases: list[AliasOut] = Field(description="the aliases")
 
 
 class CollectionOut(BaseModel):
-    name: str
-    documents: int = Field(description="in the index")
-    pending: int = Field(description="documents of jobs that wait or run")
-    failed: int = Field(description="documents whose last accepted write failed, while its job is kept")
-    size_bytes: int | None = Field(description="of the index on disk; null where a Qdrant server has it")
-    indexes: dict[str, FieldType] = Field(description="the declared types of metadata fields")
-    aliases: list[str]
-    limit: int | None
-    model: str
-    fingerprint: str
-    dimensions: int
-    instruction: str | None
-    language: str | None = Field(
-        description="of the words of texts; null: made before they were kept, mode fused alone"
+    """A collection as it stands."""
+
+    name: str = Field(description="the name of the collection", examples=["flags"])
+    documents: int = Field(description="documents in the index", examples=[2])
+    pending: int = Field(description="documents of jobs that wait or run", examples=[0])
+    failed: int = Field(
+        description="documents whose last accepted write failed, for as long as its job is kept", examples=[1]
     )
-    latents: bool = Field(description="several vectors of each document are kept, so that hits can be reranked")
-    created_at: float
-    compatible: bool = Field(description="filled by a model that runs now; else searches and writes are refused")
-    generation: int = Field(description="another number after each reindex")
+    size_bytes: int | None = Field(
+        description="the size of the index on disk; null on a Qdrant server", examples=[81920]
+    )
+    indexes: dict[str, FieldType] = Field(
+        description="the declared types of metadata fields", examples=[{"region": "keyword", "area_km2": "number"}]
+    )
+    aliases: list[str] = Field(description="other names of the collection", examples=[["nations"]])
+    limit: int | None = Field(description="hits of a search that names no limit; null: 10", examples=[10])
+    model: str = Field(description="the name of the model that filled it", examples=["ret2-atlas"])
+    fingerprint: str = Field(description="the fingerprint of that model", examples=["3f2c9a"])
+    dimensions: int = Field(description="the length of an embedding", examples=[256])
+    instruction: str | None = Field(
+        description="put before the text of queries that have no instruction of their own; null for none",
+        examples=["Find the passage that answers the question."],
+    )
+    language: str | None = Field(
+        description="the language of the words of texts; null: words are not stored, only mode fused works",
+        examples=["english"],
+    )
+    latents: bool = Field(
+        description="whether several vectors of each document are kept, so that hits can be reranked", examples=[False]
+    )
+    created_at: float = Field(description="Unix time in seconds", examples=[1760000000.0])
+    compatible: bool = Field(
+        description="whether the model that filled it runs now; if not, searches and writes are refused",
+        examples=[True],
+    )
+    generation: int = Field(description="changes with each reindex", examples=[0])
     error: ErrorOut | None = Field(
         None, description="in a list: why the index of this collection cannot be read; its documents count as 0 then"
     )
 
 
 class CollectionsOut(BaseModel):
-    collections: list[CollectionOut]
+    """All collections that the API key may see."""
 
-
-class ReindexingOut(BaseModel):
-    job: JobOut
+    collections: list[CollectionOut] = Field(description="the collections, by name")
 
 
 class ReindexIn(Wire):
+    """The model to reindex with."""
+
+    model_config = ConfigDict(json_schema_extra=examples({"model": "ret2-atlas-2", "max_failures": 10}))
+
     model: str | None = Field(
-        None, min_length=1, max_length=200, description="name or fingerprint of one that runs here; unset: the next one"
+        None,
+        min_length=1,
+        max_length=200,
+        description="the name or fingerprint of a model that this service runs; by default the next one",
     )
     max_failures: int = Field(
-        0, ge=0, description="documents that the new model may fail to embed; with more of them the job waits"
+        0, ge=0, description="documents that the new model may fail to embed; with more failures the job waits"
     )
 
 
 class GenerationOut(BaseModel):
-    generation: int
-    model: str
-    fingerprint: str
-    dimensions: int
+    """The part of a collection that one model filled."""
+
+    generation: int = Field(description="the number of the generation", examples=[1])
+    model: str = Field(description="the name of the model", examples=["ret2-atlas"])
+    fingerprint: str = Field(description="the fingerprint of the model", examples=["3f2c9a"])
+    dimensions: int = Field(description="the length of an embedding", examples=[256])
 
 
 class ReindexOut(BaseModel):
-    collection: str
-    state: Literal["filling", "switching", "kept", "rolling_back", "dropping"]
-    serving: GenerationOut = Field(description="what searches find now")
-    other: GenerationOut = Field(description="being filled; or the previous one, kept until a rollback or `until`")
-    until: float | None
-    job: str = Field(description="the id of its job, which has progress and failures")
+    """The two generations of a collection while it is reindexed and for a while after."""
+
+    collection: str = Field(description="the name of the collection", examples=["flags"])
+    state: Literal["filling", "switching", "kept", "rolling_back", "dropping"] = Field(
+        description="how far the reindex is", examples=["kept"]
+    )
+    serving: GenerationOut = Field(description="the generation that searches use now")
+    other: GenerationOut = Field(
+        description="the generation being filled; or the previous one, kept until a rollback or `until`"
+    )
+    until: float | None = Field(
+        description="when the other generation is dropped, as Unix time in seconds; null while that is open",
+        examples=[1760003600.0],
+    )
+    job: str = Field(description="the id of its job, which has progress and failures", examples=[JOB_ID])

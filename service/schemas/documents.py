@@ -4,83 +4,120 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from indexer.domain.jobs import Status
 from indexer.imports.mapping import Format
-from service.schemas.base import DocumentId, ErrorOut, FilterIn, InputIn, Wire
+from service.schemas.base import DocumentId, ErrorOut, FilterTree, InputIn, Wire, examples
 from service.schemas.jobs import JobOut
+from service.schemas.samples import DOCUMENT_ID, DOCUMENTS, IN_EUROPE, OTHER_ID
+
+_IMAGE_URL = "/collections/flags/documents/flag%3Afr%2Fborders/image?v=9f86d081884c7d65"
 
 
 class DocumentIn(InputIn):
     """A document to index. Without an id it gets one that derives from its content."""
 
-    id: DocumentId | None = None
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    model_config = ConfigDict(json_schema_extra=examples(*DOCUMENTS))
+
+    id: DocumentId | None = Field(None, description="the document's id; by default it derives from the content")
+    metadata: dict[str, Any] = Field(
+        default_factory=dict, description="anything else about the document, to filter by and to show"
+    )
 
 
 class DeleteIn(Wire):
-    """Documents by their ids, or by a filter on their metadata."""
+    """The documents to delete: by their ids, or by a filter on their metadata."""
 
-    ids: list[DocumentId] | None = Field(None, min_length=1, max_length=10_000)
-    filter: FilterIn | None = Field(None, description="those that are in the index and fulfil it now")
+    model_config = ConfigDict(json_schema_extra=examples({"ids": [DOCUMENT_ID, OTHER_ID]}, {"filter": IN_EUROPE}))
+
+    ids: list[DocumentId] | None = Field(None, min_length=1, max_length=10_000, description="ids of documents")
+    filter: FilterTree | None = Field(None, description="the documents in the index that fulfil it now")
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> DeleteIn:
+    def _check_choice(self) -> DeleteIn:
         if (self.ids is None) == (self.filter is None):
-            raise ValueError("either ids or filter: exactly one of them is needed")
+            raise ValueError("give either ids or filter")
         return self
 
 
-class DocumentOut(BaseModel):
-    id: str
-    text: str | None
-    image_url: str | None
-    metadata: dict[str, Any]
-    vector: list[float] | None = None
+class ContentOut(BaseModel):
+    """The content of a document as it is stored."""
+
+    id: str = Field(description="the document's id", examples=[DOCUMENT_ID])
+    text: str | None = Field(
+        description="the text; null when there is none", examples=["France borders Belgium, Spain and others."]
+    )
+    image_url: str | None = Field(
+        description="the path of the image on this service; null when there is none", examples=[_IMAGE_URL]
+    )
+    metadata: dict[str, Any] = Field(
+        description="the metadata, or the part that was asked for", examples=[{"region": "Europe", "area_km2": 551695}]
+    )
+    vector: list[float] | None = Field(
+        None, description="with `with_vector`: the embedding, of unit length", examples=[[0.6, 0.8]]
+    )
+
+
+class DocumentOut(ContentOut):
+    """A document as it is stored."""
 
 
 class ImportIn(Wire):
-    """Files of documents, and which of their fields are what."""
+    """The files to import, and the meaning of their fields."""
+
+    model_config = ConfigDict(
+        json_schema_extra=examples(
+            {
+                "uri": "s3://pictures/flags.parquet",
+                "format": "parquet",
+                "mapping": {"text": "caption", "image": "picture", "id": "key", "metadata": ["region"]},
+            }
+        )
+    )
 
     uri: str = Field(min_length=1, max_length=4096, description="a file, a folder, or a pattern with `*`")
-    format: Format | None = Field(None, description="unset: by the name")
+    format: Format | None = Field(None, description="the format of the files; by default their names tell it")
     mapping: dict[str, Any] | None = Field(
-        None, description='which field is what: {"text": …, "image": …, "id": …, "metadata": [names] or "*"}'
+        None,
+        description='the meaning of the fields: {"text": …, "image": …, "id": …, "metadata": [names] or "*"}',
     )
     image_root: str | None = Field(
         None,
         min_length=1,
         max_length=4096,
-        description="what image paths are relative to; unset: the folder of the file",
+        description="the folder that image paths are relative to; by default the folder of the file",
+        examples=["s3://pictures"],
     )
 
 
-class ImportingOut(BaseModel):
-    """The job that imports."""
-
-    job: JobOut
-
-
 class RejectedOut(BaseModel):
-    position: int
-    id: str | None
-    code: str
-    detail: str
+    """A document that was not accepted, and why."""
+
+    position: int = Field(
+        description="its place in the request, from 0; in NDJSON its line, blank lines counted", examples=[3]
+    )
+    id: str | None = Field(description="the document's id, where it has a valid one", examples=["flag:xx/area"])
+    code: str = Field(description="the error for programs", examples=["invalid_input"])
+    detail: str = Field(description="the error for people", examples=["neither text nor image: at least one is needed"])
 
 
 class ResultOut(BaseModel):
-    id: str
-    status: Status
-    error: ErrorOut | None = None
+    """The result of one document."""
+
+    id: str = Field(description="the document's id", examples=[DOCUMENT_ID])
+    status: Status = Field(description="the result", examples=["indexed"])
+    error: ErrorOut | None = Field(None, description="for a failed document: why it failed")
 
 
 class AcceptedOut(BaseModel):
-    job: JobOut
-    rejected: list[RejectedOut]
-    rejected_count: int
-    results: list[ResultOut] | None = None
+    """The job of posted documents; with `wait=true` the result of each."""
 
-
-class DeletedOut(BaseModel):
-    job: JobOut
+    job: JobOut = Field(description="the job that indexes the accepted documents")
+    rejected: list[RejectedOut] = Field(
+        description="the first of the documents that were not accepted, as many as one JSON call may have"
+    )
+    rejected_count: int = Field(description="how many documents were not accepted, listed or not", examples=[1])
+    results: list[ResultOut] | None = Field(
+        None, description="with `wait=true`: the result of each accepted document, in order"
+    )

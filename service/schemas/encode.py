@@ -4,29 +4,53 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from service.schemas.base import ErrorOut, InputIn, Lenient, Wire
+from service.schemas.base import ErrorOut, InputIn, Lenient, Wire, examples
+from service.schemas.samples import PNG_BASE64, PNG_URI, QUESTION
 
 
 class EncodeIn(Wire):
-    role: Literal["query", "document"]
-    lane: Literal["search", "bulk"] | None = Field(
-        None, description="which queue: searches go before bulk work. Unset: search for queries, bulk for documents"
+    """Inputs to embed."""
+
+    model_config = ConfigDict(
+        json_schema_extra=examples(
+            {"role": "query", "inputs": [{"text": QUESTION, "image": {"base64": PNG_BASE64}}]},
+            {"role": "document", "lane": "bulk", "inputs": [{"text": "France borders Belgium."}, {"image": PNG_URI}]},
+        )
     )
-    inputs: list[Annotated[InputIn, Lenient]] = Field(min_length=1)
+
+    role: Literal["query", "document"] = Field(description="the side of a search that the inputs are on")
+    lane: Literal["search", "bulk"] | None = Field(
+        None,
+        description="the queue: searches go before bulk work; by default search for queries and bulk for documents",
+    )
+    inputs: list[Annotated[InputIn, Lenient]] = Field(min_length=1, description="what to embed, one embedding each")
 
 
 class EmbeddingOut(BaseModel):
-    embedding: list[float]
-    dropped_tokens: int | None = None
+    """The embedding of one input."""
+
+    embedding: list[float] = Field(description="the embedding, of unit length", examples=[[0.6, 0.8]])
+    dropped_tokens: int | None = Field(
+        None,
+        description="tokens of the text over the model's limit, which are not in the embedding; absent when none",
+        examples=[12],
+    )
 
 
 class EncodeErrorOut(BaseModel):
-    error: ErrorOut
+    """In place of an embedding: why there is none."""
+
+    error: ErrorOut = Field(description="what is wrong with this input")
 
 
 class EncodeOut(BaseModel):
-    model: str
-    dimensions: int
-    results: list[EmbeddingOut | EncodeErrorOut]
+    """An embedding or an error for each input."""
+
+    model: str = Field(description="the name of the model", examples=["ret2-atlas"])
+    dimensions: int = Field(description="the length of an embedding", examples=[2])
+    results: list[EmbeddingOut | EncodeErrorOut] = Field(
+        description="an embedding or an error for each input, in order",
+        examples=[[{"embedding": [0.6, 0.8]}, {"error": {"code": "invalid_input", "detail": "the input is empty"}}]],
+    )

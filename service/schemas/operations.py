@@ -8,48 +8,77 @@ from pydantic import BaseModel, Field
 
 
 class LiveOut(BaseModel):
-    alive: bool
-    parts: dict[str, bool]
+    """Whether this process is alive."""
+
+    alive: bool = Field(description="whether every part is alive", examples=[True])
+    parts: dict[str, bool] = Field(
+        description="the parts of this process, and whether each is alive",
+        examples=[{"encoder": True, "fetcher": True, "worker": True}],
+    )
 
 
 class ReadyOut(BaseModel):
-    ready: bool
-    checks: dict[str, str] = Field(description="`ok`, or what is wrong")
+    """Whether this process can serve."""
+
+    ready: bool = Field(description="whether every check is `ok`", examples=[True])
+    checks: dict[str, str] = Field(
+        description="`ok`, or what is wrong", examples=[{"encoder": "ok", "store": "ok", "ledger": "ok"}]
+    )
 
 
 class ModelOut(BaseModel):
-    name: str
-    fingerprint: str
-    dimensions: int
-    max_text_tokens: int
-    image_size_px: int
-    latents: int = Field(description="vectors of one input; with several, late interaction can rerank")
-    commit: str | None = Field(description="of a model from the hub, for `hub:ORG/NAME@COMMIT`; null for any other")
+    """A model."""
+
+    name: str = Field(description="the name of the model", examples=["ret2-atlas"])
+    fingerprint: str = Field(description="changes with anything that changes embeddings", examples=["3f2c9a"])
+    dimensions: int = Field(description="the length of an embedding", examples=[256])
+    max_text_tokens: int = Field(description="the tokens of a text that the model reads", examples=[128])
+    image_size_px: int = Field(description="the side of the square that images are scaled to", examples=[224])
+    latents: int = Field(
+        description="the vectors of one input; with several, late interaction can rerank", examples=[1]
+    )
+    commit: str | None = Field(
+        description="the commit of a model from the hub, for `hub:ORG/NAME@COMMIT`; null for any other model",
+        examples=["3f2c9a51"],
+    )
 
 
 class InfoOut(BaseModel):
-    version: str
-    model: ModelOut
-    limits: dict[str, int]
+    """The service, its model and its limits."""
+
+    version: str = Field(description="the version of ret2", examples=["0.1.0"])
+    model: ModelOut = Field(description="the model behind this service")
+    limits: dict[str, float] = Field(
+        description="the limits on requests, by the name of the setting", examples=[{"max_image_bytes": 20971520}]
+    )
 
 
 class OpenAiError(BaseModel):
-    """The same error in the words of OpenAI's clients."""
+    """The error as OpenAI's clients read it."""
 
-    message: str
-    type: str
-    param: str | None
-    code: str
+    message: str = Field(description="the same as `detail`", examples=["no valid API key"])
+    type: str = Field(description="OpenAI's name for this kind of error", examples=["authentication_error"])
+    param: str | None = Field(description="the first wrong field", examples=["input[0]"])
+    code: str = Field(description="the error for programs", examples=["unauthorized"])
 
 
 class Problem(BaseModel):
-    """RFC 9457."""
+    """An error, as in RFC 9457."""
 
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    request_id: str
-    errors: list[dict[str, Any]] | None = None
-    error: OpenAiError | None = Field(None, description="under /v1/ alone")
+    type: str = Field(description="always `about:blank`: `code` says more", examples=["about:blank"])
+    title: str = Field(description="the status in words", examples=["Bad Request"])
+    status: int = Field(description="the HTTP status", examples=[400])
+    detail: str = Field(
+        description="the error for people: what is wrong, the value, and what is allowed",
+        examples=["image has 120000000 px, limit is 50000000"],
+    )
+    code: str = Field(description="the error for programs", examples=["too_large"])
+    request_id: str = Field(
+        description="the id of this request, which is also in the log and in X-Request-Id", examples=["5f0c"]
+    )
+    errors: list[dict[str, Any]] | None = Field(
+        None,
+        description="the wrong fields, each with its name, the value, and what is allowed",
+        examples=[[{"field": "image", "value": 120000000, "limit": 50000000}]],
+    )
+    error: OpenAiError | None = Field(None, description="under /v1/ only: the same error as OpenAI's clients read it")

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from service.schemas.base import (
     CollectionName,
     DocumentId,
     ErrorOut,
     FieldName,
-    FilterIn,
+    FilterTree,
     ImageField,
     InputIn,
     Lenient,
     Wire,
+    examples,
 )
+from service.schemas.documents import ContentOut
+from service.schemas.samples import DOCUMENT_ID, IN_EUROPE, OTHER_ID, PNG_BASE64, QUESTION
 
-MAX_EXAMPLES = 16  # of each kind: one call of the encoder
-
-
-MAX_GROUPS = 100  # of one search; each may take a query of the store
+# Examples of each kind in one query: one call of the encoder.
+MAX_EXAMPLES = 16
+# Groups of one search: each may take a query of the store.
+MAX_GROUPS = 100
 
 
 class ExampleIn(InputIn):
@@ -39,16 +42,25 @@ Example = Annotated[
 
 
 class QueryIn(Wire):
-    """Text, an image, or both; or the id of a document, to find what is like it; and examples of what is sought and what is not.
+    """Text, an image, or both; or the id of a document, to find similar ones; and examples of what is sought and what is not.
 
     With examples the search is for 2 * mean(positive) - mean(negative), without negative ones for mean(positive), where the
-    text, image or document of the query itself is one of the positive. Documents that the query names are never hits.
+    text, image or document of the query itself counts as positive. Documents that the query names are never hits.
     """
 
-    text: str | None = None
-    image: ImageField | None = None
-    instruction: str | None = Field(None, description="put before each text; unset: the collection's own")
-    document_id: DocumentId | None = None
+    model_config = ConfigDict(
+        json_schema_extra=examples(
+            {"text": QUESTION, "image": {"base64": PNG_BASE64}, "instruction": "Answer:"},
+            {"document_id": DOCUMENT_ID, "positive": [{"text": "rivers"}], "negative": [OTHER_ID]},
+        )
+    )
+
+    text: str | None = Field(None, description="the text")
+    image: ImageField | None = Field(None, description="the image")
+    instruction: str | None = Field(None, description="put before each text; by default the collection's own")
+    document_id: DocumentId | None = Field(
+        None, description="a document of the collection, whose stored embedding is the query"
+    )
     positive: list[Example] = Field(
         [], max_length=MAX_EXAMPLES, description="more examples of what is sought: document ids, or text and image"
     )
@@ -57,46 +69,50 @@ class QueryIn(Wire):
     )
 
     @model_validator(mode="after")
-    def _one_kind(self) -> QueryIn:
+    def _check_kind(self) -> QueryIn:
         if self.document_id is not None and (self.text or self.image is not None):
             raise ValueError("document_id stands in place of text and image: name the document in `positive` instead")
         if self.document_id is None and not self.text and self.image is None and not self.positive:
-            asked = "negative examples alone say nothing of what is sought; " if self.negative else ""
-            raise ValueError(f"{asked}neither text, image, document_id nor positive: one is needed")
+            why = "negative examples are not enough" if self.negative else "the query is empty"
+            raise ValueError(f"{why}: give text, image, document_id or positive")
         if self.instruction and not self._has_content():
-            raise ValueError(
-                "instruction goes before a text, and the query has neither text nor image: stored embeddings"
-            )
+            raise ValueError("instruction goes before a text or an image, and the query has only stored documents")
         return self
 
     def _has_content(self) -> bool:
-        examples = (*self.positive, *self.negative)
-        return bool(self.text) or self.image is not None or any(isinstance(one, ExampleIn) for one in examples)
+        given = (*self.positive, *self.negative)
+        return bool(self.text) or self.image is not None or any(isinstance(example, ExampleIn) for example in given)
 
 
 class RrfIn(Wire):
-    """By rank: the sum of 1 / (k + rank) in the ranking by embedding and in that by words."""
+    """Fusion by rank: the sum of 1 / (k + rank) in the ranking by embedding and in the ranking by words."""
 
-    method: Literal["rrf"]
-    k: int = Field(default=60, ge=1, le=10_000)
+    model_config = ConfigDict(json_schema_extra=examples({"method": "rrf", "k": 60}))
+
+    method: Literal["rrf"] = Field(description="reciprocal rank fusion")
+    k: int = Field(default=60, ge=1, le=10_000, description="the larger, the less the first places count")
 
 
 class WeightedIn(Wire):
-    """By score: both scaled to 0 to 1 and added, the words with this weight and the embedding with the rest."""
+    """Fusion by score: both scaled to 0 to 1 and added, the words with this weight and the embedding with its complement."""
 
-    method: Literal["weighted"]
-    weight: float = Field(default=0.5, ge=0, le=1)
+    model_config = ConfigDict(json_schema_extra=examples({"method": "weighted", "weight": 0.3}))
+
+    method: Literal["weighted"] = Field(description="a weighted sum of scores")
+    weight: float = Field(default=0.5, ge=0, le=1, description="the weight of the words, 0 to 1")
 
 
 class RerankIn(Wire):
-    """Candidates for each of the first hundred hits: those nearest by embedding, ranked again by all their latents.
+    """Late interaction over the candidates nearest by embedding. The ranking ends with them."""
 
-    The ranking ends with them."""
+    model_config = ConfigDict(json_schema_extra=examples({"oversampling": 4.0}))
 
-    oversampling: float = Field(default=4.0, ge=1, le=100)
+    oversampling: float = Field(
+        default=4.0, ge=1, le=100, description="how many candidates there are for each of the first hundred hits"
+    )
 
 
-# Tags in angle brackets, as above: a wrong option is named `rerank.oversampling`.
+# Tags in angle brackets, as in `base`: a wrong option is named `rerank.oversampling`.
 Rerank = Annotated[
     Annotated[bool, Tag("<bool>")] | Annotated[RerankIn, Tag("<options>")],
     Discriminator(lambda value: "<bool>" if isinstance(value, bool) else "<options>"),
@@ -115,125 +131,214 @@ def _finite(value: float) -> float:
     return value
 
 
+_QUERY = {"text": "shilling"}
+
+
 class SearchIn(Wire):
-    collection: CollectionName
-    query: QueryIn
-    limit: int | None = Field(None, ge=1, description="hits, or groups; unset: the collection's own, else 10")
-    offset: int = Field(0, ge=0)
+    """A search."""
+
+    model_config = ConfigDict(
+        json_schema_extra=examples(
+            {"collection": "flags", "query": {"text": "Which money do people use in Kenya?"}, "limit": 5},
+            {
+                "collection": "flags",
+                "query": {"text": QUESTION, "image": {"base64": PNG_BASE64}},
+                "filter": IN_EUROPE,
+                "score_threshold": 0.1,
+                "explain": True,
+                "timeout_s": 5.0,
+            },
+            {
+                "collection": "flags",
+                "query": {"document_id": DOCUMENT_ID},
+                "offset": 1,
+                "metadata_fields": ["region"],
+                "with_vector": True,
+                "consistency": "majority",
+            },
+            {"collection": "flags", "query": {"text": "borders"}, "group_by": "region", "group_size": 2},
+            {
+                "collection": "flags",
+                "query": _QUERY,
+                "mode": "hybrid",
+                "fusion": {"method": "rrf", "k": 60},
+                "rerank": False,
+            },
+            {
+                "collection": "flags",
+                "query": {**_QUERY, "instruction": "Answer:"},
+                "mode": "hybrid",
+                "fusion": {"method": "weighted", "weight": 0.3},
+            },
+            {"collection": "flags", "query": _QUERY, "mode": "lexical"},
+        )
+    )
+
+    collection: CollectionName = Field(description="the name of a collection, or an alias")
+    query: QueryIn = Field(description="what to search for")
+    limit: int | None = Field(
+        None, ge=1, description="how many hits, or groups; by default the collection's own limit, else 10"
+    )
+    offset: int = Field(0, ge=0, description="how many hits to skip")
     cursor: str | None = Field(
         None,
         max_length=4096,
-        description="of the page before: the hits behind it. The search must be the same but for limit and what the hits hold",
+        description="the cursor of the page before: the hits behind it. Everything else must be the same, except limit and "
+        "what the hits hold",
     )
-    filter: FilterIn | None = Field(None, description="which documents may be hits, by their metadata")
-    score_threshold: Annotated[float, AfterValidator(_finite)] | None = None
+    filter: FilterTree | None = Field(None, description="which documents may be hits, by their metadata")
+    score_threshold: Annotated[float, AfterValidator(_finite)] | None = Field(
+        None, description="leave out hits with a lower score"
+    )
     group_by: FieldName | None = Field(
-        None, description="a metadata field: `groups` instead of `hits`, one for each of its values, by their best hit"
+        None,
+        description="a metadata field: `groups` instead of `hits`, one for each of its values, ordered by their best hit",
     )
-    group_size: int | None = Field(None, ge=1, le=100, description="hits of each group; unset: 1")
+    group_size: int | None = Field(None, ge=1, le=100, description="hits of each group; by default 1")
     metadata_fields: MetadataFields = Field(
-        True, description="the metadata that hits hold: these fields alone, or true for all, false for none"
+        True, description="the metadata fields that hits hold; true for all, false for none"
     )
-    with_vector: bool = False
-    explain: bool = Field(False, description="say of each hit what came from text and what from image")
+    with_vector: bool = Field(False, description="whether hits hold their embedding")
+    explain: bool = Field(False, description="whether hits explain what came from text and what from the image")
     mode: Literal["fused", "lexical", "hybrid"] | None = Field(
-        None, description="by embedding, by the words of the texts (BM25), or by both; unset: fused"
+        None, description="by embedding, by the words of the texts (BM25), or by both; by default fused"
     )
     fusion: Annotated[RrfIn | WeightedIn, Discriminator("method")] | None = Field(
-        None, description="how mode hybrid makes one ranking of two; unset: rrf with k 60"
+        None, description="how mode hybrid makes one ranking of two; by default rrf with k 60"
     )
     rerank: Rerank = Field(
         False, description="rank the nearest again by late interaction; for models with several latents"
     )
     timeout_s: float | None = Field(
-        None, ge=1, description="an error after this time; unset, and at most: the service's `request_timeout_s`"
+        None,
+        ge=1,
+        description="the time after which the answer is an error; by default, and at most, the service's `request_timeout_s`",
     )
     consistency: Literal["one", "majority", "quorum", "all"] = Field(
-        "one", description="of the copies of a shard on a Qdrant cluster, how many are asked"
+        "one", description="how many copies of a shard are read on a Qdrant cluster"
     )
 
     @model_validator(mode="after")
-    def _fits_together(self) -> SearchIn:
+    def _check_options(self) -> SearchIn:
         if self.cursor is not None and self.offset:
             raise ValueError("cursor and offset both say where the page begins: give one of them")
         if self.group_by is None and self.group_size is not None:
-            raise ValueError("group_size is of the groups of group_by, which is not given")
+            raise ValueError("group_size needs group_by")
         if self.group_by is not None and (self.cursor is not None or self.offset):
-            raise ValueError("groups come from the best hit on: group_by goes with neither offset nor cursor")
+            raise ValueError("groups begin with the best hit: group_by goes with neither offset nor cursor")
         return self
 
 
 class SearchBatchIn(Wire):
-    searches: list[Annotated[SearchIn, Lenient]] = Field(min_length=1)
+    """Several searches."""
+
+    model_config = ConfigDict(
+        json_schema_extra=examples(
+            {
+                "searches": [
+                    {"collection": "flags", "query": _QUERY},
+                    {"collection": "flags", "query": {"image": {"base64": PNG_BASE64}}, "limit": 3},
+                ]
+            }
+        )
+    )
+
+    searches: list[Annotated[SearchIn, Lenient]] = Field(
+        min_length=1, description="the searches; each succeeds or fails on its own"
+    )
 
 
 class LayerOut(BaseModel):
-    """Of what one tapped layer put into an embedding. Both are 0 where it put nothing."""
+    """How much text and image contributed to an embedding at one layer. Both are 0 for a layer that contributed nothing."""
 
-    layer: int = Field(description="0 is the earliest of the layers that the model reads")
-    text: float
-    image: float
+    layer: int = Field(description="the layer: 0 is the earliest that the model reads", examples=[0])
+    text: float = Field(description="the share of the text", examples=[0.62])
+    image: float = Field(description="the share of the image", examples=[0.38])
 
 
 class SharesOut(BaseModel):
-    layers: list[LayerOut]
+    """How much of an embedding came from text and how much from the image."""
+
+    layers: list[LayerOut] = Field(description="the layers of the model, earliest first")
 
 
 class LexicalOut(BaseModel):
-    score: float = Field(description="BM25")
-    share: float = Field(description="of the hit's score")
+    """What the words of the query contributed, beside the embeddings."""
+
+    score: float = Field(description="BM25", examples=[7.4])
+    share: float = Field(description="the share of the words in the hit's score", examples=[0.5])
 
 
 class ExplanationOut(BaseModel):
+    """Why a hit is a hit."""
+
     document: SharesOut | None = Field(
-        description="null for what was indexed before shares were kept, and from a model without gates, such as CLIP"
+        description="of the document's embedding; null where shares are not stored, and for a model without gates, such as CLIP"
     )
-    query: SharesOut | None
+    query: SharesOut | None = Field(
+        description="of the query's embedding; null when it is not the embedding of one input, as with examples"
+    )
     similarity: float | None = Field(
-        description="cosine of query and document embedding, whatever `score` is; null in mode lexical"
+        description="cosine of query and document embedding, whatever `score` is; null in mode lexical", examples=[0.83]
     )
     without_text: float | None = Field(
-        description="similarity when the query's text is left out; null unless it has both"
+        description="similarity when the query's text is left out; null unless it has both", examples=[0.31]
     )
     without_image: float | None = Field(
-        description="similarity when the query's image is left out; null unless it has both"
+        description="similarity when the query's image is left out; null unless it has both", examples=[0.44]
     )
-    lexical: LexicalOut | None = Field(description="null where no word of the query counted")
+    lexical: LexicalOut | None = Field(description="the words' part; null where no word of the query counted")
 
 
-class HitOut(BaseModel):
-    id: str
-    score: float
-    text: str | None
-    image_url: str | None
-    metadata: dict[str, Any]
-    vector: list[float] | None = None
-    explanation: ExplanationOut | None = None
+class HitOut(ContentOut):
+    """A document that was found."""
+
+    score: float = Field(
+        description="similarity to the query: the cosine of the two embeddings; another scale in modes lexical and hybrid",
+        examples=[0.83],
+    )
+    explanation: ExplanationOut | None = Field(
+        None, description="with `explain`: what came from text and what from the image"
+    )
 
 
 class TimingsOut(BaseModel):
-    decode_ms: float
-    queue_ms: float
-    encode_ms: float
-    store_ms: float
-    total_ms: float
+    """Where the time of a search went on the server, in milliseconds."""
+
+    decode_ms: float = Field(
+        description="reading the query: fetching and decoding its image, tokenising its text", examples=[1.2]
+    )
+    queue_ms: float = Field(description="waiting for the model", examples=[0.1])
+    encode_ms: float = Field(description="the forward pass of the model", examples=[14.8])
+    store_ms: float = Field(description="the search among the vectors", examples=[0.9])
+    total_ms: float = Field(description="everything, from the parsed request to the answer", examples=[17.1])
 
 
 class GroupOut(BaseModel):
-    value: str | int | float | bool
-    hits: list[HitOut]
+    """The hits that share a value of the field."""
+
+    value: str | int | float | bool = Field(description="the value of the field", examples=["Europe"])
+    hits: list[HitOut] = Field(description="documents with that value, best first")
 
 
 class SearchOut(BaseModel):
-    hits: list[HitOut] = Field(description="best first; empty with `group_by`")
-    groups: list[GroupOut] | None = Field(None, description="with `group_by` alone: by their best hit")
-    cursor: str | None = Field(None, description="for the hits behind these; null when there are none")
-    timings: TimingsOut
+    """The hits of a search."""
+
+    hits: list[HitOut] = Field(description="documents, best first; empty with `group_by`")
+    groups: list[GroupOut] | None = Field(None, description="with `group_by` only: groups, ordered by their best hit")
+    cursor: str | None = Field(
+        None, description="for the hits behind these; null when there are none", examples=["WzEwLDAuODMsImEiLCJhMSJd"]
+    )
+    timings: TimingsOut = Field(description="where the time of the search went on the server")
 
 
 class SearchErrorOut(BaseModel):
-    error: ErrorOut
+    """In place of hits: why there are none."""
+
+    error: ErrorOut = Field(description="what is wrong with this search")
 
 
 class SearchBatchOut(BaseModel):
-    results: list[SearchOut | SearchErrorOut]
+    """Hits or an error for each search."""
+
+    results: list[SearchOut | SearchErrorOut] = Field(description="hits or an error for each search, in order")

@@ -10,8 +10,8 @@ from indexer.store.criteria import Ranked
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """One document of two rankings. `words` is its BM25 score, None where the words did not find it; `share` is what they made of
-    `score`."""
+    """One document of two rankings. `words` is its BM25 score, None where no word of the query is in it; `share` is the part of
+    `score` that comes from words."""
 
     point_id: str
     score: float
@@ -32,8 +32,8 @@ def weighted(embedding: Ranked, words: Ranked, weight: float) -> list[Fused]:
     """score = (1 - weight) · e + weight · w, each between 0 and 1: the cosine between the least and the best of its ranking, BM25
     between 0 and the best of its own. A document that a ranking does not have counts 0 there."""
     least = min((score for _, score in embedding), default=0.0)
-    e = {point: (1 - weight) * one for point, one in _scaled(embedding, least)}
-    w = {point: weight * one for point, one in _scaled(words, 0.0)}
+    e = {point: (1 - weight) * score for point, score in _scaled(embedding, least)}
+    w = {point: weight * score for point, score in _scaled(words, 0.0)}
     return _sum(e, w, dict(words))
 
 
@@ -49,4 +49,4 @@ def _sum(embedding: dict[str, float], words: dict[str, float], bm25: dict[str, f
         from_words = words.get(point, 0.0)
         score = embedding.get(point, 0.0) + from_words
         fused.append(Fused(point, score, bm25.get(point), from_words / score if score else 0.0))
-    return sorted(fused, key=lambda one: (-one.score, one.point_id))
+    return sorted(fused, key=lambda document: (-document.score, document.point_id))

@@ -1,4 +1,4 @@
-"""The ways a search can rank documents: by embedding, by words, by both, by late interaction. Each as a window into one ranking.
+"""The ways to rank documents: by embedding, by words, by both, by late interaction. Each is one ranking, read in windows.
 
 `docs/search-modes.md` says what each score is.
 """
@@ -7,61 +7,64 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Lexical
+from indexer.filters import AllOf, Filter
 from indexer.store.base import Points, SearchWindow
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, WordMatch
 from model.errors import InvalidInput
 from model.types import Float32
 from service.schemas.search import RerankIn, RrfIn, SearchIn, WeightedIn
+from service.search.clock import Clock
 from service.search.fusion import Fused, reciprocal_ranks, weighted
 
-CANDIDATES = 1_000  # of each of the two rankings that hybrid fuses: all pages are windows into the same one
-_RERANKED = (
-    100  # hits that `oversampling` is of, whichever page is asked for: here too all are windows into one ranking
-)
+# Candidates of each of the two rankings that hybrid fuses, so that all pages are windows into the same one.
+CANDIDATES = 1_000
+# Hits that `oversampling` counts for, whichever page is read, so that all pages are windows into the same ranking.
+_RERANKED = 100
 
 Fusion = RrfIn | WeightedIn
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a search says of its ranking."""
+class RankingMode:
+    """How a search ranks."""
 
     mode: str = "fused"
-    fusion: Fusion | None = None  # of mode hybrid; None: by rank
-    oversampling: float | None = (
-        None  # candidates for each of the first hundred hits, of late interaction; None: none of it
-    )
+    # In mode hybrid; None: by rank.
+    fusion: Fusion | None = None
+    # Candidates of late interaction for each of the first hundred hits; None: no late interaction.
+    oversampling: float | None = None
 
     @classmethod
-    def of(cls, search: SearchIn) -> Wanted:
-        """Raises `InvalidInput` for what does not go together."""
+    def requested_by(cls, search: SearchIn) -> RankingMode:
+        """Raise `InvalidInput` for options that do not go together."""
         mode = search.mode or "fused"
-        if search.fusion is not None and mode != "hybrid":
-            raise _unfit("fusion", f"fusion is of mode hybrid, the mode is {mode}")
-        if search.rerank and mode == "lexical":
-            raise _unfit("rerank", "rerank is by the embedding's latents, which mode lexical does not look at")
-        if mode == "lexical" and search.query.image is not None:
-            raise _unfit("mode", "mode lexical looks at words alone and would ignore the image: take hybrid or fused")
+        lexical = mode == "lexical"
         examples = bool(search.query.positive or search.query.negative)
-        if mode == "lexical" and examples:
-            raise _unfit("mode", "mode lexical looks at the query's own words, not at examples: take hybrid or fused")
+        if search.fusion is not None and mode != "hybrid":
+            raise _unfit("fusion", f"fusion needs mode hybrid, the mode is {mode}")
+        if search.rerank and lexical:
+            raise _unfit("rerank", "rerank uses the latents of embeddings, which mode lexical does not read")
+        if lexical and search.query.image is not None:
+            raise _unfit("mode", "mode lexical reads words only and would ignore the image: use hybrid or fused")
+        if lexical and examples:
+            raise _unfit("mode", "mode lexical reads the query's own words only, not its examples: use hybrid or fused")
         if search.rerank and examples:
-            raise _unfit("rerank", "rerank is by the latents of one query, and of several examples there are none")
+            raise _unfit("rerank", "rerank needs the latents of one query, and several examples have none")
         rerank = RerankIn() if search.rerank is True else search.rerank
         return cls(mode, search.fusion, rerank.oversampling if rerank else None)
 
     @property
     def embeds(self) -> bool:
-        """Whether the query's embedding has a part in it."""
+        """Whether the ranking uses the query's embedding."""
         return self.mode != "lexical"
 
     @property
     def steady(self) -> bool:
-        """Whether a document's score stays while others come and go."""
+        """Whether a document keeps its score while others come and go."""
         return self.mode == "fused"
 
     @property
@@ -70,18 +73,37 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class ModeSearch:
-    """`Points.search` in every mode. `vector` is there if the mode embeds, `latents` if it reranks, `text` if the query has words."""
+class RankedSearch:
+    """One ranking of a collection. `vector` is present if the mode embeds, `latents` if it reranks, `text` if the query has words.
+
+    `options` are those that all windows have in common.
+    """
 
     points: Points
-    wanted: Wanted
-    vector: Float32 | None = None  # (D,)
-    latents: Float32 | None = None  # (K, D)
+    mode: RankingMode
+    # Shape (D,).
+    vector: Float32 | None = None
+    # Shape (K, D).
+    latents: Float32 | None = None
     text: str | None = None
+    options: SearchWindow = field(default_factory=lambda: SearchWindow(0))
+    clock: Clock = field(default_factory=Clock)
 
-    async def search(self, window: SearchWindow) -> list[Hit]:
-        """Return a window of the ranking. Raises `Conflict` where the collection does not hold what the mode needs."""
-        if self.wanted.mode == "fused" and not self.wanted.reranks and self.vector is not None:
+    async def window(self, offset: int, limit: int, extra_condition: Filter | None = None) -> list[Hit]:
+        """Return a window of the ranking of the documents that also fulfil the extra condition. Raise `Conflict` where the
+        collection does not hold what the mode needs."""
+        window = replace(
+            self.options,
+            limit=limit,
+            offset=offset,
+            condition=_joined(self.options.condition, extra_condition),
+            timeout_s=self.clock.remaining_s,
+        )
+        with self.clock.in_store():
+            return await self._hits(window)
+
+    async def _hits(self, window: SearchWindow) -> list[Hit]:
+        if self.mode.mode == "fused" and not self.mode.reranks and self.vector is not None:
             return await self.points.search(self.vector, window)
         fused = {document.point_id: document for document in await self._ranking(window)}
         page = window.cut([(document.point_id, document.score) for document in fused.values()])
@@ -90,7 +112,7 @@ class ModeSearch:
 
     async def _ranking(self, window: SearchWindow) -> list[Fused]:
         whole = replace(window, limit=window.end, offset=0, score_threshold=None)
-        match self.wanted.mode:
+        match self.mode.mode:
             case "fused":
                 ranked = await self.points.rank(self._by_embedding(), whole)
                 return [Fused(point, score, None, 0.0) for point, score in ranked]
@@ -101,13 +123,13 @@ class ModeSearch:
                 return await self._hybrid(replace(whole, limit=CANDIDATES))
 
     async def _hybrid(self, candidates: SearchWindow) -> list[Fused]:
-        """A query without words is ranked by its embedding alone, as one whose words are nowhere."""
+        """Fuse two rankings. A query without words is ranked by its embedding alone, as if no document had its words."""
         criteria = [self._by_embedding()]
         if self.text:
             criteria.append(self._by_words())
         ranked = await asyncio.gather(*(self.points.rank(criterion, candidates) for criterion in criteria))
         embedding, words = ranked[0], ranked[1] if len(ranked) > 1 else ()
-        match self.wanted.fusion or RrfIn(method="rrf"):
+        match self.mode.fusion or RrfIn(method="rrf"):
             case RrfIn(k=k):
                 return reciprocal_ranks(embedding, words, k)
             case WeightedIn(weight=weight):
@@ -116,13 +138,11 @@ class ModeSearch:
     def _by_embedding(self) -> Criterion:
         if self.vector is None:
             raise _unfit("query", "the query has no embedding")
-        if self.wanted.oversampling is None:
+        if self.mode.oversampling is None:
             return Nearest(self.vector)
         if self.latents is None:
-            raise _unfit(
-                "rerank", "rerank needs a model that gives several latents of an input; this one gives one vector"
-            )
-        return LateInteraction(self.vector, self.latents, math.ceil(_RERANKED * self.wanted.oversampling))
+            raise _unfit("rerank", "rerank needs a model with several latents per input; this one gives one vector")
+        return LateInteraction(self.vector, self.latents, math.ceil(_RERANKED * self.mode.oversampling))
 
     def _by_words(self) -> WordMatch:
         if not self.text:
@@ -130,9 +150,15 @@ class ModeSearch:
         return WordMatch(self.text)
 
 
+def _joined(condition: Filter | None, extra: Filter | None) -> Filter | None:
+    if condition is None or extra is None:
+        return condition or extra
+    return AllOf((condition, extra))
+
+
 def _with_words(hit: Hit, fused: Fused) -> Hit:
     return hit if fused.words is None else replace(hit, lexical=Lexical(fused.words, fused.share))
 
 
-def _unfit(field: str, detail: str) -> InvalidInput:
-    return InvalidInput(detail, field=field)
+def _unfit(field_name: str, detail: str) -> InvalidInput:
+    return InvalidInput(detail, field=field_name)

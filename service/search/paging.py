@@ -1,6 +1,6 @@
 """Walking the ranking of one search: a page by offset, the page behind a cursor, the best of each group.
 
-Everything is asked of the store in windows of its ranking, so each works with every store and every way of ranking.
+Everything is read in windows of the ranking, so each works with every store and every way of ranking.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ import asyncio
 import base64
 import binascii
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Protocol
 
 import orjson
 
@@ -21,15 +20,21 @@ from indexer.domain.points import Hit
 from indexer.filters import Empty, Equals, Filter, Not, Scalar, elements
 from model.errors import InvalidInput
 
-Ask = Callable[[int, int, Filter | None], Awaitable[list[Hit]]]  # offset, limit, a condition beside the search's own
+# Hits of one window while groups are looked for.
+_MIN_WINDOW, _MAX_WINDOW = 32, 1_000
+# How much further back each look for a cursor's place begins.
+_STEP_BACK = 8
 
-_MIN_WINDOW, _MAX_WINDOW = 32, 1_000  # hits asked for at once while groups are looked for
-_STEP_BACK = 8  # how much further back each look for a cursor's place begins
+
+class Ranking(Protocol):
+    """A ranking that can be read in windows: `modes.RankedSearch`."""
+
+    async def window(self, offset: int, limit: int, extra_condition: Filter | None = None) -> list[Hit]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The last hit of a page: its place in the ranking, counted from 1, and what it was. `search` tells which search it is of."""
+    """The last hit of a page: its place in the ranking, counted from 1, its score and id. `search` tells which search it belongs to."""
 
     place: int
     score: float
@@ -42,17 +47,17 @@ class Mark:
 
 
 def read_cursor(cursor: str, search: str) -> Mark:
-    """Raises `InvalidInput` for what this service did not write, or wrote for another search."""
+    """Read a cursor. Raise `InvalidInput` for one that this service did not write, or wrote for another search."""
     try:
         fields = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         mark = Mark(*fields)
     except (binascii.Error, ValueError, TypeError) as error:
-        raise InvalidInput("the cursor is none of this service", field="cursor", value=cursor) from error
+        raise InvalidInput("the cursor was not made by this service", field="cursor", value=cursor) from error
     if not _is_mark(mark):
-        raise InvalidInput("the cursor is none of this service", field="cursor", value=cursor)
+        raise InvalidInput("the cursor was not made by this service", field="cursor", value=cursor)
     if mark.search != search:
         raise InvalidInput(
-            "the cursor is of another search: send the search that it came from, changed in nothing but limit and what "
+            "the cursor belongs to another search: repeat the search that it came from, and change only limit and what "
             "the hits hold",
             field="cursor",
             value=cursor,
@@ -67,7 +72,7 @@ def _is_mark(mark: Mark) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """`place` is that of the last hit, whatever was left out before it; None when the ranking ends with this page."""
+    """`place` is that of the last hit, counted with those left out before it; None when the ranking ends with this page."""
 
     hits: list[Hit]
     place: int | None
@@ -80,151 +85,124 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Ranking:
-    """`left_out` are the documents that the query is made of. No more than `depth` hits are looked at, from the best.
+class Pager:
+    """Reads pages and groups of a ranking. No more than `depth` hits are read, from the best.
 
-    `steady`: a document's score is its own, as a cosine is. BM25 and ranks change with every write to any document.
+    `excluded` are documents that are never hits: the query is made of them. `steady`: a document's score is its own, as a cosine
+    is. BM25 and ranks change with every write to any document.
     """
 
-    ask: Ask
-    left_out: frozenset[str]
+    ranking: Ranking
+    excluded: frozenset[str]
     depth: int
     steady: bool = True
 
     async def page(self, offset: int, limit: int) -> Page:
-        # What is left out has to be counted from the first hit on, and was asked for beside the others.
-        start = 0 if self.left_out else offset
-        hits = await self.ask(start, offset - start + limit + 1 + len(self.left_out), None)
-        return _page(self._kept(start, hits)[offset - start :], limit)
+        # Excluded documents have to be counted from the first hit on, and come on top of the others.
+        start = 0 if self.excluded else offset
+        hits = await self.ranking.window(start, offset - start + limit + 1 + len(self.excluded))
+        return _page(self._placed(start, hits)[offset - start :], limit)
 
     async def after(self, mark: Mark, limit: int) -> Page:
-        """The hits behind the mark, though documents came and went before it meanwhile."""
-        start, hits, ended = await self._from(mark, limit)
-        behind = self._behind(mark, hits)
+        """Return the hits behind the mark, even if documents came and went before it."""
+        start, hits, ended = await self._window_around(mark, limit)
+        behind = self._count_to(mark, hits)
         if not behind and not self.steady:
-            return await self._behind_place(mark, len(hits), limit)
-        found = self._kept(start + behind, hits[behind:])
+            return await self._after_place(mark, len(hits), limit)
+        placed = self._placed(start + behind, hits[behind:])
         place = start + len(hits)
-        while len(found) <= limit and not ended and place < self.depth:
-            wanted = min(limit + 1, self.depth - place)
-            more = await self.ask(place, wanted, None)
-            behind = 0 if found else self._behind(mark, more)
-            found += self._kept(place + behind, more[behind:])
-            ended, place = len(more) < wanted, place + len(more)
-        return _page(found, limit, more=not ended)
+        while len(placed) <= limit and not ended and place < self.depth:
+            size = min(limit + 1, self.depth - place)
+            following = await self.ranking.window(place, size)
+            behind = 0 if placed else self._count_to(mark, following)
+            placed += self._placed(place + behind, following[behind:])
+            ended, place = len(following) < size, place + len(following)
+        return _page(placed, limit, goes_on=not ended)
 
-    async def _from(self, mark: Mark, limit: int) -> tuple[int, list[Hit], bool]:
-        """A window that begins at or before the mark, by default exactly there; and whether the ranking ends in it."""
+    async def _window_around(self, mark: Mark, limit: int) -> tuple[int, list[Hit], bool]:
+        """Return a window that begins at or before the mark, usually exactly there; and whether the ranking ends in it."""
         back = 1
         while True:
             start = max(0, mark.place - back)
-            wanted = limit + 1 + mark.place - start
-            hits = await self.ask(start, wanted, None)
-            if start == 0 or self._behind(mark, hits):
-                return start, hits, len(hits) < wanted
+            size = limit + 1 + mark.place - start
+            hits = await self.ranking.window(start, size)
+            if start == 0 or self._count_to(mark, hits):
+                return start, hits, len(hits) < size
             back *= _STEP_BACK
 
-    async def _behind_place(self, mark: Mark, looked_at: int, limit: int) -> Page:
-        """Where scores change: the marked document is not among the best `looked_at`, so it is further behind, or has gone and
-        those behind it moved up by one."""
-        ahead = await self.ask(looked_at, max(0, min(_MAX_WINDOW, self.depth - looked_at)), None)
-        further = _up_to(mark, ahead)
-        place = looked_at + further if further else mark.place - 1
-        wanted = max(0, min(limit + 1 + len(self.left_out), self.depth - place))
-        hits = await self.ask(place, wanted, None)
-        return _page(self._kept(place, hits), limit, more=len(hits) == wanted)
+    async def _after_place(self, mark: Mark, seen: int, limit: int) -> Page:
+        """Page on where scores change: the marked document is not among the best `seen`, so it is further behind, or it was
+        deleted and those behind it moved up by one."""
+        ahead = await self.ranking.window(seen, max(0, min(_MAX_WINDOW, self.depth - seen)))
+        further = _count_to_document(mark, ahead)
+        place = seen + further if further else mark.place - 1
+        size = max(0, min(limit + 1 + len(self.excluded), self.depth - place))
+        hits = await self.ranking.window(place, size)
+        return _page(self._placed(place, hits), limit, goes_on=len(hits) == size)
 
-    def _behind(self, mark: Mark, hits: Sequence[Hit]) -> int:
-        """How many of the hits are at the mark or before it: by the marked document, or when it has gone by its score and id.
+    def _count_to(self, mark: Mark, hits: Sequence[Hit]) -> int:
+        """Count the hits at the mark or before it: by the marked document, or when it was deleted by its score and id.
 
-        By the document first: the query is encoded anew for each page, and a score may differ in its last digit.
+        The document comes first: the query is encoded anew for each page, and a score may differ in its last digit.
         """
-        if (count := _up_to(mark, hits)) or not self.steady:
+        if (count := _count_to_document(mark, hits)) or not self.steady:
             return count
         key = -mark.score, point_id(mark.document_id)
         return sum((-hit.score, point_id(hit.document_id)) <= key for hit in hits)
 
     async def groups(self, field: str, limit: int, size: int) -> list[Group]:
-        """The best `limit` values of a metadata field, each with its best `size` hits, by their best hit.
+        """Return the best `limit` values of a metadata field, each with its best `size` hits, by their best hit.
 
         A document with a list is in the group of each element. Documents whose field is empty or holds an object are in none.
         """
         groups, complete = await self._values(field, limit, size)
         if not complete:
-            few = [group for group in groups if len(group.hits) < size]
-            await asyncio.gather(*(self._fill(group, field, size) for group in few))
+            short = [group for group in groups if len(group.hits) < size]
+            await asyncio.gather(*(self._fill(group, field, size) for group in short))
         return groups
 
     async def _values(self, field: str, limit: int, size: int) -> tuple[list[Group], bool]:
-        """The groups that the ranking has, in its order, and whether each has all its hits."""
+        """Return the groups in the ranking's order, and whether each has all its hits."""
         groups: dict[tuple[bool, Scalar], Group] = {}
         place, window = 0, min(_MAX_WINDOW, max(_MIN_WINDOW, 2 * limit * size))
         while len(groups) < limit and place < self.depth:
-            asked = min(window, self.depth - place)
-            hits = await self.ask(place, asked, Not(Empty(field)))
+            requested = min(window, self.depth - place)
+            hits = await self.ranking.window(place, requested, Not(Empty(field)))
             for hit in hits:
-                if hit.document_id not in self.left_out:
-                    _put(hit, field, groups, limit, size)
+                if hit.document_id not in self.excluded:
+                    _add(hit, field, groups, limit, size)
             place, window = place + len(hits), min(_MAX_WINDOW, 2 * window)
-            if len(hits) < asked:
+            if len(hits) < requested:
                 return list(groups.values()), True
         return list(groups.values()), False
 
     async def _fill(self, group: Group, field: str, size: int) -> None:
-        hits = await self.ask(0, size + len(self.left_out), Equals(field, group.value))
-        group.hits[:] = [hit for hit in hits if hit.document_id not in self.left_out][:size]
+        hits = await self.ranking.window(0, size + len(self.excluded), Equals(field, group.value))
+        group.hits[:] = [hit for hit in hits if hit.document_id not in self.excluded][:size]
 
-    def _kept(self, start: int, hits: Sequence[Hit]) -> list[tuple[int, Hit]]:
-        """The hits that are not left out, each with its place."""
+    def _placed(self, start: int, hits: Sequence[Hit]) -> list[tuple[int, Hit]]:
+        """Return the hits that are not excluded, each with its place."""
         placed = enumerate(hits, start + 1)
-        return [(place, hit) for place, hit in placed if hit.document_id not in self.left_out]
+        return [(place, hit) for place, hit in placed if hit.document_id not in self.excluded]
 
 
-def _page(found: Sequence[tuple[int, Hit]], limit: int, *, more: bool = False) -> Page:
-    """`found` has one more than the page where there is one: with it the ranking goes on."""
-    chosen = found[:limit]
-    goes_on = chosen and (more or len(found) > limit)
-    return Page([hit for _, hit in chosen], chosen[-1][0] if goes_on else None)
+def _page(placed: Sequence[tuple[int, Hit]], limit: int, *, goes_on: bool = False) -> Page:
+    """Cut a page. A hit beyond it shows that the ranking goes on."""
+    chosen = placed[:limit]
+    is_last = not (chosen and (goes_on or len(placed) > limit))
+    return Page([hit for _, hit in chosen], None if is_last else chosen[-1][0])
 
 
-def _up_to(mark: Mark, hits: Sequence[Hit]) -> int:
-    """How many of the hits go to the marked document, it included; 0 where it is not among them."""
+def _count_to_document(mark: Mark, hits: Sequence[Hit]) -> int:
+    """Count the hits up to the marked document, it included; 0 where it is not among them."""
     return next((count for count, hit in enumerate(hits, 1) if hit.document_id == mark.document_id), 0)
 
 
-def _put(hit: Hit, field: str, groups: dict[tuple[bool, Scalar], Group], limit: int, size: int) -> None:
+def _add(hit: Hit, field: str, groups: dict[tuple[bool, Scalar], Group], limit: int, size: int) -> None:
     values = [value for value in elements(hit.metadata, field) if isinstance(value, Scalar)]
-    for key, value in {(isinstance(value, bool), value): value for value in values}.items():  # True is no 1; 1.0 is
+    # True is another group than 1, and 1.0 is the same as 1.
+    for key, value in {(isinstance(value, bool), value): value for value in values}.items():
         if key not in groups and len(groups) < limit:
             groups[key] = Group(value, [])
         if key in groups and len(groups[key].hits) < size:
             groups[key].hits.append(hit)
-
-
-def selected(metadata: Any, fields: bool | Sequence[str]) -> dict[str, Any]:
-    """The metadata with these fields alone, each by its key or by keys joined with dots; True: all, False: none."""
-    if isinstance(fields, bool):
-        return dict(metadata) if fields else {}
-    return _selected(metadata, tuple(fields))
-
-
-def _selected(metadata: Mapping[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
-    chosen = {}
-    names, inner = frozenset(fields), _inner_fields(fields)
-    for key, value in metadata.items():
-        if key in names:
-            chosen[key] = value
-        elif key in inner and isinstance(value, dict) and (part := _selected(value, inner[key])):
-            chosen[key] = part
-    return chosen
-
-
-@lru_cache(maxsize=256)
-def _inner_fields(fields: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Split every name at each of its dots: the rest of the names by their beginning. Once for all hits of a search."""
-    inner: dict[str, list[str]] = {}
-    for field in fields:
-        for place, character in enumerate(field):
-            if character == ".":
-                inner.setdefault(field[:place], []).append(field[place + 1 :])
-    return {key: tuple(names) for key, names in inner.items()}

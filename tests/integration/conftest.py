@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from s3_server import bucket, s3, s3_process  # noqa: F401 - fixtures
 
 from indexer.store.base import Store
@@ -20,7 +21,8 @@ from service.wiring import build
 class Served:
     """A running application and a client for it."""
 
-    def __init__(self, parts: Parts, client: httpx.AsyncClient) -> None:
+    def __init__(self, app: FastAPI, parts: Parts, client: httpx.AsyncClient) -> None:
+        self.app = app
         self.parts = parts
         self.client = client
 
@@ -51,7 +53,7 @@ async def serve(runtime: Any, tmp_path: Path) -> AsyncIterator[Callable[..., Awa
             await stack.enter_async_context(app.router.lifespan_context(app))
             transport = httpx.ASGITransport(app, raise_app_exceptions=True)
             client = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://test"))
-            return Served(parts, client)
+            return Served(app, parts, client)
 
         yield start
         runtime.gate.set()

@@ -6,10 +6,11 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
+from filter_meaning import matches
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Page, Point
-from indexer.filters import FieldType, Filter, matches
+from indexer.filters import FieldType, Filter
 from indexer.store.base import Layout, SearchWindow
 from indexer.store.bm25 import check_language, tokens
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked, WordMatch

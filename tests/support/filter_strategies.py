@@ -23,11 +23,11 @@ from indexer.filters import (
 )
 
 KEYS = ["x", "a b", "br[0]", "xs"]
-FIELDS = ["x", "x", *KEYS, "o.x", "absent"]
+FIELDS = ["x", "x", *KEYS, "o.x", '"d.t"', 'o."d.t"', "absent"]
 INNER = ["x", "y", "o.x"]  # of the objects in a list
 
 NUMBERS = [0, 1, 1.0, 2, 2.5, -3, -1.5, 1e300]
-BEYOND_DOUBLES = [2**53, 2**53 + 1, float(2**53), 2**63 - 1, -(2**63)]
+BEYOND_DOUBLES = [2**53, 2**53 + 1, float(2**53), 2**63 - 1, -(2**63), 2**63, 2**64 - 1, 2**64 - 2]
 WORDS = ["", "1", "true", "Europe", "é", "2024-05-01"]
 TIMES = [
     "2024-05-01",
@@ -47,6 +47,7 @@ TEXTS = [
     "Ünïcode straße ΣΊΣΥΦΟΣ",
     "don't snake_case x² 3.14",
     "kite",
+    "cafe\u0301 東京タワー ＡＢＣ",
     "...",
 ]
 PLACES = [
@@ -72,7 +73,7 @@ values = st.one_of(plain, plain, st.lists(plain, max_size=3), st.lists(objects, 
 
 def metadata(value: st.SearchStrategy[Any] = values) -> st.SearchStrategy[dict[str, Any]]:
     inside = st.dictionaries(st.sampled_from(["x", "a b", "y"]), value, max_size=2)
-    return st.dictionaries(st.sampled_from([*KEYS, "o"]), value | inside, max_size=5)
+    return st.dictionaries(st.sampled_from([*KEYS, "d.t", "o"]), value | inside, max_size=5)
 
 
 def corpus(numbers: list[Any] = NUMBERS) -> list[dict[str, Any]]:
@@ -81,9 +82,9 @@ def corpus(numbers: list[Any] = NUMBERS) -> list[dict[str, Any]]:
     documents: list[dict[str, Any]] = [{}]
     for value, other in zip(pool, [*pool[7:], *pool[:7]], strict=True):
         documents += [
-            {"x": value, "a b": other},
+            {"x": value, "a b": other, "d.t": other},
             {"x": [other, value], "br[0]": value},
-            {"o": {"x": value, "y": other}, "xs": [other]},
+            {"o": {"x": value, "y": other, "d.t": value}, "xs": [other]},
             {"xs": [{"x": value, "y": other}, {"x": other, "y": [value]}], "o": [{"x": value}]},
             {"xs": [{"o": {"x": value}, "xs": [{"x": other}, {"y": value}]}, value], "a b": [value]},
         ]
@@ -104,7 +105,22 @@ moments = st.sampled_from(
     ]
 ).map(lambda moment: moment.astimezone(UTC))
 sought = st.sampled_from(
-    ["red", "RED kite", "sea red", "green yellow", "straße", "Σίσυφος", "t", "case snake", "x²", "1"]
+    [
+        "red",
+        "RED kite",
+        "sea red",
+        "green yellow",
+        "straße",
+        "Σίσυφος",
+        "t",
+        "case snake",
+        "x²",
+        "1",
+        "caf\u00e9",
+        "strasse",
+        "東京",
+        "abc",
+    ]
 )
 # No edge of a circle or a box goes through a place: what lies on it depends on the last bit.
 boxes = st.sampled_from(

@@ -1,35 +1,15 @@
-"""The filter tree in a Qdrant server's terms; it selects what `indexer.filters.matches` does."""
+"""The filter in a Qdrant server's terms."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, cast
 
 from qdrant_client import models as q
 
-from indexer.filters import (
-    AllOf,
-    AnyOf,
-    AtLeast,
-    DateRange,
-    Empty,
-    Equals,
-    FieldType,
-    Filter,
-    FullText,
-    GeoBox,
-    GeoRadius,
-    In,
-    Leaf,
-    Nested,
-    Not,
-    Range,
-    Scalar,
-    tight_bounds,
-    whole_number_beyond_doubles,
-)
-from indexer.filters.values import word_chunks
-from indexer.store.payload import path_of, relative_path
+from indexer.filters import FieldType, Filter, GeoBox, GeoRadius
+from indexer.store.translation import translate
 
 INDEX_KINDS = {
     FieldType.KEYWORD: q.PayloadSchemaType.KEYWORD,
@@ -47,79 +27,55 @@ KINDS = {kind: type_ for type_, kind in INDEX_KINDS.items()} | {
 
 
 def to_server(condition: Filter) -> q.Filter:
-    return _filter(condition, path_of)
+    """Return the filter in the server's terms."""
+    return cast("q.Filter", translate(condition, _Server()))
 
 
-def _filter(condition: Filter, path: Callable[[str], str]) -> q.Filter:
-    """`path` writes a field: from the payload's root, or from an object in a list."""
-    match condition:
-        case AllOf(of):
-            return q.Filter(must=[_filter(each, path) for each in of])
-        case AnyOf(()):
-            return _nothing()  # to Qdrant, an empty `should` is no condition
-        case AnyOf(of):
-            return q.Filter(should=[_filter(each, path) for each in of])
-        case AtLeast(n, of):
-            return q.Filter(min_should=q.MinShould(conditions=[_filter(each, path) for each in of], min_count=n))
-        case Not(of):
-            return q.Filter(must_not=[_filter(of, path)])
-        case Nested(field, of):
-            nested = q.Nested(key=path(field), filter=_filter(of, relative_path))
-            return q.Filter(must=[q.NestedCondition(nested=nested)])
-        case _:
-            return _leaf(condition, path(condition.field))
+class _Server:
+    """The server's constructors: see `Vocabulary`."""
 
+    def all_of(self, conditions: Sequence[Any]) -> q.Filter:
+        return q.Filter(must=list(conditions))
 
-def _nothing() -> q.Filter:
-    return q.Filter(must=[q.HasIdCondition(has_id=[])])
+    def any_of(self, conditions: Sequence[Any]) -> q.Filter:
+        return q.Filter(should=list(conditions))
 
+    def at_least(self, count: int, conditions: Sequence[Any]) -> q.Filter:
+        return q.Filter(min_should=q.MinShould(conditions=list(conditions), min_count=count))
 
-def _leaf(condition: Leaf, path: str) -> q.Filter:
-    match condition:
-        case Equals(_, value):
-            return q.Filter(must=[_equals(path, value)])
-        case In(_, values):
-            return _in(path, values)
-        case Range():
-            return q.Filter(must=[q.FieldCondition(key=path, range=q.Range(**tight_bounds(condition)))])
-        case DateRange():
-            return q.Filter(must=[q.FieldCondition(key=path, range=q.DatetimeRange(**tight_bounds(condition)))])
-        case Empty():
-            return q.Filter(must=[q.IsEmptyCondition(is_empty=q.PayloadField(key=path))])
-        case FullText(_, text):
-            return q.Filter(
-                must=[q.FieldCondition(key=path, match=q.MatchText(text=each)) for each in word_chunks(text)]
-            )
-        case GeoRadius(_, lat, lon, radius_m):
-            circle = q.GeoRadius(center=q.GeoPoint(lat=lat, lon=lon), radius=radius_m)
-            return q.Filter(must=[q.FieldCondition(key=path, geo_radius=circle)])
-        case GeoBox():
-            return _geo_box(path, condition)
+    def none_of(self, conditions: Sequence[Any]) -> q.Filter:
+        return q.Filter(must_not=list(conditions))
 
+    def nothing(self) -> q.Filter:
+        return q.Filter(must=[q.HasIdCondition(has_id=[])])
 
-def _geo_box(path: str, box: GeoBox) -> q.Filter:
-    boxes: list[Any] = [
-        q.FieldCondition(
-            key=path,
-            geo_bounding_box=q.GeoBoundingBox(
-                top_left=q.GeoPoint(lat=box.top, lon=west), bottom_right=q.GeoPoint(lat=box.bottom, lon=east)
-            ),
+    def nested(self, path: str, condition: q.Filter) -> q.NestedCondition:
+        return q.NestedCondition(nested=q.Nested(key=path, filter=condition))
+
+    def is_empty(self, path: str) -> q.IsEmptyCondition:
+        return q.IsEmptyCondition(is_empty=q.PayloadField(key=path))
+
+    def value(self, path: str, value: str | int | bool) -> q.FieldCondition:
+        return q.FieldCondition(key=path, match=q.MatchValue(value=value))
+
+    def any_text(self, path: str, values: Sequence[str]) -> q.FieldCondition:
+        return q.FieldCondition(key=path, match=q.MatchAny(any=list(values)))
+
+    def word(self, path: str, word: str) -> q.FieldCondition:
+        return q.FieldCondition(key=path, match=q.MatchText(text=word))
+
+    def numbers(self, path: str, bounds: dict[str, float]) -> q.FieldCondition:
+        return q.FieldCondition(key=path, range=q.Range(**bounds))
+
+    def times(self, path: str, bounds: dict[str, datetime]) -> q.FieldCondition:
+        return q.FieldCondition(key=path, range=q.DatetimeRange(**bounds))
+
+    def circle(self, path: str, circle: GeoRadius) -> q.FieldCondition:
+        centre = q.GeoPoint(lat=circle.lat, lon=circle.lon)
+        return q.FieldCondition(key=path, geo_radius=q.GeoRadius(center=centre, radius=circle.radius_m))
+
+    def box(self, path: str, box: GeoBox, west: float, east: float) -> q.FieldCondition:
+        corners = q.GeoBoundingBox(
+            top_left=q.GeoPoint(lat=box.top, lon=west), bottom_right=q.GeoPoint(lat=box.bottom, lon=east)
         )
-        for west, east in box.spans()
-    ]
-    return q.Filter(should=boxes) if boxes else _nothing()
-
-
-def _in(path: str, values: tuple[str, ...] | tuple[int, ...]) -> q.Filter:
-    words = [each for each in values if isinstance(each, str)]
-    any_of: list[Any] = [_equals(path, each) for each in values if not isinstance(each, str)]
-    if words:
-        any_of.append(q.FieldCondition(key=path, match=q.MatchAny(any=words)))
-    return q.Filter(should=any_of) if any_of else _nothing()
-
-
-def _equals(path: str, value: Scalar) -> q.FieldCondition:
-    """A number as a range: a match is of integers, and 1.0 or 2.5 in a payload is none."""
-    if isinstance(value, bool | str) or whole_number_beyond_doubles(value):
-        return q.FieldCondition(key=path, match=q.MatchValue(value=value))  # type: ignore[arg-type]
-    return q.FieldCondition(key=path, range=q.Range(gte=float(value), lte=float(value)))
+        return q.FieldCondition(key=path, geo_bounding_box=corners)

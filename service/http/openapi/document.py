@@ -1,71 +1,40 @@
-"""The OpenAPI document: what FastAPI makes of the routes, with the words of the glossary and the examples put in."""
+"""What the OpenAPI document says beyond its routes and models: tags, and how to send an API key."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from service.http.openapi import examples as wire_examples
-from service.http.openapi import glossary
-from service.http.problems import JSON
-from service.schemas import filter_schema
+from fastapi.routing import APIRoute
 
-_DOCUMENTS = "/collections/{name}/documents"
+LICENSE = {"name": "Apache-2.0", "identifier": "Apache-2.0"}
+SERVERS = [{"url": "/", "description": "this service"}]
+TAGS = [
+    {"name": "search", "description": "Find documents."},
+    {"name": "encode", "description": "Embed texts and images, also as OpenAI's API does."},
+    {"name": "collections", "description": "Create, change and delete collections and their aliases."},
+    {"name": "documents", "description": "Index, import, read and delete documents."},
+    {"name": "reindex", "description": "Move a collection to another model while it is searched and written."},
+    {"name": "jobs", "description": "Follow, cancel and retry work."},
+    {"name": "operations", "description": "Probes, metrics and limits."},
+]
+_SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "an API key, as Authorization: Bearer KEY"},
+    "header": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "an API key in a header of its own",
+    },
+}
+
+
+def operation_id(route: APIRoute) -> str:
+    """Return the name of the route's function: `search`, `list_collections`, …"""
+    return route.name
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """The same document, changed in place."""
-    if "SearchIn" in document["components"]["schemas"]:
-        document["components"]["schemas"]["Filter"] = dict(filter_schema.SCHEMA)
-    for name, schema in schemas(document):
-        schema.setdefault("description", glossary.SCHEMAS.get(name, ""))
-        if examples := wire_examples.SCHEMAS.get(name):
-            schema.setdefault("examples", examples)
-        for field, value in schema.get("properties", {}).items():
-            _describe(value, f"{name}.{field}", field)
-    for call, text in glossary.OPERATIONS.items():
-        method, _, path = call.partition(" ")
-        if operation := document["paths"].get(path, {}).get(method.lower()):
-            operation.setdefault("description", text)
-    for path, parameter in parameters(document):
-        name = parameter["name"]
-        _describe(parameter, f"{path}.{name}", name)
-        for key in (f"{path}.{name}", name):
-            if key in wire_examples.PARAMETERS:
-                parameter.setdefault("example", wire_examples.PARAMETERS[key])
-    content = document["paths"].get(_DOCUMENTS, {}).get("post", {}).get("requestBody", {}).get("content", {})
-    if JSON in content:
-        content[JSON]["example"] = wire_examples.DOCUMENTS
+    """Add to the document, in place, the two ways to send an API key, and that an installation may need none."""
+    document["components"]["securitySchemes"] = _SECURITY_SCHEMES
+    document["security"] = [{"bearer": []}, {"header": []}, {}]
     return document
-
-
-def schemas(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every schema with a name: those of the components, and objects that stand in the routes themselves."""
-    components: dict[str, dict[str, Any]] = document["components"]["schemas"]
-    yield from components.items()
-    yield from _inline(document["paths"])
-
-
-def parameters(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """With the path that each belongs to."""
-    for path, methods in document["paths"].items():
-        for operation in methods.values():
-            yield from ((path, parameter) for parameter in operation.get("parameters", ()))
-
-
-def _inline(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    if isinstance(value, dict):
-        if "title" in value and "properties" in value:
-            yield value["title"], value
-        for part in value.values():
-            yield from _inline(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _inline(part)
-
-
-def _describe(value: dict[str, Any], *keys: str) -> None:
-    """By the first of the keys that the glossary has; what is described already stays as it is."""
-    for key in keys:
-        if key in glossary.WORDS:
-            value.setdefault("description", glossary.WORDS[key])

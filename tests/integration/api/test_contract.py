@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from threaded_server import serving
 
-from service.http.openapi.examples import DOCUMENTS, SCHEMAS
+from service.schemas.samples import DOCUMENTS
 from service.settings import Settings
 from service.wiring import build
 
@@ -35,7 +35,9 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     settings = Settings(data_dir=tmp_path_factory.mktemp("contract"), request_timeout_s=10, wait_timeout_s=2)
     with serving(lambda: build(settings, FakeRuntime())) as url:
         with httpx.Client(base_url=url, trust_env=False) as client:
-            client.put("/collections/flags", json=SCHEMAS["CollectionIn"][0]).raise_for_status()
+            client.put(
+                "/collections/flags", json={"indexes": {"region": "keyword", "area_km2": "number"}}
+            ).raise_for_status()
             client.post("/collections/flags/documents?wait=true", json=DOCUMENTS).raise_for_status()
         yield url
 

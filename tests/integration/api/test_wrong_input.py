@@ -133,7 +133,7 @@ async def test_a_megabyte_of_text_beside_others(served: Any) -> None:
 @pytest.mark.parametrize("query", [{}, {"text": ""}, {"text": None, "image": None}])
 async def test_neither_text_nor_image(served: Any, query: dict[str, Any]) -> None:
     response = await served.client.post("/search", json={"collection": "flags", "query": query})
-    assert "one is needed" in is_problem(response, 422, "invalid_request")["detail"]
+    assert "give text, image, document_id or positive" in is_problem(response, 422, "invalid_request")["detail"]
 
 
 async def test_blank_text(served: Any) -> None:

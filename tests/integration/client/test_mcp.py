@@ -122,7 +122,7 @@ async def test_what_is_wrong_is_a_tool_error_that_says_it(birds: str, tmp_path: 
     cases: list[tuple[str, dict[str, Any], str]] = [
         ("search", {"text": "x"}, "no collection is named"),
         ("search", {"text": "x", "collection": "fish"}, "fish"),
-        ("search", {"collection": "birds"}, "one is needed"),
+        ("search", {"collection": "birds"}, "the query is empty"),
         ("search", {"text": "x", "collection": "birds", "limit": 51}, "less than or equal to 50"),
         ("search", {"text": "x", "collection": "birds", "filter": {"field": "legs"}}, "filter"),
         ("search", {"image": "../secret.txt", "collection": "birds"}, "is not in"),

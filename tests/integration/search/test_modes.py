@@ -158,13 +158,13 @@ async def test_a_collection_made_before_words_is_refused_with_the_way_out(served
     [
         ({"mode": "words"}, "mode"),
         ({"mode": "lexical", "query": {"image": "data:image/png;base64,AA=="}}, "would ignore the image"),
-        ({"mode": "lexical", "rerank": True}, "which mode lexical does not look at"),
-        ({"fusion": {"method": "rrf"}}, "fusion is of mode hybrid, the mode is fused"),
+        ({"mode": "lexical", "rerank": True}, "which mode lexical does not read"),
+        ({"fusion": {"method": "rrf"}}, "fusion needs mode hybrid, the mode is fused"),
         ({"mode": "hybrid", "fusion": {"method": "rrf", "k": 0}}, "fusion"),
         ({"mode": "hybrid", "fusion": {"method": "weighted", "weight": 1.5}}, "fusion"),
         ({"mode": "hybrid", "fusion": {"method": "median"}}, "fusion"),
         ({"rerank": {"oversampling": 0.5}}, "rerank"),
-        ({"rerank": True}, "rerank needs a model that gives several latents"),
+        ({"rerank": True}, "rerank needs a model with several latents"),
     ],
 )
 async def test_what_does_not_go_together_is_refused(shop: Any, body: dict[str, Any], says: str) -> None:

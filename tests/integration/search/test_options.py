@@ -114,9 +114,9 @@ async def test_the_instruction_goes_before_each_text_and_one_call_embeds_all(ser
 @pytest.mark.parametrize(
     ("query", "says"),
     [
-        ({"negative": ["d01"]}, "negative examples alone"),
+        ({"negative": ["d01"]}, "negative examples are not enough"),
         ({"document_id": "d01", "text": "red"}, "name the document in `positive`"),
-        ({"positive": ["d01"], "instruction": "find"}, "neither text nor image"),
+        ({"positive": ["d01"], "instruction": "find"}, "the query has only stored documents"),
         ({"positive": [{}]}, "query.positive[0]: neither text nor image"),
         ({"positive": [7]}, "query.positive[0]"),
         ({"positive": ["d01"] * 17}, "query.positive"),
@@ -256,7 +256,7 @@ async def test_a_walk_to_the_end_of_its_depth_says_so(served: Any) -> None:
         "/search", json={"collection": "flags", "query": {"text": "red"}, "limit": 20, "cursor": page["cursor"]}
     )
     assert response.status_code == 400
-    assert "can be walked to hit 60" in response.json()["detail"]
+    assert "only the first 60 hits can be read" in response.json()["detail"]
     assert len((await search(served, {"text": "red"}, limit=10, cursor=page["cursor"]))["hits"]) == 10
 
 
@@ -328,7 +328,7 @@ async def test_the_store_is_told_how_long_anyone_waits(
 
 def noting(method: Any, told: list[float]) -> Any:
     async def noted(*arguments: Any, **options: Any) -> Any:
-        told.append(options["timeout_s"])
+        told.append(arguments[-1].timeout_s)
         return await method(*arguments, **options)
 
     return noted

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_store import FakeStore
+from filter_meaning import matches
 from filter_strategies import BEYOND_DOUBLES, NUMBERS, corpus, filters, metadata
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -37,7 +38,6 @@ from indexer.filters import (
     Not,
     Range,
     elements,
-    matches,
 )
 from indexer.filters.values import read_moment
 from indexer.store.base import Consistency, Points, SearchWindow, Store
@@ -46,7 +46,8 @@ from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
 from model.errors import Conflict, InvalidInput, NotFound
 from model.types import Float32
-from service.search.paging import Mark, Ranking
+from service.search.modes import RankedSearch, RankingMode
+from service.search.paging import Mark, Pager
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
@@ -305,8 +306,10 @@ async def test_random_data_and_random_filters(
     await points.upsert(data)
     for condition in conditions:
         wanted = expected(data, query, condition)
-        assert_same(await points.search(query, SearchWindow(limit=8, condition=condition)), wanted)
-        assert_same(await points.search(query, SearchWindow(limit=2, offset=1, condition=condition)), wanted[1:3])
+        hits = await points.search(query, SearchWindow(limit=8, condition=condition))
+        assert_same(hits, wanted)
+        window = await points.search(query, SearchWindow(limit=2, offset=1, condition=condition))
+        assert [hit.document_id for hit in window] == [hit.document_id for hit in hits[1:3]]
         compared()
 
 
@@ -426,16 +429,10 @@ async def test_a_search_that_nobody_waits_for_harms_no_other(points: Points) -> 
             assert_hits(hits, expected(data, query)[:7])
 
 
-def asked(points: Points, query: Float32, condition: Filter | None = None) -> Ranking:
+def asked(points: Points, query: Float32, condition: Filter | None = None) -> Pager:
     """As a search walks it."""
-
-    async def ask(offset: int, limit: int, beside: Filter | None) -> list[Hit]:
-        both = tuple(each for each in (condition, beside) if each is not None)
-        return await points.search(
-            query, SearchWindow(limit=limit, offset=offset, condition=AllOf(both) if both else None)
-        )
-
-    return Ranking(ask, frozenset(), 10_000)
+    ranked = RankedSearch(points, RankingMode(), query, options=SearchWindow(0, condition=condition))
+    return Pager(ranked, frozenset(), 10_000)
 
 
 async def test_cursors_walk_the_same_ranking(points: Points, compared: Callable[[], None]) -> None:

@@ -25,7 +25,7 @@ from indexer.store.server.store import ServerStore, ServerStoreSettings
 from model.errors import Conflict, InvalidInput, NotFound
 from model.types import Float32
 from service.schemas.search import RerankIn
-from service.search.modes import ModeSearch, Wanted
+from service.search.modes import RankedSearch, RankingMode
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
@@ -310,8 +310,8 @@ async def test_reranking_finds_what_exact_maxsim_does(
         scores = np.einsum("ke,nje->nkj", latents, kept).max(axis=2).mean(axis=1)
         exact = {data[place].document_id for place in np.argsort(-scores)[:10]}
         candidates = await points.rank(Nearest(latents.mean(axis=0)), SearchWindow(limit=400))
-        search = ModeSearch(points, Wanted(oversampling=RerankIn().oversampling), latents.mean(axis=0), latents)
-        hits = await search.search(SearchWindow(limit=10))
+        search = RankedSearch(points, RankingMode(oversampling=RerankIn().oversampling), latents.mean(axis=0), latents)
+        hits = await search.window(0, 10)
         found["candidates"].append(len({point_id(each) for each in exact} & {key for key, _ in candidates}) / 10)
         found["reranked"].append(len(exact & {hit.document_id for hit in hits}) / 10)
         assert hits[0].score == pytest.approx(scores.max(), abs=1e-4)

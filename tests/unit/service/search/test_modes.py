@@ -1,5 +1,6 @@
 """What a mode asks of the store."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from indexer.domain.points import Hit
 from indexer.store.base import SearchWindow
 from indexer.store.criteria import Criterion, LateInteraction, Ranked
-from service.search.modes import ModeSearch, Wanted
+from service.search.modes import RankedSearch, RankingMode
 
 
 class Asked:
@@ -28,9 +29,9 @@ class Asked:
 @pytest.mark.parametrize("mode", ["fused", "hybrid"])
 async def test_the_candidates_of_reranking_are_the_same_on_every_page(mode: str) -> None:
     asked, vector = Asked(), np.ones(4, np.float32)
-    search = ModeSearch(cast("Any", asked), Wanted(mode, oversampling=4.0), vector, np.ones((2, 4), np.float32))
+    search = RankedSearch(cast("Any", asked), RankingMode(mode, oversampling=4.0), vector, np.ones((2, 4), np.float32))
     for offset, limit in ((0, 10), (95, 50), (900, 1_000)):
-        await search.search(SearchWindow(limit=limit, offset=offset))
+        await search.window(offset, limit)
     assert [by.candidates for by in asked.by if isinstance(by, LateInteraction)] == [400, 400, 400]
 
 
@@ -45,7 +46,7 @@ async def test_hits_are_read_for_the_page_alone_and_without_vectors(mode: str) -
             return []
 
     reads: list[tuple[int, bool]] = []
-    search = ModeSearch(cast("Any", Recorded()), Wanted(mode), np.ones(4, np.float32), None, "red")
-    await search.search(SearchWindow(10, 20))
-    await search.search(SearchWindow(5, with_vector=True))
+    search = RankedSearch(cast("Any", Recorded()), RankingMode(mode), np.ones(4, np.float32), None, "red")
+    await search.window(20, 10)
+    await replace(search, options=SearchWindow(0, with_vector=True)).window(0, 5)
     assert reads == [(10, False), (5, True)]

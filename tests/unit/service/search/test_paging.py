@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filter_meaning import matches
 from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit
-from indexer.filters import Filter, matches
+from indexer.filters import Filter
 from model.errors import InvalidInput
-from service.search.examples import average
-from service.search.paging import Mark, Ranking, read_cursor, selected
+from service.search.hits import selected
+from service.search.paging import Mark, Pager, read_cursor
+from service.search.query import average
 
 
 def hit(document_id: str, score: float, **metadata: Any) -> Hit:
@@ -34,13 +36,13 @@ class Documents:
     def ranked(self) -> list[Hit]:
         return sorted(self.hits.values(), key=lambda each: (-each.score, point_id(each.document_id)))
 
-    async def ask(self, offset: int, limit: int, beside: Filter | None) -> list[Hit]:
+    async def window(self, offset: int, limit: int, extra_condition: Filter | None = None) -> list[Hit]:
         self.windows.append((offset, limit))
-        found = [each for each in self.ranked() if beside is None or matches(beside, each.metadata)]
+        found = [each for each in self.ranked() if extra_condition is None or matches(extra_condition, each.metadata)]
         return found[offset : offset + limit]
 
-    def ranking(self, *left_out: str, depth: int = 10_000, steady: bool = True) -> Ranking:
-        return Ranking(self.ask, frozenset(left_out), depth, steady)
+    def ranking(self, *left_out: str, depth: int = 10_000, steady: bool = True) -> Pager:
+        return Pager(self, frozenset(left_out), depth, steady)
 
 
 def mark_of(page: Any) -> Mark:
@@ -242,14 +244,14 @@ def test_a_cursor_comes_back_as_it_was() -> None:
 )
 def test_a_cursor_of_others_is_refused(fields: Any) -> None:
     text = base64.urlsafe_b64encode(json.dumps(fields).encode()).decode()
-    with pytest.raises(InvalidInput, match="none of this service") as refused:
+    with pytest.raises(InvalidInput, match="not made by this service") as refused:
         read_cursor(text, "s")
     assert refused.value.field == "cursor"
 
 
 @pytest.mark.parametrize("text", ["", "x", "ü", "%%%", "AAAA", "a" * 4096])
 def test_what_is_no_cursor_is_refused(text: str) -> None:
-    with pytest.raises(InvalidInput, match="none of this service"):
+    with pytest.raises(InvalidInput, match="not made by this service"):
         read_cursor(text, "s")
 
 
@@ -268,7 +270,7 @@ def test_selected_metadata() -> None:
     assert selected(metadata, False) == selected(metadata, []) == selected(metadata, ["absent", "a.b", "o.no"]) == {}
     assert selected(metadata, ["a", "o.y.z"]) == {"a": 1, "o": {"y": {"z": 2}}}
     assert selected(metadata, ["o", "o.x"])["o"] == metadata["o"]
-    assert selected(metadata, ["l.x", "l", "d.e"]) == {"l": [{"x": 1}], "d.e": 5}
+    assert selected(metadata, ["l.x", "l", '"d.e"', "d"]) == {"l": [{"x": 1}], "d.e": 5}
 
 
 def test_many_names_cost_no_more_for_each_key() -> None:

@@ -5,6 +5,8 @@
 
 import json
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +16,6 @@ from jsonschema import Draft202012Validator
 from prometheus_client import CollectorRegistry
 
 from service.api.app import create_app
-from service.http.openapi import document as served
 from service.observability.metrics import Metrics
 from service.settings import Settings
 
@@ -39,40 +40,90 @@ def test_the_file_is_the_application(openapi: dict[str, Any]) -> None:
     )
 
 
-NO_EXAMPLE = {("SearchIn", "cursor")}  # it would have to be of a search that was made
+def schemas(openapi: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every schema with a name: components, and objects that stand in the routes themselves."""
+    yield from openapi["components"]["schemas"].items()
+    yield from inline(openapi["paths"])
+
+
+def inline(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(value, dict):
+        if "title" in value and "properties" in value:
+            yield value["title"], value
+        for part in value.values():
+            yield from inline(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from inline(part)
+
+
+def operations(openapi: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in openapi["paths"].items():
+        yield from ((f"{method.upper()} {path}", operation) for method, operation in methods.items())
 
 
 def test_everything_has_a_description(openapi: dict[str, Any]) -> None:
-    """Words that lack go to `service/http/openapi/glossary.py`."""
-    lacking = [name for name, schema in served.schemas(openapi) if not schema.get("description")]
+    """Descriptions stand on the models (`Field(description=)`) and in the docstrings of models and routes."""
+    lacking = [name for name, schema in schemas(openapi) if not schema.get("description")]
     lacking += [
         f"{name}.{field}"
-        for name, schema in served.schemas(openapi)
+        for name, schema in schemas(openapi)
         for field, value in schema.get("properties", {}).items()
         if not value.get("description")
     ]
-    lacking += [f"{path}.{one['name']}" for path, one in served.parameters(openapi) if not one.get("description")]
-    lacking += [
-        f"{method.upper()} {path}"
-        for path, methods in openapi["paths"].items()
-        for method, operation in methods.items()
-        if not operation.get("description")
-    ]
+    for call, operation in operations(openapi):
+        lacking += [] if operation.get("description") else [call]
+        lacking += [f"{call} {part['name']}" for part in operation.get("parameters", ()) if not part.get("description")]
     assert not lacking
 
 
+# A cursor would have to be that of a search that was made.
+NO_EXAMPLE = {"SearchIn.cursor"}
+
+
 def test_everything_has_an_example_that_fits(openapi: dict[str, Any]) -> None:
-    """Examples are in `service/http/openapi/examples.py`; together those of a schema show each of its fields."""
-    lacking: list[str] = [path for path, one in served.parameters(openapi) if "example" not in one]
-    for name, schema in served.schemas(openapi):
-        examples = schema.get("examples", [])
-        whole = {**schema, "components": openapi["components"]}
-        for example in examples:
-            Draft202012Validator(whole).validate(example)
-        shown = {key for example in examples if isinstance(example, dict) for key in example}
-        lacking += [] if examples else [name]
-        lacking += [f"{name}.{field}" for field in schema.get("properties", {}) if field not in shown]
-    assert {tuple(one.split(".")) for one in lacking} == NO_EXAMPLE
+    """Examples stand on the models: of whole bodies, or of fields. A field that holds other models needs none."""
+    lacking: list[str] = []
+    for name, schema in schemas(openapi):
+        whole = schema.get("examples", [])
+        for example in whole:
+            Draft202012Validator({**schema, "components": openapi["components"]}).validate(example)
+        shown = {key for example in whole if isinstance(example, dict) for key in example}
+        for field, value in schema.get("properties", {}).items():
+            for example in value.get("examples", []):
+                Draft202012Validator({**value, "components": openapi["components"]}).validate(example)
+            is_shown = field in shown or value.get("examples") or "#/components/schemas" in json.dumps(value)
+            lacking += [] if is_shown or name.startswith(("Filter", "Geo")) else [f"{name}.{field}"]
+    for call, operation in operations(openapi):
+        parameters = operation.get("parameters", ())
+        lacking += [f"{call} {part['name']}" for part in parameters if not part["schema"].get("examples")]
+    assert set(lacking) == NO_EXAMPLE
+
+
+def test_operation_ids_are_the_names_of_what_is_done(openapi: dict[str, Any]) -> None:
+    ids = {call: operation["operationId"] for call, operation in operations(openapi)}
+    assert ids["POST /search"] == "search"
+    assert ids["GET /collections"] == "list_collections"
+    assert ids["PUT /collections/{name}"] == "create_collection"
+    assert len(set(ids.values())) == len(ids)
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", name) for name in ids.values())
+
+
+def test_every_variant_of_a_filter_is_a_component(openapi: dict[str, Any]) -> None:
+    """Generators of clients refuse a schema that refers to itself unless its variants have names."""
+    filters = openapi["components"]["schemas"]["Filter"]
+    assert {variant["$ref"].rpartition("/")[2] for variant in filters["oneOf"]} == {
+        name for name in openapi["components"]["schemas"] if re.fullmatch("Filter.+", name)
+    }
+    body = openapi["components"]["schemas"]["SearchIn"]["properties"]["filter"]
+    assert {"$ref": "#/components/schemas/Filter"} in body["anyOf"]
+
+
+def test_a_key_can_be_sent_in_two_ways_or_not_at_all(openapi: dict[str, Any]) -> None:
+    assert openapi["components"]["securitySchemes"].keys() == {"bearer", "header"}
+    assert openapi["security"] == [{"bearer": []}, {"header": []}, {}]
+    assert openapi["servers"]
+    assert openapi["info"]["license"]["identifier"] == "Apache-2.0"
 
 
 def test_every_reference_leads_somewhere(openapi: dict[str, Any]) -> None:

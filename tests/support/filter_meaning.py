@@ -1,11 +1,11 @@
-"""What a filter means: its evaluation in plain Python."""
+"""What a filter means, in plain Python: the stores are tested against it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from indexer.filters.nodes import (
+from indexer.filters import (
     AllOf,
     AnyOf,
     AtLeast,
@@ -21,14 +21,16 @@ from indexer.filters.nodes import (
     Not,
     Range,
     Scalar,
-    steps,
+    elements,
     whole_number_beyond_doubles,
 )
-from indexer.filters.values import is_number, is_place, metres_between, read_moment, words
+from indexer.filters.metadata import value_at
+from indexer.filters.values import is_number, is_place, metres_between, read_moment
+from indexer.filters.words import words
 
 
 def matches(condition: Filter, metadata: object) -> bool:
-    """The filter evaluated in plain Python: what the stores are tested against.
+    """Evaluate the filter in plain Python.
 
     A field that holds a list matches if one of its elements does; lists inside that list, and objects inside a list,
     are not looked into except by `Nested`. A field that is absent matches no condition but `Empty`, so `Not` of it holds.
@@ -37,48 +39,32 @@ def matches(condition: Filter, metadata: object) -> bool:
     """
     match condition:
         case AllOf(of):
-            return all(matches(each, metadata) for each in of)
+            return all(matches(part, metadata) for part in of)
         case AnyOf(of):
-            return any(matches(each, metadata) for each in of)
+            return any(matches(part, metadata) for part in of)
         case AtLeast(n, of):
-            return sum(matches(each, metadata) for each in of) >= n
+            return sum(matches(part, metadata) for part in of) >= n
         case Not(of):
             return not matches(of, metadata)
         case Nested(field, of):
-            value = _value(metadata, field)
+            value = value_at(metadata, field)
             inside = value if isinstance(value, list | tuple) else ()
-            return any(isinstance(each, Mapping) and matches(of, each) for each in inside)
+            return any(isinstance(part, Mapping) and matches(of, part) for part in inside)
         case Empty(field):
-            return _value(metadata, field) in (None, [], ())
+            return value_at(metadata, field) in (None, [], ())
         case FullText(field, text):
-            present = {word for each in elements(metadata, field) if isinstance(each, str) for word in words(each)}
-            wanted = set(words(text))
-            return bool(wanted) and wanted <= present
+            texts = [element for element in elements(metadata, field) if isinstance(element, str)]
+            return set(words(text)) <= {word for part in texts for word in words(part)}
         case _:
             return any(_fulfils(condition, element) for element in elements(metadata, condition.field))
 
 
-def _value(metadata: object, field: str) -> object:
-    value = metadata
-    for key in steps(field):
-        if not isinstance(value, Mapping) or key not in value:
-            return None
-        value = value[key]
-    return value
-
-
-def elements(metadata: object, field: str) -> list[object]:
-    """What a condition on the field looks at: the elements of a list, or the value by itself; None where it is absent."""
-    value = _value(metadata, field)
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
 def _fulfils(condition: Equals | In | Range | DateRange | GeoRadius | GeoBox, element: object) -> bool:
     match condition:
-        case Equals(_, wanted):
-            return _equal(element, wanted)
+        case Equals(_, value):
+            return _equal(element, value)
         case In(_, values):
-            return any(_equal(element, wanted) for wanted in values)
+            return any(_equal(element, value) for value in values)
         case Range():
             return is_number(element) and _within(float(element), condition)
         case DateRange():
@@ -94,12 +80,12 @@ def _fulfils(condition: Equals | In | Range | DateRange | GeoRadius | GeoBox, el
             )
 
 
-def _equal(element: object, wanted: Scalar) -> bool:
-    if isinstance(wanted, bool | str):
-        return type(element) is type(wanted) and element == wanted
-    if whole_number_beyond_doubles(wanted):
-        return type(element) is int and element == wanted
-    return is_number(element) and float(element) == float(wanted)
+def _equal(element: object, value: Scalar) -> bool:
+    if isinstance(value, bool | str):
+        return type(element) is type(value) and element == value
+    if whole_number_beyond_doubles(value):
+        return type(element) is int and element == value
+    return is_number(element) and float(element) == float(value)
 
 
 def _within(value: Any, bounds: Range | DateRange) -> bool:

@@ -9,13 +9,13 @@ import pytest
 from filter_strategies import BEYOND_DOUBLES, NUMBERS, filters, wire
 from hypothesis import given
 from jsonschema import Draft202012Validator
+from pydantic import TypeAdapter
 
-from indexer.filters import Filter, parse
+from indexer.filters import Filter, FilterModel, parse
 from model.errors import InvalidInput
-from service.schemas.filter_schema import SCHEMA
 
 DOCS = Path(__file__).parents[4] / "docs" / "filters.md"
-VALIDATOR = Draft202012Validator({"$ref": "#/components/schemas/Filter", "components": {"schemas": {"Filter": SCHEMA}}})
+VALIDATOR = Draft202012Validator(TypeAdapter(FilterModel).json_schema())
 
 
 @given(filters([*NUMBERS, *BEYOND_DOUBLES]))

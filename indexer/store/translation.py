@@ -1,0 +1,148 @@
+"""Translate a filter into the terms of a Qdrant engine. The engines differ in their constructors only: see `Vocabulary`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from indexer.filters import (
+    AllOf,
+    AnyOf,
+    AtLeast,
+    DateRange,
+    Empty,
+    Equals,
+    Filter,
+    FullText,
+    GeoBox,
+    GeoRadius,
+    In,
+    Leaf,
+    Nested,
+    Not,
+    Range,
+    Scalar,
+    tight_bounds,
+    whole_number_beyond_doubles,
+)
+from indexer.filters.words import words
+from indexer.store.payload import path_of, relative_path, relative_terms_path, terms_path_of
+from indexer.store.search_terms import SIGNED_END, number_term
+
+
+class Vocabulary(Protocol):
+    """The constructors of one engine. What they return is opaque here."""
+
+    def all_of(self, conditions: Sequence[Any]) -> Any: ...
+
+    def any_of(self, conditions: Sequence[Any]) -> Any:
+        """One condition or more: to the engines, an empty list is no condition."""
+
+    def at_least(self, count: int, conditions: Sequence[Any]) -> Any: ...
+
+    def none_of(self, conditions: Sequence[Any]) -> Any: ...
+
+    def nothing(self) -> Any:
+        """A condition that no point fulfils."""
+
+    def nested(self, path: str, condition: Any) -> Any: ...
+
+    def is_empty(self, path: str) -> Any: ...
+
+    def value(self, path: str, value: str | int | bool) -> Any: ...
+
+    def any_text(self, path: str, values: Sequence[str]) -> Any: ...
+
+    def word(self, path: str, word: str) -> Any:
+        """An ASCII word, in any case."""
+
+    def numbers(self, path: str, bounds: dict[str, float]) -> Any: ...
+
+    def times(self, path: str, bounds: dict[str, datetime]) -> Any: ...
+
+    def circle(self, path: str, circle: GeoRadius) -> Any: ...
+
+    def box(self, path: str, box: GeoBox, west: float, east: float) -> Any: ...
+
+
+def translate(condition: Filter, engine: Vocabulary) -> Any:
+    """Return the engine's filter, which selects the points that the condition means."""
+    return engine.all_of([_Translation(engine, inside_list=False).condition(condition)])
+
+
+class _Translation:
+    """Reads a tree. Inside a list of objects, paths begin at the object."""
+
+    def __init__(self, engine: Vocabulary, *, inside_list: bool) -> None:
+        self._engine = engine
+        self._path = relative_path if inside_list else path_of
+        self._terms_path = relative_terms_path if inside_list else terms_path_of
+
+    def condition(self, condition: Filter) -> Any:
+        match condition:
+            case AllOf(of):
+                return self._engine.all_of([self.condition(part) for part in of])
+            case AnyOf(of):
+                return self._any_of([self.condition(part) for part in of])
+            case AtLeast(n, of):
+                return self._engine.at_least(n, [self.condition(part) for part in of])
+            case Not(of):
+                return self._engine.none_of([self.condition(of)])
+            case Nested(field, of):
+                inside = _Translation(self._engine, inside_list=True).condition(of)
+                return self._engine.nested(self._path(field), self._engine.all_of([inside]))
+            case _:
+                return self._leaf(condition)
+
+    def _leaf(self, condition: Leaf) -> Any:
+        path = self._path(condition.field)
+        match condition:
+            case Equals(field, value):
+                return self._equals(field, value)
+            case In(field, values):
+                return self._in(field, values)
+            case Range():
+                return self._engine.numbers(path, tight_bounds(condition))
+            case DateRange():
+                return self._engine.times(path, tight_bounds(condition))
+            case Empty():
+                return self._engine.is_empty(path)
+            case FullText(field, text):
+                return self._full_text(field, text)
+            case GeoRadius():
+                return self._engine.circle(path, condition)
+            case GeoBox():
+                return self._any_of([self._engine.box(path, condition, west, east) for west, east in condition.spans()])
+
+    def _any_of(self, conditions: Sequence[Any]) -> Any:
+        return self._engine.any_of(conditions) if conditions else self._engine.nothing()
+
+    def _equals(self, field: str, value: Scalar) -> Any:
+        """A number is a range, because a match is of integers, and 1.0 or 2.5 in a payload is none."""
+        path = self._path(field)
+        if isinstance(value, bool | str):
+            return self._engine.value(path, value)
+        if isinstance(value, int) and value >= SIGNED_END:
+            return self._engine.value(self._terms_path(field), number_term(value))
+        if whole_number_beyond_doubles(value):
+            return self._engine.value(path, int(value))
+        return self._engine.numbers(path, {"gte": float(value), "lte": float(value)})
+
+    def _in(self, field: str, values: tuple[str, ...] | tuple[int, ...]) -> Any:
+        texts = [value for value in values if isinstance(value, str)]
+        conditions = [self._equals(field, value) for value in values if not isinstance(value, str)]
+        if texts:
+            # No index of numbers answers a condition on words, not even on none.
+            conditions.append(self._engine.any_text(self._path(field), texts))
+        return self._any_of(conditions)
+
+    def _full_text(self, field: str, text: str) -> Any:
+        """The field's search terms have the words; or it has none, so that it is ASCII, and the engine may compare its words."""
+        sought = sorted(set(words(text)))
+        terms_path = self._terms_path(field)
+        by_terms = self._engine.all_of([self._engine.value(terms_path, word) for word in sought])
+        if not all(word.isascii() for word in sought):
+            return by_terms
+        plain = [self._engine.is_empty(terms_path), *(self._engine.word(self._path(field), word) for word in sought)]
+        return self._engine.any_of([self._engine.all_of(plain), by_terms])

@@ -1,0 +1,61 @@
+"""The limits on one search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from indexer.domain.collections import Collection
+from model.errors import InvalidInput
+from service.schemas.search import MAX_GROUPS, SearchIn
+
+# Hits of a search where neither the request nor the collection names a limit.
+DEFAULT_LIMIT = 10
+
+
+@dataclass(frozen=True, slots=True)
+class SearchBounds:
+    """`depth` is how many hits of a ranking can be reached."""
+
+    hits: int
+    depth: int
+    timeout_s: float
+
+    def default_limit(self, search: SearchIn, collection: Collection) -> int:
+        """Return the collection's own limit, cut to bounds that may have been set after it."""
+        most = min(self.hits, self.depth) if search.group_by is None else min(self.hits, MAX_GROUPS)
+        return min(collection.limit or DEFAULT_LIMIT, most)
+
+    def check(self, search: SearchIn, limit: int) -> None:
+        """Raise `InvalidInput` naming the field, its value and the limit."""
+        if limit > self.hits:
+            raise _over("limit", f"limit is {limit}, at most {self.hits}", limit, self.hits)
+        self.check_depth("offset", search.offset, limit)
+        if search.group_by is not None and limit > MAX_GROUPS:
+            raise _over("limit", f"limit is {limit} groups, at most {MAX_GROUPS}", limit, MAX_GROUPS)
+        size = search.group_size or 1
+        if search.group_by is not None and limit * size > self.hits:
+            raise _over(
+                "group_size",
+                f"limit x group_size is {limit} x {search.group_size}, at most {self.hits} hits",
+                search.group_size,
+                self.hits,
+            )
+        timeout_s = search.timeout_s
+        if timeout_s is not None and timeout_s > self.timeout_s:
+            raise _over(
+                "timeout_s", f"timeout_s is {timeout_s:g}, at most {self.timeout_s:g}", timeout_s, self.timeout_s
+            )
+
+    def check_depth(self, field: str, begin: int, limit: int) -> None:
+        """Raise `InvalidInput` where a page ends behind the last hit that can be reached."""
+        if begin + limit > self.depth:
+            detail = (
+                f"{field} + limit is {begin + limit}, but only the first {self.depth} hits can be read: add a filter"
+                if field == "offset"
+                else f"the page would end at hit {begin + limit}, but only the first {self.depth} hits can be read: add a filter"
+            )
+            raise _over(field, detail, begin, self.depth)
+
+
+def _over(field: str, detail: str, value: float | None, limit: float) -> InvalidInput:
+    return InvalidInput(detail, field=field, value=value, limit=limit)
