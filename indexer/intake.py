@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -18,9 +17,10 @@ from indexer.domain.jobs import Job, JobKind
 from indexer.filters import Filter
 from indexer.ledger.ledger import Ledger
 from indexer.ledger.submissions import OPEN_S
+from indexer.loops import WakeUps, heartbeat
 from indexer.settings import IndexerSettings
 from indexer.store.base import Points
-from model.errors import DependencyUnavailable, InvalidInput
+from model.errors import InvalidInput
 
 _DELETE_IDS = 256  # of one batch of a deletion by filter: ids alone, that need no encoder
 
@@ -35,7 +35,7 @@ class Accepted:
 
 
 class Intake:
-    """Safe to use from many tasks. `on_accepted` is called after each commit, to wake a worker in the same process."""
+    """Safe to use from many tasks. Each commit wakes the workers of this process."""
 
     def __init__(
         self,
@@ -43,11 +43,11 @@ class Intake:
         blobs: Blobs,
         settings: IndexerSettings,
         *,
-        on_accepted: Callable[[], None] = lambda: None,
+        wakeups: WakeUps | None = None,
         beat_s: float = OPEN_S / 5,
     ) -> None:
         self._beat_s = beat_s
-        self._ledger, self._blobs, self._settings, self._on_accepted = ledger, blobs, settings, on_accepted
+        self._ledger, self._blobs, self._settings, self._wakeups = ledger, blobs, settings, wakeups or WakeUps()
 
     async def accept(
         self,
@@ -123,21 +123,13 @@ class Intake:
 
     @asynccontextmanager
     async def _open(self, job: Job) -> AsyncIterator[None]:
-        """While the body runs the ledger hears that `job` is still being received. What ends early is taken back."""
-        beats = asyncio.create_task(self._beat(job))
-        try:
-            yield
-        except BaseException:
-            await asyncio.shield(self._ledger.submissions.abandon(job.id))
-            raise
-        finally:
-            beats.cancel()
-
-    async def _beat(self, job: Job) -> None:
-        while True:
-            await asyncio.sleep(self._beat_s)
-            with contextlib.suppress(DependencyUnavailable):  # there are some more before it is taken for left
-                await self._ledger.submissions.keep_open(job.id)
+        """Keep `job` open in the ledger while it is being received. One that ends early is abandoned."""
+        async with heartbeat(lambda: self._ledger.submissions.keep_open(job.id), self._beat_s):
+            try:
+                yield
+            except BaseException:
+                await asyncio.shield(self._ledger.submissions.abandon(job.id))
+                raise
 
     async def _write(self, job: Job, documents: AsyncIterable[Incoming]) -> None:
         batch: list[tuple[int, Document]] = []
@@ -154,7 +146,7 @@ class Intake:
 
     async def _commit(self, job: Job, body_hash: str | None = None) -> Job:
         committed = await self._ledger.submissions.commit(job.id, body_hash=body_hash)
-        self._on_accepted()
+        self._wakeups.work_arrived()
         return committed
 
 

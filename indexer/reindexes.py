@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
 from indexer.catalog import Catalog
 from indexer.domain.collections import Collection, Reindex, ReindexState
 from indexer.domain.jobs import Job
 from indexer.encoding.registry import Encoders
 from indexer.ledger.ledger import Ledger
+from indexer.loops import WakeUps
 from model.errors import Conflict, DependencyUnavailable, NotFound
 from model.types import ModelInfo
 
 
 class Reindexes:
-    """Safe to use from many tasks. Each order is in the ledger when it returns. `on_ordered` wakes a reindexer of this process."""
+    """Safe to use from many tasks. Each order is in the ledger when it returns. It wakes the reindexer of this process by `orders`."""
 
-    def __init__(
-        self, ledger: Ledger, catalog: Catalog, encoders: Encoders, *, on_ordered: Callable[[], None] = lambda: None
-    ) -> None:
-        self._ledger, self._catalog, self._encoders, self._on_ordered = ledger, catalog, encoders, on_ordered
+    def __init__(self, ledger: Ledger, catalog: Catalog, encoders: Encoders, *, orders: WakeUps | None = None) -> None:
+        self._ledger, self._catalog, self._encoders, self._orders = ledger, catalog, encoders, orders or WakeUps()
 
     async def start(self, name: str, *, model: str | None = None, max_failures: int = 0) -> tuple[Job, bool]:
         """The job, and whether it is new. `model` is the name or the fingerprint, or its beginning, of one that runs here.
@@ -30,7 +29,7 @@ class Reindexes:
         target = await self._target(collection, model)
         documents = await self._catalog.points(collection).count()
         started = await self._ledger.reindexes.start(collection, target, documents=documents, max_failures=max_failures)
-        self._on_ordered()
+        self._orders.work_arrived()
         return started
 
     async def get(self, name: str) -> Reindex:
@@ -47,7 +46,7 @@ class Reindexes:
         if not reindex.state.before_switch:
             raise _too_late(reindex, "cancelled")
         job = await self._ledger.jobs.cancel(reindex.job_id)
-        self._on_ordered()
+        self._orders.work_arrived()
         return job
 
     async def roll_back(self, name: str) -> Reindex:
@@ -74,7 +73,7 @@ class Reindexes:
     async def _order(self, reindex: Reindex, step: Awaitable[bool]) -> Reindex:
         if not await step:
             raise DependencyUnavailable(f"the generations of {reindex.collection!r} are changing just now; try again")
-        self._on_ordered()
+        self._orders.work_arrived()
         return await self._ledger.reindexes.find(reindex.collection) or reindex
 
     async def _target(self, collection: Collection, model: str | None) -> ModelInfo:

@@ -16,6 +16,7 @@ from indexer.encoding.registry import Encoders
 from indexer.imports.planner import Imports
 from indexer.intake import Intake
 from indexer.ledger.ledger import Ledger
+from indexer.loops import WakeUps
 from indexer.reindexes import Reindexes
 from indexer.store.base import Store
 from indexer.worker.progress import Progress
@@ -45,6 +46,7 @@ class Parts:
     catalog: Catalog
     intake: Intake
     worker: Worker
+    wakeups: WakeUps
     imports: Imports
     progress: Progress
     reindexes: Reindexes
@@ -55,7 +57,7 @@ class Parts:
 
     @property
     def indexes(self) -> bool:
-        """Whether worker and reindexer run here. Where they do not, they were never started, and to poke them does nothing."""
+        """Whether worker and reindexer run here. Where they do not, they were never started."""
         return self.settings.role is not ServerRole.API
 
     @property

@@ -19,6 +19,7 @@ from indexer.imports.importer import Importer
 from indexer.imports.planner import Imports
 from indexer.intake import Intake
 from indexer.ledger.ledger import Ledger
+from indexer.loops import WakeUps
 from indexer.observability.watch import NOBODY, Watch
 from indexer.reindexes import Reindexes
 from indexer.store.base import Store
@@ -70,20 +71,29 @@ def build(
     fetcher = Fetcher(settings.fetch)
     catalog = Catalog(ledger, store, encoders)
     progress = Progress(ledger, settings.indexer.poll_s)
+    wakeups, orders = WakeUps(), WakeUps()
     keeper = Keeper(blobs, KeepSettings(settings.keep_images, settings.thumbnail_px), settings.limits)
     imports = Imports(settings.imports)
-    importer = Importer(
-        ledger, blobs, imports, settings.indexer, readers=settings.import_readers, on_read=lambda: worker.poke()
-    )
+    importer = Importer(ledger, blobs, imports, settings.indexer, readers=settings.import_readers, wakeups=wakeups)
     chores: list[Chore] = [importer]
     if settings.sweep_every_s:
         chores.append(Sweeper(ledger, store, blobs, settings.sweep_every_s))
     if settings.qdrant_url is not None:
         chores.append(BulkLoads(ledger, cast("ServerStore", store), settings.qdrant_defer_indexing_documents))
     worker = Worker(
-        ledger, store, encoders, blobs, fetcher, settings.indexer, progress, keeper=keeper, chores=chores, watch=metrics
+        ledger,
+        store,
+        encoders,
+        blobs,
+        fetcher,
+        settings.indexer,
+        progress,
+        wakeups=wakeups,
+        keeper=keeper,
+        chores=chores,
+        watch=metrics,
     )
-    reindexer = Reindexer(ledger, store, encoders, settings.indexer, progress, on_planned=worker.poke)
+    reindexer = Reindexer(ledger, store, encoders, settings.indexer, progress, wakeups=wakeups, orders=orders)
     return Parts(
         settings=settings,
         metrics=metrics,
@@ -93,11 +103,12 @@ def build(
         blobs=blobs,
         fetcher=fetcher,
         catalog=catalog,
-        intake=Intake(ledger, blobs, settings.indexer, on_accepted=worker.poke),
+        intake=Intake(ledger, blobs, settings.indexer, wakeups=wakeups),
         worker=worker,
+        wakeups=wakeups,
         imports=imports,
         progress=progress,
-        reindexes=Reindexes(ledger, catalog, encoders, on_ordered=reindexer.poke),
+        reindexes=Reindexes(ledger, catalog, encoders, orders=orders),
         reindexer=reindexer,
         next_encoder=next_encoder,
         api_keys=api_keys,

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -31,6 +32,7 @@ from indexer.imports.planner import Imports, Unit
 from indexer.intake import document_of
 from indexer.ledger.imports import Step
 from indexer.ledger.ledger import Ledger
+from indexer.loops import WakeUps, heartbeat, poll_forever
 from indexer.settings import IndexerSettings
 from model.errors import DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 
@@ -53,7 +55,7 @@ class StepLost(Exception):
 
 
 class Importer:
-    """Runs in the event loop that starts it; any number of processes may have one. `on_read` wakes the workers.
+    """Runs in the event loop that starts it; any number of processes may have one. It wakes the workers by `wakeups`.
 
     Held: of each of `readers` the records of one batch, of which the images have no more than 64 MiB or are one.
     """
@@ -66,17 +68,12 @@ class Importer:
         settings: IndexerSettings,
         *,
         readers: int = 1,
-        on_read: Callable[[], None] = lambda: None,
+        wakeups: WakeUps | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self._ledger, self._blobs, self._imports, self._settings = ledger, blobs, imports, settings
-        self._readers, self._on_read, self._rng = readers, on_read, rng or random.Random()
-        self._wake = asyncio.Event()
+        self._readers, self._wakeups, self._rng = readers, wakeups or WakeUps(), rng or random.Random()
         self._threads = ThreadPoolExecutor(readers, thread_name_prefix="import")
-
-    def poke(self) -> None:
-        """There may be an import, or one may go on."""
-        self._wake.set()
 
     async def run(self) -> None:
         """Until it is cancelled; what it has in hand is given back then."""
@@ -88,47 +85,49 @@ class Importer:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _loop(self) -> None:
-        while True:
-            self._wake.clear()
-            pause_s = self._settings.poll_s * self._rng.uniform(0.5, 1.0)
-            try:
-                if await self._ledger.imports.steps_remain():
-                    step = await self._ledger.imports.claim(self._settings.lease_s, _AHEAD_DOCUMENTS)
-                    if step is not None:
-                        await self._work(step)
-                        continue
-                    pause_s = min(pause_s, _BUSY_S)
-            except DependencyUnavailable as error:
-                log.warning("cannot look for imports", detail=error.detail)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
-                    await self._wake.wait()
+        await poll_forever(
+            self._claim_and_work,
+            self._settings.poll_s,
+            failure="cannot look for imports",
+            wakeups=self._wakeups,
+            rng=self._rng,
+        )
+
+    async def _claim_and_work(self) -> float | None:
+        """Return the seconds until the next claim."""
+        if not await self._ledger.imports.steps_remain():
+            return None
+        step = await self._ledger.imports.claim(self._settings.lease_s, _AHEAD_DOCUMENTS)
+        if step is None:
+            return _BUSY_S
+        await self._work(step)
+        return 0.0
 
     async def _work(self, step: Step) -> None:
-        """From claim to whatever comes of it; the step is done or given back."""
-        beat = asyncio.create_task(self._heartbeat(step))
+        """Run one claimed step to completion or release it."""
+        renew = partial(self._ledger.imports.renew, step, self._settings.lease_s)
         stop = threading.Event()
-        try:
-            if step.crashes >= self._settings.max_attempts:
-                await self._give_up(step, "worker_died", f"the worker died {step.crashes} times while reading it")
-            elif step.unit is None:
-                await self._plan(step, stop)
-            else:
-                await self._read(step, Unit.from_json(step.unit), stop)
-        except asyncio.CancelledError:
-            await asyncio.shield(self._give_back(step))
-            raise
-        except (StepLost, ReadingStopped):
-            await self._give_back(step)
-        except RetrievalError as error:
-            await self._after(step, error)
-        except Exception as error:
-            log.exception("import failed", job=step.job_id, step=step.id, attempt=step.crashes + 1)
-            await self._after(step, error)
-        finally:
-            # Whatever a thread still reads for it ends with its next buffer.
-            stop.set()
-            beat.cancel()
+        async with heartbeat(renew, self._settings.lease_s / 3):
+            try:
+                if step.crashes >= self._settings.max_attempts:
+                    await self._give_up(step, "worker_died", f"the worker died {step.crashes} times while reading it")
+                elif step.unit is None:
+                    await self._plan(step, stop)
+                else:
+                    await self._read(step, Unit.from_json(step.unit), stop)
+            except asyncio.CancelledError:
+                await asyncio.shield(self._give_back(step))
+                raise
+            except (StepLost, ReadingStopped):
+                await self._give_back(step)
+            except RetrievalError as error:
+                await self._after(step, error)
+            except Exception as error:
+                log.exception("import failed", job=step.job_id, step=step.id, attempt=step.crashes + 1)
+                await self._after(step, error)
+            finally:
+                # Whatever a thread still reads for it ends with its next buffer.
+                stop.set()
 
     # --- planning
 
@@ -147,7 +146,7 @@ class Importer:
                 if not await self._ledger.imports.add_units(step, wire, self._settings.lease_s):
                     raise StepLost
                 step.read += sum(unit.count for unit in new)
-                self._wake.set()
+                self._wakeups.work_arrived()
         if error is not None:
             raise error
         if not await self._ledger.imports.end_plan(step):
@@ -212,7 +211,7 @@ class Importer:
         if waiting is None:
             raise StepLost
         step.read, step.crashes, step.releases = step.read + len(records), 0, 0
-        self._on_read()
+        self._wakeups.work_arrived()
         return waiting
 
     # --- what went wrong
@@ -249,12 +248,6 @@ class Importer:
                     await self._give_back(step)
                     return
                 step.read += len(some)
-
-    async def _heartbeat(self, step: Step) -> None:
-        while True:
-            await asyncio.sleep(self._settings.lease_s / 3)
-            with contextlib.suppress(DependencyUnavailable):
-                await self._ledger.imports.renew(step, self._settings.lease_s)
 
     async def _in_thread(self, call: Callable[[], T], step: Step, stop: threading.Event) -> T:
         """Run a call that reads. It is told to stop once nobody wants the step any more: within one long line there is no other end."""

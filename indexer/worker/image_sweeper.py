@@ -12,7 +12,6 @@ that moves while this looks has been seen, or is seen where it comes to. What co
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import random
 import sqlite3
@@ -26,8 +25,9 @@ import structlog
 
 from indexer.blobs.image_store import Blobs, Swept
 from indexer.ledger.ledger import Ledger
+from indexer.loops import poll_forever
 from indexer.store.base import Store
-from model.errors import DependencyUnavailable, NotFound, RetrievalError
+from model.errors import DependencyUnavailable, NotFound
 
 log = structlog.get_logger(__name__)
 _CHORE = "sweep"
@@ -45,18 +45,14 @@ class Sweeper:
         self._rng = rng or random.Random()
 
     async def run(self) -> None:
-        """Until it is cancelled. What does not answer is asked again when it is next time."""
-        while True:
-            await asyncio.sleep(min(self._every_s, _LOOK_S) * self._rng.uniform(0.5, 1.0))
-            try:
-                if await self._ledger.housekeeping.take_turn(_CHORE, self._every_s):
-                    swept = await self.sweep()
-                    log.info("images swept", kept=swept.kept, deleted=swept.deleted, deleted_bytes=swept.deleted_bytes)
-            except RetrievalError as error:
-                log.warning("images not swept", detail=error.detail)
+        """Sweep periodically until cancelled, in one process at a time."""
+        look_s = min(self._every_s, _LOOK_S)
+        await poll_forever(self._look, look_s, failure="images not swept", rng=self._rng, wait_first=True)
 
-    def poke(self) -> None:
-        """It goes by the clock."""
+    async def _look(self) -> None:
+        if await self._ledger.housekeeping.take_turn(_CHORE, self._every_s):
+            swept = await self.sweep()
+            log.info("images swept", kept=swept.kept, deleted=swept.deleted, deleted_bytes=swept.deleted_bytes)
 
     async def sweep(self) -> Swept:
         """Raises `RetrievalError` where not every reference can be seen; nothing is deleted then."""

@@ -11,7 +11,6 @@ differs. Whoever died half-way, the next look of any process puts it right.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import random
 from typing import TYPE_CHECKING
@@ -21,7 +20,8 @@ import structlog
 from indexer.domain.collections import ReindexState
 from indexer.domain.jobs import JobKind
 from indexer.ledger.ledger import Ledger
-from model.errors import NotFound, RetrievalError
+from indexer.loops import poll_forever
+from model.errors import NotFound
 
 if TYPE_CHECKING:
     from indexer.store.server.store import ServerStore
@@ -47,17 +47,14 @@ class BulkLoads:
         self._rng = rng or random.Random()
 
     async def run(self) -> None:
-        """Until it is cancelled; one process of all looks in turn. What does not answer is asked again when it is next time."""
-        while True:
-            await asyncio.sleep(self._every_s * self._rng.uniform(0.5, 1.0))
-            try:
-                if await self._ledger.housekeeping.take_turn(_CHORE, self._every_s):
-                    await self.look()
-            except RetrievalError as error:
-                log.warning("cannot look after the indexes of bulk loads", detail=error.detail)
+        """Look periodically until cancelled, in one process at a time."""
+        await poll_forever(
+            self._look_in_turn, self._every_s, failure="cannot defer indexing", rng=self._rng, wait_first=True
+        )
 
-    def poke(self) -> None:
-        """It goes by the clock."""
+    async def _look_in_turn(self) -> None:
+        if await self._ledger.housekeeping.take_turn(_CHORE, self._every_s):
+            await self.look()
 
     async def look(self) -> None:
         """Raises `RetrievalError` where ledger or store does not answer."""

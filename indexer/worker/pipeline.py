@@ -28,11 +28,15 @@ from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, NotF
 from model.types import Embedding, Input, ModelInfo, Role
 
 T = TypeVar("T")
-_FETCHES = 8  # URLs of one batch fetched at a time
-_CALL_IMAGE_BYTES = 64 * 2**20  # held for one encoder call; a batch with more takes several
-_NO_DOCUMENT = "\0"  # no id has control characters in it
+# URLs of one batch that are fetched at a time.
+_FETCHES = 8
+# Images held for one encoder call; a batch with more takes several.
+_CALL_IMAGE_BYTES = 64 * 2**20
+# No document id has control characters in it.
+_NO_DOCUMENT = "\0"
 
-Hold = Callable[[], Awaitable[None]]
+# Awaited before each write. Raises when the lease of the batch was lost.
+HoldLease = Callable[[], Awaitable[None]]
 
 
 class ImageFetcher(Protocol):
@@ -40,8 +44,8 @@ class ImageFetcher(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class OneOfTwo:
-    """An encoder beside which there is another: away or full, it holds up its own collections only."""
+class IsolatedEncoder:
+    """An encoder of some collections: when it is unavailable or overloaded, only the collections that use it wait."""
 
     encoder: Encoder
 
@@ -55,165 +59,207 @@ class OneOfTwo:
 
 
 @dataclass(slots=True)
-class Work:
-    """One document on its way; the stages fill in the rest."""
+class IndexedDocument:
+    """One document on its way into the index. Each stage fills in its part, and passes over documents that are `closed`.
+
+    `image_digest` is that of the original image until the image to keep is stored. `content` is the content hash where it is known
+    without the original image; `stamp` is the content hash with its model.
+    """
 
     position: int
     document: Document
-    digest: str | None = None  # of its image
-    content: str | None = None  # its content hash, where that is known without the original image
-    hashed: str = ""
+    image_digest: str | None = None
+    content: str | None = None
+    stamp: str = ""
+    image: bytes | None = None
+    embedding: Embedding | None = None
+    outcome: Outcome | None = None
+    waiting: RetrievalError | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether there is nothing more to do with it now: it has an outcome, or waits for a later attempt."""
+        return self.outcome is not None or self.waiting is not None
+
+    def settle(self, status: Status) -> None:
+        self.outcome = Outcome(self.position, self.document.id, status)
+
+    def fail(self, error: RetrievalError) -> None:
+        self.outcome = Outcome(self.position, self.document.id, Status.FAILED, error.code, error.detail)
+
+    def point(self) -> Point:
+        """Return what the store keeps of it. It must have its embedding."""
+        assert self.embedding is not None
+        return Point(
+            document_id=self.document.id,
+            vector=self.embedding.vector,
+            text=self.document.text,
+            image_digest=self.image_digest,
+            metadata=self.document.metadata,
+            content_hash=self.stamp,
+            shares=self.embedding.shares,
+            latents=self.embedding.latents,
+        )
 
 
 @dataclass(slots=True)
 class Result:
-    """Outcomes, and for documents without one the error that keeps them waiting."""
+    """The outcomes of a batch, and for documents without one the error that keeps them waiting."""
 
     outcomes: list[Outcome] = field(default_factory=list)
     waiting: RetrievalError | None = None
 
-    def settle(self, work: Work, status: Status) -> None:
-        self.outcomes.append(Outcome(work.position, work.document.id, status))
+    @classmethod
+    def of(cls, documents: Sequence[IndexedDocument]) -> Result:
+        outcomes = [document.outcome for document in documents if document.outcome is not None]
+        return cls(outcomes, next((document.waiting for document in documents if document.waiting), None))
 
-    def fail(self, work: Work, error: RetrievalError) -> None:
-        self.outcomes.append(Outcome(work.position, work.document.id, Status.FAILED, error.code, error.detail))
+    @classmethod
+    def alike(cls, batch: Batch, status: Status, code: str | None = None, detail: str | None = None) -> Result:
+        """Return the same outcome for all documents of a batch."""
+        return cls([Outcome(position, document.id, status, code, detail) for position, document in batch.items])
+
+    def merge(self, other: Result) -> None:
+        self.outcomes += other.outcomes
+        self.waiting = self.waiting or other.waiting
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """Repeating a batch is harmless: point ids derive from document ids, and what is unchanged is not written again."""
+    """Repeating a batch is harmless: point ids derive from document ids, and unchanged documents are not written again.
+
+    Without a `keeper` the original images are kept.
+    """
 
     encoder: Encoder
     blobs: Blobs
     fetcher: ImageFetcher
-    keeper: Keeper | None = None  # None: originals are kept
+    keeper: Keeper | None = None
 
     async def run(
-        self, batch: Batch, collection: Collection, points: Points, *, hold: Hold, last_attempt: bool
+        self, batch: Batch, collection: Collection, points: Points, *, hold: HoldLease, last_attempt: bool
     ) -> Result:
-        """Raises `RetrievalError` when something that all documents need does not answer; a document's own error is its outcome.
+        """Index or delete the documents of a batch.
 
-        `hold` is awaited before each write; it raises when the batch is not ours any more. A URL whose server does not answer
-        keeps that document waiting, or on the last attempt is its failure.
+        Raises `RetrievalError` when something that all documents need does not answer; a document's own error is its outcome. A
+        URL whose host does not answer keeps its document waiting, or on the last attempt is its failure.
         """
         if batch.kind is JobKind.DELETE:
             await hold()
-            with in_store():
+            with store_errors():
                 await points.delete([document.id for _, document in batch.items])
-            return Result([Outcome(position, document.id, Status.INDEXED) for position, document in batch.items])
+            return Result.alike(batch, Status.INDEXED)
         info = await self.encoder.info()
         if info.fingerprint != collection.fingerprint:
             raise CollectionUnavailable(mismatch(collection, info.fingerprint))
-        result = Result()
-        works = _latest([Work(*item) for item in batch.items], result)
-        works = await self._with_images(works, result, last_attempt=last_attempt)
-        works = await changed(works, points, collection.fingerprint, result)
-        await self.write(works, collection, points, result, hold=hold)
-        return result
+        documents = [IndexedDocument(position, document) for position, document in batch.items]
+        _skip_superseded(documents)
+        await self._store_images(documents, last_attempt=last_attempt)
+        await skip_unchanged(documents, points, collection.fingerprint)
+        await self.write(documents, collection, points, hold=hold)
+        return Result.of(documents)
 
     async def probe(self, points: Points) -> None:
-        """Raises `DependencyUnavailable` where any document would fare as the one to be tried next: an encoder that dies of all
-        that it is given, a disk on which the store dies of each write."""
+        """Raise `DependencyUnavailable` where any document would fare as the one to be tried next: an encoder that dies of every
+        input, a disk on which the store dies of every write."""
         try:
             await self.encoder.encode([Input("a word")], role=Role.DOCUMENT, lane=Lane.BULK)
-            with in_store():
+            with store_errors():
                 await points.delete([_NO_DOCUMENT])
         except Died as error:
-            away = CollectionUnavailable if isinstance(error, CollectionUnavailable) else DependencyUnavailable
-            raise away(error.detail) from error
+            kind = CollectionUnavailable if isinstance(error, CollectionUnavailable) else DependencyUnavailable
+            raise kind(error.detail) from error
 
     async def write(
-        self, works: Sequence[Work], collection: Collection, points: Points, result: Result, *, hold: Hold
+        self, documents: Sequence[IndexedDocument], collection: Collection, points: Points, *, hold: HoldLease
     ) -> None:
-        """From works whose images are blobs to points, or to their failures."""
-        async for call in self._calls(works, result):
-            embedded = await self._embed(call, collection, result)
-            embedded = await self._keep(call, embedded, result)
+        """Embed documents whose images are stored, and write their points."""
+        async for call in self._encoder_calls(documents):
+            await self._embed(call, collection)
+            await self._keep_images(call)
             await hold()
-            await _upsert(embedded, points, result)
+            await _upsert(_open(call), points)
+            for document in call:
+                document.image = document.embedding = None
 
-    async def _with_images(self, works: Sequence[Work], result: Result, *, last_attempt: bool) -> list[Work]:
-        """Every image in the blobs: what is known by its URL is fetched. An image is not held any longer than that."""
-        gate = asyncio.Semaphore(_FETCHES)
+    async def _store_images(self, documents: Sequence[IndexedDocument], *, last_attempt: bool) -> None:
+        """Fetch the images that are known by their URL, so that the blobs have all of them. No image is held longer than that."""
+        places = asyncio.Semaphore(_FETCHES)
 
-        async def ready(work: Work) -> bool:
-            image = work.document.image
+        async def store(document: IndexedDocument) -> None:
+            image = document.document.image
             if image is None or image.url is None:
-                work.digest = image.digest if image else None
-                return True
-            async with gate:
+                document.image_digest = image.digest if image else None
+                return
+            async with places:
                 try:
                     data = await self.fetcher.fetch(image.url)
                 except RetrievalError as error:
                     if error.retryable and not last_attempt:
-                        result.waiting = error
+                        document.waiting = error
                     else:
-                        result.fail(work, error)
-                    return False
-                work.digest = await self.blobs.put(data)
-            return True
+                        document.fail(error)
+                else:
+                    document.image_digest = await self.blobs.put(data)
 
-        found = await _together(map(ready, works))
-        return [work for work, is_ready in zip(works, found, strict=True) if is_ready]
+        await _gather_or_cancel(map(store, _open(documents)))
 
-    async def _calls(self, works: Sequence[Work], result: Result) -> AsyncIterator[list[tuple[Work, Input]]]:
-        """The documents with their bytes, in as many encoder calls as keep the bytes bounded."""
-        call: list[tuple[Work, Input]] = []
-        held_bytes = 0
-        for work in works:
+    async def _encoder_calls(self, documents: Sequence[IndexedDocument]) -> AsyncIterator[list[IndexedDocument]]:
+        """Read the images, and yield the documents in as many encoder calls as keep the bytes bounded."""
+        call: list[IndexedDocument] = []
+        image_bytes = 0
+        for document in _open(documents):
             try:
-                image = None if work.digest is None else await self.blobs.get(work.digest)
+                if document.image_digest is not None:
+                    document.image = await self.blobs.get(document.image_digest)
             except NotFound as error:
-                result.fail(work, error)
+                document.fail(error)
                 continue
-            call.append((work, Input(work.document.text, image)))
-            held_bytes += len(image or b"")
-            if held_bytes >= _CALL_IMAGE_BYTES:
+            call.append(document)
+            image_bytes += len(document.image or b"")
+            if image_bytes >= _CALL_IMAGE_BYTES:
                 yield call
-                call, held_bytes = [], 0
+                call, image_bytes = [], 0
         if call:
             yield call
 
-    async def _embed(
-        self, call: Sequence[tuple[Work, Input]], collection: Collection, result: Result
-    ) -> list[tuple[Work, Embedding]]:
-        encoded = await self.encoder.encode([item for _, item in call], role=Role.DOCUMENT, lane=Lane.BULK)
-        if len(call) > 1 and all(isinstance(each, EncodeFailed) for each in encoded):
-            raise EncodeFailed(
-                f"the model failed on each of {len(call)} documents"
-            )  # more likely it than they: try again
-        embedded = []
-        for (work, _), each in zip(call, encoded, strict=True):
-            error = each if isinstance(each, RetrievalError) else unfit(each, collection)
+    async def _embed(self, call: Sequence[IndexedDocument], collection: Collection) -> None:
+        inputs = [Input(document.document.text, document.image) for document in call]
+        results = await self.encoder.encode(inputs, role=Role.DOCUMENT, lane=Lane.BULK)
+        if len(call) > 1 and all(isinstance(result, EncodeFailed) for result in results):
+            # The model is more likely at fault than all of the documents: try again.
+            raise EncodeFailed(f"the model failed on each of {len(call)} documents")
+        for document, result in zip(call, results, strict=True):
+            error = result if isinstance(result, RetrievalError) else unusable(result, collection)
             if error is not None and error.retryable:
-                result.waiting = error
+                document.waiting = error
             elif error is not None:
-                result.fail(work, error)
-            elif isinstance(each, Embedding):
-                embedded.append((work, each))
-        return embedded
+                document.fail(error)
+            elif isinstance(result, Embedding):
+                document.embedding = result
 
-    async def _keep(
-        self, call: Sequence[tuple[Work, Input]], embedded: Sequence[tuple[Work, Embedding]], result: Result
-    ) -> list[tuple[Work, Embedding]]:
-        """Each work's digest is from here on that of what is kept of its image; whether it changed was told by the original's."""
-        originals = {work.position: item.image for work, item in call}
+    async def _keep_images(self, call: Sequence[IndexedDocument]) -> None:
+        """Replace each digest by that of the stored thumbnail. Change detection has already used the original's digest."""
+        keeper = self.keeper
+        if keeper is None:
+            return
 
-        async def kept(work: Work) -> bool:
-            if self.keeper is not None and work.digest is not None:
+        async def keep(document: IndexedDocument) -> None:
+            if document.image_digest is not None:
                 try:
-                    work.digest = await self.keeper.keep(work.digest, originals[work.position])
+                    document.image_digest = await keeper.keep(document.image_digest, document.image)
                 except InvalidInput as error:
-                    result.fail(work, error)
-                    return False
-            return True
+                    document.fail(error)
 
-        good = await _together(kept(work) for work, _ in embedded)
-        return [each for each, is_good in zip(embedded, good, strict=True) if is_good]
+        await _gather_or_cancel(map(keep, _open(call)))
 
 
-async def _together(calls: Iterable[Coroutine[None, None, T]]) -> list[T]:
-    """All side by side; when one raises, the others do not go on behind the back of whoever is told so."""
+def _open(documents: Sequence[IndexedDocument]) -> list[IndexedDocument]:
+    return [document for document in documents if not document.closed]
+
+
+async def _gather_or_cancel(calls: Iterable[Coroutine[None, None, T]]) -> list[T]:
+    """Run concurrently; if one raises, cancel the rest before re-raising."""
     tasks = [asyncio.create_task(call) for call in calls]
     try:
         return await asyncio.gather(*tasks)
@@ -224,50 +270,46 @@ async def _together(calls: Iterable[Coroutine[None, None, T]]) -> list[T]:
         raise
 
 
-def _latest(works: Sequence[Work], result: Result) -> list[Work]:
-    """Of several documents with one id the last; the others are skipped."""
-    last = {work.document.id: work for work in works}
-    for work in works:
-        if last[work.document.id] is not work:
-            result.settle(work, Status.SKIPPED)
-    return list(last.values())
+def _skip_superseded(documents: Sequence[IndexedDocument]) -> None:
+    """Skip all but the last of several documents with one id."""
+    last = {document.document.id: document for document in documents}
+    for document in documents:
+        if last[document.document.id] is not document:
+            document.settle(Status.SKIPPED)
 
 
-async def changed(works: Sequence[Work], points: Points, fingerprint: str, result: Result) -> list[Work]:
-    """Without what the store holds already, text, image, metadata and model alike."""
-    with in_store():
-        stored = await points.fetch([work.document.id for work in works]) if works else []
-    different = []
-    for work, point in zip(works, stored, strict=True):
-        parts = work.document.text, work.digest, work.document.metadata
-        work.hashed = stamped(work.content or content_hash(*parts), fingerprint)
-        if point is not None and point.content_hash in (work.hashed, content_hash(*parts, fingerprint)):
-            result.settle(work, Status.SKIPPED)
-        else:
-            different.append(work)
-    return different
+async def skip_unchanged(documents: Sequence[IndexedDocument], points: Points, fingerprint: str) -> None:
+    """Skip the documents whose text, image, metadata and model are those that the store already has."""
+    compared = _open(documents)
+    with store_errors():
+        stored = await points.fetch([document.document.id for document in compared]) if compared else []
+    for document, point in zip(compared, stored, strict=True):
+        parts = document.document.text, document.image_digest, document.document.metadata
+        document.stamp = stamped(document.content or content_hash(*parts), fingerprint)
+        if point is not None and point.content_hash in (document.stamp, content_hash(*parts, fingerprint)):
+            document.settle(Status.SKIPPED)
 
 
-async def _upsert(embedded: Sequence[tuple[Work, Embedding]], points: Points, result: Result) -> None:
-    """All at once; when the store refuses one of them, one by one, so that it harms only itself."""
-    if not embedded:
+async def _upsert(documents: Sequence[IndexedDocument], points: Points) -> None:
+    """Write all at once; when the store refuses a value, one by one, so that a bad document harms only itself."""
+    if not documents:
         return
     try:
-        with in_store():
-            await points.upsert([_point(work, embedding) for work, embedding in embedded])
+        with store_errors():
+            await points.upsert([document.point() for document in documents])
     except InvalidInput as error:
-        if len(embedded) == 1:
-            result.fail(embedded[0][0], error)
+        if len(documents) == 1:
+            documents[0].fail(error)
             return
-        for each in embedded:
-            await _upsert([each], points, result)
+        for document in documents:
+            await _upsert([document], points)
     else:
-        for work, _ in embedded:
-            result.settle(work, Status.INDEXED)
+        for document in documents:
+            document.settle(Status.INDEXED)
 
 
-def unfit(embedding: Embedding, collection: Collection) -> RetrievalError | None:
-    """What keeps a vector out of the store (promises 9 and 12). The encoder may have become another one since it was asked."""
+def unusable(embedding: Embedding, collection: Collection) -> RetrievalError | None:
+    """Return what keeps a vector out of the store. The encoder may have become another one since it was asked for its model."""
     vector = embedding.vector
     if embedding.fingerprint != collection.fingerprint:
         return CollectionUnavailable(mismatch(collection, embedding.fingerprint))
@@ -279,24 +321,10 @@ def unfit(embedding: Embedding, collection: Collection) -> RetrievalError | None
     return None
 
 
-def _point(work: Work, embedding: Embedding) -> Point:
-    document = work.document
-    return Point(
-        document_id=document.id,
-        vector=embedding.vector,
-        text=document.text,
-        image_digest=work.digest,
-        metadata=document.metadata,
-        content_hash=work.hashed,
-        shares=embedding.shares,
-        latents=embedding.latents,
-    )
-
-
 @contextmanager
-def in_store() -> Iterator[None]:
-    """A collection that the ledger knows and the store does not is being dropped, or somebody has to bring its files back:
-    its documents are not at fault."""
+def store_errors() -> Iterator[None]:
+    """Raise `CollectionUnavailable` for a collection that the ledger knows and the store does not: it is being dropped, or somebody
+    has to bring its files back. Its documents are not at fault."""
     try:
         yield
     except NotFound as error:

@@ -9,8 +9,6 @@ filling ──► switching ──► kept ──► dropping ──► gone
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -18,6 +16,7 @@ import structlog
 from indexer.domain.collections import Reindex, ReindexState
 from indexer.encoding.registry import Encoders
 from indexer.ledger.ledger import Ledger
+from indexer.loops import WakeUps, poll_forever, watched_task
 from indexer.settings import IndexerSettings
 from indexer.store.base import Store
 from indexer.worker.progress import Progress
@@ -33,7 +32,10 @@ _STEP_S = 0.1  # between two looks at a reindex that is under way
 
 
 class Reindexer:
-    """Runs in the event loop that starts it; any number of processes may have one. `on_planned` wakes the workers."""
+    """Runs in the event loop that starts it; any number of processes may have one.
+
+    `orders` wakes it when a reindex is ordered; it wakes the workers by `wakeups`.
+    """
 
     def __init__(
         self,
@@ -43,21 +45,24 @@ class Reindexer:
         settings: IndexerSettings,
         progress: Progress,
         *,
-        on_planned: Callable[[], None] = lambda: None,
+        wakeups: WakeUps | None = None,
+        orders: WakeUps | None = None,
     ) -> None:
         self._ledger, self._store, self._settings, self._progress = ledger, store, settings, progress
         self._encoders = encoders
-        self._on_planned = on_planned
-        self._wake = asyncio.Event()
+        self._wakeups, self._orders = wakeups or WakeUps(), orders or WakeUps()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
 
     async def start(self) -> None:
         self._stopping = False
-        self._task = asyncio.create_task(self._loop(), name="reindexer")
+        polling = poll_forever(
+            self._step_all, self._settings.poll_s, failure="cannot read the reindexes", wakeups=self._orders
+        )
+        self._task = watched_task(polling, "reindexer")
 
     async def stop(self) -> None:
-        """Whatever step it is in may be broken off: each is one transaction, or can be done again."""
+        """Stop in the middle of any step: each is one transaction, or can be repeated."""
         self._stopping = True
         if self._task is not None:
             self._task.cancel()
@@ -67,25 +72,12 @@ class Reindexer:
     def alive(self) -> bool:
         return self._task is not None and (self._stopping or not self._task.done())
 
-    def poke(self) -> None:
-        """There may be something to do."""
-        self._wake.set()
-
-    async def _loop(self) -> None:
-        while True:
-            self._wake.clear()
-            pause_s = self._settings.poll_s * random.uniform(0.5, 1.0)  # many processes do not look all at once
-            try:
-                for reindex in await self._ledger.reindexes.all():
-                    pause_s = min(pause_s, await self._step(reindex))
-            except RetrievalError as error:
-                log.warning("cannot look after a reindex", detail=error.detail)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):  # `wait_for` of Python 3.11 may swallow a cancellation
-                    await self._wake.wait()
+    async def _step_all(self) -> float | None:
+        """Move every reindex on. Return the seconds until the next look."""
+        return min([await self._step(reindex) for reindex in await self._ledger.reindexes.all()], default=None)
 
     async def _step(self, reindex: Reindex) -> float:
-        """One step of one reindex, and seconds until the next look at it."""
+        """Do one step of one reindex. Return the seconds until the next look at it."""
         steps: dict[ReindexState, Callable[[Reindex], Awaitable[float]]] = {
             ReindexState.FILLS: self._fill,
             ReindexState.SWITCHES: self._switch,
@@ -123,7 +115,7 @@ class Reindexer:
         serving = await self._ledger.collections.find(reindex.collection)
         page = await self._store.points(serving.points_name).page(reindex.cursor, self._settings.batch_documents)
         await self._ledger.reindexes.plan_page(reindex, page)
-        self._on_planned()
+        self._wakeups.work_arrived()
         return 0.0
 
     async def _make(self, reindex: Reindex) -> None:
@@ -200,7 +192,7 @@ class Reindexer:
 
     async def _moved(self, reindex: Reindex, event: str, **fields: object) -> None:
         log.info(event, collection=reindex.collection, generation=reindex.generation, model=reindex.model, **fields)
-        self._on_planned()  # what was paused goes on
+        self._wakeups.work_arrived()  # what was paused goes on
         self._progress.notify()
 
 

@@ -41,7 +41,7 @@ async def start_import(
         await asyncio.to_thread(parts.imports.check, **source)
         keyed = {"idempotency_key": idempotency_key, "body_hash": body_hash}
         job = await parts.ledger.imports.accept(collection.name, source, **keyed)
-        parts.worker.poke()
+        parts.wakeups.work_arrived()
     structlog.contextvars.bind_contextvars(job=job.id)
     return Json({"job": job_wire(job)}, 202)
 

@@ -108,7 +108,7 @@ async def cancel_job(job_id: JobId, parts: PartsOf, caller: CallerOf) -> Respons
 async def retry_job(job_id: JobId, parts: PartsOf) -> Response:
     """Create a job for what failed in this one; a repeated request returns the same job. Documents written again since are left out."""
     job, _ = await parts.ledger.retries.start(job_id)
-    parts.worker.poke()
+    parts.wakeups.work_arrived()
     return Json({"job": job_wire(job)}, 202)
 
 

@@ -320,7 +320,7 @@ async def test_a_retry_reads_again_what_could_not_be_read(
     ledger = served.parts.ledger
     retry, new = await ledger.retries.start(job["id"])
     assert new
-    served.parts.worker.poke()
+    served.parts.wakeups.work_arrived()
     done = await served.parts.progress.wait(retry.id, 60)
     assert (done.state, done.accepted, done.indexed, done.failed) == (JobState.SUCCEEDED_WITH_FAILURES, 3, 2, 1)
     wire = (await served.client.get(f"/jobs/{retry.id}")).json()

@@ -22,6 +22,7 @@ from indexer.domain.jobs import Job
 from indexer.encoding.encoder import Lane
 from indexer.intake import Intake
 from indexer.ledger.ledger import Ledger
+from indexer.loops import WakeUps
 from indexer.settings import IndexerSettings
 from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
@@ -104,14 +105,20 @@ class World:
     def __post_init__(self) -> None:
         self.catalog = Catalog(self.ledger, self.store, self.encoder)
         self.progress = Progress(self.ledger, self.settings.poll_s)
-        self.intake = Intake(self.ledger, self.blobs, self.settings, on_accepted=self._poke)
-
-    def _poke(self) -> None:
-        for worker in self.workers:
-            worker.poke()
+        self.wakeups = WakeUps()
+        self.intake = Intake(self.ledger, self.blobs, self.settings, wakeups=self.wakeups)
 
     async def start_worker(self) -> Worker:
-        worker = Worker(self.ledger, self.store, self.encoder, self.blobs, self.fetcher, self.settings, self.progress)
+        worker = Worker(
+            self.ledger,
+            self.store,
+            self.encoder,
+            self.blobs,
+            self.fetcher,
+            self.settings,
+            self.progress,
+            wakeups=self.wakeups,
+        )
         self.workers.append(worker)
         await worker.start()
         return worker

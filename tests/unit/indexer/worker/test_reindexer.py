@@ -26,6 +26,7 @@ from indexer.encoding.encoder import Lane
 from indexer.encoding.registry import Encoders
 from indexer.intake import Intake
 from indexer.ledger.ledger import Ledger, take_over
+from indexer.loops import WakeUps
 from indexer.reindexes import Reindexes
 from indexer.settings import IndexerSettings
 from indexer.worker.progress import Progress
@@ -106,24 +107,38 @@ class World:
 
     def __post_init__(self) -> None:
         self.encoders = Encoders(self.old, self.new)
+        self.wakeups = WakeUps()
         self.progress = Progress(self.ledger, 0.01)
         self.catalog = Catalog(self.ledger, self.store, self.encoders)
-        self.intake = Intake(self.ledger, self.blobs, self.settings, on_accepted=self.poke)
-        self.reindexes = Reindexes(self.ledger, self.catalog, self.encoders, on_ordered=self.poke)
-
-    def poke(self) -> None:
-        for each in (*self.workers, *self.reindexers):
-            each.poke()
+        self.intake = Intake(self.ledger, self.blobs, self.settings, wakeups=self.wakeups)
+        self.reindexes = Reindexes(self.ledger, self.catalog, self.encoders, orders=self.wakeups)
 
     async def start(self, workers: int = 1) -> None:
         for _ in range(workers):
             fetcher: Any = None
             self.workers.append(
-                Worker(self.ledger, self.store, self.encoders, self.blobs, fetcher, self.settings, self.progress)
+                Worker(
+                    self.ledger,
+                    self.store,
+                    self.encoders,
+                    self.blobs,
+                    fetcher,
+                    self.settings,
+                    self.progress,
+                    wakeups=self.wakeups,
+                )
             )
             await self.workers[-1].start()
         self.reindexers.append(
-            Reindexer(self.ledger, self.store, self.encoders, self.settings, self.progress, on_planned=self.poke)
+            Reindexer(
+                self.ledger,
+                self.store,
+                self.encoders,
+                self.settings,
+                self.progress,
+                wakeups=self.wakeups,
+                orders=self.wakeups,
+            )
         )
         await self.reindexers[-1].start()
 
@@ -134,7 +149,7 @@ class World:
 
     async def die(self) -> None:
         """As after `kill -9`: nothing is given back, and whatever runs ends where it stands."""
-        tasks = [task for worker in self.workers for task in worker._loops]
+        tasks = [task for worker in self.workers for task in (*worker._loops, *worker._fetching)]
         tasks += [each._task for each in self.reindexers if each._task]
         patch = pytest.MonkeyPatch()
         replace_operation(patch, self.ledger.batches, "release", lambda *_, **__: None)
@@ -315,8 +330,9 @@ async def test_from_a_thumbnail_and_posted_again_it_is_unchanged(
     """The original is gone, yet its hash is known: what was posted before is not embedded once more."""
     world = await make_world(documents=0)
     keeper = Keeper(world.blobs, KeepSettings(Keep.THUMBNAIL, 16))
-    running = world.workers[0]._runner
-    world.workers[0]._runner = replace(running, pipeline=replace(running.pipeline, keeper=keeper))
+    attempts = world.workers[0]._attempts
+    pipeline = replace(attempts._runner.pipeline, keeper=keeper)
+    attempts._runner = replace(attempts._runner, pipeline=pipeline)
     posted = Incoming(0, id="i", text="t", image=make_image(size=(400, 300)))
     await world.done(await world.post(posted))
     kept = world.store.kept["c"][1]["i"].image_digest

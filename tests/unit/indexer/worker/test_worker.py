@@ -15,7 +15,7 @@ from indexer.domain.documents import Incoming
 from indexer.domain.jobs import JobKind, JobState, Status
 from indexer.domain.points import Point
 from indexer.encoding.registry import Encoders
-from indexer.errors import EncoderDied, EncoderTimedOut, StoreDied
+from indexer.errors import EncoderDied, EncoderTimedOut, StoreDied, StoreTimedOut
 from indexer.worker import runner
 from indexer.worker.worker import Worker
 from model.errors import DependencyUnavailable, EncodeFailed, Forbidden, Overloaded
@@ -224,7 +224,7 @@ async def test_another_model_writes_nothing_and_holds_up_no_other_collection(mak
     assert world.stored("old") == {}
     world.encoder.model = right
     world.ledger.database._clock = lambda: time.time() + 61
-    world.workers[0].poke()
+    world.wakeups.work_arrived()
     assert counts(await world.done(accepted.job)) == (1, 1, 0, 0)
 
 
@@ -383,7 +383,9 @@ class Dies:
         return await self.call(given, *args, **options)
 
 
-@pytest.mark.parametrize("error", [EncoderDied("gone"), EncoderTimedOut("slow"), StoreDied("gone")])
+@pytest.mark.parametrize(
+    "error", [EncoderDied("gone"), EncoderTimedOut("slow"), StoreDied("gone"), StoreTimedOut("slow")]
+)
 async def test_a_document_that_kills_encoder_or_store_fails_alone(
     make_world: Make, posted: Make, error: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -405,7 +407,7 @@ async def test_a_document_that_kills_encoder_or_store_fails_alone(
     assert counts(await world.done(job)) == (4, 3, 0, 1)
     assert counts(await world.done(other)) == (1, 1, 0, 0)
     assert await failures(world, job) == {"kills": error.failure}
-    assert killer.deaths == world.settings.max_attempts
+    assert killer.deaths == (3 if isinstance(error, StoreTimedOut) else world.settings.max_attempts)
     assert set(world.stored()) == {"a", "b", "c", "d"}
 
 
@@ -535,7 +537,7 @@ async def test_a_retry_indexes_what_failed(world: Any, posted: Make) -> None:
     await world.done(job)
     world.fetcher.pages["https://host/"] = b"image"
     again, _ = await world.ledger.retries.start(job.id)
-    world.workers[0].poke()
+    world.wakeups.work_arrived()
     assert counts(await world.done(again)) == (1, 1, 0, 0)
     assert set(world.stored()) == {"a", "b"}
 
@@ -584,7 +586,7 @@ async def test_a_loop_that_dies_is_seen(world: Any, monkeypatch: pytest.MonkeyPa
 
     assert world.workers[0].alive
     replace_operation(monkeypatch, world.ledger.batches, "claim", broken)
-    world.workers[0].poke()
+    world.wakeups.work_arrived()
     await world.until(lambda: not world.workers[0].alive)
 
 
@@ -659,3 +661,75 @@ async def test_the_last_accepted_write_wins_with_three_workers(make_world: Make,
         done = await world.done(job)
         assert done.accepted == done.indexed + done.skipped
     assert world.stored() == expected
+
+
+# --- URLs whose hosts never answer
+
+
+async def test_urls_that_never_answer_hold_up_nobody_else(make_world: Make, posted: Make) -> None:
+    """Neither the documents of other collections nor the URLs of other jobs, and they are given back when the worker stops."""
+    world = make_world(batch_documents=2)
+    hanging: list[str] = []
+
+    async def fetch(url: str) -> bytes:
+        if "never" in url:
+            hanging.append(url)
+            await asyncio.sleep(3_600)
+        return b"fetched"
+
+    world.fetcher.fetch = fetch
+    stuck = await world.post(
+        *(Incoming(number, id=f"u{number}", image_url=f"https://h{number}.example/never") for number in range(40))
+    )
+    worker = await world.start_worker()
+    await world.until(lambda: len(hanging) > 0)
+    plain = await world.post(*posted("a", "b", "c"), collection="plain")
+    assert (await world.done(plain)).indexed == 3
+    urls = await world.post(Incoming(0, id="x", image_url="https://good.example/a"), collection="urls")
+    assert (await world.done(urls)).indexed == 1
+    assert len(hanging) == 4, "one job has half of the places, each with a batch of two documents"
+    assert not (await world.ledger.jobs.find(stuck.id)).state.finished
+    started = time.monotonic()
+    await worker.stop(timeout_s=0.1)
+    assert time.monotonic() - started < 5
+    async with asyncio.timeout(5):
+        await Worker.start(worker)
+        await world.until(lambda: len(hanging) == 8)
+
+
+async def test_plain_batches_pass_those_of_the_same_claim_that_fetch(make_world: Make) -> None:
+    """Small posts of one collection are claimed together."""
+    world = make_world(batch_documents=8)
+
+    async def fetch(url: str) -> bytes:
+        await asyncio.sleep(3_600)
+        return b""
+
+    world.fetcher.fetch = fetch
+    waiting = await world.post(Incoming(0, id="u", image_url="https://never.example/a"))
+    plain = await world.post(Incoming(0, id="p", text="p"))
+    await world.start_worker()
+    assert (await world.done(plain)).indexed == 1
+    assert not (await world.ledger.jobs.find(waiting.id)).state.finished
+
+
+async def test_a_document_that_takes_the_store_over_its_time_alone_fails_at_once(
+    make_world: Make, posted: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store has just answered for another one, and searches wait while it is tried: it is not tried `max_attempts` times."""
+    world = make_world(max_attempts=9)
+    upsert, tries = FakePoints.upsert, 0
+
+    async def slow(points: FakePoints, given: Any) -> None:
+        nonlocal tries
+        if any(point.text == "slow" for point in given):
+            tries += 1
+            raise StoreTimedOut("the Edge process did not answer in 120 s")
+        await upsert(points, given)
+
+    monkeypatch.setattr(FakePoints, "upsert", slow)
+    await world.start_worker()
+    job = await world.post(*posted("a", "slow", "b"))
+    assert counts(await world.done(job)) == (3, 2, 0, 1)
+    assert await failures(world, job) == {"slow": "store_timed_out"}
+    assert tries == 3, "twice in its batch, once alone"
