@@ -64,6 +64,7 @@ def test_a_model_of_the_hub_serves_documents_of_every_kind(tmp_path: Path, make_
             model = client.get("/info").json()["model"]
             assert (model["name"], model["commit"], model["dimensions"]) == ("org/clip-tiny", commit, 8)
             assert f'"commit": "{commit}"' in log.read_text()
+            assert client.get("/v1/models/org%2Fclip-tiny").json()["id"] == "org/clip-tiny"  # as OpenAI's client asks
             client.put("/collections/shop", json={}).raise_for_status()
             documents = [
                 {"id": "text", "text": "a red square"},
