@@ -28,7 +28,7 @@ SHOWN = ("fused", "lexical", "hybrid, rrf 60", "hybrid, weight 0.3", "hybrid, we
 _RESULTS = Path(__file__).with_name("results")
 
 
-def collections(wheels: Path | None, stamps_folder: Path | None) -> Iterator[Collection]:
+def collections(wheels: Path | None, stamps_folder: Path | None, *, with_atlas: bool) -> Iterator[Collection]:
     for two_colours in (False, True):
         items = shop.products(two_colours=two_colours)
         name = "shop, two colours in a text" if two_colours else "shop"
@@ -40,7 +40,8 @@ def collections(wheels: Path | None, stamps_folder: Path | None) -> Iterator[Col
     if stamps_folder:
         yield stamps(stamps_folder)
     yield docstrings(3)
-    yield atlas(Atlas.read(), Carries.BOTH, Carries.BOTH)
+    if with_atlas:
+        yield atlas(Atlas.read(), Carries.BOTH, Carries.BOTH)
 
 
 def _shop(name: str, items: Sequence[shop.Product], documents: list[Input]) -> Collection:
@@ -91,11 +92,12 @@ def main() -> None:
     parser.add_argument("--wheels", type=Path, help="folder of the wheels that have photographs")
     parser.add_argument("--stamps", type=Path, help="folder that the package of stamps was unpacked into")
     parser.add_argument("--model", action="append", help=f"repeat for several; without: {' and '.join(MODELS)}")
+    parser.add_argument("--no-atlas", action="store_true", help="leave out atlas, whose 5,402 documents take longest")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "ret2-everyday.npz")
     parser.add_argument("--write", action="store_true", help="append the table to benchmarks/results")
     arguments = parser.parse_args()
     machine = Machine.read()
-    chosen = list(collections(arguments.wheels, arguments.stamps))
+    chosen = list(collections(arguments.wheels, arguments.stamps, with_atlas=not arguments.no_atlas))
     rows = asyncio.run(measure(chosen, arguments.model or MODELS, arguments.cache))
     head = "| data | documents | ranked by | R@1 | R@10 |\n|---|---|---|---|---|\n"
     report = f"## {machine.date}, everyday\n\n{machine}.\n\n{head}" + "\n".join(sorted(rows)) + "\n\n"
