@@ -143,7 +143,8 @@ class Settings(BaseSettings):
         None, description="requests of one API key that may come at once; unset: as many as in a second"
     )
     key_requests_in_flight: Positive | None = Field(
-        None, description="requests of one API key being answered at once, in each process; unset: no limit"
+        None,
+        description="requests of one API key being answered at once, in each process; unset: half of max_requests_in_flight",
     )
     cors_origins: str | None = Field(
         None,
@@ -282,6 +283,10 @@ class Settings(BaseSettings):
         512 * MIB, description="all request bodies held at once, streams not counted; read and decoded they take more"
     )
     max_stream_bytes: Positive = Field(4096 * MIB, description="one NDJSON stream of documents")
+    max_answer_bytes: Positive = Field(
+        64 * MIB,
+        description="one answer of /search or /search/batch; a search that would go over it is an error of its own",
+    )
     max_json_bytes: Positive = Field(8 * MIB, description="one request body of a call that takes no image")
     max_json_values: Positive = Field(
         100_000, description="commas and opening brackets of one JSON body, which is how much there is to build from it"
@@ -515,7 +520,10 @@ class Settings(BaseSettings):
 
     @property
     def quotas(self) -> QuotaSettings:
-        return QuotaSettings(self.key_requests_per_s, self.key_burst_requests, self.key_requests_in_flight)
+        in_flight = self.key_requests_in_flight
+        if in_flight is None and self.api_keys_file is not None:
+            in_flight = max(1, self.max_requests_in_flight // 2)
+        return QuotaSettings(self.key_requests_per_s, self.key_burst_requests, in_flight)
 
     @property
     def list_limits(self) -> dict[str, int]:

@@ -16,13 +16,16 @@ from service.api.serializers import CollectionPath
 from service.components import Parts, PartsOf
 from service.http.middleware.api_keys import CallerOf
 from service.http.responses import Json, StrictRoute
+from service.keys import Key
 from service.schemas.collections import CollectionIn, CollectionOut, CollectionsOut
 
 router = APIRouter(route_class=StrictRoute, tags=["collections"])
 
 
 @router.put("/collections/{name}", response_model=CollectionOut, responses={201: {"model": CollectionOut}})
-async def create_collection(name: CollectionPath, parts: PartsOf, body: CollectionIn | None = None) -> Response:
+async def create_collection(
+    name: CollectionPath, parts: PartsOf, caller: CallerOf, body: CollectionIn | None = None
+) -> Response:
     """Create a collection: 201 when it is new, 200 when it exists with these settings. Settings that the body does not name are not
     compared."""
     settings = body or CollectionIn.model_validate({})
@@ -34,31 +37,31 @@ async def create_collection(name: CollectionPath, parts: PartsOf, body: Collecti
         indexes=settings.indexes,
         language=settings.language,
     )
-    return Json(await _wire(parts, collection), 201 if created else 200)
+    return Json(await _wire(parts, caller, collection), 201 if created else 200)
 
 
 @router.patch("/collections/{name}", response_model=CollectionOut)
-async def change_collection(name: CollectionPath, body: CollectionIn, parts: PartsOf) -> Response:
+async def change_collection(name: CollectionPath, body: CollectionIn, parts: PartsOf, caller: CallerOf) -> Response:
     """Change the settings that the body names, while searches and writes go on. Declared fields can be added, but not changed.
 
     For anything else, such as another type of a field, fill a new collection and switch an alias to it.
     """
     _check_limit(body, parts)
     settings = body.model_dump(include=body.model_fields_set)
-    return Json(await _wire(parts, await parts.catalog.change(name, settings)))
+    return Json(await _wire(parts, caller, await parts.catalog.change(name, settings)))
 
 
 @router.get("/collections/{name}", response_model=CollectionOut)
-async def get_collection(name: CollectionPath, parts: PartsOf) -> Response:
+async def get_collection(name: CollectionPath, parts: PartsOf, caller: CallerOf) -> Response:
     """Return one collection as it stands."""
-    return Json(await _wire(parts, await parts.catalog.get(name)))
+    return Json(await _wire(parts, caller, await parts.catalog.get(name)))
 
 
 @router.get("/collections", response_model=CollectionsOut)
 async def list_collections(parts: PartsOf, caller: CallerOf) -> Response:
     """List the collections that the API key may see. A collection whose index cannot be read has an `error`."""
     collections = [collection for collection in await parts.catalog.all() if caller.sees(collection.name)]
-    wires = await asyncio.gather(*(_wire(parts, collection, mark_damage=True) for collection in collections))
+    wires = await asyncio.gather(*(_wire(parts, caller, collection, mark_damage=True) for collection in collections))
     return Json({"collections": wires})
 
 
@@ -84,7 +87,7 @@ async def _stored(parts: Parts, collection: Collection) -> tuple[Layout, int, in
     )
 
 
-async def _wire(parts: Parts, collection: Collection, *, mark_damage: bool = False) -> dict[str, Any]:
+async def _wire(parts: Parts, caller: Key, collection: Collection, *, mark_damage: bool = False) -> dict[str, Any]:
     """Describe a collection. Where the store cannot read it: raise, or with `mark_damage` say so beside what the ledger knows."""
     encoder, counts, aliases = await asyncio.gather(
         parts.encoders.by_fingerprint(collection.fingerprint),
@@ -111,7 +114,7 @@ async def _wire(parts: Parts, collection: Collection, *, mark_damage: bool = Fal
         "instruction": collection.instruction,
         "limit": collection.limit,
         "indexes": dict(collection.indexes),
-        "aliases": list(aliases),
+        "aliases": [alias for alias in aliases if caller.sees(alias)],
         "language": layout.language,
         "latents": layout.latents,
         "created_at": collection.created_at,

@@ -20,6 +20,7 @@ from model.image_formats import image_format
 from service.api import document_bodies
 from service.api.serializers import CollectionPath, DocumentPath, job_wire
 from service.components import Parts, PartsOf
+from service.http.middleware.api_keys import CallerOf
 from service.http.middleware.limits import NDJSON, media_type
 from service.http.middleware.security_headers import NOTHING
 from service.http.problems import JSON, content_type_error
@@ -28,7 +29,7 @@ from service.schemas.base import schema_of
 from service.schemas.documents import AcceptedOut, DeleteIn, DocumentIn, DocumentOut
 from service.schemas.jobs import JobAcceptedOut
 from service.schemas.samples import DOCUMENTS
-from service.search.hits import content_wire
+from service.search.hits import content_wire, name_for
 from service.search.query import stored_points
 
 router = APIRouter(route_class=StrictRoute, tags=["documents"])
@@ -136,12 +137,12 @@ async def delete_documents(name: CollectionPath, body: DeleteIn, parts: PartsOf,
 
 @router.get("/collections/{name}/documents/{id}", response_model=DocumentOut)
 async def get_document(
-    name: CollectionPath, document_id: DocumentPath, parts: PartsOf, with_vector: WithVector = False
+    name: CollectionPath, document_id: DocumentPath, parts: PartsOf, caller: CallerOf, with_vector: WithVector = False
 ) -> Response:
     """Return one document as it is stored."""
     collection = await parts.catalog.get(name)
     (point,) = await stored_points(parts.catalog.points(collection), collection.name, [document_id])
-    return Json(content_wire(collection.name, point, with_vector=with_vector))
+    return Json(content_wire(name_for(caller, name, collection.name), point, with_vector=with_vector))
 
 
 @router.delete(
@@ -176,9 +177,10 @@ async def get_image(
         no_images = parts.settings.keep_images is Keep.NONE
         why = "; this service keeps none (RET2_KEEP_IMAGES=none)" if no_images else ""
         raise NotFound(f"document {document_id!r:.100} has no image{why}", field="id", value=document_id)
-    kept = bool(v) and digest.startswith(v)
+    kept = len(v) >= 16 and digest.startswith(v)
     etag = f'"{digest}"'
     headers = {"etag": etag, "cache-control": "private, max-age=31536000, immutable" if kept else "private, no-cache"}
+    headers["vary"] = "authorization, x-api-key"
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     data = await parts.blobs.get(digest)

@@ -16,7 +16,7 @@ from service.api.serializers import job_wire
 from service.components import Parts, PartsOf
 from service.http.middleware.api_keys import CallerOf
 from service.http.responses import Json, StrictRoute
-from service.keys import KeyScope
+from service.keys import Key, KeyScope
 from service.schemas.jobs import FailuresOut, JobAcceptedOut, JobOut, JobsOut
 from service.schemas.names import COLLECTION_NAME
 from service.schemas.samples import JOB_ID
@@ -33,8 +33,13 @@ async def own(request: Request, parts: PartsOf, caller: CallerOf) -> None:
     if job_id is None or caller.sees_all:
         return
     job = await parts.ledger.jobs.find(job_id)
-    if not caller.sees(job.collection):
+    if not caller.sees(job.collection) and not await _sees_alias(parts, caller, job.collection):
         raise no_job(job_id)
+
+
+async def _sees_alias(parts: Parts, caller: Key, name: str) -> bool:
+    """Whether the key is for an alias of the collection, by which it posts documents and follows their jobs."""
+    return any(caller.sees(alias) and target == name for alias, target in (await parts.catalog.aliases()).items())
 
 
 router = APIRouter(route_class=StrictRoute, tags=["jobs"], dependencies=[Depends(own)])
@@ -62,6 +67,9 @@ async def list_jobs(
 ) -> Response:
     """List jobs, newest first, of the collections that the API key may see."""
     prefixes = () if caller.sees_all else caller.prefixes
+    if collection is not None and caller.sees(collection):
+        target = (await parts.catalog.aliases()).get(collection)
+        collection, prefixes = (target, ()) if target else (collection, prefixes)
     jobs = await parts.ledger.jobs.newest(
         collection=collection, prefixes=prefixes, states=state or (), limit=limit, offset=offset
     )
@@ -99,6 +107,8 @@ async def cancel_job(job_id: JobId, parts: PartsOf, caller: CallerOf) -> Respons
     job = await parts.ledger.jobs.find(job_id)
     if job.kind is JobKind.REINDEX and KeyScope.ADMIN not in caller.scopes:
         raise Forbidden(f"job {job_id} is a reindex: cancelling it needs a key with scope admin")
+    if job.kind is JobKind.REINDEX:
+        caller.require(job.collection)
     job = await parts.ledger.jobs.cancel(job_id)
     parts.progress.notify()
     return Json(job_wire(job))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
@@ -35,7 +36,7 @@ async def search(body: SearchIn, request: Request, searcher: SearcherOf, parts: 
     """Find the documents nearest to a query of text, an image or both, best first."""
     answer = await answer_within(request, searcher.search(body), parts.settings.request_timeout_s)
     took(request, [answer["timings"]])
-    return Json(answer)
+    return Json(_AnswerBudget(parts.settings.max_answer_bytes).take(answer))
 
 
 @router.post("/search/batch", response_model=SearchBatchOut)
@@ -49,21 +50,47 @@ async def search_batch(body: SearchBatchIn, request: Request, searcher: Searcher
             value=len(body.searches),
             limit=limit,
         )
-    work = asyncio.gather(*(_outcome(searcher, checked(item)) for item in body.searches))
+    budget = _AnswerBudget(parts.settings.max_answer_bytes)
+    work = asyncio.gather(*(_outcome(searcher, checked(item), budget) for item in body.searches))
     outcomes = await answer_within(request, work, parts.settings.request_timeout_s)
     refused = [outcome for outcome in outcomes if isinstance(outcome, Overloaded)]
     if len(refused) == len(outcomes):
         raise refused[0]
-    took(request, [outcome["timings"] for outcome in outcomes if not isinstance(outcome, RetrievalError)])
-    return Json(
-        {"results": [error_wire(outcome) if isinstance(outcome, RetrievalError) else outcome for outcome in outcomes]}
-    )
+    took(request, [outcome[1] for outcome in outcomes if not isinstance(outcome, RetrievalError)])
+    results = [error_wire(outcome) if isinstance(outcome, RetrievalError) else outcome[0] for outcome in outcomes]
+    return Json({"results": results})
 
 
-async def _outcome(searcher: Searcher, item: SearchIn | RetrievalError) -> dict[str, Any] | RetrievalError:
+class _AnswerBudget:
+    """The bytes that one call may still answer. Each answer is written as JSON at once and its hits are let go."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._remaining_bytes = limit_bytes
+
+    def take(self, answer: dict[str, Any]) -> orjson.Fragment:
+        """Raises `TooLarge`."""
+        written = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+        if len(written) > self._remaining_bytes:
+            raise TooLarge(
+                f"the answer has {len(written)} bytes, {self._remaining_bytes} remain of the limit of {self._limit_bytes} "
+                "for one call: ask for fewer hits, name metadata_fields, or leave out with_vector",
+                field="limit",
+                value=len(written),
+                limit=self._limit_bytes,
+            )
+        self._remaining_bytes -= len(written)
+        return orjson.Fragment(written)
+
+
+async def _outcome(
+    searcher: Searcher, item: SearchIn | RetrievalError, budget: _AnswerBudget
+) -> tuple[orjson.Fragment, dict[str, float]] | RetrievalError:
+    """Return the answer and its timings, or its error."""
     if isinstance(item, RetrievalError):
         return item
     try:
-        return await searcher.search(item)
+        answer = await searcher.search(item)
+        return budget.take(answer), answer["timings"]
     except RetrievalError as error:
         return error

@@ -13,8 +13,10 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from service.http import probes, problems
+from service.http.health import Readiness
 from service.http.middleware.api_keys import ApiKeyGate
 from service.http.middleware.content_encoding import ContentEncoding
+from service.http.middleware.head import HeadAsGet
 from service.http.middleware.limits import EncodedPaths, RequestLimits
 from service.http.middleware.openai_errors import OpenAiErrors
 from service.http.middleware.origins import OwnPages
@@ -84,9 +86,11 @@ def application(
                 max_json_bytes=settings.max_json_bytes,
                 body_timeout_s=settings.body_timeout_s,
             ),
+            Middleware(HeadAsGet),
         ],
     )
     app.state.process = process
+    app.state.readiness = Readiness(lambda: process.health)
     problems.install(app)
     for router in routers:
         app.include_router(router, responses=_PROBLEMS)

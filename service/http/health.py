@@ -33,6 +33,19 @@ class Health:
             raise DependencyUnavailable("this process is stopping")
 
 
+class Readiness:
+    """Runs the checks once for all who ask while they run, so that a flood of probes costs no more than one."""
+
+    def __init__(self, health: Callable[[], Health]) -> None:
+        self._health = health
+        self._running: asyncio.Task[dict[str, str]] | None = None
+
+    async def states(self) -> dict[str, str]:
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._health().states())
+        return await asyncio.shield(self._running)
+
+
 async def _state(check: Awaitable[Any]) -> str:
     try:
         await asyncio.wait_for(check, _CHECK_TIMEOUT_S)

@@ -62,9 +62,9 @@ async def check_liveness(process: ProcessOf) -> Response:
 
 
 @router.get("/readyz", response_model=ReadyOut, responses={503: {"model": ReadyOut}})
-async def check_readiness(process: ProcessOf) -> Response:
+async def check_readiness(request: Request) -> Response:
     """Check that a forward pass has worked recently and that everything this process needs answers."""
-    checks = await process.health.states()
+    checks = await request.app.state.readiness.states()
     ready = all(state == "ok" for state in checks.values())
     return Json({"ready": ready, "checks": checks}, 200 if ready else 503)
 

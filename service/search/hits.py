@@ -10,8 +10,14 @@ from urllib.parse import quote
 from indexer.domain.points import Hit, Point
 from indexer.filters import steps
 from model.types import SHARE_DIGITS, Float32, Shares
+from service.keys import Key
 from service.schemas.search import SearchIn
 from service.search.query import EncodedQuery
+
+
+def name_for(caller: Key, given: str, own: str) -> str:
+    """Return the name by which a caller can ask for a collection: its own, or the alias where the key is for that alone."""
+    return own if caller.sees(own) else given
 
 
 def hit_wire(collection: str, hit: Hit, search: SearchIn, query: EncodedQuery) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from service.observability.metrics import Metrics
 from service.schemas.search import SearchIn
 from service.search.bounds import SearchBounds
 from service.search.clock import Clock
-from service.search.hits import hit_wire
+from service.search.hits import hit_wire, name_for
 from service.search.modes import RankedSearch, RankingMode
 from service.search.paging import Mark, Page, Pager, read_cursor
 from service.search.query import EncodedQuery, QueryEncoder
@@ -94,8 +94,10 @@ class Searcher:
     async def _answer(
         self, search: SearchIn, pager: Pager, limit: int, collection: Collection, query: EncodedQuery, clock: Clock
     ) -> dict[str, Any]:
+        name = name_for(self.caller, search.collection, collection.name)
+
         def wires(hits: list[Hit]) -> list[dict[str, Any]]:
-            return [hit_wire(collection.name, hit, search, query) for hit in hits]
+            return [hit_wire(name, hit, search, query) for hit in hits]
 
         if search.group_by is None:
             page = await self._page(search, pager, limit)

@@ -8,9 +8,10 @@ import uuid
 from collections.abc import Mapping
 
 import structlog
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http.problems import problem
+from service.http.problems import path_sent, problem
 from service.observability.metrics import Metrics, log
 
 # A caller's own request id is kept when it is harmless in logs and headers.
@@ -19,6 +20,9 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
+
+# The caller left before there was an answer: in logs and metrics alone, for nobody reads it.
+CLIENT_CLOSED = 499
 
 OTHER = "other"  # routes and methods that there are not: a caller may think of any number of them
 
@@ -36,14 +40,20 @@ class RequestLog:
             return
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        status = 0
+        status, gone = 0, False
         began = time.perf_counter()
         structlog.contextvars.unbind_contextvars("job")  # of an earlier request in this task
+
+        async def receive_or_leave() -> Message:
+            nonlocal gone
+            message = await receive()
+            gone = gone or message["type"] == "http.disconnect"
+            return message
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = CLIENT_CLOSED if gone else message["status"]
                 headers = [(b"x-request-id", request_id.encode())]
                 if stages := scope["state"].get("took"):
                     stages["total_ms"] = (time.perf_counter() - began) * 1e3
@@ -56,7 +66,9 @@ class RequestLog:
             structlog.contextvars.bound_contextvars(request_id=request_id),
         ):
             try:
-                await self._app(scope, receive, send_with_id)
+                await self._app(scope, receive_or_leave, send_with_id)
+            except ClientDisconnect:
+                status = CLIENT_CLOSED
             except Exception:  # the app's last handler
                 log.exception("request raised")
                 if status == 0:
@@ -77,7 +89,7 @@ class RequestLog:
         log.info(
             "request",
             method=scope["method"],
-            path=scope["path"],
+            path=path_sent(scope),
             route=route,
             status=status,
             key=getattr(state.get("key"), "name", None),

@@ -15,6 +15,9 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
 }
 
+# A key in X-API-Key, unlike Authorization, does not keep a shared cache from storing an answer.
+_PRIVATE_TYPES = ("application/json", "application/problem+json", "application/msgpack")
+
 
 def page_policy(*directives: str) -> str:
     """The content security policy of a page: nothing but what it names."""
@@ -31,6 +34,8 @@ class SecurityHeaders:
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
+                if headers.get("content-type", "").startswith(_PRIVATE_TYPES):
+                    headers.setdefault("cache-control", "no-store")
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)

@@ -153,13 +153,14 @@ async def test_numbers_that_are_none(served: Any, number: str) -> None:
     assert number.lstrip("-") in problem["errors"][0]["value"]
     documents = f'[{{"id": "n", "text": "red", "metadata": {{"area": {number}}}}}, {{"id": "good", "text": "x"}}]'
     path = "/collections/flags/documents?wait=true"
-    answer = (await served.client.post(path, content=documents, headers=headers)).json()
+    is_problem(await served.client.post(path, content=documents, headers=headers), 400, "invalid_json")
+    lines = documents.strip("[]").replace("}, {", "}\n{")
+    ndjson = {"content-type": "application/x-ndjson"}
+    answer = (await served.client.post(path, content=lines, headers=ndjson)).json()
     (rejected,) = answer["rejected"]
     assert (rejected["position"], rejected["code"]) == (0, "invalid_json")
     assert number.lstrip("-") in rejected["detail"]
     assert [(one["id"], one["status"]) for one in answer["results"]] == [("good", "indexed")]
-    response = await served.client.post(path, content=documents.rstrip("]"), headers=headers)
-    is_problem(response, 400, "invalid_json")
 
 
 async def test_filters_that_are_none(served: Any) -> None:

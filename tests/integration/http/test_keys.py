@@ -1,5 +1,6 @@
 """Keys over the whole application: what a body names, lists, jobs, and what the audit log says of a write."""
 
+import base64
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,34 @@ async def test_a_write_is_written_down_with_its_job(served: Any) -> None:
     ]
     assert events[0]["job"] == job
     assert events[1]["job"] not in (None, job)
+
+
+async def test_an_alias_opens_what_it_stands_for_and_changes_nothing(
+    served: Any, tmp_path: Path, make_image: Callable[..., bytes]
+) -> None:
+    """Pictures and jobs are found by the alias; the generations of the collection behind are for keys of that collection."""
+    limited = {"x-api-key": "0123456789abcdef-limited"}
+    with (tmp_path / "keys").open("a") as file:
+        file.write("\n" + line_of(limited["x-api-key"], Key("limited", frozenset(KeyScope), ("shop-",))))
+    served.parts.api_keys._read_at = -1e9  # it looks at the file again
+    client = served.client
+    assert (await client.put("/aliases/shop-live", json={"collection": "other"}, headers=OPS)).status_code == 201
+    assert (await client.put("/aliases/hidden", json={"collection": "other"}, headers=OPS)).status_code == 201
+    image = base64.b64encode(make_image("red", (8, 8))).decode()
+    documents = [{"id": "a", "text": "red", "image": {"base64": image}}]
+    posted = await client.post("/collections/shop-live/documents?wait=true", json=documents, headers=SHOP)
+    job = posted.json()["job"]["id"]
+    assert (await client.get(f"/jobs/{job}", headers=SHOP)).status_code == 200
+    listed = (await client.get("/jobs?collection=shop-live", headers=SHOP)).json()["jobs"]
+    assert [one["id"] for one in listed] == [job]
+    search = {"collection": "shop-live", "query": {"text": "red"}}
+    (hit,) = (await client.post("/search", json=search, headers=SHOP)).json()["hits"]
+    document = (await client.get("/collections/shop-live/documents/a", headers=SHOP)).json()
+    for url in (hit["image_url"], document["image_url"]):
+        picture = await client.get(url, headers=SHOP)
+        assert picture.status_code == 200, url
+        assert picture.headers["vary"] == "authorization, x-api-key"
+    assert (await client.get("/collections/shop-live", headers=SHOP)).json()["aliases"] == ["shop-live"]
+    for order in ("", "/cancel", "/rollback", "/finish"):
+        refused = await client.post(f"/collections/shop-live/reindex{order}", headers=limited)
+        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden"), order

@@ -14,6 +14,7 @@ UNITS = (
     "_s",
     "_ms",
     "_bytes",
+    "_values",
     "_px",
     "_chars",
     "_cost",

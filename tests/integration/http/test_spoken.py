@@ -1,0 +1,145 @@
+"""HTTP as it is spoken: HEAD, caching, character sets, callers who leave; and bounds on answers."""
+
+import asyncio
+import gzip
+import json
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from starlette.requests import ClientDisconnect
+
+from service.http.middleware.request_log import CLIENT_CLOSED
+
+PATHS = ("/", "/livez", "/readyz", "/metrics", "/info", "/collections", "/collections/flags", "/jobs", "/openapi.json")
+
+
+async def test_head_wherever_get_is(served: Any) -> None:
+    await served.load({"id": "a", "text": "red"})
+    for path in (*PATHS, "/collections/flags/documents/a"):
+        got, head = await served.client.get(path), await served.client.head(path)
+        assert (head.status_code, head.content) == (got.status_code, b""), path
+        assert head.headers["content-type"] == got.headers["content-type"]
+    assert (await served.client.head("/collections/none")).status_code == 404
+    assert (await served.client.head("/search")).status_code == 405
+
+
+async def test_json_is_not_stored_by_caches(served: Any) -> None:
+    for path in ("/info", "/collections", "/none"):
+        assert (await served.client.get(path)).headers["cache-control"] == "no-store", path
+
+
+async def test_compressed_documents_and_a_byte_order_mark(served: Any) -> None:
+    await served.client.put("/collections/flags")
+    path = "/collections/flags/documents?wait=true"
+    for kind, body in (
+        ("application/json", orjson.dumps([{"id": "a", "text": "red"}])),
+        ("application/x-ndjson", b'{"id": "b", "text": "red"}\n'),
+    ):
+        headers = {"content-type": kind, "content-encoding": "gzip"}
+        answer = (await served.client.post(path, content=gzip.compress(body), headers=headers)).json()
+        assert [result["status"] for result in answer["results"]] == ["indexed"], answer
+        headers = {"content-type": kind}
+        answer = (await served.client.post(path, content=b"\xef\xbb\xbf" + body, headers=headers)).json()
+        assert [result["status"] for result in answer["results"]] == ["skipped"], answer
+    search = b'\xef\xbb\xbf{"collection": "flags", "query": {"text": "red"}}'
+    response = await served.client.post("/search", content=search, headers={"content-type": "application/json"})
+    assert len(response.json()["hits"]) == 2
+    headers = {"content-type": "application/json; charset=latin-1"}
+    assert (await served.client.post("/search", content=search, headers=headers)).status_code == 415
+
+
+async def test_a_caller_who_leaves_is_no_error(served: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Counted as 499, without a traceback."""
+    await served.client.put("/collections/flags")
+    app = served.client._transport.app
+    calls = (
+        ("/search", b'{"collection": "fl'),
+        ("/search/batch", b"{"),
+        ("/collections/flags/documents", b"["),
+    )
+    for path, start in calls:
+        messages = [{"type": "http.request", "body": start, "more_body": True}, {"type": "http.disconnect"}]
+
+        async def receive(left: list[dict[str, Any]] = messages) -> dict[str, Any]:
+            return left.pop(0) if len(left) > 1 else left[0]
+
+        async def send(message: dict[str, Any]) -> None:
+            pass
+
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+            "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
+            "headers": [(b"content-type", b"application/json"), (b"host", b"test")],
+            "client": ("127.0.0.1", 1), "server": ("test", 80),
+        }  # fmt: skip
+        await app(scope, receive, send)
+        template = path.replace("flags", "{name}")
+        value = served.parts.metrics.registry.get_sample_value
+        labels = {"route": template, "method": "POST", "status": str(CLIENT_CLOSED)}
+        assert value("ret2_requests_total", labels) == 1, path
+    assert "Traceback" not in capsys.readouterr().out
+    assert issubclass(ClientDisconnect, Exception)
+
+
+async def test_answers_are_bounded_in_bytes(serve: Any) -> None:
+    """A search that would go over the limit is an error of its own; those beside it are answered."""
+    served = await serve(max_answer_bytes=60_000)
+    await served.load(*({"id": str(number), "text": "red " * 2_000} for number in range(10)))
+    large, small = ({"collection": "flags", "query": {"text": "red"}, "limit": limit} for limit in (10, 1))
+    refused = await served.client.post("/search", json=large)
+    assert (refused.status_code, refused.json()["code"]) == (413, "too_large")
+    assert (await served.client.post("/search", json=small)).status_code == 200
+    results = (await served.client.post("/search/batch", json={"searches": [small, large, small]})).json()["results"]
+    assert [result.get("error", {}).get("code") for result in results] == [None, "too_large", None]
+    many = (await served.client.post("/search/batch", json={"searches": [small] * 20})).json()["results"]
+    assert {result.get("error", {}).get("code") for result in many} == {None, "too_large"}
+
+
+HOSTILE = [
+    ("/search", orjson.dumps({f"f{number}": 0 for number in range(49_000)})),
+    ("/v1/embeddings", b'{"input": [' + b",".join([b"{}"] * 49_000) + b"]}"),
+    ("/v1/embeddings", b'{"input": [[' + b",".join([b"{}"] * 49_000) + b"]]}"),
+    ("/search/batch", b'{"searches": [' + b",".join([b"0"] * 99_000) + b"]}"),
+    ("/encode", b'{"role": "query", "inputs": [' + b",".join([b"{}"] * 49_000) + b"]}"),
+    ("/encode", orjson.dumps({"role": "query", "inputs": [{f"f{n}": 0 for n in range(350)}] * 256})),
+    ("/collections/flags/documents/delete", orjson.dumps({"ids": [0] * 99_000})),
+    ("/search", b'{"collection": "flags", "query": ' + b"[" * 1_000 + b"]" * 1_000 + b"}"),
+    (
+        "/search",
+        orjson.dumps({"collection": "flags", "query": {"text": "x"}, "filter": {f"f{n}": 0 for n in range(49_000)}}),
+    ),
+    ("/collections/flags/documents", b"[" + b",".join([b"{}"] * 10_000) + b"]"),
+    ("/collections/flags/documents", b'[{"a":' + b"[" * 500_000 + b"]" * 500_000 + b"}]"),
+    ("/collections/flags/documents", b"[" + orjson.dumps({f"f{number}": 0 for number in range(400_000)}) + b"]"),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), HOSTILE, ids=range(len(HOSTILE)))
+async def test_no_body_stops_the_others(served: Any, path: str, body: bytes) -> None:
+    """Whatever a body within the limits holds: answered with a short error, and the event loop goes on."""
+    await served.client.put("/collections/flags")
+    loop = asyncio.get_running_loop()
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            began = loop.time()
+            await asyncio.sleep(0)
+            longest = max(longest, loop.time() - began)
+            await asyncio.sleep(0.001)
+
+    await asyncio.sleep(0.05)
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    response: httpx.Response = await served.client.post(
+        path, content=body, headers={"content-type": "application/json"}
+    )
+    watching.cancel()
+    assert response.status_code < 500, response.text[:300]
+    if response.status_code >= 400:
+        assert len(response.content) < 20_000
+        assert len(json.loads(response.content)["detail"]) < 700
+    assert longest < 0.25
