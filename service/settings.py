@@ -115,7 +115,10 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         Path("~/.local/share/ret2"), description="folder of the embedded mode: index, ledger, images"
     )
-    model: str = Field("bundled", description="folder, `bundled`, or `hub:ORG/NAME`, pinned by `@COMMIT` or `@TAG`")
+    model: str = Field(
+        "bundled:everyday",
+        description="`bundled:everyday`, `bundled:atlas`, a folder, or `hub:ORG/NAME`, pinned by `@COMMIT` or `@TAG`",
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:N or mps")
     precision: str = Field(
         "auto",

@@ -99,7 +99,16 @@ def running_service(console: Console, port: int, data_dir: Path) -> Iterator[str
     url = f"http://127.0.0.1:{port}"
     with (data_dir / "demo.log").open("wb") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", "--host=127.0.0.1", f"--port={port}", f"--data-dir={data_dir}"],
+            [
+                sys.executable,
+                "-m",
+                "service",
+                "serve",
+                "--model=bundled:atlas",
+                "--host=127.0.0.1",
+                f"--port={port}",
+                f"--data-dir={data_dir}",
+            ],
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

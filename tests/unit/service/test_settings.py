@@ -11,6 +11,7 @@ from service.cli.flags import settings_from
 from service.settings import Settings
 
 UNITS = (
+    "_values",
     "_s",
     "_ms",
     "_bytes",
@@ -30,7 +31,7 @@ UNITS = (
 
 def test_the_design_s_defaults() -> None:
     settings = Settings()
-    assert (settings.host, settings.port, settings.model) == ("127.0.0.1", 8080, "bundled")
+    assert (settings.host, settings.port, settings.model) == ("127.0.0.1", 8080, "bundled:everyday")
     assert settings.qdrant_url is settings.database_url is settings.blobs_url is settings.encoder_url is None
 
 
@@ -154,7 +155,9 @@ def test_qdrant_is_reached_and_its_collections_made_as_said(monkeypatch: pytest.
         qdrant_indexing_threshold_kb=5_000,
     )
     made = CollectionSettings(6, 3, 2, True, False, "scalar", False, 3.0, 32, 200, 99, 5_000)
-    wanted = ServerStoreSettings("https://qdrant.example:6333", "secret", False, 7, 3, 128, "a-", made)
+    wanted = ServerStoreSettings(
+        "https://qdrant.example:6333", "secret", False, 7, 3, 128, collection_prefix="a-", collection=made
+    )
     assert settings.qdrant(str(settings.qdrant_url)) == wanted
     assert "secret" not in repr(settings)
 
