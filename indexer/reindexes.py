@@ -52,7 +52,7 @@ class Reindexes:
     async def roll_back(self, name: str) -> Reindex:
         """After the switch, while the previous generation is kept: it will serve again, with all that was written meanwhile."""
         reindex = await self.get(name)
-        if reindex.state is not ReindexState.KEEPS:
+        if reindex.state is not ReindexState.KEPT:
             raise _too_late(reindex, "rolled back")
         if await self._encoders.by_fingerprint(reindex.fingerprint) is None:
             raise Conflict(
@@ -66,7 +66,7 @@ class Reindexes:
     async def finish(self, name: str) -> Reindex:
         """After the switch: the previous generation is given up before its time."""
         reindex = await self.get(name)
-        if reindex.state is not ReindexState.KEEPS:
+        if reindex.state is not ReindexState.KEPT:
             raise _too_late(reindex, "finished")
         return await self._order(reindex, self._ledger.reindexes.expire(reindex))
 

@@ -78,7 +78,7 @@ class Parts:
             checks={
                 "encoder": lambda: self.encoder.check(max_age_s),
                 "store": self.store.ping,
-                "ledger": self.ledger.jobs.pending_documents,
+                "ledger": self.ledger.housekeeping.check,
                 **dict.fromkeys(working, self._worker_runs),
             },
             draining=self.draining,

@@ -51,11 +51,11 @@ def serve(settings: Settings) -> None:
         raise SystemExit(1)
 
 
-def migrate(settings: Settings, to: int) -> tuple[int, str]:
-    """The schema's version before, and where the ledger is."""
+def migrate(settings: Settings) -> tuple[int, str]:
+    """Migrate the ledger. Return the version of its schema before, 0 for none, and where the ledger is."""
     shared = settings.database_url is not None
     with nullcontext() if shared else only_server_of(settings.data_dir.expanduser()):
-        database = Database(settings.ledger_url, schema=to)
+        database = Database(settings.ledger_url)
         database.close()
     return database.schema_before, database.name
 

@@ -114,7 +114,7 @@ def _generations(saved: Path) -> list[Collection]:
         ledger.close()
     by_name = {collection.name: collection for collection in found}
     begun = [each for each in others if each.cursor is not None or each.scanned]  # else it need not be in the store yet
-    wanted = [each for each in begun if each.state is not ReindexState.DROPS and each.collection in by_name]
+    wanted = [each for each in begun if each.state is not ReindexState.DROPPING and each.collection in by_name]
     return found + [by_name[each.collection].other(each) for each in wanted]
 
 

@@ -39,25 +39,30 @@ class Collection:
 
 
 class ReindexState(StrEnum):
-    """fills -> switches -> keeps -> drops; back to fills when the switch is not done in time, and from keeps by way of returns.
-    A return that is not done in time lets writes go on, and is tried again."""
+    """The state of the other generation of a collection.
 
-    FILLS = "filling"
-    SWITCHES = "switching"
-    KEEPS = "kept"  # the other generation is the previous one, for a rollback
-    RETURNS = "rolling_back"
-    DROPS = "dropping"  # nobody asks for the other generation any more
+    filling -> switching -> kept -> dropping. Switching falls back to filling when it takes too long. kept -> rolling_back ->
+    dropping rolls back; a rollback that takes too long lets writes go on and is tried again.
+    """
+
+    FILLING = "filling"
+    SWITCHING = "switching"
+    # The other generation is the previous one, for a rollback.
+    KEPT = "kept"
+    ROLLING_BACK = "rolling_back"
+    # Nobody reads the other generation any more.
+    DROPPING = "dropping"
 
     @property
     def before_switch(self) -> bool:
-        return self in (ReindexState.FILLS, ReindexState.SWITCHES)
+        return self in (ReindexState.FILLING, ReindexState.SWITCHING)
 
 
 @dataclass(frozen=True, slots=True)
 class Reindex:
     """The other generation of a collection: the one being filled, or the previous one. Times are Unix seconds.
 
-    `version` counts the changes of state: whoever moves it on says from which.
+    `version` counts the changes of state: a process that changes the state says from which version.
     """
 
     collection: str
@@ -68,16 +73,24 @@ class Reindex:
     state: ReindexState
     version: int
     job_id: str
-    since: float  # of this state
-    cursor: str | None = None  # the last point of the serving generation that the scan has passed
+    # When this state began.
+    since: float
+    # The last point of the serving generation that the scan has passed.
+    cursor: str | None = None
     scanned: bool = False
     passes: int = 1
     max_failures: int = 0
-    until: float | None = None  # kept, or about to be dropped
+    # When a generation that is kept or dropping is deleted.
+    until: float | None = None
 
     @property
     def points_name(self) -> str:
         return points_name(self.collection, self.generation)
+
+    def seconds_left(self, now: float) -> float:
+        """Return the seconds until `until`. An end further away than twice its wait is over: the clock was set back since."""
+        end = self.until or 0.0
+        return 0.0 if end <= now or end - now > 2 * (end - self.since) else end - now
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,20 +69,17 @@ def content_id(text: str | None, image: str | None, metadata: Metadata) -> str:
     return content_hash(text, image, metadata)[:32]
 
 
-def content_hash(text: str | None, image: str | None, metadata: Metadata, fingerprint: str = "") -> str:
-    """SHA-256 (hex) over a canonical form. `image` is the blob's digest. With a `fingerprint` it is what points had before 0.2."""
-    canonical = json.dumps(
-        [text, image, metadata, fingerprint], sort_keys=True, ensure_ascii=False, separators=(",", ":")
-    )
+def content_hash(text: str | None, image: str | None, metadata: Metadata) -> str:
+    """Return the SHA-256 (hex) of a canonical form of a document's content. `image` is the digest of its image."""
+    canonical = json.dumps([text, image, metadata], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def stamped(content: str, fingerprint: str) -> str:
-    """A content hash with the model that embedded the content."""
+    """Return a content hash together with the model that embedded the content."""
     return f"{content}-{fingerprint[:16]}"
 
 
-def unstamped(stamp: str) -> str | None:
-    """The content hash; None for a point of before 0.2, whose hash has the model mixed into it."""
-    content, dash, _ = stamp.partition("-")
-    return content if dash else None
+def unstamped(stamp: str) -> str:
+    """Return the content hash of a stamp."""
+    return stamp.partition("-")[0]

@@ -18,7 +18,7 @@ class Point:
     image_digest: str | None
     metadata: Metadata
     content_hash: str  # `stamped`: of text, original image and metadata, and of the model. Unchanged means skip
-    shares: Shares | None = None  # what came from text and image; None of what was indexed before they were kept
+    shares: Shares | None = None  # None where the model gives none
     latents: Float32 | None = None  # (K, D); read back only when asked for
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from indexer.ledger.database import Database
-from indexer.ledger.migrations import NEWEST
+from indexer.ledger.leases import NO_LEASE
+from indexer.ledger.migrations import newest
 from indexer.ledger.operation import Part, operation
 from indexer.ledger.schema import collections, counters, jobs, metadata
 from model.errors import Conflict
@@ -29,7 +30,7 @@ class Dump(Part):
                 _copy(source, target)
         finally:
             copy.close()
-        return NEWEST
+        return newest()
 
     @operation
     def is_empty(self) -> bool:
@@ -50,7 +51,7 @@ class Dump(Part):
                 _copy(source, target)
                 for table in metadata.sorted_tables:
                     if "lease" in table.c:
-                        target.execute(sa.update(table).values(lease=None, lease_until=0.0))
+                        target.execute(sa.update(table).values(NO_LEASE))
                 if target.dialect.name == "postgresql":
                     _continue_numbers(target)
         finally:

@@ -1,23 +1,32 @@
-"""What the upkeep of a service asks of the ledger: whose turn a chore is, and which images are still to be indexed or retried."""
+"""Housekeeping: the state of the ledger itself, whose turn a periodic task is, what is forgotten, and which images are in use."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from indexer.ledger import leases
 from indexer.ledger.batches import cancel_some
+from indexer.ledger.database import Database
 from indexer.ledger.imports import cancel_unread
 from indexer.ledger.operation import Part, operation
 from indexer.ledger.repairs import Repairs
 from indexer.ledger.rows import unpack
-from indexer.ledger.schema import batches, chores, doubts, failures, jobs, reindexes, steps
+from indexer.ledger.schema import batches, chores, doubts, failures, jobs, reindexes
 from indexer.ledger.submissions import erase_abandoned, erase_some, left_open
+
+# Accepted and not finished.
+_OPEN = jobs.c.seq.is_not(None), jobs.c.finished_at.is_(None)
 
 
 class Housekeeping(Part):
+    def __init__(self, database: Database, repairs: Repairs) -> None:
+        super().__init__(database)
+        self._repairs = repairs
+
     @operation
     def now(self) -> float:
         """Return the time in Unix seconds by the clock of the ledger."""
@@ -25,11 +34,20 @@ class Housekeeping(Part):
             return self._database.now(connection)
 
     @operation
+    def check(self) -> None:
+        """Raise `DependencyUnavailable` where the ledger does not work; see `Database.check`."""
+        self._database.check()
+
+    @operation
     def take_turn(self, chore: str, every_s: float) -> bool:
-        """Whether the caller is to do it now: of all processes, and over their restarts, one in `every_s`. The first time it is not."""
+        """Return whether the caller is to run a periodic task now: one of all processes in `every_s`, over their restarts too.
+
+        The first time nobody is. By the rule of `leases.is_past` a clock that was set back delays the task by `every_s` at most.
+        """
         with self._database.write() as connection:
             now = self._database.now(connection)
-            due = sa.update(chores).where(chores.c.name == chore, chores.c.begun_at <= now - every_s)
+            over = leases.is_past(chores.c.begun_at + every_s, sa.literal(every_s), now)
+            due = sa.update(chores).where(chores.c.name == chore, over)
             if connection.execute(due.values(begun_at=now)).rowcount:
                 return True
             if connection.execute(sa.select(chores).where(chores.c.name == chore)).first():
@@ -38,64 +56,68 @@ class Housekeeping(Part):
             with self._database.write() as connection:
                 connection.execute(sa.insert(chores).values(name=chore, begun_at=now))
         except IntegrityError:
-            pass  # another process was first
+            # Another process was first.
+            pass
         return False
 
     @operation
     def tidy(self, retention_s: float) -> bool:
-        """A little of what nobody waits for, in small transactions: the rest of cancelled jobs, jobs that were never accepted,
-        and jobs finished longer than `retention_s` ago. Whether there is more to do. Any number of processes may do it at once."""
-        with self._database.read() as connection:
-            cancelled = sa.select(jobs.c.id).where(jobs.c.cancelling, jobs.c.finished_at.is_(None))
-            left = sa.select(steps.c.job_id).where(~steps.c.done, steps.c.job_id.in_(cancelled)).distinct().limit(10)
-            unread = connection.execute(left).scalars().all()
-        for job_id in unread:
-            cancel_unread(self._database, job_id)
+        """Delete some of what is no longer needed, in small transactions. Return whether there is more.
+
+        That is the rest of cancelled jobs, jobs that were never accepted, and jobs that finished longer than `retention_s` ago. Any
+        number of processes may do this at once.
+        """
         with self._database.read() as connection:
             now = self._database.now(connection)
-            accepted = jobs.c.seq.is_not(None), jobs.c.finished_at.is_(None)
-            stopped = connection.execute(_first(jobs.c.cancelling, *accepted, limit=10)).scalars().all()
-            needed = jobs.c.id.in_(sa.select(reindexes.c.job_id))  # its batches keep the previous generation up to date
-            old = _first(jobs.c.finished_at < now - retention_s, ~needed)
+            cancelled = connection.execute(_first_jobs(jobs.c.cancelling, *_OPEN, limit=10)).scalars().all()
+            # The batches of a reindex keep the previous generation up to date after its job has finished.
+            needed = jobs.c.id.in_(sa.select(reindexes.c.job_id))
+            old = _first_jobs(jobs.c.finished_at < now - retention_s, ~needed)
             forgotten = connection.execute(old).scalar_one_or_none()
-            abandoned = connection.execute(_first(*left_open(now))).scalar_one_or_none()
-        Repairs(self._database).forget_doubts.blocking(retention_s)
-        more = [cancel_some(self._database, job_id) for job_id in stopped]
+            abandoned = connection.execute(_first_jobs(*left_open(now))).scalar_one_or_none()
+        self._repairs.forget_doubts.blocking(retention_s)
+        for job_id in cancelled:
+            cancel_unread(self._database, job_id)
+        unfinished = [cancel_some(self._database, job_id) for job_id in cancelled]
         if forgotten is not None:
             erase_some(self._database, forgotten)
         if abandoned is not None:
             erase_abandoned(self._database, abandoned)
-        return any(more) or forgotten is not None or abandoned is not None
+        return any(unfinished) or forgotten is not None or abandoned is not None
 
     @operation
     def images_waiting(self, after: int, limit: int) -> tuple[set[str], int | None]:
-        """Digests of the images of unfinished batches, those of a job still being posted among them, and the next `after`."""
+        """Return a page of the digests of images of unfinished batches, jobs that are still being posted included.
+
+        `after` is 0 for the first page. With the digests comes the `after` of the next page, or None after the last.
+        """
         return self._images(batches.c.id, batches.c["items"], ~batches.c.done, after, limit)
 
     @operation
     def images_to_retry(self, after: int, limit: int) -> tuple[set[str], int | None]:
-        """The same of failures whose content is kept. Begin with 0; None after the last."""
+        """Return a page of the digests of images of failures that can be retried, as `images_waiting` does."""
         return self._images(failures.c.id, failures.c.item, failures.c.item.is_not(None), after, limit)
 
     @operation
     def images_in_doubt(self, after: int, limit: int) -> tuple[set[str], int | None]:
-        """The same of writes that may have to be repeated."""
+        """Return a page of the digests of images of writes that may have to be repeated, as `images_waiting` does."""
         return self._images(doubts.c.id, doubts.c.item, doubts.c.item.is_not(None), after, limit)
 
     def _images(
-        self, key: sa.Column[Any], packed: sa.Column[Any], wanted: sa.ColumnElement[bool], after: int, limit: int
+        self, key: sa.Column[Any], packed: sa.Column[Any], chosen: sa.ColumnElement[bool], after: int, limit: int
     ) -> tuple[set[str], int | None]:
+        query = sa.select(key, packed).where(key > after, chosen).order_by(key).limit(limit)
         with self._database.read() as connection:
-            rows = connection.execute(
-                sa.select(key, packed).where(key > after, wanted).order_by(key).limit(limit)
-            ).all()
+            rows = connection.execute(query).all()
         return set(_digests(items for _, items in rows)), rows[-1][0] if rows else None
 
 
-def _first(*conditions: sa.ColumnElement[bool], limit: int = 1) -> sa.Select[str]:
+def _first_jobs(*conditions: sa.ColumnElement[bool], limit: int = 1) -> sa.Select[str]:
     return sa.select(jobs.c.id).where(*conditions).limit(limit)
 
 
-def _digests(packed: Iterable[str]) -> Iterable[str]:
-    images = (document.image for one in packed for _, document in unpack(one))
-    return (image.digest for image in images if image is not None and image.digest is not None)
+def _digests(packed: Iterable[str]) -> Iterator[str]:
+    for items in packed:
+        for _, document in unpack(items):
+            if document.image is not None and document.image.digest is not None:
+                yield document.image.digest

@@ -1,10 +1,10 @@
-"""Imports in the ledger: a job is taken step by step, one that plans it and then one for each unit of its files.
+"""Imports: jobs that read files, a step of planning first and then a step for each unit of the files.
 
     job, `growing` ─► planning: a step per unit, `accepted` and `unread` grow by its records ─► no longer growing
     step of a unit ─► some records: a batch of documents, failures of what cannot be read, `unread` less ─► … ─► done
 
-What is read becomes batches like posted ones, accepted as they are read: so they have their place among the writes of others, and
-everything that is true of posted documents is true of them. What is read and not yet indexed is bounded.
+Documents that were read become batches like posted ones, accepted as they are read: they have their place among other writes, and
+all that holds for posted documents holds for them. The number of documents that are read and not yet indexed is bounded.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from indexer.domain.jobs import Job, JobKind, JobState, Outcome, Status
+from indexer.ledger import leases
 from indexer.ledger.batches import suspects_are_due
 from indexer.ledger.counters import next_number
 from indexer.ledger.database import Database, again_on_deadlock
@@ -42,10 +43,10 @@ _LEFT_OUT_REASONS = 50
 
 @dataclass(slots=True)
 class Step:
-    """A leased step of an import: of planning where `unit` is None, else of reading it, of which `read` records are done.
+    """A leased step of an import: of planning where `unit` is None, else of reading that unit, of which `read` records are done.
 
-    `only`: the positions that are wanted, of a retry. `crashes`: readers that died or raised since the last progress, `releases`
-    those that something else was to blame for. Whoever has it counts on here what he tells the ledger.
+    `only` are the positions to read in a retry. `crashes` counts readers that died or raised since the last progress, `releases`
+    those that found something else unavailable. The holder keeps `read` in step with what it records in the ledger.
     """
 
     id: int
@@ -64,7 +65,7 @@ class Step:
 class Imports(Part):
     @operation
     def find(self, collection: str, key: str, body_hash: str) -> Job | None:
-        """The job that a request with this `Idempotency-Key` made. Raises `Conflict` when that had another body."""
+        """Return the job that a request with this `Idempotency-Key` made. Raises `Conflict` when that request had another body."""
         with self._database.read() as connection:
             return _known(connection, collection, key, body_hash)
 
@@ -77,8 +78,9 @@ class Imports(Part):
         idempotency_key: str | None = None,
         body_hash: str | None = None,
     ) -> Job:
-        """From here on it will be done. With a known key it is the job of before."""
-        for _ in range(2):  # of two requests with one key the database refuses the later, which then finds the other's
+        """Accept an import, and return its job. With a known key it is the job of the earlier request."""
+        # Of two requests with one key the database refuses the later, which then finds the job of the other.
+        for _ in range(2):
             try:
                 return self._accept(collection, json.dumps(source), idempotency_key, body_hash)
             except IntegrityError:
@@ -92,27 +94,20 @@ class Imports(Part):
                 return known
             now, job_id = self._database.now(connection), uuid.uuid4().hex
             row: dict[str, Any] = {"id": job_id, "collection": collection, "kind": JobKind.IMPORT, "source": source}
-            row |= {
-                "state": JobState.QUEUED,
-                "seq": next_number("seq", connection),
-                "created_at": now,
-                "updated_at": now,
-                "growing": True,
-            }
-            row |= {"idempotency_key": key, "body_hash": body_hash, "trace": tracing.here()}
+            row |= {"state": JobState.QUEUED, "seq": next_number("seq", connection), "growing": True}
+            row |= {"created_at": now, "updated_at": now, "trace": tracing.here()}
+            row |= {"idempotency_key": key, "body_hash": body_hash}
             connection.execute(sa.insert(jobs).values(row))
             connection.execute(sa.insert(steps).values(job_id=job_id))
             return find_job(connection, job_id)
 
-    # --- what the importer does
-
     @operation
     @again_on_deadlock
     def claim(self, lease_s: float, ahead: int) -> Step | None:
-        """The first step that is due, of a job of which no more than `ahead` documents are read and not done.
+        """Lease the first due step of a job with no more than `ahead` documents that are read and not done.
 
-        None is given out while a batch that may have killed its worker is tried alone: were it a step that kills, the batch would
-        be blamed for it, time after time.
+        No step is leased while a batch that may have killed its worker is tried alone: if a step killed the process meanwhile, the
+        batch would be blamed for it.
         """
         with self._database.write() as connection:
             now = self._database.now(connection)
@@ -125,8 +120,7 @@ class Imports(Part):
                     ~steps.c.done,
                     jobs.c.seq.is_not(None),
                     ~jobs.c.cancelling,
-                    steps.c.lease_until <= now,
-                    steps.c.not_before <= now,
+                    leases.is_due(steps, now),
                     sa.or_(steps.c.unit.is_(None), _waiting <= ahead),
                 )
                 .order_by(steps.c.id)
@@ -136,38 +130,40 @@ class Imports(Part):
             row = connection.execute(due).one_or_none()
             if row is None:
                 return None
-            lease, crashes = uuid.uuid4().hex, row.crashes + (row.lease is not None)
-            leased = {"lease": lease, "lease_until": now + lease_s, "crashes": crashes}
-            connection.execute(sa.update(steps).where(steps.c.id == row.id).values(leased))
+            lease = leases.grant(row, lease_s, now)
+            connection.execute(sa.update(steps).where(steps.c.id == row.id).values(lease))
             queued = sa.update(jobs).where(jobs.c.id == row.job_id, jobs.c.state == JobState.QUEUED)
             connection.execute(queued.values(state=JobState.RUNNING, updated_at=now))
             unbegun = sa.update(jobs).where(jobs.c.id == row.job_id, jobs.c.started_at.is_(None))
             connection.execute(unbegun.values(started_at=now))
-            return _as_step(row, lease, crashes)
+            return _as_step(row, lease["lease"], lease["crashes"])
 
     @operation
     def steps_remain(self) -> bool:
-        """Whether there is more to come, now or when what was read is indexed."""
+        """Return whether any step is not done, due or not."""
         with self._database.read() as connection:
             return connection.execute(sa.select(steps.c.id).where(~steps.c.done).limit(1)).first() is not None
 
     @operation
     def renew(self, step: Step, lease_s: float) -> bool:
+        """Renew the lease of a step. Return False when it was lost."""
         with self._database.write() as connection:
-            return _change(connection, step, lease_until=self._database.now(connection) + lease_s)
+            return _change(connection, step, leases.renewal(lease_s, self._database.now(connection)))
 
     @operation
     @again_on_deadlock
     def add_units(self, step: Step, units: Sequence[Mapping[str, Any]], lease_s: float) -> bool:
-        """What planning found: `first` and `count` of each say which records it has. False when the step is not the caller's any
-        more, or the job is being cancelled."""
-        found = sum(unit["span"]["count"] for unit in units)
+        """Add the units that planning found; `first` and `count` of each say which records it has.
+
+        Return False when the lease was lost or the job is being cancelled.
+        """
+        records = sum(unit["span"]["count"] for unit in units)
         with self._database.write() as connection:
             now = self._database.now(connection)
-            grown = {"accepted": jobs.c.accepted + found, "unread": jobs.c.unread + found, "updated_at": now}
-            if not (_is_held(connection, step) and _still_wanted(connection, step.job_id, grown)):
+            grown = {"accepted": jobs.c.accepted + records, "unread": jobs.c.unread + records, "updated_at": now}
+            if not (_is_held(connection, step) and _change_job(connection, step.job_id, grown)):
                 return False
-            _change(connection, step, lease_until=now + lease_s, read=step.read + found, crashes=0)
+            _change(connection, step, {**leases.renewal(lease_s, now), "read": step.read + records, "crashes": 0})
             rows = [
                 {"job_id": step.job_id, "unit": json.dumps(unit), "first": unit["first"], "size": unit["span"]["count"]}
                 for unit in units
@@ -178,15 +174,15 @@ class Imports(Part):
     @operation
     @again_on_deadlock
     def end_plan(self, step: Step, error: tuple[str, str] | None = None) -> bool:
-        """The job grows no more. An `error`, its code and reason, is listed as a failure of what was not planned, counted as one."""
+        """End the planning: the job grows no more. An `error`, a code and a reason, is recorded as one failure of what was not planned."""
         with self._database.write() as connection:
             now = self._database.now(connection)
-            if not _change(connection, step, done=True, lease=None, lease_until=0.0):
+            if not _change(connection, step, {**leases.NO_LEASE, "done": True}):
                 return False
             failed = [Outcome(step.read, "", Status.FAILED, *error)] if error else []
             ended = {"growing": False, "accepted": jobs.c.accepted + len(failed)}
             connection.execute(sa.update(jobs).where(jobs.c.id == step.job_id).values(ended))
-            _list(connection, step, failed)
+            _record_unreadable(connection, step, failed)
             count_outcomes(connection, step.job_id, failed, None, now)
             return True
 
@@ -200,20 +196,22 @@ class Imports(Part):
         lease_s: float,
         left_out: Mapping[str, int] | None = None,
     ) -> int | None:
-        """The next records of a unit, accepted after every write that was accepted before. How many documents of the job are
-        read and not done; None when the step is not the caller's any more, or the job is being cancelled."""
+        """Add the next records of a unit, accepted after every write that was accepted before.
+
+        Return how many documents of the job are read and not done; None when the lease was lost or the job is being cancelled.
+        """
         count = len(documents) + len(unreadable)
         done = step.read + count >= step.size
         with self._database.write() as connection:
             seq, now = next_number("seq", connection), self._database.now(connection)
             read = {"unread": jobs.c.unread - count}
-            if not (_is_held(connection, step) and _still_wanted(connection, step.job_id, read)):
+            if not (_is_held(connection, step) and _change_job(connection, step.job_id, read)):
                 return None
-            lease = {"lease": None, "lease_until": 0.0} if done else {"lease_until": now + lease_s}
-            _change(connection, step, read=step.read + count, done=done, crashes=0, releases=0, **lease)
+            lease = leases.NO_LEASE if done else leases.renewal(lease_s, now)
+            _change(connection, step, {**lease, "read": step.read + count, "done": done, "crashes": 0, "releases": 0})
             if documents:
                 _add_batch(connection, step, documents, seq)
-            _list(connection, step, unreadable)
+            _record_unreadable(connection, step, unreadable)
             if left_out:
                 _count_left_out(connection, step.job_id, left_out)
             count_outcomes(connection, step.job_id, unreadable, None, now)
@@ -221,20 +219,20 @@ class Imports(Part):
 
     @operation
     def documents_waiting(self, job_id: str) -> int:
-        """Read and not done."""
+        """Return how many documents of a job are read and not done."""
         with self._database.read() as connection:
             return _documents_waiting(connection, job_id)
 
     @operation
     @again_on_deadlock
     def release(self, step: Step, *, retry_after_s: float, waiting_on: str | None, crashed: bool = False) -> None:
-        """Gives a step back where it stands: what it needs does not answer, it raised (`crashed`), or the process stops."""
+        """Give a step back, because something it needs is unavailable, it raised (`crashed`), or the process stops. Its progress stays."""
         with self._database.write() as connection:
             now = self._database.now(connection)
-            back = {"lease": None, "lease_until": 0.0, "not_before": now + retry_after_s}
+            values = leases.release(retry_after_s, now)
             waits = waiting_on is not None and not crashed
-            counted = {"crashes": steps.c.crashes + int(crashed), "releases": steps.c.releases + int(waits)}
-            if not _change(connection, step, **back, **counted):
+            values |= {"crashes": steps.c.crashes + int(crashed), "releases": steps.c.releases + int(waits)}
+            if not _change(connection, step, values):
                 return
             if waiting_on is not None:
                 count_outcomes(connection, step.job_id, (), waiting_on, now)
@@ -266,7 +264,7 @@ def import_files(connection: sa.Connection, job_id: str, positions: Sequence[int
 
 
 def read_again(database: Database, old: Job, new: Job) -> bool:
-    """Copy what could not be read of `old` as steps of `new`, to be read again where it stands in its file. Whether there is any."""
+    """Add steps to the job `new` that read again the records of `old` that could not be read. Return whether there are any."""
     with database.write() as connection:
         unreadable = sa.select(failures.c.step_id, failures.c.position).where(
             failures.c.job_id == old.id, failures.c.step_id.is_not(None)
@@ -291,8 +289,8 @@ def read_again(database: Database, old: Job, new: Job) -> bool:
 
 
 def _known(connection: sa.Connection, collection: str, key: str, body_hash: str | None) -> Job | None:
-    mine = jobs.c.collection == collection, jobs.c.idempotency_key == key
-    row = connection.execute(sa.select(jobs).where(*mine)).one_or_none()
+    same = jobs.c.collection == collection, jobs.c.idempotency_key == key
+    row = connection.execute(sa.select(jobs).where(*same)).one_or_none()
     return None if row is None else same_job(row, key, body_hash)
 
 
@@ -313,15 +311,14 @@ def _as_step(row: sa.Row[Any], lease: str, crashes: int) -> Step:
 
 
 def _is_held(connection: sa.Connection, step: Step) -> bool:
-    """Whether a step is the caller's still. It is locked then: steps before jobs, as everywhere here."""
-    mine = sa.select(steps.c.id).where(steps.c.id == step.id, steps.c.lease == step.lease)
-    return connection.execute(mine.with_for_update()).first() is not None
+    """Lock a step, and return whether the caller still has its lease. Steps are locked before jobs, as everywhere here."""
+    return bool(leases.lock_held(connection, steps, {step.id: step.lease}))
 
 
-def _change(connection: sa.Connection, step: Step, **values: Any) -> bool:
-    """Whether the step is the caller's still; it is changed then."""
-    mine = sa.update(steps).where(steps.c.id == step.id, steps.c.lease == step.lease)
-    return bool(connection.execute(mine.values(values)).rowcount)
+def _change(connection: sa.Connection, step: Step, values: Mapping[str, Any]) -> bool:
+    """Change a step unless its lease was lost, and return whether it was changed."""
+    held = sa.update(steps).where(steps.c.id == step.id, steps.c.lease == step.lease)
+    return bool(connection.execute(held.values(values)).rowcount)
 
 
 def _count_left_out(connection: sa.Connection, job_id: str, left_out: Mapping[str, int]) -> None:
@@ -338,10 +335,10 @@ def _without_left_out(source: str) -> dict[str, Any]:
     return {key: value for key, value in json.loads(source).items() if key != "left_out"}
 
 
-def _still_wanted(connection: sa.Connection, job_id: str, values: Mapping[str, Any]) -> bool:
-    """Whether nobody has cancelled the job; it is changed then."""
-    wanted = sa.update(jobs).where(jobs.c.id == job_id, ~jobs.c.cancelling)
-    return bool(connection.execute(wanted.values(values)).rowcount)
+def _change_job(connection: sa.Connection, job_id: str, values: Mapping[str, Any]) -> bool:
+    """Change a job unless it is being cancelled, and return whether it was changed."""
+    running = sa.update(jobs).where(jobs.c.id == job_id, ~jobs.c.cancelling)
+    return bool(connection.execute(running.values(values)).rowcount)
 
 
 def _add_batch(connection: sa.Connection, step: Step, documents: Sequence[Item], seq: int) -> None:
@@ -353,13 +350,13 @@ def _add_batch(connection: sa.Connection, step: Step, documents: Sequence[Item],
     connection.execute(sa.insert(pending), rows)
 
 
-def _list(connection: sa.Connection, step: Step, unreadable: Sequence[Outcome]) -> None:
-    """Failures whose content is not here: of a unit they can be read again."""
+def _record_unreadable(connection: sa.Connection, step: Step, unreadable: Sequence[Outcome]) -> None:
+    """Record failures without content. Those of a unit can be retried by reading it again."""
     unit = None if step.unit is None else step.id
     rows = [
-        {"job_id": step.job_id, "collection": step.collection, "step_id": unit, "position": one.position}
-        | {"document_id": plain(one.document_id), "code": one.code or "", "detail": plain(one.detail or "")}
-        for one in unreadable
+        {"job_id": step.job_id, "collection": step.collection, "step_id": unit, "position": outcome.position}
+        | {"document_id": plain(outcome.document_id), "code": outcome.code or "", "detail": plain(outcome.detail or "")}
+        for outcome in unreadable
     ]
     if rows:
         connection.execute(sa.insert(failures), rows)
@@ -370,14 +367,14 @@ def _documents_waiting(connection: sa.Connection, job_id: str) -> int:
 
 
 def _cancel_steps(connection: sa.Connection, job_id: str, now: float) -> None:
-    """Of a job that is being cancelled those that nobody has in hand. What was not planned counts as one."""
-    if not find_job(connection, job_id).cancelling:
+    """Cancel the steps that nobody has leased of a job that is being cancelled. What was not planned counts as one document."""
+    if not connection.execute(sa.select(jobs.c.cancelling).where(jobs.c.id == job_id)).scalar():
         return
-    free = steps.c.job_id == job_id, ~steps.c.done, steps.c.lease_until <= now
+    free = steps.c.job_id == job_id, ~steps.c.done, leases.is_free(steps, now)
     rows = connection.execute(sa.select(steps).where(*free).order_by(steps.c.id).with_for_update()).all()
     if not rows:
         return
-    ended = {"done": True, "lease": None, "lease_until": 0.0}
+    ended = {**leases.NO_LEASE, "done": True}
     connection.execute(sa.update(steps).where(steps.c.id.in_([row.id for row in rows])).values(ended))
     unread = sum(row.size - row.read for row in rows if row.unit is not None)
     unplanned = sum(row.unit is None for row in rows)
@@ -388,5 +385,5 @@ def _cancel_steps(connection: sa.Connection, job_id: str, now: float) -> None:
 
 
 def _file_name(uri: str) -> str:
-    """Without the query of a URL, which may be secret."""
+    """Return the file name without the query of a URL, which may be secret."""
     return (urlsplit(uri).path if "://" in uri else uri).rpartition("/")[2]

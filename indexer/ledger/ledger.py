@@ -14,6 +14,7 @@ from indexer.ledger.dump import Dump
 from indexer.ledger.housekeeping import Housekeeping
 from indexer.ledger.imports import Imports
 from indexer.ledger.jobs import Jobs
+from indexer.ledger.leases import NO_LEASE
 from indexer.ledger.reindexes import Reindexes
 from indexer.ledger.repairs import Repairs
 from indexer.ledger.retries import Retries
@@ -35,11 +36,11 @@ class Ledger:
         self.batches = Batches(database)
         self.collections = Collections(database)
         self.dump = Dump(database)
-        self.housekeeping = Housekeeping(database)
         self.imports = Imports(database)
         self.jobs = Jobs(database)
         self.reindexes = Reindexes(database)
         self.repairs = Repairs(database)
+        self.housekeeping = Housekeeping(database, self.repairs)
         self.retries = Retries(database, self.submissions)
 
     @classmethod
@@ -74,5 +75,5 @@ def take_over(database: Database) -> None:
     with database.write() as connection:
         connection.execute(sa.delete(jobs).where(jobs.c.seq.is_(None)))
         for table in (batches, steps):
-            released = {"lease": None, "lease_until": 0.0, "crashes": table.c.crashes + 1}
+            released = {**NO_LEASE, "crashes": table.c.crashes + 1}
             connection.execute(sa.update(table).where(table.c.lease.is_not(None)).values(released))

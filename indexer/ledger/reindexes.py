@@ -18,7 +18,7 @@ from indexer.domain.jobs import Job, JobKind, JobState
 from indexer.domain.points import Page
 from indexer.ledger.counters import next_number
 from indexer.ledger.database import again_on_deadlock
-from indexer.ledger.mirroring import add_fill
+from indexer.ledger.mirroring import add_reindex_batch
 from indexer.ledger.operation import Part, operation
 from indexer.ledger.rows import as_job, find_job
 from indexer.ledger.schema import OF_REINDEX, batches, collections, failures, jobs, reindexes
@@ -64,7 +64,7 @@ class Reindexes(Part):
             inserted = sa.insert(jobs).values(**job, seq=seq, accepted=documents, created_at=now, updated_at=now)
             connection.execute(inserted)
             made_by = {"fingerprint": model.fingerprint, "model": model.name, "dimensions": model.dimensions}
-            row = {"collection": collection.name, "state": ReindexState.FILLS, "job_id": job_id, **made_by}
+            row = {"collection": collection.name, "state": ReindexState.FILLING, "job_id": job_id, **made_by}
             generation, bounds = (
                 next_number("generation", connection),
                 {"expected": documents, "max_failures": max_failures},
@@ -108,7 +108,7 @@ class Reindexes(Part):
             done = sa.delete(batches).where(batches.c.job_id == reindex.job_id, batches.c.done)
             connection.execute(done)
             counted = min(len(page.document_ids), row.expected)
-            add_fill(
+            add_reindex_batch(
                 connection, reindex.job_id, reindex.collection, list(page.document_ids), row.expected, counted=counted
             )
             expected = row.expected - counted
@@ -143,21 +143,21 @@ class Reindexes(Part):
     def scan_again(self, reindex: Reindex) -> bool:
         """The switch found the two generations unequal: the scan begins again. Writes go on."""
         again = {"cursor": None, "scanned": False, "passes": reindex.passes + 1}
-        return self._move(reindex, ReindexState.FILLS, paused=False, **again)
+        return self._move(reindex, ReindexState.FILLING, paused=False, **again)
 
     # --- the switch
 
     @operation
     def pause(self, reindex: Reindex) -> bool:
         """Before a switch in either direction: from here on nothing of the collection is claimed to be written."""
-        forth = reindex.state is ReindexState.FILLS
-        return self._move(reindex, ReindexState.SWITCHES if forth else ReindexState.RETURNS, paused=True)
+        forth = reindex.state is ReindexState.FILLING
+        return self._move(reindex, ReindexState.SWITCHING if forth else ReindexState.ROLLING_BACK, paused=True)
 
     @operation
     def resume(self, reindex: Reindex) -> bool:
         """The switch is put off: writes go on. One back stays ordered."""
-        forth = reindex.state is ReindexState.SWITCHES
-        return self._move(reindex, ReindexState.FILLS if forth else ReindexState.RETURNS, paused=False)
+        forth = reindex.state is ReindexState.SWITCHING
+        return self._move(reindex, ReindexState.FILLING if forth else ReindexState.ROLLING_BACK, paused=False)
 
     @operation
     def writes_are_open(self, reindex: Reindex) -> bool:
@@ -179,7 +179,7 @@ class Reindexes(Part):
         """The other generation serves from here on, and its job is done; the one before is kept for `keep_s`."""
         with self._database.write() as connection:
             now = self._database.now(connection)
-            if not self._swap(connection, reindex, ReindexState.KEEPS, now, now + keep_s):
+            if not self._swap(connection, reindex, ReindexState.KEPT, now, now + keep_s):
                 return False
             failed = find_job(connection, reindex.job_id).failed
             state = JobState.SUCCEEDED_WITH_FAILURES if failed else JobState.SUCCEEDED
@@ -192,7 +192,7 @@ class Reindexes(Part):
         """The previous generation serves again; the one that is given up outlives the searches that are under way in it."""
         with self._database.write() as connection:
             now = self._database.now(connection)
-            if not self._swap(connection, reindex, ReindexState.DROPS, now, now + drop_after_s):
+            if not self._swap(connection, reindex, ReindexState.DROPPING, now, now + drop_after_s):
                 return False
             connection.execute(sa.delete(batches).where(batches.c.job_id == reindex.job_id))
             return True
@@ -216,7 +216,7 @@ class Reindexes(Part):
         """The other generation is given up. Before the switch that ends its job: as failed, or else cancelled."""
         with self._database.write() as connection:
             now = self._database.now(connection)
-            if not _move(connection, reindex, ReindexState.DROPS, now, paused=False, until=now + after_s):
+            if not _move(connection, reindex, ReindexState.DROPPING, now, paused=False, until=now + after_s):
                 return False
             connection.execute(sa.delete(batches).where(batches.c.job_id == reindex.job_id))
             if reindex.state.before_switch:
@@ -227,7 +227,7 @@ class Reindexes(Part):
     def expire(self, reindex: Reindex) -> bool:
         """The previous generation is kept no longer than a search may still be under way in it: the loop sees to that."""
         with self._database.write() as connection:
-            ended = _at(sa.update(reindexes), reindex).where(reindexes.c.state == ReindexState.KEEPS)
+            ended = _at(sa.update(reindexes), reindex).where(reindexes.c.state == ReindexState.KEPT)
             return bool(connection.execute(ended.values(until=self._database.now(connection))).rowcount)
 
     @operation

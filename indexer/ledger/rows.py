@@ -1,4 +1,4 @@
-"""Rows of the ledger's tables as records, and documents as the JSON that they are kept as."""
+"""Conversions between rows of the ledger and domain records, and between documents and their JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from indexer.filters import FieldType
 from indexer.ledger.schema import jobs
 from model.errors import NotFound
 
-Item = tuple[int, Document]  # position in the job, and what stood there
+# A document with its position in the job.
+Item = tuple[int, Document]
 
 
 def as_collection(row: sa.Row[Any]) -> Collection:
@@ -72,8 +73,7 @@ def no_job(job_id: str) -> NotFound:
     return NotFound(f"there is no job {job_id!r:.100}", field="job", value=job_id)
 
 
-def as_batch(row: sa.Row[Any], lease: str) -> Batch:
-    """As it is under a new lease: one that nobody gave back is one crash more."""
+def as_batch(row: sa.Row[Any], lease: str, crashes: int) -> Batch:
     return Batch(
         id=row.id,
         job_id=row.job_id,
@@ -83,7 +83,7 @@ def as_batch(row: sa.Row[Any], lease: str) -> Batch:
         releases=row.releases,
         items=unpack(row.items),
         lease=lease,
-        crashes=row.crashes + (row.lease is not None),
+        crashes=crashes,
         suspect=row.suspect,
         trace=row._mapping.get("trace"),
     )
@@ -94,13 +94,13 @@ def pack(items: Sequence[Item]) -> str:
         [
             [
                 position,
-                one.id,
-                one.text,
-                one.image.digest if one.image else None,
-                one.image.url if one.image else None,
-                dict(one.metadata),
+                document.id,
+                document.text,
+                document.image.digest if document.image else None,
+                document.image.url if document.image else None,
+                dict(document.metadata),
             ]
-            for position, one in items
+            for position, document in items
         ],
         ensure_ascii=False,
     )
@@ -114,14 +114,13 @@ def unpack(packed: str) -> tuple[Item, ...]:
 
 
 def plain(text: str) -> str:
-    """What any database takes as text: PostgreSQL refuses a zero, and no encoding has half a surrogate pair."""
+    """Replace what no database stores as text: PostgreSQL refuses zero bytes, and UTF-8 has no lone surrogates."""
     return text.replace("\x00", "\ufffd").encode(errors="replace").decode()
 
 
 def add_outcomes(packed: str, outcomes: Sequence[Outcome]) -> str:
-    return json.dumps(
-        [*json.loads(packed), *([o.position, o.document_id, o.status, o.code, o.detail] for o in outcomes)]
-    )
+    added = [[item.position, item.document_id, item.status, item.code, item.detail] for item in outcomes]
+    return json.dumps([*json.loads(packed), *added])
 
 
 def unpack_outcomes(packed: str) -> list[Outcome]:

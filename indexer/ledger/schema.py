@@ -1,10 +1,32 @@
-"""The ledger's tables as they are now; `migrations` brings older ones here."""
+"""The tables of the ledger. A change of them needs a new step in `indexer.ledger.migrations`."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
+
+
+def _lease_columns() -> list[sa.Column[Any]]:
+    """Return the columns of what workers lease; `indexer.ledger.leases` reads and writes them."""
+    return [
+        # A random word for each claim; null: nobody holds the row.
+        sa.Column("lease", sa.String),
+        sa.Column("lease_until", sa.Float, nullable=False, default=0.0),
+        # The length of the lease.
+        sa.Column("lease_s", sa.Float, nullable=False, default=0.0),
+        # When the row may be claimed again.
+        sa.Column("not_before", sa.Float, nullable=False, default=0.0),
+        # The length of that wait.
+        sa.Column("wait_s", sa.Float, nullable=False, default=0.0),
+        # How often it was given back because something else was unavailable.
+        sa.Column("releases", sa.Integer, nullable=False, default=0),
+        # How many of its leases ended without being given back since its last progress.
+        sa.Column("crashes", sa.Integer, nullable=False, default=0),
+    ]
+
 
 collections = sa.Table(
     "collections",
@@ -15,9 +37,10 @@ collections = sa.Table(
     sa.Column("dimensions", sa.Integer, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("instruction", sa.String),
-    sa.Column("generation", sa.Integer, nullable=False, default=0, server_default="0"),
-    sa.Column("paused", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
-    sa.Column("settings", sa.String, nullable=False, default="{}", server_default="{}"),  # JSON: what can be added to
+    sa.Column("generation", sa.Integer, nullable=False, default=0),
+    sa.Column("paused", sa.Boolean, nullable=False, default=False),
+    # JSON: the default limit of searches and the declared metadata fields.
+    sa.Column("settings", sa.String, nullable=False, default="{}"),
 )
 
 aliases = sa.Table(
@@ -34,7 +57,8 @@ jobs = sa.Table(
     sa.Column("collection", sa.ForeignKey(collections.c.name, ondelete="CASCADE"), nullable=False),
     sa.Column("kind", sa.String, nullable=False),
     sa.Column("state", sa.String, nullable=False),
-    sa.Column("seq", sa.Integer, unique=True),  # the order of acceptance; null while the job is still being received
+    # The order of acceptance; null while the job is still being received.
+    sa.Column("seq", sa.Integer, unique=True),
     sa.Column("accepted", sa.Integer, nullable=False, default=0),
     sa.Column("indexed", sa.Integer, nullable=False, default=0),
     sa.Column("skipped", sa.Integer, nullable=False, default=0),
@@ -44,15 +68,21 @@ jobs = sa.Table(
     sa.Column("waiting_on", sa.String),
     sa.Column("idempotency_key", sa.String),
     sa.Column("body_hash", sa.String),
-    sa.Column("cancelled", sa.Integer, nullable=False, default=0, server_default="0"),
-    sa.Column("cancelling", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
+    sa.Column("cancelled", sa.Integer, nullable=False, default=0),
+    sa.Column("cancelling", sa.Boolean, nullable=False, default=False),
     sa.Column("finished_at", sa.Float),
-    sa.Column("retry_of", sa.String),  # a job, which may be gone by now
-    sa.Column("trace", sa.String),  # W3C trace parent of the request that brought it
-    sa.Column("source", sa.String),  # JSON: what an import reads
-    sa.Column("growing", sa.Boolean, nullable=False, default=False, server_default=sa.false()),  # more will be accepted
-    sa.Column("unread", sa.Integer, nullable=False, default=0, server_default="0"),  # of the accepted, still in files
-    sa.Column("started_at", sa.Float),  # of an import
+    # The id of another job, which may have been forgotten meanwhile.
+    sa.Column("retry_of", sa.String),
+    # The W3C trace parent of the request that made the job.
+    sa.Column("trace", sa.String),
+    # JSON: the URI, format and mapping of an import.
+    sa.Column("source", sa.String),
+    # Whether an import is still being planned, so that `accepted` will grow.
+    sa.Column("growing", sa.Boolean, nullable=False, default=False),
+    # How many of the accepted records of an import are not read yet.
+    sa.Column("unread", sa.Integer, nullable=False, default=0),
+    # When an import was first claimed.
+    sa.Column("started_at", sa.Float),
     sa.UniqueConstraint("collection", "idempotency_key"),
 )
 sa.Index(
@@ -67,23 +97,24 @@ batches = sa.Table(
     sa.Column("job_id", sa.ForeignKey(jobs.c.id, ondelete="CASCADE"), nullable=False, index=True),
     sa.Column("collection", sa.String, nullable=False),
     sa.Column("kind", sa.String, nullable=False),
-    sa.Column("size", sa.Integer, nullable=False),  # items left
-    sa.Column("items", sa.String, nullable=False),  # JSON; emptied as they are done
-    sa.Column("outcomes", sa.String, nullable=False, default="[]"),  # JSON
+    # The number of items.
+    sa.Column("size", sa.Integer, nullable=False),
+    # JSON: the documents that have no outcome yet.
+    sa.Column("items", sa.String, nullable=False),
+    # JSON: the outcomes so far.
+    sa.Column("outcomes", sa.String, nullable=False, default="[]"),
     sa.Column("done", sa.Boolean, nullable=False, default=False),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
-    sa.Column("releases", sa.Integer, nullable=False, default=0),
-    sa.Column("lease", sa.String),  # whose it is: a random word for each claim
-    sa.Column("lease_until", sa.Float, nullable=False, default=0.0),
-    sa.Column("not_before", sa.Float, nullable=False, default=0.0),
-    sa.Column("crashes", sa.Integer, nullable=False, default=0, server_default="0"),  # leases that nobody gave back
-    sa.Column("suspect", sa.Integer),  # position of the document that is being tried by itself
-    # whether something of it may have been written since it was accepted, or last given back
-    sa.Column("touched", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
-    sa.Column("seq", sa.Integer),  # the order of acceptance, where it is not that of its job
+    *_lease_columns(),
+    # The position of the document that is being tried alone.
+    sa.Column("suspect", sa.Integer),
+    # Whether its documents may have been written to the store since it was accepted or last released.
+    sa.Column("touched", sa.Boolean, nullable=False, default=False),
+    # The order of acceptance of a batch of an import; null: that of its job.
+    sa.Column("seq", sa.Integer),
 )
 sa.Index("batches_open", batches.c.id, sqlite_where=~batches.c.done, postgresql_where=~batches.c.done)
-# Written out, not as a parameter: SQLite uses a partial index only for a condition that it can read.
+# Literals, not parameters: SQLite uses a partial index only for a condition that it can read.
 OF_REINDEX = sa.literal_column("batches.kind") == sa.literal_column("'reindex'")
 _FILLING = sa.and_(~batches.c.done, sa.literal_column("kind") == sa.literal_column("'reindex'"))
 sa.Index("batches_filling", batches.c.id, sqlite_where=_FILLING, postgresql_where=_FILLING)
@@ -91,17 +122,19 @@ CRASHED = sa.literal_column("batches.crashes") > sa.literal_column("0")
 _CRASHED = sa.and_(~batches.c.done, sa.literal_column("crashes") > sa.literal_column("0"))
 sa.Index("batches_crashed", batches.c.id, sqlite_where=_CRASHED, postgresql_where=_CRASHED)
 
-# What else waits with a batch that met the trouble of its whole collection: a row here, for SQLite writes a batch anew with all its
-# text when anything of it changes.
+# Batches of a collection and a kind that wait because one of them met a problem of the whole collection. They are not updated
+# themselves, because SQLite rewrites a batch with all its text when any column changes.
 holds = sa.Table(
     "holds",
     metadata,
     sa.Column("collection", sa.ForeignKey(collections.c.name, ondelete="CASCADE"), primary_key=True),
     sa.Column("kind", sa.String, primary_key=True),
     sa.Column("until", sa.Float, nullable=False),
+    # The length of the wait.
+    sa.Column("wait_s", sa.Float, nullable=False),
 )
 
-# Which documents the unfinished batches will write: what keeps writes of one document in order.
+# The documents that unfinished batches will write. It keeps the writes of one document in order.
 pending = sa.Table(
     "pending",
     metadata,
@@ -121,8 +154,10 @@ failures = sa.Table(
     sa.Column("code", sa.String, nullable=False),
     sa.Column("detail", sa.String, nullable=False),
     sa.Column("collection", sa.String),
-    sa.Column("item", sa.String),  # JSON, for a retry; null once a later write of the document makes that wrong
-    sa.Column("step_id", sa.Integer),  # of an import, where the record itself could not be read
+    # JSON: the document, for a retry; null when a later write of the document was settled.
+    sa.Column("item", sa.String),
+    # The step of an import whose record could not be read.
+    sa.Column("step_id", sa.Integer),
 )
 sa.Index(
     "failures_by_document",
@@ -132,43 +167,45 @@ sa.Index(
     postgresql_where=failures.c.item.is_not(None),
 )
 
-# What is to be done of imports: first planning, where `unit` is null, then a step for each unit.
+# Steps of imports: one of planning, whose `unit` is null, then one for each unit of the files.
 steps = sa.Table(
     "steps",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("job_id", sa.ForeignKey(jobs.c.id, ondelete="CASCADE"), nullable=False, index=True),
-    sa.Column("unit", sa.String),  # JSON
-    sa.Column("only", sa.String),  # JSON: the positions that are wanted; null: all
-    sa.Column("first", sa.Integer, nullable=False, default=0, server_default="0"),  # position of the first record
-    sa.Column("size", sa.Integer, nullable=False, default=0, server_default="0"),  # records wanted
-    sa.Column("read", sa.Integer, nullable=False, default=0, server_default="0"),  # of them; of planning what it found
-    sa.Column("done", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
-    sa.Column("releases", sa.Integer, nullable=False, default=0, server_default="0"),
-    sa.Column("crashes", sa.Integer, nullable=False, default=0, server_default="0"),
-    sa.Column("lease", sa.String),
-    sa.Column("lease_until", sa.Float, nullable=False, default=0.0, server_default="0"),
-    sa.Column("not_before", sa.Float, nullable=False, default=0.0, server_default="0"),
+    # JSON: the part of a file that is read.
+    sa.Column("unit", sa.String),
+    # JSON: the positions to read in a retry; null: all.
+    sa.Column("only", sa.String),
+    # The position of the first record.
+    sa.Column("first", sa.Integer, nullable=False, default=0),
+    # The number of records to read.
+    sa.Column("size", sa.Integer, nullable=False, default=0),
+    # The number of records that were read; in planning, that were counted.
+    sa.Column("read", sa.Integer, nullable=False, default=0),
+    sa.Column("done", sa.Boolean, nullable=False, default=False),
+    *_lease_columns(),
 )
 sa.Index("steps_open", steps.c.id, sqlite_where=~steps.c.done, postgresql_where=~steps.c.done)
 
-# Documents of batches that were taken from a holder who may still be writing them, and the last write of each since.
+# Doubtful documents: their batch was taken from a worker that may still be writing it. `kind` and `item` are the last write since.
 doubts = sa.Table(
     "doubts",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("holder", sa.String, nullable=False, index=True),  # the lease it had
+    # The lease of that worker.
+    sa.Column("holder", sa.String, nullable=False, index=True),
     sa.Column("collection", sa.ForeignKey(collections.c.name, ondelete="CASCADE"), nullable=False),
     sa.Column("document_id", sa.String, nullable=False, index=True),
     sa.Column("since", sa.Float, nullable=False),
-    sa.Column("kind", sa.String),  # of the job of that write
-    sa.Column("item", sa.String),  # JSON
-    sa.Column(
-        "job_id", sa.ForeignKey(jobs.c.id, ondelete="CASCADE"), index=True
-    ),  # the repair, when the holder is back
+    sa.Column("kind", sa.String),
+    # JSON.
+    sa.Column("item", sa.String),
+    # The repair job, once that worker has reported back.
+    sa.Column("job_id", sa.ForeignKey(jobs.c.id, ondelete="CASCADE"), index=True),
 )
 
-# What one process of all does now and then.
+# Periodic tasks that one process of all runs, and when each last began.
 chores = sa.Table(
     "chores",
     metadata,
@@ -176,7 +213,7 @@ chores = sa.Table(
     sa.Column("begun_at", sa.Float, nullable=False),
 )
 
-# The other generation of a collection, while there is one.
+# The other generation of a collection, while there is one: the one being filled, or the previous one.
 reindexes = sa.Table(
     "reindexes",
     metadata,
@@ -191,14 +228,14 @@ reindexes = sa.Table(
     sa.Column("since", sa.Float, nullable=False),
     sa.Column("cursor", sa.String),
     sa.Column("scanned", sa.Boolean, nullable=False, default=False),
-    sa.Column("expected", sa.Integer, nullable=False, default=0),  # of the job's accepted documents: not scanned yet
+    # How many of the job's accepted documents are not scanned yet.
+    sa.Column("expected", sa.Integer, nullable=False, default=0),
     sa.Column("passes", sa.Integer, nullable=False, default=1),
     sa.Column("max_failures", sa.Integer, nullable=False, default=0),
     sa.Column("until", sa.Float),
 )
 
-# The last `jobs.seq`, and the last generation's number. Whoever accepts a job holds its lock until the commit, so jobs become
-# visible in this order.
+# The last `jobs.seq` and the last number of a generation.
 counters = sa.Table(
     "counters",
     metadata,

@@ -178,7 +178,9 @@ def _still_open(job_id: str) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def left_open(now: float) -> tuple[sa.ColumnElement[bool], ...]:
-    return jobs.c.seq.is_(None), jobs.c.updated_at < now - OPEN_S
+    """Return the conditions of an open job that nobody writes to any more, or whose clock was set back (see `leases`)."""
+    updated_at = jobs.c.updated_at
+    return jobs.c.seq.is_(None), sa.or_(updated_at < now - OPEN_S, updated_at > now + OPEN_S)
 
 
 def failures_to_retry(job_id: str, *, count: bool = False) -> sa.Select[Any]:

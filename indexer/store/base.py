@@ -21,7 +21,8 @@ class Layout:
     """What the points of a collection hold, fixed when it is made."""
 
     dimensions: int
-    language: str | None = None  # of the words of their texts; None: made before words were kept
+    # The language of the words of texts; None: words are not kept.
+    language: str | None = None
     latents: bool = False
 
 

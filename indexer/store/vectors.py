@@ -91,7 +91,7 @@ def require_words(layout: Layout, name: str) -> str:
     """The language of the words. Raises `Conflict` for a collection without."""
     if layout.language is None:
         raise Conflict(
-            f"collection {name} was made before the words of texts were kept, so only its embeddings can be searched (mode fused). "
+            f"collection {name} keeps no words of its texts, so only its embeddings can be searched (mode fused). "
             "Fill a new collection, or reindex this one",
             field="mode",
         )

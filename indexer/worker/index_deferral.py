@@ -68,7 +68,7 @@ class BulkLoads:
         """Of every generation the documents that its largest load will bring, 0 where there is none; by the name of its points."""
         serving = {each.name: each.points_name for each in await self._ledger.collections.all()}
         reindexes = await self._ledger.reindexes.all()
-        others = {each.job_id: each.points_name for each in reindexes if each.state is not ReindexState.DROPS}
+        others = {each.job_id: each.points_name for each in reindexes if each.state is not ReindexState.DROPPING}
         found = dict.fromkeys((*serving.values(), *others.values()), 0)
         for job in await self._ledger.jobs.bulk_loads(self._documents):
             name = others.get(job.id) if job.kind is JobKind.REINDEX else serving.get(job.collection)

@@ -286,7 +286,7 @@ async def skip_unchanged(documents: Sequence[IndexedDocument], points: Points, f
     for document, point in zip(compared, stored, strict=True):
         parts = document.document.text, document.image_digest, document.document.metadata
         document.stamp = stamped(document.content or content_hash(*parts), fingerprint)
-        if point is not None and point.content_hash in (document.stamp, content_hash(*parts, fingerprint)):
+        if point is not None and point.content_hash == document.stamp:
             document.settle(Status.SKIPPED)
 
 

@@ -79,11 +79,11 @@ class Reindexer:
     async def _step(self, reindex: Reindex) -> float:
         """Do one step of one reindex. Return the seconds until the next look at it."""
         steps: dict[ReindexState, Callable[[Reindex], Awaitable[float]]] = {
-            ReindexState.FILLS: self._fill,
-            ReindexState.SWITCHES: self._switch,
-            ReindexState.KEEPS: self._keep,
-            ReindexState.RETURNS: self._return,
-            ReindexState.DROPS: self._drop,
+            ReindexState.FILLING: self._fill,
+            ReindexState.SWITCHING: self._switch,
+            ReindexState.KEPT: self._keep,
+            ReindexState.ROLLING_BACK: self._return,
+            ReindexState.DROPPING: self._drop,
         }
         try:
             if reindex.state.before_switch and (await self._ledger.jobs.find(reindex.job_id)).cancelling:
@@ -156,7 +156,8 @@ class Reindexer:
         if left_s > 0:
             return left_s
         lingers_s = reindex.since + self._settings.reindex_linger_s - await self._ledger.housekeeping.now()
-        if await self._ledger.reindexes.drop(reindex, max(0.0, lingers_s)):
+        # No longer than that where the clock was set back.
+        if await self._ledger.reindexes.drop(reindex, min(max(0.0, lingers_s), self._settings.reindex_linger_s)):
             await self._moved(reindex, "previous generation is given up")
         return 0.0
 
@@ -182,13 +183,14 @@ class Reindexer:
 
     async def _wait_or_resume(self, reindex: Reindex) -> float:
         paused_s = await self._ledger.housekeeping.now() - reindex.since
-        if paused_s > _PAUSE_S or await self._ledger.reindexes.writes_were_abandoned(reindex):
+        # A clock that was set back since gives a negative time, which may be hours.
+        if abs(paused_s) > _PAUSE_S or await self._ledger.reindexes.writes_were_abandoned(reindex):
             await self._ledger.reindexes.resume(reindex)
             await self._moved(reindex, "switch put off, writes go on", paused_s=round(paused_s, 1))
         return _STEP_S
 
     async def _left_s(self, reindex: Reindex) -> float:
-        return (reindex.until or 0.0) - await self._ledger.housekeeping.now()
+        return reindex.seconds_left(await self._ledger.housekeeping.now())
 
     async def _moved(self, reindex: Reindex, event: str, **fields: object) -> None:
         log.info(event, collection=reindex.collection, generation=reindex.generation, model=reindex.model, **fields)

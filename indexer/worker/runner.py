@@ -71,7 +71,7 @@ class Runner:
     async def _reindex(self, batch: Batch, collection: Collection, hold: HoldLease) -> Result:
         """Make the other generation equal to the serving one for these documents."""
         reindex = await self.ledger.reindexes.find(collection.name)
-        if reindex is None or reindex.state is ReindexState.DROPS or reindex.job_id != batch.job_id:
+        if reindex is None or reindex.state is ReindexState.DROPPING or reindex.job_id != batch.job_id:
             return Result.alike(batch, Status.SKIPPED)
         # The images that were kept stay as they are.
         pipeline = replace(await self._pipeline_for(reindex.fingerprint), keeper=None)

@@ -207,7 +207,6 @@ def fill(client: Client, atlas: Atlas, console: Console) -> None:
             console.print("the collection was filled by another model: filling it again")
             client.delete_collection(COLLECTION)
         else:
-            client.change_collection(COLLECTION, indexes=FIELDS)  # of a demo before fields were declared
             if collection.documents == len(documents):
                 console.print(f"collection {COLLECTION} is complete: {collection.documents:,} documents")
                 return

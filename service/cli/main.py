@@ -23,7 +23,6 @@ from typer.core import TyperGroup
 from indexer.domain.jobs import Job, JobState
 from indexer.imports import local_reader
 from indexer.imports.mapping import FORMATS
-from indexer.ledger.migrations import NEWEST, losses
 from model.errors import Forbidden, InvalidInput, RetrievalError
 from service.cli import demo as demonstration
 from service.cli.backup import backup, restore
@@ -107,19 +106,16 @@ def serve(settings: Settings) -> None:
 @app.command()
 def migrate(
     data_dir: Annotated[Path | None, typer.Option(help="of SQLite, where RET2_DATABASE_URL is unset")] = None,
-    to: Annotated[
-        int, typer.Option(help="the schema; a lower one is that of an older release, to go back to")
-    ] = NEWEST,
 ) -> None:
-    """Bring the ledger's schema up to date, and exit. Every server does so as it starts; this does it before an upgrade, and undoes it
-    for an older release, when no server of this one runs any more."""
+    """Bring the ledger's schema up to date, and exit. Every server does so as it starts; this does it before an upgrade."""
+    # Here, so that the other commands start without SQLAlchemy and Alembic.
+    from indexer.ledger.migrations import newest
     from service.server import migrate as run
 
-    before, where = run(settings_from({} if data_dir is None else {"data_dir": data_dir}), to)
+    before, where = run(settings_from({} if data_dir is None else {"data_dir": data_dir}))
+    to = newest()
     change = f"is at schema {to}" if before == to else f"schema {before or 'none'} -> {to}"
     typer.echo(f"ledger {where}: {change}")
-    for lost in losses(before, to):
-        typer.echo(f"lost: {lost}")
 
 
 @app.command()

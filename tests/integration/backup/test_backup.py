@@ -5,7 +5,6 @@ A backup that was broken off or that something happened to is refused, and a res
 
 import json
 import shutil
-import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_store import FakeStore
-from ledger_steps import pages
+from ledger_steps import pages, replace_operation
 from postgres_server import PostgresServer
 
 from indexer.backup.backup import Installation, back_up, restore
@@ -261,7 +260,7 @@ async def test_a_restoration_that_breaks_off_can_be_repeated(
         raise DependencyUnavailable("the database is away")
 
     with monkeypatch.context() as patch:
-        patch.setattr("indexer.ledger.dump.load", broken)
+        replace_operation(patch, other.ledger.dump, "load", broken)
         with pytest.raises(DependencyUnavailable):
             await restore(tmp_path / "backup", other)
     await restore(tmp_path / "backup", other)
@@ -292,51 +291,3 @@ async def test_images_elsewhere_are_looked_for(installations: Open, tmp_path: Pa
     await other.blobs.put(b"picture")
     await restore(tmp_path / "backup", other)
     away.blobs.close()
-
-
-async def test_what_the_first_version_wrote(installations: Open, tmp_path: Path) -> None:
-    """Its ledger is brought up to date by opening it: the backup holds, and can be reindexed."""
-    folder = tmp_path / "one"
-    folder.mkdir()
-    with sqlite3.connect(folder / "ledger.sqlite") as connection:
-        connection.executescript((GOLDEN / "ledger-v1.sqlite.sql").read_text())
-    connection.close()
-    one = installations("one")
-    await one.store.create("flags", D)
-    await one.store.points("flags").upsert([point(number) for number in range(3)])
-    await back_up(one, tmp_path / "backup", version="0.2")
-    other = installations("other")
-    await restore(tmp_path / "backup", other)
-    assert other.ledger.collections.all.blocking() == one.ledger.collections.all.blocking()
-    assert other.ledger.jobs.newest.blocking() == one.ledger.jobs.newest.blocking()
-    (flags,) = other.ledger.collections.all.blocking()
-    assert (flags.points_name, flags.paused) == ("flags", False)
-    job, _ = other.ledger.reindexes.start.blocking(
-        flags, ModelInfo("new", "fingerprint-2", D, 10, 16), documents=3, max_failures=0
-    )
-    reindex = other.ledger.reindexes.find.blocking("flags")
-    assert reindex is not None
-    assert (reindex.points_name, reindex.job_id) == ("flags~1", job.id)
-
-
-async def test_a_backup_of_an_older_ledger_is_brought_up_to_date(installations: Open, tmp_path: Path) -> None:
-    """As one that was made before an upgrade."""
-    one = installations("one")
-    await one.store.create("flags", D)
-    one.ledger.collections.create.blocking(Collection("flags", "fingerprint-1", "old", D, 1.5))
-    await back_up(one, tmp_path / "backup", version="0.1")
-    file = tmp_path / "backup" / "ledger.sqlite"
-    file.unlink()
-    with sqlite3.connect(file) as connection:
-        connection.executescript((GOLDEN / "ledger-v1.sqlite.sql").read_text())
-    connection.close()
-    manifest = tmp_path / "backup" / "manifest.json"
-    from indexer.backup.manifest import checksums
-
-    saved = checksums(tmp_path / "backup")["ledger.sqlite"]
-    values = json.loads(manifest.read_text())
-    values["files"]["ledger.sqlite"] = {"size_bytes": saved.size_bytes, "sha256": saved.sha256}
-    manifest.write_text(json.dumps(values))
-    other = installations("other")
-    await restore(tmp_path / "backup", other)
-    assert len(other.ledger.jobs.newest.blocking()) == 4

@@ -127,8 +127,8 @@ def test_workers_keep_the_order_of_writes_while_more_come_in(ledger: Ledger) -> 
 
 @pytest.fixture
 def empty(url: str, clock: Clock) -> Iterator[Callable[[], Ledger]]:
-    """The same ledger for every example, empty again; SQLite in memory, for a disk would be waited for at each commit."""
-    ledger = Ledger.open("sqlite://" if url.startswith("sqlite") else url, clock=clock)
+    """The same ledger for every example, empty again."""
+    ledger = Ledger.open(url, clock=clock)
 
     def emptied() -> Ledger:
         with ledger.database.write() as connection:

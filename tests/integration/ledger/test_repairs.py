@@ -124,8 +124,8 @@ def test_images_of_what_may_be_repeated_are_in_use_until_the_holder_is_forgotten
 
 @pytest.fixture
 def empty(url: str, clock: Clock) -> Iterator[Callable[[], Ledger]]:
-    """The same ledger for every example, empty again; SQLite in memory, for a disk would be waited for at each commit."""
-    ledger = Ledger.open("sqlite://" if url.startswith("sqlite") else url, clock=clock)
+    """The same ledger for every example, empty again."""
+    ledger = Ledger.open(url, clock=clock)
 
     def emptied() -> Ledger:
         with ledger.database.write() as connection:

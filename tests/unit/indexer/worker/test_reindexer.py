@@ -20,7 +20,7 @@ from indexer.blobs.image_store import Blobs
 from indexer.blobs.thumbnails import Keep, Keeper, KeepSettings
 from indexer.catalog import Catalog
 from indexer.domain.collections import ReindexState
-from indexer.domain.documents import Incoming, content_hash
+from indexer.domain.documents import Incoming
 from indexer.domain.jobs import Job, JobState
 from indexer.encoding.encoder import Lane
 from indexer.encoding.registry import Encoders
@@ -263,7 +263,7 @@ async def test_the_new_model_serves_and_the_old_generation_is_kept_and_then_goes
     assert (collection.model, collection.fingerprint, collection.dimensions) == ("new", "fingerprint-of-new", 12)
     assert not collection.paused
     assert await world.serving() == expected(30) == world.contents(0)
-    assert (await world.reindexes.get("c")).state is ReindexState.KEEPS
+    assert (await world.reindexes.get("c")).state is ReindexState.KEPT
     await world.reindexes.finish("c")
     await world.until_state(None)
     assert list(world.store.kept) == [collection.points_name]
@@ -341,17 +341,6 @@ async def test_from_a_thumbnail_and_posted_again_it_is_unchanged(
     assert (await world.done(await world.post(posted))).skipped == 1
 
 
-async def test_what_an_earlier_version_wrote_is_unchanged_too(make_world: Make) -> None:
-    """Its hashes had the model mixed in."""
-    world = await make_world(documents=1)
-    (point,) = await world.store.points("c").fetch(["d0"])
-    old = content_hash(point.text, None, point.metadata, "fingerprint-of-old")
-    await world.store.points("c").upsert([replace(point, content_hash=old)])
-    assert (await world.done(await world.post(*numbered(1)))).skipped == 1
-    await world.done((await world.reindexes.start("c"))[0])
-    assert (await world.done(await world.post(*numbered(1)))).skipped == 1
-
-
 async def test_an_alias_means_its_collection(make_world: Make) -> None:
     world = await make_world(documents=2)
     await world.catalog.set_alias("also", "c")
@@ -391,7 +380,7 @@ async def test_writes_do_not_wait_for_the_fill(make_world: Make) -> None:
     assert (await world.done(await world.delete("d4"))).indexed == 1
     assert (await world.serving())["d3"] == "changed"
     world.new.gate.set()
-    await world.until_state(ReindexState.KEEPS)
+    await world.until_state(ReindexState.KEPT)
     assert await world.serving() == {**{k: v for k, v in expected(30).items() if k != "d4"}, "d3": "changed"}
 
 
@@ -437,13 +426,13 @@ async def test_the_last_accepted_write_wins_in_both_generations(make_world: Make
             await world.start(2)
         if started and not rolled_back and rng.random() < 0.1:
             reindex = await world.ledger.reindexes.find("c")
-            if reindex and reindex.state is ReindexState.KEEPS:
+            if reindex and reindex.state is ReindexState.KEPT:
                 await world.reindexes.roll_back("c")
                 rolled_back = True
     for job in jobs:
         done = await world.done(job)
         assert done.accepted == done.indexed + done.skipped
-    await world.until_state(None if rolled_back else ReindexState.KEEPS)
+    await world.until_state(None if rolled_back else ReindexState.KEPT)
     await world.quiet()
     assert await world.serving() == wanted
     collection = await world.catalog.get("c")
@@ -477,7 +466,7 @@ async def test_a_fill_never_undoes_a_write_that_came_between(make_world: Make) -
     await world.store.points("c").upsert([replace(point, text="changed", content_hash="other")])
     await world.store.points("c").delete(["d1"])
     go_on.set()
-    await world.until_state(ReindexState.KEEPS)
+    await world.until_state(ReindexState.KEPT)
     assert await world.serving() == {"d0": "changed"}
 
 
@@ -496,7 +485,7 @@ async def test_the_switch_waits_for_what_is_being_written(make_world: Make) -> N
     job = await world.post(Incoming(0, id="d0", text="late"))
     await asyncio.wait_for(writing.wait(), 10)
     reindexing, _ = await world.reindexes.start("c")
-    await world.until_state(ReindexState.SWITCHES)
+    await world.until_state(ReindexState.SWITCHING)
     later = await world.post(Incoming(0, id="d1", text="accepted in the pause"))
     await asyncio.sleep(0.3)
     assert (await world.catalog.get("c")).model == "old"
@@ -514,11 +503,11 @@ async def test_a_switch_that_takes_too_long_is_put_off_and_writes_go_on(
     world = await make_world(documents=4)
     await world.reindexes.start("c")
     replace_operation(monkeypatch, world.ledger.reindexes, "writes_are_open", lambda _: True)
-    await world.until_state(ReindexState.SWITCHES)
+    await world.until_state(ReindexState.SWITCHING)
     job = await world.post(Incoming(0, id="d0", text="changed"))
     assert (await world.done(job)).indexed == 1
     monkeypatch.undo()
-    await world.until_state(ReindexState.KEEPS)
+    await world.until_state(ReindexState.KEPT)
     assert (await world.serving())["d0"] == "changed"
 
 
@@ -555,7 +544,7 @@ async def test_too_late_and_too_early(make_world: Make) -> None:
     with pytest.raises(Conflict, match="filling"):
         await world.reindexes.finish("c")
     world.new.gate.set()
-    await world.until_state(ReindexState.KEEPS)
+    await world.until_state(ReindexState.KEPT)
     with pytest.raises(Conflict, match="kept"):
         await world.reindexes.cancel("c")
     with pytest.raises(Conflict, match="kept"):

@@ -1,0 +1,18 @@
+"""What Alembic runs to migrate over the connection that `indexer.ledger.migrations` gives it."""
+
+from alembic import context
+
+from indexer.ledger.migrations import VERSION_TABLE
+from indexer.ledger.schema import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    version_table=VERSION_TABLE,
+    # SQLite cannot change a column: Alembic copies the table instead.
+    render_as_batch=True,
+    # Ours is: see `_begin` of indexer.ledger.database.
+    transactional_ddl=True,
+)
+with context.begin_transaction():
+    context.run_migrations()
