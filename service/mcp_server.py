@@ -1,4 +1,5 @@
-"""`ret2 mcp`: the service as tools of the Model Context Protocol, for assistants that search. Needs the extra `mcp`, and no torch."""
+"""`ret2 mcp`: the service as tools of the Model Context Protocol, for assistants that search. Needs the extra `mcp`,
+and no torch."""
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ def mcp_server(client: Client, *, collection: str | None = None, images: Path | 
     tools = _Tools(client, collection, images)
     server: MCPServer[Any] = MCPServer(
         "ret2",
-        instructions="Searches collections of documents, each a text, an image or both, by text, by an image, or by an image and a "
+        instructions="Searches collections of documents, each a text, an image or both, by text, by an image, or by "
+        "an image and a "
         "question about it. The best hits come first.",
         log_level="WARNING",
     )
@@ -97,8 +99,8 @@ class _Tools:
         with _errors_for_the_caller():
             name = self._named(collection)
             picture = None if image is None else self._picture(image)
-            found = self._client.search(name, text, picture, document_id=document_id, filter=filter, limit=limit)
-            return self._answer(name, found.hits, with_images)
+            result = self._client.search(name, text, picture, document_id=document_id, filter=filter, limit=limit)
+            return self._answer(name, result.hits, with_images)
 
     def get_document(
         self,
@@ -110,16 +112,18 @@ class _Tools:
         with _errors_for_the_caller():
             name = self._named(collection)
             document = self._client.document(name, document_id)
-            found = _found(document)
-            content = self._content(name, found, with_image)
-            return CallToolResult(content=content, structured_content=found.model_dump())
+            answer = _found_document(document)
+            content = self._content(name, answer, with_image)
+            return CallToolResult(content=content, structured_content=answer.model_dump())
 
     def collections(self) -> CollectionsAnswer:
         """The collections that can be searched, and how many documents each has."""
         with _errors_for_the_caller():
-            found = self._client.collections()
+            collections = self._client.collections()
         return CollectionsAnswer(
-            collections=[CollectionAnswer(name=one.name, documents=one.documents) for one in found]
+            collections=[
+                CollectionAnswer(name=collection.name, documents=collection.documents) for collection in collections
+            ]
         )
 
     def _named(self, collection: str | None) -> str:
@@ -141,21 +145,21 @@ class _Tools:
 
     def _answer(self, collection: str, hits: Sequence[Hit], with_images: bool) -> CallToolResult:
         """A block of text for each hit, each followed by its image."""
-        found = [_found(asdict(hit)) for hit in hits]
-        content = [block for one in found for block in self._content(collection, one, with_images)]
+        documents = [_found_document(asdict(hit)) for hit in hits]
+        content = [block for document in documents for block in self._content(collection, document, with_images)]
         return CallToolResult(
             content=content or [TextContent(type="text", text="no hits")],
-            structured_content=SearchAnswer(hits=found).model_dump(),
+            structured_content=SearchAnswer(hits=documents).model_dump(),
         )
 
-    def _content(self, collection: str, found: FoundDocument, with_image: bool) -> list[ContentBlock]:
-        content: list[ContentBlock] = [TextContent(type="text", text=found.model_dump_json(exclude_none=True))]
-        if with_image and found.has_image:
-            content.append(_image_content(self._client.image(collection, found.id)))
+    def _content(self, collection: str, document: FoundDocument, with_image: bool) -> list[ContentBlock]:
+        content: list[ContentBlock] = [TextContent(type="text", text=document.model_dump_json(exclude_none=True))]
+        if with_image and document.has_image:
+            content.append(_image_content(self._client.image(collection, document.id)))
         return content
 
 
-def _found(document: dict[str, Any]) -> FoundDocument:
+def _found_document(document: dict[str, Any]) -> FoundDocument:
     return FoundDocument(
         id=document["id"],
         text=document["text"],

@@ -1,7 +1,9 @@
-"""Filters over metadata as a small tree that every store translates. `parser` has their JSON form, docs/filters.md their meaning.
+"""Filters over metadata as a small tree that every store translates. `parser` has their JSON form, docs/filters.md
+their meaning.
 
 {"field": "region", "equals": "Europe"}          {"field": "area_km2", "gte": 1000, "lt": 50000}
-{"field": "region", "in": ["Europe", "Asia"]}    {"all": [..]}   {"any": [..]}   {"not": {..}}   and more: docs/filters.md
+{"field": "region", "in": ["Europe", "Asia"]}    {"all": [..]}   {"any": [..]}   {"not": {..}}   and more:
+docs/filters.md
 """
 
 from indexer.filters.field_types import FieldType, check_types, types_asked_of

@@ -73,20 +73,23 @@ def check_types(condition: Filter, declared: Mapping[str, FieldType]) -> None:
     """
     match condition:
         case AllOf(of) | AnyOf(of) | AtLeast(_, of):
-            for each in of:
-                check_types(each, declared)
+            for part in of:
+                check_types(part, declared)
         case Not(of):
             check_types(of, declared)
         case Nested(field):
             if field in declared:
                 raise _mistyped(field, "objects in a list", declared[field])
         case _:
-            asked, type_ = types_asked_of(condition), declared.get(condition.field)
-            if asked and type_ is not None and type_ not in asked:
-                raise _mistyped(condition.field, " or ".join(sorted(asked)), type_)
+            accepted, type_ = types_asked_of(condition), declared.get(condition.field)
+            if accepted and type_ is not None and type_ not in accepted:
+                raise _mistyped(condition.field, " or ".join(sorted(accepted)), type_)
 
 
-def _mistyped(field: str, asked: str, declared: FieldType) -> InvalidInput:
+def _mistyped(field: str, used_as: str, declared: FieldType) -> InvalidInput:
     return InvalidInput(
-        f"field {field} is declared {declared}, the filter asks for {asked}", field=field, value=asked, limit=declared
+        f"field {field} is declared {declared}, the filter asks for {used_as}",
+        field=field,
+        value=used_as,
+        limit=declared,
     )

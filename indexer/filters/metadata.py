@@ -18,6 +18,7 @@ def value_at(metadata: object, path: str) -> object:
 
 
 def elements(metadata: object, path: str) -> list[object]:
-    """Return what a condition on the field looks at: the elements of a list, or the value alone; None where it is absent."""
+    """Return what a condition on the field looks at: the elements of a list, or the value alone; None where it is
+    absent."""
     value = value_at(metadata, path)
     return list(value) if isinstance(value, list | tuple) else [value]

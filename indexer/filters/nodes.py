@@ -128,9 +128,10 @@ Leaf = Equals | In | Range | DateRange | Empty | FullText | GeoRadius | GeoBox
 Filter = Leaf | Nested | AllOf | AnyOf | AtLeast | Not
 
 
-def tight_bounds(of: Range | DateRange) -> dict[str, Any]:
+def tight_bounds(condition: Range | DateRange) -> dict[str, Any]:
     """At most one lower and one upper bound: given both `gt` and `gte`, Qdrant's index looks at `gt` alone."""
-    bounds = {each: value for each in ("gt", "gte", "lt", "lte") if (value := getattr(of, each)) is not None}
+    names = ("gt", "gte", "lt", "lte")
+    bounds = {name: value for name in names if (value := getattr(condition, name)) is not None}
     if "gt" in bounds and "gte" in bounds:
         bounds.pop("gte" if bounds["gt"] >= bounds["gte"] else "gt")
     if "lt" in bounds and "lte" in bounds:
@@ -139,8 +140,8 @@ def tight_bounds(of: Range | DateRange) -> dict[str, Any]:
 
 
 def steps(path: str) -> list[str]:
-    """Return the keys that lead to a field: `author.name` is the key `name` of the object under `author`. A key in double quotes
-    may have dots: `"loc.page".first` is the key `first` of the object under `loc.page`."""
+    """Return the keys that lead to a field: `author.name` is the key `name` of the object under `author`. A key in
+    double quotes may have dots: `"loc.page".first` is the key `first` of the object under `loc.page`."""
     return [key.removeprefix('"').removesuffix('"') for key in _KEY.findall(path)]
 
 

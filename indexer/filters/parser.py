@@ -1,4 +1,5 @@
-"""Filters in JSON, as pydantic models: they read a filter, they describe it in OpenAPI, and they name the place of an error.
+"""Filters in JSON, as pydantic models: they read a filter, they describe it in OpenAPI, and they name the place of an
+error.
 
     {"field": F, "equals": V}         V a string, a number or a boolean
     {"field": F, "in": [V, …]}        1 to 1,000 strings, or as many whole numbers
@@ -113,7 +114,8 @@ def _moment(value: object) -> datetime:
     moment = read_moment(value) if isinstance(value, str) else None
     if moment is None:
         raise _refused(
-            "is not a time such as 2024-05-01T12:00:00Z or 2024-05-01; bounds are all times, or all numbers without quotes"
+            "is not a time such as 2024-05-01T12:00:00Z or 2024-05-01; bounds are all times, or all numbers without "
+            "quotes"
         )
     return moment
 
@@ -253,8 +255,8 @@ class FilterRange(_Condition):
 
 
 class FilterDateRange(_Condition):
-    """The field is a time between the bounds, of which there is one or more. Bounds are RFC 3339 times; one without an offset
-    is in UTC, and a date is its midnight."""
+    """The field is a time between the bounds, of which there is one or more. Bounds are RFC 3339 times; one without an
+    offset is in UTC, and a date is its midnight."""
 
     tag = "<date_range>"
     model_config = ConfigDict(json_schema_extra=lambda schema: _range_schema(schema))
@@ -473,7 +475,8 @@ Filter = TypeAliasType(
         | Annotated[FilterAtLeast, Tag(FilterAtLeast.tag)],
         Discriminator(_form, custom_error_type="filter_form", custom_error_message=_FORMS),
         Field(
-            description=f"A condition on metadata, or several joined: at most {MAX_DEPTH} levels and {MAX_CONDITIONS} conditions.",
+            description=f"A condition on metadata, or several joined: at most {MAX_DEPTH} levels and "
+            f"{MAX_CONDITIONS} conditions.",
             examples=_EXAMPLES,
         ),
     ],
@@ -490,7 +493,8 @@ _ADAPTER: TypeAdapter[_Condition] = TypeAdapter(Filter)
 
 
 def parse(value: object) -> nodes.Filter:
-    """Return the tree of a filter in JSON. Raise `InvalidInput` naming the place, the value and what is allowed there."""
+    """Return the tree of a filter in JSON. Raise `InvalidInput` naming the place, the value and what is allowed
+    there."""
     _check_size(value)
     try:
         return _ADAPTER.validate_python(value).tree()
@@ -499,7 +503,8 @@ def parse(value: object) -> nodes.Filter:
 
 
 def check_field(path: object, name: str) -> str:
-    """Return a path to a metadata field that a store can look up. Raise `InvalidInput` naming the request's field `name`."""
+    """Return a path to a metadata field that a store can look up. Raise `InvalidInput` naming the request's field
+    `name`."""
     if not isinstance(path, str):
         raise InvalidInput(f"{name} must be a string", field=name, value=_shown(path), limit="string")
     try:

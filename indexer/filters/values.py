@@ -18,11 +18,12 @@ _MOMENT = re.compile(
 
 
 def read_moment(text: str) -> datetime | None:
-    """An RFC 3339 date-time, or one without offset (UTC), or a date (its midnight, UTC). Cut to microseconds; None if it is none."""
+    """An RFC 3339 date-time, or one without offset (UTC), or a date (its midnight, UTC). Cut to microseconds; None if
+    it is none."""
     read = _MOMENT.fullmatch(text)
     if read is None:
         return None
-    year, month, day, hour, minute, second = (int(each or 0) for each in read.groups()[:6])
+    year, month, day, hour, minute, second = (int(part or 0) for part in read.groups()[:6])
     fraction, offset = read.groups()[6:]
     microsecond = int((fraction or "").ljust(6, "0")[:6])
     try:

@@ -1,4 +1,5 @@
-"""The words of a text, as filters and lexical search compare them: Unicode's letters, digits and marks, normalised and case folded."""
+"""The words of a text, as filters and lexical search compare them: Unicode's letters, digits and marks, normalised and
+case folded."""
 
 from __future__ import annotations
 
@@ -39,6 +40,7 @@ def iterate_words(text: str) -> Iterator[str]:
 
 @cache
 def _runs() -> re.Pattern[str]:
-    """Return the pattern of a run. Python's \\w leaves out the marks that are vowels in many scripts, so they are added."""
+    """Return the pattern of a run. Python's \\w leaves out the marks that are vowels in many scripts, so they are
+    added."""
     marks = "".join(chr(code) for code in range(_MARKS_END) if unicodedata.category(chr(code)) in ("Mn", "Mc"))
     return re.compile(rf"[\w{marks}]+")

@@ -1,12 +1,13 @@
 """Values that the engines would compare otherwise than filters promise, stored a second time as search terms.
 
-Engines cut and fold text their own way, and they hold whole numbers as signed 64-bit integers. So the words of a field with
-text beyond ASCII, and numbers from 2^63 on, are stored as keywords too, beside the field in the object that holds it:
+Engines cut and fold text their own way, and they hold whole numbers as signed 64-bit integers. So the words of a field
+with text beyond ASCII, and numbers from 2^63 on, are stored as keywords too, beside the field in the object that holds
+it:
 
     {"name": "Café", "KEY": {"name": ["café"]}}
 
-KEY stands for a name with a control character, which keeps the terms apart from the metadata that callers know. `without_terms`
-takes them away again.
+KEY stands for a name with a control character, which keeps the terms apart from the metadata that callers know.
+`without_terms` takes them away again.
 """
 
 from __future__ import annotations

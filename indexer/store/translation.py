@@ -1,4 +1,5 @@
-"""Translate a filter into the terms of a Qdrant engine. The engines differ in their constructors only: see `Vocabulary`."""
+"""Translate a filter into the terms of a Qdrant engine. The engines differ in their constructors only: see
+`Vocabulary`."""
 
 from __future__ import annotations
 
@@ -138,7 +139,8 @@ class _Translation:
         return self._any_of(conditions)
 
     def _full_text(self, field: str, text: str) -> Any:
-        """The field's search terms have the words; or it has none, so that it is ASCII, and the engine may compare its words."""
+        """The field's search terms have the words; or it has none, so that it is ASCII, and the engine may compare its
+        words."""
         sought = sorted(set(words(text)))
         terms_path = self._terms_path(field)
         by_terms = self._engine.all_of([self._engine.value(terms_path, word) for word in sought])

@@ -20,9 +20,11 @@ AliasPath = Annotated[str, Path(alias="name", pattern=COLLECTION_NAME, descripti
 
 @router.put("/aliases/{name}", response_model=AliasOut, responses={201: {"model": AliasOut}})
 async def set_alias(alias: AliasPath, body: AliasIn, parts: PartsOf, caller: CallerOf) -> Response:
-    """Create the alias, or switch it: searches and writes that begin from now on use this collection. 201 when it is new.
+    """Create the alias, or switch it: searches and writes that begin from now on use this collection. 201 when it is
+    new.
 
-    An alias can stand wherever searches and documents name a collection. A collection is changed and deleted by its own name.
+    An alias can stand wherever searches and documents name a collection. A collection is changed and deleted by its own
+    name.
     """
     caller.require(body.collection)  # the gate has asked about the alias
     created = await parts.catalog.set_alias(alias, body.collection)

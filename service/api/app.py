@@ -1,4 +1,5 @@
-"""The application that embeds, indexes and searches, over ready parts; and starting and stopping what runs behind its routes."""
+"""The application that embeds, indexes and searches, over ready parts; and starting and stopping what runs behind its
+routes."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ _ROUTERS = (
 
 
 def create_app(parts: Parts) -> FastAPI:
-    """Starts encoder and worker with its lifespan; takes ready objects, so that tests pass fakes. An indexer has the probes only."""
+    """Starts encoder and worker with its lifespan; takes ready objects, so that tests pass fakes. An indexer has the
+    probes only."""
     routers = () if parts.settings.role is ServerRole.INDEXER else _ROUTERS
     app = application(parts, parts.api_keys, routers, _lifespan)
     settings = parts.settings
@@ -41,7 +43,8 @@ def create_app(parts: Parts) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Up in the order of need, down in the reverse: the worker gives its work back before the encoder and the store go."""
+    """Up in the order of need, down in the reverse: the worker gives its work back before the encoder and the store
+    go."""
     parts: Parts = app.state.parts
     async with AsyncExitStack() as stack:
         stack.callback(parts.ledger.close)

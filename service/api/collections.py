@@ -26,8 +26,8 @@ router = APIRouter(route_class=StrictRoute, tags=["collections"])
 async def create_collection(
     name: CollectionPath, parts: PartsOf, caller: CallerOf, body: CollectionIn | None = None
 ) -> Response:
-    """Create a collection: 201 when it is new, 200 when it exists with these settings. Settings that the body does not name are not
-    compared."""
+    """Create a collection: 201 when it is new, 200 when it exists with these settings. Settings that the body does not
+    name are not compared."""
     settings = body or CollectionIn.model_validate({})
     _check_limit(settings, parts)
     collection, created = await parts.catalog.create(
@@ -42,7 +42,8 @@ async def create_collection(
 
 @router.patch("/collections/{name}", response_model=CollectionOut)
 async def change_collection(name: CollectionPath, body: CollectionIn, parts: PartsOf, caller: CallerOf) -> Response:
-    """Change the settings that the body names, while searches and writes go on. Declared fields can be added, but not changed.
+    """Change the settings that the body names, while searches and writes go on. Declared fields can be added, but not
+    changed.
 
     For anything else, such as another type of a field, fill a new collection and switch an alias to it.
     """
@@ -88,7 +89,8 @@ async def _stored(parts: Parts, collection: Collection) -> tuple[Layout, int, in
 
 
 async def _wire(parts: Parts, caller: Key, collection: Collection, *, mark_damage: bool = False) -> dict[str, Any]:
-    """Describe a collection. Where the store cannot read it: raise, or with `mark_damage` say so beside what the ledger knows."""
+    """Describe a collection. Where the store cannot read it: raise, or with `mark_damage` say so beside what the ledger
+    knows."""
     encoder, counts, aliases = await asyncio.gather(
         parts.encoders.by_fingerprint(collection.fingerprint),
         parts.catalog.counts(collection),

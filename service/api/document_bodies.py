@@ -1,4 +1,5 @@
-"""Posted documents, one at a time: a JSON list or NDJSON lines become `Incoming`, and what is wrong with one becomes its `Rejected`."""
+"""Posted documents, one at a time: a JSON list or NDJSON lines become `Incoming`, and what is wrong with one becomes
+its `Rejected`."""
 
 from __future__ import annotations
 

@@ -50,7 +50,8 @@ WithVector = Annotated[bool, Query(description="whether the answer holds the emb
 ImageVersion = Annotated[
     str,
     Query(
-        description="the beginning of the image's SHA-256, as `image_url` has it: with it the answer may be cached for good",
+        description="the beginning of the image's SHA-256, as `image_url` has it: with it the answer may be cached "
+        "for good",
         examples=["9f86d081884c7d65"],
     ),
 ]
@@ -86,8 +87,8 @@ async def post_documents(
 ) -> Response:
     """Accept documents: up to `max_documents_per_call` in JSON, any number in NDJSON. One bad document fails alone.
 
-    The answer comes when the documents are on disk. With an `Idempotency-Key`, the body must be the same each time, byte by byte.
-    At most `max_documents_per_call` of the rejected documents are listed; `rejected_count` counts all.
+    The answer comes when the documents are on disk. With an `Idempotency-Key`, the body must be the same each time,
+    byte by byte. At most `max_documents_per_call` of the rejected documents are listed; `rejected_count` counts all.
     """
     kind = media_type(request.headers)
     if kind not in (JSON, NDJSON):
@@ -122,9 +123,9 @@ async def post_documents(
 async def delete_documents(name: CollectionPath, body: DeleteIn, parts: PartsOf, wait: Wait = False) -> Response:
     """Delete documents by id, where unknown ids do no harm, or by a filter on their metadata.
 
-    The filter is evaluated at once: the job deletes the documents in the index that fulfil it when the request is accepted, by
-    their ids, after every write accepted before and before those that follow. Documents that wait for their first indexing are
-    not seen: wait for their jobs first. The answer comes when all ids are on disk.
+    The filter is evaluated at once: the job deletes the documents in the index that fulfil it when the request is
+    accepted, by their ids, after every write accepted before and before those that follow. Documents that wait for
+    their first indexing are not seen: wait for their jobs first. The answer comes when all ids are on disk.
     """
     if body.filter is None:
         return await _delete(parts, name, body.ids or [], wait)
@@ -169,7 +170,8 @@ async def delete_document(
 async def get_image(
     name: CollectionPath, document_id: DocumentPath, request: Request, parts: PartsOf, v: ImageVersion = ""
 ) -> Response:
-    """Return the image as it is stored. With the `v` of an `image_url` it may be cached for good, without it must be revalidated."""
+    """Return the image as it is stored. With the `v` of an `image_url` it may be cached for good, without it must be
+    revalidated."""
     collection = await parts.catalog.get(name)
     (point,) = await stored_points(parts.catalog.points(collection), collection.name, [document_id])
     digest = point.image_digest
@@ -177,9 +179,10 @@ async def get_image(
         no_images = parts.settings.keep_images is Keep.NONE
         why = "; this service keeps none (RET2_KEEP_IMAGES=none)" if no_images else ""
         raise NotFound(f"document {document_id!r:.100} has no image{why}", field="id", value=document_id)
-    kept = len(v) >= 16 and digest.startswith(v)
+    is_current = len(v) >= 16 and digest.startswith(v)
     etag = f'"{digest}"'
-    headers = {"etag": etag, "cache-control": "private, max-age=31536000, immutable" if kept else "private, no-cache"}
+    caching = "private, max-age=31536000, immutable" if is_current else "private, no-cache"
+    headers = {"etag": etag, "cache-control": caching}
     headers["vary"] = "authorization, x-api-key"
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
@@ -192,15 +195,16 @@ async def get_image(
     return Response(data, headers=headers, media_type=media_type)
 
 
-async def _seen(stream: AsyncIterator[bytes], by: Callable[[bytes], object]) -> AsyncIterator[bytes]:
+async def _seen(stream: AsyncIterator[bytes], take: Callable[[bytes], object]) -> AsyncIterator[bytes]:
     async for chunk in stream:
-        by(chunk)
+        take(chunk)
         yield chunk
 
 
 async def _accepted(parts: Parts, accepted: Accepted, wait: bool) -> Response:
     rejected = [
-        {"position": one.position, "id": one.id, "code": one.code, "detail": one.detail} for one in accepted.rejected
+        {"position": document.position, "id": document.id, "code": document.code, "detail": document.detail}
+        for document in accepted.rejected
     ]
     job = await _awaited(parts, accepted.job, wait)
     wire: dict[str, Any] = {
@@ -222,7 +226,7 @@ async def _with_results(
     yield orjson.dumps(wire)[:-1] + b',"results":['
     while page:
         following: list[Outcome] = await anext(pages, [])
-        yield orjson.dumps([_result(one) for one in page])[1:-1] + (b"," if following else b"")
+        yield orjson.dumps([_result(outcome) for outcome in page])[1:-1] + (b"," if following else b"")
         page = following
     yield b"]}"
 

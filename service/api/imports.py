@@ -28,8 +28,8 @@ async def start_import(
 ) -> Response:
     """Index the documents in files: in a folder, an object store or on a web server, within `import_roots`.
 
-    Errors that can be seen at once are answered at once. The files are read while the job runs, as if their documents were posted
-    one after the other: where a document is posted meanwhile, the later write wins.
+    Errors that can be seen at once are answered at once. The files are read while the job runs, as if their documents
+    were posted one after the other: where a document is posted meanwhile, the later write wins.
     """
     collection = await parts.catalog.compatible(name)
     source = _source(body)

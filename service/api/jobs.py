@@ -102,8 +102,8 @@ async def list_failures(job_id: JobId, parts: PartsOf, limit: Limit = 100, offse
 
 @router.post("/jobs/{id}/cancel", response_model=JobOut)
 async def cancel_job(job_id: JobId, parts: PartsOf, caller: CallerOf) -> Response:
-    """Begin nothing more of the job. Batches that a worker has begun are finished first, and then the job is `cancelled`; a
-    finished job stays as it is. Cancelling a reindex needs a key with the scope `admin`."""
+    """Begin nothing more of the job. Batches that a worker has begun are finished first, and then the job is
+    `cancelled`; a finished job stays as it is. Cancelling a reindex needs a key with the scope `admin`."""
     job = await parts.ledger.jobs.find(job_id)
     if job.kind is JobKind.REINDEX and KeyScope.ADMIN not in caller.scopes:
         raise Forbidden(f"job {job_id} is a reindex: cancelling it needs a key with scope admin")
@@ -116,7 +116,8 @@ async def cancel_job(job_id: JobId, parts: PartsOf, caller: CallerOf) -> Respons
 
 @router.post("/jobs/{id}/retry", status_code=202, response_model=JobAcceptedOut)
 async def retry_job(job_id: JobId, parts: PartsOf) -> Response:
-    """Create a job for what failed in this one; a repeated request returns the same job. Documents written again since are left out."""
+    """Create a job for what failed in this one; a repeated request returns the same job. Documents written again since
+    are left out."""
     job, _ = await parts.ledger.retries.start(job_id)
     parts.wakeups.work_arrived()
     return Json({"job": job_wire(job)}, 202)
@@ -128,7 +129,8 @@ async def retry_job(job_id: JobId, parts: PartsOf) -> Response:
     responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
 )
 async def follow_job(job_id: JobId, parts: PartsOf) -> Response:
-    """Send the job now and after each change, a few times a second at most, as server-sent events, until it is finished."""
+    """Send the job now and after each change, a few times a second at most, as server-sent events, until it is
+    finished."""
     await parts.ledger.jobs.find(job_id)
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     return StreamingResponse(_events(job_id, parts), headers=headers, media_type="text/event-stream")

@@ -23,8 +23,9 @@ router = APIRouter(route_class=StrictRoute, tags=["reindex"])
 async def start_reindex(
     name: CollectionPath, parts: PartsOf, caller: CallerOf, body: ReindexIn | None = None
 ) -> Response:
-    """Embed every document again with another model that runs here, while the present generation is searched and written to, and
-    then switch. Repeating the request during a reindex returns the same job and tries failures again."""
+    """Embed every document again with another model that runs here, while the present generation is searched and
+    written to, and then switch. Repeating the request during a reindex returns the same job and tries failures
+    again."""
     await _require(name, parts, caller)
     order = body or ReindexIn(model=None, max_failures=0)
     job, _ = await parts.reindexes.start(name, model=order.model, max_failures=order.max_failures)

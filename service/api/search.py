@@ -41,7 +41,8 @@ async def search(body: SearchIn, request: Request, searcher: SearcherOf, parts: 
 
 @router.post("/search/batch", response_model=SearchBatchOut)
 async def search_batch(body: SearchBatchIn, request: Request, searcher: SearcherOf, parts: PartsOf) -> Response:
-    """Run several searches and answer with one result or error for each, in order. 429 only when there was room for none of them."""
+    """Run several searches and answer with one result or error for each, in order. 429 only when there was room for
+    none of them."""
     limit = parts.settings.max_searches_per_call
     if len(body.searches) > limit:
         raise TooLarge(

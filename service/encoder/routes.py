@@ -68,7 +68,7 @@ class Encoding:
     ) -> list[Embedding | RetrievalError]:
         """`encode` within the time there is, and no longer than the caller waits."""
         results = await answer_within(request, self.encode(items, role, lane), self.timeout_s)
-        took(request, [_stages(one.timing) for one in results if isinstance(one, Embedding)])
+        took(request, [_stages(result.timing) for result in results if isinstance(result, Embedding)])
         return results
 
     async def encode(
@@ -127,13 +127,13 @@ ModelPath = Annotated[
 async def encode(body: EncodeIn, request: Request, encoding: EncodingOf) -> Response:
     """Embed texts, images or both, and answer with one result or error per input, in order.
 
-    Queries wait in the search lane and documents in the bulk lane, unless `lane` says otherwise. In msgpack an image is the bytes
-    of its file and an embedding is its little-endian float32 values.
+    Queries wait in the search lane and documents in the bulk lane, unless `lane` says otherwise. In msgpack an image is
+    the bytes of its file and an embedding is its little-endian float32 values.
     """
     lane = Lane(body.lane) if body.lane else None
     results = await encoding.answer(request, [checked(item) for item in body.inputs], Role(body.role), lane)
     info = await encoding.encoder.info()
-    return Json({"model": info.name, "dimensions": info.dimensions, "results": [_result(one) for one in results]})
+    return Json({"model": info.name, "dimensions": info.dimensions, "results": [_result(result) for result in results]})
 
 
 async def _encode_packed(request: Request) -> Response:
@@ -148,7 +148,8 @@ async def _encode_packed(request: Request) -> Response:
 
 @router.post("/v1/embeddings", response_model=EmbeddingsOut)
 async def create_embeddings(body: EmbeddingsIn, request: Request, encoding: EncodingOf) -> Response:
-    """Embed inputs as OpenAI's API does, and images too: an input is a string or a list of content parts. One bad input fails the call."""
+    """Embed inputs as OpenAI's API does, and images too: an input is a string or a list of content parts. One bad input
+    fails the call."""
     info = await encoding.encoder.info()
     if body.dimensions not in (None, info.dimensions):
         raise InvalidInput(
@@ -199,7 +200,8 @@ def _result(result: Embedding | RetrievalError) -> dict[str, Any]:
 
 
 def _at(error: RetrievalError, index: int) -> RetrievalError:
-    """The same error, naming which input it was. Its own: one error may be that of every input of a batch, other callers' too."""
+    """The same error, naming which input it was. Its own: one error may be that of every input of a batch, other
+    callers' too."""
     named = copy(error)
     named.detail = f"input[{index}]: {error.detail}"
     named.field = f"input[{index}]" + (f".{error.field}" if error.field else "")

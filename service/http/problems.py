@@ -128,5 +128,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if isinstance(error.__cause__, RetrievalError):
         return problem_of(error.__cause__, request_id)
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-    detail = f"{request.method} {path_sent(request.scope)}: {error.detail}"
+    path = path_sent(request.scope)
+    detail = f"{request.method} {path}: {error.detail}"
+    if error.status_code == HTTPStatus.NOT_FOUND and "/documents/" in path:
+        detail += "; write a slash in an id as %2F"
     return problem(error.status_code, code, detail, request_id, headers=error.headers)

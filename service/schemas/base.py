@@ -1,4 +1,5 @@
-"""The parts that bodies and answers share. Types are strict, unknown fields are refused; bounds that are settings are checked elsewhere."""
+"""The parts that bodies and answers share. Types are strict, unknown fields are refused; bounds that are settings are
+checked elsewhere."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ def examples(*values: dict[str, Any]) -> dict[str, Any]:
 
 
 class Wire(BaseModel):
-    """A body, or a part of one: strict types, no unknown fields. A field that is null counts as a field that was not sent."""
+    """A body, or a part of one: strict types, no unknown fields. A field that is null counts as a field that was not
+    sent."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -123,7 +125,8 @@ def _keep_error(value: object, validate: ValidatorFunctionWrapHandler) -> object
         return error
 
 
-# An item that is wrong becomes its own `InvalidInput` and leaves the others of its request alone. Read it with `checked`.
+# An item that is wrong becomes its own `InvalidInput` and leaves the others of its request alone. Read it with
+# `checked`.
 Lenient = WrapValidator(_keep_error)
 
 
@@ -143,7 +146,8 @@ class ErrorOut(BaseModel):
 
 
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the schema of a body that FastAPI does not read; its parts are references to models that other routes declare."""
+    """Return the schema of a body that FastAPI does not read; its parts are references to models that other routes
+    declare."""
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     return schema

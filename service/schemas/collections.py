@@ -33,13 +33,15 @@ class CollectionIn(Wire):
     language: str | None = Field(
         None,
         max_length=60,
-        description="the language of the words that modes lexical and hybrid search: one of Snowball's stemmers, such as "
+        description="the language of the words that modes lexical and hybrid search: one of Snowball's stemmers, "
+        "such as "
         "english, or simple, which does not stem; fixed when the collection is created; by default simple",
     )
     indexes: dict[FieldName, Annotated[FieldType, Strict(strict=False)]] = Field(
         default_factory=dict,
         max_length=64,
-        description="the types of metadata fields: keyword, number, bool, datetime, text or geo; each field gets an index, "
+        description="the types of metadata fields: keyword, number, bool, datetime, text or geo; each field gets an "
+        "index, "
         "and a filter that uses it as another type is refused; PATCH adds fields",
     )
 

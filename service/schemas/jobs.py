@@ -52,7 +52,8 @@ class JobOut(BaseModel):
     created_at: float = Field(description="Unix time in seconds", examples=[1760000000.0])
     updated_at: float = Field(description="Unix time in seconds", examples=[1760000001.5])
     waiting_on: str | None = Field(
-        description="why it waits before its next attempt, such as a database that is unavailable; null when it does not",
+        description="why it waits before its next attempt, such as a database that is unavailable; null when it does "
+        "not",
         examples=["http://qdrant:6333 does not answer"],
     )
     progress: ProgressOut | None = Field(None, description="the progress of an import; null for other jobs")

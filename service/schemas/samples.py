@@ -1,4 +1,5 @@
-"""Values that the examples of the OpenAPI document share. Requests among the examples are sent by a test, about a collection `flags`."""
+"""Values that the examples of the OpenAPI document share. Requests among the examples are sent by a test, about a
+collection `flags`."""
 
 from __future__ import annotations
 

@@ -42,10 +42,11 @@ Example = Annotated[
 
 
 class QueryIn(Wire):
-    """Text, an image, or both; or the id of a document, to find similar ones; and examples of what is sought and what is not.
+    """Text, an image, or both; or the id of a document, to find similar ones; and examples of what is sought and what
+    is not.
 
-    With examples the search is for 2 * mean(positive) - mean(negative), without negative ones for mean(positive), where the
-    text, image or document of the query itself counts as positive. Documents that the query names are never hits.
+    With examples the search is for 2 * mean(positive) - mean(negative), without negative ones for mean(positive), where
+    the text, image or document of the query itself counts as positive. Documents that the query names are never hits.
     """
 
     model_config = ConfigDict(
@@ -80,8 +81,8 @@ class QueryIn(Wire):
         return self
 
     def _has_content(self) -> bool:
-        given = (*self.positive, *self.negative)
-        return bool(self.text) or self.image is not None or any(isinstance(example, ExampleIn) for example in given)
+        listed = (*self.positive, *self.negative)
+        return bool(self.text) or self.image is not None or any(isinstance(example, ExampleIn) for example in listed)
 
 
 class RrfIn(Wire):
@@ -94,7 +95,8 @@ class RrfIn(Wire):
 
 
 class WeightedIn(Wire):
-    """Fusion by score: both scaled to 0 to 1 and added, the words with this weight and the embedding with its complement."""
+    """Fusion by score: both scaled to 0 to 1 and added, the words with this weight and the embedding with its
+    complement."""
 
     model_config = ConfigDict(json_schema_extra=examples({"method": "weighted", "weight": 0.3}))
 
@@ -183,7 +185,8 @@ class SearchIn(Wire):
     cursor: str | None = Field(
         None,
         max_length=4096,
-        description="the cursor of the page before: the hits behind it. Everything else must be the same, except limit and "
+        description="the cursor of the page before: the hits behind it. Everything else must be the same, except "
+        "limit and "
         "what the hits hold",
     )
     filter: FilterTree | None = Field(None, description="which documents may be hits, by their metadata")
@@ -192,7 +195,8 @@ class SearchIn(Wire):
     )
     group_by: FieldName | None = Field(
         None,
-        description="a metadata field: `groups` instead of `hits`, one for each of its values, ordered by their best hit",
+        description="a metadata field: `groups` instead of `hits`, one for each of its values, ordered by their best "
+        "hit",
     )
     group_size: int | None = Field(None, ge=1, le=100, description="hits of each group; by default 1")
     metadata_fields: MetadataFields = Field(
@@ -212,7 +216,8 @@ class SearchIn(Wire):
     timeout_s: float | None = Field(
         None,
         ge=1,
-        description="the time after which the answer is an error; by default, and at most, the service's `request_timeout_s`",
+        description="the time after which the answer is an error; by default, and at most, the service's "
+        "`request_timeout_s`",
     )
     consistency: Literal["one", "majority", "quorum", "all"] = Field(
         "one", description="how many copies of a shard are read on a Qdrant cluster"
@@ -249,7 +254,8 @@ class SearchBatchIn(Wire):
 
 
 class LayerOut(BaseModel):
-    """How much text and image contributed to an embedding at one layer. Both are 0 for a layer that contributed nothing."""
+    """How much text and image contributed to an embedding at one layer. Both are 0 for a layer that contributed
+    nothing."""
 
     layer: int = Field(description="the layer: 0 is the earliest that the model reads", examples=[0])
     text: float = Field(description="the share of the text", examples=[0.62])
@@ -273,7 +279,8 @@ class ExplanationOut(BaseModel):
     """Why a hit is a hit."""
 
     document: SharesOut | None = Field(
-        description="of the document's embedding; null where shares are not stored, and for a model without gates, such as CLIP"
+        description="of the document's embedding; null where shares are not stored, and for a model without gates, "
+        "such as CLIP"
     )
     query: SharesOut | None = Field(
         description="of the query's embedding; null when it is not the embedding of one input, as with examples"
@@ -294,7 +301,8 @@ class HitOut(ContentOut):
     """A document that was found."""
 
     score: float = Field(
-        description="similarity to the query: the cosine of the two embeddings; another scale in modes lexical and hybrid",
+        description="similarity to the query: the cosine of the two embeddings; another scale in modes lexical and "
+        "hybrid",
         examples=[0.83],
     )
     explanation: ExplanationOut | None = Field(

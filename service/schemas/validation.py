@@ -84,7 +84,8 @@ def invalid(error: ValidationError) -> InvalidInput:
 
 
 def _path(location: Sequence[str | int]) -> str:
-    """("query", "image") as "query.image", ("inputs", 3) as "inputs[3]". Our tags of union branches, in <>, stay out."""
+    """("query", "image") as "query.image", ("inputs", 3) as "inputs[3]". Our tags of union branches, in <>, stay
+    out."""
     path = ""
     for part in location:
         if isinstance(part, int):

@@ -52,7 +52,8 @@ class SearchBounds:
             detail = (
                 f"{field} + limit is {begin + limit}, but only the first {self.depth} hits can be read: add a filter"
                 if field == "offset"
-                else f"the page would end at hit {begin + limit}, but only the first {self.depth} hits can be read: add a filter"
+                else f"the page would end at hit {begin + limit}, but only the first {self.depth} hits can be read: "
+                f"add a filter"
             )
             raise _over(field, detail, begin, self.depth)
 

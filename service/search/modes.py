@@ -1,4 +1,5 @@
-"""The ways to rank documents: by embedding, by words, by both, by late interaction. Each is one ranking, read in windows.
+"""The ways to rank documents: by embedding, by words, by both, by late interaction. Each is one ranking, read in
+windows.
 
 `docs/search-modes.md` says what each score is.
 """
@@ -74,7 +75,8 @@ class RankingMode:
 
 @dataclass(frozen=True, slots=True)
 class RankedSearch:
-    """One ranking of a collection. `vector` is present if the mode embeds, `latents` if it reranks, `text` if the query has words.
+    """One ranking of a collection. `vector` is present if the mode embeds, `latents` if it reranks, `text` if the query
+    has words.
 
     `options` are those that all windows have in common.
     """
@@ -90,8 +92,8 @@ class RankedSearch:
     clock: Clock = field(default_factory=Clock)
 
     async def window(self, offset: int, limit: int, extra_condition: Filter | None = None) -> list[Hit]:
-        """Return a window of the ranking of the documents that also fulfil the extra condition. Raise `Conflict` where the
-        collection does not hold what the mode needs."""
+        """Return a window of the ranking of the documents that also fulfil the extra condition. Raise `Conflict` where
+        the collection does not hold what the mode needs."""
         window = replace(
             self.options,
             limit=limit,
@@ -123,7 +125,8 @@ class RankedSearch:
                 return await self._hybrid(replace(whole, limit=CANDIDATES))
 
     async def _hybrid(self, candidates: SearchWindow) -> list[Fused]:
-        """Fuse two rankings. A query without words is ranked by its embedding alone, as if no document had its words."""
+        """Fuse two rankings. A query without words is ranked by its embedding alone, as if no document had its
+        words."""
         criteria = [self._by_embedding()]
         if self.text:
             criteria.append(self._by_words())

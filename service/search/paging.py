@@ -34,7 +34,8 @@ class Ranking(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The last hit of a page: its place in the ranking, counted from 1, its score and id. `search` tells which search it belongs to."""
+    """The last hit of a page: its place in the ranking, counted from 1, its score and id. `search` tells which search
+    it belongs to."""
 
     place: int
     score: float
@@ -72,7 +73,8 @@ def _is_mark(mark: Mark) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """`place` is that of the last hit, counted with those left out before it; None when the ranking ends with this page."""
+    """`place` is that of the last hit, counted with those left out before it; None when the ranking ends with this
+    page."""
 
     hits: list[Hit]
     place: int | None
@@ -88,8 +90,8 @@ class Group:
 class Pager:
     """Reads pages and groups of a ranking. No more than `depth` hits are read, from the best.
 
-    `excluded` are documents that are never hits: the query is made of them. `steady`: a document's score is its own, as a cosine
-    is. BM25 and ranks change with every write to any document.
+    `excluded` are documents that are never hits: the query is made of them. `steady`: a document's score is its own, as
+    a cosine is. BM25 and ranks change with every write to any document.
     """
 
     ranking: Ranking
@@ -120,7 +122,8 @@ class Pager:
         return _page(placed, limit, goes_on=not ended)
 
     async def _window_around(self, mark: Mark, limit: int) -> tuple[int, list[Hit], bool]:
-        """Return a window that begins at or before the mark, usually exactly there; and whether the ranking ends in it."""
+        """Return a window that begins at or before the mark, usually exactly there; and whether the ranking ends in
+        it."""
         back = 1
         while True:
             start = max(0, mark.place - back)
@@ -131,8 +134,8 @@ class Pager:
             back *= _STEP_BACK
 
     async def _after_place(self, mark: Mark, seen: int, limit: int) -> Page:
-        """Page on where scores change: the marked document is not among the best `seen`, so it is further behind, or it was
-        deleted and those behind it moved up by one."""
+        """Page on where scores change: the marked document is not among the best `seen`, so it is further behind, or it
+        was deleted and those behind it moved up by one."""
         ahead = await self.ranking.window(seen, max(0, min(_MAX_WINDOW, self.depth - seen)))
         further = _count_to_document(mark, ahead)
         place = seen + further if further else mark.place - 1
@@ -153,7 +156,8 @@ class Pager:
     async def groups(self, field: str, limit: int, size: int) -> list[Group]:
         """Return the best `limit` values of a metadata field, each with its best `size` hits, by their best hit.
 
-        A document with a list is in the group of each element. Documents whose field is empty or holds an object are in none.
+        A document with a list is in the group of each element. Documents whose field is empty or holds an object are in
+        none.
         """
         groups, complete = await self._values(field, limit, size)
         if not complete:

@@ -25,8 +25,8 @@ SOUGHT, NOT_SOUGHT = 1, -1
 
 @dataclass(frozen=True, slots=True)
 class EncodedQuery:
-    """The query as the model saw it. The vectors without text and without image are present when an explanation was asked for and
-    the query has both."""
+    """The query as the model saw it. The vectors without text and without image are present when an explanation was
+    asked for and the query has both."""
 
     # (D,); None in mode lexical, which needs the words alone.
     vector: Float32 | None = None
@@ -51,7 +51,8 @@ def examples(query: QueryIn) -> Iterator[tuple[int, str | ExampleIn]]:
 
 
 def average(positive: Sequence[Float32], negative: Sequence[Float32]) -> Float32:
-    """mean(positive), or with negatives 2 * mean(positive) - mean(negative): Qdrant's average-vector strategy. Each (D,)."""
+    """mean(positive), or with negatives 2 * mean(positive) - mean(negative): Qdrant's average-vector strategy. Each
+    (D,)."""
     if len(positive) == 1 and not negative:
         return positive[0]
     mean: Float32 = np.mean(positive, axis=0)
@@ -73,7 +74,8 @@ class QueryEncoder:
     clock: Clock
 
     async def encode(self, query: QueryIn, mode: RankingMode, *, explain: bool) -> EncodedQuery:
-        """Return the query encoded. With several examples it is their vector alone: an explanation needs a single one."""
+        """Return the query encoded. With several examples it is their vector alone: an explanation needs a single
+        one."""
         signed = list(examples(query))
         ids = list(dict.fromkeys(example for _, example in signed if isinstance(example, str)))
         stored = await stored_points(self.points, self.collection.name, ids, with_latents=mode.reranks)
@@ -101,7 +103,8 @@ class QueryEncoder:
     async def _embed(
         self, query: QueryIn, contents: Sequence[ExampleIn], *, halved: bool
     ) -> tuple[list[Embedding], list[Embedding]]:
-        """Embed texts and images in one call of the encoder, and with `halved` the first one's image alone and text alone."""
+        """Embed texts and images in one call of the encoder, and with `halved` the first one's image alone and text
+        alone."""
         if not contents:
             return [], []
         instruction = self.collection.instruction if query.instruction is None else query.instruction

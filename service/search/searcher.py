@@ -44,7 +44,8 @@ class Searcher:
     caller: Key
 
     async def search(self, search: SearchIn) -> dict[str, Any]:
-        """Return `SearchOut` as plain data. Raise what is wrong with the query, `NotFound`, `Conflict` or what is unavailable."""
+        """Return `SearchOut` as plain data. Raise what is wrong with the query, `NotFound`, `Conflict` or what is
+        unavailable."""
         self.caller.require(search.collection)
         try:
             async with asyncio.timeout(search.timeout_s):

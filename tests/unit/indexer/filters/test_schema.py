@@ -1,4 +1,5 @@
-"""The filter that the OpenAPI document describes is the one that is read: neither allows in earnest what the other does not."""
+"""The filter that the OpenAPI document describes is the one that is read: neither allows in earnest what the other does
+not."""
 
 import json
 import re
