@@ -92,10 +92,15 @@ def _with_padding(records: Iterator[Record], opened: OpenedFile) -> Iterator[Rec
         yield from records
         return
     last: Record | None = None
-    for record in records:
+    try:
+        for record in records:
+            if last is not None:
+                yield last
+            last = record
+    except InvalidInput:
         if last is not None:
             yield last
-        last = record
+        raise
     if last is not None:
         yield last if opened.trailing is None else replace(last, left_out=(*last.left_out, opened.trailing))
 

@@ -169,13 +169,13 @@ def _elements(file: BinaryIO, start: int = 0, number: int = 1, end: int = NO_END
     if start:
         file.seek(start)
         scanner.begin_inside(start)
-    while scanner.offset < end and not scanner.closed and (data := file.read(_READ_BYTES)):
+    while scanner.offset <= end and not scanner.closed and (data := file.read(_READ_BYTES)):
         for place, element in scanner.feed(data):
             yield number, place, element
             number += 1
             if place >= end:
                 return
-    if scanner.offset >= end:
+    if scanner.offset > end:
         return
     if not scanner.closed:
         raise InvalidInput(f"the JSON array ends in the middle of element {number}; the file was cut off")
