@@ -134,11 +134,11 @@ class Importer:
     async def _plan(self, step: Step, stop: threading.Event) -> None:
         """An interrupted plan is found again from the beginning, and goes on where it was: the same files give the same units."""
         units = self._imports.plan(**step.source, stop=stop)
-        more, error = True, None
-        while more and error is None:
-            found, error = await self._in_thread(lambda: _some(units), step, stop)
-            more = bool(found)
-            new = [unit for unit in found if unit.first >= step.read]
+        goes_on, error = True, None
+        while goes_on and error is None:
+            batch, error = await self._in_thread(lambda: _some(units), step, stop)
+            goes_on = bool(batch)
+            new = [unit for unit in batch if unit.first >= step.read]
             if new and new[0].first != step.read:
                 raise InvalidInput(f"{new[0].uri.rpartition('/')[2]} has changed while it was being planned")
             if new:
@@ -169,8 +169,8 @@ class Importer:
         """The records of a step that are not read yet, a batch at a time."""
         items: Iterator[Item] = self._imports.read(unit, stop)
         if step.only is not None:
-            wanted = frozenset(step.only)
-            items = (item for item in items if item[0] in wanted)
+            positions = frozenset(step.only)
+            items = (item for item in items if item[0] in positions)
         items = islice(items, step.read, None)
         while batch := await self._in_thread(lambda: list(_batch(items, self._settings.batch_documents)), step, stop):
             yield batch
@@ -242,8 +242,10 @@ class Importer:
             if step.unit is None:
                 await self._ledger.imports.end_plan(step, (code, detail))
                 return
-            left = iter(_positions(step)[step.read :])
-            while some := [Outcome(position, "", Status.FAILED, code, detail) for position in islice(left, _LISTED)]:
+            remaining = iter(_positions(step)[step.read :])
+            while some := [
+                Outcome(position, "", Status.FAILED, code, detail) for position in islice(remaining, _LISTED)
+            ]:
                 if await self._ledger.imports.add_records(step, [], some, self._settings.lease_s) is None:
                     await self._give_back(step)
                     return
@@ -270,16 +272,16 @@ class Importer:
 
 def _some(units: Iterator[Unit]) -> tuple[list[Unit], RetrievalError | None]:
     """A few, or those that are found in a second: finding one may take reading 64 MiB. And what ended the search, if it failed."""
-    found: list[Unit] = []
+    batch: list[Unit] = []
     until = time.monotonic() + _PLAN_S
     try:
         for unit in units:
-            found.append(unit)
-            if len(found) == _UNITS or time.monotonic() > until:
+            batch.append(unit)
+            if len(batch) == _UNITS or time.monotonic() > until:
                 break
     except RetrievalError as error:
-        return found, error
-    return found, None
+        return batch, error
+    return batch, None
 
 
 def _refused(record: Item, code: str, detail: str) -> Item:

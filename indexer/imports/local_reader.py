@@ -84,12 +84,12 @@ def _format(path: Path) -> Format:
 
 def _metadata_file(folder: Path) -> Path:
     names = sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(suffixes_of("images")))
-    known = [name for name in names if name.partition(".")[0] == "metadata"]
-    if len(known or names) != 1:
+    named_metadata = [name for name in names if name.partition(".")[0] == "metadata"]
+    if len(named_metadata or names) != 1:
         raise InvalidInput(
-            f"{folder} must have one CSV or JSONL file that names its images, it has {len(known or names)}"
+            f"{folder} must have one CSV or JSONL file that names its images, it has {len(named_metadata or names)}"
         )
-    return folder / (known or names)[0]
+    return folder / (named_metadata or names)[0]
 
 
 def _opened(path: Path) -> OpenedFile:

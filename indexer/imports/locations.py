@@ -98,12 +98,12 @@ class Places:
                     raise NotFound(f"{place.shown} is not there", field="uri")
                 return [uri]
             names = place.files.ls(place.path, detail=False)
-        found = sorted(name for name in names if name.lower().endswith(tuple(suffixes)))
-        if not found:
+        paths = sorted(name for name in names if name.lower().endswith(tuple(suffixes)))
+        if not paths:
             raise InvalidInput(
                 f"{place.shown} has no file that ends with {', '.join(suffixes)}", field="uri", limit=list(suffixes)
             )
-        return [_rejoined(uri, name) for name in found]
+        return [_rejoined(uri, name) for name in paths]
 
     def open(self, uri: str, stop: threading.Event | None = None) -> OpenedFile:
         """Open a file to read records from it, which ends with `ReadingStopped` once `stop` is set."""
@@ -146,8 +146,8 @@ class Places:
             raise InvalidInput(f"{path:.200} cannot be read: its links go round in a circle", field="uri") from error
         if not any(resolved.is_relative_to(folder) for folder in self._folders):
             raise Forbidden(f"{path} is not under an allowed root: {self._allowed()}", field="uri", value=path)
-        files, found = connect(str(resolved), timeout_s=self._timeout_s)
-        return Place(files, found, str(resolved), resolved.name)
+        files, inner = connect(str(resolved), timeout_s=self._timeout_s)
+        return Place(files, inner, str(resolved), resolved.name)
 
     def allow(self, uri: str) -> None:
         """Raises `Forbidden` for a URL of the web that is under no root. Asks nobody."""
@@ -179,10 +179,10 @@ class Places:
         place = self.place(base or ("/" if uri.startswith("/") else "."))
         with StoreErrors(place.shown):
             matches = place.files.glob(f"{place.path}/{uri[len(base) :].lstrip('/')}", detail=True)
-        found = sorted(str(name) for name, info in matches.items() if info["type"] != "directory")
-        if not found:
+        paths = sorted(str(name) for name, info in matches.items() if info["type"] != "directory")
+        if not paths:
             raise NotFound(f"no file matches {uri}", field="uri", value=uri)
-        uris = [_rejoined(uri, name) for name in found]
+        uris = [_rejoined(uri, name) for name in paths]
         return [file for file in uris if self.place(file)]
 
     def _store(self, protocol: str, uri: str) -> Any:
@@ -200,11 +200,11 @@ def local_image(name: str, folder: Path) -> bytes:
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):
             raise InvalidInput(f"image {name!r:.200} is outside the folder of the file")
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # opening a pipe would hang
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would hang
             raise InvalidInput(f"image {name!r:.200} is not a file")
-        if found.st_size > MAX_IMAGE_BYTES:
-            raise _too_large(name, found.st_size)
+        if status.st_size > MAX_IMAGE_BYTES:
+            raise _too_large(name, status.st_size)
         return path.read_bytes()
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name; links that go round in a circle
         raise InvalidInput(f"image {name!r:.200} cannot be read: {type(error).__name__}") from error

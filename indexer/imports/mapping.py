@@ -215,8 +215,8 @@ def _mapped(fields: Mapping[str, Any], columns: Columns, where: str) -> Mapped:
 def _row(fields: Mapping[str, Any], where: str) -> Mapped:
     text, image = _first(fields, "text", "caption"), _first(fields, "image", "file_name")
     picked = {key: fields[name] for key, name in (("id", "id"), ("text", text), ("image", image)) if name in fields}
-    others = {name: value for name, value in fields.items() if name not in ("id", text, image)}
-    return _finished(picked, fields.get("metadata", others), where)
+    remaining = {name: value for name, value in fields.items() if name not in ("id", text, image)}
+    return _finished(picked, fields.get("metadata", remaining), where)
 
 
 def _sample(fields: Mapping[str, Any], where: str) -> Mapped:
@@ -225,12 +225,12 @@ def _sample(fields: Mapping[str, Any], where: str) -> Mapped:
     text = _member(fields, webdataset.TEXTS, webdataset.is_text)
     picked = {"id": f"{fields[webdataset.SHARD]}/{fields[webdataset.KEY]}"}
     picked |= {key: fields[name] for key, name in (("text", text), ("image", image)) if name in fields}
-    others = {
+    remaining = {
         name: value
         for name, value in fields.items()
         if not isinstance(value, bytes) and name not in (text, *webdataset.RESERVED)
     }
-    mapped = _finished(picked, others, where)
+    mapped = _finished(picked, remaining, where)
     unused = [
         webdataset.unused_picture(name)
         for name, value in fields.items()
@@ -271,8 +271,8 @@ def _finished(picked: dict[str, Any], metadata: Any, where: str) -> Mapped:
         fields["id"] = _id(fields["id"])
     left_out: list[str] = []
     if isinstance(fields.get("image"), list):
-        fields["image"], more = _first_picture(fields["image"])
-        left_out += ["a picture of a list that its document does not use"] * more
+        fields["image"], unused = _first_picture(fields["image"])
+        left_out += ["a picture of a list that its document does not use"] * unused
         fields = {key: value for key, value in fields.items() if value is not None}
     for key in ("id", "text"):
         if isinstance(fields.get(key), bytes):
@@ -299,11 +299,11 @@ def _first_picture(pictures: list[Any]) -> tuple[Any, int]:
     return (usable[0], len(usable) - 1) if usable else (None, 0)
 
 
-def _utf8(data: bytes, what: str) -> str:
+def _utf8(data: bytes, place: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"{what} is not UTF-8: {error.reason} at byte {error.start}") from error
+        raise InvalidInput(f"{place} is not UTF-8: {error.reason} at byte {error.start}") from error
 
 
 def _plain(value: Any, left_out: list[str]) -> dict[str, Any]:
@@ -317,13 +317,13 @@ def _plain(value: Any, left_out: list[str]) -> dict[str, Any]:
         value = orjson.loads(value)
     if not isinstance(value, dict):
         raise TypeError(f"it is a {type(value).__name__}")
-    kept: dict[str, Any] = {}
+    plain: dict[str, Any] = {}
     for name, content in value.items():
         if (reason := _fault(content)) is not None:
             left_out.append(f"field {name!r:.100}: {reason}")
         elif content is not None:
-            kept[name] = content
-    return kept
+            plain[name] = content
+    return plain
 
 
 def _fault(value: Any) -> str | None:

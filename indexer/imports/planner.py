@@ -258,22 +258,22 @@ class Imports:
         named = {place: name for place, name in columns.named.items() if has_schema or "[" not in place}
         if not named:
             return
-        known = _fields(reader, opened, set(named.values()), used_fields(columns, kind))
+        names = _fields(reader, opened, set(named.values()), used_fields(columns, kind))
         for place, name in named.items():
-            if name not in known:
-                shown = ", ".join(sorted(known)[:30])
+            if name not in names:
+                listed = ", ".join(sorted(names)[:30])
                 raise InvalidInput(
-                    f"mapping.{place} names {name!r:.100}, which {opened.name} does not have; it has {shown}",
+                    f"mapping.{place} names {name!r:.100}, which {opened.name} does not have; it has {listed}",
                     field=f"mapping.{place}",
                     value=name,
-                    limit=sorted(known)[:30],
+                    limit=sorted(names)[:30],
                 )
 
 
-def _check_default_columns(known: set[str], name: str) -> None:
-    if known.isdisjoint(_DEFAULT_COLUMNS):
+def _check_default_columns(names: set[str], name: str) -> None:
+    if names.isdisjoint(_DEFAULT_COLUMNS):
         raise InvalidInput(
-            f"{name} has the columns {', '.join(sorted(known)[:30])}, and none of {', '.join(_DEFAULT_COLUMNS)}: "
+            f"{name} has the columns {', '.join(sorted(names)[:30])}, and none of {', '.join(_DEFAULT_COLUMNS)}: "
             "say with a mapping which is the text and which the image",
             field="mapping",
         )
@@ -283,12 +283,12 @@ def _fields(reader: FormatReader, opened: OpenedFile, searched: set[str], is_use
     """Return the fields of a file, as its schema has them or its first records."""
     if reader.columns is not None:
         return set(reader.columns(opened))
-    known: set[str] = set()
+    names: set[str] = set()
     for count, record in enumerate(reader.records(opened, None, is_used), 1):
-        known |= set(record.fields) if isinstance(record.fields, dict) else set()
-        if searched <= known or count == _SAMPLE:
+        names |= set(record.fields) if isinstance(record.fields, dict) else set()
+        if searched <= names or count == _SAMPLE:
             break
-    return known
+    return names
 
 
 def _refuse_same_ids(files: list[str]) -> None:
@@ -296,9 +296,9 @@ def _refuse_same_ids(files: list[str]) -> None:
     seen: dict[tuple[str, ...], str] = {}
     for file in files:
         name = tuple(file.split("/")[-2:])
-        if (other := seen.setdefault(name, file)) != file:
+        if (earlier := seen.setdefault(name, file)) != file:
             raise InvalidInput(
-                f"{file} and {other} have the same folder and name, so their samples would have the same ids; "
+                f"{file} and {earlier} have the same folder and name, so their samples would have the same ids; "
                 "import one of them from a folder of another name, or name the id in a mapping",
                 field="uri",
             )

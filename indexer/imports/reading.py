@@ -38,8 +38,8 @@ class ReadDocument:
     @property
     def id(self) -> str | None:
         """The id that it has, for messages."""
-        given = self.fields.get("id") if isinstance(self.fields, dict) else None
-        return given[:512] if isinstance(given, str) else None
+        identifier = self.fields.get("id") if isinstance(self.fields, dict) else None
+        return identifier[:512] if isinstance(identifier, str) else None
 
 
 def read_documents(

@@ -141,7 +141,7 @@ def _metadata(value: Any, bounds: DocumentBounds) -> dict[str, Any]:
 
 def _depth(value: Any) -> int:
     deepest, level = 0, [value]
-    while level := [one for one in level if isinstance(one, dict | list)]:
+    while level := [value for value in level if isinstance(value, dict | list)]:
         deepest += 1
-        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+        level = [inner for value in level for inner in (value.values() if isinstance(value, dict) else value)]
     return deepest

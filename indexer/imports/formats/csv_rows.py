@@ -211,12 +211,12 @@ class _Lines:
         return line
 
     def _refuse_long_line(self) -> None:
-        """Raise `TooLarge` for a line that is longer than may be held, skipping it if its row begins with it."""
+        """Raise `TooLarge` for a line that is longer than a record may be, skipping it if its row begins with it."""
         if self._row_lines:
             raise TooLarge(f"is in a row of over {MAX_RECORD_BYTES} bytes", limit=MAX_RECORD_BYTES)
         skipped = skip_line(self._file, b"-")
-        held = len(self._buffer) - self._cursor
-        self._advance(held, held + skipped)
+        pending = len(self._buffer) - self._cursor
+        self._advance(pending, pending + skipped)
         raise TooLarge(f"is over {MAX_RECORD_BYTES} bytes", limit=MAX_RECORD_BYTES)
 
     def _advance(self, held_bytes: int, line_bytes: int) -> None:

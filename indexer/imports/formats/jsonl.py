@@ -41,17 +41,17 @@ def records(
 ) -> Iterator[Record]:
     """Read strict JSON, every field of it. `loads=lenient` takes the NaN that pandas writes."""
     del is_used
-    what = "line"
+    noun = "line"
     start, number, end = (0, 1, NO_END) if span is None or opened.whole else (span.start, span.number, span.end)
     if _is_array(opened):
-        what, pieces = "element", _elements(opened.file, start, number, end)
+        noun, pieces = "element", _elements(opened.file, start, number, end)
     else:
         pieces = _lines(opened.file, start, number, end)
     for number, _, data in pieces:
-        where = f"{opened.name} {what} {number}"
+        where = f"{opened.name} {noun} {number}"
         if data is None:
             yield Record(where, TooLarge(f"{where} is over {MAX_RECORD_BYTES} bytes", limit=MAX_RECORD_BYTES))
-        elif what == "element" or (data := _stripped(data)):
+        elif noun == "element" or (data := _stripped(data)):
             yield Record(where, _parsed(data, where, loads or strict))
 
 
@@ -204,7 +204,7 @@ class _Elements:
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes | None]]:
         """Yield (where it ends, element) of those that end in `data`."""
-        base, kept, place = self.offset, 0, 0
+        base, begin, place = self.offset, 0, 0
         while (next_mark := self._next_mark(data, place)) is not None:
             place = next_mark
             mark = data[place : place + 1]
@@ -213,24 +213,24 @@ class _Elements:
             elif mark in b"{[":
                 self._depth += 1
                 if self._depth == 1:
-                    kept = place + 1
+                    begin = place + 1
             elif mark in b"}]":
                 self._depth -= 1
             if self._depth == 1 and mark == b"," and self._skip_comma:
-                self._skip_comma, kept = False, place + 1
+                self._skip_comma, begin = False, place + 1
             elif (self._depth == 1 and mark == b",") or (self._depth == 0 and mark in b"]}"):
-                self._hold(data[kept:place])
+                self._hold(data[begin:place])
                 element = self._taken()
                 is_nothing = element is not None and not element and mark != b","
                 if not is_nothing:
                     yield base + place, element
-                kept = place + 1
+                begin = place + 1
             place += 1
             if self._depth == 0 and mark in b"]}":
                 self.closed, self.after, self.offset = True, data[place:], base + place
                 return
         if self._depth > 0:
-            self._hold(data[kept:])
+            self._hold(data[begin:])
         self.offset = base + len(data)
 
     def _next_mark(self, data: bytes, place: int) -> int | None:

@@ -182,15 +182,15 @@ class SampleIndex:
     def _add(self, run: _Run) -> None:
         key = run.members[0].key
         kinds = {member.kind for member in run.members}
-        known = self._database.execute("SELECT number, kinds FROM sample WHERE key = ?", (key,)).fetchone()
+        sample = self._database.execute("SELECT number, kinds FROM sample WHERE key = ?", (key,)).fetchone()
         repeats = None
-        if known is None:
+        if sample is None:
             self.count += 1
             number = self.count
             self._database.execute("INSERT INTO sample VALUES (?, ?, ?)", (key, number, "\0".join(kinds)))
         else:
             self.scattered = True
-            number, known_kinds = known[0], set(known[1].split("\0"))
+            number, known_kinds = sample[0], set(sample[1].split("\0"))
             if known_kinds & kinds:
                 self.count += 1
                 number, repeats = self.count, number
@@ -223,7 +223,7 @@ def _runs(
             current = _ReadRun(_Run([], member.start, member.end), {})
         run = current.run
         run.end = member.end
-        is_repeated = any(known.kind == member.kind for known in run.members)
+        is_repeated = any(earlier.kind == member.kind for earlier in run.members)
         if len(run.members) <= _MAX_MEMBERS:
             run.members.append(member)
         if is_used is None or is_repeated or not _is_read(member, is_used):
