@@ -33,6 +33,7 @@ from indexer.imports.locations import ReadImage
 from model.errors import InvalidInput
 from model.evaluation.benchmark_files import Row
 from model.evaluation.mbeir import sentence
+from model.image_sources import is_data_uri, is_web_address
 
 Format = Literal["jsonl", "csv", "parquet", "webdataset", "images", "m2kr", "mbeir"]
 FORMATS: tuple[Format, ...] = ("jsonl", "csv", "parquet", "webdataset", "images", "m2kr", "mbeir")
@@ -349,7 +350,7 @@ def picture(image: Any, read_image: ReadImage) -> Any:
     """
     if isinstance(image, dict) and {"bytes", "path"} & image.keys():
         image = image.get("bytes") or image.get("path")
-    if isinstance(image, str) and not image.startswith(("data:", "http://", "https://")):
+    if isinstance(image, str) and not (is_data_uri(image) or is_web_address(image)):
         return read_image(image)
     return image
 
@@ -361,6 +362,6 @@ def wire(document: dict[str, Any], read_image: ReadImage) -> dict[str, Any]:
         return {key: value for key, value in document.items() if key != "image"}
     if isinstance(image, bytes):
         image = {"base64": base64.b64encode(image).decode("ascii")}
-    elif isinstance(image, str) and not image.startswith("data:"):
+    elif isinstance(image, str) and not is_data_uri(image):
         image = {"url": image}
     return {**document, "image": image}

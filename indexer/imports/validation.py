@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,12 +12,11 @@ from indexer.domain.documents import Incoming
 from indexer.imports.locations import ReadImage
 from indexer.imports.mapping import DOCUMENT, picture
 from model.errors import InvalidInput, TooLarge
-from model.images import check_size
+from model.image_sources import check_image, is_data_uri, is_web_address, read_base64, read_data_uri
 from model.types import Limits
 
 _ID = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,512}")  # as service.schemas.documents has it
 _MAX_URL_CHARS = 8192
-_SPACE = re.compile(r"\s+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +85,16 @@ def _image(image: Any, limits: Limits) -> tuple[bytes | None, str | None]:
     if isinstance(image, dict) and set(image) == {"url"} and isinstance(image["url"], str):
         image = image["url"]
     elif isinstance(image, dict) and set(image) == {"base64"} and isinstance(image["base64"], str):
-        image = _decoded(image["base64"], limits)
+        image = read_base64(image["base64"], limits)
     if image is None:
         return None, None
-    if isinstance(image, str) and image.startswith("data:"):
-        head, comma, content = image.partition(",")
-        if not comma or not head.endswith(";base64"):
-            raise InvalidInput("image is a data URI without base64", field="image")
-        image = _decoded(content, limits)
+    if isinstance(image, str) and is_data_uri(image):
+        image = read_data_uri(image, limits)
     if isinstance(image, bytes):
-        check_size(image, limits)
+        check_image(image, limits)
         return image, None
-    if isinstance(image, str) and image.startswith(("http://", "https://")):
+    if isinstance(image, str) and is_web_address(image):
+        image = image.strip()
         if len(image) > _MAX_URL_CHARS:
             raise TooLarge(
                 f"image URL has {len(image)} characters, limit is {_MAX_URL_CHARS}", field="image", limit=_MAX_URL_CHARS
@@ -110,16 +105,6 @@ def _image(image: Any, limits: Limits) -> tuple[bytes | None, str | None]:
     raise InvalidInput(
         f"image is a {type(image).__name__}, it must be a file's bytes, a path, an http(s) URL or base64", field="image"
     )
-
-
-def _decoded(text: str, limits: Limits) -> bytes:
-    if len(text) > limits.max_image_bytes * 3 // 2:  # base64 is 4/3, line breaks a little more
-        size, limit = len(text) * 3 // 4, limits.max_image_bytes
-        raise TooLarge(f"image has {size} bytes, limit is {limit}", field="image", value=size, limit=limit)
-    try:
-        return base64.b64decode(_SPACE.sub("", text), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidInput(f"image is not base64: {error}", field="image") from error
 
 
 def _metadata(value: Any, bounds: DocumentBounds) -> dict[str, Any]:

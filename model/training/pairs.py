@@ -7,8 +7,6 @@ An image is a path relative to the file, a data URI, base64, or bytes. A bad row
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
 import os
@@ -21,7 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.errors import InvalidInput
+from model.errors import InvalidInput, TooLarge
+from model.image_sources import is_data_uri, is_web_address, read_base64, read_data_uri
 from model.images import decode_image
 from model.preprocess import normalise_text
 from model.types import Limits
@@ -254,15 +253,15 @@ class _Reader:
             value, Mapping
         ):  # {"base64"} as the service takes it, {"bytes", "path"} as Hugging Face data sets have it
             if isinstance(encoded := value.get("base64"), str):
-                return self._images.add_bytes(_decoded(encoded, name))
+                return self._images.add_bytes(_named(name, read_base64, encoded))
             value = value.get("bytes") or value.get("path")
         if isinstance(value, bytes):
             return self._images.add_bytes(value)
         if not isinstance(value, str):
             raise InvalidInput(f"{name} is {_shown(value)}, expected a path, a data URI, base64 or bytes")
-        if value.startswith("data:"):
-            return self._images.add_bytes(_decoded(value.partition(",")[2], name))
-        if value.startswith(("http://", "https://")):
+        if is_data_uri(value):
+            return self._images.add_bytes(_named(name, read_data_uri, value))
+        if is_web_address(value):
             raise InvalidInput(
                 f"{name} is an address ({value[:60]!r}); training reads local files, so download it first"
             )
@@ -279,17 +278,18 @@ class _Reader:
             pass
         if len(value) >= _LEAST_BASE64:
             try:
-                return self._images.add_bytes(_decoded(value, name))
+                return self._images.add_bytes(_named(name, read_base64, value))
             except InvalidInput:
                 pass
         raise InvalidInput(f"{name} {value[:200]!r} is no file in {str(self._root)!r}")
 
 
-def _decoded(encoded: str, name: str) -> bytes:
+def _named(name: str, read: Callable[[str, Limits], bytes], text: str) -> bytes:
+    """Read an image; errors say which field of the pair it is."""
     try:
-        return base64.b64decode("".join(encoded.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidInput(f"{name} is not base64: {error}") from error
+        return read(text, _LIMITS)
+    except (InvalidInput, TooLarge) as error:
+        raise InvalidInput(f"{name}{error.detail.removeprefix('image')}") from error
 
 
 def _name(value: Any, field_name: str) -> str | None:

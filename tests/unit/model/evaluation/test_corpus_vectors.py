@@ -87,7 +87,7 @@ def test_missing_and_broken_images_are_counted_and_the_text_stays(tmp_path: Path
     found = embed(Embedder(FakeModel(), [tmp_path]), [*entries, Entry("d", None, None), Entry("e", "text", None)])
     assert (found.faults.images, found.faults.empty) == (3, 2)
     assert "a: gone.png: no such file in" in found.faults.examples[0]
-    assert "b: broken.png: not an image" in found.faults.examples[1]
+    assert "b: broken.png: image cannot be read" in found.faults.examples[1]
     np.testing.assert_array_equal(found.vectors[0], found.vectors[4])
     assert found.vectors.any(axis=1).tolist() == [True, True, False, False, True]
 

@@ -70,7 +70,7 @@ BAD = [
     ({"query": {"text": "  "}, "document": {"text": "d"}}, "query has neither text nor image"),
     ({"query": {"text": 3}, "document": {"text": "d"}}, "query.text is int '3', expected text"),
     ({"query": {"text": "q"}, "document": {"image": "gone.png"}}, "document.image 'gone.png' is no file in"),
-    ({"query": {"text": "q"}, "document": {"image": "broken.png"}}, "'broken.png': not an image"),
+    ({"query": {"text": "q"}, "document": {"image": "broken.png"}}, "'broken.png': image cannot be read"),
     ({"query": {"text": "q"}, "document": {"image": "../outside.png"}}, "is outside"),
     ({"query": {"text": "q"}, "document": {"image": "https://x/y.png"}}, "is an address"),
     ({"query": {"text": "q"}, "document": {"image": {"base64": "%%%"}}}, "document.image is not base64"),
