@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
@@ -17,6 +18,7 @@ import uvloop
 from fastapi import FastAPI
 
 from indexer.ledger.database import Database
+from model.errors import Conflict
 from service.api.app import create_app
 from service.components import Parts
 from service.data_lock import only_server_of
@@ -36,10 +38,12 @@ _WATCH_S = 0.5  # how soon a dead model thread or worker is noticed
 
 def serve(settings: Settings) -> None:
     """Runs until SIGTERM or Ctrl-C, then drains. Exit status 1 when something inside died, so that a supervisor restarts it."""
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
     start_traces(settings.role)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _leave)
+    for port in (settings.port, settings.metrics_port):
+        _check_port(settings.host, port)
     if settings.role is ServerRole.ENCODER:
         encoder_parts = build_encoder(settings)
         ended_well = _in_loop(run(create_encoder_app(encoder_parts), encoder_parts))
@@ -49,6 +53,20 @@ def serve(settings: Settings) -> None:
             ended_well = _in_loop(run(create_app(parts), parts))
     if not ended_well:
         raise SystemExit(1)
+
+
+def _check_port(host: str, port: int | None) -> None:
+    """Raises `Conflict` for a port that cannot be had, before the model is loaded, which takes long."""
+    if not port:
+        return
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise Conflict(
+            f"cannot listen on {host}:{port}: {error.strerror or error}. Stop the other process or set another RET2_PORT",
+            field="port",
+            value=port,
+        ) from error
 
 
 def migrate(settings: Settings) -> tuple[int, str]:
@@ -92,16 +110,16 @@ async def run(app: FastAPI, parts: Parts | EncoderParts) -> bool:
     server = _Server(
         server_config(app, settings.host, settings.port, grace_s=settings.requests_s, timeouts=settings.connections)
     )
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, _stop, server, parts)
     watch = asyncio.create_task(_watch(server, parts))
+    ready = asyncio.create_task(_announce(server, settings.host))
     try:
-        async with _metrics_server(parts):
-            await server.serve()
+        with _stop_signals(server, parts):
+            async with _metrics_server(parts):
+                await server.serve()
     finally:
         died = watch.done()
         watch.cancel()
+        ready.cancel()
     return server.started and not died
 
 
@@ -124,25 +142,69 @@ async def _metrics_server(parts: Parts | EncoderParts) -> AsyncIterator[None]:
         await serving
 
 
+async def _announce(server: uvicorn.Server, host: str) -> None:
+    """Log where the service answers, once it does."""
+    while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
+        await asyncio.sleep(0.05)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    name = f"[{host}]" if ":" in host else host
+    log.info("ready", url=f"http://{name}:{port}/")
+
+
+@contextmanager
+def _stop_signals(server: uvicorn.Server, parts: Parts | EncoderParts) -> Iterator[None]:
+    """Stop on SIGTERM and Ctrl-C. A thread listens for them, so that the deadline begins however busy the event loop is."""
+    loop = asyncio.get_running_loop()
+    signals, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
+    former = {signum: signal.signal(signum, _noted) for signum in (signal.SIGTERM, signal.SIGINT)}
+    former_wakeup = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+
+    def listen() -> None:
+        while signum := signals.recv(1):
+            if signum[0] in former:
+                _arm_deadline(parts)
+                loop.call_soon_threadsafe(_stop, server, parts)
+
+    listener = threading.Thread(target=listen, name="signals", daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(former_wakeup)
+        for signum, handler in former.items():
+            signal.signal(signum, handler)
+        wakeup.close()
+        listener.join()
+        signals.close()
+
+
+def _noted(*_: object) -> None:
+    """Do nothing: Python has written the signal's number for the thread that listens."""
+
+
 def _stop(server: uvicorn.Server, parts: Parts | EncoderParts) -> None:
-    """A second signal does not wait."""
+    """Begin to stop; a second signal does not wait."""
     log.info("stopping", grace_s=parts.settings.grace_s)
     server.force_exit = server.should_exit
     _drain(server, parts)
 
 
 def _drain(server: uvicorn.Server, parts: Parts | EncoderParts) -> None:
-    """Readiness off, no new connections, and an end when those there are have been answered. Whatever hangs is left behind when the
-    grace time is over: Python would wait for ever for a thread of a pool that is stuck in a forward."""
+    """Turn readiness off, take no new connections, and end when the requests in flight have been answered."""
     server.should_exit = True
     parts.draining.set()
+
+
+def _arm_deadline(parts: Parts | EncoderParts) -> None:
+    """Exit when the grace time is over: Python would wait for ever for a thread of a pool that is stuck in a forward."""
     deadline = threading.Timer(parts.settings.grace_s, _give_up)
     deadline.daemon = True
     deadline.start()
 
 
 def _give_up() -> None:
-    log.critical("grace time is over, leaving without an end")
+    log.critical("shutdown timed out, exiting")
     os._exit(1)
 
 
@@ -153,4 +215,5 @@ async def _watch(server: uvicorn.Server, parts: Parts | EncoderParts) -> None:
         await asyncio.sleep(_WATCH_S)
         dead = parts.health.dead() if server.started else []
     log.critical("a part of the service died", parts=dead)
+    _arm_deadline(parts)
     _drain(server, parts)

@@ -132,6 +132,9 @@ class Settings(BaseSettings):
     log_level: str = Field(
         "info", pattern="(?i)^(debug|info|warning|error)$", description="debug, info, warning or error"
     )
+    log_format: str | None = Field(
+        None, pattern="^(json|text)$", description="json or text; unset: text on a terminal, else json"
+    )
 
     # --- who
     api_keys_file: Path | None = Field(

@@ -15,16 +15,24 @@ from service.observability.tracing import add_trace
 _OURS = ("service", "indexer", "model", "uvicorn")
 
 
-def configure_logs(level: str) -> None:
-    """One JSON object a line on standard error, from structlog and from the standard library alike."""
+def configure_logs(level: str, log_format: str | None = None) -> None:
+    """Write the events of structlog and of the standard library alike to standard error: a JSON object a line, or text for people."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         add_trace,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
     ]
+    text = log_format == "text" or (log_format is None and sys.stderr.isatty())
+    renderer: structlog.typing.Processor
+    if text:
+        # It formats exceptions itself.
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    else:
+        shared.append(structlog.processors.format_exc_info)
+        renderer = structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -38,7 +46,7 @@ def configure_logs(level: str) -> None:
             processors=[
                 _drop_color,
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
+                renderer,
             ],
         )
     )

@@ -248,6 +248,26 @@ def test_what_cannot_be_served_is_one_line(start: Callable[..., Server]) -> None
         assert "Traceback" not in server.log.read_text()
 
 
+def test_a_port_in_use_is_one_line_before_the_model_loads(start: Callable[..., Server]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = start(port=taken.getsockname()[1])
+        assert server.process.wait(60) == 1
+    log = server.log.read_text()
+    assert "cannot listen on 127.0.0.1:" in log
+    assert "Address already in use" in log
+    assert "loading the model" not in log
+    assert "Traceback" not in log
+
+
+def test_a_data_folder_that_is_a_file_is_one_line(start: Callable[..., Server], tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    server = start()
+    assert server.process.wait(60) == 1
+    log = server.log.read_text()
+    assert f"data folder {tmp_path / 'data'} cannot be used: File exists" in log
+    assert "Traceback" not in log
+
+
 async def _run(parts: Parts) -> bool:
     return await assembly.run(create_app(parts), parts)
 
@@ -315,6 +335,23 @@ async def test_an_orderly_end(runtime: Any, tmp_path: Path, monkeypatch: pytest.
     os.kill(os.getpid(), signal.SIGTERM)
     assert await asyncio.wait_for(running, 30) is True
     assert parts.draining.is_set()
+
+
+async def test_the_deadline_begins_while_the_event_loop_is_busy(
+    runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(assembly, "_give_up", ended.set)
+    port = free_port()
+    parts = wiring.build(Settings(data_dir=tmp_path, port=port, grace_s=0.5), runtime)
+    running = asyncio.create_task(_run(parts))
+    await _until_started(port)
+    os.kill(os.getpid(), signal.SIGTERM)
+    deadline = time.monotonic() + 10
+    while not ended.is_set() and time.monotonic() < deadline:
+        pass  # the loop has no turn
+    assert ended.is_set()
+    assert await asyncio.wait_for(running, 30) is True
 
 
 async def test_metrics_on_a_port_of_their_own(runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
