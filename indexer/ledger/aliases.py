@@ -17,11 +17,13 @@ class Aliases(Part):
     def set(self, name: str, collection: str) -> bool:
         """From here on the alias is for this collection; whether it is new. Raises `NotFound`, `Conflict` if a collection has the name."""
         with self._database.write() as connection:
-            for other, wanted in ((collection, True), (name, False)):
-                present = connection.execute(sa.select(collections.c.name).where(collections.c.name == other)).first()
-                if present is None and wanted:
-                    raise no_collection(other)
-                if present is not None and not wanted:
+            for checked_name, must_exist in ((collection, True), (name, False)):
+                present = connection.execute(
+                    sa.select(collections.c.name).where(collections.c.name == checked_name)
+                ).first()
+                if present is None and must_exist:
+                    raise no_collection(checked_name)
+                if present is not None and not must_exist:
                     raise Conflict(
                         f"there is a collection {name!r}; an alias needs a name of its own", field="alias", value=name
                     )

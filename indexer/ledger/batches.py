@@ -105,19 +105,19 @@ class Batches(Part):
         `writing` says that something of the batches is about to be written to the store.
         """
         with self._database.write() as connection:
-            held = _lock_held(connection, claimed)
+            leased = _lock_held(connection, claimed)
             values = leases.renewal(lease_s, self._database.now(connection)) | ({"touched": True} if writing else {})
-            connection.execute(sa.update(batches).where(batches.c.id.in_(held)).values(values))
-            return len(held) == len(claimed)
+            connection.execute(sa.update(batches).where(batches.c.id.in_(leased)).values(values))
+            return len(leased) == len(claimed)
 
     @operation
     @again_on_deadlock
     def suspect(self, batch: Batch, position: int) -> bool:
         """Record that the document at this position is to blame if the process dies now. Return False when the lease was lost."""
         with self._database.write() as connection:
-            held = _lock_held(connection, [batch])
-            connection.execute(sa.update(batches).where(batches.c.id.in_(held)).values(suspect=position))
-            return bool(held)
+            leased = _lock_held(connection, [batch])
+            connection.execute(sa.update(batches).where(batches.c.id.in_(leased)).values(suspect=position))
+            return bool(leased)
 
     @operation
     @again_on_deadlock
@@ -136,9 +136,9 @@ class Batches(Part):
         """
         with self._database.write() as connection:
             now = self._database.now(connection)
-            held = _lock_held(connection, [batch for batch, _ in settled])
-            recorded = [(batch, outcomes) for batch, outcomes in settled if batch.id in held]
-            repair(connection, [batch for batch, _ in settled if batch.id not in held], now)
+            leased = _lock_held(connection, [batch for batch, _ in settled])
+            recorded = [(batch, outcomes) for batch, outcomes in settled if batch.id in leased]
+            repair(connection, [batch for batch, _ in settled if batch.id not in leased], now)
             cancelling = _lock_jobs(connection, (batch.job_id for batch, _ in recorded))
             for batch, outcomes in sorted(recorded, key=lambda pair: pair[0].job_id):
                 ending = list(outcomes)
@@ -146,7 +146,7 @@ class Batches(Part):
                 if remaining and batch.job_id in cancelling:
                     ending += _cancelled(remaining)
                     remaining = ()
-                row = held[batch.id]
+                row = leased[batch.id]
                 values = _progress(row, ending, remaining)
                 if keep and remaining:
                     # It went on, so what happened to other documents was not caused by this one.
@@ -183,9 +183,9 @@ class Batches(Part):
         """
         with self._database.write() as connection:
             now = self._database.now(connection)
-            held = _lock_held(connection, claimed)
-            returned = [batch for batch in claimed if batch.id in held]
-            repair(connection, [batch for batch in claimed if batch.id not in held], now)
+            leased = _lock_held(connection, claimed)
+            returned = [batch for batch in claimed if batch.id in leased]
+            repair(connection, [batch for batch in claimed if batch.id not in leased], now)
             cancelling = _lock_jobs(connection, (batch.job_id for batch in returned))
             ended = _cancel(connection, [batch.id for batch in returned if batch.job_id in cancelling])
             values = leases.release(retry_after_s, now) | {"touched": False}
@@ -193,7 +193,7 @@ class Batches(Part):
             for batch in returned:
                 if batch.job_id in cancelling:
                     continue
-                if held[batch.id].touched:
+                if leased[batch.id].touched:
                     mirror(connection, batch, _ids(batch))
                 values["releases"] = batch.releases + (waiting_on is not None)
                 connection.execute(sa.update(batches).where(batches.c.id == batch.id).values(values))

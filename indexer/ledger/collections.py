@@ -76,10 +76,10 @@ class Collections(Part):
         named = sa.or_(collections.c.name == name, collections.c.name == of_alias)
         with self._database.read() as connection:
             rows = connection.execute(sa.select(collections).where(named)).all()
-        found = next((row for row in rows if row.name == name), next(iter(rows), None))
-        if found is None:
+        chosen = next((row for row in rows if row.name == name), next(iter(rows), None))
+        if chosen is None:
             raise no_collection(name)
-        return as_collection(found)
+        return as_collection(chosen)
 
     @operation
     def counts(self, collection: str) -> Counts:

@@ -90,8 +90,8 @@ class Imports(Part):
     @again_on_deadlock
     def _accept(self, collection: str, source: str, key: str | None, body_hash: str | None) -> Job:
         with self._database.write() as connection:
-            if key is not None and (known := _known(connection, collection, key, body_hash)) is not None:
-                return known
+            if key is not None and (earlier := _known(connection, collection, key, body_hash)) is not None:
+                return earlier
             now, job_id = self._database.now(connection), uuid.uuid4().hex
             row: dict[str, Any] = {"id": job_id, "collection": collection, "kind": JobKind.IMPORT, "source": source}
             row |= {"state": JobState.QUEUED, "seq": next_number("seq", connection), "growing": True}
@@ -317,8 +317,8 @@ def _is_held(connection: sa.Connection, step: Step) -> bool:
 
 def _change(connection: sa.Connection, step: Step, values: Mapping[str, Any]) -> bool:
     """Change a step unless its lease was lost, and return whether it was changed."""
-    held = sa.update(steps).where(steps.c.id == step.id, steps.c.lease == step.lease)
-    return bool(connection.execute(held.values(values)).rowcount)
+    leased = sa.update(steps).where(steps.c.id == step.id, steps.c.lease == step.lease)
+    return bool(connection.execute(leased.values(values)).rowcount)
 
 
 def _count_left_out(connection: sa.Connection, job_id: str, left_out: Mapping[str, int]) -> None:

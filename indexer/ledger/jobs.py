@@ -41,8 +41,8 @@ class Jobs(Part):
             query = query.where(jobs.c.collection == collection)
         if begins := [jobs.c.collection.startswith(prefix, autoescape=True) for prefix in prefixes]:
             query = query.where(sa.or_(*begins))
-        if wanted := list(states):
-            query = query.where(jobs.c.state.in_(wanted))
+        if chosen_states := list(states):
+            query = query.where(jobs.c.state.in_(chosen_states))
         with self._database.read() as connection:
             return [as_job(row) for row in connection.execute(query)]
 

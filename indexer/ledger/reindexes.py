@@ -55,8 +55,8 @@ class Reindexes(Part):
     @again_on_deadlock
     def _start(self, collection: Collection, model: ModelInfo, documents: int, max_failures: int) -> tuple[Job, bool]:
         with self._database.write() as connection:
-            if (there := _find(connection, collection.name)) is not None:
-                return self._again(connection, there, model, max_failures), False
+            if (existing := _find(connection, collection.name)) is not None:
+                return self._again(connection, existing, model, max_failures), False
             now = self._database.now(connection)
             job_id = uuid.uuid4().hex
             job = {"id": job_id, "collection": collection.name, "kind": JobKind.REINDEX, "state": JobState.RUNNING}
@@ -72,19 +72,19 @@ class Reindexes(Part):
             connection.execute(sa.insert(reindexes).values(**row, generation=generation, since=now, **bounds))
             return find_job(connection, job_id), True
 
-    def _again(self, connection: sa.Connection, there: Reindex, model: ModelInfo, max_failures: int) -> Job:
-        job = find_job(connection, there.job_id)
-        if not there.state.before_switch or there.fingerprint != model.fingerprint or job.cancelling:
+    def _again(self, connection: sa.Connection, existing: Reindex, model: ModelInfo, max_failures: int) -> Job:
+        job = find_job(connection, existing.job_id)
+        if not existing.state.before_switch or existing.fingerprint != model.fingerprint or job.cancelling:
             raise Conflict(
-                f"collection {there.collection!r} has another generation already, of model {there.model} "
-                f"({there.fingerprint[:12]}), {there.state}: finish it, roll it back or cancel it first",
+                f"collection {existing.collection!r} has another generation already, of model {existing.model} "
+                f"({existing.fingerprint[:12]}), {existing.state}: finish it, roll it back or cancel it first",
                 field="collection",
-                value=there.collection,
+                value=existing.collection,
             )
         values: dict[str, Any] = {"max_failures": max_failures}
-        if there.scanned and _unmended(connection, there.job_id):
+        if existing.scanned and _unmended(connection, existing.job_id):
             values |= {"cursor": None, "scanned": False, "passes": 1}
-        connection.execute(sa.update(reindexes).where(reindexes.c.collection == there.collection).values(values))
+        connection.execute(sa.update(reindexes).where(reindexes.c.collection == existing.collection).values(values))
         return job
 
     # --- the fill
@@ -131,10 +131,10 @@ class Reindexes(Part):
         """What its job says it waits for."""
         state = JobState.WAITING if waiting_on else JobState.RUNNING
         with self._database.write() as connection:
-            told = sa.update(jobs).where(jobs.c.id == reindex.job_id, jobs.c.finished_at.is_(None))
+            update = sa.update(jobs).where(jobs.c.id == reindex.job_id, jobs.c.finished_at.is_(None))
             differs = jobs.c.waiting_on.is_distinct_from(waiting_on)
             connection.execute(
-                told.where(differs).values(
+                update.where(differs).values(
                     state=state, waiting_on=waiting_on, updated_at=self._database.now(connection)
                 )
             )
@@ -197,16 +197,20 @@ class Reindexes(Part):
             connection.execute(sa.delete(batches).where(batches.c.job_id == reindex.job_id))
             return True
 
-    def _swap(self, connection: sa.Connection, there: Reindex, state: ReindexState, now: float, until: float) -> bool:
-        row = connection.execute(_at(sa.select(reindexes), there).with_for_update()).one_or_none()
+    def _swap(
+        self, connection: sa.Connection, existing: Reindex, state: ReindexState, now: float, until: float
+    ) -> bool:
+        row = connection.execute(_at(sa.select(reindexes), existing).with_for_update()).one_or_none()
         if row is None:
             return False
-        named = collections.c.name == there.collection
+        named = collections.c.name == existing.collection
         present = connection.execute(sa.select(collections).where(named).with_for_update()).one()
-        theirs = {name: getattr(row, name) for name in _SWAPPED}
-        ours = {name: getattr(present, name) for name in _SWAPPED}
-        connection.execute(sa.update(collections).where(named).values(**theirs, paused=False))
-        connection.execute(_at(sa.update(reindexes), there).values(**ours, **_moved(there, state, now), until=until))
+        replacing = {name: getattr(row, name) for name in _SWAPPED}
+        current = {name: getattr(present, name) for name in _SWAPPED}
+        connection.execute(sa.update(collections).where(named).values(**replacing, paused=False))
+        connection.execute(
+            _at(sa.update(reindexes), existing).values(**current, **_moved(existing, state, now), until=until)
+        )
         return True
 
     # --- the end
@@ -252,21 +256,21 @@ def _as_reindex(row: sa.Row[Any]) -> Reindex:
 
 def _at(statement: Any, reindex: Reindex) -> Any:
     """On the row as the caller knows it: the number says which generation, and the version where it stood."""
-    known = reindexes.c.generation == reindex.generation, reindexes.c.version == reindex.version
-    return statement.where(reindexes.c.collection == reindex.collection, *known)
+    same = reindexes.c.generation == reindex.generation, reindexes.c.version == reindex.version
+    return statement.where(reindexes.c.collection == reindex.collection, *same)
 
 
-def _moved(there: Reindex, state: ReindexState, now: float) -> dict[str, Any]:
-    return {"state": state, "version": there.version + 1, "since": now}
+def _moved(existing: Reindex, state: ReindexState, now: float) -> dict[str, Any]:
+    return {"state": state, "version": existing.version + 1, "since": now}
 
 
 def _move(
-    connection: sa.Connection, there: Reindex, state: ReindexState, now: float, *, paused: bool, **values: Any
+    connection: sa.Connection, existing: Reindex, state: ReindexState, now: float, *, paused: bool, **values: Any
 ) -> bool:
-    moved = _at(sa.update(reindexes), there).values(**_moved(there, state, now), **values)
+    moved = _at(sa.update(reindexes), existing).values(**_moved(existing, state, now), **values)
     if not connection.execute(moved).rowcount:
         return False
-    connection.execute(sa.update(collections).where(collections.c.name == there.collection).values(paused=paused))
+    connection.execute(sa.update(collections).where(collections.c.name == existing.collection).values(paused=paused))
     return True
 
 
@@ -275,8 +279,8 @@ def _open_fill(reindex: Reindex) -> Sequence[sa.ColumnElement[bool]]:
 
 
 def _any_batch(connection: sa.Connection, reindex: Reindex, condition: sa.ColumnElement[bool]) -> bool:
-    mine = batches.c.collection == reindex.collection, ~batches.c.done
-    return connection.execute(sa.select(batches.c.id).where(*mine, condition).limit(1)).first() is not None
+    own = batches.c.collection == reindex.collection, ~batches.c.done
+    return connection.execute(sa.select(batches.c.id).where(*own, condition).limit(1)).first() is not None
 
 
 def _unmended(connection: sa.Connection, job_id: str) -> int:

@@ -59,12 +59,12 @@ class Submissions(Part):
         with self._database.write() as connection:
             now = self._database.now(connection)
             if key is not None:
-                mine = jobs.c.collection == values["collection"], jobs.c.idempotency_key == key
+                same_key = jobs.c.collection == values["collection"], jobs.c.idempotency_key == key
                 # Left by a process that died: it gives up the key, and is tidied away later.
-                connection.execute(sa.update(jobs).where(*mine, *left_open(now)).values(_TAKEN_BACK))
-                known = connection.execute(sa.select(jobs).where(*mine)).one_or_none()
-                if known is not None:
-                    return same_job(known, key, None), False
+                connection.execute(sa.update(jobs).where(*same_key, *left_open(now)).values(_TAKEN_BACK))
+                earlier = connection.execute(sa.select(jobs).where(*same_key)).one_or_none()
+                if earlier is not None:
+                    return same_job(earlier, key, None), False
             job_id = uuid.uuid4().hex
             row = {"id": job_id, "state": JobState.QUEUED, "created_at": now, "updated_at": now, "idempotency_key": key}
             row["trace"] = tracing.here()
@@ -155,8 +155,8 @@ class Submissions(Part):
 def erase_abandoned(database: Database, job_id: str) -> None:
     """A little of an open job that nobody writes to any more."""
     with database.write() as connection:
-        left = sa.update(jobs).where(jobs.c.id == job_id, *left_open(database.now(connection)))
-        if not connection.execute(left.values(_TAKEN_BACK)).rowcount:
+        abandoned = sa.update(jobs).where(jobs.c.id == job_id, *left_open(database.now(connection)))
+        if not connection.execute(abandoned.values(_TAKEN_BACK)).rowcount:
             return
     erase_some(database, job_id)
 
