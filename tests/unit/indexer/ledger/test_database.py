@@ -30,7 +30,7 @@ def test_a_file_that_is_no_database(file: Path) -> None:
 
 
 def test_a_folder_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(DependencyUnavailable, match="gone/ledger.sqlite: it cannot be opened"):
+    with pytest.raises(DependencyUnavailable, match=r"gone/ledger\.sqlite: it cannot be opened"):
         Ledger.open(f"sqlite:///{tmp_path / 'gone' / 'ledger.sqlite'}")
 
 
