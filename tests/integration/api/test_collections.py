@@ -86,7 +86,7 @@ async def test_declared_fields_are_kept_added_to_and_checked(served: Any) -> Non
         ("PUT", {"limit": 4}, 409, "PATCH changes it"),
         ("PATCH", {"indexes": {"region": "number"}}, 409, "switch an alias to it"),
         ("PATCH", {"indexes": {"region": "words"}}, 422, "indexes.region"),
-        ("PATCH", {"indexes": {"a..b": "text"}}, 400, "indexes is empty or has an empty part"),
+        ("PATCH", {"indexes": {"a..b": "text"}}, 400, "indexes is empty, has an empty part"),
         ("PATCH", {"limit": 51}, 400, "limit is 51, at most 50"),
         ("PUT", {"limit": 0}, 422, "limit"),
         ("PATCH", {"fingerprint": "x"}, 422, "no such field"),
