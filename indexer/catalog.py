@@ -50,35 +50,35 @@ class Catalog:
         if language is not None:
             check_language(language)
         declared = _checked(indexes or {})
-        asked = {"instruction": instruction, "limit": limit, "indexes": declared}
+        settings = {"instruction": instruction, "limit": limit, "indexes": declared}
         try:
-            there = _same(await self._present(name), asked)
+            existing = _same(await self._present(name), settings)
         except NotFound:
             pass
         else:
-            await self._store.create(there.points_name, there.dimensions, there.indexes, language=language)
-            return there, False
+            await self._store.create(existing.points_name, existing.dimensions, existing.indexes, language=language)
+            return existing, False
         info = await self._encoders.first.info()
-        wanted = Collection(
+        collection = Collection(
             name, info.fingerprint, info.name, info.dimensions, time.time(), instruction, limit=limit, indexes=declared
         )
-        if documents := await self._stored_documents(wanted.points_name):
+        if documents := await self._stored_documents(collection.points_name):
             try:
-                return _same(await self._present(name), asked), False  # another request made and filled it meanwhile
+                return _same(await self._present(name), settings), False  # another request made and filled it meanwhile
             except NotFound:
                 raise _unknown_points(name, documents) from None
-        await self._make_points(wanted.points_name, info, declared, language or SIMPLE)
+        await self._make_points(collection.points_name, info, declared, language or SIMPLE)
         try:
-            await self._ledger.collections.create(wanted)
+            await self._ledger.collections.create(collection)
         except Conflict:  # another request made it meanwhile
-            return _same(await self._present(name), asked), False
-        return wanted, True
+            return _same(await self._present(name), settings), False
+        return collection, True
 
     async def _present(self, name: str) -> Collection:
         """The collection of this very name, if a model that runs here filled it. Raises `NotFound`, `Conflict`."""
-        there = await self._named(name)
-        await self.encoder(there)
-        return there
+        collection = await self._named(name)
+        await self.encoder(collection)
+        return collection
 
     async def _stored_documents(self, points_name: str) -> int:
         """Count the documents that the store has under this name. Raises `Conflict` for points that are not of this service."""
@@ -108,28 +108,28 @@ class Catalog:
         """
         added = _checked(settings.get("indexes") or {})
 
-        def changed(there: Collection) -> Collection:
-            clashing = [field for field in added if there.indexes.get(field, added[field]) != added[field]]
+        def changed(collection: Collection) -> Collection:
+            clashing = [field for field in added if collection.indexes.get(field, added[field]) != added[field]]
             if clashing:
-                raise _redeclared(there, clashing[0], added[clashing[0]])
-            return replace(there, **{**settings, "indexes": _checked({**there.indexes, **added})})
+                raise _redeclared(collection, clashing[0], added[clashing[0]])
+            return replace(collection, **{**settings, "indexes": _checked({**collection.indexes, **added})})
 
-        there = await self._named(name)
+        collection = await self._named(name)
         settings = dict(settings)
         if (language := settings.pop("language", None)) is not None:
-            await self._require_language(there, language)
-        changed(there)
+            await self._require_language(collection, language)
+        changed(collection)
         # Before the ledger says so: what is declared has its index, also after a crash between the two.
-        await self._store.create(there.points_name, there.dimensions, added)
-        if (other := await self._ledger.reindexes.find(name)) is not None:
-            await self._store.create(other.points_name, other.dimensions, added)
+        await self._store.create(collection.points_name, collection.dimensions, added)
+        if (reindex := await self._ledger.reindexes.find(name)) is not None:
+            await self._store.create(reindex.points_name, reindex.dimensions, added)
         return await self._ledger.collections.change(name, changed)
 
-    async def _require_language(self, there: Collection, language: str) -> None:
-        present = (await self.layout(there)).language
+    async def _require_language(self, collection: Collection, language: str) -> None:
+        present = (await self.layout(collection)).language
         if language != present:
             raise Conflict(
-                f"collection {there.name!r} keeps words of {present!r}, not {language!r}. A language stays: fill a new collection "
+                f"collection {collection.name!r} keeps words of {present!r}, not {language!r}. A language stays: fill a new collection "
                 "of the other, and switch an alias to it",
                 field="language",
                 value=language,
@@ -157,15 +157,15 @@ class Catalog:
     async def drop(self, name: str) -> None:
         """With its aliases. Raises `NotFound`. The points first, so that what is left after a crash still has a name to be dropped by."""
         collection = await self._named(name)
-        other = await self._ledger.reindexes.find(name)
+        reindex = await self._ledger.reindexes.find(name)
         await self._store.drop(collection.points_name)
-        if other is not None:
-            await self._store.drop(other.points_name)
+        if reindex is not None:
+            await self._store.drop(reindex.points_name)
         await self._ledger.collections.drop(name)
         if (
-            other is not None
+            reindex is not None
         ):  # a reindexer may have made it again meanwhile; from now on it looks whether it is still wanted
-            await self._store.drop(other.points_name)
+            await self._store.drop(reindex.points_name)
 
     async def compatible(self, name: str) -> Collection:
         """The collection, if a model that runs here filled it. Raises `NotFound`, or `Conflict` for another (promise 9)."""
@@ -175,11 +175,11 @@ class Catalog:
 
     async def encoder(self, collection: Collection) -> Encoder:
         """The encoder whose model filled the collection. Raises `Conflict` when there is none."""
-        found = await self._encoders.by_fingerprint(collection.fingerprint)
-        if found is None:
+        match = await self._encoders.by_fingerprint(collection.fingerprint)
+        if match is None:
             present = await self._encoders.first.info()
             raise Conflict(mismatch(collection, present.fingerprint), field="collection", value=collection.name)
-        return found[0]
+        return match[0]
 
     def points(self, collection: Collection) -> Points:
         """Those of its present generation."""
@@ -211,10 +211,10 @@ class Catalog:
         await self._ledger.aliases.drop(alias)
 
 
-def _check_name(name: str, of: str) -> None:
+def _check_name(name: str, subject: str) -> None:
     if not _NAME.fullmatch(name):
         raise InvalidInput(
-            f"{of} name {name!r:.100} does not fit: lower-case letters, digits, '-' and '_', at most 63",
+            f"{subject} name {name!r:.100} does not fit: lower-case letters, digits, '-' and '_', at most 63",
             field="name",
             value=name[:100],
             limit=63,
@@ -243,13 +243,13 @@ def _unknown_points(name: str, documents: int) -> Conflict:
     )
 
 
-def _redeclared(there: Collection, field: str, kind: FieldType) -> Conflict:
+def _redeclared(collection: Collection, field: str, kind: FieldType) -> Conflict:
     return Conflict(
-        f"field {field} of collection {there.name!r} is declared {there.indexes[field]}, not {kind}. A declared type stays: "
+        f"field {field} of collection {collection.name!r} is declared {collection.indexes[field]}, not {kind}. A declared type stays: "
         "fill a new collection that declares the other, and switch an alias to it",
         field=f"indexes.{field}",
         value=kind,
-        limit=there.indexes[field],
+        limit=collection.indexes[field],
     )
 
 
@@ -266,22 +266,22 @@ def mismatch(collection: Collection, fingerprint: str) -> str:
     )
 
 
-def _same(there: Collection, asked: Mapping[str, Any]) -> Collection:
+def _same(collection: Collection, settings: Mapping[str, Any]) -> Collection:
     for name in ("instruction", "limit"):
-        present, wanted = getattr(there, name), asked[name]
-        if wanted is not None and wanted != present:
+        present, requested = getattr(collection, name), settings[name]
+        if requested is not None and requested != present:
             raise Conflict(
-                f"collection {there.name!r} exists with {name} {present!r}, not {wanted!r}; PATCH changes it",
+                f"collection {collection.name!r} exists with {name} {present!r}, not {requested!r}; PATCH changes it",
                 field=name,
-                value=wanted,
+                value=requested,
             )
-    for field, kind in asked["indexes"].items():
-        if field not in there.indexes:
+    for field, kind in settings["indexes"].items():
+        if field not in collection.indexes:
             raise Conflict(
-                f"collection {there.name!r} exists without a declared field {field}; PATCH adds it",
+                f"collection {collection.name!r} exists without a declared field {field}; PATCH adds it",
                 field=f"indexes.{field}",
                 value=kind,
             )
-        if there.indexes[field] != kind:
-            raise _redeclared(there, field, kind)
-    return there
+        if collection.indexes[field] != kind:
+            raise _redeclared(collection, field, kind)
+    return collection

@@ -78,23 +78,25 @@ class Reindexes:
 
     async def _target(self, collection: Collection, model: str | None) -> ModelInfo:
         running = [await encoder.info() for encoder in reversed(self._encoders.all)]
-        others = [info for info in running if info.fingerprint != collection.fingerprint]
-        chosen = [info for info in others if model is None or info.name == model or info.fingerprint.startswith(model)]
+        candidates = [info for info in running if info.fingerprint != collection.fingerprint]
+        chosen = [
+            info for info in candidates if model is None or info.name == model or info.fingerprint.startswith(model)
+        ]
         if chosen:
             return chosen[0]
-        there = ", ".join(f"{info.name} ({info.fingerprint[:12]})" for info in running)
-        wanted = "another model" if model is None else f"{model!r:.100}, other than that of the collection,"
+        loaded = ", ".join(f"{info.name} ({info.fingerprint[:12]})" for info in running)
+        requested = "another model" if model is None else f"{model!r:.100}, other than that of the collection,"
         raise Conflict(
-            f"collection {collection.name!r} is of model {collection.model} ({collection.fingerprint[:12]}) and {wanted} "
-            f"does not run here, but {there}: give the service RET2_NEXT_MODEL or RET2_NEXT_ENCODER_URL",
+            f"collection {collection.name!r} is of model {collection.model} ({collection.fingerprint[:12]}) and {requested} "
+            f"does not run here, but {loaded}: give the service RET2_NEXT_MODEL or RET2_NEXT_ENCODER_URL",
             field="model",
             value=model,
         )
 
 
-def _too_late(reindex: Reindex, what: str) -> Conflict:
+def _too_late(reindex: Reindex, action: str) -> Conflict:
     return Conflict(
-        f"the other generation of {reindex.collection!r} is {reindex.state}: it cannot be {what}",
+        f"the other generation of {reindex.collection!r} is {reindex.state}: it cannot be {action}",
         field="collection",
         value=reindex.collection,
     )

@@ -30,7 +30,7 @@ from indexer.ledger.ledger import Ledger
 from indexer.store.base import Store
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 
-Told = Callable[[str], None]
+Report = Callable[[str], None]
 
 _LEDGER, _IMAGES = "ledger.sqlite", "blobs.txt"
 
@@ -52,41 +52,41 @@ class Installation:
 
 
 async def back_up(
-    of: Installation, folder: Path, *, version: str, portable: bool = False, told: Told = lambda _: None
+    installation: Installation, folder: Path, *, version: str, portable: bool = False, report: Report = lambda _: None
 ) -> Manifest:
     """Raises `Conflict` when there is anything in the folder. Writes may go on meanwhile, where several processes share what is
     backed up: what was accepted by the beginning is in it."""
     manifests.make_empty(folder)
-    schema = await of.ledger.dump.save(folder / _LEDGER)
+    schema = await installation.ledger.dump.save(folder / _LEDGER)
     points = []
-    for each in await asyncio.to_thread(_generations, folder / _LEDGER):
-        points.append(await _save(of.store, each, folder, portable))
-        told(f"{points[-1].name}: {points[-1].documents} documents")
-    images = await _save_images(of.blobs, folder)
-    told(f"{images} images{'' if of.blobs.is_local else ', which stay where they are'}")
+    for generation in await asyncio.to_thread(_generations, folder / _LEDGER):
+        points.append(await _save(installation.store, generation, folder, portable))
+        report(f"{points[-1].name}: {points[-1].documents} documents")
+    images = await _save_images(installation.blobs, folder)
+    report(f"{images} images{'' if installation.blobs.is_local else ', which stay where they are'}")
     files = await asyncio.to_thread(manifests.checksums, folder)
-    manifest = Manifest(version, schema, time.time(), tuple(points), images, of.blobs.is_local, files)
+    manifest = Manifest(version, schema, time.time(), tuple(points), images, installation.blobs.is_local, files)
     await asyncio.to_thread(manifests.write, folder, manifest)
     return manifest
 
 
-async def restore(folder: Path, into: Installation, *, told: Told = lambda _: None) -> Manifest:
+async def restore(folder: Path, into: Installation, *, report: Report = lambda _: None) -> Manifest:
     """Checks the whole backup, then that there is nothing where it is to go. The ledger last and at once: a restoration that breaks
     off leaves an empty installation, and can be repeated. Raises `NotFound`, `InvalidInput` or `Conflict`."""
     manifest = await asyncio.to_thread(manifests.read, folder)
     await asyncio.to_thread(
-        manifests.check, folder, manifest, [_LEDGER, _IMAGES, *(each.file for each in manifest.points)]
+        manifests.check, folder, manifest, [_LEDGER, _IMAGES, *(saved.file for saved in manifest.points)]
     )
     if not await into.ledger.dump.is_empty():
         raise Conflict("there are collections or jobs already: restore into an empty installation")
     await _restore_images(folder, manifest, into.blobs)
     made: list[str] = []
     try:
-        for each in manifest.points:
-            await _check_absent(into.store, each)
-            made.append(each.name)
-            await _restore_points(folder, each, into.store)
-            told(f"{each.name}: {each.documents} documents")
+        for saved in manifest.points:
+            await _check_absent(into.store, saved)
+            made.append(saved.name)
+            await _restore_points(folder, saved, into.store)
+            report(f"{saved.name}: {saved.documents} documents")
         await _load_ledger(folder / _LEDGER, into.ledger)
     except BaseException:
         for name in made:
@@ -118,29 +118,29 @@ def _generations(saved: Path) -> list[Collection]:
     return found + [by_name[each.collection].other(each) for each in wanted]
 
 
-async def _save(store: Store, of: Collection, folder: Path, portable: bool) -> SavedPoints:
-    points = store.points(of.points_name)
+async def _save(store: Store, collection: Collection, folder: Path, portable: bool) -> SavedPoints:
+    points = store.points(collection.points_name)
     try:
         layout = await points.layout()
         if isinstance(store, Snapshots) and not portable:
-            file = folder / "points" / f"{of.points_name}.tar.gz"
+            file = folder / "points" / f"{collection.points_name}.tar.gz"
             documents = await points.count()
-            await store.snapshot(of.points_name, file)
+            await store.snapshot(collection.points_name, file)
         else:
-            file = folder / "points" / f"{of.points_name}.points.gz"
+            file = folder / "points" / f"{collection.points_name}.points.gz"
             documents = await points_file.write(points, file)
     except NotFound as error:
         raise DependencyUnavailable(
             f"{error.detail}: the collection was dropped or switched while the backup was made; make it again"
         ) from error
-    indexes = {name: str(kind) for name, kind in of.indexes.items()}
+    indexes = {name: str(kind) for name, kind in collection.indexes.items()}
     return SavedPoints(
-        of.name,
-        of.points_name,
+        collection.name,
+        collection.points_name,
         str(file.relative_to(folder)),
-        of.fingerprint,
-        of.model,
-        of.dimensions,
+        collection.fingerprint,
+        collection.model,
+        collection.dimensions,
         documents,
         indexes,
         layout.language,
@@ -195,8 +195,8 @@ async def _restore_images(folder: Path, manifest: Manifest, blobs: Blobs) -> Non
         for digest in digests:
             await blobs.put(await asyncio.to_thread(_read_image, _image(folder, digest)))
         return
-    there = {blob.digest async for page in blobs.pages() for blob in page}
-    if missing := [digest for digest in digests if digest not in there]:
+    stored = {blob.digest async for page in blobs.pages() for blob in page}
+    if missing := [digest for digest in digests if digest not in stored]:
         raise Conflict(
             f"{len(missing)} of {len(digests)} images are not in the image storage, {missing[0]} for one: bring them there first"
         )

@@ -69,8 +69,8 @@ def read(folder: Path) -> Manifest:
         values = json.loads(file.read_text())
         if values["format"] != FORMAT:
             raise InvalidInput(f"{file} has format {values['format']}, this version of ret2 reads {FORMAT}")
-        values["points"] = tuple(SavedPoints(**each) for each in values["points"])
-        values["files"] = {name: SavedFile(**each) for name, each in values["files"].items()}
+        values["points"] = tuple(SavedPoints(**entry) for entry in values["points"])
+        values["files"] = {name: SavedFile(**entry) for name, entry in values["files"].items()}
         return Manifest(**values)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(f"{folder} has no {NAME}: it is no backup, or one that was broken off") from error
@@ -94,12 +94,12 @@ def check(folder: Path, manifest: Manifest, needed: Iterable[str]) -> None:
         raise InvalidInput(f"{folder / NAME} has no checksum of {unknown[0]}")
     for name, saved in manifest.files.items():
         try:
-            found = _checked(folder / name)
+            present = _checked(folder / name)
         except OSError as error:
             raise InvalidInput(f"{folder / name} is missing from the backup: {error.strerror}") from error
-        if found != saved:
+        if present != saved:
             raise InvalidInput(
-                f"{folder / name} is damaged: {found.size_bytes} bytes with checksum {found.sha256[:12]}, "
+                f"{folder / name} is damaged: {present.size_bytes} bytes with checksum {present.sha256[:12]}, "
                 f"the manifest has {saved.size_bytes} and {saved.sha256[:12]}"
             )
 

@@ -67,8 +67,8 @@ def _point(values: dict[str, Any]) -> Point:
     """What a later version says more is left out."""
     if values.get("shares") is not None:
         values["shares"] = tuple(tuple(pair) for pair in values["shares"])
-    known = {field.name for field in fields(Point)}
-    return Point(**{name: value for name, value in values.items() if name in known})
+    names = {field.name for field in fields(Point)}
+    return Point(**{name: value for name, value in values.items() if name in names})
 
 
 def _extended(value: object) -> msgpack.ExtType:

@@ -124,8 +124,8 @@ class Blobs:
 
     async def _pages(self, root: str, size: int) -> AsyncIterator[list[Stored]]:
         for prefix in await self._run(partial(self._prefixes, root)):
-            found = iter(await self._run(partial(self._under, f"{root}/{prefix}")))
-            while page := list(islice(found, size)):
+            blobs = iter(await self._run(partial(self._under, f"{root}/{prefix}")))
+            while page := list(islice(blobs, size)):
                 yield page
 
     async def _sweep_aside(self, ask: Callable[[Sequence[str]], Awaitable[AbstractSet[str]]], grace_s: float) -> None:
@@ -133,10 +133,10 @@ class Blobs:
         async for page in self._pages(self._aside, _PAGE):
             before_s = time.time() - grace_s
             old = [blob.digest for blob in page if blob.modified_s < before_s]
-            wanted = await ask(old) if old else frozenset()
+            needed = await ask(old) if old else frozenset()
             for digest in old:
                 with suppress(NotFound):  # another sweep is at it
-                    if digest in wanted:
+                    if digest in needed:
                         await self._run(partial(self._read, digest))
                     await self._run(partial(self._files.rm_file, self._path(digest, self._aside)))
 
@@ -161,7 +161,7 @@ class Blobs:
             before_s = time.time() - grace_s
             old = [blob for blob in page if blob.modified_s < before_s]
             wanted = await ask([blob.digest for blob in old]) if old else frozenset()
-            for blob in (one for one in old if one.digest not in wanted):
+            for blob in [candidate for candidate in old if candidate.digest not in wanted]:
                 if await self._run(partial(self._delete, blob.digest, before_s)):
                     deleted, deleted_bytes = deleted + 1, deleted_bytes + blob.size_bytes
             kept += len(page)
@@ -259,8 +259,8 @@ class Blobs:
         return sorted(name for name in names if _PREFIX.fullmatch(name))
 
     def _under(self, folder: str) -> list[Stored]:
-        found = self._files.find(folder, detail=True)
-        named_so = ((path.rpartition("/")[2], info) for path, info in found.items())
+        files = self._files.find(folder, detail=True)
+        named_so = ((path.rpartition("/")[2], info) for path, info in files.items())
         blobs = [
             Stored(name, int(info["size"]), _modified_s(info)) for name, info in named_so if _DIGEST.fullmatch(name)
         ]
@@ -280,12 +280,12 @@ class Blobs:
 
 
 def _asking(referenced: Referenced | Iterable[str]) -> Callable[[Sequence[str]], Awaitable[AbstractSet[str]]]:
-    known = None if callable(referenced) else frozenset(referenced)
+    fixed = None if callable(referenced) else frozenset(referenced)
 
     async def ask(digests: Sequence[str]) -> AbstractSet[str]:
-        if known is not None:
-            return known
-        answer = referenced(digests)  # type: ignore[operator]  # known is None only for a callable
+        if fixed is not None:
+            return fixed
+        answer = referenced(digests)  # type: ignore[operator]  # fixed is None only for a callable
         return await answer if inspect.isawaitable(answer) else answer
 
     return ask

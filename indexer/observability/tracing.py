@@ -43,16 +43,18 @@ def span(
         yield INVALID_SPAN
         return
     named = {f"ret2.{key}": value for key, value in attributes.items()}
-    others = [Link(trace.get_current_span(context_of(one)).get_span_context()) for one in links]
+    linked = [Link(trace.get_current_span(context_of(current)).get_span_context()) for current in links]
     # An exception's own words may hold anything, so only its kind is recorded.
     with _tracer.start_as_current_span(
-        name, parent, kind, named, others, record_exception=False, set_status_on_exception=False
-    ) as one:
+        name, parent, kind, named, linked, record_exception=False, set_status_on_exception=False
+    ) as current:
         try:
-            yield one
+            yield current
         except Exception as error:
-            one.set_status(Status(StatusCode.ERROR))
-            one.set_attribute("error.type", error.code if isinstance(error, RetrievalError) else type(error).__name__)
+            current.set_status(Status(StatusCode.ERROR))
+            current.set_attribute(
+                "error.type", error.code if isinstance(error, RetrievalError) else type(error).__name__
+            )
             raise
 
 

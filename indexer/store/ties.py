@@ -15,16 +15,16 @@ _FEW = 1_000  # equal scores that most queries end with
 MANY = 12_000
 
 
-def looks(wanted: int) -> tuple[int, ...]:
-    """How many points to ask for, one after another until the answer is `settled`."""
-    return (wanted + 1,) if wanted >= MANY else tuple(sorted({wanted + 1, min(wanted + _FEW, MANY), MANY}))
+def query_limits(count: int) -> tuple[int, ...]:
+    """How many points to ask for, one after another until the answer is `is_complete`."""
+    return (count + 1,) if count >= MANY else tuple(sorted({count + 1, min(count + _FEW, MANY), MANY}))
 
 
-def settled(scores: Sequence[float], wanted: int, limit: int) -> bool:
-    """Whether the best `wanted` of these, the answer to a query for `limit`, are the best of all in the order of this module."""
-    return len(scores) < limit or scores[-1] < scores[wanted - 1]
+def is_complete(scores: Sequence[float], count: int, limit: int) -> bool:
+    """Whether the best `count` of these, the answer to a query for `limit`, are the best of all in the order of this module."""
+    return len(scores) < limit or scores[-1] < scores[count - 1]
 
 
-def in_order(found: Sequence[tuple[str, float]], wanted: int) -> list[tuple[str, float]]:
-    """The best `wanted` of point ids and their scores."""
-    return nsmallest(wanted, found, key=lambda one: (-one[1], one[0]))
+def in_order(ranked: Sequence[tuple[str, float]], count: int) -> list[tuple[str, float]]:
+    """The best `count` of point ids and their scores."""
+    return nsmallest(count, ranked, key=lambda scored: (-scored[1], scored[0]))

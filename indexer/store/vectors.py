@@ -18,39 +18,39 @@ LATENTS = "latents"
 WORDS = "words_"
 
 
-def unit(vector: Float32, dimensions: int, of: str) -> Float32:
+def unit(vector: Float32, dimensions: int, owner: str) -> Float32:
     """The vector at length 1, by way of float64 so that no finite input overflows. Qdrant would store NaN and zero (promise 12)."""
     if vector.shape != (dimensions,):
         raise InvalidInput(
-            f"vector of {of} has shape {vector.shape}, the collection's is ({dimensions},)", limit=dimensions
+            f"vector of {owner} has shape {vector.shape}, the collection's is ({dimensions},)", limit=dimensions
         )
     exact = vector.astype(np.float64)
     norm = float(np.linalg.norm(exact))
     if not np.isfinite(norm) or norm == 0:
-        raise InvalidInput(f"vector of {of} has norm {norm}, which must be finite and over 0", value=str(norm))
+        raise InvalidInput(f"vector of {owner} has norm {norm}, which must be finite and over 0", value=str(norm))
     return (exact / norm).astype(np.float32)
 
 
-def unit_rows(latents: Float32 | None, dimensions: int, of: str) -> Float32:
+def unit_rows(latents: Float32 | None, dimensions: int, owner: str) -> Float32:
     """The latents (K, D), each at length 1. Raises `InvalidInput` where there are none."""
     if latents is None or latents.ndim != 2 or not len(latents):
         shape = None if latents is None else latents.shape
         raise InvalidInput(
-            f"latents of {of} have shape {shape}, the collection's are (K, {dimensions})", limit=dimensions
+            f"latents of {owner} have shape {shape}, the collection's are (K, {dimensions})", limit=dimensions
         )
-    return np.stack([unit(each, dimensions, of) for each in latents])
+    return np.stack([unit(row, dimensions, owner) for row in latents])
 
 
 def vectors_of(point: Point, layout: Layout, sparse: Callable[[Words], Any]) -> Any:
     """What a point is written with. Raises `InvalidInput`. A text without words, or none at all, has no sparse vector."""
-    of = point.document_id
-    dense = unit(point.vector, layout.dimensions, of).tolist()
-    held: dict[str, Any] = {DENSE: dense}
+    owner = point.document_id
+    dense = unit(point.vector, layout.dimensions, owner).tolist()
+    vectors: dict[str, Any] = {DENSE: dense}
     if layout.latents:
-        held[LATENTS] = unit_rows(point.latents, layout.dimensions, of).tolist()
+        vectors[LATENTS] = unit_rows(point.latents, layout.dimensions, owner).tolist()
     if layout.language is not None and point.text and (words := document_words(point.text, layout.language)).ids:
-        held[words_name(layout.language)] = sparse(words)
-    return held if len(held) > 1 else dense
+        vectors[words_name(layout.language)] = sparse(words)
+    return vectors if len(vectors) > 1 else dense
 
 
 def unpacked(vectors: Any) -> tuple[Float32, Float32 | None]:
@@ -71,20 +71,20 @@ def language_of(names: Iterable[str]) -> str | None:
     return next((name.removeprefix(WORDS) for name in names if name.startswith(WORDS)), None)
 
 
-def fits(there: Layout, dimensions: int, language: str | None, latents: bool | None, name: str) -> None:
+def fits(layout: Layout, dimensions: int, language: str | None, latents: bool | None, name: str) -> None:
     """Raises `Conflict` where a collection cannot be what is wanted of it."""
-    if there.dimensions != dimensions:
-        raise Conflict(f"collection {name} has {there.dimensions} dimensions, not {dimensions}")
-    if language is not None and there.language != language:
+    if layout.dimensions != dimensions:
+        raise Conflict(f"collection {name} has {layout.dimensions} dimensions, not {dimensions}")
+    if language is not None and layout.language != language:
         raise Conflict(
-            f"collection {name} keeps the words of its texts {_as(there.language)}, not as {language}: that is fixed when it is made. "
+            f"collection {name} keeps the words of its texts {_as(layout.language)}, not as {language}: that is fixed when it is made. "
             "Fill a new collection, or reindex this one",
             field="language",
             value=language,
         )
-    if latents is not None and there.latents != latents:
-        held, wanted = ("holds", "none") if there.latents else ("holds no", "some")
-        raise Conflict(f"collection {name} {held} latents, wanted {wanted}", field="latents")
+    if latents is not None and layout.latents != latents:
+        has, requested = ("holds", "none") if layout.latents else ("holds no", "some")
+        raise Conflict(f"collection {name} {has} latents, wanted {requested}", field="latents")
 
 
 def require_words(layout: Layout, name: str) -> str:

@@ -146,7 +146,7 @@ class Attempts:
             waiting = waiting or result.waiting
             if result.outcomes:
                 await self._settle([(batch, result.outcomes)], keep=True)
-                batch = replace(batch, items=tuple(other for other in batch.items if other != item))
+                batch = replace(batch, items=tuple(rest_item for rest_item in batch.items if rest_item != item))
                 claim.batches = (batch,)
         if batch.items:
             pause = delay_s(batch.attempts, self._settings, self._rng)

@@ -66,12 +66,14 @@ class BulkLoads:
 
     async def _to_come(self) -> dict[str, int]:
         """Of every generation the documents that its largest load will bring, 0 where there is none; by the name of its points."""
-        serving = {each.name: each.points_name for each in await self._ledger.collections.all()}
+        serving = {reindex.name: reindex.points_name for reindex in await self._ledger.collections.all()}
         reindexes = await self._ledger.reindexes.all()
-        others = {each.job_id: each.points_name for each in reindexes if each.state is not ReindexState.DROPPING}
-        found = dict.fromkeys((*serving.values(), *others.values()), 0)
+        filling = {
+            reindex.job_id: reindex.points_name for reindex in reindexes if reindex.state is not ReindexState.DROPPING
+        }
+        to_come = dict.fromkeys((*serving.values(), *filling.values()), 0)
         for job in await self._ledger.jobs.bulk_loads(self._documents):
-            name = others.get(job.id) if job.kind is JobKind.REINDEX else serving.get(job.collection)
+            name = filling.get(job.id) if job.kind is JobKind.REINDEX else serving.get(job.collection)
             if name is not None:  # else it came or went between two questions
-                found[name] = max(found[name], job.left)
-        return found
+                to_come[name] = max(to_come[name], job.left)
+        return to_come

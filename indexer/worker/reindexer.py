@@ -96,13 +96,15 @@ class Reindexer:
             return self._settings.retry_base_s
 
     async def _fill(self, reindex: Reindex) -> float:
-        left, waits = await self._ledger.reindexes.open_batches(reindex)
+        open_count, waits = await self._ledger.reindexes.open_batches(reindex)
         if not reindex.scanned:
-            return await self._plan(reindex, _WINDOW_BATCHES - left)
+            return await self._plan(reindex, _WINDOW_BATCHES - open_count)
         failed = await self._ledger.reindexes.count_failed(reindex)
-        if left == 0 and failed > reindex.max_failures:
+        if open_count == 0 and failed > reindex.max_failures:
             await self._ledger.reindexes.record_wait(reindex, _too_many(failed, reindex.max_failures))
-        elif left <= _FEW_BATCHES and not waits and not await self._ledger.reindexes.writes_were_abandoned(reindex):
+        elif (
+            open_count <= _FEW_BATCHES and not waits and not await self._ledger.reindexes.writes_were_abandoned(reindex)
+        ):
             await self._ledger.reindexes.pause(reindex)
             return 0.0
         return _STEP_S
@@ -121,10 +123,10 @@ class Reindexer:
     async def _make(self, reindex: Reindex) -> None:
         serving = await self._ledger.collections.find(reindex.collection)
         layout = await self._store.points(serving.points_name).layout()
-        found = await self._encoders.by_fingerprint(reindex.fingerprint)
-        if found is None:
+        match = await self._encoders.by_fingerprint(reindex.fingerprint)
+        if match is None:
             raise DependencyUnavailable(f"model {reindex.model} ({reindex.fingerprint[:12]}) does not run here")
-        latents = found[1].latents > 1
+        latents = match[1].latents > 1
         await self._store.create(
             reindex.points_name, reindex.dimensions, serving.indexes, language=layout.language, latents=latents
         )
@@ -136,7 +138,7 @@ class Reindexer:
             return await self._wait_or_resume(reindex)
         serving = await self._ledger.collections.find(reindex.collection)
         failed = await self._ledger.reindexes.count_failed(reindex)
-        have, had = [await self._store.points(each.points_name).count() for each in (reindex, serving)]
+        have, had = [await self._store.points(generation.points_name).count() for generation in (reindex, serving)]
         if failed > reindex.max_failures:
             await self._ledger.reindexes.resume(reindex)
         elif have + failed == had:

@@ -35,7 +35,7 @@ def backup(
         raise NotFound(f"{settings.data_dir.expanduser()} has no ledger: there is nothing to back up")
     with _installation(settings) as installation:
         made = _run(
-            installation, backups.back_up(installation, folder, version=_version(), portable=portable, told=_told)
+            installation, backups.back_up(installation, folder, version=_version(), portable=portable, report=_report)
         )
     typer.echo(f"backed up to {folder}: {_summary(made)}")
 
@@ -44,7 +44,7 @@ def restore(folder: Folder, data_dir: DataDir = None) -> None:
     """Bring a backup into an empty installation. Everything is checked before anything is written."""
     settings = _settings(data_dir)
     with _installation(settings) as installation:
-        manifest = _run(installation, backups.restore(folder, installation, told=_told))
+        manifest = _run(installation, backups.restore(folder, installation, report=_report))
     typer.echo(f"restored from {folder}, of ret2 {manifest.version}: {_summary(manifest)}")
 
 
@@ -89,7 +89,7 @@ def _version() -> str:
     return version("ret2")
 
 
-def _told(line: str) -> None:
+def _report(line: str) -> None:
     typer.echo(line, err=True)
 
 

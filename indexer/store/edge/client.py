@@ -257,16 +257,16 @@ class _Child:
 
     def _start(self) -> Connection[Any, Any]:
         # A plain command, not multiprocessing: that would import the parent's main module, torch and all.
-        ours, theirs = socket.socketpair()
-        pipe = Connection(ours.detach())
-        with theirs:
-            fd = theirs.fileno()
+        own_end, child_end = socket.socketpair()
+        pipe = Connection(own_end.detach())
+        with child_end:
+            fd = child_end.fileno()
             arguments = (self._folder, fd, os.getpid(), self._lock_wait_s, self._reads_per_call)
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "indexer.store.edge.process", *map(str, arguments)],
                 pass_fds=[fd],
                 stdin=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(each or str(Path.cwd()) for each in sys.path)},
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)},
             )
         self._pipe = pipe
         try:

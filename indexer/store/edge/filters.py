@@ -11,7 +11,7 @@ import qdrant_edge as qe
 
 from indexer.filters import FieldType, Filter, GeoBox, GeoRadius
 from indexer.store.edge.slices import Slice
-from indexer.store.ties import in_order, looks, settled
+from indexer.store.ties import in_order, is_complete, query_limits
 from indexer.store.translation import translate
 
 INDEX_KINDS = {
@@ -25,20 +25,20 @@ INDEX_KINDS = {
 
 
 def sliced(condition: qe.Filter, part: Slice) -> qe.Filter:
-    """Edge looks at `should` before `must`, whatever it thinks of the cost, so no payload of another slice is read."""
+    """Edge query_limits at `should` before `must`, whatever it thinks of the cost, so no payload of another slice is read."""
     of_slice = qe.SliceCondition(part.total, part.index)  # type: ignore[attr-defined]  # its stubs lack it
     return qe.Filter(should=[of_slice], must=[condition])
 
 
-def ranked(shard: qe.EdgeShard, wanted: int, **request: Any) -> list[tuple[str, float]]:
-    """Ids and scores of the best `wanted` of a query, in the order of `store.ties`."""
-    wanted = min(wanted, shard.info().points_count)
-    found: list[Any] = []
-    for limit in looks(wanted) if wanted else ():
-        found = shard.query(qe.QueryRequest(limit=limit, with_payload=False, **request))
-        if settled([hit.score for hit in found], wanted, limit):
+def ranked(shard: qe.EdgeShard, count: int, **request: Any) -> list[tuple[str, float]]:
+    """Ids and scores of the best `count` of a query, in the order of `store.ties`."""
+    count = min(count, shard.info().points_count)
+    hits: list[Any] = []
+    for limit in query_limits(count) if count else ():
+        hits = shard.query(qe.QueryRequest(limit=limit, with_payload=False, **request))
+        if is_complete([hit.score for hit in hits], count, limit):
             break
-    return in_order([(str(hit.id), hit.score) for hit in found], wanted)
+    return in_order([(str(hit.id), hit.score) for hit in hits], count)
 
 
 def to_edge(condition: Filter) -> qe.Filter:

@@ -71,7 +71,7 @@ def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
         s.copy,
         s.restore,
     )
-    methods: dict[str, Callable[..., Any]] = {each.__name__: each for each in served}
+    methods: dict[str, Callable[..., Any]] = {method.__name__: method for method in served}
     stepped, took_s, pause_s = time.monotonic(), 0.0, IDLE_S
     while True:
         if shards.untidy:

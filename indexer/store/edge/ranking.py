@@ -20,18 +20,18 @@ _LIVE = qe.SearchParams(idf=qe.IdfParams(corpus=qe.Filter(must=[])))
 def vector_params(layout: Layout) -> dict[str, Any]:
     """The part of an EdgeConfig that says what points hold."""
     dense = _dense(layout)
-    held: dict[str, Any] = {"vectors": dense}
+    params: dict[str, Any] = {"vectors": dense}
     if layout.latents:
         comparator = qe.MultiVectorConfig(qe.MultiVectorComparator.MaxSim)
-        held["vectors"] = {DENSE: dense, LATENTS: _dense(layout, multivector_config=comparator)}
+        params["vectors"] = {DENSE: dense, LATENTS: _dense(layout, multivector_config=comparator)}
     if layout.language is not None:
-        held["sparse_vectors"] = {words_name(layout.language): qe.EdgeSparseVectorParams(modifier=qe.Modifier.Idf)}
-    return held
+        params["sparse_vectors"] = {words_name(layout.language): qe.EdgeSparseVectorParams(modifier=qe.Modifier.Idf)}
+    return params
 
 
-def _dense(layout: Layout, **more: Any) -> qe.EdgeVectorParams:
+def _dense(layout: Layout, **options: Any) -> qe.EdgeVectorParams:
     return qe.EdgeVectorParams(
-        size=layout.dimensions, distance=qe.Distance.Cosine, datatype=qe.VectorStorageDatatype.Float32, **more
+        size=layout.dimensions, distance=qe.Distance.Cosine, datatype=qe.VectorStorageDatatype.Float32, **options
     )
 
 
@@ -39,29 +39,29 @@ def rank(
     shard: qe.EdgeShard,
     name: str,
     layout: Layout,
-    by: Criterion,
+    criterion: Criterion,
     limit: int,
     filter_: qe.Filter | None,
     score_threshold: float | None = None,
 ) -> Ranked:
     scale = 1.0
-    match by:
+    match criterion:
         case Nearest(vector):
-            asked: dict[str, Any] = {"query": _nearest(vector, layout), "filter": filter_}
+            request: dict[str, Any] = {"query": _nearest(vector, layout), "filter": filter_}
         case WordMatch(text):
             language = require_words(layout, name)
             words = query_words(text, language)
             if not words.ids:
                 return []
             query = qe.Query.Nearest(sparse(words), using=words_name(language))
-            asked = {"query": query, "filter": filter_, "params": _LIVE}
+            request = {"query": query, "filter": filter_, "params": _LIVE}
         case LateInteraction(vector, latents, candidates):
             require_latents(layout, name)
             of_query = unit_rows(latents, layout.dimensions, "the query").tolist()
             near = qe.Prefetch(limit=candidates, query=_nearest(vector, layout), filter=filter_)
-            asked = {"query": qe.Query.Nearest(of_query, using=LATENTS), "prefetches": [near]}
+            request = {"query": qe.Query.Nearest(of_query, using=LATENTS), "prefetches": [near]}
             scale = 1 / len(of_query)
-    return [(point, score * scale) for point, score in ranked(shard, limit, score_threshold=score_threshold, **asked)]
+    return [(point, score * scale) for point, score in ranked(shard, limit, score_threshold=score_threshold, **request)]
 
 
 def _nearest(vector: Float32, layout: Layout) -> Any:

@@ -49,7 +49,7 @@ class Rewrite:
         request = qe.ScrollRequest(offset=self._after, limit=STEP_POINTS, with_payload=True, with_vector=True)
         records, self._after = used.scroll(request)
         if records:
-            points = [qe.Point(each.id, each.vector, each.payload) for each in records]
+            points = [qe.Point(record.id, record.vector, record.payload) for record in records]
             self.shard.update(qe.UpdateOperation.upsert_points(points))
         self._steps += 1
         if self._after is None or self._steps % FLUSH_EVERY_STEPS == 0:
@@ -58,17 +58,17 @@ class Rewrite:
 
     def change_over(self) -> None:
         """The new shard, flushed, is the one that the collection is opened with from now on."""
-        for path in (*(each for each in self.path.rglob("*") if each.is_dir()), self.path):
+        for path in (*(entry for entry in self.path.rglob("*") if entry.is_dir()), self.path):
             sync(path)
-        _choose(self.path)
+        _mark_current(self.path)
 
     def abandon(self) -> None:
-        _choose(self._used)  # before the other is removed: a change-over may have got half way
+        _mark_current(self._used)  # before the other is removed: a change-over may have got half way
         self.shard.close()
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _choose(shard: Path) -> None:
+def _mark_current(shard: Path) -> None:
     moved = shard.with_name(_MOVED)
     if shard.name == _NAMES[1]:
         moved.touch()
@@ -77,7 +77,7 @@ def _choose(shard: Path) -> None:
     sync(shard.parent)
 
 
-def settle(folder: Path) -> Path:
+def recover(folder: Path) -> Path:
     """The shard of a collection that nobody has open, at its usual place; what else was there is removed."""
     shard, new = (folder / name for name in _NAMES)
     moved = folder / _MOVED

@@ -28,7 +28,7 @@ from indexer.store.bm25 import check_language
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked
 from indexer.store.edge.filters import INDEX_KINDS, sliced, to_edge
 from indexer.store.edge.ranking import rank, sparse, vector_params
-from indexer.store.edge.rewrite import Rewrite, settle
+from indexer.store.edge.rewrite import Rewrite, recover
 from indexer.store.edge.slices import READS_PER_CALL, Slice, Slices
 from indexer.store.edge.snapshot import copy, sync_folder, unpack
 from indexer.store.edge.snapshot import sync as _sync
@@ -150,7 +150,7 @@ class Shards:
         opened = self._opened(name)
         self._flush(opened)
         copy(self._path(name), to, leave=() if opened.rewrite is None else (opened.rewrite.path.name,))
-        settle(to)
+        recover(to)
 
     def restore(self, name: str, file: Path) -> None:
         final = self._path(name)
@@ -185,7 +185,9 @@ class Shards:
         opened = self._opened(name)
         before = opened.shard.info().points_count
         self._write(
-            name, qe.UpdateOperation.delete_points([point_id(each) for each in document_ids]), len(document_ids)
+            name,
+            qe.UpdateOperation.delete_points([point_id(document_id) for document_id in document_ids]),
+            len(document_ids),
         )
         opened.upkeep.deleted += before - opened.shard.info().points_count
 
@@ -193,8 +195,8 @@ class Shards:
         opened = self._opened(name)
         parts = [DENSE, LATENTS] if with_latents and opened.layout.latents else [DENSE]
         records = opened.shard.retrieve(list(set(ids)), True, parts)
-        points = {str(each.id): point_of(each.payload, *unpacked(each.vector)) for each in records}
-        return [points.get(each) for each in ids]
+        points = {str(record.id): point_of(record.payload, *unpacked(record.vector)) for record in records}
+        return [points.get(record) for record in ids]
 
     def search(self, name: str, vector: Float32, window: SearchWindow) -> list[Hit] | Slices:
         ranked = self.rank(name, Nearest(vector), window)
@@ -261,14 +263,14 @@ class Shards:
                 length = max(1, self._reads_per_call // conditions)
                 ids = qe.ScrollRequest(offset=after, limit=length, with_payload=False, with_vector=False)
                 stretch, end = opened.shard.scroll(ids)
-                chosen = qe.Filter(should=[qe.HasIdCondition({each.id for each in stretch})], must=[chosen])
+                chosen = qe.Filter(should=[qe.HasIdCondition({record.id for record in stretch})], must=[chosen])
         request = qe.ScrollRequest(
             offset=after, limit=limit, filter=chosen, with_payload=["document_id"], with_vector=False
         )
         records, following = opened.shard.scroll(request)
         following = end if following is None else following
         return Page(
-            tuple(each.payload["document_id"] for each in records), None if following is None else str(following)
+            tuple(record.payload["document_id"] for record in records), None if following is None else str(following)
         )
 
     def size_bytes(self, name: str) -> int:
@@ -280,19 +282,19 @@ class Shards:
         """Edge is asked from a point on, that one included: `after` is the first of the next page."""
         request = qe.ScrollRequest(offset=after, limit=limit, with_payload=["image_digest"], with_vector=False)
         records, following = self._opened(name).shard.scroll(request)
-        return digests(each.payload for each in records), None if following is None else str(following)
+        return digests(record.payload for record in records), None if following is None else str(following)
 
     def ping(self) -> None:
         """That an answer comes is the answer."""
 
     @property
     def untidy(self) -> bool:
-        return any(each.untidy for each in self._open.values())
+        return any(opened.untidy for opened in self._open.values())
 
     def tidy(self, quiet: bool = True) -> None:
         """One step of what can wait, of one collection after the other; no search waits for more. `quiet`: nobody is there who
         would wait, so that segments are synchronised too."""
-        name = next(name for name, each in self._open.items() if each.untidy)
+        name = next(name for name, candidate in self._open.items() if candidate.untidy)
         opened = self._open[name] = self._open.pop(name)  # it is the last to have its turn again
         opened.untidy = False  # also if it fails: the next write tries again
         try:
@@ -382,9 +384,9 @@ class Shards:
 
     def _index(self, opened: _Open, condition: Filter) -> None:
         """A field is indexed some time after a filter first named it, if there are points that have it."""
-        self._forget_wrong(opened, wanted := missing(condition, opened.wanted))
-        opened.named |= wanted
-        opened.untidy |= bool(wanted)
+        self._forget_wrong(opened, requested := missing(condition, opened.wanted))
+        opened.named |= requested
+        opened.untidy |= bool(requested)
 
     def _plan(self, opened: _Open, indexes: Mapping[str, FieldType]) -> None:
         """What is declared is indexed whether or not there are points that have it; at once where there are no points."""
@@ -409,8 +411,8 @@ class Shards:
                 if indexed.pop(path, None) is not None:
                     shard.update(qe.UpdateOperation.delete_field_index(path))
 
-    def _check_free_space(self, more: int = 0) -> None:
-        free, needed = shutil.disk_usage(self._folder).free, MIN_FREE_BYTES + more
+    def _check_free_space(self, extra_bytes: int = 0) -> None:
+        free, needed = shutil.disk_usage(self._folder).free, MIN_FREE_BYTES + extra_bytes
         if free < needed:
             raise DependencyUnavailable(f"disk is full: {free} bytes free at {self._folder}, {needed} needed")
 
@@ -425,7 +427,7 @@ def _config(layout: Layout) -> qe.EdgeConfig:
 
 def _opened_from(folder: Path) -> _Open:
     layout = _layout(folder)
-    path = settle(folder)
+    path = recover(folder)
     shard = _load(path, layout)
     schema = {quoted(path): _kind(index.data_type) for path, index in shard.info().payload_schema.items()}
     indexed = {path: kind for path, kind in schema.items() if kind is not None}
@@ -467,7 +469,7 @@ def _in_use(shard: qe.EdgeShard, path: str) -> bool:
     """Whether some points have the field; of a sample, for looking at all would take as long as making the index. Ids are digests, so
     the first points in their order are any points."""
     sample, _ = shard.scroll(qe.ScrollRequest(limit=SAMPLE_POINTS, with_payload=False, with_vector=False))
-    of_sample = qe.HasIdCondition({each.id for each in sample})
+    of_sample = qe.HasIdCondition({record.id for record in sample})
     having = qe.Filter(must=[of_sample], must_not=[qe.IsEmptyCondition(path)])
     return bool(shard.count(qe.CountRequest(exact=True, filter=having)))
 
@@ -499,4 +501,4 @@ def _restored(folder: Path, file: Path) -> Layout:
 
 
 def _kind(data_type: object) -> FieldType | None:
-    return next((kind for kind, each in INDEX_KINDS.items() if each == data_type), None)
+    return next((kind for kind, index_kind in INDEX_KINDS.items() if index_kind == data_type), None)

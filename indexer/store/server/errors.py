@@ -57,17 +57,17 @@ _BY_CODE: dict[grpc.StatusCode, type[RetrievalError]] = {
 
 
 @contextmanager
-def translated(doing: str) -> Iterator[None]:
+def translating_errors(doing: str) -> Iterator[None]:
     """Around every call of the client. A cancelled call stays cancelled."""
     try:
         yield
     except RetrievalError:
         raise
     except TRANSLATED as error:
-        raise ours(error, doing) from error
+        raise to_retrieval_error(error, doing) from error
 
 
-def ours(error: Exception, doing: str) -> RetrievalError:
+def to_retrieval_error(error: Exception, doing: str) -> RetrievalError:
     """`DependencyUnavailable`, which is retried, wherever the caller has no part in the failure."""
     said = f"Qdrant failed in {doing}: {error}"[:MAX_DETAIL_CHARS] or type(error).__name__
     match error:

@@ -29,16 +29,16 @@ def vector_params(layout: Layout, on_disk: bool) -> dict[str, Any]:
     """The part of `create_collection`'s arguments that says what points hold."""
     size, cosine = layout.dimensions, q.Distance.COSINE
     dense = q.VectorParams(size=size, distance=cosine, on_disk=on_disk)
-    held: dict[str, Any] = {"vectors_config": dense}
+    params: dict[str, Any] = {"vectors_config": dense}
     if layout.latents:
         maxsim = q.MultiVectorConfig(comparator=q.MultiVectorComparator.MAX_SIM)
         latents = q.VectorParams(
             size=size, distance=cosine, on_disk=on_disk, multivector_config=maxsim, hnsw_config=_NO_GRAPH
         )
-        held["vectors_config"] = {DENSE: dense, LATENTS: latents}
+        params["vectors_config"] = {DENSE: dense, LATENTS: latents}
     if layout.language is not None:
-        held["sparse_vectors_config"] = {words_name(layout.language): q.SparseVectorParams(modifier=q.Modifier.IDF)}
-    return held
+        params["sparse_vectors_config"] = {words_name(layout.language): q.SparseVectorParams(modifier=q.Modifier.IDF)}
+    return params
 
 
 def layout_of(params: q.CollectionParams) -> Layout | None:
@@ -52,10 +52,10 @@ def layout_of(params: q.CollectionParams) -> Layout | None:
 
 
 def asked(
-    by: Criterion, layout: Layout, name: str, filter_: q.Filter | None, params: q.SearchParams | None
+    criterion: Criterion, layout: Layout, name: str, filter_: q.Filter | None, params: q.SearchParams | None
 ) -> tuple[dict[str, Any], float] | None:
     """Arguments of `query_points`, and what its scores are multiplied by; None where nothing can be found."""
-    match by:
+    match criterion:
         case Nearest(vector):
             nearest = unit(vector, layout.dimensions, "the query").tolist()
             return {"query": nearest, "query_filter": filter_, "search_params": params}, 1.0

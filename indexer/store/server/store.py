@@ -32,11 +32,11 @@ from indexer.store.criteria import Criterion, Nearest, Ranked
 from indexer.store.indexes import missing
 from indexer.store.measure import measured
 from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
-from indexer.store.server.errors import translated
+from indexer.store.server.errors import translating_errors
 from indexer.store.server.filters import INDEX_KINDS, KINDS, to_server
 from indexer.store.server.ranking import asked, layout_of, sparse, vector_params
 from indexer.store.server.settings import CollectionSettings, ServerStoreSettings
-from indexer.store.ties import in_order, looks, settled
+from indexer.store.ties import in_order, is_complete, query_limits
 from indexer.store.vectors import DENSE, LATENTS, fits, just_below, unpacked, vectors_of
 from model.errors import Conflict, InvalidInput, NotFound
 from model.types import Float32
@@ -47,7 +47,9 @@ log = logging.getLogger(__name__)
 MARK = "ret2"
 MAX_DIMENSIONS = 65_535
 FETCH_POINTS = 256  # of one read of whole points
-KNOWN_S = 60.0  # how long what a collection is counts as known; another process may drop it and make another
+DESCRIPTION_MAX_AGE_S = (
+    60.0  # how long what a collection is counts as known; another process may drop it and make another
+)
 
 _CONSISTENCY: dict[Consistency, q.ReadConsistencyType | None] = {
     "one": None,
@@ -60,7 +62,7 @@ _NOTHING: dict[str, Any] = {"with_payload": False, "with_vectors": False}
 
 
 @dataclass(slots=True)
-class _Known:
+class _Description:
     """What is remembered of a collection, so that a call is one call."""
 
     layout: Layout
@@ -77,7 +79,7 @@ class ServerStore:
         self.settings = settings
         self.watch = watch
         self.client = client or connect(settings)
-        self._known: dict[str, _Known] = {}
+        self._descriptions: dict[str, _Description] = {}
 
     @measured
     async def create(
@@ -95,12 +97,12 @@ class ServerStore:
                 f"dimensions is {dimensions}, limit is 1 to {MAX_DIMENSIONS}", field="dimensions", value=dimensions
             )
         try:
-            known = await self.known(name, fresh=True)
+            known = await self.describe(name, fresh=True)
         except NotFound:
             await self._make(name, Layout(dimensions, language and check_language(language), bool(latents)))
-            known = await self.known(name, fresh=True)
+            known = await self.describe(name, fresh=True)
         fits(known.layout, dimensions, language, latents, name)
-        declared = {path_of(each): kind for each, kind in (indexes or {}).items()}
+        declared = {path_of(path): kind for path, kind in (indexes or {}).items()}
         await self.make_indexes(
             name, {path: kind for path, kind in declared.items() if known.indexed.get(path) != kind}
         )
@@ -109,12 +111,12 @@ class ServerStore:
     async def drop(self, name: str) -> None:
         """Remove the collection if it exists. Raises `Conflict` for one that this deployment did not make."""
         try:
-            await self.known(name, fresh=True)
+            await self.describe(name, fresh=True)
         except NotFound:
             return
-        with translated("drop"):
+        with translating_errors("drop"):
             await self.client.delete_collection(self.engine_name(name), timeout=self.settings.timeout_s)
-        self._known.pop(name, None)
+        self._descriptions.pop(name, None)
 
     def points(self, name: str) -> ServerPoints:
         return ServerPoints(self, name)
@@ -122,16 +124,16 @@ class ServerStore:
     @measured
     async def size_bytes(self, name: str) -> int | None:
         """A server tells it of its whole disk alone."""
-        await self.known(name)
+        await self.describe(name)
         return None
 
     @measured
     async def ping(self) -> None:
-        with translated("ping"):
+        with translating_errors("ping"):
             await self.client.get_collections()
 
     async def close(self) -> None:
-        with translated("close"):
+        with translating_errors("close"):
             await self.client.close()
 
     @measured
@@ -144,7 +146,7 @@ class ServerStore:
         if (config.indexing_threshold == 0) == deferred:
             return False
         threshold_kb = 0 if deferred else self.settings.collection.indexing_threshold_kb
-        with translated("update_collection"):
+        with translating_errors("update_collection"):
             await self.client.update_collection(
                 self.engine_name(name),
                 optimizers_config=q.OptimizersConfigDiff(indexing_threshold=threshold_kb),
@@ -160,25 +162,25 @@ class ServerStore:
         """Return the metadata of a collection that this deployment made."""
         return {MARK: {"prefix": self.settings.collection_prefix, "collection": name}}
 
-    async def known(self, name: str, *, fresh: bool = False) -> _Known:
+    async def describe(self, name: str, *, fresh: bool = False) -> _Description:
         """Raises `NotFound`. At most a minute old, or asked for now."""
-        known = self._known.get(name)
-        if known is None or fresh or known.until < time.monotonic():
-            known = self._known[name] = await self._describe(name)
-        return known
+        description = self._descriptions.get(name)
+        if description is None or fresh or description.until < time.monotonic():
+            description = self._descriptions[name] = await self._read_description(name)
+        return description
 
-    async def _describe(self, name: str) -> _Known:
-        self._known.pop(name, None)
+    async def _read_description(self, name: str) -> _Description:
+        self._descriptions.pop(name, None)
         info = await self._own(name)
         layout = layout_of(info.config.params)
         if layout is None:
             raise Conflict(f"collection {name} was changed by another application: it has other named vectors")
-        indexed = {quoted(path): KINDS[each.data_type] for path, each in info.payload_schema.items()}
-        return _Known(layout, indexed, time.monotonic() + KNOWN_S)
+        indexed = {quoted(path): KINDS[index.data_type] for path, index in info.payload_schema.items()}
+        return _Description(layout, indexed, time.monotonic() + DESCRIPTION_MAX_AGE_S)
 
     async def _own(self, name: str) -> q.CollectionInfo:
         """Return what the server says of a collection. Raises `NotFound`, or `Conflict` for one that this deployment did not make."""
-        with translated("get_collection"):
+        with translating_errors("get_collection"):
             if not await self.client.collection_exists(self.engine_name(name)):
                 raise NotFound(f"there is no collection {name} in the store", field="collection", value=name)
             info = await self.client.get_collection(self.engine_name(name))
@@ -195,7 +197,7 @@ class ServerStore:
 
     async def _make(self, name: str, layout: Layout) -> None:
         try:
-            with translated("create_collection"):
+            with translating_errors("create_collection"):
                 await self.client.create_collection(
                     self.engine_name(name),
                     **creation(layout, self.settings.collection),
@@ -204,22 +206,22 @@ class ServerStore:
                 )
         except (Conflict, InvalidInput):
             # Another process may have been quicker; gRPC has called that an invalid argument.
-            with translated("collection_exists"):
+            with translating_errors("collection_exists"):
                 if not await self.client.collection_exists(self.engine_name(name)):
                     raise
 
     async def make_indexes(self, name: str, indexes: Mapping[str, FieldType]) -> None:
         """The server builds them beside its searches, which read payloads until then. Only a replaced one is waited for."""
         for path, kind in indexes.items():
-            known = await self.known(name)
-            replaced = path in known.indexed
-            with translated("create_payload_index"):
+            description = await self.describe(name)
+            replaced = path in description.indexed
+            with translating_errors("create_payload_index"):
                 if replaced:
                     await self.client.delete_payload_index(self.engine_name(name), path, wait=True)
                 await self.client.create_payload_index(
                     self.engine_name(name), path, field_schema=INDEX_KINDS[kind], wait=replaced
                 )
-            known.indexed[path] = kind
+            description.indexed[path] = kind
 
 
 class ServerPoints:
@@ -235,25 +237,25 @@ class ServerPoints:
     @measured
     async def upsert(self, points: Sequence[Point]) -> None:
         """Checked all before the first is sent; a failure between two calls is mended by repeating the whole."""
-        layout = (await self._store.known(self._name)).layout
-        written = list({each.document_id: _struct(each, layout) for each in points}.values())
+        layout = (await self._store.describe(self._name)).layout
+        written = list({point.document_id: _struct(point, layout) for point in points}.values())
         size = self._store.settings.upsert_points
         for start in range(0, len(written), size):
-            with translated("upsert"):
+            with translating_errors("upsert"):
                 await self._client.upsert(self._engine_name, written[start : start + size], wait=True)
 
     @measured
     async def delete(self, document_ids: Sequence[str]) -> None:
-        await self._store.known(self._name)
-        ids: list[Any] = [point_id(each) for each in document_ids]
+        await self._store.describe(self._name)
+        ids: list[Any] = [point_id(document_id) for document_id in document_ids]
         if ids:
-            with translated("delete"):
+            with translating_errors("delete"):
                 await self._client.delete(self._engine_name, q.PointIdsList(points=ids), wait=True)
 
     @measured
     async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
         """Return whole points. Vectors come back at length 1, whatever length they had."""
-        layout = (await self._store.known(self._name)).layout
+        layout = (await self._store.describe(self._name)).layout
         parts = [DENSE, LATENTS] if with_latents and layout.latents else [DENSE]
         ids = [point_id(document_id) for document_id in document_ids]
         records = await self._retrieve(list(dict.fromkeys(ids)), parts)
@@ -276,19 +278,19 @@ class ServerPoints:
 
     @measured
     async def hits(self, ranked: Ranked, *, with_vector: bool = False) -> list[Hit]:
-        await self._store.known(self._name)
+        await self._store.describe(self._name)
         records: _Records = {}
         records |= await self._retrieve([point for point, _ in ranked], [DENSE] if with_vector else False)
         return _hits(ranked, records, with_vector)
 
     async def _rank(self, criterion: Criterion, window: SearchWindow, parts: dict[str, Any]) -> tuple[Ranked, _Records]:
         """Return the ranking in the window, and the points that came with it in `parts`, by id."""
-        known = await self._store.known(self._name)
+        description = await self._store.describe(self._name)
         window.check()
         if window.condition is not None:
             await self._index(window.condition)
         chosen = None if window.condition is None else to_server(window.condition)
-        query = asked(criterion, known.layout, self._name, chosen, search_params(self._store.settings.collection))
+        query = asked(criterion, description.layout, self._name, chosen, search_params(self._store.settings.collection))
         if window.limit == 0 or query is None:
             return [], {}
         request, scale = query
@@ -301,36 +303,36 @@ class ServerPoints:
 
     @measured
     async def layout(self) -> Layout:
-        return (await self._store.known(self._name)).layout
+        return (await self._store.describe(self._name)).layout
 
     @measured
     async def count(self) -> int:
-        await self._store.known(self._name)
-        with translated("count"):
+        await self._store.describe(self._name)
+        with translating_errors("count"):
             return (await self._client.count(self._engine_name, exact=True)).count
 
     @measured
     async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
         """Qdrant is asked from a point on, that one included: `after` is the first of the next page."""
-        await self._store.known(self._name)
+        await self._store.describe(self._name)
         if condition is not None:
             await self._index(condition)
         chosen = None if condition is None else to_server(condition)
-        with translated("scroll"):
+        with translating_errors("scroll"):
             records, following = await self._client.scroll(
                 self._engine_name, chosen, offset=after, limit=limit, with_payload=["document_id"], with_vectors=False
             )
-        ids = tuple((each.payload or {})["document_id"] for each in records)
+        ids = tuple((record.payload or {})["document_id"] for record in records)
         return Page(ids, None if following is None else str(following))
 
     @measured
     async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
         """Qdrant is asked from a point on, that one included: `after` is the first of the next page."""
-        await self._store.known(self._name)
+        await self._store.describe(self._name)
         parts: dict[str, Any] = {"with_payload": ["image_digest"], "with_vectors": False}
-        with translated("scroll"):
+        with translating_errors("scroll"):
             records, following = await self._client.scroll(self._engine_name, offset=after, limit=limit, **parts)
-        return digests(each.payload for each in records), None if following is None else str(following)
+        return digests(record.payload for record in records), None if following is None else str(following)
 
     def _whole_s(self, timeout_s: float | None) -> int:
         """The server ends a search on its side too; it and its client count whole seconds."""
@@ -338,23 +340,23 @@ class ServerPoints:
         return most if timeout_s is None else max(1, min(most, math.ceil(timeout_s)))
 
     async def _ranked(
-        self, request: dict[str, Any], parts: dict[str, Any], wanted: int
+        self, request: dict[str, Any], parts: dict[str, Any], count: int
     ) -> tuple[list[tuple[str, float]], _Records]:
-        """Ids and scores of the best `wanted` in the order of `store.ties`, and the points that came whole, by id.
+        """Ids and scores of the best `count` in the order of `store.ties`, and the points that came whole, by id.
 
         The first look takes `parts`, those behind it ids alone.
         """
-        held: _Records = {}
-        found: list[q.ScoredPoint] = []
-        for limit in looks(wanted):
-            found = await self._query(request, _NOTHING if found else parts, limit)
-            held |= {str(hit.id): hit for hit in found if hit.payload}
-            if settled([hit.score for hit in found], wanted, limit):
+        whole: _Records = {}
+        hits: list[q.ScoredPoint] = []
+        for limit in query_limits(count):
+            hits = await self._query(request, _NOTHING if hits else parts, limit)
+            whole |= {str(hit.id): hit for hit in hits if hit.payload}
+            if is_complete([hit.score for hit in hits], count, limit):
                 break
-        return in_order([(str(hit.id), hit.score) for hit in found], wanted), held
+        return in_order([(str(hit.id), hit.score) for hit in hits], count), whole
 
     async def _query(self, request: dict[str, Any], parts: dict[str, Any], limit: int) -> list[q.ScoredPoint]:
-        with translated("query_points"):
+        with translating_errors("query_points"):
             return (await self._client.query_points(self._engine_name, **request, **parts, limit=limit)).points
 
     async def _retrieve(
@@ -362,7 +364,7 @@ class ServerPoints:
     ) -> dict[str, q.Record]:
         records: list[q.Record] = []
         for start in range(0, len(ids), FETCH_POINTS):
-            with translated("retrieve"):
+            with translating_errors("retrieve"):
                 records += await self._client.retrieve(
                     self._engine_name,
                     ids[start : start + FETCH_POINTS],
@@ -370,13 +372,13 @@ class ServerPoints:
                     with_vectors=parts,
                     consistency=_CONSISTENCY[consistency],
                 )
-        return {str(each.id): each for each in records}
+        return {str(record.id): record for record in records}
 
     async def _index(self, condition: Filter) -> None:
         """A field is indexed when a filter first names it. Asked afresh before one is made: another process may have made it."""
-        if missing(condition, (await self._store.known(self._name)).indexed):
-            known = await self._store.known(self._name, fresh=True)
-            await self._store.make_indexes(self._name, missing(condition, known.indexed))
+        if missing(condition, (await self._store.describe(self._name)).indexed):
+            description = await self._store.describe(self._name, fresh=True)
+            await self._store.make_indexes(self._name, missing(condition, description.indexed))
 
 
 def connect(settings: ServerStoreSettings) -> AsyncQdrantClient:
@@ -463,8 +465,8 @@ def _has_nan(value: Any) -> bool:
     if isinstance(value, float):
         return not np.isfinite(value)
     if isinstance(value, Mapping):
-        return any(_has_nan(each) for each in value.values())
-    return isinstance(value, list | tuple) and any(_has_nan(each) for each in value)
+        return any(_has_nan(item) for item in value.values())
+    return isinstance(value, list | tuple) and any(_has_nan(item) for item in value)
 
 
 def _hits(ranked: Ranked, records: _Records, with_vector: bool) -> list[Hit]:

@@ -588,7 +588,7 @@ def test_a_rewrite_ends_at_any_moment(tmp_path: Path, there: set[str], moved: bo
     if moved:
         (tmp_path / "moved").touch()
     for _ in range(2):
-        assert edge_rewrite.settle(tmp_path) == tmp_path / "shard"
+        assert edge_rewrite.recover(tmp_path) == tmp_path / "shard"
         assert [each.name for each in tmp_path.iterdir()] == ["shard"]
         assert [each.name for each in (tmp_path / "shard" / "segments").iterdir()] == [kept]
 

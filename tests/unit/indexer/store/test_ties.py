@@ -1,4 +1,4 @@
-"""Equal scores, more than a page looks at: every page is a window into one ranking."""
+"""Equal scores, more than a page query_limits at: every page is a window into one ranking."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from indexer.store import ties
 from indexer.store.base import Layout
 from indexer.store.edge.filters import ranked
 from indexer.store.edge.ranking import vector_params
-from indexer.store.ties import in_order, looks, settled
+from indexer.store.ties import in_order, is_complete, query_limits
 
 
 @pytest.fixture
@@ -35,11 +35,11 @@ def test_pages_of_equal_scores_are_windows_into_one_ranking(few: None, tmp_path:
 
 
 def test_how_far_is_looked() -> None:
-    assert looks(10) == (11, 1_010, 12_000)
-    assert looks(11_500) == (11_501, 12_000)
-    assert looks(11_999) == (12_000,)
-    assert looks(30_000) == (30_001,)
-    assert settled([3.0, 2.0], 2, 3)  # there are no more
-    assert settled([3.0, 2.0, 1.0], 2, 3)
-    assert not settled([3.0, 1.0, 1.0], 2, 3)
+    assert query_limits(10) == (11, 1_010, 12_000)
+    assert query_limits(11_500) == (11_501, 12_000)
+    assert query_limits(11_999) == (12_000,)
+    assert query_limits(30_000) == (30_001,)
+    assert is_complete([3.0, 2.0], 2, 3)  # there are no more
+    assert is_complete([3.0, 2.0, 1.0], 2, 3)
+    assert not is_complete([3.0, 1.0, 1.0], 2, 3)
     assert in_order([("b", 1.0), ("a", 1.0), ("c", 2.0)], 2) == [("c", 2.0), ("a", 1.0)]

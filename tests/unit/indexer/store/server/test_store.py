@@ -30,7 +30,7 @@ from indexer.store.criteria import LateInteraction
 from indexer.store.indexes import missing
 from indexer.store.payload import path_of, quoted
 from indexer.store.server import store as server
-from indexer.store.server.errors import TRANSLATED, ours, translated
+from indexer.store.server.errors import TRANSLATED, to_retrieval_error, translating_errors
 from indexer.store.server.filters import to_server
 from indexer.store.server.ranking import asked as reranked
 from indexer.store.server.settings import CollectionSettings, Quantization, ServerStoreSettings
@@ -67,7 +67,7 @@ def test_every_exception_class_of_the_client_and_its_libraries_is_translated() -
     assert [each for each in everything if not issubclass(each, TRANSLATED)] == []
     for kind in everything:
         error = made(kind)
-        with pytest.raises(RetrievalError) as raised, translated("search"):
+        with pytest.raises(RetrievalError) as raised, translating_errors("search"):
             raise error
         assert raised.value.__cause__ is error
         assert raised.value.detail
@@ -166,7 +166,7 @@ def rpc_error(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
     ids=lambda each: repr(each)[:60] if isinstance(each, Exception) else each.__name__,
 )
 def test_what_each_error_becomes(error: Exception, kind: type[RetrievalError]) -> None:
-    with pytest.raises(RetrievalError) as raised, translated("search"):
+    with pytest.raises(RetrievalError) as raised, translating_errors("search"):
         raise error
     assert type(raised.value) is kind
     assert raised.value.__cause__ is error
@@ -176,23 +176,23 @@ def test_what_each_error_becomes(error: Exception, kind: type[RetrievalError]) -
 
 def test_every_status_and_every_code_has_a_meaning() -> None:
     for status in range(100, 600):
-        assert type(ours(unexpected(status), "search")) is not RetrievalError
+        assert type(to_retrieval_error(unexpected(status), "search")) is not RetrievalError
     for code in grpc.StatusCode:
-        error = ours(rpc_error(code), "search")
+        error = to_retrieval_error(rpc_error(code), "search")
         assert "what Qdrant said" in error.detail
 
 
 def test_the_wait_that_qdrant_asks_for_is_passed_on() -> None:
-    error = ours(ResourceExhaustedResponse("slow down", 7), "upsert")
+    error = to_retrieval_error(ResourceExhaustedResponse("slow down", 7), "upsert")
     assert isinstance(error, Overloaded)
     assert error.retry_after_s == 7
 
 
 async def test_a_cancelled_call_stays_cancelled_and_our_errors_ours() -> None:
-    with pytest.raises(asyncio.CancelledError), translated("search"):
+    with pytest.raises(asyncio.CancelledError), translating_errors("search"):
         raise asyncio.CancelledError
     mine = NotFound("mine")
-    with pytest.raises(NotFound) as raised, translated("search"):
+    with pytest.raises(NotFound) as raised, translating_errors("search"):
         raise mine
     assert raised.value is mine
 
@@ -354,7 +354,7 @@ async def test_what_is_known_of_a_collection_is_asked_again_after_a_while(
     before = len(qdrant.asked)
     await store.points("c").fetch(["d0"])
     assert len(qdrant.asked) == before + 1
-    monkeypatch.setattr(server, "KNOWN_S", -1.0)
+    monkeypatch.setattr(server, "DESCRIPTION_MAX_AGE_S", -1.0)
     await store.known("c", fresh=True)
     del qdrant.dimensions["ret2~~c"]
     with pytest.raises(NotFound):
