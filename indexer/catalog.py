@@ -1,4 +1,6 @@
-"""Collections: a row of the ledger and points in the store, made and dropped together, bound to the model that fills them."""
+"""Collections: a row of the ledger and points in the store, made and dropped together, bound to the model that fills
+them.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +40,13 @@ class Catalog:
         indexes: Mapping[str, FieldType] | None = None,
         language: str | None = None,
     ) -> tuple[Collection, bool]:
-        """The collection and whether it is new. Raises `Conflict` when it is there with other settings or of another model;
-        what is None is not asked about.
+        """The collection and whether it is new. Raises `Conflict` when it is there with other settings or of another
+        model; what is None is not asked about.
 
         `language` is that of the words of its texts; unset: as it is, in a new collection `simple`.
 
-        The store first, and whether or not the ledger knows the name: what a process that died half-way left over, on the
-        way in or out, is whole after the next `create`.
+        The store first, and whether or not the ledger knows the name: what a process that died half-way left over, on
+        the way in or out, is whole after the next `create`.
         """
         _check_name(name, "collection")
         if language is not None:
@@ -81,7 +83,9 @@ class Catalog:
         return collection
 
     async def _stored_documents(self, points_name: str) -> int:
-        """Count the documents that the store has under this name. Raises `Conflict` for points that are not of this service."""
+        """Count the documents that the store has under this name. Raises `Conflict` for points that are not of this
+        service.
+        """
         try:
             return await self._store.points(points_name).count()
         except NotFound:
@@ -102,9 +106,11 @@ class Catalog:
             await create()
 
     async def change(self, name: str, settings: Mapping[str, Any]) -> Collection:
-        """The collection with these of its `instruction`, `limit` and `indexes` changed; indexes are added to those there are.
+        """The collection with these of its `instruction`, `limit` and `indexes` changed; indexes are added to those
+        there are.
 
-        Raises `Conflict` for a field that is declared as another type. While the store builds an index, filters read the metadata.
+        Raises `Conflict` for a field that is declared as another type. While the store builds an index, filters read
+        the metadata.
         """
         added = _checked(settings.get("indexes") or {})
 
@@ -155,7 +161,9 @@ class Catalog:
         return await self._ledger.collections.all()
 
     async def drop(self, name: str) -> None:
-        """With its aliases. Raises `NotFound`. The points first, so that what is left after a crash still has a name to be dropped by."""
+        """With its aliases. Raises `NotFound`. The points first, so that what is left after a crash still has a name to
+        be dropped by.
+        """
         collection = await self._named(name)
         reindex = await self._ledger.reindexes.find(name)
         await self._store.drop(collection.points_name)
@@ -168,7 +176,9 @@ class Catalog:
             await self._store.drop(reindex.points_name)
 
     async def compatible(self, name: str) -> Collection:
-        """The collection, if a model that runs here filled it. Raises `NotFound`, or `Conflict` for another (promise 9)."""
+        """The collection, if a model that runs here filled it. Raises `NotFound`, or `Conflict` for another (promise
+        9).
+        """
         collection = await self.get(name)
         await self.encoder(collection)
         return collection

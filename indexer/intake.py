@@ -1,4 +1,6 @@
-"""The way in: what was posted becomes blobs and ledger batches, in that order, and only then is it accepted (promise 3)."""
+"""The way in: what was posted becomes blobs and ledger batches, in that order, and only then is it accepted (promise
+3).
+"""
 
 from __future__ import annotations
 
@@ -58,11 +60,12 @@ class Intake:
         body_hash: Callable[[], str] | None = None,
         max_rejected: int = 10_000,
     ) -> Accepted:
-        """Constant memory: a batch is on disk before the next is read. What ends early, by error or cancelling, leaves nothing.
+        """Constant memory: a batch is on disk before the next is read. What ends early, by error or cancelling, leaves
+        nothing.
 
-        A job of which every document was rejected has nothing to do and has succeeded; the rejections say why, and no more than
-        `max_rejected` of them are kept. `body_hash` is asked for when all documents are read. Raises `Conflict`, with nothing of
-        it accepted, when the job of this `idempotency_key` had another.
+        A job of which every document was rejected has nothing to do and has succeeded; the rejections say why, and no
+        more than `max_rejected` of them are kept. `body_hash` is asked for when all documents are read. Raises
+        `Conflict`, with nothing of it accepted, when the job of this `idempotency_key` had another.
         """
         rejections = _Rejections(max_rejected)
         read = rejections.taken_from(documents)
@@ -92,10 +95,11 @@ class Intake:
         )
 
     async def delete_matching(self, collection: Collection, points: Points, condition: Filter) -> Job:
-        """A job that deletes what is in the index now and fulfils the condition now, named by its ids before it is accepted.
+        """A job that deletes what is in the index now and fulfils the condition now, named by its ids before it is
+        accepted.
 
-        So it comes after every write that was accepted before it, and before those that follow (promise 4). What was accepted and
-        waits to be indexed for the first time is not seen.
+        So it comes after every write that was accepted before it, and before those that follow (promise 4). What was
+        accepted and waits to be indexed for the first time is not seen.
         """
 
         async def matching() -> AsyncIterator[Sequence[str]]:

@@ -18,7 +18,8 @@ log = structlog.get_logger(__name__)
 class WakeUps:
     """Tells the loops of this process that there may be work, so that they need not wait for their next poll.
 
-    Belongs to one event loop. A loop takes `upcoming` before it looks for work: what arrives while it looks is not missed.
+    Belongs to one event loop. A loop takes `upcoming` before it looks for work: what arrives while it looks is not
+    missed.
     """
 
     def __init__(self) -> None:
@@ -47,8 +48,9 @@ async def poll_forever(
 ) -> None:
     """Call `step` until the task is cancelled or `stopped`, and again at each wake-up.
 
-    `step` returns the seconds until its next call, at most `every_s`, or None for that. `every_s` is jittered: the loops of many
-    processes must not all look at once. A `RetrievalError` is logged as `failure`, and the step is tried again after `every_s`.
+    `step` returns the seconds until its next call, at most `every_s`, or None for that. `every_s` is jittered: the
+    loops of many processes must not all look at once. A `RetrievalError` is logged as `failure`, and the step is tried
+    again after `every_s`.
     """
     rng = rng or random.Random()
     woken = asyncio.Event()
@@ -71,7 +73,9 @@ async def poll_forever(
 
 @asynccontextmanager
 async def heartbeat(renew: Callable[[], Awaitable[object]], every_s: float) -> AsyncIterator[None]:
-    """Call `renew` every `every_s` while the block runs. When its dependency does not answer, the next beat tries again."""
+    """Call `renew` every `every_s` while the block runs. When its dependency does not answer, the next beat tries
+    again.
+    """
 
     async def beat() -> None:
         while True:

@@ -1,4 +1,6 @@
-"""Orders about the generations of a collection: begin one, cancel, roll back, finish. `indexer.worker.reindexer` carries them out."""
+"""Orders about the generations of a collection: begin one, cancel, roll back, finish. `indexer.worker.reindexer`
+carries them out.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,16 @@ from model.types import ModelInfo
 
 
 class Reindexes:
-    """Safe to use from many tasks. Each order is in the ledger when it returns. It wakes the reindexer of this process by `orders`."""
+    """Safe to use from many tasks. Each order is in the ledger when it returns. It wakes the reindexer of this process
+    by `orders`.
+    """
 
     def __init__(self, ledger: Ledger, catalog: Catalog, encoders: Encoders, *, orders: WakeUps | None = None) -> None:
         self._ledger, self._catalog, self._encoders, self._orders = ledger, catalog, encoders, orders or WakeUps()
 
     async def start(self, name: str, *, model: str | None = None, max_failures: int = 0) -> tuple[Job, bool]:
-        """The job, and whether it is new. `model` is the name or the fingerprint, or its beginning, of one that runs here.
+        """The job, and whether it is new. `model` is the name or the fingerprint, or its beginning, of one that runs
+        here.
 
         Raises `Conflict` when no other model runs than the collection's, or while there is another generation of it.
         """
@@ -50,7 +55,9 @@ class Reindexes:
         return job
 
     async def roll_back(self, name: str) -> Reindex:
-        """After the switch, while the previous generation is kept: it will serve again, with all that was written meanwhile."""
+        """After the switch, while the previous generation is kept: it will serve again, with all that was written
+        meanwhile.
+        """
         reindex = await self.get(name)
         if reindex.state is not ReindexState.KEPT:
             raise _too_late(reindex, "rolled back")

@@ -1,4 +1,5 @@
-"""An installation as a folder, and a folder as an installation: ledger, points and images, and a manifest that is written last.
+"""An installation as a folder, and a folder as an installation: ledger, points and images, and a manifest that is
+written last.
 
 DIR/ledger.sqlite                what was accepted, as it was at one moment; first, so that what comes later repeats at most
 DIR/points/NAME.tar.gz           a collection's points as Qdrant Edge has them on disk; or
@@ -54,8 +55,9 @@ class Installation:
 async def back_up(
     installation: Installation, folder: Path, *, version: str, portable: bool = False, report: Report = lambda _: None
 ) -> Manifest:
-    """Raises `Conflict` when there is anything in the folder. Writes may go on meanwhile, where several processes share what is
-    backed up: what was accepted by the beginning is in it."""
+    """Raises `Conflict` when there is anything in the folder. Writes may go on meanwhile, where several processes share
+    what is backed up: what was accepted by the beginning is in it.
+    """
     manifests.make_empty(folder)
     schema = await installation.ledger.dump.save(folder / _LEDGER)
     points = []
@@ -71,8 +73,10 @@ async def back_up(
 
 
 async def restore(folder: Path, into: Installation, *, report: Report = lambda _: None) -> Manifest:
-    """Checks the whole backup, then that there is nothing where it is to go. The ledger last and at once: a restoration that breaks
-    off leaves an empty installation, and can be repeated. Raises `NotFound`, `InvalidInput` or `Conflict`."""
+    """Checks the whole backup, then that there is nothing where it is to go. The ledger last and at once: a restoration
+    that breaks off leaves an empty installation, and can be repeated. Raises `NotFound`, `InvalidInput` or
+    `Conflict`.
+    """
     manifest = await asyncio.to_thread(manifests.read, folder)
     await asyncio.to_thread(
         manifests.check, folder, manifest, [_LEDGER, _IMAGES, *(saved.file for saved in manifest.points)]

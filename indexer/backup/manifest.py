@@ -1,4 +1,6 @@
-"""What a backup says of itself: versions, counts, and a checksum of each file. It is written last, so that half a backup has none."""
+"""What a backup says of itself: versions, counts, and a checksum of each file. It is written last, so that half a
+backup has none.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class SavedFile:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`images_included`: they are in the folder; else they stay where they are, and a restoration looks whether they are there."""
+    """`images_included`: they are in the folder; else they stay where they are, and a restoration looks whether they
+    are there.
+    """
 
     version: str
     schema: int
@@ -63,7 +67,9 @@ def make_empty(folder: Path) -> None:
 
 
 def read(folder: Path) -> Manifest:
-    """Raises `NotFound` when there is none, for then the backup was never finished; `InvalidInput` for one that we cannot read."""
+    """Raises `NotFound` when there is none, for then the backup was never finished; `InvalidInput` for one that we
+    cannot read.
+    """
     file = folder / NAME
     try:
         values = json.loads(file.read_text())

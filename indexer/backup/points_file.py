@@ -1,4 +1,6 @@
-"""Points as a file, independent of the engine: msgpack records one after the other, gzipped. Written and read a page at a time."""
+"""Points as a file, independent of the engine: msgpack records one after the other, gzipped. Written and read a page at
+a time.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ _ARRAY = 1  # msgpack's extension type of a NumPy array of float32: its shape, a
 
 
 async def write(points: Points, file: Path) -> int:
-    """Every point that is there all the while; one that is written meanwhile is there as it was before or after. How many."""
+    """Every point that is there all the while; one that is written meanwhile is there as it was before or after. How
+    many.
+    """
     count, after = 0, None
     with gzip.open(file, "wb", compresslevel=_LEVEL) as out:
         while True:

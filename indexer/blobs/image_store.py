@@ -1,12 +1,14 @@
-"""Document images as content-addressed files behind fsspec: the name is the SHA-256 of the bytes, so writing twice writes once.
+"""Document images as content-addressed files behind fsspec: the name is the SHA-256 of the bytes, so writing twice
+writes once.
 
     put ─► there and young? nothing · there and old? made young again · else written whole or not at all
     sweep ─► page of names ─► older than the grace time? ─► referenced by nobody? ─► still old? ─► deleted
                                                        on an object store: set aside ─► a grace time later, still by nobody? ┘
 
-A blob is young for half the grace time after its last `put`. So a `put` that its document refers to within that half is never swept,
-whether it wrote the blob or found it there. On a local disk a lock sees to that. Object stores have neither locks nor a deletion of
-what is unchanged that all of them know, so a deletion may hit what was put a moment before: `get` finds it where it was set aside.
+A blob is young for half the grace time after its last `put`. So a `put` that its document refers to within that half is
+never swept, whether it wrote the blob or found it there. On a local disk a lock sees to that. Object stores have
+neither locks nor a deletion of what is unchanged that all of them know, so a deletion may hit what was put a moment
+before: `get` finds it where it was set aside.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ _PREFIX = re.compile(r"[0-9a-f]{2}")
 _LOCAL_THREADS = 4  # a disk does not get faster by more
 _REMOTE_THREADS = 16  # a request to an object store is some 20 ms of waiting
 _PAGE = 1000  # what one page of S3's own listing holds
-# A single write is whole or not at all there (S3, GCS and Azure say so; memory:// is one dictionary). Elsewhere: a new name, then moved.
+# A single write is whole or not at all there (S3, GCS and Azure say so; memory:// is one dictionary). Elsewhere: a new
+# name, then moved.
 _ATOMIC_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
 
 # Which of these digests do documents refer to? Asked a page at a time, so no list of all documents is ever held.
@@ -95,14 +98,17 @@ class Blobs:
         return self._local is not None
 
     async def put(self, data: bytes) -> str:
-        """Store the bytes and return their digest, 64 hex digits. A damaged file is replaced. Raises `DependencyUnavailable`."""
+        """Store the bytes and return their digest, 64 hex digits. A damaged file is replaced. Raises
+        `DependencyUnavailable`.
+        """
         digest = hashlib.sha256(data).hexdigest()
         await self._run(partial(self._put, digest, data))
         return digest
 
     async def get(self, digest: str) -> bytes:
-        """Return the bytes of this digest. Raises `NotFound`, also for a damaged file, and `DependencyUnavailable` where the storage
-        as a whole is missing."""
+        """Return the bytes of this digest. Raises `NotFound`, also for a damaged file, and `DependencyUnavailable`
+        where the storage as a whole is missing.
+        """
         path = self._path(digest)
         try:
             data = await self._run(partial(self._read, digest))
@@ -129,7 +135,9 @@ class Blobs:
                 yield page
 
     async def _sweep_aside(self, ask: Callable[[Sequence[str]], Awaitable[AbstractSet[str]]], grace_s: float) -> None:
-        """What was set aside a grace time ago: by now a document that was posted then refers to its image, or nothing does."""
+        """What was set aside a grace time ago: by now a document that was posted then refers to its image, or nothing
+        does.
+        """
         async for page in self._pages(self._aside, _PAGE):
             before_s = time.time() - grace_s
             old = [blob.digest for blob in page if blob.modified_s < before_s]
@@ -267,7 +275,9 @@ class Blobs:
         return sorted(blobs, key=lambda blob: blob.digest)
 
     async def _run(self, call: Callable[[], T]) -> T:
-        """Off the event loop and within the time. A call that is over time ends in its thread by the store's own time-outs."""
+        """Off the event loop and within the time. A call that is over time ends in its thread by the store's own
+        time-outs.
+        """
         timeout_s = self._settings.timeout_s
         # Wrong keys are the operator's to mend, and then the work goes on: no document is at fault.
         with StoreErrors(self._what, denied=DependencyUnavailable):

@@ -12,7 +12,9 @@ _TEMPORARY = ".part-"
 
 
 class LocalFiles:
-    """Safe to use from many threads and processes. Remembers which folders it knows to be on disk: at most 256 · 256 of them."""
+    """Safe to use from many threads and processes. Remembers which folders it knows to be on disk: at most 256 · 256 of
+    them.
+    """
 
     def __init__(self, root: str) -> None:
         self._root = Path(root)
@@ -22,10 +24,11 @@ class LocalFiles:
         return self._root.is_dir()
 
     def put(self, path: str, data: bytes, renew_before_s: float) -> None:
-        """Write the file, or renew one that already has this content and is older than `renew_before_s`. It is on disk afterwards.
+        """Write the file, or renew one that already has this content and is older than `renew_before_s`. It is on disk
+        afterwards.
 
-        A file that exists may be another writer's and not durable yet, so its folders are synced too. One with other content is
-        damaged, for its name is its checksum, and is replaced.
+        A file that exists may be another writer's and not durable yet, so its folders are synced too. One with other
+        content is damaged, for its name is its checksum, and is replaced.
         """
         target = Path(path)
         self._make(target.parent)
@@ -35,7 +38,9 @@ class LocalFiles:
             os.fsync(folder)
 
     def delete(self, path: str, before_s: float) -> bool:
-        """Whether a file older than `before_s` was there and is gone. The lock keeps a `put` from finding it at that moment."""
+        """Delete a file that is older than `before_s`. Return whether it was. The lock keeps a `put` from finding it at
+        that moment.
+        """
         target = Path(path)
         try:
             with _locked(target.parent, fcntl.LOCK_EX):
@@ -47,7 +52,7 @@ class LocalFiles:
         return True
 
     def remove_temporaries(self, before_s: float) -> None:
-        """What a killed process left half-written."""
+        """Remove the files that killed processes left half-written."""
         for path in self._root.glob(f"*/*/{_TEMPORARY}*"):
             try:
                 if path.stat().st_ctime < before_s:
@@ -56,7 +61,7 @@ class LocalFiles:
                 continue
 
     def _make(self, folder: Path) -> None:
-        """The folder, made and synced into its parent. One that is there may be another's that is not synced yet."""
+        """Make the folder and fsync it into its parent. One that exists may be another writer's that is not synced yet."""
         if folder in self._durable and folder.is_dir():
             return
         if folder != self._root:
@@ -103,7 +108,7 @@ def _opened(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def _locked(folder: Path, kind: int) -> Iterator[int]:
-    """Among threads and processes, until the end of the block or of the process."""
+    """Lock the folder among threads and processes, until the end of the block or of the process."""
     with _opened(folder) as descriptor:
         fcntl.flock(descriptor, kind)
         yield descriptor

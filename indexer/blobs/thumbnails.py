@@ -1,11 +1,13 @@
 """What is kept of a document's image once it is indexed: the original, a thumbnail, or nothing.
 
-The way in always stores the original, which makes 202 a promise and lets the model see every pixel. Only when the document's point is
-about to be written does the pipeline ask `Keeper.keep` for the digest that the point is to carry; an original that no point and no
-unfinished batch names any more is swept (`Blobs.sweep`) after the grace time. "Unchanged" is told by the original's digest still.
+The way in always stores the original, which makes 202 a promise and lets the model see every pixel. Only when the
+document's point is about to be written does the pipeline ask `Keeper.keep` for the digest that the point is to carry;
+an original that no point and no unfinished batch names any more is swept (`Blobs.sweep`) after the grace time.
+"Unchanged" is told by the original's digest still.
 
-Consequence for reindexing and for "more like this" by image: they use what is kept. From a thumbnail the embedding differs a little from
-the original's; with nothing kept, a document of text and image is embedded anew from its text alone, and one of an image alone cannot be.
+Consequence for reindexing and for "more like this" by image: they use what is kept. From a thumbnail the embedding
+differs a little from the original's; with nothing kept, a document of text and image is embedded anew from its text
+alone, and one of an image alone cannot be.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ class Keeper:
         self._blobs, self._settings, self._limits = blobs, settings, limits or Limits()
 
     async def keep(self, digest: str, original: bytes | None = None) -> str | None:
-        """The digest that the document's point is to carry, of a blob that is stored; `original` saves reading it once more."""
+        """The digest that the document's point is to carry, of a blob that is stored; `original` saves reading it once
+        more.
+        """
         if self._settings.keep is Keep.ORIGINAL:
             return digest
         if self._settings.keep is Keep.NONE:
@@ -65,7 +69,8 @@ class Keeper:
 
 
 def thumbnail(data: bytes, px: int, limits: Limits) -> bytes:
-    """A JPEG whose longer side is at most `px`, upright, without metadata. The file itself where that is no larger either way.
+    """A JPEG whose longer side is at most `px`, upright, without metadata. The file itself where that is no larger
+    either way.
 
     Raises `InvalidInput` and `TooLarge` as `decode_image` does.
     """

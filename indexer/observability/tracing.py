@@ -1,6 +1,7 @@
 """Spans and the W3C context that ties them together across processes and time, by OpenTelemetry's API.
 
-Unless `service.observability.tracing` has set up its SDK nothing is recorded, and a caller's context is handed on as it came.
+Unless `service.observability.tracing` has set up its SDK nothing is recorded, and a caller's context is handed on as it
+came.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Attribute = str | int | float | bool
 
 
 def recording() -> bool:
-    """Whether spans go anywhere."""
+    """Whether spans are exported."""
     return not isinstance(trace.get_tracer_provider(), ProxyTracerProvider)
 
 
@@ -35,9 +36,10 @@ def span(
     links: Sequence[str] = (),
     **attributes: Attribute,
 ) -> Iterator[Span]:
-    """A step of the work, under `parent` or the step that is under way. Attributes `ret2.…`: names and numbers, never content.
+    """Record a step of the work, under `parent` or the current step. Attributes `ret2.…` are names and numbers, never
+    content.
 
-    `links` are the trace parents of what else this step works for.
+    `links` are the trace parents of other requests that this step works for.
     """
     if parent is None and not recording():  # a tenth of what a request costs, for nothing
         yield INVALID_SPAN
@@ -59,24 +61,24 @@ def span(
 
 
 def note(**attributes: Attribute) -> None:
-    """Attributes of the step that is under way."""
+    """Add attributes to the current step."""
     trace.get_current_span().set_attributes({f"ret2.{key}": value for key, value in attributes.items()})
 
 
 def headers() -> dict[str, str]:
-    """`traceparent` and `tracestate` for a call to another process; empty where there is no trace."""
+    """Return `traceparent` and `tracestate` for a call to another process; nothing without a trace."""
     carrier: dict[str, str] = {}
     _w3c.inject(carrier)
     return carrier
 
 
 def received(headers: Mapping[str, str]) -> Context:
-    """The context of a caller; a header that is none is as if it were not there."""
+    """Return the context of a caller. Malformed headers are ignored."""
     return _w3c.extract(dict(headers))
 
 
 def here() -> str | None:
-    """The present step as a trace parent, to be kept with what will be worked on later."""
+    """Return the current step as a trace parent, to be kept with work for later."""
     return headers().get("traceparent")
 
 

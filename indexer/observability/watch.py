@@ -1,4 +1,4 @@
-"""What the index tells of itself while it works; the service makes metrics of it. Nobody has to listen."""
+"""The events of the index that the service turns into metrics."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Protocol
 
 
 class Watch(Protocol):
-    """Called from any thread; returns at once and never raises."""
+    """A receiver of events. Its methods are called from any thread, return at once and never raise."""
 
     def settled(self, result: str, documents: int) -> None:
-        """What became of documents: indexed, deleted, skipped or failed."""
+        """Count documents that were indexed, deleted, skipped or failed."""
 
     def tried_again(self, cause: str) -> None:
-        """A batch goes back: `waiting` for what does not answer, or after an `attempt` that failed."""
+        """Count a batch that goes back: `waiting` for a dependency, or after an `attempt` that failed."""
 
     def called_store(self, operation: str, seconds: float, *, failed: bool) -> None: ...
 

@@ -30,9 +30,9 @@ class Layout:
 class SearchWindow:
     """The part of a ranking that a search reads, and how it reads it.
 
-    `condition` and `score_threshold` decide what is ranked; `limit` and `offset` cut the window from that. Hits carry their
-    vector only `with_vector`. `consistency` changes nothing where a shard has one copy. The caller waits no longer than
-    `timeout_s`, so the engine may give up then.
+    `condition` and `score_threshold` decide what is ranked; `limit` and `offset` cut the window from that. Hits carry
+    their vector only `with_vector`. `consistency` changes nothing where a shard has one copy. The caller waits no
+    longer than `timeout_s`, so the engine may give up then.
     """
 
     limit: int
@@ -62,7 +62,9 @@ class SearchWindow:
 
 
 class Points(Protocol):
-    """The points of one collection. Every method may raise `DependencyUnavailable`; writes return when they are durable."""
+    """The points of one collection. Every method may raise `DependencyUnavailable`; writes return when they are
+    durable.
+    """
 
     async def upsert(self, points: Sequence[Point]) -> None: ...
 
@@ -73,7 +75,9 @@ class Points(Protocol):
         ...
 
     async def search(self, vector: Float32, window: SearchWindow) -> list[Hit]:
-        """Rank by the cosine with `vector` (D,). Best first, equal scores by point id. Cancelling the call ends its work early."""
+        """Rank by the cosine with `vector` (D,). Best first, equal scores by point id. Cancelling the call ends its
+        work early.
+        """
         ...
 
     async def rank(self, criterion: Criterion, window: SearchWindow) -> Ranked:
@@ -81,7 +85,9 @@ class Points(Protocol):
         ...
 
     async def hits(self, ranked: Ranked, *, with_vector: bool = False) -> list[Hit]:
-        """Return the hits of a ranking in its order, without the documents deleted since. Vectors are read `with_vector` alone."""
+        """Return the hits of a ranking in its order, without the documents deleted since. Vectors are read
+        `with_vector` alone.
+        """
         ...
 
     async def layout(self) -> Layout: ...
@@ -93,8 +99,9 @@ class Points(Protocol):
         ...
 
     async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
-        """Digests of the images of at most `limit` points, in the order of the points, which no write changes; and what to ask for
-        next as `after`, None after the last."""
+        """Digests of the images of at most `limit` points, in the order of the points, which no write changes; and what
+        to ask for next as `after`, None after the last.
+        """
         ...
 
 
@@ -110,8 +117,9 @@ class Store(Protocol):
         language: str | None = None,
         latents: bool | None = None,
     ) -> None:
-        """Makes what is missing, `indexes` over metadata fields too; `Conflict` if its layout is another. None takes whatever is there;
-        a new collection then holds neither words nor latents."""
+        """Makes what is missing, `indexes` over metadata fields too; `Conflict` if its layout is another. None takes
+        whatever is there; a new collection then holds neither words nor latents.
+        """
         ...
 
     async def drop(self, name: str) -> None: ...

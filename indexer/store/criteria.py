@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from model.types import Float32
 
-# Point id and score, best first; equal scores by point id. Not document ids: those are in the payloads, and reading a thousand of
+# Point id and score, best first; equal scores by point id. Not document ids: those are in the payloads, and reading a
+# thousand of
 # them takes an engine longer than the ranking.
 Ranked = Sequence[tuple[str, float]]
 
@@ -28,8 +29,10 @@ class WordMatch:
 
 @dataclass(frozen=True, slots=True)
 class LateInteraction:
-    """The `candidates` nearest by embedding, ranked by MaxSim: the mean over the query's latents of the best cosine with one of the
-    document's. (MaxSim as published is the sum; the mean keeps the scale of a cosine, and the order.)"""
+    """The `candidates` nearest by embedding, ranked by MaxSim: the mean over the query's latents of the best cosine
+    with one of the document's. (MaxSim as published is the sum; the mean keeps the scale of a cosine, and the
+    order.)
+    """
 
     vector: Float32  # (D,)
     latents: Float32  # (K, D)

@@ -1,4 +1,6 @@
-"""How a store measures itself: the duration, the span and the failures of each operation, under one name on every engine."""
+"""How a store measures itself: the duration, the span and the failures of each operation, under one name on every
+engine.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One order of equal scores, so that pages are windows into one ranking: by point id, whatever is ranked by.
+"""One order of equal scores, by point id, so that pages are windows into one ranking.
 
-Both engines order equal scores as they like and cut a page anywhere among them. So a page is asked for with one point more, and where
-its last score goes on behind it with more, until the score changes.
+Both engines order equal scores as they like and cut a page anywhere among them. So a query asks for one point more than
+the page has, and where the last score continues behind the page, for more until the score changes.
 """
 
 from __future__ import annotations
@@ -9,22 +9,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from heapq import nsmallest
 
-_FEW = 1_000  # equal scores that most queries end with
-# Of more equal scores than this every page takes the same points, those that the engine gives for this limit: 12,000 ids are read in
+# Equal scores that most queries end with.
+_FEW = 1_000
+# Of more equal scores than this every page takes the same points, those that the engine gives for this limit: 12,000
+# ids are read in
 # 20 ms, and 10,000 hits is as far as a ranking can be walked unless the settings say otherwise.
 MANY = 12_000
 
 
 def query_limits(count: int) -> tuple[int, ...]:
-    """How many points to ask for, one after another until the answer is `is_complete`."""
+    """Return the limits to query with, one after another, until the answer `is_complete`."""
     return (count + 1,) if count >= MANY else tuple(sorted({count + 1, min(count + _FEW, MANY), MANY}))
 
 
 def is_complete(scores: Sequence[float], count: int, limit: int) -> bool:
-    """Whether the best `count` of these, the answer to a query for `limit`, are the best of all in the order of this module."""
+    """Whether the best `count` of these scores, the answer to a query for `limit`, are the best of all in the order of
+    this module.
+    """
     return len(scores) < limit or scores[-1] < scores[count - 1]
 
 
 def in_order(ranked: Sequence[tuple[str, float]], count: int) -> list[tuple[str, float]]:
-    """The best `count` of point ids and their scores."""
+    """Return the best `count` of point ids and their scores."""
     return nsmallest(count, ranked, key=lambda scored: (-scored[1], scored[0]))

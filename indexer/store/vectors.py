@@ -1,4 +1,4 @@
-"""What both Qdrant engines keep of a point beside its payload, and what a collection must be for that."""
+"""The vectors that both Qdrant engines keep of a point, and what a collection must hold for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORDS = "words_"
 
 
 def unit(vector: Float32, dimensions: int, owner: str) -> Float32:
-    """The vector at length 1, by way of float64 so that no finite input overflows. Qdrant would store NaN and zero (promise 12)."""
+    """The vector at length 1, by way of float64 so that no finite input overflows. Qdrant would store NaN and zero."""
     if vector.shape != (dimensions,):
         raise InvalidInput(
             f"vector of {owner} has shape {vector.shape}, the collection's is ({dimensions},)", limit=dimensions
@@ -42,7 +42,9 @@ def unit_rows(latents: Float32 | None, dimensions: int, owner: str) -> Float32:
 
 
 def vectors_of(point: Point, layout: Layout, sparse: Callable[[Words], Any]) -> Any:
-    """What a point is written with. Raises `InvalidInput`. A text without words, or none at all, has no sparse vector."""
+    """Return the vectors that a point is written with. Raises `InvalidInput`. A text without words has no sparse
+    vector.
+    """
     owner = point.document_id
     dense = unit(point.vector, layout.dimensions, owner).tolist()
     vectors: dict[str, Any] = {DENSE: dense}
@@ -54,7 +56,7 @@ def vectors_of(point: Point, layout: Layout, sparse: Callable[[Words], Any]) -> 
 
 
 def unpacked(vectors: Any) -> tuple[Float32, Float32 | None]:
-    """The embedding and the latents of a record that was asked for one or both."""
+    """Return the embedding and the latents of a record; the latents are None if they were not read."""
     if not isinstance(vectors, dict):
         return np.asarray(vectors, np.float32), None
     latents = vectors.get(LATENTS)
@@ -62,17 +64,17 @@ def unpacked(vectors: Any) -> tuple[Float32, Float32 | None]:
 
 
 def words_name(language: str) -> str:
-    """What a collection's sparse vector is called: its language can be read off it."""
+    """Return the name of a collection's sparse vector, which tells its language."""
     return WORDS + language
 
 
 def language_of(names: Iterable[str]) -> str | None:
-    """Of the sparse vectors that a collection has."""
+    """Return the language that the names of a collection's sparse vectors tell, None without words."""
     return next((name.removeprefix(WORDS) for name in names if name.startswith(WORDS)), None)
 
 
 def fits(layout: Layout, dimensions: int, language: str | None, latents: bool | None, name: str) -> None:
-    """Raises `Conflict` where a collection cannot be what is wanted of it."""
+    """Raise `Conflict` where an existing collection has another layout than the requested one."""
     if layout.dimensions != dimensions:
         raise Conflict(f"collection {name} has {layout.dimensions} dimensions, not {dimensions}")
     if language is not None and layout.language != language:
@@ -88,7 +90,7 @@ def fits(layout: Layout, dimensions: int, language: str | None, latents: bool | 
 
 
 def require_words(layout: Layout, name: str) -> str:
-    """The language of the words. Raises `Conflict` for a collection without."""
+    """Return the language of the words. Raises `Conflict` for a collection without words."""
     if layout.language is None:
         raise Conflict(
             f"collection {name} keeps no words of its texts, so only its embeddings can be searched (mode fused). "
@@ -112,6 +114,8 @@ def _as(language: str | None) -> str:
 
 
 def just_below(score_threshold: float) -> float:
-    """An engine may want scores over its threshold, ours are at or over it. Always a finite float32, however far out."""
+    """Return a threshold for engines that want scores above it, where ours are at or above it. It is always a finite
+    float32.
+    """
     most = np.finfo(np.float32).max
     return float(np.nextafter(np.float32(np.clip(score_threshold, -most, most)), -most))

@@ -41,7 +41,9 @@ _NAMED_DOCUMENTS = 64
 
 
 class Pause:
-    """A pause of all claiming while something that every batch needs does not answer: each batch would meet the same trouble."""
+    """A pause of all claiming while something that every batch needs does not answer: each batch would meet the same
+    trouble.
+    """
 
     def __init__(self, settings: IndexerSettings, rng: random.Random) -> None:
         self._settings, self._rng = settings, rng
@@ -134,8 +136,8 @@ class Attempts:
         return result
 
     async def _one_by_one_recorded(self, claim: Claim) -> None:
-        """Run a batch with which workers, encoders or stores died: each document is written down before it is tried and recorded
-        after, so that the one that kills is known. It fails once it has killed `max_attempts` times.
+        """Run a batch with which workers, encoders or stores died: each document is written down before it is tried and
+        recorded after, so that the one that kills is known. It fails once it has killed `max_attempts` times.
 
         An outage is no document's fault: before each is tried, encoder and store have to answer for another one.
         """
@@ -172,7 +174,8 @@ class Attempts:
             return Result.alike(batch, Status.FAILED, error.failure, detail)
 
     async def _run_document(self, claim: Claim, batch: Batch, *, last_attempt: bool) -> Result:
-        """Run a batch of one document, whose error is its own: on the last attempt its failure, else it has no outcome yet.
+        """Run a batch of one document, whose error is its own: on the last attempt its failure, else it has no outcome
+        yet.
 
         Raises what is not its own: `LeaseLost`, and a `RetrievalError` of a dependency that is unavailable.
         """
@@ -246,8 +249,9 @@ class Attempts:
         return Result.alike(batch, Status.FAILED, "internal", f"{type(error).__name__} while indexing").outcomes
 
     async def _record(self, claim: Claim, write: Callable[[], Awaitable[object]]) -> bool:
-        """Try to write to the ledger for as long as a lease lasts. Otherwise the next worker would wait until the lease has expired,
-        and take its holder for dead."""
+        """Try to write to the ledger for as long as a lease lasts. Otherwise the next worker would wait until the lease
+        has expired, and take its holder for dead.
+        """
         deadline = time.monotonic() + self._settings.lease_s
         for tries in itertools.count():
             try:

@@ -32,7 +32,9 @@ class Claim:
         return any(_fetches(batch) for batch in self.batches)
 
     def split(self) -> list[Claim]:
-        """Return the batches that fetch images and those that do not as claims of their own: these need not wait for those."""
+        """Return the batches that fetch images and those that do not as claims of their own: these need not wait for
+        those.
+        """
         fetching = tuple(batch for batch in self.batches if _fetches(batch))
         plain = tuple(batch for batch in self.batches if not _fetches(batch))
         return [Claim(batches) for batches in (fetching, plain) if batches]

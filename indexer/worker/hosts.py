@@ -1,4 +1,6 @@
-"""Fetching from hosts that may not answer: a circuit breaker for each host, and places of their own for batches that fetch."""
+"""Fetching from hosts that may not answer: a circuit breaker for each host, and places of their own for batches that
+fetch.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,11 @@ class _Host:
 
 
 class HostBreaker:
-    """An image fetcher that stops asking a host which keeps failing, so that a thousand of its URLs cost no thousand time-outs.
+    """An image fetcher that stops asking a host which keeps failing, so that a thousand of its URLs cost no thousand
+    time-outs.
 
-    Remembers the `MAX_HOSTS` hosts that failed last. When the pause of a host is over, one request tries whether it answers.
+    Remembers the `MAX_HOSTS` hosts that failed last. When the pause of a host is over, one request tries whether it
+    answers.
     """
 
     def __init__(
@@ -84,7 +88,8 @@ class Place:
 
 
 class FetchPlaces:
-    """The places of batches whose images are being fetched: their slow hosts hold up no loop that indexes other documents.
+    """The places of batches whose images are being fetched: their slow hosts hold up no loop that indexes other
+    documents.
 
     One job has at most half of them, so that the URLs of other jobs pass those of a job whose hosts never answer.
     """

@@ -1,13 +1,15 @@
-"""Collecting images that no document, unfinished batch or failure kept for a retry refers to: now and then, by one worker of all.
+"""Collecting images that no document, unfinished batch or failure kept for a retry refers to: now and then, by one
+worker of all.
 
     unfinished batches ─► failures ─► points of every collection ─► their digests on disk ─► `Blobs.sweep`: old, and none of these
 
-The store and the ledger themselves are asked, a page at a time: a table of references beside them would have to be kept right through
-every crash, restoration and reindex, cost each write something, and would not know what was there before it. A page of a thousand
-points is one read of the store, about what listing a thousand images costs.
+The store and the ledger themselves are asked, a page at a time: a table of references beside them would have to be kept
+right through every crash, restoration and reindex, cost each write something, and would not know what was there before
+it. A page of a thousand points is one read of the store, about what listing a thousand images costs.
 
-The order makes it safe beside writes. A reference moves from batch to failure or point, and from failure by a batch to a point; one
-that moves while this looks has been seen, or is seen where it comes to. What comes in new was just stored, and is too young to go.
+The order makes it safe beside writes. A reference moves from batch to failure or point, and from failure by a batch to
+a point; one that moves while this looks has been seen, or is seen where it comes to. What comes in new was just stored,
+and is too young to go.
 """
 
 from __future__ import annotations

@@ -2,11 +2,12 @@
 
     documents to come of one job: many, and more than are there ──► deferred ──► fewer than are there ──► indexed again
 
-Without it Qdrant builds the graph of a segment, merges the segment with others and builds again, while it takes writes. A search reads
-every vector that is in no graph, so a load that adds less than is there is indexed as it goes, and of a larger one what comes last.
+Without it Qdrant builds the graph of a segment, merges the segment with others and builds again, while it takes writes.
+A search reads every vector that is in no graph, so a load that adds less than is there is indexed as it goes, and of a
+larger one what comes last.
 
-Nothing is counted or remembered: each look compares the ledger's jobs with what the server says of its collections, and changes what
-differs. Whoever died half-way, the next look of any process puts it right.
+Nothing is counted or remembered: each look compares the ledger's jobs with what the server says of its collections, and
+changes what differs. Whoever died half-way, the next look of any process puts it right.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ _EVERY_S = 30.0  # a load that is worth it takes many minutes; a look costs a sm
 
 
 class BulkLoads:
-    """`run` is a chore of the worker; `look` does it now. Several at once do no harm. `documents`: to come, from which on a load is one."""
+    """`run` is a chore of the worker; `look` does it now. Several at once do no harm. `documents`: to come, from which
+    on a load is one.
+    """
 
     def __init__(
         self,
@@ -65,7 +68,9 @@ class BulkLoads:
                     log.info("indexing is deferred" if deferred else "indexing goes on", points=name, to_come=to_come)
 
     async def _to_come(self) -> dict[str, int]:
-        """Of every generation the documents that its largest load will bring, 0 where there is none; by the name of its points."""
+        """Of every generation the documents that its largest load will bring, 0 where there is none; by the name of its
+        points.
+        """
         serving = {reindex.name: reindex.points_name for reindex in await self._ledger.collections.all()}
         reindexes = await self._ledger.reindexes.all()
         filling = {

@@ -60,10 +60,11 @@ class IsolatedEncoder:
 
 @dataclass(slots=True)
 class IndexedDocument:
-    """One document on its way into the index. Each stage fills in its part, and passes over documents that are `closed`.
+    """One document on its way into the index. Each stage fills in its part, and passes over documents that are
+    `closed`.
 
-    `image_digest` is that of the original image until the image to keep is stored. `content` is the content hash where it is known
-    without the original image; `stamp` is the content hash with its model.
+    `image_digest` is that of the original image until the image to keep is stored. `content` is the content hash where
+    it is known without the original image; `stamp` is the content hash with its model.
     """
 
     position: int
@@ -141,8 +142,8 @@ class Pipeline:
     ) -> Result:
         """Index or delete the documents of a batch.
 
-        Raises `RetrievalError` when something that all documents need does not answer; a document's own error is its outcome. A
-        URL whose host does not answer keeps its document waiting, or on the last attempt is its failure.
+        Raises `RetrievalError` when something that all documents need does not answer; a document's own error is its
+        outcome. A URL whose host does not answer keeps its document waiting, or on the last attempt is its failure.
         """
         if batch.kind is JobKind.DELETE:
             await hold()
@@ -160,8 +161,9 @@ class Pipeline:
         return Result.of(documents)
 
     async def probe(self, points: Points) -> None:
-        """Raise `DependencyUnavailable` where any document would fare as the one to be tried next: an encoder that dies of every
-        input, a disk on which the store dies of every write."""
+        """Raise `DependencyUnavailable` where any document would fare as the one to be tried next: an encoder that dies
+        of every input, a disk on which the store dies of every write.
+        """
         try:
             await self.encoder.encode([Input("a word")], role=Role.DOCUMENT, lane=Lane.BULK)
             with store_errors():
@@ -183,7 +185,9 @@ class Pipeline:
                 document.image = document.embedding = None
 
     async def _store_images(self, documents: Sequence[IndexedDocument], *, last_attempt: bool) -> None:
-        """Fetch the images that are known by their URL, so that the blobs have all of them. No image is held longer than that."""
+        """Fetch the images that are known by their URL, so that the blobs have all of them. No image is held longer
+        than that.
+        """
         places = asyncio.Semaphore(_FETCHES)
 
         async def store(document: IndexedDocument) -> None:
@@ -309,7 +313,9 @@ async def _upsert(documents: Sequence[IndexedDocument], points: Points) -> None:
 
 
 def unusable(embedding: Embedding, collection: Collection) -> RetrievalError | None:
-    """Return what keeps a vector out of the store. The encoder may have become another one since it was asked for its model."""
+    """Return what keeps a vector out of the store. The encoder may have become another one since it was asked for its
+    model.
+    """
     vector = embedding.vector
     if embedding.fingerprint != collection.fingerprint:
         return CollectionUnavailable(mismatch(collection, embedding.fingerprint))
@@ -323,8 +329,9 @@ def unusable(embedding: Embedding, collection: Collection) -> RetrievalError | N
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Raise `CollectionUnavailable` for a collection that the ledger knows and the store does not: it is being dropped, or somebody
-    has to bring its files back. Its documents are not at fault."""
+    """Raise `CollectionUnavailable` for a collection that the ledger knows and the store does not: it is being dropped,
+    or somebody has to bring its files back. Its documents are not at fault.
+    """
     try:
         yield
     except NotFound as error:

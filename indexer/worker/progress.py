@@ -1,7 +1,7 @@
 """Waiting for a job: woken by a worker of this process, and looking at the ledger now and then for those of others.
 
-Looking is a read by primary key. PostgreSQL's LISTEN would answer a little sooner, for a connection more per process that must be
-watched and reopened, and that no transaction pooler passes on.
+Looking is a read by primary key. PostgreSQL's LISTEN would answer a little sooner, for a connection more per process
+that must be watched and reopened, and that no transaction pooler passes on.
 """
 
 from __future__ import annotations

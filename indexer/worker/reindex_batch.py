@@ -30,9 +30,9 @@ _ROUNDS = 20
 class ReindexBatch:
     """Copies documents from the `serving` points to the `target` points, embedded by the model of the `pipeline`.
 
-    Repeating a batch, or running two with the same ids at once, is harmless: each ends with the target as it found the serving
-    generation after its own write. `collection` has the settings of the target. `lenient`: documents that cannot be embedded are left
-    out and logged, because the job that would list them has ended.
+    Repeating a batch, or running two with the same ids at once, is harmless: each ends with the target as it found the
+    serving generation after its own write. `collection` has the settings of the target. `lenient`: documents that
+    cannot be embedded are left out and logged, because the job that would list them has ended.
     """
 
     pipeline: Pipeline
@@ -63,7 +63,9 @@ class ReindexBatch:
         return Result(outcomes, copied.waiting)
 
     async def _copy(self, ids: Sequence[str], hold: HoldLease) -> tuple[Result, dict[str, str | None]]:
-        """Copy the documents. Return the result, and by id the content hash that the serving generation had before, None for none."""
+        """Copy the documents. Return the result, and by id the content hash that the serving generation had before,
+        None for none.
+        """
         with store_errors():
             points = dict(zip(ids, await self.serving.fetch(ids), strict=True))
         documents = [_document(place, point) for place, point in enumerate(points.values()) if point is not None]
@@ -100,10 +102,11 @@ class ReindexBatch:
 
 
 def _document(place: int, point: Point) -> IndexedDocument:
-    """Return the document of a point, with the hash of its original image, of which the blobs may have a thumbnail alone.
+    """Return the document of a point, with the hash of its original image, of which the blobs may have a thumbnail
+    alone.
 
-    Where no image was kept the hash is that of the text alone, as the embedding will be: posted again with its image, the document
-    has changed.
+    Where no image was kept the hash is that of the text alone, as the embedding will be: posted again with its image,
+    the document has changed.
     """
     image = ImageRef(point.image_digest) if point.image_digest else None
     document = Document(point.document_id, point.text, image, point.metadata)

@@ -1,4 +1,5 @@
-"""The loop that moves every reindex on: plans the fill, switches, keeps, drops. Where each stands is in the ledger alone.
+"""The loop that moves every reindex on: plans the fill, switches, keeps, drops. Where each stands is in the ledger
+alone.
 
 filling ──► switching ──► kept ──► dropping ──► gone
    ▲            │          ▲ │         ▲

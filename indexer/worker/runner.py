@@ -1,4 +1,5 @@
-"""Run one claimed batch by its kind: documents and deletions through the pipeline, repairs and reindexes by what they ask for.
+"""Run one claimed batch by its kind: documents and deletions through the pipeline, repairs and reindexes by what they
+ask for.
 
 It knows the lease of what it writes, and nothing of attempts.
 """
@@ -83,7 +84,9 @@ class Runner:
         return await copy.run(batch, hold=hold)
 
     async def _pipeline_for(self, fingerprint: str) -> Pipeline:
-        """Return the pipeline with the encoder of that model. Without one it has the first, whose fingerprint it then refuses."""
+        """Return the pipeline with the encoder of that model. Without one it has the first, whose fingerprint it then
+        refuses.
+        """
         if self.encoders.next is None:
             return self.pipeline
         with one_collection_waits():

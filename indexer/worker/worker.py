@@ -51,17 +51,19 @@ _DEFER_S, _DEFER_EACH_S, _DEFER_MAX_S = 2.0, 0.1, 60.0
 
 
 class Chore(Protocol):
-    """Periodic work beside the batches. It goes on until it is cancelled, and gives back within moments what it has in hand then."""
+    """Periodic work beside the batches. It goes on until it is cancelled, and gives back within moments what it has in
+    hand then.
+    """
 
     async def run(self) -> None: ...
 
 
 class Worker:
-    """Runs in the event loop that starts it. Bounded: `concurrency` encoder calls' worth of documents in flight, as many of a
-    reindex, and twice as many whose images are being fetched.
+    """Runs in the event loop that starts it. Bounded: `concurrency` encoder calls' worth of documents in flight, as
+    many of a reindex, and twice as many whose images are being fetched.
 
-    A batch that fails because a dependency does not answer goes back and waits, for ever if need be, visibly. One that fails
-    otherwise is tried `max_attempts` times, at the end document by document, so that only the bad documents fail.
+    A batch that fails because a dependency does not answer goes back and waits, for ever if need be, visibly. One that
+    fails otherwise is tried `max_attempts` times, at the end document by document, so that only the bad documents fail.
     """
 
     def __init__(
@@ -103,7 +105,8 @@ class Worker:
 
     async def start(self) -> None:
         self._stopping = self._failed = False
-        # Loops of their own for a reindex: were its encoder slow or silent, it would keep other documents from being written.
+        # Loops of their own for a reindex: were its encoder slow or silent, it would keep other documents from being
+        # written.
         self._loops = [
             watched_task(self._claim_forever(reindexing), f"{'reindex' if reindexing else 'worker'}-{number}")
             for reindexing in (False, True)
@@ -218,7 +221,9 @@ class Worker:
         self._in_flight -= 1
 
     async def _run_claim(self, claim: Claim) -> None:
-        """Run an attempt with the job in every line of the log, in the trace of the request that brought its first batch."""
+        """Run an attempt with the job in every line of the log, in the trace of the request that brought its first
+        batch.
+        """
         first = claim.batches[0]
         links = {batch.trace for batch in claim.batches[1:] if batch.trace and batch.trace != first.trace}
         about: dict[str, str | int] = {

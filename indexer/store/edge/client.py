@@ -43,8 +43,9 @@ CLOSE_TIMEOUT_S = 30.0
 class EdgeStore:
     """The collections in one folder, each a Qdrant Edge shard. One store per folder; a second is refused.
 
-    Calls go one by one to the child process, in the order made; callers only await. A child that dies is replaced at the
-    next call, and the call it died in is repeated once: every one of them is idempotent. Whoever made the store closes it.
+    Calls go one by one to the child process, in the order made; callers only await. A child that dies is replaced at
+    the next call, and the call it died in is repeated once: every one of them is idempotent. Whoever made the store
+    closes it.
     """
 
     def __init__(
@@ -75,7 +76,9 @@ class EdgeStore:
         language: str | None = None,
         latents: bool | None = None,
     ) -> None:
-        """Makes what is missing, indexes too, if the collection is there with this layout; `Conflict` if it has another."""
+        """Makes what is missing, indexes too, if the collection is there with this layout; `Conflict` if it has
+        another.
+        """
         await self._call("create", name, dimensions, dict(indexes or {}), language, latents)
 
     @measured
@@ -84,8 +87,9 @@ class EdgeStore:
 
     @measured
     async def snapshot(self, name: str, file: Path) -> None:
-        """The collection as it is now in one file, whole or not at all. Other calls wait while its files are copied, not while
-        they are packed: 0.5 s of 10 for 100,000 x 256 on a busy machine."""
+        """The collection as it is now in one file, whole or not at all. Other calls wait while its files are copied,
+        not while they are packed: 0.5 s of 10 for 100,000 x 256 on a busy machine.
+        """
         copied = file.with_name(f".copy-{file.name}")
         await self._call("copy", name, copied)
         await asyncio.to_thread(pack, copied, file)
@@ -163,7 +167,9 @@ class EdgePoints:
         return hits
 
     async def _rank_slices(self, slices: Slices, criterion: Criterion, window: SearchWindow) -> Ranked:
-        """Rank one slice of the collection after another. Other calls run between two of them, and a cancelled call stops there."""
+        """Rank one slice of the collection after another. Other calls run between two of them, and a cancelled call
+        stops there.
+        """
         if isinstance(criterion, LateInteraction):
             candidates = replace(window, limit=criterion.candidates, offset=0, score_threshold=None)
             near = await self._rank_slices(slices, Nearest(criterion.vector), candidates)

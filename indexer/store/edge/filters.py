@@ -25,7 +25,9 @@ INDEX_KINDS = {
 
 
 def sliced(condition: qe.Filter, part: Slice) -> qe.Filter:
-    """Edge query_limits at `should` before `must`, whatever it thinks of the cost, so no payload of another slice is read."""
+    """Edge query_limits at `should` before `must`, whatever it thinks of the cost, so no payload of another slice is
+    read.
+    """
     of_slice = qe.SliceCondition(part.total, part.index)  # type: ignore[attr-defined]  # its stubs lack it
     return qe.Filter(should=[of_slice], must=[condition])
 

@@ -1,7 +1,9 @@
-"""The process that owns one data directory's Qdrant Edge shards: one request at a time over a pipe, tidying up when idle.
+"""The process that owns one data directory's Qdrant Edge shards: one request at a time over a pipe, tidying up when
+idle.
 
-`indexer.store.edge` starts it as `python -m indexer.store.edge.process FOLDER FD PARENT_PID LOCK_WAIT_S READS_PER_CALL`. It exists
-because every Edge call holds the GIL. It lives as long as its end of the pipe, and dies with its parent. No torch.
+`indexer.store.edge` starts it as `python -m indexer.store.edge.process FOLDER FD PARENT_PID LOCK_WAIT_S
+READS_PER_CALL`. It exists because every Edge call holds the GIL. It lives as long as its end of the pipe, and dies with
+its parent. No torch.
 """
 
 from __future__ import annotations
@@ -24,8 +26,11 @@ from model.errors import DependencyUnavailable, InvalidInput, RetrievalError
 
 log = logging.getLogger(__name__)
 
-IDLE_S = 0.5  # quiet for this long: time to tidy up
-BUSY_PAUSE = 4  # times as long as a step of tidying took, no other comes between calls: a fifth of the time where it is never quiet
+# Without a call for this long, maintenance begins.
+IDLE_S = 0.5
+# While calls keep coming, a step of maintenance is followed by a pause this many times as long: it gets a fifth of the
+# time.
+BUSY_PAUSE = 4
 
 
 def main() -> None:
@@ -50,7 +55,7 @@ def main() -> None:
 
 
 def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
-    """Answers each (method, arguments) with its result or a RetrievalError, until the other end is closed."""
+    """Answer each (method, arguments) with its result or a `RetrievalError`, until the other end is closed."""
     s = shards
     served = (
         s.create,
@@ -92,10 +97,10 @@ def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
 
 
 def _tidy(shards: Shards, quiet: bool) -> None:
-    """Nobody asked for it, so nobody is answered when it fails: standard error says so. The next write has it tried again."""
+    """Do one step of maintenance. No caller waits for it, so a failure is logged; the next write has it tried again."""
     failed = _answer(shards.tidy, quiet)
     if failed is not None:
-        log.error("Qdrant Edge gave back no space and made no index: %s", failed.detail)
+        log.error("Qdrant Edge maintenance failed: %s", failed.detail)
 
 
 def _answer(method: Callable[..., Any], *arguments: Any) -> Any:
@@ -106,8 +111,11 @@ def _answer(method: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _translated(method: Callable[..., Any], *arguments: Any) -> Any:
-    """The one place where Edge's errors become ours. Edge raises bare `Exception`, and three others for Python values that it
-    cannot convert. A Rust panic is a BaseException: it ends this process, and the client starts another."""
+    """Call a method and turn the errors of Qdrant Edge into a `RetrievalError`; no other place does.
+
+    Edge raises bare `Exception`, and three other kinds for Python values that it cannot convert. A Rust panic is a
+    `BaseException`: it ends this process, and the client starts another.
+    """
     try:
         return method(*arguments)
     except RetrievalError:
@@ -121,7 +129,9 @@ def _translated(method: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _live_with_parent(parent_pid: int) -> None:
-    """The closed pipe, not a signal to the whole group, ends this process in order; a parent's death ends it at once."""
+    """End this process in order when the pipe is closed, not at a signal to the group, and at once when its parent
+    dies.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if sys.platform == "linux":
@@ -132,7 +142,7 @@ def _live_with_parent(parent_pid: int) -> None:
 
 
 def _lock(folder: Path, wait_s: float) -> int:
-    """Held until this process ends, however it ends: one process per data directory."""
+    """Lock the folder until this process ends, however it ends: one process per data directory."""
     folder.mkdir(parents=True, exist_ok=True)
     fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
     give_up_at = time.monotonic() + wait_s

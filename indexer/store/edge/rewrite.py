@@ -1,10 +1,12 @@
-"""A shard written anew beside the one in use, a few points at a time: how indexes are made and deleted space is given back.
+"""Rewrite a shard beside the one in use, a few points at a time, to build indexes and to reclaim the space of deleted
+points.
 
-Edge's own ways, `create_field_index` and `optimize`, block its process until they are done: 1.5 s a field and 1.6 s at 100,000 points.
-An index made on an empty shard costs nothing but a little with each point, and points that were deleted are not copied.
+Edge's own ways, `create_field_index` and `optimize`, block its process until they are done: 1.5 s a field and 1.6 s at
+100,000 points. An index made on an empty shard costs nothing but a little with each point, and points that were deleted
+are not copied.
 
 FOLDER/shard  FOLDER/shard.new       one is in use, the other is being written or absent
-FOLDER/moved                         there: `shard.new` is in use, until the collection is opened again
+FOLDER/moved                         if it exists, `shard.new` is in use until the collection is opened again
 """
 
 from __future__ import annotations
@@ -20,15 +22,20 @@ from indexer.filters import FieldType
 from indexer.store.edge.filters import INDEX_KINDS
 from indexer.store.edge.snapshot import sync
 
-STEP_POINTS = 100  # a search waits for one step; 200 took 117 ms, p95 238, of 256 dimensions on a machine that ran nine times its cores
-FLUSH_EVERY_STEPS = 20  # so that the last flush, which comes with the change over, is as short as the others
+# A search waits for one step. 200 points of 256 dimensions took 117 ms (p95 238) on a machine with nine times its cores
+# in use.
+STEP_POINTS = 100
+# Often enough that the last flush, which comes with the change over, is as short as the earlier ones.
+FLUSH_EVERY_STEPS = 20
 
 _NAMES = ("shard", "shard.new")
 _MOVED = "moved"
 
 
 class Rewrite:
-    """Every write goes to both shards until `step` says that it has copied the last point."""
+    """A new shard in the making. Every write goes to both shards until `step` returns that it has copied the last
+    point.
+    """
 
     def __init__(self, used: Path, config: qe.EdgeConfig, indexes: Mapping[str, FieldType], left_out: int) -> None:
         """`used` is the path of the shard in use; `left_out` is how many deleted points it holds."""
@@ -45,7 +52,9 @@ class Rewrite:
         self._steps = 0
 
     def step(self, used: Any) -> bool:
-        """Copies the next points of the shard in use, by their ids, which no write changes. Whether they were the last."""
+        """Copy the next points of the shard in use, in the order of their ids, which no write changes. Return whether
+        they were the last.
+        """
         request = qe.ScrollRequest(offset=self._after, limit=STEP_POINTS, with_payload=True, with_vector=True)
         records, self._after = used.scroll(request)
         if records:
@@ -57,7 +66,7 @@ class Rewrite:
         return self._after is None
 
     def change_over(self) -> None:
-        """The new shard, flushed, is the one that the collection is opened with from now on."""
+        """Make the flushed new shard the one that the collection is opened with from now on."""
         for path in (*(entry for entry in self.path.rglob("*") if entry.is_dir()), self.path):
             sync(path)
         _mark_current(self.path)
@@ -78,7 +87,7 @@ def _mark_current(shard: Path) -> None:
 
 
 def recover(folder: Path) -> Path:
-    """The shard of a collection that nobody has open, at its usual place; what else was there is removed."""
+    """Return the shard of a collection that nobody has open, moved to its usual place, and remove unfinished rewrites."""
     shard, new = (folder / name for name in _NAMES)
     moved = folder / _MOVED
     if moved.exists():

@@ -43,8 +43,10 @@ LOAD_WAIT_S = 5.0
 FLUSH_EVERY_POINTS = 20_000  # bounds the log replayed after a crash (100,000 points: 1 s); a flush takes 0.1 to 0.4 s
 MIN_FREE_BYTES = 64 * 2**20  # two files of Edge's log; on a full disk a write through a memory map kills the process
 
-# No HNSW. An index built in bounded steps needs small segments, and many small graphs are no faster than the exact scan:
-# of 256 dimensions, 50,000 points take 2.8 ms exact and 3.3 ms in 25 graphs, 200,000 take 12 ms and 13 ms in 98 graphs, which
+# No HNSW. An index built in bounded steps needs small segments, and many small graphs are no faster than the exact
+# scan:
+# of 256 dimensions, 50,000 points take 2.8 ms exact and 3.3 ms in 25 graphs, 200,000 take 12 ms and 13 ms in 98 graphs,
+# which
 # took 77 s to build in steps of up to 1.5 s.
 NEVER_KB = 2**40
 
@@ -63,8 +65,9 @@ class _Upkeep:
 
 @dataclass(slots=True)
 class _Open:
-    """One open collection. `unflushed` counts the points written since Edge's segments were last synchronised; `named` are fields
-    without index that filters named, and the index that they want."""
+    """One open collection. `unflushed` counts the points written since Edge's segments were last synchronised; `named`
+    are fields without index that filters named, and the index that they want.
+    """
 
     shard: Any
     path: Path  # of the shard
@@ -252,8 +255,9 @@ class Shards:
         return int(self._opened(name).shard.count(qe.CountRequest(exact=True)))
 
     def page(self, name: str, after: str | None, limit: int, condition: Filter | None) -> Page:
-        """Edge is asked from a point on, that one included: `after` is the first of the next page. Where the condition reads payloads
-        it is asked of a stretch of points, and the page may have less than `limit`."""
+        """Edge is asked from a point on, that one included: `after` is the first of the next page. Where the condition
+        reads payloads it is asked of a stretch of points, and the page may have less than `limit`.
+        """
         opened = self._opened(name)
         chosen, end = None, None
         if condition is not None:
@@ -292,8 +296,9 @@ class Shards:
         return any(opened.untidy for opened in self._open.values())
 
     def tidy(self, quiet: bool = True) -> None:
-        """One step of what can wait, of one collection after the other; no search waits for more. `quiet`: nobody is there who
-        would wait, so that segments are synchronised too."""
+        """One step of what can wait, of one collection after the other; no search waits for more. `quiet`: nobody is
+        there who would wait, so that segments are synchronised too.
+        """
         name = next(name for name, candidate in self._open.items() if candidate.untidy)
         opened = self._open[name] = self._open.pop(name)  # it is the last to have its turn again
         opened.untidy = False  # also if it fails: the next write tries again
@@ -362,8 +367,9 @@ class Shards:
         return self._folder / engine_name(name)
 
     def _write(self, name: str, operation: Any, points: int) -> None:
-        """Edge writes its log through a memory map. Syncing those files (6 ms) makes a write outlive the machine's power;
-        flushing all segments (80 to 200 ms) only shortens the log, and waits."""
+        """Edge writes its log through a memory map. Syncing those files (6 ms) makes a write outlive the machine's
+        power; flushing all segments (80 to 200 ms) only shortens the log, and waits.
+        """
         opened = self._opened(name)
         try:
             for shard in opened.shards:
@@ -436,7 +442,9 @@ def _opened_from(folder: Path) -> _Open:
 
 @contextmanager
 def _damage_named(name: str, folder: Path) -> Iterator[None]:
-    """Raise `CollectionDamaged` for whatever keeps a collection from being opened: no document is at fault, nor another collection."""
+    """Raise `CollectionDamaged` for whatever keeps a collection from being opened: no document is at fault, nor another
+    collection.
+    """
     try:
         yield
     except RetrievalError:
@@ -466,8 +474,9 @@ def _load(path: Path, layout: Layout) -> qe.EdgeShard:
 
 
 def _in_use(shard: qe.EdgeShard, path: str) -> bool:
-    """Whether some points have the field; of a sample, for looking at all would take as long as making the index. Ids are digests, so
-    the first points in their order are any points."""
+    """Whether some points have the field; of a sample, for looking at all would take as long as making the index. Ids
+    are digests, so the first points in their order are any points.
+    """
     sample, _ = shard.scroll(qe.ScrollRequest(limit=SAMPLE_POINTS, with_payload=False, with_vector=False))
     of_sample = qe.HasIdCondition({record.id for record in sample})
     having = qe.Filter(must=[of_sample], must_not=[qe.IsEmptyCondition(path)])

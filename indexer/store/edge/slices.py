@@ -1,4 +1,6 @@
-"""A question that is too long for one call of Qdrant Edge, cut into parts of the collection: what client and child process say of it."""
+"""A question that is too long for one call of Qdrant Edge, cut into parts of the collection: what client and child
+process say of it.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """One Edge collection as one file and back: a gzipped tar of its folder, as it lies on disk after a flush.
 
-Edge's files are sparse, some 30 MB of holes each: copies keep the holes, and the tar is compressed, at the fastest level.
+Edge's files are sparse, some 30 MB of holes each: copies keep the holes, and the tar is compressed, at the fastest
+level.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from model.errors import DependencyUnavailable, InvalidInput, NotFound
 
 LEVEL = 1
 CHUNK_BYTES = 2**16
-_RENAMES = 10  # while one pass over a folder is made; there is one now and then
+# Files renamed while a folder is synced, after which it is given up.
+_RENAMES = 10
 
 
 def copy(folder: Path, to: Path, leave: Sequence[str] = ()) -> None:
-    """`to` is replaced. Nobody may write to `folder` meanwhile, except to what is named in `leave`, which is not copied."""
+    """Copy a folder, replacing `to`. Nobody may write to it meanwhile, except to the names in `leave`, which are not
+    copied.
+    """
     shutil.rmtree(to, ignore_errors=True)
     try:
         shutil.copytree(folder, to, copy_function=_copy_file, ignore=shutil.ignore_patterns(*leave))
@@ -32,7 +36,7 @@ def copy(folder: Path, to: Path, leave: Sequence[str] = ()) -> None:
 
 
 def pack(folder: Path, file: Path) -> None:
-    """`file` appears whole, and on disk; one already there is replaced. `folder` is removed."""
+    """Write the folder to `file`, which appears whole and durable, replacing one that exists. Then remove the folder."""
     new = file.with_name(f".new-{file.name}")
     try:
         with tarfile.open(new, "w:gz", compresslevel=LEVEL) as tar:
@@ -48,7 +52,7 @@ def pack(folder: Path, file: Path) -> None:
 
 
 def unpack(file: Path, folder: Path) -> None:
-    """Into `folder`, which must be empty. Nothing is written outside it, whatever the file says."""
+    """Unpack into `folder`, which must be empty. Nothing is written outside it, whatever the file says."""
     try:
         with tarfile.open(file, "r:gz") as tar:
             for member in tar:
@@ -65,14 +69,15 @@ def unpack(file: Path, folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """The folder and the files in it. Edge may just be renaming one, the next part of its log for instance: then once more, for what
-    was synced under no name is not synced."""
+    """Fsync a folder and the files in it. While Edge renames one, the next part of its log for instance, it is tried
+    again.
+    """
     for _ in range(_RENAMES):
         with contextlib.suppress(FileNotFoundError):
             for path in (*folder.iterdir(), folder):
                 sync(path)
             return
-    raise DependencyUnavailable(f"the files of {folder} cannot be synchronised: they do not keep still")
+    raise DependencyUnavailable(f"cannot fsync {folder}: its files keep changing")
 
 
 def sync(path: Path) -> None:
@@ -84,7 +89,7 @@ def sync(path: Path) -> None:
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
-    """Files and folders alone: Edge has no links."""
+    """Extract files and folders. Edge has no links."""
     target = folder / member.name
     if member.isdir():
         target.mkdir(parents=True, exist_ok=True)
@@ -100,7 +105,7 @@ def _copy_file(source: str, target: str) -> None:
 
 
 def _write_sparse(content: IO[bytes], out: IO[bytes]) -> None:
-    """What is zero stays a hole."""
+    """Write the content with its zeros as holes."""
     zeros = bytes(CHUNK_BYTES)
     while chunk := content.read(CHUNK_BYTES):
         if chunk == zeros:

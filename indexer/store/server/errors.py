@@ -1,7 +1,7 @@
-"""The one place where the errors of qdrant-client, and of gRPC and httpx under it, become ours.
+"""Turn the errors of qdrant-client, and of gRPC and httpx under it, into a `RetrievalError`; no other place does.
 
-httpx's own errors come wrapped in `ResponseHandlingException`, save those raised while a request is still being built. A credential
-that Qdrant refuses is this service's fault, not its caller's: 401 and 403 are `DependencyUnavailable`.
+httpx's own errors come wrapped in `ResponseHandlingException`, save those raised while a request is still being built.
+A credential that Qdrant refuses is this service's fault, not its caller's: 401 and 403 are `DependencyUnavailable`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _BY_CODE: dict[grpc.StatusCode, type[RetrievalError]] = {
 
 @contextmanager
 def translating_errors(doing: str) -> Iterator[None]:
-    """Around every call of the client. A cancelled call stays cancelled."""
+    """Translate the errors of a call of the client. A cancelled call stays cancelled."""
     try:
         yield
     except RetrievalError:
@@ -68,7 +68,9 @@ def translating_errors(doing: str) -> Iterator[None]:
 
 
 def to_retrieval_error(error: Exception, doing: str) -> RetrievalError:
-    """`DependencyUnavailable`, which is retried, wherever the caller has no part in the failure."""
+    """Return the error in our terms: `DependencyUnavailable`, which is retried, wherever the caller has no part in the
+    failure.
+    """
     said = f"Qdrant failed in {doing}: {error}"[:MAX_DETAIL_CHARS] or type(error).__name__
     match error:
         case ResourceExhaustedResponse():

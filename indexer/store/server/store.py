@@ -2,8 +2,8 @@
 
 It uses `upsert` with own ids and `wait=True`; the client's `upload_points` would make up ids and hide refusals.
 
-A server is shared with other applications and other deployments. A collection of ours is called `ret2~PREFIX~NAME` and says so in
-its metadata; whatever lacks that mark is neither read nor written nor dropped.
+A server is shared with other applications and other deployments. A collection of ours is called `ret2~PREFIX~NAME` and
+says so in its metadata; whatever lacks that mark is neither read nor written nor dropped.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ class _Description:
 
 
 class ServerStore:
-    """The collections of one Qdrant server. Connects at the first call; safe to share in one event loop. The maker closes it."""
+    """The collections of one Qdrant server. Connects at the first call; safe to share in one event loop. The maker
+    closes it.
+    """
 
     def __init__(
         self, settings: ServerStoreSettings, client: AsyncQdrantClient | None = None, *, watch: Watch = NOBODY
@@ -91,7 +93,9 @@ class ServerStore:
         language: str | None = None,
         latents: bool | None = None,
     ) -> None:
-        """Makes what is missing, indexes too, if the collection is there with this layout; `Conflict` if it has another."""
+        """Makes what is missing, indexes too, if the collection is there with this layout; `Conflict` if it has
+        another.
+        """
         if not 1 <= dimensions <= MAX_DIMENSIONS:
             raise InvalidInput(
                 f"dimensions is {dimensions}, limit is 1 to {MAX_DIMENSIONS}", field="dimensions", value=dimensions
@@ -155,7 +159,9 @@ class ServerStore:
         return True
 
     def engine_name(self, name: str) -> str:
-        """Return the name on the server. `~` is in no prefix, so names of different prefixes never meet: `a-`, `b-x` and `a-b-`, `x`."""
+        """Return the name on the server. `~` is in no prefix, so names of different prefixes never meet: `a-`, `b-x`
+        and `a-b-`, `x`.
+        """
         return engine_name(f"{MARK}~{self.settings.collection_prefix}~{name}")
 
     def mark(self, name: str) -> dict[str, Any]:
@@ -179,7 +185,9 @@ class ServerStore:
         return _Description(layout, indexed, time.monotonic() + DESCRIPTION_MAX_AGE_S)
 
     async def _own(self, name: str) -> q.CollectionInfo:
-        """Return what the server says of a collection. Raises `NotFound`, or `Conflict` for one that this deployment did not make."""
+        """Return what the server says of a collection. Raises `NotFound`, or `Conflict` for one that this deployment
+        did not make.
+        """
         with translating_errors("get_collection"):
             if not await self.client.collection_exists(self.engine_name(name)):
                 raise NotFound(f"there is no collection {name} in the store", field="collection", value=name)
@@ -211,7 +219,9 @@ class ServerStore:
                     raise
 
     async def make_indexes(self, name: str, indexes: Mapping[str, FieldType]) -> None:
-        """The server builds them beside its searches, which read payloads until then. Only a replaced one is waited for."""
+        """The server builds them beside its searches, which read payloads until then. Only a replaced one is waited
+        for.
+        """
         for path, kind in indexes.items():
             description = await self.describe(name)
             replaced = path in description.indexed
@@ -375,7 +385,9 @@ class ServerPoints:
         return {str(record.id): record for record in records}
 
     async def _index(self, condition: Filter) -> None:
-        """A field is indexed when a filter first names it. Asked afresh before one is made: another process may have made it."""
+        """A field is indexed when a filter first names it. Asked afresh before one is made: another process may have
+        made it.
+        """
         if missing(condition, (await self._store.describe(self._name)).indexed):
             description = await self._store.describe(self._name, fresh=True)
             await self._store.make_indexes(self._name, missing(condition, description.indexed))

@@ -69,9 +69,9 @@ async def test_a_collection_that_another_process_dropped(connect: Connect) -> No
 
 async def test_indexes_are_seen_by_others(connect: Connect) -> None:
     await connect().create("c", D, {"a b": FieldType.KEYWORD, 'n."x/y?"': FieldType.NUMBER})
-    assert set((await connect().known("c")).indexed.values()) == {FieldType.KEYWORD, FieldType.NUMBER}
+    assert set((await connect().describe("c")).indexed.values()) == {FieldType.KEYWORD, FieldType.NUMBER}
     await connect().create("c", D, {"a b": FieldType.NUMBER})  # deleted and made again
-    assert set((await connect().known("c")).indexed.values()) == {FieldType.NUMBER}
+    assert set((await connect().describe("c")).indexed.values()) == {FieldType.NUMBER}
 
 
 def test_probes_need_no_key(qdrant: QdrantServer) -> None:  # noqa: F811

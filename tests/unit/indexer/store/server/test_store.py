@@ -355,7 +355,7 @@ async def test_what_is_known_of_a_collection_is_asked_again_after_a_while(
     await store.points("c").fetch(["d0"])
     assert len(qdrant.asked) == before + 1
     monkeypatch.setattr(server, "DESCRIPTION_MAX_AGE_S", -1.0)
-    await store.known("c", fresh=True)
+    await store.describe("c", fresh=True)
     del qdrant.dimensions["ret2~~c"]
     with pytest.raises(NotFound):
         await store.points("c").fetch(["d0"])
