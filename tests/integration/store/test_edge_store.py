@@ -211,7 +211,7 @@ PARENT = """
     from pathlib import Path
     sys.path.insert(0, {root!r})
     from tests_batch import batch
-    from indexer.store.edge import EdgeStore
+    from indexer.store.edge.client import EdgeStore
 
     async def main():
         store = EdgeStore(Path({folder!r}))
