@@ -26,7 +26,8 @@ from model.errors import DependencyUnavailable, InvalidInput
 from model.parts import Location
 
 MAIN = "main"
-_SMALL = (".json", ".txt", ".model")
+# Endings of the files beside the weights that a model is read from.
+SMALL_FILES = (".json", ".txt", ".model")
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # A hub that answers does so in well under a second. Without a network, whoever started the service waits no longer than
@@ -89,7 +90,7 @@ def _download(name: str, revision: str) -> Path:
     try:
         folder = get(CONFIG_FILE).parent
         for file in sorted(files):
-            if file.endswith(_SMALL) and "/" not in file and file != CONFIG_FILE:
+            if file.endswith(SMALL_FILES) and "/" not in file and file != CONFIG_FILE:
                 get(file)
         if INDEX_FILE in files:
             for file in sorted(file for file in files if file.startswith("model-") and file.endswith(".safetensors")):

@@ -153,12 +153,13 @@ def test_the_ingress_leads_to_every_route_but_the_private_ones(render: Render) -
 
 def test_a_download_takes_the_files_that_a_model_is_read_from(render: Render) -> None:
     """Never a pickle."""
-    from model.checkpoints.weights import _HUB_FILES
+    from model.checkpoints.hub import SMALL_FILES
 
+    patterns = {f"*{suffix}" for suffix in (*SMALL_FILES, ".safetensors")}
     encoder = pod_specs(render("gpu"))["Deployment/ret2-encoder"]
     for container in encoder["initContainers"]:
         arguments = container["args"]
-        assert [value for flag, value in pairwise(arguments) if flag == "--include"] == _HUB_FILES
+        assert {value for flag, value in pairwise(arguments) if flag == "--include"} == patterns
 
 
 # --- what is written by a program
