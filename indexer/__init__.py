@@ -1,1 +1,2 @@
-"""Documents into an index and back: ledger, blobs, sources, stores, and the worker that joins them. No torch, no HTTP server."""
+"""Documents into an index and back: ledger, blobs, sources, stores, and the worker that joins them. No torch, no HTTP
+server."""

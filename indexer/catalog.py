@@ -92,7 +92,8 @@ class Catalog:
             return 0
 
     async def _make_points(self, name: str, info: ModelInfo, indexes: Mapping[str, FieldType], language: str) -> None:
-        """Create the points of a new collection, of which the store has none or the empty ones of a creation cut short."""
+        """Create the points of a new collection, of which the store has none or the empty ones of a creation cut
+        short."""
         create = partial(
             self._store.create, name, info.dimensions, indexes, language=language, latents=info.latents > 1
         )
@@ -135,7 +136,8 @@ class Catalog:
         present = (await self.layout(collection)).language
         if language != present:
             raise Conflict(
-                f"collection {collection.name!r} keeps words of {present!r}, not {language!r}. A language stays: fill a new collection "
+                f"collection {collection.name!r} keeps words of {present!r}, not {language!r}. A language stays: fill "
+                "a new collection "
                 "of the other, and switch an alias to it",
                 field="language",
                 value=language,
@@ -246,7 +248,8 @@ def _checked(indexes: Mapping[str, FieldType]) -> dict[str, FieldType]:
 
 def _unknown_points(name: str, documents: int) -> Conflict:
     return Conflict(
-        f"the store has a collection {name!r} with {documents} documents that this service's ledger does not know. It is left as it "
+        f"the store has a collection {name!r} with {documents} documents that this service's ledger does not know. It "
+        "is left as it "
         "is: choose another name, restore the ledger that belongs to it, or remove it from the store",
         field="name",
         value=name,
@@ -255,7 +258,8 @@ def _unknown_points(name: str, documents: int) -> Conflict:
 
 def _redeclared(collection: Collection, field: str, kind: FieldType) -> Conflict:
     return Conflict(
-        f"field {field} of collection {collection.name!r} is declared {collection.indexes[field]}, not {kind}. A declared type stays: "
+        f"field {field} of collection {collection.name!r} is declared {collection.indexes[field]}, not {kind}. A "
+        "declared type stays: "
         "fill a new collection that declares the other, and switch an alias to it",
         field=f"indexes.{field}",
         value=kind,

@@ -1,8 +1,9 @@
 """A bounded set of connections, each used by one caller at a time, so that nothing queues inside an HTTP library.
 
 httpcore 1.0 loses a connection of its pool for ever when a queued request is cancelled just as its turn comes
-(encode/httpcore, `_async/connection_pool.py`, `_assign_requests_to_connections`). Here callers queue before the library,
-in a semaphore, and each holds a client of a single connection. A client whose call did not end well is closed and replaced.
+(encode/httpcore, `_async/connection_pool.py`, `_assign_requests_to_connections`). Here callers queue before the
+library, in a semaphore, and each holds a client of a single connection. A client whose call did not end well is closed
+and replaced.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ C = TypeVar("C", bound=Closeable)
 
 
 class Connections(Generic[C]):
-    """At most `count` clients of one connection each. For one event loop, many tasks at once; its owner calls `aclose`."""
+    """At most `count` clients of one connection each.
+
+    For one event loop, many tasks at once; its owner calls `aclose`.
+    """
 
     def __init__(self, make: Callable[[], C], count: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._make = make

@@ -129,7 +129,8 @@ class Fetcher:
 
     @property
     def alive(self) -> bool:
-        """Whether connections become free: a fetch ends within `timeout_s`, so a full pool that gives none is broken."""
+        """Whether connections become free: a fetch ends within `timeout_s`, so a full pool that gives none is
+        broken."""
         return self._connections.exhausted_s < _STUCK_TIMEOUTS * self._settings.timeout_s
 
     async def aclose(self) -> None:

@@ -1,6 +1,7 @@
 """fsspec: opening a store by its URL, and the one place where what a store raises becomes an error of ours.
 
-A store's own words stay in the chained cause: messages name the store by scheme and bucket, never by a URL, which may hold a secret.
+A store's own words stay in the chained cause: messages name the store by scheme and bucket, never by a URL, which may
+hold a secret.
 """
 
 from __future__ import annotations
@@ -25,23 +26,24 @@ _S3_ATTEMPTS = 2  # botocore's; s3fs's own around them is left out. A job's pati
 
 
 def connect(url: str, *, timeout_s: float, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
-    """(file system, path inside it). Listings are not cached: another process's files are there as soon as it wrote them.
+    """(file system, path inside it). Listings are not cached: another process's files are there as soon as it wrote
+    them.
 
     Raises `InvalidInput` for a URL with credentials in it or of a kind that nothing installed can open.
     """
-    shown = named(url)
+    display_name = named(url)
     if "::" in url:
-        raise InvalidInput(f"{shown} chains several stores, which is not supported", field="url")
+        raise InvalidInput(f"{display_name} chains several stores, which is not supported", field="url")
     protocol = url.partition("://")[0] if "://" in url else "file"
     if protocol != "file" and (urlsplit(url).username or urlsplit(url).password):
         raise InvalidInput(
-            f"{shown} carries credentials; give them by the environment (AWS_ACCESS_KEY_ID, …)", field="url"
+            f"{display_name} carries credentials; give them by the environment (AWS_ACCESS_KEY_ID, …)", field="url"
         )
     settings = {**_defaults(protocol, timeout_s), **(options or {})}
     try:
         files, path = fsspec.core.url_to_fs(url, **settings)
     except (ImportError, ValueError) as error:
-        raise InvalidInput(f"{shown} cannot be opened: {_reason(error)}", field="url") from error
+        raise InvalidInput(f"{display_name} cannot be opened: {_reason(error)}", field="url") from error
     if protocol in _S3:
         files.retries = 1
     return files, path.rstrip("/") or "/"
@@ -65,8 +67,8 @@ class StoreErrors:
     `what` begins the message. Errors that no store raises, a bug of ours, pass.
     """
 
-    def __init__(self, what: str, *, denied: type[RetrievalError] = Forbidden) -> None:
-        self._what, self._denied = what, denied
+    def __init__(self, resource: str, *, denied: type[RetrievalError] = Forbidden) -> None:
+        self._what, self._denied = resource, denied
 
     def __enter__(self) -> None:
         return None
@@ -74,20 +76,20 @@ class StoreErrors:
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        if isinstance(error, Exception) and (ours := translated(error, self._what, self._denied)):
-            raise ours from error
+        if isinstance(error, Exception) and (retrieval_error := translated(error, self._what, self._denied)):
+            raise retrieval_error from error
 
 
-def translated(error: Exception, what: str, denied: type[RetrievalError] = Forbidden) -> RetrievalError | None:
+def translated(error: Exception, resource: str, denied: type[RetrievalError] = Forbidden) -> RetrievalError | None:
     """The error of ours that stands for a store's; None for one of ours already, or of no store."""
     if isinstance(error, RetrievalError):
         return None
     if isinstance(error, FileNotFoundError | NotADirectoryError) and _code(error) not in _NO_STORE:
-        return NotFound(f"{what}: not there")
+        return NotFound(f"{resource}: not there")
     if isinstance(error, PermissionError):
-        return denied(f"{what}: access denied{_in_brackets(_code(error))}")
+        return denied(f"{resource}: access denied{_in_brackets(_code(error))}")
     if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _STORE_LIBRARIES:
-        return DependencyUnavailable(f"{what}: {_reason(error)}")
+        return DependencyUnavailable(f"{resource}: {_reason(error)}")
     return None
 
 
@@ -113,7 +115,8 @@ def _in_brackets(code: str) -> str:
 
 
 def _defaults(protocol: str, timeout_s: float) -> dict[str, Any]:
-    """For S3 all attempts together, of which each may be silent as long as `read_timeout`, end within the caller's time."""
+    """For S3 all attempts together, of which each may be silent as long as `read_timeout`, end within the caller's
+    time."""
     if protocol not in _S3:
         return {}
     each_s = timeout_s / (_S3_ATTEMPTS + 1)

@@ -94,7 +94,8 @@ class Reindexes:
         loaded = ", ".join(f"{info.name} ({info.fingerprint[:12]})" for info in running)
         requested = "another model" if model is None else f"{model!r:.100}, other than that of the collection,"
         raise Conflict(
-            f"collection {collection.name!r} is of model {collection.model} ({collection.fingerprint[:12]}) and {requested} "
+            f"collection {collection.name!r} is of model {collection.model} ({collection.fingerprint[:12]}) and "
+            f"{requested} "
             f"does not run here, but {loaded}: give the service RET2_NEXT_MODEL or RET2_NEXT_ENCODER_URL",
             field="model",
             value=model,

@@ -1,4 +1,5 @@
-"""Recurrent cell: one gated step that folds a text layer and a vision layer into the latents. Shapes: B K D, T text tokens, P patches."""
+"""Recurrent cell: one gated step that folds a text layer and a vision layer into the latents. Shapes: B K D, T text
+tokens, P patches."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ class Attention(nn.Module):
         return merged
 
     def pack(self) -> None:
-        """For inference on a CPU: see `model.cpu.packed`. The weights as they were stay, for the way that takes parts of them."""
+        """For inference on a CPU: see `model.cpu.packed`. The weights as they were stay, for the way that takes parts
+        of them."""
         self._packed = [PackedLinear(weight, bias) for weight, bias in zip(*self._parts(), strict=True)]
 
     def _project(self, values: Tensor, part: int) -> Tensor:
@@ -51,11 +53,13 @@ class Attention(nn.Module):
         return F.linear(values, weights[part], biases[part])
 
     def _of_one(self, context: Tensor) -> Tensor:
-        """All attention goes to a token that is the only one, whoever asks: so it is with the self-attention of one latent."""
+        """All attention goes to a token that is the only one, whoever asks: so it is with the self-attention of one
+        latent."""
         return self._project(context, 2)
 
     def _queries_are_few(self, queries: int, tokens: int) -> bool:
-        """Whether it is less work to bring the queries into the space of the context than the context into that of each head.
+        """Whether it is less work to bring the queries into the space of the context than the context into that of each
+        head.
 
         Multiplications of the two ways, but for what they share: 2KD^2 + 2KTHD here, 2TD^2 + 2KTD there.
         """
@@ -80,8 +84,8 @@ class Attention(nn.Module):
     def _by_query(self, query: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
         """The same, for few queries: q (W c) = (q W) c and sum a (W c) = W (sum a c), so no token is projected.
 
-        A bias of the keys adds the same to every score of a query, which softmax takes out again; one of the values is added once,
-        for the attention sums to 1.
+        A bias of the keys adds the same to every score of a query, which softmax takes out again; one of the values is
+        added once, for the attention sums to 1.
         """
         (_, wk, wv), (_, _, bv) = self._parts()
         batch, queries, size = query.shape
@@ -107,8 +111,8 @@ class Attention(nn.Module):
 class RecurrentCell(nn.Module):
     """One step H -> H', the same weights at every step (DESIGN §5; ReT v1 `RetCell` with its settings).
 
-    Gates are per latent and channel and come from the cross-attention outputs alone. A modality that is absent contributes nothing:
-    neither its input gate nor its part of the forget gate.
+    Gates are per latent and channel and come from the cross-attention outputs alone. A modality that is absent
+    contributes nothing: neither its input gate nor its part of the forget gate.
     """
 
     positions: Tensor

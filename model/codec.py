@@ -26,7 +26,8 @@ _CALL_FIELDS, _INPUT_FIELDS = {"role", "lane", "inputs"}, {"text", "image"}
 _MAX_FIELDS = 16
 _OVER_THE_LIMIT = re.compile(r"(\d+) exceeds max_array_len\(\d+\)")
 _TIMES = ("decode_s", "queue_s", "encode_s")
-_HALVES = "surrogatepass"  # half a surrogate pair is no UTF-8, but text that a model takes: it goes the way that the rest goes
+# Half a surrogate pair is no UTF-8, but text that a model takes.
+_HALVES = "surrogatepass"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,8 @@ def _object(data: bytes, max_inputs: int | None = None) -> dict[Any, Any]:
 
 
 class _OneList:
-    """Called with every list that is built. The list of inputs is the only one of a call: a second one stops the reading."""
+    """Called with every list that is built. The list of inputs is the only one of a call: a second one stops the
+    reading."""
 
     def __init__(self) -> None:
         self._seen = False

@@ -99,7 +99,8 @@ class Ret2Config:
     def __post_init__(self) -> None:
         if self.fusion == "recurrent" and len(self.text.layers) != len(self.vision.layers):
             raise InvalidInput(
-                f"text taps {len(self.text.layers)} layers and vision {len(self.vision.layers)}; each step takes one of both"
+                f"text taps {len(self.text.layers)} layers and vision {len(self.vision.layers)}; each step takes one "
+                "of both"
             )
         if not self.text.layers:
             raise InvalidInput("no layers are tapped; at least one is needed")

@@ -1,7 +1,9 @@
-"""How much of an embedding came from text and how much from image, read off the gates of the recurrent cell while it runs.
+"""How much of an embedding came from text and how much from image, read off the gates of the recurrent cell while it
+runs.
 
-At each tapped layer the cell adds C_t = act(Z_t) · i_t of the text and C_v = act(Z_v) · i_v of the image to its state (DESIGN §5). What
-came in of each is the mean of |C| over latents and channels, and its share is that divided by what came in of both.
+At each tapped layer the cell adds C_t = act(Z_t) · i_t of the text and C_v = act(Z_v) · i_v of the image to its state
+(DESIGN §5). What came in of each is the mean of |C| over latents and channels, and its share is that divided by what
+came in of both.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from torch import Tensor
 
 
 def magnitudes(text: Tensor, image: Tensor) -> Tensor:
-    """What one step adds to the latents, (B, K, D) of each modality -> (B, 2). Exactly 0 for one that is absent or shut out."""
+    """What one step adds to the latents, (B, K, D) of each modality -> (B, 2). Exactly 0 for one that is absent or shut
+    out."""
     return torch.stack([part.detach().float().abs().mean(dim=(1, 2)) for part in (text, image)], dim=1)
 
 

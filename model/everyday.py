@@ -1,9 +1,9 @@
 """everyday: a sentence encoder and an image classifier in one space, without training.
 
-A text is the mean of MiniLM's last states. A picture is a convex combination of the sentence embeddings of the classes that
-EfficientNet-Lite0 sees in it (ConSE, Norouzi et al. 2014, arXiv 1312.5650), moved in the directions in which the names of its colours
-move a sentence. Both together are their weighted sum. What neither the 1,000 classes of ImageNet nor colours tell apart, such as faces,
-writing and numbers of things, is not in the embedding of a picture.
+A text is the mean of MiniLM's last states. A picture is a convex combination of the sentence embeddings of the classes
+that EfficientNet-Lite0 sees in it (ConSE, Norouzi et al. 2014, arXiv 1312.5650), moved in the directions in which the
+names of its colours move a sentence. Both together are their weighted sum. What neither the 1,000 classes of ImageNet
+nor colours tell apart, such as faces, writing and numbers of things, is not in the embedding of a picture.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ CLASS_EMBEDDINGS, COLOUR_DIRECTIONS = "class_embeddings", "colour_directions"
 class EverydayConfig:
     """What the model is made of, and how a picture's classes and colours are weighed.
 
-    `top_k` of the classes make up a picture, weighted by their probabilities at `temperature`: above 1 the less probable ones count
-    for more. `colour_weight` is how far a picture of one colour before a plain background is moved, 0 not at all.
+    `top_k` of the classes make up a picture, weighted by their probabilities at `temperature`: above 1 the less
+    probable ones count for more. `colour_weight` is how far a picture of one colour before a plain background is moved,
+    0 not at all.
     """
 
     name: str
@@ -102,7 +103,8 @@ class SentenceTower(nn.Module):
 
 
 class ConceptTower(nn.Module):
-    """Pixels to a convex combination of the sentence embeddings of the most probable classes, and the colours' directions."""
+    """Pixels to a convex combination of the sentence embeddings of the most probable classes, and the colours'
+    directions."""
 
     def __init__(self, config: EverydayConfig) -> None:
         super().__init__()

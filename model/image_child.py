@@ -1,7 +1,8 @@
 """Decode images in child processes with limits on memory and time, for formats whose decoders can be led astray.
 
-TIFF and AVIF go there: their decoders can take memory and time that no header shows. A child serves many images in turn, for starting
-one takes longer than decoding. A child that takes too much or crashes is killed and replaced; only the image it was at fails.
+TIFF and AVIF go there: their decoders can take memory and time that no header shows. A child serves many images in
+turn, for starting one takes longer than decoding. A child that takes too much or crashes is killed and replaced; only
+the image it was at fails.
 """
 
 from __future__ import annotations

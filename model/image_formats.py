@@ -1,4 +1,5 @@
-"""The image formats that ret2 knows: how a file begins, its media type, and whether it can be read. No decoding, no Pillow."""
+"""The image formats that ret2 knows: how a file begins, its media type, and whether it can be read. No decoding, no
+Pillow."""
 
 from __future__ import annotations
 
@@ -9,19 +10,20 @@ _HEAD_BYTES = 64
 
 @dataclass(frozen=True, slots=True)
 class ImageFormat:
-    """`pillow` is Pillow's name of the format, None where no decoder is at hand; `shown` is what a browser shows and cannot run."""
+    """`pillow` is Pillow's name of the format, None where no decoder is at hand; `browser_safe` is what a browser shows
+    and cannot run."""
 
     name: str
     media_type: str
     pillow: str | None
-    shown: bool = False
+    browser_safe: bool = False
 
 
-JPEG = ImageFormat("JPEG", "image/jpeg", "JPEG", shown=True)
-PNG = ImageFormat("PNG", "image/png", "PNG", shown=True)
-WEBP = ImageFormat("WebP", "image/webp", "WEBP", shown=True)
-GIF = ImageFormat("GIF", "image/gif", "GIF", shown=True)
-AVIF = ImageFormat("AVIF", "image/avif", "AVIF", shown=True)
+JPEG = ImageFormat("JPEG", "image/jpeg", "JPEG", browser_safe=True)
+PNG = ImageFormat("PNG", "image/png", "PNG", browser_safe=True)
+WEBP = ImageFormat("WebP", "image/webp", "WEBP", browser_safe=True)
+GIF = ImageFormat("GIF", "image/gif", "GIF", browser_safe=True)
+AVIF = ImageFormat("AVIF", "image/avif", "AVIF", browser_safe=True)
 BMP = ImageFormat("BMP", "image/bmp", "BMP")
 TIFF = ImageFormat("TIFF", "image/tiff", "TIFF")
 HEIC = ImageFormat("HEIC", "image/heic", None)

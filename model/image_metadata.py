@@ -21,7 +21,8 @@ _JPEG_COMMENT, _JPEG_SCAN = 0xFE, 0xDA
 
 
 def only_pixels(data: bytes) -> bytes | None:
-    """Return a PNG or a JPEG without its side chunks, an AVIF under its plain brand; None where nothing can be left out."""
+    """Return a PNG or a JPEG without its side chunks, an AVIF under its plain brand; None where nothing can be left
+    out."""
     try:
         if data.startswith(_PNG_SIGNATURE):
             return _png(data)

@@ -1,4 +1,5 @@
-"""Images as callers write them: base64, data URIs and addresses, read alike wherever they come in. No decoding, no Pillow."""
+"""Images as callers write them: base64, data URIs and addresses, read alike wherever they come in. No decoding, no
+Pillow."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def is_web_address(text: str) -> bool:
 
 
 def read_data_uri(text: str, limits: Limits) -> bytes:
-    """Return the bytes of a data URI in base64: any case, any parameters (RFC 2397). Raises `InvalidInput` or `TooLarge`."""
+    """Return the bytes of a data URI in base64: any case, any parameters (RFC 2397). Raises `InvalidInput` or
+    `TooLarge`."""
     head = _DATA_URI_HEAD.match(text[:_MAX_HEAD_CHARS])
     if head is None or head[1].rpartition(";")[2].strip().lower() != "base64":
         raise InvalidInput("image is a data URI without base64; send data:<type>;base64,<data>", field="image")
@@ -34,7 +36,8 @@ def read_data_uri(text: str, limits: Limits) -> bytes:
 
 
 def read_base64(text: str, limits: Limits) -> bytes:
-    """Return the bytes of base64, plain or url-safe, padded or not, line breaks or not. Raises `InvalidInput` or `TooLarge`."""
+    """Return the bytes of base64, plain or url-safe, padded or not, line breaks or not. Raises `InvalidInput` or
+    `TooLarge`."""
     # Base64 has four characters for three bytes, and line breaks a little more.
     if len(text) > limits.max_image_bytes * 3 // 2:
         raise too_large(len(text) * 3 // 4, limits)

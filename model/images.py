@@ -1,4 +1,5 @@
-"""Encoded images to upright RGB, whatever the file: limits before decoding, one clear error for anything that is not an image. No torch."""
+"""Encoded images to upright RGB, whatever the file: limits before decoding, one clear error for anything that is not an
+image. No torch."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ _STRIP_PX = 2**18  # of float64, in the few copies that numpy makes of them: som
 def decode_image(data: bytes, limits: Limits, at_least_px: int | None = None) -> Image.Image:
     """The file's first frame, EXIF orientation applied, alpha over white, 8-bit RGB. Thread-safe.
 
-    A JPEG may come smaller, by 2, 4 or 8, as long as both its sides keep `at_least_px`: decoding skips what resizing would throw away.
+    A JPEG may come smaller, by 2, 4 or 8, as long as both its sides keep `at_least_px`: decoding skips what resizing
+    would throw away.
 
     Raises `TooLarge` over `max_image_bytes` or `max_image_px` (both before any pixel is decoded), else `InvalidInput`.
     """

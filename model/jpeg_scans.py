@@ -12,8 +12,8 @@ _START_OF_IMAGE, _START_OF_SCAN, _END_OF_IMAGE = 0xD8, 0xDA, 0xD9
 def count_scans(data: bytes, limit: int) -> int:
     """Return the number of scans of the first image, and no more than `limit` + 1.
 
-    Segments are stepped over, and what follows the image is not read: profiles, previews and the films that telephones append
-    hold the bytes of a marker by chance.
+    Segments are stepped over, and what follows the image is not read: profiles, previews and the films that telephones
+    append hold the bytes of a marker by chance.
     """
     scans, place = 0, 0
     while scans <= limit and (marker := _MARKER.search(data, place)):

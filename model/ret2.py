@@ -1,4 +1,5 @@
-"""Ret2: adapters, the recurrent cell, pooling and projection over the tapped states of two towers. The towers are not in here."""
+"""Ret2: adapters, the recurrent cell, pooling and projection over the tapped states of two towers. The towers are not
+in here."""
 
 from __future__ import annotations
 
@@ -32,7 +33,10 @@ class States:
 
 
 class Ret2(nn.Module):
-    """States of both towers to latents (B, K, E), or (B, 1, E) when pooled; each of unit length. E = config.dimensions."""
+    """States of both towers to latents (B, K, E), or (B, 1, E) when pooled; each of unit length.
+
+    E = config.dimensions.
+    """
 
     def __init__(self, config: Ret2Config, text_widths: Sequence[int], vision_widths: Sequence[int]) -> None:
         super().__init__()
@@ -45,7 +49,8 @@ class Ret2(nn.Module):
         )
 
     def forward(self, states: States, contributions: list[Tensor] | None = None) -> Tensor:
-        """`contributions`, where given, gets what each step took in of text and image: (B, 2), see `model.contributions`."""
+        """`contributions`, where given, gets what each step took in of text and image: (B, 2), see
+        `model.contributions`."""
         latents = self.cell.initial(states.batch)  # (B, K, D)
         for step in range(len(self.text_adapters)):
             latents = self.cell(
@@ -63,7 +68,10 @@ class Ret2(nn.Module):
 
 
 class SumFusion(nn.Module):
-    """The baseline: mean of each tower's last tapped layer, projected separately and added. Same interface as `Ret2`."""
+    """The baseline: mean of each tower's last tapped layer, projected separately and added.
+
+    Same interface as `Ret2`.
+    """
 
     def __init__(self, config: Ret2Config, text_widths: Sequence[int], vision_widths: Sequence[int]) -> None:
         super().__init__()

@@ -1,8 +1,9 @@
 """Unicode normalisation whose time is linear in the text, whatever the text.
 
-Normalisation sorts each run of combining marks, and CPython sorts it by insertion, with the interpreter's lock held: a run of 100,000
-marks takes 25 s. A run is therefore broken after 30 marks, as the Stream-Safe Text Format does (Unicode Standard Annex #15, section 13),
-and a long text is normalised piece by piece, so that other threads run in between. Texts without such runs are normalised as ever.
+Normalisation sorts each run of combining marks, and CPython sorts it by insertion, with the interpreter's lock held: a
+run of 100,000 marks takes 25 s. A run is therefore broken after 30 marks, as the Stream-Safe Text Format does (Unicode
+Standard Annex #15, section 13), and a long text is normalised piece by piece, so that other threads run in between.
+Texts without such runs are normalised as ever.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ class Input:
 class Limits:
     """Bounds on one input, checked before any decoding work is done.
 
-    `max_text_chars` bounds memory and tokeniser time; text over the model's token limit but under this one is truncated,
-    and the truncation is reported in `Embedding.dropped_tokens`.
+    `max_text_chars` bounds memory and tokeniser time; text over the model's token limit but under this one is
+    truncated, and the truncation is reported in `Embedding.dropped_tokens`.
     """
 
     max_text_chars: int = 100_000
@@ -53,8 +53,8 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What one forward gives of a batch: vectors (B, D) of unit length; shares (B, L, 2) unless the model has no gates; latents
-    (B, K, D), each of unit length, from a model that gives several."""
+    """What one forward gives of a batch: vectors (B, D) of unit length; shares (B, L, 2) unless the model has no gates;
+    latents (B, K, D), each of unit length, from a model that gives several."""
 
     vectors: Float32
     shares: Float32 | None = None
@@ -74,10 +74,11 @@ def _joined(parts: Sequence[Float32 | None]) -> Float32 | None:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """One input's vector, (D,) float32 of unit length; the fingerprint of the model that made it, what it cost and where the time went.
+    """One input's vector, (D,) float32 of unit length; the fingerprint of the model that made it, what it cost and
+    where the time went.
 
-    `dropped_tokens` of the text were over the model's limit. `shares` is None from a model without gates, `latents` (K, D) from one
-    that gives a single vector.
+    `dropped_tokens` of the text were over the model's limit. `shares` is None from a model without gates, `latents` (K,
+    D) from one that gives a single vector.
     """
 
     vector: Float32

@@ -1,4 +1,5 @@
-"""The ready objects a process is made of. `service.server` builds them, tests pass fakes, routes take them as dependencies."""
+"""The ready objects a process is made of. `service.server` builds them, tests pass fakes, routes take them as
+dependencies."""
 
 from __future__ import annotations
 
@@ -66,7 +67,8 @@ class Parts:
 
     @property
     def health(self) -> Health:
-        """A next encoder in another process may be away without this one being unready: only its own collections want it."""
+        """A next encoder in another process may be away without this one being unready: only its own collections want
+        it."""
         max_age_s = self.settings.ready_max_age_s
         working = {"worker": lambda: self.worker.alive and self.reindexer.alive} if self.indexes else {}
         return Health(

@@ -44,7 +44,8 @@ def _lock_file(data_dir: Path) -> TextIO:
 
 def _unusable(data_dir: Path, error: OSError) -> InvalidInput:
     return InvalidInput(
-        f"data folder {data_dir} cannot be used: {error.strerror or error}. RET2_DATA_DIR must name a folder that this user can write"
+        f"data folder {data_dir} cannot be used: {error.strerror or error}. RET2_DATA_DIR must name a folder that this "
+        "user can write"
     )
 
 

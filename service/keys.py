@@ -1,7 +1,8 @@
 """API keys: who may do what in which collections. A file holds them hashed and is read again when it changes.
 
-A key is 32 random bytes, so nobody can try them all, and SHA-256 keeps it as well as a slow hash would. Slow hashes are for passwords,
-which can be guessed; here one would only cost time with every request, and let whoever sends wrong keys spend ours.
+A key is 32 random bytes, so nobody can try them all, and SHA-256 keeps it as well as a slow hash would. Slow hashes are
+for passwords, which can be guessed; here one would only cost time with every request, and let whoever sends wrong keys
+spend ours.
 """
 
 from __future__ import annotations
@@ -96,11 +97,12 @@ class KeyFile:
         if self._clock() - self._read_at >= _READ_EVERY_S:
             self._read_again()
         digest = _digest(secret)
-        found = [key for known, key in self._entries if hmac.compare_digest(digest, known)]
-        return found[0] if found else None
+        matching = [key for key_digest, key in self._entries if hmac.compare_digest(digest, key_digest)]
+        return matching[0] if matching else None
 
     def _read_again(self) -> None:
-        """The content is compared, not its time: a file may change twice within one tick, and a mounted Secret is replaced whole."""
+        """The content is compared, not its time: a file may change twice within one tick, and a mounted Secret is
+        replaced whole."""
         self._read_at = self._clock()
         try:
             content = _content(self._path)
@@ -135,7 +137,8 @@ def line_of(secret: str, key: Key) -> str:
 
 
 def scopes_of(words: Sequence[str]) -> frozenset[KeyScope]:
-    """Raises `InvalidInput` for none and for one that there is not; it shows none, for it may be a key in the wrong place."""
+    """Raises `InvalidInput` for none and for one that there is not; it shows none, for it may be a key in the wrong
+    place."""
     if not words or not set(words) <= set(KeyScope):
         raise InvalidInput(f"the scopes must be of {', '.join(KeyScope)}", field="scope")
     return frozenset(map(KeyScope, words))

@@ -1,4 +1,5 @@
-"""The one place where a process is put together: settings to parts to a running server. torch is imported only when it is built."""
+"""The one place where a process is put together: settings to parts to a running server. torch is imported only when it
+is built."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ _WATCH_S = 0.5  # how soon a dead model thread or worker is noticed
 
 
 def serve(settings: Settings) -> None:
-    """Runs until SIGTERM or Ctrl-C, then drains. Exit status 1 when something inside died, so that a supervisor restarts it."""
+    """Runs until SIGTERM or Ctrl-C, then drains. Exit status 1 when something inside died, so that a supervisor
+    restarts it."""
     configure_logs(settings.log_level, settings.log_format)
     start_traces(settings.role)
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -63,7 +65,8 @@ def _check_port(host: str, port: int | None) -> None:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
         raise Conflict(
-            f"cannot listen on {host}:{port}: {error.strerror or error}. Stop the other process or set another RET2_PORT",
+            f"cannot listen on {host}:{port}: {error.strerror or error}. Stop the other process or set another "
+            "RET2_PORT",
             field="port",
             value=port,
         ) from error
@@ -79,8 +82,9 @@ def migrate(settings: Settings) -> tuple[int, str]:
 
 
 def _leave(*_: object) -> None:
-    """While the model is being loaded nothing is begun that would have to be finished. Without this a container's first process
-    would go on loading: it has no default for a signal. An exception would not do: a library that reads weights made another of it."""
+    """While the model is being loaded nothing is begun that would have to be finished. Without this a container's first
+    process would go on loading: it has no default for a signal. An exception would not do: a library that reads weights
+    made another of it."""
     log.info("stopping before the start")
     os._exit(0)
 
@@ -88,8 +92,9 @@ def _leave(*_: object) -> None:
 def _in_loop(work: Coroutine[Any, Any, T]) -> T:
     """In uvloop's event loop, where a request costs a sixth less than in Python's own.
 
-    All there is by now is there to the end, and the collector need not look at it again and again: it did so every two to three seconds
-    under load, and each time all threads stood still for 150 to 190 ms."""
+    All there is by now is there to the end, and the collector need not look at it again and again: it did so every two
+    to three seconds under load, and each time all threads stood still for 150 to 190 ms.
+    """
     gc.collect()
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -153,7 +158,8 @@ async def _announce(server: uvicorn.Server, host: str) -> None:
 
 @contextmanager
 def _stop_signals(server: uvicorn.Server, parts: Parts | EncoderParts) -> Iterator[None]:
-    """Stop on SIGTERM and Ctrl-C. A thread listens for them, so that the deadline begins however busy the event loop is."""
+    """Stop on SIGTERM and Ctrl-C. A thread listens for them, so that the deadline begins however busy the event loop
+    is."""
     loop = asyncio.get_running_loop()
     signals, wakeup = socket.socketpair()
     wakeup.setblocking(False)
@@ -197,7 +203,8 @@ def _drain(server: uvicorn.Server, parts: Parts | EncoderParts) -> None:
 
 
 def _arm_deadline(parts: Parts | EncoderParts) -> None:
-    """Exit when the grace time is over: Python would wait for ever for a thread of a pool that is stuck in a forward."""
+    """Exit when the grace time is over: Python would wait for ever for a thread of a pool that is stuck in a
+    forward."""
     deadline = threading.Timer(parts.settings.grace_s, _give_up)
     deadline.daemon = True
     deadline.start()

@@ -75,7 +75,8 @@ Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 MIB = 2**20
 
-# How soon a worker sees what another process accepted, at a millisecond of PostgreSQL's time a look. Alone it is woken instead.
+# How soon a worker sees what another process accepted, at a millisecond of PostgreSQL's time a look. Alone it is woken
+# instead.
 _POLL_SHARED_S, _POLL_ALONE_S = 1.0, 5.0
 
 
@@ -101,8 +102,10 @@ class Settings(BaseSettings):
     # --- what and where
     role: ServerRole = Field(
         ServerRole.ALL,
-        description="all: everything in one process; encoder: only the model, which fetches and stores nothing; api: HTTP "
-        "without model and worker; indexer: a worker and the probes. The last two have everything else in common with others",
+        description="all: everything in one process; encoder: only the model, which fetches and stores nothing; api: "
+        "HTTP "
+        "without model and worker; indexer: a worker and the probes. The last two have everything else in common with "
+        "others",
     )
     host: str = Field("127.0.0.1", description="address to listen on; other than loopback it needs API keys")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
@@ -110,7 +113,8 @@ class Settings(BaseSettings):
         None,
         ge=0,
         le=65535,
-        description="port with nothing but /metrics, which the other port then has not; 0 takes a free one; unset: on the same port",
+        description="port with nothing but /metrics, which the other port then has not; 0 takes a free one; unset: on "
+        "the same port",
     )
     data_dir: Path = Field(
         Path("~/.local/share/ret2"), description="folder of the embedded mode: index, ledger, images"
@@ -123,7 +127,8 @@ class Settings(BaseSettings):
     precision: str = Field(
         "auto",
         pattern="^(auto|float32|bfloat16|float16)$",
-        description="of weights and activations; auto: float32 on a CPU, on CUDA bfloat16, or float16 where it has none",
+        description="of weights and activations; auto: float32 on a CPU, on CUDA bfloat16, or float16 where it has "
+        "none",
     )
     compile: bool = Field(
         False, description="compile the vision tower at start, a minute or more, and keep it so if that measures faster"
@@ -150,12 +155,14 @@ class Settings(BaseSettings):
     )
     key_requests_in_flight: Positive | None = Field(
         None,
-        description="requests of one API key being answered at once, in each process; unset: half of max_requests_in_flight",
+        description="requests of one API key being answered at once, in each process; unset: half of "
+        "max_requests_in_flight",
     )
     cors_origins: str | None = Field(
         None,
         pattern=r"^(\*|https?://[^/,\s]+(,https?://[^/,\s]+)*)$",
-        description="origins whose pages may call this API from a browser: https://a.example,https://b.example, or *; unset: none",
+        description="origins whose pages may call this API from a browser: https://a.example,https://b.example, or *; "
+        "unset: none",
     )
 
     # --- an encoder in another process
@@ -232,7 +239,8 @@ class Settings(BaseSettings):
     )
     qdrant_defer_indexing_documents: Positive = Field(
         50_000,
-        description="while one job has this many documents to come, and more than its collection holds, no HNSW graph is built: "
+        description="while one job has this many documents to come, and more than its collection holds, no HNSW graph "
+        "is built: "
         "one build later instead of many",
     )
 
@@ -245,13 +253,15 @@ class Settings(BaseSettings):
     # --- images
     blobs_url: str | None = Field(
         None,
-        description="where images are kept: a folder or an fsspec URL such as s3://bucket/images, of this service alone; "
+        description="where images are kept: a folder or an fsspec URL such as s3://bucket/images, of this service "
+        "alone; "
         "credentials come from its own variables (AWS_ACCESS_KEY_ID, …); unset: data_dir",
     )
     blobs_timeout_s: Seconds = Field(30.0, description="one image read or written there")
     keep_images: Keep = Field(
         Keep.ORIGINAL,
-        description="what is kept of an image once it is indexed: original, thumbnail or none; the model always sees the original. "
+        description="what is kept of an image once it is indexed: original, thumbnail or none; the model always sees "
+        "the original. "
         "A reindex uses what is kept: with none there is no image to show (404), and a document that is an image alone "
         "cannot be reindexed",
     )
@@ -262,14 +272,16 @@ class Settings(BaseSettings):
     sweep_grace_s: float = Field(
         24 * 3600.0,
         ge=600,
-        description="younger images stay, whatever refers to them: over twice the longest time from storing an image to "
+        description="younger images stay, whatever refers to them: over twice the longest time from storing an image "
+        "to "
         "accepting or indexing its document",
     )
 
     # --- files to import from
     import_roots: str = Field(
         "",
-        description="what may be imported, comma-separated: local folders, and URL prefixes such as s3://bucket/exports or "
+        description="what may be imported, comma-separated: local folders, and URL prefixes such as "
+        "s3://bucket/exports or "
         "https://host/ (https:// is any public host); whoever may write to a collection may read there. Empty: nothing",
     )
     import_max_file_bytes: Positive = Field(10 * 1024 * MIB, description="one file that is downloaded by https")
@@ -325,7 +337,8 @@ class Settings(BaseSettings):
     )
     max_batch_cost: Positive | None = Field(
         None,
-        description="what the model has in hand at once, in image patches plus text tokens: one forward, or on a CPU one a thread "
+        description="what the model has in hand at once, in image patches plus text tokens: one forward, or on a CPU "
+        "one a thread "
         "together; unset: measured at start, to be fast and fit",
     )
     batch_wait_share: float = Field(

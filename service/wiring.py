@@ -57,9 +57,9 @@ def build(
     encoder: Batcher | HttpEncoder | None = None,
     store: Store | None = None,
 ) -> Parts:
-    """Build the components of one process. By default the index, the ledger in SQLite and the images are under `data_dir`, and
-    the model runs in this process; settings put some of them elsewhere. A model, an encoder or a store that is passed in is used
-    in place of the one that the settings name."""
+    """Build the components of one process. By default the index, the ledger in SQLite and the images are under
+    `data_dir`, and the model runs in this process; settings put some of them elsewhere. A model, an encoder or a store
+    that is passed in is used in place of the one that the settings name."""
     api_keys = _api_keys(settings)
     metrics = Metrics(_registry())
     encoder = encoder or _encoder(settings, metrics, runtime)
@@ -164,8 +164,9 @@ def _next_encoder(settings: Settings, runtime: Runtime | None) -> Batcher | Http
 def _batcher(settings: Settings, metrics: Metrics, runtime: Runtime | None) -> Batcher:
     batch_cost = QueueSettings().max_batch_cost
     if runtime is None:
-        # In a thread that ends. OpenMP keeps the helpers of every thread that had a forward, and once there are more of them than cores
-        # it lets those of the model's thread sleep between operations: a short text then takes half as long again.
+        # In a thread that ends. OpenMP keeps the helpers of every thread that had a forward, and once there are more of
+        # them than cores it lets those of the model's thread sleep between operations: a short text then takes half as
+        # long again.
         with ThreadPoolExecutor(1) as brief:
             runtime, batch_cost = brief.submit(_load, settings, metrics).result()
     queue = settings.queue(batch_cost)

@@ -1,11 +1,11 @@
 """An installation as a folder, and a folder as an installation: ledger, points and images, and a manifest that is
 written last.
 
-DIR/ledger.sqlite                what was accepted, as it was at one moment; first, so that what comes later repeats at most
-DIR/points/NAME.tar.gz           a collection's points as Qdrant Edge has them on disk; or
-DIR/points/NAME.points.gz        as records that every store can take: of a Qdrant server, or when the backup is to be portable
-DIR/blobs.txt  DIR/blobs/…       every image's digest and size; the images themselves where they lay in a folder of the machine
-DIR/manifest.json                versions, counts, checksums: without it there is no backup
+DIR/ledger.sqlite                what was accepted, as it was at one moment; first, so that what comes later repeats at
+most DIR/points/NAME.tar.gz           a collection's points as Qdrant Edge has them on disk; or
+DIR/points/NAME.points.gz        as records that every store can take: of a Qdrant server, or when the backup is to be
+portable DIR/blobs.txt  DIR/blobs/…       every image's digest and size; the images themselves where they lay in a
+folder of the machine DIR/manifest.json                versions, counts, checksums: without it there is no backup
 """
 
 from __future__ import annotations
@@ -113,13 +113,17 @@ def _generations(saved: Path) -> list[Collection]:
     """Those that serve, and the others where there are any, as the saved ledger has them."""
     ledger = Ledger.open(f"sqlite:///{saved}")
     try:
-        found, others = ledger.collections.all.blocking(), ledger.reindexes.all.blocking()
+        collections, reindexes = ledger.collections.all.blocking(), ledger.reindexes.all.blocking()
     finally:
         ledger.close()
-    by_name = {collection.name: collection for collection in found}
-    begun = [each for each in others if each.cursor is not None or each.scanned]  # else it need not be in the store yet
-    wanted = [each for each in begun if each.state is not ReindexState.DROPPING and each.collection in by_name]
-    return found + [by_name[each.collection].other(each) for each in wanted]
+    by_name = {collection.name: collection for collection in collections}
+    begun = [
+        reindex for reindex in reindexes if reindex.cursor is not None or reindex.scanned
+    ]  # else it need not be in the store yet
+    running = [
+        reindex for reindex in begun if reindex.state is not ReindexState.DROPPING and reindex.collection in by_name
+    ]
+    return collections + [by_name[reindex.collection].other(reindex) for reindex in running]
 
 
 async def _save(store: Store, collection: Collection, folder: Path, portable: bool) -> SavedPoints:
@@ -202,7 +206,8 @@ async def _restore_images(folder: Path, manifest: Manifest, blobs: Blobs) -> Non
     stored = {blob.digest async for page in blobs.pages() for blob in page}
     if missing := [digest for digest in digests if digest not in stored]:
         raise Conflict(
-            f"{len(missing)} of {len(digests)} images are not in the image storage, {missing[0]} for one: bring them there first"
+            f"{len(missing)} of {len(digests)} images are not in the image storage, {missing[0]} for one: bring them "
+            "there first"
         )
 
 

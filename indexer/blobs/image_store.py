@@ -122,7 +122,10 @@ class Blobs:
         return data
 
     async def pages(self, size: int = _PAGE) -> AsyncIterator[list[Stored]]:
-        """All blobs in the order of their digests, at most `size` at a time. Held: the names under one of 256 prefixes."""
+        """All blobs in the order of their digests, at most `size` at a time.
+
+        Held: the names under one of 256 prefixes.
+        """
         if size < 1:
             raise InvalidInput(f"page size is {size}, at least 1 is needed", field="size", value=size, limit=1)
         async for page in self._pages(self._root, size):
@@ -164,18 +167,18 @@ class Blobs:
         ask = _asking(referenced)
         if not self._local:
             await self._sweep_aside(ask, grace_s)
-        kept = deleted = deleted_bytes = 0
+        kept_images = deleted = deleted_bytes = 0
         async for page in self.pages():
             before_s = time.time() - grace_s
             old = [blob for blob in page if blob.modified_s < before_s]
-            wanted = await ask([blob.digest for blob in old]) if old else frozenset()
-            for blob in [candidate for candidate in old if candidate.digest not in wanted]:
+            referenced_digests = await ask([blob.digest for blob in old]) if old else frozenset()
+            for blob in [candidate for candidate in old if candidate.digest not in referenced_digests]:
                 if await self._run(partial(self._delete, blob.digest, before_s)):
                     deleted, deleted_bytes = deleted + 1, deleted_bytes + blob.size_bytes
-            kept += len(page)
+            kept_images += len(page)
         if self._local:
             await self._run(partial(self._local.remove_temporaries, time.time() - grace_s))
-        return Swept(kept - deleted, deleted, deleted_bytes)
+        return Swept(kept_images - deleted, deleted, deleted_bytes)
 
     async def run(self, work: Callable[[], T]) -> T:
         """Image work that belongs to storing, such as a thumbnail, on the threads of this storage."""

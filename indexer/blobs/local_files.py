@@ -1,4 +1,5 @@
-"""Whole files on a local disk that survive a power cut: file, then name, then every folder on the way that may be new."""
+"""Whole files on a local disk that survive a power cut: file, then name, then every folder on the way that may be
+new."""
 
 from __future__ import annotations
 
@@ -61,7 +62,10 @@ class LocalFiles:
                 continue
 
     def _make(self, folder: Path) -> None:
-        """Make the folder and fsync it into its parent. One that exists may be another writer's that is not synced yet."""
+        """Make the folder and fsync it into its parent.
+
+        One that exists may be another writer's that is not synced yet.
+        """
         if folder in self._durable and folder.is_dir():
             return
         if folder != self._root:

@@ -41,8 +41,8 @@ class Collection:
 class ReindexState(StrEnum):
     """The state of the other generation of a collection.
 
-    filling -> switching -> kept -> dropping. Switching falls back to filling when it takes too long. kept -> rolling_back ->
-    dropping rolls back; a rollback that takes too long lets writes go on and is tried again.
+    filling -> switching -> kept -> dropping. Switching falls back to filling when it takes too long. kept ->
+    rolling_back -> dropping rolls back; a rollback that takes too long lets writes go on and is tried again.
     """
 
     FILLING = "filling"
@@ -88,7 +88,8 @@ class Reindex:
         return points_name(self.collection, self.generation)
 
     def seconds_left(self, now: float) -> float:
-        """Return the seconds until `until`. An end further away than twice its wait is over: the clock was set back since."""
+        """Return the seconds until `until`. An end further away than twice its wait is over: the clock was set back
+        since."""
         end = self.until or 0.0
         return 0.0 if end <= now or end - now > 2 * (end - self.since) else end - now
 

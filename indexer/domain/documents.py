@@ -12,7 +12,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """One posted document that passed the checks at the HTTP edge. At most one of `image` (file bytes) and `image_url`."""
+    """One posted document that passed the checks at the HTTP edge.
+
+    At most one of `image` (file bytes) and `image_url`.
+    """
 
     position: int
     id: str | None = None

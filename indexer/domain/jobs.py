@@ -42,8 +42,8 @@ class JobKind(StrEnum):
 class Job:
     """accepted = indexed + skipped + failed + cancelled + left. Times are Unix seconds.
 
-    `cancelling`: nothing more of it is begun. `retry_of`: the job whose failures this one tries again. An import is `growing` while
-    it is being planned, and `unread` of the accepted documents stand in its files still.
+    `cancelling`: nothing more of it is begun. `retry_of`: the job whose failures this one tries again. An import is
+    `growing` while it is being planned, and `unread` of the accepted documents stand in its files still.
     """
 
     id: str
@@ -73,7 +73,8 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The ledger in numbers: jobs by state, documents accepted and not yet done, and for how long the oldest of them has waited."""
+    """The ledger in numbers: jobs by state, documents accepted and not yet done, and for how long the oldest of them
+    has waited."""
 
     jobs: Mapping[JobState, int]
     pending_documents: int
@@ -102,8 +103,9 @@ class Outcome:
 class Batch:
     """A leased batch: its documents (of a delete job ids alone), each with its position in the job.
 
-    `attempts` counts those that failed by the documents' own fault, `releases` those that a dependency was to blame for, `crashes`
-    the workers that never said what became of it, the last of them while it tried the document at position `suspect` by itself.
+    `attempts` counts those that failed by the documents' own fault, `releases` those that a dependency was to blame
+    for, `crashes` the workers that never said what became of it, the last of them while it tried the document at
+    position `suspect` by itself.
     """
 
     id: int
@@ -121,7 +123,8 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One document that could not be indexed; `position` counts from 0 in what was posted, or in all files of an import."""
+    """One document that could not be indexed; `position` counts from 0 in what was posted, or in all files of an
+    import."""
 
     job_id: str
     position: int

@@ -24,7 +24,8 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Lexical:
-    """What the words of the query did for a hit: its BM25 score, and what that made of the hit's score (1: all of it)."""
+    """What the words of the query did for a hit: its BM25 score, and what that made of the hit's score (1: all of
+    it)."""
 
     score: float
     share: float
@@ -40,8 +41,8 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One search result; `score` is the cosine of query and document embedding unless the search had another mode. `vector` only when
-    asked for."""
+    """One search result; `score` is the cosine of query and document embedding unless the search had another mode.
+    `vector` only when asked for."""
 
     document_id: str
     score: float

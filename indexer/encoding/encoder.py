@@ -1,4 +1,5 @@
-"""The seam between the index and the model: whoever can embed. In process it is the batcher, across processes an HTTP client."""
+"""The seam between the index and the model: whoever can embed. In process it is the batcher, across processes an HTTP
+client."""
 
 from __future__ import annotations
 

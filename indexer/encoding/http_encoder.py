@@ -1,4 +1,5 @@
-"""The client of an encoder in another process, over HTTP and msgpack: it splits large calls and retries those that did not arrive."""
+"""The client of an encoder in another process, over HTTP and msgpack: it splits large calls and retries those that did
+not arrive."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ from model import codec
 from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TimedOut, TooLarge
 from model.types import Embedding, Input, ModelInfo, Role
 
-# The encoder was not reached, or the connection broke: encoding twice does no harm. Time-outs are not retried, ours or the
-# encoder's: the encoder is busy with this very call, and a second one would make it busier.
+# The encoder was not reached, or the connection broke: encoding twice does no harm. Time-outs are not retried, ours or
+# the encoder's: the encoder is busy with this very call, and a second one would make it busier.
 _RETRIED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 # Broken connections of one call before it is given up: its inputs may be what kills encoders.
 _MAX_BREAKS = 2
@@ -74,7 +75,8 @@ class HttpEncoder:
 
     @property
     def alive(self) -> bool:
-        """Whether connections become free: each call ends within `timeout_s`, so a full pool that gives none is broken."""
+        """Whether connections become free: each call ends within `timeout_s`, so a full pool that gives none is
+        broken."""
         return self._transport.connections.exhausted_s < _STUCK_TIMEOUTS * self._settings.timeout_s
 
     async def check(self, max_age_s: float) -> None:
@@ -101,7 +103,8 @@ class HttpEncoder:
         return results
 
     def _calls(self, inputs: Sequence[Input]) -> Iterator[list[Input]]:
-        """Split the inputs, in order, into calls within both bounds; an input over the byte bound is a call of its own."""
+        """Split the inputs, in order, into calls within both bounds; an input over the byte bound is a call of its
+        own."""
         call: list[Input] = []
         size_bytes = 0
         for item in inputs:
@@ -196,8 +199,8 @@ class HttpEncoder:
             return TimedOut(f"encoder {self._name}: {detail}")
         return self._unavailable(f"answered {response.status_code}: {detail}")
 
-    def _unavailable(self, what: str, cause: Exception | None = None) -> DependencyUnavailable:
-        error = DependencyUnavailable(f"encoder {self._name}: {what}")
+    def _unavailable(self, reason: str, cause: Exception | None = None) -> DependencyUnavailable:
+        error = DependencyUnavailable(f"encoder {self._name}: {reason}")
         error.__cause__ = cause
         return error
 

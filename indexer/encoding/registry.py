@@ -12,7 +12,8 @@ from model.types import ModelInfo
 
 @dataclass(frozen=True, slots=True)
 class Encoders:
-    """`first` is for whatever names no collection, and for new ones; `next` is the one that collections are reindexed with."""
+    """`first` is for whatever names no collection, and for new ones; `next` is the one that collections are reindexed
+    with."""
 
     first: Encoder
     next: Encoder | None = None
@@ -26,7 +27,8 @@ class Encoders:
         return (self.first,) if self.next is None else (self.first, self.next)
 
     async def by_fingerprint(self, fingerprint: str) -> tuple[Encoder, ModelInfo] | None:
-        """None when every one of them is of another model; raises `DependencyUnavailable` when one that may be it is away."""
+        """None when every one of them is of another model; raises `DependencyUnavailable` when one that may be it is
+        away."""
         away: RetrievalError | None = None
         for encoder in self.all:
             try:

@@ -1,6 +1,8 @@
-"""Files behind https, copied once to a local folder through the safe fetcher: web servers need not know ranges, and a unit needs one.
+"""Files behind https, copied once to a local folder through the safe fetcher: web servers need not know ranges, and a
+unit needs one.
 
-Every machine that reads units of such a file has a copy of its own; its SHA-256 is the file's version, so all of them read the same.
+Every machine that reads units of such a file has a copy of its own; its SHA-256 is the file's version, so all of them
+read the same.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""The importer: plans imports and reads their units into batches, which the workers index like posted ones. A chore of the worker.
+"""The importer: plans imports and reads their units into batches, which the workers index like posted ones. A chore of
+the worker.
 
 claim a step ─┬─ plan it ──► a step per unit ─────────────────────────────► the job grows no more
               └─ read it ──► 64 records: images stored, a batch, failures ─► … ─► done, or given back where it stands
 
-A store of files that does not answer is waited for, for ever if need be. A file that kills the process, or that nobody foresaw, is
-tried `max_attempts` times; then what is left of the unit are failures.
+A store of files that does not answer is waited for, for ever if need be. A file that kills the process, or that nobody
+foresaw, is tried `max_attempts` times; then what is left of the unit are failures.
 """
 
 from __future__ import annotations
@@ -132,7 +133,8 @@ class Importer:
     # --- planning
 
     async def _plan(self, step: Step, stop: threading.Event) -> None:
-        """An interrupted plan is found again from the beginning, and goes on where it was: the same files give the same units."""
+        """An interrupted plan is found again from the beginning, and goes on where it was: the same files give the same
+        units."""
         units = self._imports.plan(**step.source, stop=stop)
         goes_on, error = True, None
         while goes_on and error is None:
@@ -176,8 +178,8 @@ class Importer:
             yield batch
 
     async def _add(self, step: Step, records: Sequence[Item], *, last_attempt: bool) -> int:
-        """How many documents of the job are read and not done. All records at once; what fails for good one by one, so that a
-        record harms only itself."""
+        """How many documents of the job are read and not done. All records at once; what fails for good one by one, so
+        that a record harms only itself."""
         try:
             return await self._put(step, records)
         except StepLost:
@@ -252,7 +254,8 @@ class Importer:
                 step.read += len(some)
 
     async def _in_thread(self, call: Callable[[], T], step: Step, stop: threading.Event) -> T:
-        """Run a call that reads. It is told to stop once nobody wants the step any more: within one long line there is no other end."""
+        """Run a call that reads. It is told to stop once nobody wants the step any more: within one long line there is
+        no other end."""
         reading = asyncio.get_running_loop().run_in_executor(self._threads, call)
         while not reading.done():
             await asyncio.wait({reading}, timeout=_LISTEN_S)
@@ -271,7 +274,8 @@ class Importer:
 
 
 def _some(units: Iterator[Unit]) -> tuple[list[Unit], RetrievalError | None]:
-    """A few, or those that are found in a second: finding one may take reading 64 MiB. And what ended the search, if it failed."""
+    """A few, or those that are found in a second: finding one may take reading 64 MiB. And what ended the search, if it
+    failed."""
     batch: list[Unit] = []
     until = time.monotonic() + _PLAN_S
     try:

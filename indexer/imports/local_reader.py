@@ -1,6 +1,7 @@
 """Documents out of local files, one at a time and in the wire form, without holding a file in memory; for `ret2 load`.
 
-    path ─► format by its name ─► `indexer.imports.reading` ─► {"id"?, "text"?, "image"?: {"url"} | {"base64"} | data URI, "metadata"?}
+path ─► format by its name ─► `indexer.imports.reading` ─► {"id"?, "text"?, "image"?: {"url"} | {"base64"} | data URI,
+"metadata"?}
 
 It only reads: whether a document is acceptable is the service's to say. What cannot be read at all is reported in its
 place with where it stands, and the reading goes on. The service reads the same files with the same code.
@@ -30,8 +31,9 @@ def read(
 ) -> Iterator[Item]:
     """Yield (where, document) of every record: where as in messages, `docs.jsonl line 3`. Blank lines are not records.
 
-    An unreadable record comes as (where, InvalidInput), and so does the end of a file that breaks off. `on_left_out` is called for
-    each thing that a record has and its document has not. Raises `InvalidInput` when the whole file cannot be read.
+    An unreadable record comes as (where, InvalidInput), and so does the end of a file that breaks off. `on_left_out` is
+    called for each thing that a record has and its document has not. Raises `InvalidInput` when the whole file cannot
+    be read.
     """
     if format is not None and format not in FORMATS:
         raise InvalidInput(f"format is {format!r:.50}, allowed are {', '.join(FORMATS)}", field="format", value=format)

@@ -1,10 +1,12 @@
 """Where files of documents may be, and how they are opened: local folders, stores behind fsspec, https by a copy.
 
-    uri ─► `Places.find`: allowed? folder, `*` or file? ─► URIs of files ─► `Places.open`: allowed still? ─► `OpenedFile`, decompressed
+uri ─► `Places.find`: allowed? folder, `*` or file? ─► URIs of files ─► `Places.open`: allowed still? ─► `OpenedFile`,
+decompressed
 
-Local paths and stores are refused unless they lie under one of the allowed roots. Links are followed first, so neither a link nor
-`..` leads out, and both are looked at again each time a file is opened: a unit may be read days after it was planned. Whoever can
-write into a root can exchange a link between that look and the opening; roots must not be writable to those who may not read it all.
+Local paths and stores are refused unless they lie under one of the allowed roots. Links are followed first, so neither
+a link nor `..` leads out, and both are looked at again each time a file is opened: a unit may be read days after it was
+planned. Whoever can write into a root can exchange a link between that look and the opening; roots must not be writable
+to those who may not read it all.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from indexer.imports.formats.opened_file import OpenedFile
 from indexer.object_storage import StoreErrors, connect, is_local, named
 from model.errors import Forbidden, InvalidInput, NotFound, TooLarge
 
-# Stores that hold objects and nothing else. Others of fsspec's (sftp, github, reference, …) open more than we can answer for.
+# Stores that hold objects and nothing else. Others of fsspec's (sftp, github, reference, …) open more than we can
+# answer for.
 STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
 _REMOTE_BLOCK_BYTES = 8 * 2**20  # one request to an object store; held once per open file
 
@@ -38,7 +41,7 @@ class Place:
 
     files: Any
     path: str
-    shown: str  # for messages: a local path, or scheme and bucket with the file's name
+    display_name: str  # for messages: a local path, or scheme and bucket with the file's name
     name: str
 
 
@@ -53,8 +56,8 @@ class Places:
         timeout_s: float = 30.0,
         options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        """`https://` as a root is the whole web; without `copies` there is none of it. `options` are fsspec's, by protocol: a test's
-        endpoint and keys."""
+        """`https://` as a root is the whole web; without `copies` there is none of it. `options` are fsspec's, by
+        protocol: a test's endpoint and keys."""
         self._copies = copies
         self._folders = [Path(_local(root)).resolve() for root in roots if not _is_url(root)]
         self._prefixes = [root.rstrip("/") for root in roots if _is_url(root)]
@@ -92,31 +95,33 @@ class Places:
         if "*" in uri:
             return self._matching(uri)
         place = self.place(uri)
-        with StoreErrors(place.shown):
+        with StoreErrors(place.display_name):
             if not place.files.isdir(place.path):
                 if not place.files.exists(place.path):
-                    raise NotFound(f"{place.shown} is not there", field="uri")
+                    raise NotFound(f"{place.display_name} is not there", field="uri")
                 return [uri]
             names = place.files.ls(place.path, detail=False)
         paths = sorted(name for name in names if name.lower().endswith(tuple(suffixes)))
         if not paths:
             raise InvalidInput(
-                f"{place.shown} has no file that ends with {', '.join(suffixes)}", field="uri", limit=list(suffixes)
+                f"{place.display_name} has no file that ends with {', '.join(suffixes)}",
+                field="uri",
+                limit=list(suffixes),
             )
         return [_rejoined(uri, name) for name in paths]
 
     def open(self, uri: str, stop: threading.Event | None = None) -> OpenedFile:
         """Open a file to read records from it, which ends with `ReadingStopped` once `stop` is set."""
         place = self.place(uri)
-        with StoreErrors(place.shown):
+        with StoreErrors(place.display_name):
             info = place.files.info(place.path)
             if info["type"] != "file":
-                raise InvalidInput(f"{place.shown} is not a file", field="uri")
+                raise InvalidInput(f"{place.display_name} is not a file", field="uri")
             if is_local(place.files):
                 raw: BinaryIO = Path(place.path).open("rb", buffering=0)  # noqa: SIM115  `OpenedFile` closes it
             else:
                 raw = cast("BinaryIO", place.files.open(place.path, "rb", block_size=_REMOTE_BLOCK_BYTES))
-        guarded = cast("BinaryIO", _Guarded(raw, place.shown))
+        guarded = cast("BinaryIO", _Guarded(raw, place.display_name))
         return OpenedFile(guarded, place.name, int(info["size"]), _folder_name(uri), stop)
 
     def version(self, uri: str) -> str:
@@ -124,13 +129,14 @@ class Places:
         if is_web(uri):
             return self._copy(uri).version
         place = self.place(uri)
-        with StoreErrors(place.shown):
+        with StoreErrors(place.display_name):
             info = place.files.info(place.path)
         changed = next((info[key] for key in ("ETag", "etag", "mtime", "LastModified", "created") if info.get(key)), "")
         return f"{info['size']}:{changed}".replace('"', "")
 
     def beside(self, folder_uri: str) -> ReadImage:
-        """Reads images whose paths are relative to a folder and stay in it: rows must not be able to name any file of the machine."""
+        """Reads images whose paths are relative to a folder and stay in it: rows must not be able to name any file of
+        the machine."""
         if is_web(folder_uri):
             return _no_neighbours
         place = self.place(folder_uri)
@@ -177,7 +183,7 @@ class Places:
         """Each match is checked by itself: a pattern may match links that lead out."""
         base = uri[: uri.index("*")].rpartition("/")[0]
         place = self.place(base or ("/" if uri.startswith("/") else "."))
-        with StoreErrors(place.shown):
+        with StoreErrors(place.display_name):
             matches = place.files.glob(f"{place.path}/{uri[len(base) :].lstrip('/')}", detail=True)
         paths = sorted(str(name) for name, info in matches.items() if info["type"] != "directory")
         if not paths:
@@ -221,7 +227,7 @@ def _stored_image(name: str, place: Place) -> bytes:
         raise InvalidInput(f"image {name!r:.200} is outside the folder of the file")
     path = f"{place.path}/{name}"
     try:
-        with StoreErrors(place.shown):
+        with StoreErrors(place.display_name):
             size_bytes = int(place.files.info(path)["size"])
             if size_bytes > MAX_IMAGE_BYTES:
                 raise _too_large(name, size_bytes)
@@ -237,8 +243,8 @@ def _too_large(name: str, size_bytes: int) -> TooLarge:
 class _Guarded(io.RawIOBase):
     """A file whose errors are ours, wherever a reader of some format meets them."""
 
-    def __init__(self, file: BinaryIO, shown: str) -> None:
-        self._file, self._errors = file, StoreErrors(shown)
+    def __init__(self, file: BinaryIO, display_name: str) -> None:
+        self._file, self._errors = file, StoreErrors(display_name)
 
     def readable(self) -> bool:
         return True

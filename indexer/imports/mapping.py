@@ -5,14 +5,15 @@
 Without a mapping each format has its own custom:
 
     jsonl        the fields of a posted document; an unknown one is an error, as it is in a post
-    csv, parquet id, text (or caption), image (or file_name); the other columns are metadata, unless there is one of that name
+    csv, parquet id, text (or caption), image (or file_name); the other columns are metadata, unless there is one of
+    that name
     images       as csv, with file_name for the image
-    webdataset   the first image member, the first text member or JSON field text or caption; the id is `folder/shard/key`, because
-                 keys begin anew in every shard; the other fields of the JSON are metadata
+    webdataset   the first image member, the first text member or JSON field text or caption; the id is
+                 `folder/shard/key`, because keys begin anew in every shard; the other fields of the JSON are metadata
     m2kr, mbeir  fixed by the benchmark; a mapping may name metadata and image_root
 
-What is in a record and not in its document is named: bytes that are not the image, values that JSON cannot hold, pictures that
-nobody asked for.
+What is in a record and not in its document is named: bytes that are not the image, values that JSON cannot hold,
+pictures that nobody asked for.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ ALL_OTHERS = "*"
 class Columns:
     """The fields to use, by their names. `metadata` names fields to keep, or is `*`.
 
-    `image_root` is the folder that image paths are relative to, by default the file's. `delimiter` and `encoding` are a CSV's.
+    `image_root` is the folder that image paths are relative to, by default the file's. `delimiter` and `encoding` are a
+    CSV's.
     """
 
     text: str | None = None
@@ -120,11 +122,11 @@ def _name(key: str, value: Any) -> str:
             f"mapping.{key:.100} is unknown, allowed are {allowed}", field=f"mapping.{key:.100}", limit=allowed
         )
     if not isinstance(value, str) or not 0 < len(value) <= _MAX_NAME_CHARS:
-        shown = f"{value!r:.100}"
+        excerpt = f"{value!r:.100}"
         raise InvalidInput(
-            f"mapping.{key} is {shown}, it must be a name of 1 to {_MAX_NAME_CHARS} characters",
+            f"mapping.{key} is {excerpt}, it must be a name of 1 to {_MAX_NAME_CHARS} characters",
             field=f"mapping.{key}",
-            value=shown,
+            value=excerpt,
             limit=_MAX_NAME_CHARS,
         )
     return value
@@ -308,7 +310,8 @@ def _utf8(data: bytes, place: str) -> str:
 
 
 def _plain(value: Any, left_out: list[str]) -> dict[str, Any]:
-    """Return an object, or the JSON of one, without nulls; of what JSON cannot hold, the field is left out and named."""
+    """Return an object, or the JSON of one, without nulls; of what JSON cannot hold, the field is left out and
+    named."""
     if value is None:
         return {}
     if isinstance(value, Refused):
@@ -346,7 +349,8 @@ def _fault(value: Any) -> str | None:
 def picture(image: Any, read_image: ReadImage) -> Any:
     """Return the bytes of an image that is bytes, {"bytes", "path"} (as Hugging Face data sets have it) or a path.
 
-    Anything else, a URL, a data URI or an object, is returned as it is, for whoever checks the document. Raises `InvalidInput`.
+    Anything else, a URL, a data URI or an object, is returned as it is, for whoever checks the document. Raises
+    `InvalidInput`.
     """
     if isinstance(image, dict) and {"bytes", "path"} & image.keys():
         image = image.get("bytes") or image.get("path")

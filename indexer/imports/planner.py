@@ -1,11 +1,12 @@
 """Imports: files of documents somewhere else, cut into units that many workers read and that a restart continues at.
 
-    uri, format, mapping ─► check ─► plan ─► Unit, Unit, … ─► read(unit) ─► (position, Incoming | Rejected), …
+uri, format, mapping ─► check ─► plan ─► Unit, Unit, … ─► read(unit) ─► (position, Incoming | Rejected), …
 
-`check` is for the request: quick, it refuses wrong arguments before there is a job. `plan` reads JSONL, CSV and tar files once from end
-to end and Parquet footers, so it is a worker's first step; one that was interrupted is begun again, for the same files give the same
-units. `read` gives exactly `count` items whatever is wrong with the file by then, so indexed + skipped + failed = accepted. Reading a
-unit twice is harmless: positions and ids are the same. The worker's side is `indexer.imports.importer`.
+`check` is for the request: quick, it refuses wrong arguments before there is a job. `plan` reads JSONL, CSV and tar
+files once from end to end and Parquet footers, so it is a worker's first step; one that was interrupted is begun again,
+for the same files give the same units. `read` gives exactly `count` items whatever is wrong with the file by then, so
+indexed + skipped + failed = accepted. Reading a unit twice is harmless: positions and ids are the same. The worker's
+side is `indexer.imports.importer`.
 
 A compressed file (gz, zst, bz2, xz) cannot be entered in the middle: it is one unit, and a restart begins it again.
 """
@@ -122,8 +123,9 @@ class Imports:
     ) -> Iterator[Unit]:
         """Find units, in the order of the files and of their records, one at a time.
 
-        Raises as `check` does, and `InvalidInput` for a file that cannot be read at all or lacks a field that the mapping names; of one
-        that is damaged the units before the damage come first. Raises `ReadingStopped` once `stop` is set.
+        Raises as `check` does, and `InvalidInput` for a file that cannot be read at all or lacks a field that the
+        mapping names; of one that is damaged the units before the damage come first. Raises `ReadingStopped` once
+        `stop` is set.
         """
         columns = self._checked(uri, format, mapping)
         kind = cast("Format", format)
@@ -151,7 +153,8 @@ class Imports:
             raise InvalidInput(f"{uri} has no records", field="uri", value=uri)
 
     def read(self, unit: Unit, stop: threading.Event | None = None) -> Iterator[tuple[int, Incoming | Rejected]]:
-        """Yield `unit.count` items, positions in order. Where a file is damaged or another than was planned, the others are rejected.
+        """Yield `unit.count` items, positions in order. Where a file is damaged or another than was planned, the others
+        are rejected.
 
         Raises `RetrievalError` where it is the store that does not answer: then the unit is to be tried again.
         """
@@ -171,7 +174,8 @@ class Imports:
             yield missing, Rejected(missing, None, reason.code, reason.detail)
 
     def _is_as_planned(self, unit: Unit) -> bool:
-        """A copy of this machine may be of an earlier import: it is fetched anew then, once for each planned version."""
+        """A copy of this machine may be of an earlier import: it is fetched anew then, once for each planned
+        version."""
         if self._places.version(unit.uri) == unit.version:
             return True
         version = unit.uri, unit.version
@@ -244,8 +248,8 @@ class Imports:
         return folder if kind == "mbeir" and separator else None
 
     def _check_fields(self, opened: OpenedFile, kind: Format, columns: Columns | None) -> None:
-        """Refuse a mapping with a misspelt field, which would lose its column silently: it must be in the schema, or somewhere in
-        the first records. Metadata of formats without a schema may be rare, and is not looked for.
+        """Refuse a mapping with a misspelt field, which would lose its column silently: it must be in the schema, or
+        somewhere in the first records. Metadata of formats without a schema may be rare, and is not looked for.
 
         A table without a mapping must have a column that documents are made of.
         """

@@ -1,4 +1,7 @@
-"""Records as documents: what `ret2 load`, imports and their plans read with. One place knows which format is read how."""
+"""Records as documents: what `ret2 load`, imports and their plans read with.
+
+One place knows which format is read how.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,8 @@ def read_documents(
 
 
 def spans_of(opened: OpenedFile, kind: Format, columns: Columns | None, cut: Cut) -> Iterator[Span]:
-    """Cut a file into parts. Raises `InvalidInput`, after those before the damage, for a file that cannot be read to its end."""
+    """Cut a file into parts. Raises `InvalidInput`, after those before the damage, for a file that cannot be read to
+    its end."""
     try:
         yield from reader_of(kind, opened.name, columns).spans(opened, cut)
     except InvalidInput as error:

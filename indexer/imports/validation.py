@@ -30,7 +30,8 @@ def incoming(position: int, document: dict[str, Any], read_image: ReadImage, bou
     """Raises `InvalidInput`."""
     if unknown := [key for key in document if key not in DOCUMENT]:
         raise InvalidInput(
-            f"unknown field {unknown[0]!r:.100}; a document has {', '.join(DOCUMENT)}, a mapping says what else is what",
+            f"unknown field {unknown[0]!r:.100}; a document has {', '.join(DOCUMENT)}, a mapping says what else is "
+            "what",
             field=unknown[0][:100],
         )
     text = _text(document.get("text"), bounds.limits)

@@ -15,7 +15,8 @@ class Aliases(Part):
     @operation
     @again_on_deadlock
     def set(self, name: str, collection: str) -> bool:
-        """From here on the alias is for this collection; whether it is new. Raises `NotFound`, `Conflict` if a collection has the name."""
+        """From here on the alias is for this collection; whether it is new. Raises `NotFound`, `Conflict` if a
+        collection has the name."""
         with self._database.write() as connection:
             for checked_name, must_exist in ((collection, True), (name, False)):
                 present = connection.execute(

@@ -1,6 +1,7 @@
 """Batches of documents: workers claim them, renew their leases, and record the outcomes of their documents.
 
-Locks are taken in one order, batches by id and then jobs by id, so that transactions seldom deadlock; one that does is repeated.
+Locks are taken in one order, batches by id and then jobs by id, so that transactions seldom deadlock; one that does is
+repeated.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from indexer.ledger.repairs import doubt, keep_last_writes, repair
 from indexer.ledger.rows import Item, add_outcomes, as_batch, pack, plain
 from indexer.ledger.schema import CRASHED, OF_REINDEX, batches, collections, failures, holds, jobs, pending, reindexes
 
-# The form of an upsert that both databases know. A longer hold is not made shorter, unless the clock was set back since.
+# The form of an upsert that both databases know. A longer hold is not made shorter, unless the clock was set back
+# since.
 _HOLD = sa.text(
     "INSERT INTO holds (collection, kind, until, wait_s) VALUES (:collection, :kind, :until, :wait_s) "
     "ON CONFLICT (collection, kind) DO UPDATE SET until = excluded.until, wait_s = excluded.wait_s "
@@ -49,14 +51,15 @@ class Batches(Part):
         alone: bool = True,
         filling: bool = False,
     ) -> list[Batch]:
-        """Lease up to `limit` due batches, oldest first. With `max_documents` they are of one collection and kind and have no more
-        documents than that together, unless it is one batch.
+        """Lease up to `limit` due batches, oldest first. With `max_documents` they are of one collection and kind and
+        have no more documents than that together, unless it is one batch.
 
-        A batch waits while an earlier accepted one still has to write a document of the same id. So the writes of a document
-        happen in the order of their acceptance, whatever the number of workers (docs/promises.md, 4).
+        A batch waits while an earlier accepted one still has to write a document of the same id. So the writes of a
+        document happen in the order of their acceptance, whatever the number of workers (docs/promises.md, 4).
 
-        A batch whose lease ended without a report is handed out by itself, and only to a caller that is `alone`, with nothing else
-        in flight. Anything that was in flight when a process died may have killed it, and nothing else is to be suspected with it.
+        A batch whose lease ended without a report is handed out by itself, and only to a caller that is `alone`, with
+        nothing else in flight. Anything that was in flight when a process died may have killed it, and nothing else is
+        to be suspected with it.
 
         Batches of a reindex are not in that order: a caller that is `filling` gets them, any other caller the rest.
         """
@@ -64,7 +67,8 @@ class Batches(Part):
             now = self._database.now(connection)
             due = connection.execute(_due(now, filling).limit(1 if max_documents else limit)).all()
             chosen = _until_suspect(due, alone=alone)
-            # A suspect batch of the other kind waits until nothing is in flight; claiming this kind now would starve it.
+            # A suspect batch of the other kind waits until nothing is in flight; claiming this kind now would starve
+            # it.
             if chosen and not _is_suspect(chosen[0]) and connection.execute(_due_suspects(now, not filling)).first():
                 return []
             if max_documents and chosen:
@@ -99,8 +103,8 @@ class Batches(Part):
     @operation
     @again_on_deadlock
     def renew(self, claimed: Sequence[Batch], lease_s: float, *, writing: bool = False) -> bool:
-        """Renew the leases of batches. Return False when a lease was lost: the batch was claimed by another, or is gone with its
-        collection. The other leases are renewed.
+        """Renew the leases of batches. Return False when a lease was lost: the batch was claimed by another, or is gone
+        with its collection. The other leases are renewed.
 
         `writing` says that something of the batches is about to be written to the store.
         """
@@ -113,7 +117,8 @@ class Batches(Part):
     @operation
     @again_on_deadlock
     def suspect(self, batch: Batch, position: int) -> bool:
-        """Record that the document at this position is to blame if the process dies now. Return False when the lease was lost."""
+        """Record that the document at this position is to blame if the process dies now. Return False when the lease
+        was lost."""
         with self._database.write() as connection:
             leased = _lock_held(connection, [batch])
             connection.execute(sa.update(batches).where(batches.c.id.in_(leased)).values(suspect=position))
@@ -129,10 +134,11 @@ class Batches(Part):
         waiting_on: str | None = None,
         keep: bool = False,
     ) -> bool:
-        """Record the outcomes of the documents of batches in one transaction. Documents without an outcome stay for another
-        attempt; with `keep` the caller keeps the lease for them and no attempt is counted.
+        """Record the outcomes of the documents of batches in one transaction. Documents without an outcome stay for
+        another attempt; with `keep` the caller keeps the lease for them and no attempt is counted.
 
-        Return False when a lease was lost. Nothing of that batch is recorded, and what it may have overwritten is written again.
+        Return False when a lease was lost. Nothing of that batch is recorded, and what it may have overwritten is
+        written again.
         """
         with self._database.write() as connection:
             now = self._database.now(connection)
@@ -175,11 +181,12 @@ class Batches(Part):
         whole_collection: bool = False,
         crashed: bool = False,
     ) -> None:
-        """Give batches back untouched, because something they need is unavailable or the worker stops. It is not an attempt. Batches
-        of a job that is being cancelled end here.
+        """Give batches back untouched, because something they need is unavailable or the worker stops. It is not an
+        attempt. Batches of a job that is being cancelled end here.
 
-        `whole_collection` lets all batches of this collection and kind wait; else each would be claimed to meet the same problem.
-        `crashed` says that another process died with them in hand, which makes them suspect as if the worker had died.
+        `whole_collection` lets all batches of this collection and kind wait; else each would be claimed to meet the
+        same problem. `crashed` says that another process died with them in hand, which makes them suspect as if the
+        worker had died.
         """
         with self._database.write() as connection:
             now = self._database.now(connection)
@@ -259,8 +266,9 @@ def _due(now: float, filling: bool, *, lock: bool = True) -> sa.Select[Any]:
 def _earlier_write() -> sa.ColumnElement[bool]:
     """Return the condition that a batch which was accepted earlier still has to write a document of the same id.
 
-    Its result only ever turns from true to false: jobs are accepted one after the other, so none is accepted before one that can be
-    seen. An old snapshot, which PostgreSQL uses when it skips locked rows, can delay a batch but never release it too early.
+    Its result only ever turns from true to false: jobs are accepted one after the other, so none is accepted before one
+    that can be seen. An old snapshot, which PostgreSQL uses when it skips locked rows, can delay a batch but never
+    release it too early.
     """
     own, earlier = pending.alias(), pending.alias()
     earlier_batch, earlier_job = batches.alias(), jobs.alias()
@@ -303,7 +311,8 @@ def _due_suspects(now: float, filling: bool) -> sa.Select[Any]:
 def _like(connection: sa.Connection, first: Row, max_documents: int, limit: int, now: float) -> list[Row]:
     """Return batches of the collection and kind of a small batch, to be claimed with it.
 
-    No more rows are read than would fit if all had its size: a row that is read is locked, and other workers skip it meanwhile.
+    No more rows are read than would fit if all had its size: a row that is read is locked, and other workers skip it
+    meanwhile.
     """
     room = min(limit - 1, (max_documents - first.size) // max(1, first.size))
     if room <= 0 or _is_suspect(first):
@@ -325,7 +334,10 @@ def _like(connection: sa.Connection, first: Row, max_documents: int, limit: int,
 
 
 def _lock_held(connection: sa.Connection, claimed: Sequence[Batch]) -> dict[int, Row]:
-    """Lock the batches whose leases the caller still has. Return their outcomes so far and whether they were touched."""
+    """Lock the batches whose leases the caller still has.
+
+    Return their outcomes so far and whether they were touched.
+    """
     by_id = {batch.id: batch.lease for batch in claimed}
     return leases.lock_held(connection, batches, by_id, batches.c.outcomes, batches.c.touched)
 
@@ -381,7 +393,8 @@ def _delete_pending(connection: sa.Connection, batch: Batch, remaining: Sequence
 def _record_failures(connection: sa.Connection, batch: Batch, outcomes: Sequence[Outcome]) -> None:
     """Record what failed, with its content for a retry. Earlier failures of these documents can no longer be retried.
 
-    The writes of a document are settled in the order of their acceptance, so its recorded failures are of earlier writes.
+    The writes of a document are settled in the order of their acceptance, so its recorded failures are of earlier
+    writes.
     """
     last = {outcome.document_id: outcome for outcome in sorted(outcomes, key=lambda outcome: outcome.position)}
     superseded = (

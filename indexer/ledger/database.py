@@ -28,8 +28,8 @@ _TRIES = 5
 
 
 class Database:
-    """Safe to use from several threads; its creator closes it. Its methods block; `run` runs a blocking method off the event loop,
-    in threads of its own that no slow name lookup can occupy.
+    """Safe to use from several threads; its creator closes it. Its methods block; `run` runs a blocking method off the
+    event loop, in threads of its own that no slow name lookup can occupy.
 
     The time is the database's own where it is PostgreSQL, so that machines need not agree on it; `clock` is for tests.
     `schema_before` is the version of the schema that was found, 0 where there was none.
@@ -56,7 +56,8 @@ class Database:
         self._engine.dispose()
 
     async def run(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a blocking method in a thread of the ledger, with the context of the caller: its trace and the ids of its log lines."""
+        """Run a blocking method in a thread of the ledger, with the context of the caller: its trace and the ids of its
+        log lines."""
         began, failed = time.perf_counter(), False
         try:
             bound = partial(copy_context().run, method, *args, **kwargs)
@@ -96,8 +97,8 @@ class Database:
     def check(self) -> None:
         """Raise `DependencyUnavailable` where the ledger does not work.
 
-        A disk that is full or read-only lets reads succeed, and damage concerns only what lies there. So after a write that failed
-        a write must succeed, and damage that was seen counts until the process is started again.
+        A disk that is full or read-only lets reads succeed, and damage concerns only what lies there. So after a write
+        that failed a write must succeed, and damage that was seen counts until the process is started again.
         """
         if self._damage is not None:
             raise self._damage

@@ -1,7 +1,8 @@
-"""A ledger as one SQLite file and back, whichever database it is in: what a backup keeps, and how one moves to the other.
+"""A ledger as one SQLite file and back, whichever database it is in: what a backup keeps, and how one moves to the
+other.
 
-Rows are copied, not files: PostgreSQL's own dump would want its tools and its version, and could not be read anywhere else. A file of
-an earlier version is brought up to date as any ledger is, when it is opened.
+Rows are copied, not files: PostgreSQL's own dump would want its tools and its version, and could not be read anywhere
+else. A file of an earlier version is brought up to date as any ledger is, when it is opened.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _CHUNK = 500  # rows; a batch of documents may have a megabyte
 class Dump(Part):
     @operation
     def save(self, file: Path) -> int:
-        """Write the ledger as it is at one moment to a new SQLite file, whoever writes meanwhile. Return its schema's version."""
+        """Write the ledger as it is at one moment to a new SQLite file, whoever writes meanwhile. Return its schema's
+        version."""
         copy = Database(f"sqlite:///{file}")
         try:
             with self._database.snapshot() as source, copy.write() as target:

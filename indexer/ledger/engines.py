@@ -57,10 +57,11 @@ class Damaged(DependencyUnavailable):
 
 
 def make_engine(url: str, *, migrating: bool = False) -> sa.Engine:
-    """Return the engine of a database URL. Transactions under the execution option `immediate` take SQLite's write lock at once.
+    """Return the engine of a database URL. Transactions under the execution option `immediate` take SQLite's write lock
+    at once.
 
-    An engine that is `migrating` does so always, waits for other processes that migrate, has no statement time-out, and leaves
-    SQLite's foreign keys unenforced.
+    An engine that is `migrating` does so always, waits for other processes that migrate, has no statement time-out, and
+    leaves SQLite's foreign keys unenforced.
     """
     try:
         parsed = sa.make_url(url)
@@ -152,7 +153,8 @@ def _postgresql_engine(url: sa.URL, migrating: bool) -> sa.Engine:
 
 
 def _to_wal(connection: Any) -> None:
-    """Turn a file to WAL. SQLite does not wait where several connections do so with a new file: one is told that it is locked."""
+    """Turn a file to WAL. SQLite does not wait where several connections do so with a new file: one is told that it is
+    locked."""
     for _ in range(_WAL_TRIES - 1):
         try:
             connection.execute("PRAGMA journal_mode=WAL")

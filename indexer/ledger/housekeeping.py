@@ -1,4 +1,5 @@
-"""Housekeeping: the state of the ledger itself, whose turn a periodic task is, what is forgotten, and which images are in use."""
+"""Housekeeping: the state of the ledger itself, whose turn a periodic task is, what is forgotten, and which images are
+in use."""
 
 from __future__ import annotations
 
@@ -40,9 +41,11 @@ class Housekeeping(Part):
 
     @operation
     def take_turn(self, chore: str, every_s: float) -> bool:
-        """Return whether the caller is to run a periodic task now: one of all processes in `every_s`, over their restarts too.
+        """Return whether the caller is to run a periodic task now: one of all processes in `every_s`, over their
+        restarts too.
 
-        The first time nobody is. By the rule of `leases.is_past` a clock that was set back delays the task by `every_s` at most.
+        The first time nobody is. By the rule of `leases.is_past` a clock that was set back delays the task by `every_s`
+        at most.
         """
         with self._database.write() as connection:
             now = self._database.now(connection)
@@ -64,8 +67,8 @@ class Housekeeping(Part):
     def tidy(self, retention_s: float) -> bool:
         """Delete some of what is no longer needed, in small transactions. Return whether there is more.
 
-        That is the rest of cancelled jobs, jobs that were never accepted, and jobs that finished longer than `retention_s` ago. Any
-        number of processes may do this at once.
+        That is the rest of cancelled jobs, jobs that were never accepted, and jobs that finished longer than
+        `retention_s` ago. Any number of processes may do this at once.
         """
         with self._database.read() as connection:
             now = self._database.now(connection)

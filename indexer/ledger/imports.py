@@ -3,8 +3,9 @@
     job, `growing` ─► planning: a step per unit, `accepted` and `unread` grow by its records ─► no longer growing
     step of a unit ─► some records: a batch of documents, failures of what cannot be read, `unread` less ─► … ─► done
 
-Documents that were read become batches like posted ones, accepted as they are read: they have their place among other writes, and
-all that holds for posted documents holds for them. The number of documents that are read and not yet indexed is bounded.
+Documents that were read become batches like posted ones, accepted as they are read: they have their place among other
+writes, and all that holds for posted documents holds for them. The number of documents that are read and not yet
+indexed is bounded.
 """
 
 from __future__ import annotations
@@ -43,10 +44,12 @@ _LEFT_OUT_REASONS = 50
 
 @dataclass(slots=True)
 class Step:
-    """A leased step of an import: of planning where `unit` is None, else of reading that unit, of which `read` records are done.
+    """A leased step of an import: of planning where `unit` is None, else of reading that unit, of which `read` records
+    are done.
 
-    `only` are the positions to read in a retry. `crashes` counts readers that died or raised since the last progress, `releases`
-    those that found something else unavailable. The holder keeps `read` in step with what it records in the ledger.
+    `only` are the positions to read in a retry. `crashes` counts readers that died or raised since the last progress,
+    `releases` those that found something else unavailable. The holder keeps `read` in step with what it records in the
+    ledger.
     """
 
     id: int
@@ -65,7 +68,8 @@ class Step:
 class Imports(Part):
     @operation
     def find(self, collection: str, key: str, body_hash: str) -> Job | None:
-        """Return the job that a request with this `Idempotency-Key` made. Raises `Conflict` when that request had another body."""
+        """Return the job that a request with this `Idempotency-Key` made. Raises `Conflict` when that request had
+        another body."""
         with self._database.read() as connection:
             return _known(connection, collection, key, body_hash)
 
@@ -106,8 +110,8 @@ class Imports(Part):
     def claim(self, lease_s: float, ahead: int) -> Step | None:
         """Lease the first due step of a job with no more than `ahead` documents that are read and not done.
 
-        No step is leased while a batch that may have killed its worker is tried alone: if a step killed the process meanwhile, the
-        batch would be blamed for it.
+        No step is leased while a batch that may have killed its worker is tried alone: if a step killed the process
+        meanwhile, the batch would be blamed for it.
         """
         with self._database.write() as connection:
             now = self._database.now(connection)
@@ -174,7 +178,8 @@ class Imports(Part):
     @operation
     @again_on_deadlock
     def end_plan(self, step: Step, error: tuple[str, str] | None = None) -> bool:
-        """End the planning: the job grows no more. An `error`, a code and a reason, is recorded as one failure of what was not planned."""
+        """End the planning: the job grows no more. An `error`, a code and a reason, is recorded as one failure of what
+        was not planned."""
         with self._database.write() as connection:
             now = self._database.now(connection)
             if not _change(connection, step, {**leases.NO_LEASE, "done": True}):
@@ -198,7 +203,8 @@ class Imports(Part):
     ) -> int | None:
         """Add the next records of a unit, accepted after every write that was accepted before.
 
-        Return how many documents of the job are read and not done; None when the lease was lost or the job is being cancelled.
+        Return how many documents of the job are read and not done; None when the lease was lost or the job is being
+        cancelled.
         """
         count = len(documents) + len(unreadable)
         done = step.read + count >= step.size
@@ -226,7 +232,8 @@ class Imports(Part):
     @operation
     @again_on_deadlock
     def release(self, step: Step, *, retry_after_s: float, waiting_on: str | None, crashed: bool = False) -> None:
-        """Give a step back, because something it needs is unavailable, it raised (`crashed`), or the process stops. Its progress stays."""
+        """Give a step back, because something it needs is unavailable, it raised (`crashed`), or the process stops. Its
+        progress stays."""
         with self._database.write() as connection:
             now = self._database.now(connection)
             values = leases.release(retry_after_s, now)
@@ -247,7 +254,8 @@ def cancel_unread(database: Database, job_id: str) -> None:
 
 
 def import_files(connection: sa.Connection, job_id: str, positions: Sequence[int]) -> Callable[[int], str | None]:
-    """Return a function from each of the positions, which are in order, to the name of the file that its record is in."""
+    """Return a function from each of the positions, which are in order, to the name of the file that its record is
+    in."""
     if not positions:
         return lambda _: None
     near = sa.or_(steps.c.only.is_not(None), steps.c.first + steps.c.size > positions[0])
@@ -264,7 +272,8 @@ def import_files(connection: sa.Connection, job_id: str, positions: Sequence[int
 
 
 def read_again(database: Database, old: Job, new: Job) -> bool:
-    """Add steps to the job `new` that read again the records of `old` that could not be read. Return whether there are any."""
+    """Add steps to the job `new` that read again the records of `old` that could not be read. Return whether there are
+    any."""
     with database.write() as connection:
         unreadable = sa.select(failures.c.step_id, failures.c.position).where(
             failures.c.job_id == old.id, failures.c.step_id.is_not(None)
@@ -311,7 +320,10 @@ def _as_step(row: sa.Row[Any], lease: str, crashes: int) -> Step:
 
 
 def _is_held(connection: sa.Connection, step: Step) -> bool:
-    """Lock a step, and return whether the caller still has its lease. Steps are locked before jobs, as everywhere here."""
+    """Lock a step, and return whether the caller still has its lease.
+
+    Steps are locked before jobs, as everywhere here.
+    """
     return bool(leases.lock_held(connection, steps, {step.id: step.lease}))
 
 
@@ -367,7 +379,8 @@ def _documents_waiting(connection: sa.Connection, job_id: str) -> int:
 
 
 def _cancel_steps(connection: sa.Connection, job_id: str, now: float) -> None:
-    """Cancel the steps that nobody has leased of a job that is being cancelled. What was not planned counts as one document."""
+    """Cancel the steps that nobody has leased of a job that is being cancelled. What was not planned counts as one
+    document."""
     if not connection.execute(sa.select(jobs.c.cancelling).where(jobs.c.id == job_id)).scalar():
         return
     free = steps.c.job_id == job_id, ~steps.c.done, leases.is_free(steps, now)

@@ -1,4 +1,5 @@
-"""Jobs as others see them: what they are, what became of their documents, ending one early, and when they are forgotten."""
+"""Jobs as others see them: what they are, what became of their documents, ending one early, and when they are
+forgotten."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ class Jobs(Part):
             ]
 
     async def results(self, job_id: str) -> AsyncIterator[list[Outcome]]:
-        """Yield the outcomes of a job's documents so far in pages, because they may be millions. A page is ordered by position."""
+        """Yield the outcomes of a job's documents so far in pages, because they may be millions. A page is ordered by
+        position."""
         after = 0
         while (page := await self.results_page(job_id, after)) is not None:
             outcomes, after = page
@@ -68,7 +70,8 @@ class Jobs(Part):
 
     @operation
     def results_page(self, job_id: str, after: int) -> tuple[list[Outcome], int] | None:
-        """Return the outcomes of the batches that follow the batch `after`, and the last of those; None when there are none."""
+        """Return the outcomes of the batches that follow the batch `after`, and the last of those; None when there are
+        none."""
         query = sa.select(batches.c.id, batches.c.outcomes).where(batches.c.job_id == job_id, batches.c.id > after)
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(batches.c.id).limit(_RESULT_BATCHES)).all()
@@ -110,7 +113,8 @@ class Jobs(Part):
 
     @operation
     def cancel(self, job_id: str) -> Job:
-        """The job, of which nothing more is begun; what is in a worker's hands is finished first, and then so is the job.
+        """The job, of which nothing more is begun; what is in a worker's hands is finished first, and then so is the
+        job.
 
         One that is finished stays as it is. Raises `NotFound`.
         """

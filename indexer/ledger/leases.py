@@ -2,11 +2,12 @@
 
 The columns are those of `schema._lease_columns`; `batches` and `steps` both have them.
 
-Times are wall-clock times, because several machines and restarts share them, and a wall clock may be set back or forward by hours.
-So each time is stored with the length of its wait, and a wait is also over when its end is further away than twice its length: then
-the clock was set back after the end was computed. No wait takes more than three times its length, whatever the clock does, and a
-step of the clock that is shorter than the wait ends none. Where the clock is set forward, waits end early: a worker whose lease ended
-notices that when it renews or finishes, as it does when it stood still for too long.
+Times are wall-clock times, because several machines and restarts share them, and a wall clock may be set back or
+forward by hours. So each time is stored with the length of its wait, and a wait is also over when its end is further
+away than twice its length: then the clock was set back after the end was computed. No wait takes more than three times
+its length, whatever the clock does, and a step of the clock that is shorter than the wait ends none. Where the clock is
+set forward, waits end early: a worker whose lease ended notices that when it renews or finishes, as it does when it
+stood still for too long.
 """
 
 from __future__ import annotations

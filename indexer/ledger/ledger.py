@@ -54,8 +54,9 @@ class Ledger:
     ) -> Ledger:
         """Open the ledger at a database URL, and create it where there is none.
 
-        `exclusive` promises that no other process has this database open: leases and unfinished submissions of an earlier process
-        are taken back at once. Otherwise they end with their leases, because their holders may be alive.
+        `exclusive` promises that no other process has this database open: leases and unfinished submissions of an
+        earlier process are taken back at once. Otherwise they end with their leases, because their holders may be
+        alive.
         """
         database = Database(url, clock=clock, watch=watch)
         if exclusive:

@@ -14,9 +14,11 @@ from indexer.ledger.schema import batches, jobs, reindexes
 
 
 def mirror(connection: sa.Connection, written: Batch, document_ids: Iterable[str]) -> None:
-    """Mirror the writes of a batch, in the transaction that records its outcomes: a write is either mirrored or repeated.
+    """Mirror the writes of a batch, in the transaction that records its outcomes: a write is either mirrored or
+    repeated.
 
-    A transaction that sees no reindex wrote before there was one, so the scan of the reindex comes later and finds what it wrote.
+    A transaction that sees no reindex wrote before there was one, so the scan of the reindex comes later and finds what
+    it wrote.
     """
     if written.kind is not JobKind.REINDEX:
         mirror_documents(connection, written.collection, document_ids)

@@ -23,8 +23,8 @@ class Part:
 class BoundOperation(Generic[P, T]):
     """An operation of one part of a ledger.
 
-    Awaiting a call runs it in a thread of the ledger, with the context of the caller. `blocking` runs the same code in the thread of
-    the caller: for operations that are made of others, and for tests.
+    Awaiting a call runs it in a thread of the ledger, with the context of the caller. `blocking` runs the same code in
+    the thread of the caller: for operations that are made of others, and for tests.
     """
 
     def __init__(self, database: Database, method: Callable[P, T]) -> None:

@@ -1,7 +1,8 @@
-"""The other generation of a collection: how far it is, what it still lacks, and the switch. Each step is one transaction.
+"""The other generation of a collection: how far it is, what it still lacks, and the switch. Each step is one
+transaction.
 
-Any number of processes may take the steps at once: each says from which `version` of the row it goes on, and of two one finds
-that another was quicker, and gets False.
+Any number of processes may take the steps at once: each says from which `version` of the row it goes on, and of two one
+finds that another was quicker, and gets False.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ class Reindexes(Part):
 
     @operation
     def start(self, collection: Collection, model: ModelInfo, *, documents: int, max_failures: int) -> tuple[Job, bool]:
-        """The job that fills a new generation, and whether it is new. One that is under way is given other `max_failures`, and
-        what failed so far is tried again. Raises `Conflict` while there is a generation of something else."""
+        """The job that fills a new generation, and whether it is new. One that is under way is given other
+        `max_failures`, and what failed so far is tried again. Raises `Conflict` while there is a generation of
+        something else."""
         for _ in range(2):  # of two requests the database refuses the later, which then finds the other's
             try:
                 return self._start(collection, model, documents, max_failures)
@@ -168,7 +170,8 @@ class Reindexes(Part):
 
     @operation
     def writes_were_abandoned(self, reindex: Reindex) -> bool:
-        """Whether a worker died while it wrote to the collection, and nobody has gone on from there: a pause would forbid it."""
+        """Whether a worker died while it wrote to the collection, and nobody has gone on from there: a pause would
+        forbid it."""
         with self._database.read() as connection:
             nobodys = batches.c.lease_until <= self._database.now(connection)
             begun = sa.or_(batches.c.lease.is_not(None), batches.c.touched)
@@ -189,7 +192,8 @@ class Reindexes(Part):
 
     @operation
     def switch_back(self, reindex: Reindex, drop_after_s: float) -> bool:
-        """The previous generation serves again; the one that is given up outlives the searches that are under way in it."""
+        """The previous generation serves again; the one that is given up outlives the searches that are under way in
+        it."""
         with self._database.write() as connection:
             now = self._database.now(connection)
             if not self._swap(connection, reindex, ReindexState.DROPPING, now, now + drop_after_s):
@@ -229,7 +233,8 @@ class Reindexes(Part):
 
     @operation
     def expire(self, reindex: Reindex) -> bool:
-        """The previous generation is kept no longer than a search may still be under way in it: the loop sees to that."""
+        """The previous generation is kept no longer than a search may still be under way in it: the loop sees to
+        that."""
         with self._database.write() as connection:
             ended = _at(sa.update(reindexes), reindex).where(reindexes.c.state == ReindexState.KEPT)
             return bool(connection.execute(ended.values(until=self._database.now(connection))).rowcount)

@@ -1,11 +1,12 @@
-"""Repairs: rewriting documents that a worker may have overwritten with older writes, after it stood still for longer than its lease.
+"""Repairs: rewriting documents that a worker may have overwritten with older writes, after it stood still for longer
+than its lease.
 
     batch taken from a worker that was writing ─► doubts: its documents ─► each later write is remembered there
                     ─► the worker reports back: a repair job of those documents
                     ─► it never does: the doubts are forgotten together with old jobs
 
-A repair is a job, so it comes after the writes that were accepted before it and before those that follow. Its batches look up the
-last write of each document when they are claimed.
+A repair is a job, so it comes after the writes that were accepted before it and before those that follow. Its batches
+look up the last write of each document when they are claimed.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def doubt(connection: sa.Connection, row: sa.Row[Any], now: float) -> None:
 
 
 def keep_last_writes(connection: sa.Connection, settled: Iterable[tuple[Batch, Sequence[Outcome]]]) -> None:
-    """Remember the latest settled write of every doubtful document, and end the doubt once a repair has rewritten it."""
+    """Remember the latest settled write of every doubtful document, and end the doubt once a repair has rewritten
+    it."""
     written = [
         (batch, {outcome.position for outcome in outcomes if outcome.status in _WRITTEN}) for batch, outcomes in settled
     ]

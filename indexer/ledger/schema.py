@@ -122,8 +122,8 @@ CRASHED = sa.literal_column("batches.crashes") > sa.literal_column("0")
 _CRASHED = sa.and_(~batches.c.done, sa.literal_column("crashes") > sa.literal_column("0"))
 sa.Index("batches_crashed", batches.c.id, sqlite_where=_CRASHED, postgresql_where=_CRASHED)
 
-# Batches of a collection and a kind that wait because one of them met a problem of the whole collection. They are not updated
-# themselves, because SQLite rewrites a batch with all its text when any column changes.
+# Batches of a collection and a kind that wait because one of them met a problem of the whole collection. They are not
+# updated themselves, because SQLite rewrites a batch with all its text when any column changes.
 holds = sa.Table(
     "holds",
     metadata,
@@ -188,7 +188,8 @@ steps = sa.Table(
 )
 sa.Index("steps_open", steps.c.id, sqlite_where=~steps.c.done, postgresql_where=~steps.c.done)
 
-# Doubtful documents: their batch was taken from a worker that may still be writing it. `kind` and `item` are the last write since.
+# Doubtful documents: their batch was taken from a worker that may still be writing it. `kind` and `item` are the last
+# write since.
 doubts = sa.Table(
     "doubts",
     metadata,

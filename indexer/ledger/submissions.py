@@ -41,8 +41,8 @@ class Submissions(Part):
     ) -> tuple[Job, bool]:
         """A job that is still being written: its batches are not claimed until `commit_job`. And whether it is new.
 
-        With a known `idempotency_key` it is the job of before; raises `InProgress` when that is not yet whole. Whether it had the
-        same body is asked by `check_body` when the body is read.
+        With a known `idempotency_key` it is the job of before; raises `InProgress` when that is not yet whole. Whether
+        it had the same body is asked by `check_body` when the body is read.
         """
         values = {"collection": collection, "kind": kind, "retry_of": retry_of}
         for _ in range(
@@ -178,13 +178,15 @@ def _still_open(job_id: str) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def left_open(now: float) -> tuple[sa.ColumnElement[bool], ...]:
-    """Return the conditions of an open job that nobody writes to any more, or whose clock was set back (see `leases`)."""
+    """Return the conditions of an open job that nobody writes to any more, or whose clock was set back (see
+    `leases`)."""
     updated_at = jobs.c.updated_at
     return jobs.c.seq.is_(None), sa.or_(updated_at < now - OPEN_S, updated_at > now + OPEN_S)
 
 
 def failures_to_retry(job_id: str, *, count: bool = False) -> sa.Select[Any]:
-    """The failures of a job of which no later write was settled, is waiting or under way. Over time they only become fewer."""
+    """The failures of a job of which no later write was settled, is waiting or under way. Over time they only become
+    fewer."""
     later = sa.select(sa.literal(1)).where(
         pending.c.collection == failures.c.collection,
         pending.c.document_id == failures.c.document_id,

@@ -1,9 +1,11 @@
-"""Text as weighted words for BM25: a sparse vector of a document, and one of a query whose product is the score but for the IDF.
+"""Text as weighted words for BM25: a sparse vector of a document, and one of a query whose product is the score but for
+the IDF.
 
 score(q, d) = Σ over words of q:  IDF(w) · tf·(K1 + 1) / (tf + K1·(1 − B + B·|d| / MEAN_WORDS))
 
-The last factor is in the document's vector. The engine multiplies by IDF(w) = ln(1 + (N − n + ½) / (n + ½)) when it is asked, for it alone
-knows how many of the N documents with text have w. Source: Robertson and Zaragoza, The Probabilistic Relevance Framework (2009), §3.
+The last factor is in the document's vector. The engine multiplies by IDF(w) = ln(1 + (N − n + ½) / (n + ½)) when it is
+asked, for it alone knows how many of the N documents with text have w. Source: Robertson and Zaragoza, The
+Probabilistic Relevance Framework (2009), §3.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from model.errors import InvalidInput
 
 SIMPLE = "simple"  # words as they are, in lower case
 K1, B = 1.2, 0.75
-# What |d| is compared with. A constant: a maintained mean would weigh documents by when they came, and one of another collection's size.
+# What |d| is compared with. A constant: a maintained mean would weigh documents by when they came, and one of another
+# collection's size.
 MEAN_WORDS = 64
 MAX_QUERY_WORDS = 256  # different ones, the first; a document as the query may have thousands
 # At most 64 letters each: some 16 MB. Stemming a new word takes 20 µs.
@@ -30,7 +33,8 @@ _CACHED_WORDS = 65_536
 # Longer ones are no words of a language: they are neither stemmed, which takes seconds for 100,000 letters, nor cached.
 _MAX_WORD_CHARS = 64
 
-# The list of `stop_words` has 1,300 English words, "computer", "fire" and "area" among them. These say nothing of a subject.
+# The list of `stop_words` has 1,300 English words, "computer", "fire" and "area" among them. These say nothing of a
+# subject.
 _ENGLISH = frozenset(
     """a about am an and any are as at be because been being but by can could did do does doing d don for from had has have having he
     her here hers him his how i if in into is it its itself just ll m me might must my myself nor of on or our ours re s shall she

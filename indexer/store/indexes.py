@@ -1,8 +1,9 @@
 """Which payload index a filter wants on which path, decided alike for both Qdrant engines.
 
-A field is indexed when a filter first names it. An index answers the conditions of its kind and the engine reads the payloads for
-all others, so what is selected never changes; with one exception. An index of numbers answers questions about times, and one of
-times those about numbers, both wrongly. A field asked for both gets a keyword index, which answers neither and stays.
+A field is indexed when a filter first names it. An index answers the conditions of its kind and the engine reads the
+payloads for all others, so what is selected never changes; with one exception. An index of numbers answers questions
+about times, and one of times those about numbers, both wrongly. A field asked for both gets a keyword index, which
+answers neither and stays.
 """
 
 from __future__ import annotations
@@ -35,22 +36,24 @@ _CLASHING = {FieldType.NUMBER, FieldType.DATETIME}
 
 
 def missing(condition: Filter, present: Mapping[str, FieldType]) -> dict[str, FieldType]:
-    """The indexes to make by path before the condition is asked, given those there are. One already there is to be replaced."""
+    """The indexes to make by path before the condition is asked, given those there are. One already there is to be
+    replaced."""
     made: dict[str, FieldType] = {}
-    for path, wanted in _wanted(condition):
+    for path, field_type in _wanted(condition):
         now = made.get(path) or present.get(path)
         if now is None and len(present.keys() | made.keys()) < MAX_INDEXES:
-            made[path] = wanted
-        elif now is not None and {now, wanted} == _CLASHING:
+            made[path] = field_type
+        elif now is not None and {now, field_type} == _CLASHING:
             made[path] = FieldType.KEYWORD
     return made
 
 
 def unanswered(condition: Filter, indexed: Mapping[str, FieldType]) -> int:
-    """How many of its conditions no index answers: for each of them an engine reads the payload of every point that it looks at."""
+    """How many of its conditions no index answers: for each of them an engine reads the payload of every point that it
+    looks at."""
     match condition:
         case AllOf(of) | AnyOf(of) | AtLeast(_, of):
-            return sum(unanswered(each, indexed) for each in of)
+            return sum(unanswered(part, indexed) for part in of)
         case Not(of):
             return unanswered(of, indexed)
         case Nested():
@@ -60,24 +63,24 @@ def unanswered(condition: Filter, indexed: Mapping[str, FieldType]) -> int:
         case FullText(field):
             return int(path_of(field) not in indexed or terms_path_of(field) not in indexed)
         case In(field, values):  # of words it is one condition, of numbers one each
-            asked = {"" if isinstance(each, str) else each for each in values}
-            return sum(unanswered(Equals(field, each), indexed) for each in asked)
+            values_of_types = {"" if isinstance(value, str) else value for value in values}
+            return sum(unanswered(Equals(field, value), indexed) for value in values_of_types)
         case _:
             return int(indexed.get(path_of(condition.field)) not in _kinds(condition))
 
 
 def answered(condition: Filter, indexed: Mapping[str, FieldType]) -> AllOf:
     """What must hold besides, and indexes answer: only points for which it does are looked at."""
-    of = condition.of if isinstance(condition, AllOf) else (condition,)
-    parts = [answered(each, indexed) if isinstance(each, AllOf) else each for each in of]
-    return AllOf(tuple(each for each in parts if not unanswered(each, indexed)))
+    conditions = condition.of if isinstance(condition, AllOf) else (condition,)
+    parts = [answered(part, indexed) if isinstance(part, AllOf) else part for part in conditions]
+    return AllOf(tuple(part for part in parts if not unanswered(part, indexed)))
 
 
 def _wanted(condition: Filter) -> Iterator[tuple[str, FieldType]]:
     match condition:
         case AllOf(of) | AnyOf(of) | AtLeast(_, of):
-            for each in of:
-                yield from _wanted(each)
+            for part in of:
+                yield from _wanted(part)
         case Not(of):
             yield from _wanted(of)
         case Nested():

@@ -1,4 +1,5 @@
-"""One point's payload and field paths, written alike by both Qdrant engines so that their folders can be told by one reader."""
+"""One point's payload and field paths, written alike by both Qdrant engines so that their folders can be told by one
+reader."""
 
 from __future__ import annotations
 
@@ -61,12 +62,13 @@ def _shares(payload: Mapping[str, Any]) -> Shares | None:
 
 def digests(payloads: Iterable[Mapping[str, Any] | None]) -> list[str]:
     """Of the images of points that have one."""
-    found = ((each or {}).get("image_digest") for each in payloads)
-    return [digest for digest in found if digest is not None]
+    digests_found = ((payload or {}).get("image_digest") for payload in payloads)
+    return [digest for digest in digests_found if digest is not None]
 
 
 def path_of(field: str) -> str:
-    """A metadata field as a Qdrant JSON path. Every key is quoted, so that spaces, dashes and brackets are plain characters."""
+    """A metadata field as a Qdrant JSON path. Every key is quoted, so that spaces, dashes and brackets are plain
+    characters."""
     return f'"metadata".{relative_path(field)}'
 
 

@@ -24,7 +24,7 @@ SIGNED_END = 2**63
 def with_terms(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata with the search terms of its fields, at every depth."""
     stored = {key: _stored(value) for key, value in metadata.items() if key != TERMS}
-    terms = {key: found for key, value in metadata.items() if (found := _terms(value))}
+    terms = {key: value_terms for key, value in metadata.items() if (value_terms := _terms(value))}
     return {**stored, TERMS: terms} if terms else stored
 
 

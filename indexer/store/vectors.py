@@ -79,7 +79,8 @@ def fits(layout: Layout, dimensions: int, language: str | None, latents: bool | 
         raise Conflict(f"collection {name} has {layout.dimensions} dimensions, not {dimensions}")
     if language is not None and layout.language != language:
         raise Conflict(
-            f"collection {name} keeps the words of its texts {_as(layout.language)}, not as {language}: that is fixed when it is made. "
+            f"collection {name} keeps the words of its texts {_as(layout.language)}, not as {language}: that is fixed "
+            "when it is made. "
             "Fill a new collection, or reindex this one",
             field="language",
             value=language,

@@ -219,7 +219,8 @@ class Attempts:
                 self._watch.tried_again("waiting" if waits else "attempt")
 
     async def _give_back(self, claim: Claim, error: Exception) -> None:
-        """Let the batches wait for what they need, or count an attempt; after the last one their documents have failed."""
+        """Let the batches wait for what they need, or count an attempt; after the last one their documents have
+        failed."""
         if isinstance(error, RetrievalError) and error.retryable:
             one_collection = isinstance(error, CollectionUnavailable)
             pause = delay_s(claim.releases, self._settings, self._rng) if one_collection else self._pause.begin(error)

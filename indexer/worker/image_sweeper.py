@@ -1,7 +1,8 @@
 """Collecting images that no document, unfinished batch or failure kept for a retry refers to: now and then, by one
 worker of all.
 
-    unfinished batches ─► failures ─► points of every collection ─► their digests on disk ─► `Blobs.sweep`: old, and none of these
+unfinished batches ─► failures ─► points of every collection ─► their digests on disk ─► `Blobs.sweep`: old, and none of
+these
 
 The store and the ledger themselves are asked, a page at a time: a table of references beside them would have to be kept
 right through every crash, restoration and reindex, cost each write something, and would not know what was there before

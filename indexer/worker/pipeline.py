@@ -120,9 +120,9 @@ class Result:
         """Return the same outcome for all documents of a batch."""
         return cls([Outcome(position, document.id, status, code, detail) for position, document in batch.items])
 
-    def merge(self, other: Result) -> None:
-        self.outcomes += other.outcomes
-        self.waiting = self.waiting or other.waiting
+    def merge(self, addition: Result) -> None:
+        self.outcomes += addition.outcomes
+        self.waiting = self.waiting or addition.waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,10 @@ class Pipeline:
                 document.embedding = result
 
     async def _keep_images(self, call: Sequence[IndexedDocument]) -> None:
-        """Replace each digest by that of the stored thumbnail. Change detection has already used the original's digest."""
+        """Replace each digest by that of the stored thumbnail.
+
+        Change detection has already used the original's digest.
+        """
         keeper = self.keeper
         if keeper is None:
             return

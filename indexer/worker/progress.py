@@ -40,7 +40,10 @@ class Progress:
             await self._until(changed, left_s)
 
     async def follow(self, job_id: str, every_s: float) -> AsyncGenerator[Job, None]:
-        """The job now and after each change, at most one in `every_s`, the last time as it finished. Raises `NotFound`."""
+        """The job now and after each change, at most one in `every_s`, the last time as it finished.
+
+        Raises `NotFound`.
+        """
         seen = None
         while seen is None or not seen.state.finished:
             changed = self._changed

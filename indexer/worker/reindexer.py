@@ -203,6 +203,7 @@ class Reindexer:
 
 def _too_many(failed: int, limit: int) -> str:
     return (
-        f"{failed} documents could not be embedded by the new model, the limit is {limit}: see the failures, then ask for "
+        f"{failed} documents could not be embedded by the new model, the limit is {limit}: see the failures, then ask "
+        "for "
         "the reindex again, with max_failures or after mending the cause, or cancel it"
     )

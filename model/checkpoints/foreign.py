@@ -39,12 +39,14 @@ def other_kind(name: str, model_type: object) -> str:
     """What to say of a model with a config.json of another kind."""
     if model_type in _TEXT_ENCODERS:
         return (
-            f"{name} is a {model_type}: a text encoder alone, which reads no images. It can be the text tower of a model "
+            f"{name} is a {model_type}: a text encoder alone, which reads no images. It can be the text tower of a "
+            "model "
             "that you train: ret2 train --text-backbone SOURCE --vision-backbone SOURCE --data FILE"
         )
     if model_type in _IMAGE_ENCODERS:
         return (
-            f"{name} is a {model_type}: an image encoder alone, which reads no text. It can be the vision tower of a model "
+            f"{name} is a {model_type}: an image encoder alone, which reads no text. It can be the vision tower of a "
+            "model "
             "that you train: ret2 train --text-backbone SOURCE --vision-backbone SOURCE --data FILE"
         )
     return f"{name} is a model of type {model_type!r}, which ret2 does not serve. It serves {_SERVED}"

@@ -119,7 +119,8 @@ def _look_up(name: str, revision: str) -> tuple[str, set[str]]:
         )
     except hub_errors.GatedRepoError as error:
         raise InvalidInput(
-            f"{label} must be asked for: accept its terms on its page at {where}, then start again with HF_TOKEN set to a "
+            f"{label} must be asked for: accept its terms on its page at {where}, then start again with HF_TOKEN set "
+            "to a "
             "token of yours",
             field="model",
         ) from error
@@ -135,8 +136,10 @@ def _look_up(name: str, revision: str) -> tuple[str, set[str]]:
         ) from error
     except _TRANSPORT_ERRORS as error:
         raise DependencyUnavailable(
-            f"{label} is not on this machine, and {where} cannot be reached ({_reason(error)}). Download it where there "
-            f"is a network (ret2 models pull hub:{name}) and copy the folder that this prints, or copy the cache and set HF_HOME",
+            f"{label} is not on this machine, and {where} cannot be reached ({_reason(error)}). Download it where "
+            "there "
+            f"is a network (ret2 models pull hub:{name}) and copy the folder that this prints, or copy the cache and "
+            "set HF_HOME",
             field="model",
         ) from error
     return str(info.sha), {sibling.rfilename for sibling in info.siblings or ()}

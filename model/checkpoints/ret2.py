@@ -111,7 +111,8 @@ def _tower_folders(config: Ret2Config, checkpoint: Path | None) -> dict[Modality
     for modality, part in parts:
         if part.source.startswith("hub:") and not part.revision and "@" not in part.source:
             raise InvalidInput(
-                f"{modality}.source is {part.source!r} without a revision: a cell belongs to the weights it was trained "
+                f"{modality}.source is {part.source!r} without a revision: a cell belongs to the weights it was "
+                "trained "
                 f"on. Set {modality}.revision in config.json to their commit",
                 field=f"{modality}.revision",
             )

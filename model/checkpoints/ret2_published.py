@@ -1,10 +1,10 @@
 """ReT-2 checkpoints as their authors publish them: one table to our names, and a list of what it cannot answer.
 
-Written without having seen one. Known are ReT v1's names and what the paper's public pages say (one encoder for both sides, three layers
-of each backbone); what ReT-2 calls its options, and which layers it taps, is not. So sizes are read off the weights, options are taken
-where a field has v1's name, and everything else is a question. A checkpoint loads when no question is left, or is refused with all of
-them. Who knows an answer writes it into the checkpoint's `config.json`, under `ret2_answers`, by the name of our `Ret2Config` field (or
-`text_layers`, `vision_layers`).
+Written without having seen one. Known are ReT v1's names and what the paper's public pages say (one encoder for both
+sides, three layers of each backbone); what ReT-2 calls its options, and which layers it taps, is not. So sizes are read
+off the weights, options are taken where a field has v1's name, and everything else is a question. A checkpoint loads
+when no question is left, or is refused with all of them. Who knows an answer writes it into the checkpoint's
+`config.json`, under `ret2_answers`, by the name of our `Ret2Config` field (or `text_layers`, `vision_layers`).
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ _IDLE = re.compile(
 
 
 def is_published(config: Mapping[str, Any]) -> bool:
-    """Not ours (that has `text` and `vision`), but with backbones as transformers' configurations: one model, or a retriever."""
+    """Not ours (that has `text` and `vision`), but with backbones as transformers' configurations: one model, or a
+    retriever."""
     return "text" not in config and any(key in config for key in ("text_config", "vision_config", "query_config"))
 
 
@@ -75,7 +76,8 @@ def convert(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[R
     questions += [f"{name} is not said" for name in _ASKED if name not in known_fields]
     if questions:
         raise InvalidInput(
-            f"this ReT-2 checkpoint is not understood, {len(questions)} questions are open: {'; '.join(questions[:40])} "
+            f"this ReT-2 checkpoint is not understood, {len(questions)} questions are open: "
+            f"{'; '.join(questions[:40])} "
             f"(an answer goes into config.json under {ANSWERS!r})",
             field="model",
         )

@@ -111,7 +111,8 @@ def convert_config(config: Mapping[str, Any]) -> Ret2Config:
 
 
 def _same_options(query: Mapping[str, Any], passage: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of both sides, v1's defaults where a side does not say. Raises `InvalidInput` with every one that differs."""
+    """The options of both sides, v1's defaults where a side does not say. Raises `InvalidInput` with every one that
+    differs."""
     sides = [{name: side.get(name, default) for name, default in DEFAULTS.items()} for side in (query, passage)]
     differing = [
         f"{name} is {sides[0][name]!r} and {sides[1][name]!r}" for name in DEFAULTS if sides[0][name] != sides[1][name]
@@ -133,8 +134,8 @@ def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def convert_tensors(config: Ret2Config, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """v1 names to ours: towers under `text.` and `vision.` (`document_` before it where the passage side has its own), cells under
-    `shared.` or `query.` and `document.`.
+    """v1 names to ours: towers under `text.` and `vision.` (`document_` before it where the passage side has its own),
+    cells under `shared.` or `query.` and `document.`.
 
     A key that the table does not know keeps its name, so that strict loading reports it.
     """

@@ -1,8 +1,8 @@
 """Linear layers for inference on a CPU: weights laid out once as oneDNN's kernels read them, instead of at every call.
 
-torch's own path for float32 is MKL's, which has no AVX-512 on processors of other makers: packed, the towers of CLIP are two to three
-times as fast there. An activation after a layer is applied to its product before that is written to memory: CLIP's took 14 % of a picture's
-time as a step of its own. The results differ by rounding alone.
+torch's own path for float32 is MKL's, which has no AVX-512 on processors of other makers: packed, the towers of CLIP
+are two to three times as fast there. An activation after a layer is applied to its product before that is written to
+memory: CLIP's took 14 % of a picture's time as a step of its own. The results differ by rounding alone.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from model.cpu.primitive_cache import keep_prepared
 
-# A batch of texts has the shape of its tokens: hundreds of MB after some thousand batches, if all stay prepared. With 64 what was dropped
-# is prepared again for a few percent of the time.
+# A batch of texts has the shape of its tokens: hundreds of MB after some thousand batches, if all stay prepared. With
+# 64 what was dropped is prepared again for a few percent of the time.
 keep_prepared(64)
 
 # Rows, inputs, outputs: one text in a tower of CLIP. On some processors several hundred rows are as fast either way.
@@ -34,7 +34,10 @@ _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # of outputs that are 
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """oneDNN's name for `f`. What comes out is `scale · f(x)`: the layer that reads it has to take the scale out again."""
+    """oneDNN's name for `f`.
+
+    What comes out is `scale · f(x)`: the layer that reads it has to take the scale out again.
+    """
 
     name: str
     algorithm: str = ""
@@ -49,13 +52,14 @@ _ACTIVATIONS = (
     Activation("relu"),
 )
 
-# Children of one module, called one after the other, by the names that transformers gives them: a layer, its activation, who reads that.
+# Children of one module, called one after the other, by the names that transformers gives them: a layer, its
+# activation, who reads that.
 _IN_TURN = (("fc1", "activation_fn", "fc2"), ("dense", "intermediate_act_fn", None))
 
 
 class PackedLinear(nn.Module):
-    """`nn.Linear`, with the activation after it if one is given, that cannot learn, move or be saved any more. `weight` is empty: there
-    for who asks for its dtype or device."""
+    """`nn.Linear`, with the activation after it if one is given, that cannot learn, move or be saved any more. `weight`
+    is empty: there for who asks for its dtype or device."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, activation: Activation | None = None) -> None:
         super().__init__()
@@ -73,7 +77,8 @@ class PackedLinear(nn.Module):
 
 
 def pack_linears(module: nn.Module) -> Callable[[], None]:
-    """Replaces every `nn.Linear` inside `module`, and returns what takes that back. Those of a subclass stay: they may do more."""
+    """Replaces every `nn.Linear` inside `module`, and returns what takes that back. Those of a subclass stay: they may
+    do more."""
     replaced: list[tuple[nn.Module, str, nn.Module]] = []
 
     def replace(parent: nn.Module, name: str, replacement: nn.Module) -> None:
@@ -127,7 +132,8 @@ def _known(module: nn.Module) -> Activation | None:
 @cache
 @torch.inference_mode()
 def packing_pays(dtype: torch.dtype) -> bool:
-    """Whether this processor and this torch have it, compute the same with it, and are faster: tried, in some milliseconds."""
+    """Whether this processor and this torch have it, compute the same with it, and are faster: tried, in some
+    milliseconds."""
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if dtype not in _TOLERANCE or not available:
         return False

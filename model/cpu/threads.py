@@ -1,8 +1,8 @@
 """Forwards side by side on a CPU, each in a thread of its own.
 
-torch's own way is several threads inside each operation, and all wait at its end for the last: whenever HTTP, decoding or the index
-take a core for a millisecond, every core loses it. Threads that share nothing never wait for each other: each has a batch of its own,
-and while the callers of one are answered the others compute.
+torch's own way is several threads inside each operation, and all wait at its end for the last: whenever HTTP, decoding
+or the index take a core for a millisecond, every core loses it. Threads that share nothing never wait for each other:
+each has a batch of its own, and while the callers of one are answered the others compute.
 """
 
 from __future__ import annotations
@@ -36,15 +36,18 @@ class ForwardThreads:
         torch.set_num_threads(self.count)  # whichever thread set it last, the next ones begin with it
 
     def launch(self, forward: Forward, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
-        """Starts `forward` in the next free thread. What this returns waits for the result, or raises what `forward` raised."""
+        """Starts `forward` in the next free thread. What this returns waits for the result, or raises what `forward`
+        raised."""
         return self._pool.submit(lambda: forward(batch)()).result
 
 
 def _own_cpus(threads: int) -> list[list[int]]:
-    """For each thread those that no other of them has: all there are, shared out. None where threads are not tied to any.
+    """For each thread those that no other of them has: all there are, shared out. None where threads are not tied to
+    any.
 
-    Left to itself Linux often puts a thread that waited for Python's lock on the CPU of the one that let go of it, where it waits again
-    while another CPU is idle (docs/decisions/threads-on-a-cpu.md)."""
+    Left to itself Linux often puts a thread that waited for Python's lock on the CPU of the one that let go of it,
+    where it waits again while another CPU is idle (docs/decisions/threads-on-a-cpu.md).
+    """
     cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(cpus) < threads:
         return [[] for _ in range(threads)]

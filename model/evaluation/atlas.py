@@ -1,4 +1,5 @@
-"""The bundled benchmark as plain data: images, documents and questions read from `datasets/atlas` (its README says how they were made)."""
+"""The bundled benchmark as plain data: images, documents and questions read from `datasets/atlas` (its README says how
+they were made)."""
 
 from __future__ import annotations
 

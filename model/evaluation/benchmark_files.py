@@ -1,6 +1,8 @@
-"""What the readers of published benchmarks share: their queries and candidates as plain data, rows out of JSONL and Parquet files.
+"""What the readers of published benchmarks share: their queries and candidates as plain data, rows out of JSONL and
+Parquet files.
 
-A benchmark is whole or it is not measured: the first wrong row ends the reading with its file, line and what is wrong. No torch.
+A benchmark is whole or it is not measured: the first wrong row ends the reading with its file, line and what is wrong.
+No torch.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Query(Entry):
-    """`positives` are ids of right candidates; `answers`, where the set has them, are strings that a right passage may hold."""
+    """`positives` are ids of right candidates; `answers`, where the set has them, are strings that a right passage may
+    hold."""
 
     positives: frozenset[str]
     answers: tuple[str, ...] = ()
@@ -124,7 +127,8 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 def data_files(folder: Path) -> list[Path]:
-    """Every file of rows under `folder`, sorted. Folders with `image` in their name hold millions of others and are not entered."""
+    """Every file of rows under `folder`, sorted. Folders with `image` in their name hold millions of others and are not
+    entered."""
     if not folder.is_dir():
         raise InvalidInput(f"no folder {str(folder)!r}")
     files = []
@@ -135,7 +139,10 @@ def data_files(folder: Path) -> list[Path]:
 
 
 def only(files: Sequence[Path], description: str) -> Path | None:
-    """The one file found, None where there is none. Raises `InvalidInput` for two: which is meant is not ours to guess."""
+    """The one file found, None where there is none.
+
+    Raises `InvalidInput` for two: which is meant is not ours to guess.
+    """
     if len(files) > 1:
         raise InvalidInput(
             f"{description} is there more than once: {files[0]} and {files[1]}; name a folder that has one"

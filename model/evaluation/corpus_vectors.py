@@ -1,8 +1,11 @@
-"""Embeddings of a benchmark, made batch by batch into memory or into a file that outlives a broken-off run, and exact search over them.
+"""Embeddings of a benchmark, made batch by batch into memory or into a file that outlives a broken-off run, and exact
+search over them.
 
-    entries ─► scan: ids, digest ─► prepare in threads, one batch ahead ─► encode ─► rows (N, E) ─► best: top k, merged over chunks
+entries ─► scan: ids, digest ─► prepare in threads, one batch ahead ─► encode ─► rows (N, E) ─► best: top k, merged over
+chunks
 
-Never more than two batches of images are held. One vector per entry (`Retriever.encode`); MaxSim over latents is not done here.
+Never more than two batches of images are held. One vector per entry (`Retriever.encode`); MaxSim over latents is not
+done here.
 """
 
 from __future__ import annotations
@@ -54,7 +57,8 @@ class Model(Protocol):
 
 @dataclass(slots=True)
 class Faults:
-    """Images that could not be had, so that their entries went without; entries with nothing left, which are never found."""
+    """Images that could not be had, so that their entries went without; entries with nothing left, which are never
+    found."""
 
     images: int = 0
     empty: int = 0
@@ -71,7 +75,8 @@ class Embedded:
 
 
 class Embedder:
-    """Embeds entries in order. With `cache`, a folder, finished batches are kept there and not made again. For one thread."""
+    """Embeds entries in order. With `cache`, a folder, finished batches are kept there and not made again. For one
+    thread."""
 
     def __init__(
         self,
@@ -227,7 +232,8 @@ class Corpus:
         device: torch.device | str = "cpu",
         report: Report = lambda stage, done, total: None,
     ) -> list[list[int]]:
-        """Places in `ids` of the k highest dot products for each of queries (Q, E), best first; fewer where there are fewer.
+        """Places in `ids` of the k highest dot products for each of queries (Q, E), best first; fewer where there are
+        fewer.
 
         Exact: every candidate is scored in float32. Which of several equal scores come in at place k is not defined.
         """

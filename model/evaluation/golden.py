@@ -1,4 +1,5 @@
-"""A checkpoint against golden outputs kept beside it: the proof that this code computes what its authors' code computed."""
+"""A checkpoint against golden outputs kept beside it: the proof that this code computes what its authors' code
+computed."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ class Difference:
 def verify(folder: Path) -> list[Difference]:
     """Every output in `golden.safetensors` recomputed from its inputs in float32.
 
-    Raises `InvalidInput` when it has none, or one that is not known here: an output that nobody compares would count as right.
+    Raises `InvalidInput` when it has none, or one that is not known here: an output that nobody compares would count as
+    right.
     """
     golden = read_tensors(folder / GOLDEN_FILE)
     retriever = Retriever.load(str(folder))

@@ -1,7 +1,8 @@
-"""M2KR as published: ReT-M2KR's JSONL files (reference/ret.md §4.3) and the original's Hugging Face configurations (§4.2), test splits.
+"""M2KR as published: ReT-M2KR's JSONL files (reference/ret.md §4.3) and the original's Hugging Face configurations
+(§4.2), test splits.
 
     ReT-M2KR   SET_test.jsonl, SET_passages_test.jsonl, anywhere in the folder; E-VQA's queries are evqa_test_m2kr.jsonl
-    original   SET_data/test*, SET_passages/test_passages*, Parquet or JSONL; how the shards are named is not in our facts,
+    original   SET_data/test*, SET_passages/test_passages*, Parquet or JSONL; how the shards are named is not published,
                so every file of such a folder whose name starts with its split is read, in the order of names
 
 An original passage has no image; a query's text is "{instruction} {question}" in both, each part where it is there.
@@ -27,7 +28,8 @@ class Layout(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One published column: Recall@k, or Pseudo-Recall@k where `pseudo`; and the figures published for it, as fractions."""
+    """One published column: Recall@k, or Pseudo-Recall@k where `pseudo`; and the figures published for it, as
+    fractions."""
 
     k: int
     pseudo: bool
@@ -40,7 +42,8 @@ class Metric:
 RET_V1 = "ReT v1 CLIP-ViT-L-14"  # reference/ret.md §3.1: passages with images, scored by MaxSim over 32 latents
 PREFLMR = "PreFLMR ViT-L"  # §3.2, the Hugging Face re-implementation: passages of text alone, late interaction
 SOURCE = (
-    "ReT v1 from the README of aimagelab/ReT, PreFLMR from that of LinWeizheDragon/FLMR. Both score by late interaction, so a "
+    "ReT v1 from the README of aimagelab/ReT, PreFLMR from that of LinWeizheDragon/FLMR. Both score by late "
+    "interaction, so a "
     "checkpoint of ReT v1, measured by one vector, will not reach its row."
 )
 
@@ -154,7 +157,8 @@ def _asked(row: Row) -> str | None:
 
 
 def _answers(row: Row, name: str) -> tuple[str, ...]:
-    """Absent in sets without Pseudo-Recall. An item that is an object counts by its key `wikidata`, alone or a list (§4.3)."""
+    """Absent in sets without Pseudo-Recall. An item that is an object counts by its key `wikidata`, alone or a list
+    (§4.3)."""
     value = row.fields.get(name) if row.has(name) else []
     if not isinstance(value, list):
         value = [value]

@@ -5,8 +5,9 @@
     …/mbeir_DS_taskK_SPLIT…qrels….txt           qid 0 did relevance task_id
     …instruction….tsv                           prompts by dataset and modalities
 
-The facts name the folders of the queries and of the global pool; the other files are found by name wherever they are. Of the table of
-instructions they say only that it has four per task: its columns are told by their headings, see `instructions`.
+The facts name the folders of the queries and of the global pool; the other files are found by name wherever they are.
+Of the table of instructions they say only that it has four per task: its columns are told by their headings, see
+`instructions`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ SOURCE = "UniIR's figures as the papers of LamRA and ELVA (local pools) and LamR
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """One of the sixteen: its published name, the k of its Recall@k, and UniIR's figures in per cent by pool, §3.3 and §3.4."""
+    """One of the sixteen: its published name, the k of its Recall@k, and UniIR's figures in per cent by pool, §3.3 and
+    §3.4."""
 
     dataset: str
     number: int
@@ -95,7 +97,8 @@ TASKS = (
 )
 PUBLISHED_MEAN = {"local": {BLIP_FF: 46.8, CLIP_SF: 50.6}, "global": {BLIP_FF: 45.5, CLIP_SF: 48.9}}
 
-# Which of a task's prompts a query gets. UniIR draws one at random, in evaluation too; here the draw is the query's own, so a run repeats.
+# Which of a task's prompts a query gets. UniIR draws one at random, in evaluation too; here the draw is the query's
+# own, so a run repeats.
 Choice = Literal["random", "first", "none"]
 Prompts = Mapping[tuple[str, Modality, Modality], tuple[str, ...]]  # by dataset, modalities of query and candidate
 
@@ -110,7 +113,10 @@ class TaskFiles:
     pool_file: Path | None  # the local pool
 
     def queries(self, prompts: Prompts, choice: Choice) -> Iterator[Query]:
-        """In the file's order. Raises `InvalidInput` for a query without a line of qrels, or a task without a prompt."""
+        """In the file's order.
+
+        Raises `InvalidInput` for a query without a line of qrels, or a task without a prompt.
+        """
         relevant = qrels(self.qrels_file)
         among: tuple[str, ...] = ()
         if choice != "none":
@@ -160,10 +166,12 @@ def _named(files: Sequence[Path], name: str) -> Path | None:
 
 
 def global_pool(folder: Path) -> tuple[list[Path], list[str]]:
-    """Files whose union is the global pool, and the tasks whose local pool is not among them (then it is easier than the published).
+    """Files whose union is the global pool, and the tasks whose local pool is not among them (then it is easier than
+    the published).
 
-    It is the union of the sixteen local pools: their published sizes add up to its 5.6 M (§4.6), so nothing is embedded twice. With
-    fewer of them, a file `mbeir_union_test_cand_pool.jsonl` is taken where there is one; the facts name only its training sibling.
+    It is the union of the sixteen local pools: their published sizes add up to its 5.6 M (§4.6), so nothing is embedded
+    twice. With fewer of them, a file `mbeir_union_test_cand_pool.jsonl` is taken where there is one; the facts name
+    only its training sibling.
     """
     files = data_files(folder)
     pools = {task.key: _local_pool(files, task) for task in TASKS}
@@ -206,8 +214,9 @@ def instructions_file(folder: Path) -> Path | None:
 def instructions(path: Path) -> Prompts:
     """Prompts by dataset and modalities, from tab-separated columns that are told by their headings.
 
-    One heading has `dataset` and `id` in it (0 to 9), one `query` and `modality`, one `cand` and `modality` (text, image, or both with
-    a comma); the prompts are in every column whose heading has `prompt` or `instruction` in it. Empty prompts are none.
+    One heading has `dataset` and `id` in it (0 to 9), one `query` and `modality`, one `cand` and `modality` (text,
+    image, or both with a comma); the prompts are in every column whose heading has `prompt` or `instruction` in it.
+    Empty prompts are none.
     """
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -261,7 +270,8 @@ def _prompt(among: Sequence[str], choice: Choice, query: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """UniIR's `format_string`, §4.5: without carriage returns, outer space and quotes; a capital first, a full stop at the end."""
+    """UniIR's `format_string`, §4.5: without carriage returns, outer space and quotes; a capital first, a full stop at
+    the end."""
     text = text.replace("\r", "").strip().strip('"').strip()
     if not text:
         return ""

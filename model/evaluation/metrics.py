@@ -1,4 +1,5 @@
-"""Recall@K and Pseudo-Recall@K as M2KR and M-BEIR define them: a query is a hit or it is not, and hits are averaged. No torch."""
+"""Recall@K and Pseudo-Recall@K as M2KR and M-BEIR define them: a query is a hit or it is not, and hits are averaged. No
+torch."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 class Measured:
     """Shares by k over `queries` queries and a pool of `candidates`; `pseudo` where the set has answers.
 
-    `unanswerable` queries have no right candidate in the pool. They count, as in the published figures, and can only miss.
+    `unanswerable` queries have no right candidate in the pool. They count, as in the published figures, and can only
+    miss.
     """
 
     queries: int
@@ -23,7 +25,8 @@ class Measured:
 def recall_at(
     ranked: Sequence[Sequence[str]], positives: Sequence[Collection[str]], ks: Sequence[int]
 ) -> tuple[float, ...]:
-    """Share of queries with any right id among the first k, for each k; best first in `ranked`. reference/ret.md §4.3, §4.5."""
+    """Share of queries with any right id among the first k, for each k; best first in `ranked`. reference/ret.md §4.3,
+    §4.5."""
     ranks = [_first(document_id in right for document_id in ids) for ids, right in zip(ranked, positives, strict=True)]
     return _share_within(ranks, ks)
 

@@ -68,8 +68,9 @@ def questions(
 ) -> list[Question]:
     """The test questions of one combination: held-out (subject, topic) pairs, pictures by the artist never trained.
 
-    A query without a picture names its subject (`named`), or the question would have no answer. A query or document that is a
-    picture alone can only mean the subject, so any document of the subject is right; such queries are asked once per subject.
+    A query without a picture names its subject (`named`), or the question would have no answer. A query or document
+    that is a picture alone can only mean the subject, so any document of the subject is right; such queries are asked
+    once per subject.
     """
     questions_by_key: dict[str, Question] = {}
     for row in atlas.queries:

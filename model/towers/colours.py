@@ -1,4 +1,5 @@
-"""Which basic colours the thing in a picture has: how much of it is red, blue and so on, by nearest reference colour in CIELAB."""
+"""Which basic colours the thing in a picture has: how much of it is red, blue and so on, by nearest reference colour in
+CIELAB."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ _REFERENCES = {
     "grey": ("696969", "808080", "a9a9a9", "d3d3d3"),
     "brown": ("8b4513", "a0522d", "d2b48c"),
 }
-# White, grey and brown are those of paper, shadow, skin and wood too: that a picture has them says little of the thing in it.
+# White, grey and brown are those of paper, shadow, skin and wood too: that a picture has them says little of the thing
+# in it.
 TELLING = ("red", "blue", "green", "yellow", "orange", "purple", "pink", "black")
 _STRIDE = 4  # every fourth pixel in both directions is counted
 _BACKGROUND = 12.0  # of CIELAB distance from the colour of most of the border
@@ -34,7 +36,8 @@ _TO_XYZ = (
 
 
 class ColourShares(nn.Module):
-    """Pixels, normalised by `mean` and `std`, to the share of each of `TELLING` in the foreground, times how plain the background is."""
+    """Pixels, normalised by `mean` and `std`, to the share of each of `TELLING` in the foreground, times how plain the
+    background is."""
 
     mean: Tensor
     std: Tensor

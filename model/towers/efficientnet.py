@@ -1,6 +1,8 @@
-"""EfficientNet-Lite0: convolutions, ReLU6, no squeeze-and-excitation. Parameter names as in the published PyTorch weights.
+"""EfficientNet-Lite0: convolutions, ReLU6, no squeeze-and-excitation. Parameter names as in the published PyTorch
+weights.
 
-Source: Tan & Le 2019 (arXiv 1905.11946) and the Lite variants' published settings; equality is tested against `efficientnet-lite-pytorch`.
+Source: Tan & Le 2019 (arXiv 1905.11946) and the Lite variants' published settings; equality is tested against
+`efficientnet-lite-pytorch`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ BLOCK_CHANNELS = tuple(channels for _, channels, repeats, _, _ in STAGES for _ i
 
 
 class SameConv(nn.Conv2d):
-    """A convolution whose output has ceil(input / stride) rows; an odd row of padding is at the end, as TensorFlow puts it."""
+    """A convolution whose output has ceil(input / stride) rows; an odd row of padding is at the end, as TensorFlow puts
+    it."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = (
@@ -85,7 +88,8 @@ class EfficientNetLite0(nn.Module):
 
     @torch.no_grad()
     def fold_norms(self) -> None:
-        """Folds every batch norm into the convolution before it: the same function for inference, in about a third fewer passes."""
+        """Folds every batch norm into the convolution before it: the same function for inference, in about a third
+        fewer passes."""
         self._bn0 = _fold(self._conv_stem, self._bn0)
         for block in self._blocks:
             cast(Block, block).fold_norms()
@@ -102,7 +106,8 @@ class EfficientNetLite0(nn.Module):
 
 
 class EfficientNetLite0Classifier(EfficientNetLite0):
-    """All blocks with the head and the classifier of the published weights: ImageNet's 1,000 classes, in the order of their synset ids."""
+    """All blocks with the head and the classifier of the published weights: ImageNet's 1,000 classes, in the order of
+    their synset ids."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +141,8 @@ def _fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Module:
 
 
 def grid_positions(side: int, frequencies: int = 2) -> Tensor:
-    """(side · side, 4 · frequencies): sines and cosines of row and column, so that a token knows where in the picture it is.
+    """(side · side, 4 · frequencies): sines and cosines of row and column, so that a token knows where in the picture
+    it is.
 
     Convolution features, unlike a transformer's, do not say; Indonesia and Poland differ by nothing else.
     """

@@ -18,7 +18,8 @@ from model.towers.towers import SIGLIP_TEXT, Tower, TransformersEncoder
 TOKENIZER_FILE = "tokenizer.json"
 
 
-# A tokeniser of before `tokenizer.json`: the class by the tower (a single tower's config.json names none), and the files it needs.
+# A tokeniser of before `tokenizer.json`: the class by the tower (a single tower's config.json names none), and the
+# files it needs.
 _VOCABULARIES = {
     "clip_text_model": ("CLIPTokenizer", ("vocab.json", "merges.txt")),
     "bert": ("BertTokenizer", ("vocab.txt",)),
@@ -33,8 +34,8 @@ def read_tokenizer(
 ) -> tuple[Tokenizer | None, list[Path]]:
     """The tokeniser of text towers of one kind from the first of `places` that has one, and the files it was made of.
 
-    `tokenizer.json` is taken as it is, without padding and truncation. SigLIP lower-cases (its processors do, its `tokenizer.json`
-    need not), and its first version drops punctuation; its towers learn their pad token here.
+    `tokenizer.json` is taken as it is, without padding and truncation. SigLIP lower-cases (its processors do, its
+    `tokenizer.json` need not), and its first version drops punctuation; its towers learn their pad token here.
     """
     config = towers[0].encoder.config if isinstance(towers[0], TransformersEncoder) else None
     for place in places:

@@ -1,4 +1,5 @@
-"""How the bundled ret2-atlas model is made: its configuration, its ablations, and one resumable run over the atlas training split."""
+"""How the bundled ret2-atlas model is made: its configuration, its ablations, and one resumable run over the atlas
+training split."""
 
 from __future__ import annotations
 
@@ -84,10 +85,11 @@ def train_atlas(
     report: Report,
     start_from: Path | None = None,
 ) -> Outcome:
-    """A run into `folder`, or the rest of the one that is there unless `fresh`. The best checkpoint is the folder itself.
+    """A run into `folder`, or the rest of the one that is there unless `fresh`. The best checkpoint is the folder
+    itself.
 
-    `start_from` is a checkpoint whose cell and adapters the run begins with, in place of fresh ones. Raises `InvalidInput` when
-    the folder has something else.
+    `start_from` is a checkpoint whose cell and adapters the run begins with, in place of fresh ones. Raises
+    `InvalidInput` when the folder has something else.
     """
     start = None if start_from is None else hashlib.sha256((start_from / WEIGHTS_FILE).read_bytes()).hexdigest()
     record = {"settings": asdict(settings), "config": config.to_json(), "start": start}

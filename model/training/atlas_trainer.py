@@ -1,7 +1,8 @@
-"""Training of cell and adapters over frozen towers: symmetric InfoNCE, modality dropout on both sides, tower states computed once.
+"""Training of cell and adapters over frozen towers: symmetric InfoNCE, modality dropout on both sides, tower states
+computed once.
 
-A run is a folder: `config.json` and `model.safetensors` are the best checkpoint so far, `state.safetensors` is what resuming needs,
-`run.json` what it must be the same run of (model/training/run_folder.py).
+A run is a folder: `config.json` and `model.safetensors` are the best checkpoint so far, `state.safetensors` is what
+resuming needs, `run.json` what it must be the same run of (model/training/run_folder.py).
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ from model.types import Limits, Role
 class Pair:
     """A query and the document that answers it. Images are keys of the training set's image table.
 
-    How often a group is drawn does not depend on how many pairs it has. Two pairs of one `subject` are about the same thing, and of one
-    `subject` and `topic` have the same answer. `query_text_alone` is what is asked when the picture is dropped.
+    How often a group is drawn does not depend on how many pairs it has. Two pairs of one `subject` are about the same
+    thing, and of one `subject` and `topic` have the same answer. `query_text_alone` is what is asked when the picture
+    is dropped.
     """
 
     group: str
@@ -63,8 +65,8 @@ class Pair:
 class TrainSettings:
     steps: int = 3000
     batch_size: int = 160
-    # Pairs of one subject in a batch. More of them teach to tell a subject's topics apart, but leave fewer subjects to be told apart:
-    # on flags 4 gave a validation recall@1 of 0.61 after 100 steps, 2 gave 0.63, 1 gave 0.69.
+    # Pairs of one subject in a batch. More of them teach to tell a subject's topics apart, but leave fewer subjects to
+    # be told apart: on flags 4 gave a validation recall@1 of 0.61 after 100 steps, 2 gave 0.63, 1 gave 0.69.
     topics_per_subject: int = 1
     learning_rate: float = 1e-3
     warmup_steps: int = 60
@@ -86,10 +88,11 @@ def _has(row: Row) -> tuple[bool, bool]:
 
 
 class StateCache:
-    """Tower states of every text and image of a data set, float16, computed once: frozen towers give the same ones at each step.
+    """Tower states of every text and image of a data set, float16, computed once: frozen towers give the same ones at
+    each step.
 
-    They stay in one large tensor per layer: tens of thousands of small tensors among the towers' own left ten times their size in
-    unusable gaps of the heap, and a batch is taken out with one operation.
+    They stay in one large tensor per layer: tens of thousands of small tensors among the towers' own left ten times
+    their size in unusable gaps of the heap, and a batch is taken out with one operation.
     """
 
     def __init__(self, retriever: Retriever) -> None:
@@ -152,7 +155,8 @@ class StateCache:
     def states(self, rows: Sequence[Row], rng: random.Random | None) -> States:
         """Rows that all have the same modalities; `rng` draws among an image's versions, None takes the plain one.
 
-        Texts are as long as the longest, and that to a multiple of eight: a product whose shape is new costs the preparing of it.
+        Texts are as long as the longest, and that to a multiple of eight: a product whose shape is new costs the
+        preparing of it.
         """
         states = States()
         has_text, has_image = _has(rows[0])
@@ -181,8 +185,8 @@ class StateCache:
 
 
 def augment(image: Image.Image, rng: random.Random) -> Image.Image:
-    """The same drawing as another hand might place it: another shape, round corners, a little turned, paler or stronger, coarser,
-    on another ground."""
+    """The same drawing as another hand might place it: another shape, round corners, a little turned, paler or
+    stronger, coarser, on another ground."""
     ground = tuple(rng.choice((255, 255, 255, 245, 230, rng.randrange(256))) for _ in range(3))
     stretch = rng.uniform(0.85, 1.18)
     image = image.resize((max(1, round(image.width * stretch)), image.height), Image.Resampling.BICUBIC)
@@ -234,8 +238,8 @@ def draw_batch(groups: Subjects, settings: TrainSettings, rng: random.Random) ->
 def relevance(pairs: Sequence[Pair], queries: Sequence[Row], documents: Sequence[Row]) -> tuple[Tensor, Tensor]:
     """Targets and ignored pairs, both (B, B).
 
-    Where query and document both have text, only the same (subject, topic) is right. Where either is a picture alone it can only
-    mean the subject: the row's own pair is right, other pairs of the subject are left out of the softmax.
+    Where query and document both have text, only the same (subject, topic) is right. Where either is a picture alone it
+    can only mean the subject: the row's own pair is right, other pairs of the subject are left out of the softmax.
     """
     subject = _codes([pair.subject for pair in pairs])
     answer = _codes([f"{pair.subject}\0{pair.topic}" for pair in pairs])
@@ -260,14 +264,16 @@ def contrastive_loss(queries: Tensor, documents: Tensor, batch: Batch, log_scale
 
 
 class Trainer:
-    """One run. `step()` makes one update; `best` follows the validation recall that the caller reports through `validated`."""
+    """One run. `step()` makes one update; `best` follows the validation recall that the caller reports through
+    `validated`."""
 
     def __init__(
         self, retriever: Retriever, cache: StateCache, pairs: Sequence[Pair], settings: TrainSettings, folder: Path
     ) -> None:
         self.retriever, self.cache, self.settings, self.folder = retriever, cache, settings, folder
         self.fusion = retriever.sides["shared"].requires_grad_(True)
-        # The moving average of the weights is what is validated and kept: the weights themselves go to and fro by several points.
+        # The moving average of the weights is what is validated and kept: the weights themselves go to and fro by
+        # several points.
         self.averaged = copy.deepcopy(self.fusion).requires_grad_(False)
         self.groups: dict[str, dict[str, list[Pair]]] = {}
         for pair in pairs:
@@ -284,7 +290,8 @@ class Trainer:
         self._autocast = has_fast_bfloat16(retriever.device)
 
     def step(self) -> float:
-        """One update; returns the loss. What a step draws depends on the seed and its number alone, so resuming repeats a whole run."""
+        """One update; returns the loss. What a step draws depends on the seed and its number alone, so resuming repeats
+        a whole run."""
         settings = self.settings
         rng = random.Random(f"{settings.seed}/{self.done}")
         torch.manual_seed(settings.seed * 1_000_003 + self.done)
@@ -355,7 +362,8 @@ class Trainer:
             load_strict(fusion, with_prefix(tensors, "shared."), checkpoint.name)
 
     def resume(self) -> None:
-        """Takes up where the folder's run stopped, which has to be the same run: `run_folder.claim` says whether it is."""
+        """Takes up where the folder's run stopped, which has to be the same run: `run_folder.claim` says whether
+        it is."""
         state = read_tensors(self.folder / STATE_FILE)
         for fusion, prefix in ((self.fusion, "fusion."), (self.averaged, "averaged.")):
             load_strict(fusion, with_prefix(state, prefix), "run")

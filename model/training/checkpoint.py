@@ -1,6 +1,7 @@
 """The checkpoint of a fine-tuned model: a folder that `Retriever.load` and `ret2 serve --model` open.
 
-Trained towers lie in `model.safetensors` (`source: checkpoint` and their `architecture`), frozen ones stay where they were.
+Trained towers lie in `model.safetensors` (`source: checkpoint` and their `architecture`), frozen ones stay where they
+were.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ def tower_tensors(tower: Tower) -> dict[str, Tensor]:
 
 
 def _with_norms(folded: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Folded convolutions as convolutions without bias and norms that only add it: folding these again gives the same."""
+    """Folded convolutions as convolutions without bias and norms that only add it: folding these again gives the
+    same."""
     tensors = {}
     for key, value in folded.items():
         path, _, kind = key.rpartition(".")

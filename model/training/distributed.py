@@ -44,7 +44,8 @@ class Ranks:
         return tensor
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """The sum of gradients. A parameter that no process used keeps none, as it would with one process: AdamW leaves it alone."""
+        """The sum of gradients. A parameter that no process used keeps none, as it would with one process: AdamW leaves
+        it alone."""
         if self.world == 1:
             return
         parameter_list = list(parameters)
@@ -62,7 +63,8 @@ class Ranks:
 def joined(device: str | None = None) -> Iterator[Ranks]:
     """The group that torchrun's variables describe, left at the end; a single process where there are none.
 
-    gloo on a CPU, NCCL on CUDA, where each process of a machine takes the GPU of its number. `device` None: CUDA where it is.
+    gloo on a CPU, NCCL on CUDA, where each process of a machine takes the GPU of its number. `device` None: CUDA where
+    it is.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,5 @@
-"""What one step of fine-tuning embeds, and which document answers which query: made of the pairs, the settings and the step alone."""
+"""What one step of fine-tuning embeds, and which document answers which query: made of the pairs, the settings and the
+step alone."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """N entries, each embedded once; B queries and M documents as places among them: the queries' own, then hard negatives."""
+    """N entries, each embedded once; B queries and M documents as places among them: the queries' own, then hard
+    negatives."""
 
     entries: list[Entry]
     queries: Tensor  # (B,)
@@ -64,7 +66,8 @@ def draw(
     keep_both: float,
     rng: random.Random,
 ) -> Batch:
-    """Each pair with up to `negatives` of its hard negatives. Rows of text and image may lose one of them, by `keep_both`.
+    """Each pair with up to `negatives` of its hard negatives. Rows of text and image may lose one of them, by
+    `keep_both`.
 
     A hard negative that is another pair's own document is there already.
     """

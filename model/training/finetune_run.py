@@ -90,7 +90,8 @@ def read_data(
         if not train or (share and not validation_examples):
             raise InvalidInput(
                 f"of {len(pairs.examples)} pairs a share of {share} leaves {len(train)} to train on "
-                f"and {len(validation_examples)} to validate with; give --validation FILE or another --validation-share",
+                f"and {len(validation_examples)} to validate with; give --validation FILE or another "
+                "--validation-share",
                 field="validation_share",
             )
     else:
@@ -303,7 +304,8 @@ def _pool(data: Data, settings: FineTuneSettings) -> dict[str, Row]:
 def _check(settings: FineTuneSettings, data: Data, ranks: Ranks) -> None:
     if settings.batch_size < 2 or settings.batch_size > len(data.train):
         raise InvalidInput(
-            f"batch_size is {settings.batch_size}; it must be from 2 to the number of training pairs, {len(data.train)}",
+            f"batch_size is {settings.batch_size}; it must be from 2 to the number of training pairs, "
+            f"{len(data.train)}",
             field="batch_size",
         )
     if settings.batch_size < ranks.world:

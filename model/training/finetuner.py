@@ -1,10 +1,12 @@
-"""Fine-tuning on a user's own pairs: cell, adapters and, where asked for, towers; large batches in chunks, over several processes.
+"""Fine-tuning on a user's own pairs: cell, adapters and, where asked for, towers; large batches in chunks, over several
+processes.
 
     step ─► draw ─► embed chunks without graph ─► sum over processes: all embeddings ─► loss, its gradient on each embedding
                        └─► the same chunks again with graph, given that gradient ─► sum over processes ─► update
 
-That is GradCache (Gao et al. 2021, arXiv 2101.06983): the gradient is the whole batch's, the memory a chunk's. Processes embed
-different chunks of one batch, so N of them compute what one would; no DistributedDataParallel is needed.
+That is GradCache (Gao et al. 2021, arXiv 2101.06983): the gradient is the whole batch's, the memory a chunk's.
+Processes embed different chunks of one batch, so N of them compute what one would; no DistributedDataParallel is
+needed.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ _VALIDATION_SCALE = 20.0  # of cosines: a temperature of 0.05
 
 @dataclass(frozen=True, slots=True)
 class FineTuneSettings:
-    """Everything that changes what a run learns. `batch_size` is over all processes, `chunk_size` what one has in memory at once."""
+    """Everything that changes what a run learns. `batch_size` is over all processes, `chunk_size` what one has in
+    memory at once."""
 
     steps: int
     warmup_steps: int = 0
@@ -75,7 +78,8 @@ class FineTuneSettings:
 
 
 class Chunk(NamedTuple):
-    """Entries of a batch that go through the model together; `number` decides their dropout, whichever process embeds them."""
+    """Entries of a batch that go through the model together; `number` decides their dropout, whichever process embeds
+    them."""
 
     number: int
     places: slice
@@ -92,9 +96,11 @@ class Step:
 
 
 class FineTuner:
-    """One run's model and optimizer. `step()` makes one update; all it draws depends on the seed and the step's number alone.
+    """One run's model and optimizer. `step()` makes one update; all it draws depends on the seed and the step's number
+    alone.
 
-    Every process of a run makes its own, with the same arguments. For one thread; `close()` ends the ones that decode images.
+    Every process of a run makes its own, with the same arguments. For one thread; `close()` ends the ones that decode
+    images.
     """
 
     def __init__(
@@ -149,7 +155,8 @@ class FineTuner:
         return Step(loss, float(norm), self.settings.learning_rate * rate, self.log_scale.exp().item())
 
     def _backward(self, batch: Batch, chunks: Sequence[Chunk]) -> float:
-        """Leaves on every parameter this process's part of the gradient, scaled, and on the temperature the whole; returns the loss."""
+        """Leaves on every parameter this process's part of the gradient, scaled, and on the temperature the whole;
+        returns the loss."""
         leaves = self._vectors(len(batch.entries))
         alone = len(chunks) == 1  # its graph may stay: there is no other to make room for
         output: Tensor | None = None
@@ -356,7 +363,8 @@ def best_precision(device: torch.device) -> Precision:
 def validation_loss(
     vectors: Tensor, documents: Tensor, labels: Sequence[str], answers: Sequence[Collection[str]]
 ) -> float:
-    """Mean over queries (Q, E) of minus the log of the share that right answers have of the softmax over documents (M, E).
+    """Mean over queries (Q, E) of minus the log of the share that right answers have of the softmax over documents (M,
+    E).
 
     At a fixed temperature, so that steps can be compared: the one that is learnt moves.
     """
@@ -376,7 +384,8 @@ def validation_loss(
 def hits(
     vectors: Tensor, documents: Tensor, labels: Sequence[str], answers: Sequence[Collection[str]]
 ) -> dict[int, float]:
-    """Recall@k of queries (Q, E) over documents (M, E): the share with a right one among the first k, for each of `KS`."""
+    """Recall@k of queries (Q, E) over documents (M, E): the share with a right one among the first k, for each of
+    `KS`."""
     hit_counts = dict.fromkeys(KS, 0)
     for start in range(0, len(vectors), _BLOCK):
         best = (vectors[start : start + _BLOCK] @ documents.T).topk(min(max(KS), len(documents)), dim=1).indices

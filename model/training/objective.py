@@ -1,4 +1,5 @@
-"""What every training loop here shares: the loss, the optimizer's parts and state, the schedule, and embedding rows kind by kind."""
+"""What every training loop here shares: the loss, the optimizer's parts and state, the schedule, and embedding rows
+kind by kind."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ T = TypeVar("T")
 
 
 def symmetric_cross_entropy(logits: Tensor, targets: Tensor, document_targets: Tensor) -> Tensor:
-    """logits and targets (B, M) of each query over the documents; document_targets (B, B) of the first B documents, which are the
-    queries' own, over the queries. What follows them are hard negatives: nobody asked for those."""
+    """logits and targets (B, M) of each query over the documents; document_targets (B, B) of the first B documents,
+    which are the queries' own, over the queries. What follows them are hard negatives: nobody asked for those."""
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits[:, : len(logits)].T, document_targets)) / 2
 
 
@@ -36,8 +37,9 @@ class Kept(Enum):
 
 
 def draw_kept(rows: int, keep_both: float, rng: random.Random) -> list[Kept]:
-    """For each row. It keeps both with the chance `keep_both`, else its text or its image alike. All of them together keep these shares to
-    within one row: products of a new shape take longer, a whole step half as long again where the numbers were left to chance."""
+    """For each row. It keeps both with the chance `keep_both`, else its text or its image alike. All of them together
+    keep these shares to within one row: products of a new shape take longer, a whole step half as long again where the
+    numbers were left to chance."""
     start = rng.random()
     places = [(row + start) / rows for row in range(rows)]
     rng.shuffle(places)
@@ -76,7 +78,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
             _, number, key = name.split(".", 2)
             states.setdefault(int(number), {})[key] = value
     for place, parameter in enumerate(_optimized(optimizer)):
-        # AdamW counts steps on the CPU, wherever the parameter is; a parameter that never had a gradient has no moments.
+        # AdamW counts steps on the CPU, wherever the parameter is; a parameter that never had a gradient has no
+        # moments.
         if place in states:
             optimizer.state[parameter] = {
                 key: value if key == "step" else value.to(parameter.device) for key, value in states[place].items()

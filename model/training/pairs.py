@@ -1,8 +1,10 @@
 """A user's own (query, document) pairs out of JSONL or Parquet: what `ret2 train --data` learns from. No torch.
 
-    {"query": {"text"?, "image"?}, "document": {"id"?, "text"?, "image"?}, "negatives"?: [{"id"?, "text"?, "image"?}], "label"?}
+{"query": {"text"?, "image"?}, "document": {"id"?, "text"?, "image"?}, "negatives"?: [{"id"?, "text"?, "image"?}],
+"label"?}
 
-An image is a path relative to the file, a data URI, base64, or bytes. A bad row is told with its place and reason and left out.
+An image is a path relative to the file, a data URI, base64, or bytes. A bad row is told with its place and reason and
+left out.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ _LEAST_BASE64 = 64  # characters; no image is shorter, and a path that does not 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One pair. `label` names what the query asks for: every document that has it anywhere in the data is a right answer."""
+    """One pair. `label` names what the query asks for: every document that has it anywhere in the data is a right
+    answer."""
 
     query: Row
     document: Row
@@ -52,7 +55,10 @@ class Fault:
 
 
 class Images(Mapping[str, bytes]):
-    """Encoded images by key. Files stay on the disk until they are asked for; what a row holds itself stays in memory."""
+    """Encoded images by key.
+
+    Files stay on the disk until they are asked for; what a row holds itself stays in memory.
+    """
 
     def __init__(self) -> None:
         self._places: dict[str, Path | bytes] = {}
@@ -124,8 +130,9 @@ def read_pairs(
 ) -> Pairs:
     """Every pair of a file, each image decoded once to see that it can be.
 
-    Raises `InvalidInput` when the file cannot be read or has no good pair, and with `strict` for the first bad row. `image_root` is
-    where paths start and what they may not leave, the file's folder by default. `images`, another file's, is added to.
+    Raises `InvalidInput` when the file cannot be read or has no good pair, and with `strict` for the first bad row.
+    `image_root` is where paths start and what they may not leave, the file's folder by default. `images`, another
+    file's, is added to.
     """
     images = Images() if images is None else images
     known_images = set(images)
@@ -159,7 +166,8 @@ def read_pairs(
 
 
 def split(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
-    """What is trained on, and about `share` of the pairs to validate with: by a hash of the query, so that equal ones stay together."""
+    """What is trained on, and about `share` of the pairs to validate with: by a hash of the query, so that equal ones
+    stay together."""
     limit = round(share * 2**32)
     validation = [example for example in examples if int(_digest(example.query)[:8], 16) < limit]
     chosen = set(map(id, validation))

@@ -24,7 +24,8 @@ _SAID = {
 def claim(folder: Path, record: Mapping[str, Any], ranks: Ranks, *, fresh: bool) -> bool:
     """Makes the folder this run's. True when it has an unfinished run to go on with.
 
-    `record` is all that decides what the run learns. Raises `InvalidInput` when the folder holds another run or another model.
+    `record` is all that decides what the run learns. Raises `InvalidInput` when the folder holds another run or another
+    model.
     """
     record = json.loads(json.dumps(record))  # tuples become lists, as they come back from the file
     began = (folder / RUN_FILE).exists()
@@ -33,7 +34,8 @@ def claim(folder: Path, record: Mapping[str, Any], ranks: Ranks, *, fresh: bool)
     if not fresh and began:
         if changed := _differences(read_config(folder, RUN_FILE), record):
             raise InvalidInput(
-                f"{folder} holds a run with other settings ({'; '.join(changed)}); repeat them, name another folder, or --fresh"
+                f"{folder} holds a run with other settings ({'; '.join(changed)}); repeat them, name another folder, "
+                "or --fresh"
             )
         return (folder / STATE_FILE).exists()
     ranks.any(False)  # nobody writes before all have looked

@@ -166,9 +166,9 @@ def _check_metadata(metadata: dict[str, Any], bounds: Bounds) -> None:
 def _depth(value: Any) -> int:
     """Without recursion: the parser lets a thousand levels through."""
     deepest, level = 0, [value]
-    while level := [one for one in level if isinstance(one, dict | list)]:
+    while level := [value for value in level if isinstance(value, dict | list)]:
         deepest += 1
-        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+        level = [inner for value in level for inner in (value.values() if isinstance(value, dict) else value)]
     return deepest
 
 
@@ -189,16 +189,16 @@ async def _lines(stream: AsyncIterator[bytes], max_line_bytes: int) -> AsyncIter
     pending = bytearray()
     skipping = False
     async for chunk in stream:
-        *complete, rest = chunk.split(b"\n")
+        *complete, remainder = chunk.split(b"\n")
         for part in complete:
             pending += part
             too_long, skipping = skipping or len(pending) > max_line_bytes, False
             yield None if too_long else bytes(pending)
             pending.clear()
-        skipping = skipping or len(pending) + len(rest) > max_line_bytes
+        skipping = skipping or len(pending) + len(remainder) > max_line_bytes
         if skipping:
             pending = bytearray()
         else:
-            pending += rest
+            pending += remainder
     if skipping or pending:
         yield None if skipping else bytes(pending)

@@ -190,7 +190,7 @@ async def get_image(
     known_format = image_format(data)
     # The bytes are untrusted: no browser may take them for anything but what they are.
     headers |= {"content-security-policy": f"{NOTHING}; sandbox"}
-    headers |= {} if known_format is not None and known_format.shown else {"content-disposition": "attachment"}
+    headers |= {} if known_format is not None and known_format.browser_safe else {"content-disposition": "attachment"}
     media_type = "application/octet-stream" if known_format is None else known_format.media_type
     return Response(data, headers=headers, media_type=media_type)
 

@@ -74,7 +74,8 @@ class _AnswerBudget:
         written = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
         if len(written) > self._remaining_bytes:
             raise TooLarge(
-                f"the answer has {len(written)} bytes, {self._remaining_bytes} remain of the limit of {self._limit_bytes} "
+                f"the answer has {len(written)} bytes, {self._remaining_bytes} remain of the limit of "
+                f"{self._limit_bytes} "
                 "for one call: ask for fewer hits, name metadata_fields, or leave out with_vector",
                 field="limit",
                 value=len(written),

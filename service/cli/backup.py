@@ -29,7 +29,7 @@ def backup(
         bool, typer.Option("--portable", help="so that a Qdrant server can take it too, if this is an embedded index")
     ] = False,
 ) -> None:
-    """Save collections, jobs and images into an empty folder. An installation on one machine has to be stopped for it."""
+    """Save collections, jobs and images into an empty folder. On one machine, stop the service first."""
     settings = _settings(data_dir)
     if _is_embedded(settings) and not (settings.data_dir.expanduser() / "ledger.sqlite").exists():
         raise NotFound(f"{settings.data_dir.expanduser()} has no ledger: there is nothing to back up")
@@ -95,4 +95,5 @@ def _report(line: str) -> None:
 
 def _summary(manifest: Manifest) -> str:
     documents = sum(points.documents for points in manifest.points)
-    return f"{len({points.collection for points in manifest.points})} collections, {documents} documents, {manifest.images} images"
+    collections = len({points.collection for points in manifest.points})
+    return f"{collections} collections, {documents} documents, {manifest.images} images"

@@ -1,4 +1,5 @@
-"""Tables of M2KR and M-BEIR as they are published: what was measured, beside the figures of the papers, which were not measured here."""
+"""Tables of M2KR and M-BEIR as they are published: what was measured, beside the figures of the papers, which were
+not measured here."""
 
 from __future__ import annotations
 

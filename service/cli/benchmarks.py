@@ -1,4 +1,5 @@
-"""`ret2 eval m2kr` and `ret2 eval mbeir`: published benchmarks in their published formats, measured in process and exactly.
+"""`ret2 eval m2kr` and `ret2 eval mbeir`: published benchmarks in their published formats, measured in process and
+exactly.
 
 They import torch when they run, so that other commands start without it.
 """
@@ -352,7 +353,8 @@ def _prompts(folder: Path, file: Path | None, choice: PromptChoice) -> Prompts:
 def _print_notes(console: Console, run: _Run, limit: int | None, results: Mapping[str, Measured], source: str) -> None:
     if limit is not None:
         console.print(
-            f"PARTIAL: the first {limit} queries, against the first {limit} candidates and the right ones. Such a pool is "
+            f"PARTIAL: the first {limit} queries, against the first {limit} candidates and the right ones. Such a pool "
+            "is "
             "easier than the whole one; nothing here compares with a published figure.",
             style="bold red",
         )
@@ -363,7 +365,8 @@ def _print_notes(console: Console, run: _Run, limit: int | None, results: Mappin
             )
     for label, (images, empty, fault_lines) in run.faults.items():
         console.print(
-            f"{label}: {images} images missing or broken, embedded without; {empty} entries had nothing left and were not found"
+            f"{label}: {images} images missing or broken, embedded without; {empty} entries had nothing left and were "
+            "not found"
         )
         for line in fault_lines:
             console.print(Text(f"  {line}"), style="dim")  # a path is not markup

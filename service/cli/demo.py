@@ -1,4 +1,7 @@
-"""What `make demo` runs: serve, load atlas, ask four questions over HTTP, measure, stay up. It uses the public API alone."""
+"""What `make demo` runs: serve, load atlas, ask four questions over HTTP, measure, stay up.
+
+It uses the public API alone.
+"""
 
 from __future__ import annotations
 
@@ -125,8 +128,8 @@ def running_service(console: Console, port: int, data_dir: Path) -> Iterator[str
 
 
 def _running(note: Path, data_dir: Path) -> str | None:
-    """Where the demo's own service is. The note may be of one that was killed, and its address another service's by now, whose
-    collections are not ours to fill: so the process of the note must have the lock of this folder."""
+    """Where the demo's own service is. The note may be of one that was killed, and its address another service's by
+    now, whose collections are not ours to fill: so the process of the note must have the lock of this folder."""
     try:
         loaded = json.loads(note.read_text())
         url, pid = str(loaded["url"]), int(loaded["pid"])
@@ -312,7 +315,8 @@ def _measure(client: Client, atlas: Atlas, console: Console) -> None:
     for part, result in recalls.items():
         held_out = sum(question.part == part for question in questions_with_both)
         console.print(
-            f"atlas {part}: Recall@1 [bold]{result.recalls[0]:.2f}[/bold] on {result.n} of {held_out} held-out questions, "
+            f"atlas {part}: Recall@1 [bold]{result.recalls[0]:.2f}[/bold] on {result.n} of {held_out} held-out "
+            "questions, "
             "drawn at random (picture by an artist never trained on + question → passage + picture by another artist)"
         )
 

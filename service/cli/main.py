@@ -1,4 +1,4 @@
-"""The `ret2` command. Errors are one line on stderr and exit status 1; torch is imported by the commands that run a model."""
+"""The `ret2` command. Errors are one line on stderr and exit status 1. Only commands that run a model import torch."""
 
 from __future__ import annotations
 
@@ -96,8 +96,10 @@ def main(
 @app.command()
 @with_settings
 def serve(settings: Settings) -> None:
-    """Serve HTTP: encoder, index and worker in one process, or one --role of them. Every flag is also a variable: --port is
-    RET2_PORT."""
+    """Serve HTTP: encoder, index and worker in one process, or one --role of them.
+
+    Every flag is also a variable: --port is RET2_PORT.
+    """
     from service.server import serve as run
 
     run(settings)
@@ -107,7 +109,7 @@ def serve(settings: Settings) -> None:
 def migrate(
     data_dir: Annotated[Path | None, typer.Option(help="of SQLite, where RET2_DATABASE_URL is unset")] = None,
 ) -> None:
-    """Bring the ledger's schema up to date, and exit. Every server does so as it starts; this does it before an upgrade."""
+    """Bring the ledger's schema up to date, and exit. Servers do so on start-up; run it before an upgrade."""
     # Here, so that the other commands start without SQLAlchemy and Alembic.
     from indexer.ledger.migrations import newest
     from service.server import migrate as run
@@ -342,7 +344,7 @@ def mcp(
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
-    """Offer a running service to assistants, as tools of the Model Context Protocol: search, get_document, collections."""
+    """Offer a running service to assistants as tools of the Model Context Protocol."""
     try:
         from service.mcp_server import mcp_server  # here, so that everything else works without the extra
     except ModuleNotFoundError as error:
@@ -372,7 +374,7 @@ def _advance(bar: Progress, task: TaskID, done: int) -> None:
 
 
 class _Reading:
-    """One file being loaded: its good documents go out, and what comes back by position is put in the file's own terms."""
+    """One file being loaded: posts its good documents and reports answers by the file's own lines."""
 
     def __init__(self, file: Path, read: Callable[[Path], Iterator[local_reader.Item]]) -> None:
         self._file, self._read = file, read

@@ -1,4 +1,4 @@
-"""`ret2 train`: fine-tunes on a user's own pairs with --data, and without it makes the bundled model from the atlas training split.
+"""`ret2 train`: fine-tune on your own pairs with --data; without it, make ret2-atlas from the atlas training split.
 
 It imports torch when it runs, so that other commands start without it.
 """
@@ -196,7 +196,8 @@ def train(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="folder of the run; an unfinished one is continued; without: runs/ and the name of --data or --variant",
+            help="folder of the run; an unfinished one is continued; without: runs/ and the name of --data or "
+            "--variant",
             rich_help_panel=_RUN,
         ),
     ] = None,
@@ -268,7 +269,8 @@ def train(
         retriever, origin = begin(start_from or "bundled:atlas", config, folder.name, settings.seed)
         options = Options(folder, patience, fresh, self_contained, int(cache_gib * 2**30))
         bar.say(
-            f"{len(pairs.train)} pairs to train on, {len(pairs.validation)} to validate with; {settings.steps} steps of "
+            f"{len(pairs.train)} pairs to train on, {len(pairs.validation)} to validate with; {settings.steps} steps "
+            "of "
             f"{settings.batch_size} pairs in {settings.precision} on {ranks.world} x {ranks.device.type}"
         )
         outcome = fine_tune(

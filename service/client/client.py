@@ -65,8 +65,8 @@ class Client:
     """Safe to use from several threads; reuses connections; whoever made it closes it.
 
     A request is tried up to `attempts` times, and no new try begins once `give_up_after_s` have passed. Retried are
-    overload (429), unavailability (503), an idempotency key in use (409 `in_progress`) and broken connections, never an answer that
-    says the request is wrong.
+    overload (429), unavailability (503), an idempotency key in use (409 `in_progress`) and broken connections, never an
+    answer that says the request is wrong.
     """
 
     def __init__(
@@ -130,7 +130,8 @@ class Client:
     def search_all(
         self, collection: str, text: str | None = None, image: Image | None = None, *, page: int = 100, **options: Any
     ) -> Iterator[Hit]:
-        """Every hit, best first, page by page, until `max_search_depth` of the service, beyond which it raises `InvalidInput`."""
+        """Every hit, best first, page by page, until `max_search_depth` of the service, beyond which it raises
+        `InvalidInput`."""
         cursor: str | None = None
         while True:
             result = self.search(collection, text, image, limit=page, cursor=cursor, **options)
@@ -149,7 +150,8 @@ class Client:
     # --- collections
 
     def create_collection(self, name: str, **settings: Any) -> Collection:
-        """`settings`: instruction, limit, indexes such as {"region": "keyword"}. One that is there has to have those that are given."""
+        """`settings`: instruction, limit, indexes such as {"region": "keyword"}. One that is there has to have those
+        that are given."""
         return _build(Collection, self._object("PUT", _path("collections", name), settings))
 
     def change_collection(self, name: str, **settings: Any) -> Collection:
@@ -168,7 +170,8 @@ class Client:
     # --- reindex
 
     def reindex(self, collection: str, *, model: str | None = None, max_failures: int = 0) -> Job:
-        """Its job; wait for that with `wait_job`. `model` is the name or fingerprint of one that the service runs beside."""
+        """Its job; wait for that with `wait_job`. `model` is the name or fingerprint of one that the service runs
+        beside."""
         body = _present({"model": model, "max_failures": max_failures or None})
         return _job(self._object("POST", _path("collections", collection, "reindex"), body)["job"])
 
@@ -269,7 +272,8 @@ class Client:
         *,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the wire's name
     ) -> Job:
-        """By ids, or those in the index that fulfil a filter now. A retry of the latter may make a second, harmless job."""
+        """By ids, or those in the index that fulfil a filter now. A retry of the latter may make a second, harmless
+        job."""
         body = _present({"ids": ids, "filter": filter})
         return _job(self._object("POST", _path("collections", collection, "documents", "delete"), body)["job"])
 
@@ -321,7 +325,10 @@ class Client:
             offset += page
 
     def follow_job(self, job_id: str) -> Iterator[Job]:
-        """The job now and after each change, the last time as it finished. A stream that breaks off is asked for again."""
+        """The job now and after each change, the last time as it finished.
+
+        A stream that breaks off is asked for again.
+        """
         failed = 0
         while True:
             error: RetrievalError = DependencyUnavailable(f"{self.url} ended the events of job {job_id}")
@@ -478,7 +485,8 @@ def _unreachable(url: str, error: httpx.RequestError) -> DependencyUnavailable:
 
 
 def retry_delay_s(attempt: int, retry_after_s: float | None, draw: float) -> float:
-    """Exponential back-off, at least what the server asked for; `draw` in [0, 1) spreads clients that failed together."""
+    """Exponential back-off, at least what the server asked for; `draw` in [0, 1) spreads clients that failed
+    together."""
     backoff_s = min(_RETRY_MAX_S, _RETRY_BASE_S * 2.0**attempt) * (0.5 + draw / 2)
     return (retry_after_s or 0.0) + backoff_s
 

@@ -20,8 +20,8 @@ Example = str | Mapping[str, Any]  # a document's id, or {"text"?, "image"?}
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """One search. `document_id` searches with a document that is already in the collection, `positive` and `negative` with
-    examples of what is sought and what is not. What is None is left to the collection or the service."""
+    """One search. `document_id` searches with a document that is already in the collection, `positive` and `negative`
+    with examples of what is sought and what is not. What is None is left to the collection or the service."""
 
     collection: str
     text: str | None = None
@@ -131,8 +131,8 @@ class Info:
 class Collection:
     """A collection as it stands: `compatible` says whether the model that runs now is the one that filled it.
 
-    `documents` are in the index, `pending` accepted and not yet, `failed` those whose last accepted write failed. `error`, in a
-    list, says by `code` and `detail` why the index of the collection cannot be read.
+    `documents` are in the index, `pending` accepted and not yet, `failed` those whose last accepted write failed.
+    `error`, in a list, says by `code` and `detail` why the index of the collection cannot be read.
     """
 
     name: str
@@ -198,8 +198,8 @@ class Posted:
 class Loaded:
     """What became of everything given to `load`. Positions count from 0 in what was given.
 
-    Skipped documents were there already, unchanged, or a later one of the same id took their place. Some are `left` only when a
-    job was cancelled or gave up.
+    Skipped documents were there already, unchanged, or a later one of the same id took their place. Some are `left`
+    only when a job was cancelled or gave up.
     """
 
     sent: int

@@ -1,4 +1,5 @@
-"""What every application of this project has, whatever its role: the layers around the routes, errors as problems, the probes."""
+"""What every application of this project has, whatever its role: the layers around the routes, errors as problems, the
+probes."""
 
 from __future__ import annotations
 
@@ -103,7 +104,8 @@ def application(
 
 
 def metrics_application(process: Process) -> FastAPI:
-    """What the port of the metrics answers, and nothing else. It needs no key: who reaches that port is the network's business."""
+    """What the port of the metrics answers, and nothing else. It needs no key: who reaches that port is the network's
+    business."""
     app = FastAPI(openapi_url=None)
     app.state.process = process
     app.include_router(probes.metrics_router)

@@ -14,7 +14,8 @@ _CHECK_TIMEOUT_S = 5.0  # of one readiness check; over a forward on a slow CPU, 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`alive` turns false when only a restart helps; a check that raises `RetrievalError` or takes too long makes it unready."""
+    """`alive` turns false when only a restart helps; a check that raises `RetrievalError` or takes too long makes it
+    unready."""
 
     alive: Mapping[str, Callable[[], bool]]
     checks: Mapping[str, Callable[[], Awaitable[Any]]]

@@ -11,13 +11,15 @@ from model.errors import TooLarge
 
 
 def read_json(body: bytes | bytearray, max_values: int) -> Any:
-    """Parse strict JSON, with or without a byte order mark. Raises `orjson.JSONDecodeError`, or `TooLarge` for too many values."""
+    """Parse strict JSON, with or without a byte order mark. Raises `orjson.JSONDecodeError`, or `TooLarge` for too many
+    values."""
     check_values(body, max_values)
     return orjson.loads(memoryview(body)[3:] if body.startswith(codecs.BOM_UTF8) else body)
 
 
 def check_values(body: bytes | bytearray, max_values: int) -> None:
-    """Refuse a body by what it would take to build it: each value but the first of its list or object has a comma before it."""
+    """Refuse a body by what it would take to build it: each value but the first of its list or object has a comma
+    before it."""
     count = body.count(b",") + body.count(b"[") + body.count(b"{")
     if count > max_values:
         raise TooLarge(

@@ -55,7 +55,10 @@ ProcessOf = Annotated[Process, Depends(process_of)]
 
 @router.get("/livez", response_model=LiveOut, responses={503: {"model": LiveOut}})
 async def check_liveness(process: ProcessOf) -> Response:
-    """Check that this process is alive. 503 when a part of it, such as the model's thread, is dead or stuck: only a restart helps."""
+    """Check that this process is alive.
+
+    503 when a part of it, such as the model's thread, is dead or stuck: only a restart helps.
+    """
     parts = {name: alive() for name, alive in process.health.alive.items()}
     alive = all(parts.values())
     return Json({"alive": alive, "parts": parts}, 200 if alive else 503)

@@ -1,4 +1,5 @@
-"""Every error as RFC 9457 problem+json: what was wrong, which value, the limit, a code and the request's id. Never image bytes."""
+"""Every error as RFC 9457 problem+json: what was wrong, which value, the limit, a code and the request's id. Never
+image bytes."""
 
 from __future__ import annotations
 
@@ -68,24 +69,25 @@ def retry_after_s(error: RetrievalError) -> int:
 
 
 def path_sent(scope: Scope) -> str:
-    """As the caller wrote it, with its percent signs: decoded it may hold control characters, ours for an encoded slash among them."""
+    """As the caller wrote it, with its percent signs: decoded it may hold control characters, ours for an encoded slash
+    among them."""
     raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
     text: str = shown(raw.decode("ascii", "backslashreplace"))
     return text
 
 
-def not_json(what: str, error: json.JSONDecodeError) -> InvalidJson:
+def not_json(body_part: str, error: json.JSONDecodeError) -> InvalidJson:
     """With the place, counted in characters from 0, and what stands there."""
-    there = error.doc[error.pos : error.pos + _SHOWN_JSON_CHARS]
-    place = f", at character {error.pos}: {there}" if there else ""
-    return InvalidJson(f"{what} is not JSON: {error.msg}{place}", field="body", value=there or None)
+    excerpt = error.doc[error.pos : error.pos + _SHOWN_JSON_CHARS]
+    place = f", at character {error.pos}: {excerpt}" if excerpt else ""
+    return InvalidJson(f"{body_part} is not JSON: {error.msg}{place}", field="body", value=excerpt or None)
 
 
-def content_type_error(given: str, wanted: Iterable[str]) -> UnsupportedMediaType:
+def content_type_error(content_type: str, allowed: Iterable[str]) -> UnsupportedMediaType:
     """A web page sends other types to any address without asking first; of JSON its browser asks, and is told no."""
-    types = " or ".join(wanted)
-    detail = f"the body must be sent as content-type {types}, not {shown(given or 'none')}"
-    return UnsupportedMediaType(detail, field="content-type", value=given or None, limit=types)
+    types = " or ".join(allowed)
+    detail = f"the body must be sent as content-type {types}, not {shown(content_type or 'none')}"
+    return UnsupportedMediaType(detail, field="content-type", value=content_type or None, limit=types)
 
 
 def error_wire(error: RetrievalError) -> dict[str, Any]:
@@ -114,15 +116,16 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     if isinstance(error.__cause__, json.JSONDecodeError):
         return problem_of(not_json("the body", error.__cause__), request_id)
     if isinstance(error.body, bytes):  # not read as JSON, for its content type
-        given = request.headers.get("content-type", "")
-        return problem_of(content_type_error(given, [JSON]), request_id)
+        content_type = request.headers.get("content-type", "")
+        return problem_of(content_type_error(content_type, [JSON]), request_id)
     # The first part of a location says body, query, path or header; the field's name says enough.
-    fields = field_errors({**one, "loc": one["loc"][1:]} for one in error.errors())
+    fields = field_errors({**complaint, "loc": complaint["loc"][1:]} for complaint in error.errors())
     return problem(422, "invalid_request", summary(fields), request_id, errors=fields)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """Starlette's own: no such route, wrong method, a body that broke off. A body over its limit arrives here as the cause."""
+    """Starlette's own: no such route, wrong method, a body that broke off. A body over its limit arrives here as the
+    cause."""
     assert isinstance(error, HTTPException)
     request_id = request_id_of(request)
     if isinstance(error.__cause__, RetrievalError):

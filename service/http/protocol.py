@@ -1,7 +1,7 @@
 """HTTP/1.1 as every port of this project speaks it: no upgrades, deadlines for slow callers, and errors as problems.
 
-uvicorn's h11 protocol reads the body of a request that offers an upgrade; its httptools protocol takes that body for the next request of
-the connection (docs/decisions/http-parser.md).
+uvicorn's h11 protocol reads the body of a request that offers an upgrade; its httptools protocol takes that body for
+the next request of the connection (docs/decisions/http-parser.md).
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ def server_config(
 
 
 class Http11(H11Protocol):
-    """One connection. It is closed when its caller is too slow with the head of a request, or stops reading an answer."""
+    """One connection.
+
+    It is closed when its caller is too slow with the head of a request, or stops reading an answer.
+    """
 
     def __init__(self, *args: Any, timeouts: ConnectionTimeouts, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -81,7 +84,8 @@ class Http11(H11Protocol):
         self._write_deadline.disarm()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection; a closed one waits for its caller to read what is left of an answer, so end that too."""
+        """Close an idle connection; a closed one waits for its caller to read what is left of an answer, so end that
+        too."""
         super().timeout_keep_alive_handler()
         self._write_deadline.arm(self._timeouts.write_s, self.transport.abort)
 
@@ -135,7 +139,8 @@ class _Deadline:
 def _invalid_http(error: h11.RemoteProtocolError | None, message: str) -> Response:
     status = error.error_status_hint if error else 400
     detail = (
-        f"The request is not valid HTTP/1.1: {error or message!s:.200}. Percent-encode everything but ASCII in its first line; "
+        f"The request is not valid HTTP/1.1: {error or message!s:.200}. Percent-encode everything but ASCII in its "
+        "first line; "
         f"the first line and the headers have at most {_MAX_HEAD_BYTES} bytes."
     )
     return problem(status, "invalid_http", detail, uuid.uuid4().hex, headers={"connection": "close"})

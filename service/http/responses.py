@@ -1,4 +1,7 @@
-"""JSON in and out by orjson: NaN and Infinity are refused on the way in. And work that ends when nobody waits for it."""
+"""JSON in and out by orjson: NaN and Infinity are refused on the way in.
+
+And work that ends when nobody waits for it.
+"""
 
 from __future__ import annotations
 
@@ -59,8 +62,8 @@ class Json(Response):
 
 
 def took(request: Request, timings: Iterable[Mapping[str, float]]) -> None:
-    """What the header `Server-Timing` is to say: of several searches or inputs the slowest of each stage, for they went together.
-    A stage is named `decode_ms`, and so on; the total is measured where the header is written."""
+    """What the header `Server-Timing` is to say: of several searches or inputs the slowest of each stage, for they went
+    together. A stage is named `decode_ms`, and so on; the total is measured where the header is written."""
     slowest: dict[str, float] = {}
     for stages in timings:
         for name, value in stages.items():
@@ -70,7 +73,8 @@ def took(request: Request, timings: Iterable[Mapping[str, float]]) -> None:
 
 
 async def answer_within(request: Request, work: Awaitable[T], timeout_s: float) -> T:
-    """The result of `work`, which is cancelled when the caller hangs up, the time is over, or this process stops before that.
+    """The result of `work`, which is cancelled when the caller hangs up, the time is over, or this process stops before
+    that.
 
     Raises `TimedOut`, or `DependencyUnavailable` where another process may still do it in time.
 
@@ -89,8 +93,8 @@ async def answer_within(request: Request, work: Awaitable[T], timeout_s: float) 
             raise DependencyUnavailable("this process is stopping, and had no time left for this call")
         raise TimedOut(f"no answer within {timeout_s:g} s", limit=timeout_s)
     finally:
-        for one in (task, gone, stopping):
-            one.cancel()
+        for waiter in (task, gone, stopping):
+            waiter.cancel()
         await asyncio.gather(task, gone, stopping, return_exceptions=True)
 
 

@@ -1,4 +1,5 @@
-"""Images of request bodies: to bytes, or to the URL of an image that is to be fetched, with the checks that need no decoding."""
+"""Images of request bodies: to bytes, or to the URL of an image that is to be fetched, with the checks that need no
+decoding."""
 
 from __future__ import annotations
 

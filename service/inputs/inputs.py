@@ -1,4 +1,5 @@
-"""From what was sent to what the model takes: images decoded from base64 or fetched, every check that needs no model."""
+"""From what was sent to what the model takes: images decoded from base64 or fetched, every check that needs no
+model."""
 
 from __future__ import annotations
 

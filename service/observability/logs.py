@@ -1,5 +1,5 @@
-"""Logs: one JSON object a line on standard error, ours at the level that was asked for, others' only when something is wrong. The
-audit log is written at every level."""
+"""Logs: one JSON object a line on standard error, ours at the level that was asked for, others' only when something is
+wrong. The audit log is written at every level."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _OURS = ("service", "indexer", "model", "uvicorn")
 
 
 def configure_logs(level: str, log_format: str | None = None) -> None:
-    """Write the events of structlog and of the standard library alike to standard error: a JSON object a line, or text for people."""
+    """Write the events of structlog and of the standard library alike to standard error: a JSON object a line, or text
+    for people."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         add_trace,

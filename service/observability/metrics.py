@@ -25,7 +25,8 @@ _COSTS = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
 
 @dataclass(frozen=True, slots=True)
 class DeviceState:
-    """What the model's runtime has counted since it was loaded. A position of a text is a token, or padding beside a longer text."""
+    """What the model's runtime has counted since it was loaded. A position of a text is a token, or padding beside a
+    longer text."""
 
     tokens: int = 0
     padding: int = 0
@@ -132,9 +133,9 @@ class Metrics:
             "ret2_rejected_documents", "Posted documents not accepted", ["code"], registry=registry
         )
 
-    def watch_queue(self, held: Callable[[Lane], int]) -> None:
+    def watch_queue(self, queued_cost: Callable[[Lane], int]) -> None:
         for lane in Lane:
-            self.queue_cost.labels(lane).set_function(partial(held, lane))
+            self.queue_cost.labels(lane).set_function(partial(queued_cost, lane))
 
     def watch_device(self, state: Callable[[], DeviceState]) -> None:
         self._device.state = state

@@ -1,4 +1,5 @@
-"""OpenTelemetry traces, on when OTEL_EXPORTER_OTLP_ENDPOINT says where to: a span for each request, handed on to encoder, store and worker.
+"""OpenTelemetry traces, on when OTEL_EXPORTER_OTLP_ENDPOINT says where to: a span for each request, handed on to
+encoder, store and worker.
 
 Sampling, headers and the rest are OpenTelemetry's own variables (OTEL_TRACES_SAMPLER, OTEL_EXPORTER_OTLP_HEADERS, …).
 """
@@ -18,7 +19,8 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 
 
 def start_traces(role: str) -> None:
-    """Records from here on, and sends the rest as the process ends. Raises `InvalidInput` when the extra `otel` is not installed."""
+    """Records from here on, and sends the rest as the process ends. Raises `InvalidInput` when the extra `otel` is not
+    installed."""
     if not any(os.environ.get(name) for name in _ENDPOINTS):
         return
     try:

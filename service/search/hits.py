@@ -15,9 +15,10 @@ from service.schemas.search import SearchIn
 from service.search.query import EncodedQuery
 
 
-def name_for(caller: Key, given: str, own: str) -> str:
-    """Return the name by which a caller can ask for a collection: its own, or the alias where the key is for that alone."""
-    return own if caller.sees(own) else given
+def name_for(caller: Key, requested: str, own: str) -> str:
+    """Return the name by which a caller can ask for a collection: its own, or the alias where the key is for that
+    alone."""
+    return own if caller.sees(own) else requested
 
 
 def hit_wire(collection: str, hit: Hit, search: SearchIn, query: EncodedQuery) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""The web page at `/`: files that are served as they are, with a policy that lets them reach nothing but this service."""
+"""The web page at `/`: files that are served as they are, with a policy that lets them reach nothing but this
+service."""
 
 from __future__ import annotations
 
@@ -53,10 +54,10 @@ async def asset(request: Request, file: Annotated[str, InPath(max_length=100)]) 
 
 
 def _answer(request: Request, name: str) -> Response:
-    found = _files().get(name)
-    if found is None:
+    entry = _files().get(name)
+    if entry is None:
         raise NotFound(f"there is no file {name!r:.100}")
-    content, tag, media_type = found
+    content, tag, media_type = entry
     headers = {**_HEADERS, "etag": tag}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
@@ -66,9 +67,9 @@ def _answer(request: Request, name: str) -> Response:
 @cache
 def _files() -> dict[str, tuple[bytes, str, str]]:
     """Content, tag and type of each: read once, and nothing outside the folder can be named."""
-    found = {}
+    entries = {}
     for path in _FOLDER.iterdir():
         if path.suffix in _TYPES:
             content = path.read_bytes()
-            found[path.name] = content, f'"{hashlib.sha256(content).hexdigest()[:16]}"', _TYPES[path.suffix]
-    return found
+            entries[path.name] = content, f'"{hashlib.sha256(content).hexdigest()[:16]}"', _TYPES[path.suffix]
+    return entries

@@ -1,6 +1,7 @@
 """Arrow values as the JSON that they mean. docs/imports.md has the table of types.
 
-Bytes stay bytes, because they may be an image. What JSON cannot hold becomes `Refused`, so that it harms its field alone.
+Bytes stay bytes, because they may be an image. What JSON cannot hold becomes `Refused`, so that it harms its field
+alone.
 """
 
 from __future__ import annotations

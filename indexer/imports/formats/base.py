@@ -42,8 +42,8 @@ class Cut:
 class Span:
     """`count` records from `start` to `end`: bytes of the file, or rows of Parquet row group `group`.
 
-    `number` is the line, row or sample that the first record is in the file, from 1, for messages. `scattered` marks a whole
-    WebDataset shard in which the members of a sample do not stand together.
+    `number` is the line, row or sample that the first record is in the file, from 1, for messages. `scattered` marks a
+    whole WebDataset shard in which the members of a sample do not stand together.
     """
 
     start: int
@@ -58,7 +58,8 @@ class Span:
 class Record:
     """One record, or why it cannot be read. `where` is for messages: `pairs.jsonl line 3`.
 
-    `left_out` says what of a readable record is not in its fields, each in words that are the same for every record of a kind.
+    `left_out` says what of a readable record is not in its fields, each in words that are the same for every record of
+    a kind.
     """
 
     where: str

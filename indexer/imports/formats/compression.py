@@ -1,7 +1,7 @@
 """Compressed files: gzip, zstd, bzip2 and xz, every member and frame of them, with a bounded piece unpacked at a time.
 
-What stands behind the last member is reported: NULs, as tapes and block devices leave them, are padding; anything else is an error,
-because it may be records that were damaged.
+What stands behind the last member is reported: NULs, as tapes and block devices leave them, are padding; anything else
+is an error, because it may be records that were damaged.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""How a CSV is written: its encoding, its delimiter, its line ends. Found in the first lines, or named by the mapping."""
+"""How a CSV is written: its encoding, its delimiter, its line ends.
+
+Found in the first lines, or named by the mapping.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +96,10 @@ def _is_regular(sample: str, delimiter: str) -> bool:
 
 
 class _Converted(io.RawIOBase):
-    """A file in another encoding, read as UTF-8. A character that cannot be decoded becomes a byte that is not UTF-8."""
+    """A file in another encoding, read as UTF-8.
+
+    A character that cannot be decoded becomes a byte that is not UTF-8.
+    """
 
     def __init__(self, file: BinaryIO, encoding: str, name: str) -> None:
         self._file, self._encoding, self._name = file, encoding, name

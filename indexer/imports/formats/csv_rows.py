@@ -1,7 +1,8 @@
 """CSV: a record a row, which may take several lines where a quoted cell has line breaks. Parts are ranges of bytes.
 
-Quoting is strict: a quoted cell ends before a delimiter or the end of the line. A row in which a quote opens that does not close so
-is a failure of its first line alone; the lines that the quote swallowed are read again, as rows of their own.
+Quoting is strict: a quoted cell ends before a delimiter or the end of the line. A row in which a quote opens that does
+not close so is a failure of its first line alone; the lines that the quote swallowed are read again, as rows of their
+own.
 """
 
 from __future__ import annotations
@@ -147,7 +148,8 @@ class _Csv:
 class _Lines:
     """Lines of a file as text, with the way back to the second line of the row that is being read.
 
-    Of a row no more than `MAX_RECORD_BYTES` are held; for more of it `TooLarge` is raised. Bytes that are not UTF-8 become surrogates.
+    Of a row no more than `MAX_RECORD_BYTES` are held; for more of it `TooLarge` is raised. Bytes that are not UTF-8
+    become surrogates.
     """
 
     def __init__(self, file: BinaryIO, delimiter: str) -> None:

@@ -1,4 +1,5 @@
-"""JSON: an object a line, or one array of objects as the whole file. Parts are ranges of bytes that end where a record does."""
+"""JSON: an object a line, or one array of objects as the whole file. Parts are ranges of bytes that end where a record
+does."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ from model.errors import InvalidInput, TooLarge
 BOM = b"\xef\xbb\xbf"
 NO_END = 2**63
 Loads = Callable[[bytes], Any]
-# (number of the line or element, where it ends, its bytes); None for one that is longer than may be held, which is skipped.
+# (number of the line or element, where it ends, its bytes); None for one that is longer than may be held, which is
+# skipped.
 Piece = tuple[int, int, bytes | None]
 
 

@@ -15,8 +15,8 @@ BUFFER_BYTES = 2**19
 class OpenedFile:
     """A file to read records from; whoever opened it closes it.
 
-    `whole`: it can be read from its beginning only, because it is compressed or converted. `folder` is the name of the folder that
-    it is in. Reading raises `ReadingStopped` once `stop` is set, at the latest after one more buffer.
+    `whole`: it can be read from its beginning only, because it is compressed or converted. `folder` is the name of the
+    folder that it is in. Reading raises `ReadingStopped` once `stop` is set, at the latest after one more buffer.
     """
 
     def __init__(
@@ -45,7 +45,8 @@ class OpenedFile:
 
     @property
     def trailing(self) -> str | None:
-        """What stands behind the compressed data and was passed over, once they are read to their end; None where nothing does."""
+        """What stands behind the compressed data and was passed over, once they are read to their end; None where
+        nothing does."""
         return None if self._decompressed is None else self._decompressed.trailing
 
     def close(self) -> None:

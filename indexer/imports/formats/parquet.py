@@ -1,4 +1,5 @@
-"""Parquet: a part is a row group, or a piece of one that is huge. What a row group unpacks to is known before it is read."""
+"""Parquet: a part is a row group, or a piece of one that is huge. What a row group unpacks to is known before it is
+read."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ _ROWS_PER_BATCH = 64
 _BUFFER_BYTES = 2**20
 # A batch of more bytes is turned into Python values row by row.
 _CONVERTED_BYTES = 16 * 2**20
-# Rows of a group can be skipped only by decoding them, so its last piece costs the whole group. Sixteen pieces cost eight times the
-# group in all, of text some seconds for a million rows.
+# Rows of a group can be skipped only by decoding them, so its last piece costs the whole group. Sixteen pieces cost
+# eight times the group in all, of text some seconds for a million rows.
 _PIECES_MAX = 16
 
 

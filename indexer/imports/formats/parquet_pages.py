@@ -1,6 +1,8 @@
-"""What the pages of a Parquet row group unpack to, from their headers alone: a few kilobytes of file may be gigabytes of values.
+"""What the pages of a Parquet row group unpack to, from their headers alone: a few kilobytes of file may be gigabytes
+of values.
 
-The footer says sizes too, but it is not bound to tell the truth; pages cannot be read at other sizes than their headers have.
+The footer says sizes too, but it is not bound to tell the truth; pages cannot be read at other sizes than their headers
+have.
 """
 
 from __future__ import annotations
@@ -89,7 +91,8 @@ def _pages(file: BinaryIO, chunk: Any) -> Iterator[Page]:
         if page.unpacked_bytes > _MAX_PAGE_BYTES:
             limit = _MAX_PAGE_BYTES
             raise TooLarge(
-                f"column {chunk.path_in_schema!r:.100} has a page that unpacks to {page.unpacked_bytes} bytes, limit is {limit}",
+                f"column {chunk.path_in_schema!r:.100} has a page that unpacks to {page.unpacked_bytes} bytes, limit "
+                f"is {limit}",
                 limit=limit,
             )
         yield page
@@ -116,7 +119,8 @@ def _page_at(file: BinaryIO, start: int, end: int) -> tuple[Page, int]:
 
 
 def _page(fields: dict[int, Any]) -> Page:
-    """Name the fields that a page header has by number: 5 is a data page's, 7 a dictionary's, 8 a data page's of version 2."""
+    """Name the fields that a page header has by number: 5 is a data page's, 7 a dictionary's, 8 a data page's of
+    version 2."""
     details: dict[int, Any] = next((fields[number] for number in (5, 7, 8) if isinstance(fields.get(number), dict)), {})
     encoding = details.get(4 if 8 in fields else 2, 0)
     return Page(

@@ -1,7 +1,8 @@
 """WebDataset: a tar in which the members that share a name up to its first dot are one sample, wherever they stand.
 
-The headers of a shard are read first (`SampleIndex`). Where the members of every sample are neighbours, as the format wants it, parts
-are ranges of bytes. Else the shard is one part, read by the index; a compressed one is unpacked to a temporary file for that.
+The headers of a shard are read first (`SampleIndex`). Where the members of every sample are neighbours, as the format
+wants it, parts are ranges of bytes. Else the shard is one part, read by the index; a compressed one is unpacked to a
+temporary file for that.
 """
 
 from __future__ import annotations
@@ -126,17 +127,19 @@ def _scattered_records(opened: OpenedFile, index: SampleIndex, shard: str, is_us
                     data |= run.data
             if repeated is not None:
                 names = ", ".join(repr(member.name) for member in members[:3])
-                detail = f"{where} ({members[0].key}) repeats the key of sample {repeated} with members that it has: {names:.200}"
+                key = members[0].key
+                detail = f"{where} ({key}) repeats the key of sample {repeated} with members that it has: {names:.200}"
                 yield Record(where, InvalidInput(f"{detail}; keys must be unique in a shard"))
             else:
                 yield _record(where, members, data, shard, is_used)
 
 
 class SampleIndex:
-    """Which members make up which sample of a shard, found from the headers alone. It is kept in a temporary file: close it.
+    """Which members make up which sample of a shard, found from the headers alone. It is kept in a temporary file:
+    close it.
 
-    A run of members whose key was there before belongs to that sample, unless that has members of the same kinds: then the run is a
-    sample of its own, which is to be refused.
+    A run of members whose key was there before belongs to that sample, unless that has members of the same kinds: then
+    the run is a sample of its own, which is to be refused.
     """
 
     def __init__(self, opened: OpenedFile) -> None:
@@ -213,7 +216,8 @@ class _ReadRun:
 def _runs(
     file: BinaryIO, name: str, start: int, end: int | None, is_used: FieldFilter | None, *, held_bytes: int = 0
 ) -> Iterator[_ReadRun]:
-    """Put neighbours of one key together. Without `is_used` no data is read; of one run never more than a record may have."""
+    """Put neighbours of one key together. Without `is_used` no data is read; of one run never more than a record may
+    have."""
     current: _ReadRun | None = None
     for member in _members(file, name, start, end):
         if current is not None and member.key != current.run.members[0].key:
@@ -235,7 +239,8 @@ def _runs(
 
 
 def _members(file: BinaryIO, name: str, start: int, end: int | None) -> Iterator[Member]:
-    """Read headers. tarfile ends quietly at a damaged one; here it is an error, for what comes after it would be lost unseen."""
+    """Read headers. tarfile ends quietly at a damaged one; here it is an error, for what comes after it would be lost
+    unseen."""
     file.seek(start)
     offset = start
     try:
@@ -333,7 +338,8 @@ def _fault(where: str, members: Sequence[Member], data: dict[str, bytes], is_use
         if member.kind not in data and _is_read(member, is_used):
             limit = MAX_RECORD_BYTES
             return TooLarge(
-                f"{where}: with {member.name!r:.200}, which has {member.size_bytes} bytes, the sample is over {limit} bytes",
+                f"{where}: with {member.name!r:.200}, which has {member.size_bytes} bytes, the sample is over {limit} "
+                "bytes",
                 limit=limit,
             )
     return None
@@ -379,7 +385,8 @@ def _seekable(opened: OpenedFile) -> Iterator[BinaryIO]:
             if unpacked.tell() > _MAX_UNPACKED_BYTES:
                 limit = _MAX_UNPACKED_BYTES
                 raise TooLarge(
-                    f"{opened.name} has over {limit} bytes unpacked, and its members are not sorted by name, so that it "
+                    f"{opened.name} has over {limit} bytes unpacked, and its members are not sorted by name, so that "
+                    "it "
                     "must be unpacked to be read; sort them or give it uncompressed",
                     limit=limit,
                 )

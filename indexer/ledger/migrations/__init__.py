@@ -1,7 +1,8 @@
-"""The versions of the ledger's schema, and the way from an older one to the newest. Alembic runs the steps in `versions/`.
+"""The versions of the ledger's schema, and the way from an older one to the newest. Alembic runs the steps in
+`versions/`.
 
-To change the schema: change `indexer.ledger.schema`, write the step with `python -m indexer.ledger.migrations MESSAGE`, and read what
-it wrote. A step that was released is never changed.
+To change the schema: change `indexer.ledger.schema`, write the step with `python -m indexer.ledger.migrations MESSAGE`,
+and read what it wrote. A step that was released is never changed.
 """
 
 from __future__ import annotations
@@ -34,20 +35,23 @@ def newest(folder: Path = FOLDER) -> int:
 def migrate(engine: sa.Engine, name: str, folder: Path = FOLDER) -> int:
     """Bring the schema of a database to the newest version. Return the version before, 0 where there was no ledger.
 
-    `engine` has no statement time-out, takes SQLite's write lock as a transaction begins, and does not enforce foreign keys there,
-    because Alembic changes a table of SQLite by copying it and dropping the old one. All is one transaction under a lock, so several
-    processes may start at once. Raises `Conflict` for a ledger of a newer program and for tables that are not a ledger's.
+    `engine` has no statement time-out, takes SQLite's write lock as a transaction begins, and does not enforce foreign
+    keys there, because Alembic changes a table of SQLite by copying it and dropping the old one. All is one transaction
+    under a lock, so several processes may start at once. Raises `Conflict` for a ledger of a newer program and for
+    tables that are not a ledger's.
     """
     with _exclusive(engine) as connection:
         before = _version(connection)
         if before > newest(folder):
             raise Conflict(
-                f"ledger {name} has schema {before}, this version of ret2 reads up to {newest(folder)}. Start the newer version of "
+                f"ledger {name} has schema {before}, this version of ret2 reads up to {newest(folder)}. Start the "
+                "newer version of "
                 "ret2 that wrote it, or restore the backup from before the upgrade"
             )
         if before == 0 and (strange := sorted(metadata.tables.keys() & set(sa.inspect(connection).get_table_names()))):
             raise Conflict(
-                f"database {name} has tables that are not a ledger's: {', '.join(strange[:3])}. Give ret2 a database of its own"
+                f"database {name} has tables that are not a ledger's: {', '.join(strange[:3])}. Give ret2 a database "
+                "of its own"
             )
         if before < newest(folder):
             command.upgrade(_config(folder, connection), "head")

@@ -87,7 +87,8 @@ def _mark_current(shard: Path) -> None:
 
 
 def recover(folder: Path) -> Path:
-    """Return the shard of a collection that nobody has open, moved to its usual place, and remove unfinished rewrites."""
+    """Return the shard of a collection that nobody has open, moved to its usual place, and remove unfinished
+    rewrites."""
     shard, new = (folder / name for name in _NAMES)
     moved = folder / _MOVED
     if moved.exists():

@@ -395,7 +395,8 @@ class Shards:
         opened.untidy |= bool(requested)
 
     def _plan(self, opened: _Open, indexes: Mapping[str, FieldType]) -> None:
-        """What is declared is indexed whether or not there are points that have it; at once where there are no points."""
+        """What is declared is indexed whether or not there are points that have it; at once where there are no
+        points."""
         self._forget_wrong(opened, indexes)
         if opened.shard.info().points_count == 0 and opened.rewrite is None:
             for path, kind in indexes.items():

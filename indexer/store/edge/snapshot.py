@@ -36,7 +36,10 @@ def copy(folder: Path, to: Path, leave: Sequence[str] = ()) -> None:
 
 
 def pack(folder: Path, file: Path) -> None:
-    """Write the folder to `file`, which appears whole and durable, replacing one that exists. Then remove the folder."""
+    """Write the folder to `file`, which appears whole and durable, replacing one that exists.
+
+    Then remove the folder.
+    """
     new = file.with_name(f".new-{file.name}")
     try:
         with tarfile.open(new, "w:gz", compresslevel=LEVEL) as tar:

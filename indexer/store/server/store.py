@@ -101,14 +101,14 @@ class ServerStore:
                 f"dimensions is {dimensions}, limit is 1 to {MAX_DIMENSIONS}", field="dimensions", value=dimensions
             )
         try:
-            known = await self.describe(name, fresh=True)
+            description = await self.describe(name, fresh=True)
         except NotFound:
             await self._make(name, Layout(dimensions, language and check_language(language), bool(latents)))
-            known = await self.describe(name, fresh=True)
-        fits(known.layout, dimensions, language, latents, name)
+            description = await self.describe(name, fresh=True)
+        fits(description.layout, dimensions, language, latents, name)
         declared = {path_of(path): kind for path, kind in (indexes or {}).items()}
         await self.make_indexes(
-            name, {path: kind for path, kind in declared.items() if known.indexed.get(path) != kind}
+            name, {path: kind for path, kind in declared.items() if description.indexed.get(path) != kind}
         )
 
     @measured

@@ -1,7 +1,8 @@
 """Who comes, and may they: the key of a request, and the scope of every call in one table.
 
     Authorization: Bearer KEY, or X-API-Key: KEY  ──►  401 without a known key  ──►  403 without one of the call's scopes,
-                                                                                or when the path names another's collection
+                                                                                or when the path names another's
+                                                                                collection
 
 A collection that stands in a body, and a job, are looked at by the routes: `CallerOf` is who asks.
 """
@@ -29,8 +30,8 @@ SEARCH, WRITE, ADMIN = (frozenset({scope}) for scope in KeyScope)
 ANY = frozenset(KeyScope)  # every key
 OPEN: frozenset[KeyScope] = frozenset()  # and who has none
 
-# One of its scopes is enough for a call. What is not here is for keys with `admin`, and for others it is not there: a route that
-# somebody forgot is closed. A test fails for it.
+# One of its scopes is enough for a call. What is not here is for keys with `admin`, and for others it is not there: a
+# route that somebody forgot is closed. A test fails for it.
 SCOPES: Mapping[str, frozenset[KeyScope]] = {
     "GET /": OPEN,
     "GET /ui/{file}": OPEN,
@@ -79,7 +80,8 @@ SCOPES: Mapping[str, frozenset[KeyScope]] = {
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a request is, by the table: its template, such as `GET /jobs/{id}`, its scopes, and what stands in its path."""
+    """What a request is, by the table: its template, such as `GET /jobs/{id}`, its scopes, and what stands in its
+    path."""
 
     template: str
     scopes: frozenset[KeyScope]
@@ -101,14 +103,15 @@ class Table:
 
     def call(self, method: str, path: str) -> Call | None:
         method = "GET" if method == "HEAD" else method
-        for known, pattern, template, allowed in self._rows:
-            if known == method and (found := pattern.match(path)):
-                return Call(template, allowed, found.groupdict())
+        for row_method, pattern, template, allowed in self._rows:
+            if row_method == method and (matched := pattern.match(path)):
+                return Call(template, allowed, matched.groupdict())
         return None
 
 
 class ApiKeyGate:
-    """Without a file of keys everybody may do everything. Writes and what admins do are written down, never with content."""
+    """Without a file of keys everybody may do everything. Writes and what admins do are written down, never with
+    content."""
 
     def __init__(self, app: ASGIApp, keys: KeyFile | None, scopes: Mapping[str, frozenset[KeyScope]] = SCOPES) -> None:
         self._app = app
@@ -144,10 +147,10 @@ def _refusal(call: Call | None, key: Key | None, scope: Scope) -> RetrievalError
     if key is None:
         return Unauthorized("no valid API key: send Authorization: Bearer <key> or X-API-Key: <key>")
     if call is None:
-        known = KeyScope.ADMIN in key.scopes
-        return None if known else NotFound(f"{scope['method']} {path_sent(scope)}: there is no such call")
+        is_admin = KeyScope.ADMIN in key.scopes
+        return None if is_admin else NotFound(f"{scope['method']} {path_sent(scope)}: there is no such call")
     if not call.scopes & key.scopes:
-        needed = " or ".join(wanted for wanted in KeyScope if wanted in call.scopes)
+        needed = " or ".join(scope for scope in KeyScope if scope in call.scopes)
         return Forbidden(f"{call.template} needs a key with scope {needed}; key {key.name!r} has not")
     try:
         if "name" in call.parameters:
@@ -170,14 +173,14 @@ async def _audited(answer: ASGIApp, call: Call, key: Key | None, scope: Scope, r
     try:
         await answer(scope, receive, seen)
     finally:
-        found = call.parameters
+        parameters = call.parameters
         job = structlog.contextvars.get_contextvars().get("job")  # of the call's own making
         log.info(
             "audit",
             key=key.name if key else None,
             action=call.template,
-            collection=found.get("name"),
-            job=job or (found.get("id") if "/jobs/" in call.template else None),
+            collection=parameters.get("name"),
+            job=job or (parameters.get("id") if "/jobs/" in call.template else None),
             status=status,
             outcome="done" if 200 <= status < 400 else "refused" if 400 <= status < 500 else "failed",
         )

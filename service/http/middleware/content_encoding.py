@@ -149,13 +149,13 @@ class _Expanded:
         return await self._receive() if message is None else message
 
     async def _expand(self) -> AsyncIterator[Message]:
-        more = True
-        while more:
+        has_more = True
+        while has_more:
             message = await self._receive()
             if message["type"] != "http.request":
                 yield message
                 return
-            more = message.get("more_body", False)
+            has_more = message.get("more_body", False)
             for piece in self._decoder.feed(message.get("body", b"")):
                 if piece:
                     yield {"type": "http.request", "body": piece, "more_body": True}

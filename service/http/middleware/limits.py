@@ -1,4 +1,5 @@
-"""Bounds on a request before anything reads it: how many at once, how long a body, all bodies; and paths whose segments hold slashes."""
+"""Bounds on a request before anything reads it: how many at once, how long a body, all bodies; and paths whose segments
+hold slashes."""
 
 from __future__ import annotations
 
@@ -27,10 +28,11 @@ SLASH = "\x1f"
 
 
 class RequestLimits:
-    """Refuses a request over the number in flight or over the bytes of all bodies held (429), and a body over its own (413).
+    """Refuses a request over the number in flight or over the bytes of all bodies held (429), and a body over its own
+    (413).
 
-    A body counts as held as it comes in, until the request is answered: what was only announced takes no place from others. A stream of
-    documents is written away line by line; of it the line that is not complete counts.
+    A body counts as held as it comes in, until the request is answered: what was only announced takes no place from
+    others. A stream of documents is written away line by line; of it the line that is not complete counts.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class RequestLimits:
             return
         stream = _is_stream(scope)
         limit = self._body_limit(scope, stream)
-        body = _Body(self, receive, limit=limit, held=not stream, timeout_s=self._body_timeout_s)
+        body = _Body(self, receive, limit=limit, counted=not stream, timeout_s=self._body_timeout_s)
         try:
             if self._in_flight >= self._max_in_flight:
                 raise Overloaded(f"{self._in_flight} requests are being answered, which is the limit")
@@ -97,12 +99,12 @@ class RequestLimits:
 class _Body:
     """`receive` that stops at the limits, for bodies that do not say how long they are too."""
 
-    def __init__(self, limits: RequestLimits, receive: Receive, *, limit: int, held: bool, timeout_s: float) -> None:
+    def __init__(self, limits: RequestLimits, receive: Receive, *, limit: int, counted: bool, timeout_s: float) -> None:
         self._limits = limits
         self._receive = receive
         self._line_bytes = 0
         self._limit = limit
-        self._held = held
+        self._counts_all = counted
         self._timeout_s = timeout_s
         self._clock = asyncio.get_running_loop().time
         self._more = True
@@ -117,7 +119,7 @@ class _Body:
         body = message.get("body", b"")
         self._seen += len(body)
         self.grow_to(self._seen)
-        if not self._held:
+        if not self._counts_all:
             newline = body.rfind(b"\n")
             self._line_bytes = self._line_bytes + len(body) if newline < 0 else len(body) - newline - 1
             self._hold(min(self._line_bytes, self._limits.max_body_bytes))
@@ -144,13 +146,13 @@ class _Body:
     def expect(self, size_bytes: int) -> None:
         if size_bytes > self._limit:
             raise too_large(size_bytes, self._limit)
-        if self._held:
+        if self._counts_all:
             self._limits.check(size_bytes)
 
     def grow_to(self, size_bytes: int) -> None:
         if size_bytes > self._limit:
             raise too_large(size_bytes, self._limit)
-        if self._held:
+        if self._counts_all:
             self._hold(size_bytes)
 
     def _hold(self, size_bytes: int) -> None:

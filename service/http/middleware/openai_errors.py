@@ -1,4 +1,5 @@
-"""Errors under /v1/ as OpenAI's clients read them: the problem as everywhere, with a member `error` that says the same in their words."""
+"""Errors under /v1/ as OpenAI's clients read them: the problem as everywhere, with a member `error` that says the same
+in their words."""
 
 from __future__ import annotations
 

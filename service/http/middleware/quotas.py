@@ -1,4 +1,7 @@
-"""What one API key may ask for: requests per second with a burst, and requests at once. Each process counts for itself."""
+"""What one API key may ask for: requests per second with a burst, and requests at once.
+
+Each process counts for itself.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,8 @@ class _Use:
 
 
 class KeyQuotas:
-    """Keys of one name share; so do all callers where there are no keys. Probes are not counted, nor who has no key to an open page."""
+    """Keys of one name share; so do all callers where there are no keys. Probes are not counted, nor who has no key to
+    an open page."""
 
     def __init__(self, app: ASGIApp, settings: QuotaSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._app, self._settings, self._clock = app, settings, clock

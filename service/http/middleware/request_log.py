@@ -104,6 +104,6 @@ def server_timing(stages: Mapping[str, float]) -> str:
 
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(given := value.decode("latin-1")):
-            return str(given)
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(request_id := value.decode("latin-1")):
+            return str(request_id)
     return uuid.uuid4().hex

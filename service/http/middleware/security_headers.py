@@ -1,4 +1,5 @@
-"""Headers on every answer that let a browser do as little with it as possible. A route that sets one of them keeps its own."""
+"""Headers on every answer that let a browser do as little with it as possible. A route that sets one of them keeps its
+own."""
 
 from __future__ import annotations
 

@@ -11,7 +11,10 @@ from service.http.middleware.limits import PROBES
 
 
 class Traces:
-    """A span for each request but the probes', named by its template. Paths are left out: document ids stand in them."""
+    """A span for each request but the probes', named by its template.
+
+    Paths are left out: document ids stand in them.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -25,6 +25,12 @@ def test_reading_an_attribute_of_that_name_is_no_binding() -> None:
     assert list(vague_names("x = result.found\nprint(each)")) == []
 
 
+def test_a_field_of_a_class_may_have_a_name_of_the_wire() -> None:
+    assert list(vague_names("class Filter:\n    of: int\n")) == []
+    assert len(list(vague_names("class Filter:\n    found: int\n"))) == 1
+    assert len(list(vague_names("class Filter:\n    def f(self, of: int): pass\n"))) == 1
+
+
 def test_the_sentence_names_the_file_the_line_and_the_name() -> None:
     assert complaints("model/x.py", "a = 1\nfound = 2\n") == [
         "model/x.py:2: `found` says nothing; use a noun of the domain"
