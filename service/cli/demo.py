@@ -209,10 +209,9 @@ def fill(client: Client, atlas: Atlas, console: Console) -> None:
         if not collection.compatible:
             console.print("the collection was filled by another model: filling it again")
             client.delete_collection(COLLECTION)
-        else:
-            if collection.documents == len(documents):
-                console.print(f"collection {COLLECTION} is complete: {collection.documents:,} documents")
-                return
+        elif collection.documents == len(documents):
+            console.print(f"collection {COLLECTION} is complete: {collection.documents:,} documents")
+            return
     except NotFound:
         pass
     client.create_collection(COLLECTION, indexes=FIELDS)

@@ -37,5 +37,8 @@ def check_counts(body: Any, limits: dict[str, int]) -> None:
         values = body.get(field) if isinstance(body, dict) else None
         if isinstance(values, list) and len(values) > limit:
             raise TooLarge(
-                f"{len(values)} {field} in one call, limit is {limit}", field=field, value=len(values), limit=limit
+                f"{len(values)} {field.removesuffix('s')}s in one call, limit is {limit}",
+                field=field,
+                value=len(values),
+                limit=limit,
             )

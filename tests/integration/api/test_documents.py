@@ -222,6 +222,7 @@ async def test_collections(served: Any) -> None:
         "instruction": "find:",
         "created_at": 0,
         "compatible": True,
+        "error": None,
     }
     await served.load(*FLAGS)
     assert (await served.client.get("/collections/flags")).json()["documents"] == 3
@@ -433,7 +434,7 @@ async def test_the_image_comes_back_as_it_was(served: Any, make_image: Make) -> 
 async def test_an_odd_image_is_a_download(served: Any, make_image: Make) -> None:
     await served.load({"id": "a", "image": {"base64": b64(make_image(kind="TIFF"))}}, {"id": "none", "text": "red"})
     response = await served.client.get("/collections/flags/documents/a/image")
-    assert response.headers["content-type"] == "application/octet-stream"
+    assert response.headers["content-type"] == "image/tiff"
     assert response.headers["content-disposition"] == "attachment"
     assert (await served.client.get("/collections/flags/documents/none/image")).status_code == 404
 
