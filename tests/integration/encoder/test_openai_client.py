@@ -130,7 +130,7 @@ def test_wrong_inputs_say_what_is_wrong(client: Any) -> None:
         (["red", ""], openai.BadRequestError, r"input\[1\]", "input[1]"),
         ([1, 2, 3], openai.BadRequestError, "token ids", "input"),
         ([[1, 2], [3]], openai.BadRequestError, "token ids", "input"),
-        (["red"] * 9, openai.APIStatusError, "9 inputs in one call, limit is 8", "inputs"),
+        (["red"] * 9, openai.APIStatusError, "9 inputs in one call, limit is 8", "input"),
         (["red", 5.5], openai.UnprocessableEntityError, "5.5", "input"),
     ]
     for given, kind, message, param in cases:
