@@ -46,9 +46,6 @@ class Service:
     def create_collection(self, name: str, **_settings: Any) -> None:
         self.calls.append(f"create {name}")
 
-    def change_collection(self, name: str, **_settings: Any) -> None:
-        self.calls.append(f"change {name}")
-
     def load(self, name: str, documents: list[Any], **_options: Any) -> Loaded:
         self.calls.append(f"load {name}")
         return Loaded(len(documents), len(documents), 0, (), ())
