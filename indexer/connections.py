@@ -153,6 +153,7 @@ class _Body(httpx.AsyncByteStream):
 
 def _single_connections() -> Callable[[], httpx.AsyncBaseTransport]:
     """Transports of one connection that share one TLS context, which takes milliseconds to make."""
-    context = httpx.create_ssl_context(trust_env=False)
+    # SSL_CERT_FILE names an authority of one's own.
+    context = httpx.create_ssl_context(trust_env=True)
     limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
     return lambda: httpx.AsyncHTTPTransport(verify=context, limits=limits, trust_env=False)
