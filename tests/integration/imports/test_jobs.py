@@ -369,8 +369,8 @@ async def test_what_nobody_foresaw_fails_the_rest_of_its_unit_alone(
     write_jsonl(files / "b.jsonl", rows(10, first=10))
     read = served.parts.imports.read
 
-    def breaks(unit: Any) -> Iterator[Any]:
-        for position, item in read(unit):
+    def breaks(unit: Any, *reading: Any) -> Iterator[Any]:
+        for position, item in read(unit, *reading):
             if position == 4:
                 raise RuntimeError("nobody foresaw this")
             yield position, item
