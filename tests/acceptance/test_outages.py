@@ -173,7 +173,7 @@ def test_a_postgresql_that_goes_away_and_comes_back(
         impatient = Client(serving.url, attempts=1)
         until(lambda: not impatient.ready())
         for call in (lambda: impatient.job(jobs[0]), lambda: impatient.post_documents("c", islice(documents(9), 3))):
-            with pytest.raises(DependencyUnavailable, match="database .* does not answer"):
+            with pytest.raises(DependencyUnavailable, match=r"database .* does not answer"):
                 call()
         assert httpx.get(f"{serving.url}/livez", trust_env=False).status_code == 200, "a restart would not help"
         impatient.close()
