@@ -18,8 +18,10 @@ class StalledServer:
         self.url = ""
         head = f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n"
         self._answer = head.encode() + body
+        self._writers: set[asyncio.StreamWriter] = set()
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -30,6 +32,14 @@ class StalledServer:
                 writer.write(self._answer)
                 await writer.drain()
         writer.close()
+
+    async def close(self) -> None:
+        """Close every connection, so that no socket outlives the event loop of its test."""
+        for writer in self._writers:
+            writer.close()
+        for writer in self._writers:
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
 
 @asynccontextmanager
@@ -43,6 +53,7 @@ async def stalled_server(body: bytes, content_type: str = "application/json") ->
     finally:
         server.answers.set()
         listener.close()
+        await server.close()
 
 
 async def leave_together(calls: list[asyncio.Task[object]], within_s: float) -> None:
