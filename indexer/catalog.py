@@ -268,7 +268,7 @@ def _redeclared(collection: Collection, field: str, kind: FieldType) -> Conflict
 
 
 def require_same_model(collection: Collection, fingerprint: str) -> None:
-    """Raises `Conflict`: vectors of another model mean nothing in this collection (promise 9)."""
+    """Raises `Conflict`: vectors of another model mean nothing in this collection (docs/promises.md#promise-9)."""
     if collection.fingerprint != fingerprint:
         raise Conflict(mismatch(collection, fingerprint), field="collection", value=collection.name)
 

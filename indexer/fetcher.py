@@ -267,7 +267,7 @@ def _reason(error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FetchSettings:
-    """Bounds on fetching a URL (promise 11)."""
+    """Bounds on fetching a URL (docs/promises.md#promise-11)."""
 
     max_bytes: int = 20 * 2**20
     timeout_s: float = 10.0  # whole fetch, redirects included

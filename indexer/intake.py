@@ -86,7 +86,7 @@ class Intake:
             return rejections.beside(await self._commit(job, body_hash() if body_hash else None))
 
     async def delete(self, collection: Collection, document_ids: Sequence[str]) -> Job:
-        """A job like any other, so that it keeps its place among the writes before and after it (promise 4)."""
+        """A job like any other, so that it keeps its place among the writes before and after it."""
         if not document_ids:
             raise InvalidInput("no document ids", field="ids")
         size = self._settings.batch_documents
@@ -98,7 +98,7 @@ class Intake:
         """A job that deletes what is in the index now and fulfils the condition now, named by its ids before it is
         accepted.
 
-        So it comes after every write that was accepted before it, and before those that follow (promise 4). What was
+        So it comes after every write that was accepted before it, and before those that follow. What was
         accepted and waits to be indexed for the first time is not seen.
         """
 

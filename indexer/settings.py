@@ -1,4 +1,4 @@
-"""Bounds of ingestion as plain data; `service.settings` fills them from the environment (promise 5)."""
+"""Bounds of ingestion as plain data; `service.settings` fills them from the environment."""
 
 from __future__ import annotations
 

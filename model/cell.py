@@ -109,7 +109,7 @@ class Attention(nn.Module):
 
 
 class RecurrentCell(nn.Module):
-    """One step H -> H', the same weights at every step (DESIGN §5; ReT v1 `RetCell` with its settings).
+    """One step H -> H', the same weights at every step (docs/explain.md; ReT v1 `RetCell` with its settings).
 
     Gates are per latent and channel and come from the cross-attention outputs alone. A modality that is absent
     contributes nothing: neither its input gate nor its part of the forget gate.

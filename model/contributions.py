@@ -2,7 +2,8 @@
 runs.
 
 At each tapped layer the cell adds C_t = act(Z_t) · i_t of the text and C_v = act(Z_v) · i_v of the image to its state
-(DESIGN §5). What came in of each is the mean of |C| over latents and channels, and its share is that divided by what
+(docs/explain.md). What came in of each is the mean of |C| over latents and channels, and its share is that
+divided by what
 came in of both.
 """
 

@@ -126,7 +126,7 @@ class Retriever(nn.Module):
         """Starts a forward; what it returns waits for the result, in any thread. A CPU has computed it by then, CUDA
         has not.
 
-        No tower runs for a modality that is absent (promise 8). Rows are sorted so that those of one kind lie together:
+        No tower runs for a modality that is absent. Rows are sorted so that those of one kind lie together:
         their towers run over them as slices, the cell needs no masks of presence, and texts are padded to little more
         than their own length.
         """

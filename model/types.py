@@ -108,7 +108,7 @@ class Prepared:
     """One input ready for the forward: token ids and pixels, either absent when the modality is.
 
     `cost` is the number of tower positions that the forward will work on: image patches plus text tokens. It is what
-    batches and queues are bounded by (promise 5).
+    batches and queues are bounded by (docs/promises.md#promise-5).
     """
 
     role: Role

@@ -216,7 +216,7 @@ def _give_up() -> None:
 
 
 async def _watch(server: uvicorn.Server, parts: Parts | EncoderParts) -> None:
-    """Ends when the model's threads or the worker died, and takes the process down with it (promise 1)."""
+    """Ends when the model's threads or the worker died, and takes the process down with it."""
     dead: list[str] = []
     while not dead or server.should_exit:
         await asyncio.sleep(_WATCH_S)

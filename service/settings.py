@@ -1,4 +1,4 @@
-"""Every setting and every bound (promise 5), from `RET2_…` environment variables."""
+"""Every setting and every bound (docs/promises.md#promise-5), from `RET2_…` environment variables."""
 
 from __future__ import annotations
 

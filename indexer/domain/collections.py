@@ -11,7 +11,7 @@ from indexer.filters import FieldType
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A collection and the model that fills it; vectors of another fingerprint are refused (promise 9).
+    """A collection and the model that fills it; vectors of another fingerprint are refused.
 
     `paused`: nothing is written to it just now, for it is being switched to another generation.
     """

@@ -40,7 +40,7 @@ class Rejected:
 Metadata = Mapping[str, Any]
 
 
-# Point ids derive from document ids, so that writing a document twice has the effect of writing it once (promise 3).
+# Point ids derive from document ids, so that writing a document twice has the effect of writing it once.
 _POINT_NAMESPACE = uuid.UUID("6e0a4b54-2f5b-5d0e-9c53-0d6b5b3f7a11")
 
 

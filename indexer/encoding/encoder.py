@@ -12,14 +12,14 @@ from model.types import Embedding, Input, ModelInfo, Role
 
 
 class Lane(StrEnum):
-    """Which queue an input waits in. Searches go before bulk work; bulk never starves (promise 6)."""
+    """Which queue an input waits in. Searches go before bulk work; bulk never starves."""
 
     SEARCH = "search"
     BULK = "bulk"
 
 
 class Encoder(Protocol):
-    """Safe to call from many tasks at once. One result or one error per input, in order (promise 2)."""
+    """Safe to call from many tasks at once. One result or one error per input, in order."""
 
     async def encode(self, inputs: Sequence[Input], *, role: Role, lane: Lane) -> list[Embedding | RetrievalError]:
         """Raises `Overloaded` (whole call, nothing encoded) or `DependencyUnavailable`; anything else is per input."""

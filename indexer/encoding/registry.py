@@ -1,4 +1,4 @@
-"""The encoders that a process can reach. Each collection is served by the one whose model filled it (promise 9)."""
+"""The encoders that a process can reach. Each collection is served by the one whose model filled it."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ class Importer:
         return [await self._add(step, [record], last_attempt=last_attempt) for record in records][-1]
 
     async def _put(self, step: Step, records: Sequence[Item]) -> int:
-        """Their images first, then they themselves (promise 3)."""
+        """Their images first, then they themselves (docs/promises.md#promise-3)."""
         good = [item for _, item in records if isinstance(item, Incoming)]
         documents = await asyncio.gather(*(document_of(self._blobs, item) for item in good))
         bad = [

@@ -24,7 +24,7 @@ class Retries(Part):
     def start(self, job_id: str) -> tuple[Job, bool]:
         """A new job of the failures of a finished one, and whether it is new: asked twice it is the same job.
 
-        A failure whose document was written again later is left out, for the later write stands (promise 4). Raises
+        A failure whose document was written again later is left out, for the later write stands. Raises
         `NotFound`, or `Conflict` when the job is not finished or has no failure to try again.
         """
         with self._database.read() as connection:

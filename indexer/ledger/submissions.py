@@ -1,4 +1,4 @@
-"""The way into the ledger: a job is written batch by batch and then accepted, all of it at once (promise 3)."""
+"""The way into the ledger: a job is written batch by batch and then accepted, all of it at once."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Submissions(Part):
     @operation
     @again_on_deadlock
     def commit(self, job_id: str, *, body_hash: str | None = None) -> Job:
-        """From here on the job is accepted (promise 3), and comes after every job that was accepted before (promise 4).
+        """From here on the job is accepted, and comes after every job that was accepted before.
 
         `body_hash` is of what was posted under its idempotency key.
         """

@@ -336,7 +336,7 @@ def _chosen(option: str, value: str | None, all_names: Iterable[str], present: I
 
 
 def _roots(folder: Path, images: Path | None) -> list[Path]:
-    """Where image paths may start; the facts name `images/m2kr/images` for ReT-M2KR's training files."""
+    """Where image paths may start; M2KR names `images/m2kr/images` for ReT-M2KR's training files."""
     return [images] if images else [folder, folder / "images", folder / "images/m2kr/images"]
 
 
