@@ -170,7 +170,7 @@ def global_pool(folder: Path) -> tuple[list[Path], list[str]]:
     the published).
 
     It is the union of the sixteen local pools: their published sizes add up to its 5.6 M (§4.6), so nothing is embedded
-    twice. With fewer of them, a file `mbeir_union_test_cand_pool.jsonl` is taken where there is one; the paper names
+    twice. With fewer of them, a file `mbeir_union_test_cand_pool.jsonl` is taken where there is one; M-BEIR names
     only its training sibling.
     """
     files = data_files(folder)
