@@ -15,7 +15,7 @@ from PIL import Image
 
 from model.config import ImageConfig, NaflexConfig
 from model.errors import InvalidInput, TooLarge
-from model.images import decode_image
+from model.images.decoding import decode_image
 from model.text import normalise
 from model.types import Float32, Input, Limits, Prepared, Role
 

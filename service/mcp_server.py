@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from model.errors import InvalidInput, RetrievalError
-from model.images import decode_image
+from model.images.decoding import decode_image
 from model.types import Limits
 from service.client.client import Client
 from service.client.types import Hit

@@ -18,7 +18,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from indexer.ledger.database import Database
+from indexer.ledger.sql.database import Database
 from model.errors import Conflict
 from service.api.app import create_app
 from service.components import Parts

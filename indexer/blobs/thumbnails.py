@@ -21,7 +21,7 @@ from PIL import Image
 
 from indexer.blobs.image_store import Blobs
 from model.errors import InvalidInput
-from model.images import decode_image
+from model.images.decoding import decode_image
 from model.types import Limits
 
 _QUALITY = 85  # Pillow's advice for JPEG is 75 to 95; 85 is about 45 kB for a photograph of 512 px

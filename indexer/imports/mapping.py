@@ -34,7 +34,7 @@ from indexer.imports.locations import ReadImage
 from model.errors import InvalidInput
 from model.evaluation.benchmark_files import Row
 from model.evaluation.mbeir import sentence
-from model.image_sources import is_data_uri, is_web_address
+from model.images.sources import is_data_uri, is_web_address
 
 Format = Literal["jsonl", "csv", "parquet", "webdataset", "images", "m2kr", "mbeir"]
 FORMATS: tuple[Format, ...] = ("jsonl", "csv", "parquet", "webdataset", "images", "m2kr", "mbeir")

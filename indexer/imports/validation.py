@@ -12,7 +12,7 @@ from indexer.domain.documents import Incoming
 from indexer.imports.locations import ReadImage
 from indexer.imports.mapping import DOCUMENT, picture
 from model.errors import InvalidInput, TooLarge
-from model.image_sources import check_image, is_data_uri, is_web_address, read_base64, read_data_uri
+from model.images.sources import check_image, is_data_uri, is_web_address, read_base64, read_data_uri
 from model.types import Limits
 
 _ID = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,512}")  # as service.schemas.documents has it

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from indexer.ledger.database import again_on_deadlock
-from indexer.ledger.operation import Part, operation
-from indexer.ledger.rows import no_collection
-from indexer.ledger.schema import aliases, collections
+from indexer.ledger.sql.database import again_on_deadlock
+from indexer.ledger.sql.operation import Part, operation
+from indexer.ledger.sql.rows import no_collection
+from indexer.ledger.sql.schema import aliases, collections
 from model.errors import Conflict, NotFound
 
 

@@ -14,14 +14,24 @@ from typing import Any
 import sqlalchemy as sa
 
 from indexer.domain.jobs import Batch, JobKind, JobState, Outcome, Status
-from indexer.ledger import leases
-from indexer.ledger.database import Database, again_on_deadlock
 from indexer.ledger.job_counts import count_outcomes
 from indexer.ledger.mirroring import mirror
-from indexer.ledger.operation import Part, operation
 from indexer.ledger.repairs import doubt, keep_last_writes, repair
-from indexer.ledger.rows import Item, add_outcomes, as_batch, pack, plain
-from indexer.ledger.schema import CRASHED, OF_REINDEX, batches, collections, failures, holds, jobs, pending, reindexes
+from indexer.ledger.sql import leases
+from indexer.ledger.sql.database import Database, again_on_deadlock
+from indexer.ledger.sql.operation import Part, operation
+from indexer.ledger.sql.rows import Item, add_outcomes, as_batch, pack, plain
+from indexer.ledger.sql.schema import (
+    CRASHED,
+    OF_REINDEX,
+    batches,
+    collections,
+    failures,
+    holds,
+    jobs,
+    pending,
+    reindexes,
+)
 
 # The form of an upsert that both databases know. A longer hold is not made shorter, unless the clock was set back
 # since.

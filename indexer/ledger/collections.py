@@ -9,10 +9,10 @@ from sqlalchemy.exc import IntegrityError
 
 from indexer.domain.collections import Collection, Counts
 from indexer.domain.jobs import JobKind
-from indexer.ledger.database import again_on_deadlock
-from indexer.ledger.operation import Part, operation
-from indexer.ledger.rows import as_collection, collection_row, no_collection
-from indexer.ledger.schema import aliases, collections, failures, jobs
+from indexer.ledger.sql.database import again_on_deadlock
+from indexer.ledger.sql.operation import Part, operation
+from indexer.ledger.sql.rows import as_collection, collection_row, no_collection
+from indexer.ledger.sql.schema import aliases, collections, failures, jobs
 from model.errors import Conflict
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from indexer.ledger.database import Database
-from indexer.ledger.leases import NO_LEASE
-from indexer.ledger.migrations import newest
-from indexer.ledger.operation import Part, operation
-from indexer.ledger.schema import collections, counters, jobs, metadata
+from indexer.ledger.sql.database import Database
+from indexer.ledger.sql.leases import NO_LEASE
+from indexer.ledger.sql.migrations import newest
+from indexer.ledger.sql.operation import Part, operation
+from indexer.ledger.sql.schema import collections, counters, jobs, metadata
 from model.errors import Conflict
 
 _CHUNK = 500  # rows; a batch of documents may have a megabyte

@@ -9,14 +9,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from indexer.ledger import leases
 from indexer.ledger.batches import cancel_some
-from indexer.ledger.database import Database
 from indexer.ledger.imports import cancel_unread
-from indexer.ledger.operation import Part, operation
 from indexer.ledger.repairs import Repairs
-from indexer.ledger.rows import unpack
-from indexer.ledger.schema import batches, chores, doubts, failures, jobs, reindexes
+from indexer.ledger.sql import leases
+from indexer.ledger.sql.database import Database
+from indexer.ledger.sql.operation import Part, operation
+from indexer.ledger.sql.rows import unpack
+from indexer.ledger.sql.schema import batches, chores, doubts, failures, jobs, reindexes
 from indexer.ledger.submissions import erase_abandoned, erase_some, left_open
 
 # Accepted and not finished.

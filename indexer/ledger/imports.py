@@ -23,14 +23,14 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from indexer.domain.jobs import Job, JobKind, JobState, Outcome, Status
-from indexer.ledger import leases
 from indexer.ledger.batches import suspects_are_due
-from indexer.ledger.counters import next_number
-from indexer.ledger.database import Database, again_on_deadlock
 from indexer.ledger.job_counts import count_outcomes
-from indexer.ledger.operation import Part, operation
-from indexer.ledger.rows import Item, find_job, pack, plain
-from indexer.ledger.schema import batches, failures, jobs, pending, steps
+from indexer.ledger.sql import leases
+from indexer.ledger.sql.counters import next_number
+from indexer.ledger.sql.database import Database, again_on_deadlock
+from indexer.ledger.sql.operation import Part, operation
+from indexer.ledger.sql.rows import Item, find_job, pack, plain
+from indexer.ledger.sql.schema import batches, failures, jobs, pending, steps
 from indexer.ledger.submissions import same_job
 from indexer.observability import tracing
 from model.errors import NotFound

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from indexer.domain.jobs import Job, JobKind, JobState, Outcome, Status
-from indexer.ledger.rows import as_job, plain
-from indexer.ledger.schema import jobs
+from indexer.ledger.sql.rows import as_job, plain
+from indexer.ledger.sql.schema import jobs
 
 
 def count_outcomes(

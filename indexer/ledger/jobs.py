@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from indexer.domain.jobs import Failure, Job, JobKind, JobState, Outcome, Overview
 from indexer.ledger.batches import cancel_some
 from indexer.ledger.imports import cancel_unread, import_files
-from indexer.ledger.operation import Part, operation
-from indexer.ledger.rows import as_job, find_job, unpack_outcomes
-from indexer.ledger.schema import batches, failures, jobs
+from indexer.ledger.sql.operation import Part, operation
+from indexer.ledger.sql.rows import as_job, find_job, unpack_outcomes
+from indexer.ledger.sql.schema import batches, failures, jobs
 
 _RESULT_BATCHES = 50  # of one page: with the default size some 3,000 documents
 _accepted, _open = jobs.c.seq.is_not(None), jobs.c.finished_at.is_(None)

@@ -9,16 +9,16 @@ import sqlalchemy as sa
 from indexer.ledger.aliases import Aliases
 from indexer.ledger.batches import Batches
 from indexer.ledger.collections import Collections
-from indexer.ledger.database import Database
 from indexer.ledger.dump import Dump
 from indexer.ledger.housekeeping import Housekeeping
 from indexer.ledger.imports import Imports
 from indexer.ledger.jobs import Jobs
-from indexer.ledger.leases import NO_LEASE
 from indexer.ledger.reindexes import Reindexes
 from indexer.ledger.repairs import Repairs
 from indexer.ledger.retries import Retries
-from indexer.ledger.schema import batches, jobs, steps
+from indexer.ledger.sql.database import Database
+from indexer.ledger.sql.leases import NO_LEASE
+from indexer.ledger.sql.schema import batches, jobs, steps
 from indexer.ledger.submissions import Submissions
 from indexer.observability.watch import NOBODY, Watch
 

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from indexer.domain.collections import ReindexState
 from indexer.domain.documents import Document
 from indexer.domain.jobs import Batch, JobKind
-from indexer.ledger.rows import pack
-from indexer.ledger.schema import batches, jobs, reindexes
+from indexer.ledger.sql.rows import pack
+from indexer.ledger.sql.schema import batches, jobs, reindexes
 
 
 def mirror(connection: sa.Connection, written: Batch, document_ids: Iterable[str]) -> None:

@@ -17,12 +17,12 @@ from sqlalchemy.exc import IntegrityError
 from indexer.domain.collections import Collection, Reindex, ReindexState
 from indexer.domain.jobs import Job, JobKind, JobState
 from indexer.domain.points import Page
-from indexer.ledger.counters import next_number
-from indexer.ledger.database import again_on_deadlock
 from indexer.ledger.mirroring import add_reindex_batch
-from indexer.ledger.operation import Part, operation
-from indexer.ledger.rows import as_job, find_job
-from indexer.ledger.schema import OF_REINDEX, batches, collections, failures, jobs, reindexes
+from indexer.ledger.sql.counters import next_number
+from indexer.ledger.sql.database import again_on_deadlock
+from indexer.ledger.sql.operation import Part, operation
+from indexer.ledger.sql.rows import as_job, find_job
+from indexer.ledger.sql.schema import OF_REINDEX, batches, collections, failures, jobs, reindexes
 from model.errors import Conflict, NotFound
 from model.types import ModelInfo
 

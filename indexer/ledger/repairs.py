@@ -19,11 +19,11 @@ import sqlalchemy as sa
 
 from indexer.domain.documents import Document
 from indexer.domain.jobs import Batch, JobKind, JobState, Outcome, Status
-from indexer.ledger.counters import next_number
 from indexer.ledger.mirroring import mirror, mirror_documents
-from indexer.ledger.operation import Part, operation
-from indexer.ledger.rows import Item, pack, unpack
-from indexer.ledger.schema import batches, doubts, jobs, pending
+from indexer.ledger.sql.counters import next_number
+from indexer.ledger.sql.operation import Part, operation
+from indexer.ledger.sql.rows import Item, pack, unpack
+from indexer.ledger.sql.schema import batches, doubts, jobs, pending
 
 _WRITTEN = (Status.INDEXED, Status.SKIPPED)
 

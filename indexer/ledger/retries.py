@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from indexer.domain.jobs import Job, JobKind
-from indexer.ledger.database import Database
 from indexer.ledger.imports import read_again
-from indexer.ledger.operation import Part, operation
-from indexer.ledger.rows import find_job, unpack
-from indexer.ledger.schema import failures
+from indexer.ledger.sql.database import Database
+from indexer.ledger.sql.operation import Part, operation
+from indexer.ledger.sql.rows import find_job, unpack
+from indexer.ledger.sql.schema import failures
 from indexer.ledger.submissions import Overtaken, Submissions, failures_to_retry
 from model.errors import Conflict
 

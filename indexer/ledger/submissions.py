@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from indexer.domain.jobs import Job, JobKind, JobState
-from indexer.ledger.counters import next_number
-from indexer.ledger.database import Database, again_on_deadlock
-from indexer.ledger.operation import Part, operation
-from indexer.ledger.rows import Item, as_job, find_job, no_job, pack
-from indexer.ledger.schema import batches, failures, jobs, pending, steps
+from indexer.ledger.sql.counters import next_number
+from indexer.ledger.sql.database import Database, again_on_deadlock
+from indexer.ledger.sql.operation import Part, operation
+from indexer.ledger.sql.rows import Item, as_job, find_job, no_job, pack
+from indexer.ledger.sql.schema import batches, failures, jobs, pending, steps
 from indexer.observability import tracing
 from model.errors import Conflict, InProgress, NotFound
 

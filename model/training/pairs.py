@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.errors import InvalidInput, TooLarge
-from model.image_sources import is_data_uri, is_web_address, read_base64, read_data_uri
-from model.images import decode_image
+from model.images.decoding import decode_image
+from model.images.sources import is_data_uri, is_web_address, read_base64, read_data_uri
 from model.preprocess import normalise_text
 from model.types import Limits
 

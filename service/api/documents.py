@@ -16,7 +16,7 @@ from indexer.blobs.thumbnails import Keep
 from indexer.domain.jobs import Job, Outcome
 from indexer.intake import Accepted
 from model.errors import NotFound
-from model.image_formats import image_format
+from model.images.formats import image_format
 from service.api import document_bodies
 from service.api.serializers import CollectionPath, DocumentPath, job_wire
 from service.components import Parts, PartsOf

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from indexer.domain.jobs import JobKind, JobState
-from indexer.ledger.rows import no_job
+from indexer.ledger.sql.rows import no_job
 from model.errors import Forbidden
 from service.api.serializers import job_wire
 from service.components import Parts, PartsOf

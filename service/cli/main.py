@@ -111,7 +111,7 @@ def migrate(
 ) -> None:
     """Bring the ledger's schema up to date, and exit. Servers do so on start-up; run it before an upgrade."""
     # Here, so that the other commands start without SQLAlchemy and Alembic.
-    from indexer.ledger.migrations import newest
+    from indexer.ledger.sql.migrations import newest
     from service.server import migrate as run
 
     before, where = run(settings_from({} if data_dir is None else {"data_dir": data_dir}))

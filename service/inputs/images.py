@@ -4,7 +4,7 @@ decoding."""
 from __future__ import annotations
 
 from model.errors import InvalidInput
-from model.image_sources import check_image, is_data_uri, is_web_address, read_base64, read_data_uri
+from model.images.sources import check_image, is_data_uri, is_web_address, read_base64, read_data_uri
 from model.types import Limits
 from service.schemas.base import ImageBase64, ImageField, ImageUrl
 

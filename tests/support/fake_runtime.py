@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from model.errors import InvalidInput
-from model.images import decode_image
+from model.images.decoding import decode_image
 from model.types import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
 
 D = 64

@@ -11,7 +11,7 @@ from indexer.domain.collections import Collection
 from indexer.domain.documents import Document
 from indexer.domain.jobs import Batch, Job, JobKind, Outcome, Status
 from indexer.ledger.ledger import Ledger
-from indexer.ledger.operation import BoundOperation, Part
+from indexer.ledger.sql.operation import BoundOperation, Part
 
 LEASE_S = 60.0
 

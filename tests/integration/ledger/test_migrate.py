@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from indexer.ledger.migrations import newest
+from indexer.ledger.sql.migrations import newest
 from service.cli.main import app
 from service.data_lock import only_server_of
 

@@ -13,7 +13,7 @@ from ledger_steps import LEASE_S, Clock, accept, check_counts, collection, docum
 
 from indexer.domain.jobs import Batch, Job, JobKind, JobState, Status
 from indexer.ledger.ledger import Ledger
-from indexer.ledger.schema import metadata
+from indexer.ledger.sql.schema import metadata
 from model.errors import Conflict
 
 OpenLedger = Callable[..., Ledger]

@@ -11,7 +11,7 @@ from ledger_steps import LEASE_S, Clock, accept, claim, collection, outcomes, se
 from indexer.domain.documents import Document, ImageRef
 from indexer.domain.jobs import Batch, JobKind, JobState, Status
 from indexer.ledger.ledger import Ledger
-from indexer.ledger.schema import metadata
+from indexer.ledger.sql.schema import metadata
 from model.errors import Conflict
 
 

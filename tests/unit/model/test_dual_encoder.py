@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.errors import InvalidInput
-from model.images import decode_image
+from model.images.decoding import decode_image
 from model.retriever import Retriever
 from model.types import Float32, Input, Limits, Role
 

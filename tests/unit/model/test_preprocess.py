@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 
 from model.config import ImageConfig, Resize
 from model.errors import InvalidInput, TooLarge
-from model.images import decode_image
+from model.images.decoding import decode_image
 from model.preprocess import Preprocessor, image_pixels, normalise_text
 from model.types import Limits
 

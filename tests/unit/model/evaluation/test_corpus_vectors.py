@@ -13,7 +13,7 @@ from model.errors import InvalidInput
 from model.evaluation import corpus_vectors
 from model.evaluation.benchmark_files import Entry
 from model.evaluation.corpus_vectors import Corpus, Embedded, Embedder, Faults
-from model.images import decode_image
+from model.images.decoding import decode_image
 from model.types import Float32, Input, Limits, ModelInfo, Prepared, Role
 
 E = 6

@@ -32,7 +32,7 @@ _MAX_IDLE = 4
 _REQUEST = struct.Struct(">QQQ")
 # Whether it worked, the width and height, and the size of the pixels or of the reason.
 _ANSWER = struct.Struct(">?IIQ")
-_COMMAND = (sys.executable, "-P", "-m", "model.image_child")
+_COMMAND = (sys.executable, "-P", "-m", "model.images.child_process")
 
 
 def is_suspicious(image: Image.Image) -> bool:
@@ -206,8 +206,8 @@ def _answer(answers: BinaryIO, data: bytes, max_px: int, at_least_px: int | None
 
 
 def _decoded(data: bytes, max_px: int, at_least_px: int | None) -> Image.Image:
-    # Here, because `model.images` imports this module.
-    from model.images import decode_here, open_image
+    # Here, because `model.images.decoding` imports this module.
+    from model.images.decoding import decode_here, open_image
 
     return decode_here(open_image(data, Limits(max_image_px=max_px)), at_least_px)
 

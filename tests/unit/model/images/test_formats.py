@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from model.image_formats import AVIF, HEIC, JPEG_XL, READABLE, TIFF, describe, image_format
+from model.images.formats import AVIF, HEIC, JPEG_XL, READABLE, TIFF, describe, image_format
 
 
 def ftyp(major: bytes, *compatible: bytes) -> bytes:

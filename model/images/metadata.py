@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 
-from model.image_formats import AVIF, image_format
+from model.images.formats import AVIF, image_format
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # The chunks that make the pixels, and the orientation.

@@ -14,9 +14,9 @@ from typing import Concatenate, ParamSpec, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from indexer.ledger.engines import THREADS, Damaged, Deadlock, display_name, make_engine, translate
-from indexer.ledger.migrations import migrate
-from indexer.ledger.schema import counters
+from indexer.ledger.sql.engines import THREADS, Damaged, Deadlock, display_name, make_engine, translate
+from indexer.ledger.sql.migrations import migrate
+from indexer.ledger.sql.schema import counters
 from indexer.observability.watch import NOBODY, Watch
 from model.errors import DependencyUnavailable
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import sqlalchemy as sa
 
-from indexer.ledger.schema import counters
+from indexer.ledger.sql.schema import counters
 
 
 def next_number(counter: Literal["seq", "generation"], connection: sa.Connection) -> int:

@@ -10,10 +10,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from ledger_steps import accept, collection, settle_all
 
-from indexer.ledger import migrations
-from indexer.ledger.engines import make_engine
 from indexer.ledger.ledger import Ledger
-from indexer.ledger.schema import metadata
+from indexer.ledger.sql import migrations
+from indexer.ledger.sql.engines import make_engine
+from indexer.ledger.sql.schema import metadata
 from model.errors import Conflict
 
 NEXT = """

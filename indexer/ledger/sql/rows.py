@@ -13,7 +13,7 @@ from indexer.domain.collections import Collection
 from indexer.domain.documents import Document, ImageRef
 from indexer.domain.jobs import Batch, Job, JobKind, JobState, Outcome, Status
 from indexer.filters import FieldType
-from indexer.ledger.schema import jobs
+from indexer.ledger.sql.schema import jobs
 from model.errors import NotFound
 
 # A document with its position in the job.

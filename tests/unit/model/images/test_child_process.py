@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from model import image_child
 from model.errors import InvalidInput, TooLarge
-from model.images import decode_image
+from model.images import child_process as image_child
+from model.images.decoding import decode_image
 from model.types import Limits
 
 
@@ -44,7 +44,7 @@ def test_the_same_pixels_as_without_a_child(kind: str, children: list[Any], monk
     data = picture(kind)
     by_child = decode_image(data, Limits())
     assert len(children) == 1
-    monkeypatch.setattr("model.images.is_suspicious", lambda image: False)
+    monkeypatch.setattr("model.images.decoding.is_suspicious", lambda image: False)
     assert by_child.tobytes() == decode_image(data, Limits()).tobytes()
 
 
@@ -75,9 +75,7 @@ def test_a_child_over_its_time_is_killed_and_the_next_file_is_read(
 
 def with_decoder(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     """Have children run `body` in place of the decoder."""
-    code = (
-        f"from model import image_child as child\ndef decoded(*_):\n    {body}\nchild._decoded = decoded\nchild._main()"
-    )
+    code = f"from model.images import child_process as child\ndef decoded(*_):\n    {body}\nchild._decoded = decoded\nchild._main()"
     monkeypatch.setattr(image_child, "_COMMAND", (sys.executable, "-c", code))
 
 

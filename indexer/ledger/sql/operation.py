@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from indexer.ledger.database import Database
+from indexer.ledger.sql.database import Database
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -8,7 +8,7 @@ import binascii
 import re
 
 from model.errors import InvalidInput, TooLarge
-from model.image_formats import READABLE_NAMES, describe, image_format
+from model.images.formats import READABLE_NAMES, describe, image_format
 from model.types import Limits
 
 # The part of a data URI before its data. A quoted value of a parameter may hold a comma.

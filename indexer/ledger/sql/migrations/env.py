@@ -1,9 +1,9 @@
-"""What Alembic runs to migrate over the connection that `indexer.ledger.migrations` gives it."""
+"""What Alembic runs to migrate over the connection that `indexer.ledger.sql.migrations` gives it."""
 
 from alembic import context
 
-from indexer.ledger.migrations import VERSION_TABLE
-from indexer.ledger.schema import metadata
+from indexer.ledger.sql.migrations import VERSION_TABLE
+from indexer.ledger.sql.schema import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
@@ -11,7 +11,7 @@ context.configure(
     version_table=VERSION_TABLE,
     # SQLite cannot change a column: Alembic copies the table instead.
     render_as_batch=True,
-    # Ours is: see `_begin` of indexer.ledger.database.
+    # Ours is: see `_begin` of indexer.ledger.sql.database.
     transactional_ddl=True,
 )
 with context.begin_transaction():

@@ -10,7 +10,7 @@ from PIL import Image
 
 from indexer.imports.validation import _image
 from model.errors import InvalidInput
-from model.image_sources import check_image, is_data_uri, is_web_address, read_base64, read_data_uri
+from model.images.sources import check_image, is_data_uri, is_web_address, read_base64, read_data_uri
 from model.types import Limits
 from service.inputs.images import source
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from model.errors import InvalidInput, TooLarge
-from model.images import FORMATS, decode_image
+from model.images.decoding import FORMATS, decode_image
 from model.types import Limits
 
 # Pillow warns of a broken EXIF block before it raises; what counts here is the error.
@@ -123,7 +123,9 @@ def test_a_truncated_file_is_refused(kind: str) -> None:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_any_wrong_byte_gives_an_image_or_our_error(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every byte of the headers, and some of what follows: each decoder has exceptions of its own."""
-    monkeypatch.setattr("model.images.is_suspicious", lambda image: False)  # a child for each would take minutes
+    monkeypatch.setattr(
+        "model.images.decoding.is_suspicious", lambda image: False
+    )  # a child for each would take minutes
     data = saved(NOISE.resize((16, 16)), kind)
     refused = 0
     for position in [*range(min(len(data), 400)), *range(400, len(data), 37)]:
@@ -145,7 +147,7 @@ DEEP = {
 @pytest.mark.parametrize("mode", DEEP)
 def test_deep_pixels_cost_a_few_bytes_each(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest value, which says the range, is in the last row."""
-    monkeypatch.setattr("model.images.is_suspicious", lambda image: False)  # where the memory is measured
+    monkeypatch.setattr("model.images.decoding.is_suspicious", lambda image: False)  # where the memory is measured
     kind, largest, scale = DEEP[mode]
     values = np.zeros((1500, 2000), kind)
     values[:, 1] = 1

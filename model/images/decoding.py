@@ -12,10 +12,10 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from model.errors import InvalidInput, TooLarge
-from model.image_child import decode_in_child, is_suspicious
-from model.image_formats import READABLE, READABLE_NAMES, describe
-from model.image_metadata import only_pixels, orientation
-from model.jpeg_scans import count_scans
+from model.images.child_process import decode_in_child, is_suspicious
+from model.images.formats import READABLE, READABLE_NAMES, describe
+from model.images.jpeg_scans import count_scans
+from model.images.metadata import only_pixels, orientation
 from model.types import Limits
 
 FORMATS = tuple(image_format.pillow for image_format in READABLE if image_format.pillow)

@@ -1,8 +1,8 @@
 """The versions of the ledger's schema, and the way from an older one to the newest. Alembic runs the steps in
 `versions/`.
 
-To change the schema: change `indexer.ledger.schema`, write the step with `python -m indexer.ledger.migrations MESSAGE`,
-and read what it wrote. A step that was released is never changed.
+To change the schema: change `indexer.ledger.sql.schema`, write the step with
+`python -m indexer.ledger.sql.migrations MESSAGE`, and read what it wrote. A step that was released is never changed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from indexer.ledger.schema import metadata
+from indexer.ledger.sql.schema import metadata
 from model.errors import Conflict
 
 FOLDER = Path(__file__).parent
@@ -60,7 +60,7 @@ def migrate(engine: sa.Engine, name: str, folder: Path = FOLDER) -> int:
 
 
 def write_revision(message: str, folder: Path = FOLDER) -> Path:
-    """Write the step from the newest version to the tables of `indexer.ledger.schema`, and return its file."""
+    """Write the step from the newest version to the tables of `indexer.ledger.sql.schema`, and return its file."""
     engine = sa.create_engine("sqlite://")
     with engine.begin() as connection:
         config = _config(folder, connection)

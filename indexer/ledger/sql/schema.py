@@ -1,4 +1,4 @@
-"""The tables of the ledger. A change of them needs a new step in `indexer.ledger.migrations`."""
+"""The tables of the ledger. A change of them needs a new step in `indexer.ledger.sql.migrations`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ metadata = sa.MetaData()
 
 
 def _lease_columns() -> list[sa.Column[Any]]:
-    """Return the columns of what workers lease; `indexer.ledger.leases` reads and writes them."""
+    """Return the columns of what workers lease; `indexer.ledger.sql.leases` reads and writes them."""
     return [
         # A random word for each claim; null: nobody holds the row.
         sa.Column("lease", sa.String),

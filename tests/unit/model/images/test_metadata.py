@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from model.errors import InvalidInput
-from model.images import decode_image
+from model.images.decoding import decode_image
 from model.types import Limits
 
 BLUE = (20, 60, 220)

@@ -1,8 +1,0 @@
-"""Write the next version of the ledger's schema: `python -m indexer.ledger.migrations MESSAGE`."""
-
-import sys
-
-from indexer.ledger.migrations import write_revision
-
-if __name__ == "__main__":
-    sys.stdout.write(f"{write_revision(sys.argv[1])}\n")
