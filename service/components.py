@@ -75,6 +75,7 @@ class Parts:
             alive={
                 "encoder": lambda: self.encoder.alive and (self.next_encoder is None or self.next_encoder.alive),
                 "fetcher": lambda: self.fetcher.alive,
+                "store": lambda: self.store.alive,
                 **working,
             },
             checks={

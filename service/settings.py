@@ -200,6 +200,7 @@ class Settings(BaseSettings):
     qdrant_prefer_grpc: bool = Field(True, description="speak gRPC with Qdrant, which is faster; else HTTP alone")
     qdrant_grpc_port: int = Field(6334, ge=1, le=65535, description="Qdrant's port for gRPC")
     qdrant_timeout_s: Positive = Field(10, description="one call of Qdrant; whole seconds")
+    qdrant_connections: Positive = Field(100, description="calls of Qdrant at a time; others wait for a place")
     qdrant_prefix: str = Field(
         "",
         pattern=r"^[a-z0-9_-]{0,63}$",
@@ -505,6 +506,7 @@ class Settings(BaseSettings):
             prefer_grpc=self.qdrant_prefer_grpc,
             grpc_port=self.qdrant_grpc_port,
             timeout_s=self.qdrant_timeout_s,
+            connections=self.qdrant_connections,
             collection_prefix=self.qdrant_prefix,
             collection=CollectionSettings(
                 shards=self.qdrant_shards,

@@ -134,4 +134,9 @@ class Store(Protocol):
         """Raises `DependencyUnavailable` when the engine does not answer."""
         ...
 
+    @property
+    def alive(self) -> bool:
+        """False when calls no longer end, which only a restart helps."""
+        ...
+
     async def close(self) -> None: ...

@@ -13,7 +13,7 @@ class LiveOut(BaseModel):
     alive: bool = Field(description="whether every part is alive", examples=[True])
     parts: dict[str, bool] = Field(
         description="the parts of this process, and whether each is alive",
-        examples=[{"encoder": True, "fetcher": True, "worker": True}],
+        examples=[{"encoder": True, "fetcher": True, "store": True, "worker": True}],
     )
 
 

@@ -59,6 +59,10 @@ class FakeStore:
     async def ping(self) -> None:
         self.check()
 
+    @property
+    def alive(self) -> bool:
+        return True
+
     async def close(self) -> None: ...
 
     def check(self) -> None:

@@ -49,7 +49,7 @@ class ServerStoreSettings:
     grpc_port: int = 6334
     timeout_s: int = 10  # of a call; whole seconds, as the client has them
     upsert_points: int = 128  # of one call
-    rest_connections: int = 100  # without gRPC: calls at a time, others wait for a place within `timeout_s`
+    connections: int = 100  # calls at a time; others wait for a place within `timeout_s`
     collection_prefix: str = ""  # for several deployments on one server
     collection: CollectionSettings = field(default_factory=CollectionSettings)
 

@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import orjson
@@ -34,6 +34,7 @@ from indexer.store.measure import measured
 from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
 from indexer.store.server.errors import translating_errors
 from indexer.store.server.filters import INDEX_KINDS, KINDS, to_server
+from indexer.store.server.places import BoundedClient
 from indexer.store.server.ranking import asked, layout_of, sparse, vector_params
 from indexer.store.server.settings import CollectionSettings, ServerStoreSettings
 from indexer.store.ties import in_order, is_complete, query_limits
@@ -46,6 +47,9 @@ log = logging.getLogger(__name__)
 # Names and metadata of our collections on a server begin with it.
 MARK = "ret2"
 MAX_DIMENSIONS = 65_535
+# A connection that a firewall or a node took along silently is given up within 15 s; without these only TCP itself does
+# so, after a quarter of an hour in which every call times out.
+_GRPC_OPTIONS = {"grpc.keepalive_time_ms": 10_000, "grpc.keepalive_timeout_ms": 5_000}
 FETCH_POINTS = 256  # of one read of whole points
 DESCRIPTION_MAX_AGE_S = (
     60.0  # how long what a collection is counts as known; another process may drop it and make another
@@ -80,7 +84,8 @@ class ServerStore:
     ) -> None:
         self.settings = settings
         self.watch = watch
-        self.client = client or connect(settings)
+        self._bounded = BoundedClient(client or connect(settings), settings.connections, settings.timeout_s)
+        self.client = cast(AsyncQdrantClient, self._bounded)
         self._descriptions: dict[str, _Description] = {}
 
     @measured
@@ -135,6 +140,10 @@ class ServerStore:
     async def ping(self) -> None:
         with translating_errors("ping"):
             await self.client.get_collections()
+
+    @property
+    def alive(self) -> bool:
+        return self._bounded.alive
 
     async def close(self) -> None:
         with translating_errors("close"):
@@ -401,11 +410,12 @@ def connect(settings: ServerStoreSettings) -> AsyncQdrantClient:
         warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
         return AsyncQdrantClient(
             # REST calls only: callers must not queue inside httpx, which loses connections when they are cancelled.
-            transport=BoundedTransport(settings.rest_connections),
+            transport=BoundedTransport(settings.connections),
             location=settings.url,
             api_key=settings.api_key,
             prefer_grpc=settings.prefer_grpc,
             grpc_port=settings.grpc_port,
+            grpc_options=dict(_GRPC_OPTIONS),
             timeout=settings.timeout_s,
             check_compatibility=False,  # it would ask over REST, from a thread, while this is made
         )

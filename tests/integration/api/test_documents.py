@@ -445,7 +445,7 @@ async def test_an_odd_image_is_a_download(served: Any, make_image: Make) -> None
 async def test_probes(served: Any) -> None:
     assert (await served.client.get("/livez")).json() == {
         "alive": True,
-        "parts": {"encoder": True, "fetcher": True, "worker": True},
+        "parts": {"encoder": True, "fetcher": True, "store": True, "worker": True},
     }
     ready = await served.client.get("/readyz")
     assert ready.status_code == 200
@@ -475,7 +475,7 @@ async def test_a_dead_model_thread_turns_livez(served: Any, runtime: Any) -> Non
     assert response.headers["retry-after"] == "1"
     live = await served.client.get("/livez")
     assert live.status_code == 503
-    assert live.json()["parts"] == {"encoder": False, "fetcher": True, "worker": True}
+    assert live.json()["parts"] == {"encoder": False, "fetcher": True, "store": True, "worker": True}
     assert (await served.client.get("/readyz")).status_code == 503
 
 

@@ -79,7 +79,7 @@ async def test_an_indexer_has_the_probes_and_nothing_else(start: Start) -> None:
     assert parts.settings.indexer.concurrency == 3
     assert (await indexer.get("/livez")).json() == {
         "alive": True,
-        "parts": {"encoder": True, "fetcher": True, "worker": True},
+        "parts": {"encoder": True, "fetcher": True, "store": True, "worker": True},
     }
     assert set((await indexer.get("/readyz")).json()["checks"]) == {"encoder", "store", "ledger", "worker", "draining"}
     for method, path in (("POST", "/search"), ("GET", "/collections"), ("GET", "/jobs"), ("POST", "/encode")):
@@ -90,7 +90,7 @@ async def test_an_indexer_has_the_probes_and_nothing_else(start: Start) -> None:
 
 async def test_an_api_says_what_it_has(start: Start) -> None:
     _, api = await start("api")
-    assert (await api.get("/livez")).json() == {"alive": True, "parts": {"encoder": True, "fetcher": True}}
+    assert (await api.get("/livez")).json() == {"alive": True, "parts": {"encoder": True, "fetcher": True, "store": True}}
     assert set((await api.get("/readyz")).json()["checks"]) == {"encoder", "store", "ledger", "draining"}
 
 

@@ -87,13 +87,31 @@ async def test_stalled_image_hosts(leave: bool) -> None:
 async def test_a_stalled_qdrant_over_rest() -> None:
     answer = b'{"result": {"collections": []}, "status": "ok", "time": 0.0}'
     async with stalled_server(answer) as server:
-        store = ServerStore(ServerStoreSettings(server.url, prefer_grpc=False, timeout_s=20, rest_connections=16))
+        store = ServerStore(ServerStoreSettings(server.url, prefer_grpc=False, timeout_s=20, connections=16))
         calls = [asyncio.ensure_future(store.ping()) for _ in range(64)]
         await leave_together(calls, 0.3)  # type: ignore[arg-type]
         server.answers.set()
         began = time.monotonic()
         await asyncio.gather(*(store.ping() for _ in range(20)))
         assert time.monotonic() - began < WELL_AGAIN_S
+        await store.close()
+
+
+async def test_a_full_pool_of_qdrant_is_seen_by_the_probes() -> None:
+    async with stalled_server(b"{}") as server:
+        store = ServerStore(ServerStoreSettings(server.url, prefer_grpc=False, timeout_s=1, connections=2))
+        calls = [asyncio.ensure_future(store.ping()) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        assert store.alive
+        store._bounded._timeout_s = 0.1
+        with pytest.raises(DependencyUnavailable, match=r"all 2 calls to it are in use"):
+            await store.ping()
+        await asyncio.sleep(0.4)
+        assert not store.alive
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert store.alive
         await store.close()
 
 

@@ -98,7 +98,7 @@ async def store(qdrant: Qdrant) -> AsyncIterator[ServerStore]:
     add_PointsServicer_to_server(qdrant, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    opened = ServerStore(ServerStoreSettings("http://127.0.0.1:1", api_key="secret", grpc_port=port, timeout_s=1))
+    opened = ServerStore(ServerStoreSettings("http://127.0.0.1:1", api_key="secret", grpc_port=port, timeout_s=2))
     yield opened
     await opened.close()
     await server.stop(None)
@@ -162,6 +162,42 @@ async def test_the_wait_asked_for_is_passed_on(qdrant: Qdrant, store: ServerStor
     with pytest.raises(Overloaded) as raised:
         await store.points("c").count()
     assert raised.value.retry_after_s == 9
+
+
+async def test_a_stall_is_over_when_the_stall_is_over(qdrant: Qdrant, store: ServerStore) -> None:
+    """200 callers, who leave at once or wait for their time-out, leave the places to those who come after them."""
+    points = store.points("c")
+    await points.count()
+    for leave in (True, False):
+        qdrant.hangs = True
+        calls = [asyncio.ensure_future(points.count()) for _ in range(200)]
+        await asyncio.sleep(0.2)
+        for call in calls:
+            if leave:
+                call.cancel()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(result) for result in results} == {asyncio.CancelledError if leave else DependencyUnavailable}
+        qdrant.hangs = False
+        async with asyncio.timeout(5):
+            assert await asyncio.gather(*(points.count() for _ in range(20))) == [7] * 20
+        assert store.alive
+
+
+async def test_no_more_calls_than_places_reach_the_server(qdrant: Qdrant, store: ServerStore) -> None:
+    points = store.points("c")
+    await points.count()
+    qdrant.hangs, qdrant.asked = True, []
+    calls = [asyncio.ensure_future(points.count()) for _ in range(200)]
+    try:
+        async with asyncio.timeout(10):
+            while len(qdrant.asked) < 100:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert len(qdrant.asked) == store.settings.connections == 100
+    finally:
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
 
 
 async def test_a_server_that_hangs_is_given_up_after_the_time_out(qdrant: Qdrant, store: ServerStore) -> None:

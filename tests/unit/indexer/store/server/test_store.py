@@ -417,6 +417,7 @@ async def test_the_connection_is_what_the_settings_say() -> None:
     remote = client._client
     assert (remote._https, remote._prefer_grpc, remote._grpc_port, remote._timeout) == (True, True, 6334, 7)
     assert ("api-key", "secret") in remote._grpc_headers
+    assert remote._grpc_options["grpc.keepalive_time_ms"] == 10_000
     assert remote._rest_headers["api-key"] == "secret"
     await client.close()
 
