@@ -90,7 +90,10 @@ async def test_an_indexer_has_the_probes_and_nothing_else(start: Start) -> None:
 
 async def test_an_api_says_what_it_has(start: Start) -> None:
     _, api = await start("api")
-    assert (await api.get("/livez")).json() == {"alive": True, "parts": {"encoder": True, "fetcher": True, "store": True}}
+    assert (await api.get("/livez")).json() == {
+        "alive": True,
+        "parts": {"encoder": True, "fetcher": True, "store": True},
+    }
     assert set((await api.get("/readyz")).json()["checks"]) == {"encoder", "store", "ledger", "draining"}
 
 
