@@ -1,4 +1,4 @@
-"""Every error this project raises on purpose, in one tree. The HTTP layer turns each into problem+json by its class.
+"""Every error that this project raises on purpose, in one tree. The HTTP layer renders each as problem+json by its class.
 
 RetrievalError                 status, code, retryable; the docstring's first line is the default message
 ├─ InvalidInput          400   the caller must change it (422 stays FastAPI's for schema errors)
@@ -15,7 +15,7 @@ RetrievalError                 status, code, retryable; the docstring's first li
 │  └─ RateLimited        429   this caller's own limit
 ├─ EncodeFailed          500   the forward raised; this input only
 └─ DependencyUnavailable 503   Qdrant, encoder, database or object store unreachable
-   └─ TimedOut           504   it is at work on this call, but not done in time
+   └─ TimedOut           504   the dependency is working on this call, but was not done in time
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class InvalidJson(InvalidInput):
 
 
 class UnsupportedMediaType(InvalidInput):
-    """The body is of a content type that is not taken here."""
+    """The body has a content type that is not supported here."""
 
     status = 415
     code = "unsupported_media_type"
@@ -99,14 +99,14 @@ class Forbidden(RetrievalError):
 
 
 class NotFound(RetrievalError):
-    """There is nothing of that name."""
+    """Nothing has this name."""
 
     status = 404
     code = "not_found"
 
 
 class Conflict(RetrievalError):
-    """The request does not fit the present state."""
+    """The request conflicts with the present state."""
 
     status = 409
     code = "conflict"
@@ -146,7 +146,7 @@ class EncodeFailed(RetrievalError):
 
 
 class DependencyUnavailable(RetrievalError):
-    """A service this one needs does not answer."""
+    """A service that this one needs does not answer."""
 
     status = 503
     code = "dependency_unavailable"
@@ -154,7 +154,7 @@ class DependencyUnavailable(RetrievalError):
 
 
 class TimedOut(DependencyUnavailable):
-    """The answer took longer than there was time. Asked again at once, whoever is busy with it would be busier."""
+    """The answer took too long. Do not retry at once: the dependency may still be busy with this call."""
 
     status = 504
     code = "timed_out"

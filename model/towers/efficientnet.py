@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0: convolutions, ReLU6, no squeeze-and-excitation. Parameter names as in the published PyTorch
-weights.
+"""EfficientNet-Lite0: convolutions with ReLU6 and no squeeze-and-excitation. Parameters are named as in the published
+PyTorch weights.
 
-Source: Tan & Le 2019 (arXiv 1905.11946) and the Lite variants' published settings; equality is tested against
-`efficientnet-lite-pytorch`.
+Source: Tan & Le 2019 (arXiv 1905.11946) and the published settings of the Lite variants. A test compares the outputs
+with those of `efficientnet-lite-pytorch`.
 """
 
 from __future__ import annotations
@@ -31,22 +31,23 @@ BLOCK_CHANNELS = tuple(channels for _, channels, repeats, _, _ in STAGES for _ i
 
 
 class SameConv(nn.Conv2d):
-    """A convolution whose output has ceil(input / stride) rows; an odd row of padding is at the end, as TensorFlow puts
-    it."""
+    """A convolution with TensorFlow's "same" padding: its output has ceil(input / stride) rows, and an odd row of padding
+    stands at the end."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = (
             max((-(-side // stride) - 1) * stride + kernel - side, 0)
             for side, kernel, stride in zip(x.shape[-2:], self.kernel_size, self.stride, strict=True)
         )
-        if rows % 2 or columns % 2:  # only then does it cost a copy of the input
+        # Only uneven padding costs a copy of the input.
+        if rows % 2 or columns % 2:
             x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
             rows = columns = 0
         return F.conv2d(x, self.weight, self.bias, self.stride, (rows // 2, columns // 2), self.dilation, self.groups)
 
 
 class Block(nn.Module):
-    """Inverted residual: expand, depthwise, project; a shortcut where shapes allow."""
+    """An inverted residual block: expand, depthwise, project, with a shortcut where the shapes allow it."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int, kernel: int) -> None:
         super().__init__()
@@ -73,7 +74,7 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Stem and the first `depth` of 16 blocks; no head, no classifier."""
+    """The stem and the first `depth` of 16 blocks, without head and classifier."""
 
     def __init__(self, depth: int = len(BLOCK_CHANNELS)) -> None:
         super().__init__()
@@ -88,8 +89,8 @@ class EfficientNetLite0(nn.Module):
 
     @torch.no_grad()
     def fold_norms(self) -> None:
-        """Folds every batch norm into the convolution before it: the same function for inference, in about a third
-        fewer passes."""
+        """Fold every batch norm into the convolution before it. The function stays the same for inference and needs
+        about a third fewer passes over memory."""
         self._bn0 = _fold(self._conv_stem, self._bn0)
         for block in self._blocks:
             cast(Block, block).fold_norms()
@@ -106,8 +107,8 @@ class EfficientNetLite0(nn.Module):
 
 
 class EfficientNetLite0Classifier(EfficientNetLite0):
-    """All blocks with the head and the classifier of the published weights: ImageNet's 1,000 classes, in the order of
-    their synset ids."""
+    """The whole network: all blocks, the head, and the classifier of ImageNet's 1,000 classes in the order of their
+    synset ids."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,10 +142,10 @@ def _fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Module:
 
 
 def grid_positions(side: int, frequencies: int = 2) -> Tensor:
-    """(side · side, 4 · frequencies): sines and cosines of row and column, so that a token knows where in the picture
-    it is.
+    """Return sines and cosines of row and column, (side · side, 4 · frequencies): the place of each token in the picture.
 
-    Convolution features, unlike a transformer's, do not say; Indonesia and Poland differ by nothing else.
+    Features of convolutions, unlike those of a transformer, do not contain it, and the flags of Indonesia and Poland
+    differ in nothing else.
     """
     centre = (torch.arange(side) + 0.5) / side * torch.pi
     waves = torch.cat([f(centre[:, None] * 2.0 ** torch.arange(frequencies)) for f in (torch.sin, torch.cos)], dim=1)

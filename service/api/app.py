@@ -1,5 +1,4 @@
-"""The application that embeds, indexes and searches, over ready parts; and starting and stopping what runs behind its
-routes."""
+"""The FastAPI application of the service, and the start and stop of what runs behind its routes."""
 
 from __future__ import annotations
 
@@ -29,8 +28,10 @@ _ROUTERS = (
 
 
 def create_app(parts: Parts) -> FastAPI:
-    """Starts encoder and worker with its lifespan; takes ready objects, so that tests pass fakes. An indexer has the
-    probes only."""
+    """Build the application from ready parts. Its lifespan starts and stops the encoder and the worker.
+
+    An indexer process has the probes only.
+    """
     routers = () if parts.settings.role is ServerRole.INDEXER else _ROUTERS
     app = application(parts, parts.api_keys, routers, _lifespan)
     settings = parts.settings
@@ -43,8 +44,8 @@ def create_app(parts: Parts) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Up in the order of need, down in the reverse: the worker gives its work back before the encoder and the store
-    go."""
+    """Start each part after the parts that it needs, and stop them in the reverse order: the worker gives its work back
+    before the encoder and the store close."""
     parts: Parts = app.state.parts
     async with AsyncExitStack() as stack:
         stack.callback(parts.ledger.close)
@@ -52,9 +53,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.push_async_callback(parts.store.close)
         stack.push_async_callback(parts.fetcher.aclose)
         parts.encoder.start()
-        stack.push_async_callback(
-            parts.encoder.stop, parts.settings.grace_s / 4
-        )  # requests and worker are done by then
+        # Requests and worker are done by the time that the encoder stops.
+        stack.push_async_callback(parts.encoder.stop, parts.settings.grace_s / 4)
         if parts.next_encoder is not None:
             parts.next_encoder.start()
             stack.push_async_callback(parts.next_encoder.stop, parts.settings.grace_s / 4)

@@ -41,8 +41,8 @@ async def search(body: SearchIn, request: Request, searcher: SearcherOf, parts: 
 
 @router.post("/search/batch", response_model=SearchBatchOut)
 async def search_batch(body: SearchBatchIn, request: Request, searcher: SearcherOf, parts: PartsOf) -> Response:
-    """Run several searches and answer with one result or error for each, in order. 429 only when there was room for
-    none of them."""
+    """Run several searches and answer with one result or error for each, in order. The answer is 429 only if all of
+    them were refused for lack of capacity."""
     limit = parts.settings.max_searches_per_call
     if len(body.searches) > limit:
         raise TooLarge(
@@ -63,20 +63,20 @@ async def search_batch(body: SearchBatchIn, request: Request, searcher: Searcher
 
 
 class _AnswerBudget:
-    """The bytes that one call may still answer. Each answer is written as JSON at once and its hits are let go."""
+    """The bytes that remain for the answers of one call. Each answer is serialised at once, which frees its hits."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._remaining_bytes = limit_bytes
 
     def take(self, answer: dict[str, Any]) -> orjson.Fragment:
-        """Raises `TooLarge`."""
+        """Return the answer as JSON, and subtract its size. Raises `TooLarge` if too few bytes remain."""
         written = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
         if len(written) > self._remaining_bytes:
             raise TooLarge(
-                f"the answer has {len(written)} bytes, {self._remaining_bytes} remain of the limit of "
-                f"{self._limit_bytes} "
-                "for one call: ask for fewer hits, name metadata_fields, or leave out with_vector",
+                f"the answer has {len(written)} bytes, but only {self._remaining_bytes} of the limit of "
+                f"{self._limit_bytes} for one call remain: ask for fewer hits, name metadata_fields, or leave out "
+                "with_vector",
                 field="limit",
                 value=len(written),
                 limit=self._limit_bytes,
