@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from indexer.domain.collections import Collection, Counts
+from indexer.domain.names import COLLECTION_NAME, IN_WORDS
 from indexer.encoding.encoder import Encoder
 from indexer.encoding.registry import Encoders
 from indexer.filters import FieldType, check_field
@@ -22,7 +23,7 @@ from model.errors import Conflict, InvalidInput, NotFound
 from model.types import ModelInfo
 
 MAX_DECLARED = 64  # fields of one collection; each index takes memory, and time with every write
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_NAME = re.compile(COLLECTION_NAME)
 
 
 class Catalog:
@@ -226,7 +227,7 @@ class Catalog:
 def _check_name(name: str, subject: str) -> None:
     if not _NAME.fullmatch(name):
         raise InvalidInput(
-            f"{subject} name {name!r:.100} does not fit: lower-case letters, digits, '-' and '_', at most 63",
+            f"{subject} name {name!r:.100} {IN_WORDS[COLLECTION_NAME]}",
             field="name",
             value=name[:100],
             limit=63,

@@ -15,13 +15,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from indexer.blobs.image_store import BlobSettings
 from indexer.blobs.thumbnails import Keep
+from indexer.domain.incoming import DocumentBounds
 from indexer.encoding.encoder import Lane
 from indexer.encoding.http_encoder import EncoderClientSettings
 from indexer.fetcher import FetchSettings
 from indexer.imports.downloads import CopySettings
 from indexer.imports.locations import is_web
 from indexer.imports.planner import ImportSettings
-from indexer.imports.validation import DocumentBounds
 from indexer.settings import IndexerSettings
 from indexer.store.server.settings import CollectionSettings, Quantization, ServerStoreSettings
 from model.types import Limits
@@ -308,7 +308,8 @@ class Settings(BaseSettings):
     )
     max_json_bytes: Positive = Field(8 * MIB, description="one request body of a call that takes no image")
     max_json_values: Positive = Field(
-        100_000, description="commas and opening brackets of one JSON body, which is how much there is to build from it"
+        100_000,
+        description="commas and opening brackets of one JSON body outside its texts, which is how much there is to build from it",
     )
     max_documents_values: Positive = Field(
         1_000_000, description="the same of a JSON list of documents, or of one line of an NDJSON stream"
@@ -463,13 +464,17 @@ class Settings(BaseSettings):
         return BlobSettings(url, self.blobs_timeout_s, self.sweep_grace_s)
 
     @property
+    def document_bounds(self) -> DocumentBounds:
+        return DocumentBounds(self.limits, self.max_metadata_bytes, self.max_metadata_depth)
+
+    @property
     def imports(self) -> ImportSettings:
         roots = tuple(root.strip() for root in self.import_roots.split(",") if root.strip())
         web = any(is_web(root) for root in roots)
         return ImportSettings(
             roots,
             copies=self._copies if web else None,
-            bounds=DocumentBounds(self.limits, self.max_metadata_bytes, self.max_metadata_depth),
+            bounds=self.document_bounds,
             max_files=self.import_max_files,
             max_rows=self.import_max_rows,
             timeout_s=self.import_timeout_s,

@@ -41,7 +41,7 @@ from typing_extensions import TypeAliasType
 
 from indexer.filters import nodes
 from indexer.filters.nodes import LAST_LATITUDE, LAST_LONGITUDE, Scalar
-from indexer.filters.values import read_moment
+from indexer.filters.values import EXACT_INTEGERS, WHOLE_NUMBERS, read_moment
 from indexer.filters.words import words
 from model.errors import InvalidInput
 
@@ -52,8 +52,6 @@ MAX_CONDITIONS = 100
 MAX_VALUES = 1_000
 MAX_FIELD_CHARS = 128
 MAX_TEXT_CHARS = 4_096
-# Whole numbers that are stored and compared exactly: signed or unsigned, in 64 bits.
-EXACT_INTEGERS = range(-(2**63), 2**64)
 
 _BOUNDS = ("gt", "gte", "lt", "lte")
 _FORMS = (
@@ -103,11 +101,17 @@ def _scalar(value: object) -> Scalar:
             return value
         case str():
             return _check_text(value)
-        case int() if value in EXACT_INTEGERS:
-            return value
+        case int():
+            return _check_whole(value)
         case float() if math.isfinite(value):
             return value
-    raise _refused("must be a string, a boolean, a finite number or a whole number of 64 bits")
+    raise _refused("must be a string, a boolean or a finite number")
+
+
+def _check_whole(number: int) -> int:
+    if number not in EXACT_INTEGERS:
+        raise _refused(WHOLE_NUMBERS)
+    return number
 
 
 def _moment(value: object) -> datetime:
@@ -123,10 +127,7 @@ def _moment(value: object) -> datetime:
 def _bound(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _refused("must be a number")
-    try:
-        bound = float(value)
-    except OverflowError as error:
-        raise _refused("is too large a number") from error
+    bound = float(_check_whole(value) if isinstance(value, int) else value)
     if not math.isfinite(bound):
         raise _refused("must be a finite number")
     return bound
@@ -149,7 +150,11 @@ FieldPath = Annotated[
 _TEXT_LENGTH = Field(json_schema_extra={"maxLength": MAX_TEXT_CHARS})
 Text = Annotated[str, AfterValidator(_check_text), _TEXT_LENGTH]
 WordsText = Annotated[Text, AfterValidator(_check_words)]
-WholeNumber = Annotated[int, Field(ge=EXACT_INTEGERS.start, le=EXACT_INTEGERS.stop - 1)]
+WholeNumber = Annotated[
+    int,
+    AfterValidator(_check_whole),
+    Field(json_schema_extra={"minimum": EXACT_INTEGERS.start, "maximum": EXACT_INTEGERS.stop - 1}),
+]
 Value = Annotated[
     Scalar,
     PlainValidator(_scalar),

@@ -8,6 +8,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, TypeGuard
 
+# Whole numbers that are stored and compared exactly: signed or unsigned, in 64 bits.
+EXACT_INTEGERS = range(-(2**63), 2**64)
+WHOLE_NUMBERS = (
+    f"a whole number must be within 64 bits, {EXACT_INTEGERS.start} to {EXACT_INTEGERS.stop - 1}; "
+    "send a larger one as text"
+)
 EARTH_RADIUS_M = 6_371_008.8  # IUGG's mean radius, which the engines' haversine uses
 
 _MOMENT = re.compile(

@@ -3,8 +3,9 @@
 path ─► format by its name ─► `indexer.imports.reading` ─► {"id"?, "text"?, "image"?: {"url"} | {"base64"} | data URI,
 "metadata"?}
 
-It only reads: whether a document is acceptable is the service's to say. What cannot be read at all is reported in its
-place with where it stands, and the reading goes on. The service reads the same files with the same code.
+Documents are checked with the model that the service has of them, but for the bounds that are its settings. What cannot
+be read, or is no document, is reported in its place with where it stands, and the reading goes on. The service reads
+the same files with the same code.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from indexer.domain.incoming import check_document
 from indexer.imports.formats import parquet
 from indexer.imports.formats.opened_file import OpenedFile
 from indexer.imports.locations import local_image
-from indexer.imports.mapping import FORMATS, Columns, Format, wire
+from indexer.imports.mapping import FORMATS, Columns, Format, wire, with_picture
 from indexer.imports.reading import BY_NAME, ReadDocument, format_by_name, located, read_documents, suffixes_of
 from model.errors import InvalidInput, RetrievalError
 
@@ -59,7 +61,9 @@ def _wire(document: ReadDocument, folder: Path) -> dict[str, Any] | InvalidInput
     if isinstance(document.fields, InvalidInput):
         return document.fields
     try:
-        return wire(document.fields, lambda name: local_image(name, folder))
+        fields = with_picture(document.fields, lambda name: local_image(name, folder))
+        check_document(fields)
+        return wire(fields)
     except RetrievalError as error:
         return located(document.where, error)
     except Exception as error:  # noqa: BLE001 - one record harms itself alone, whatever it raises

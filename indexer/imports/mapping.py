@@ -25,8 +25,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import orjson
-
 from indexer.imports.formats import webdataset
 from indexer.imports.formats.base import FieldFilter, FixedBytes, Refused, every_field
 from indexer.imports.formats.csv_dialect import DELIMITERS, ENCODINGS
@@ -35,11 +33,11 @@ from model.errors import InvalidInput
 from model.evaluation.benchmark_files import Row
 from model.evaluation.mbeir import sentence
 from model.images.sources import is_data_uri, is_web_address
+from model.records import strict_json
 
 Format = Literal["jsonl", "csv", "parquet", "webdataset", "images", "m2kr", "mbeir"]
 FORMATS: tuple[Format, ...] = ("jsonl", "csv", "parquet", "webdataset", "images", "m2kr", "mbeir")
 _FIXED = ("m2kr", "mbeir")
-DOCUMENT = ("id", "text", "image", "metadata")
 _UUID_BYTES = 16
 _MAX_NAME_CHARS = 512
 _MAX_METADATA = 256
@@ -318,7 +316,7 @@ def _plain(value: Any, left_out: list[str]) -> dict[str, Any]:
         left_out.append(f"metadata: {value.reason}")
         return {}
     if isinstance(value, str | bytes):
-        value = orjson.loads(value)
+        value = strict_json.loads(value if isinstance(value, bytes) else value.encode())
     if not isinstance(value, dict):
         raise TypeError(f"it is a {type(value).__name__}")
     plain: dict[str, Any] = {}
@@ -359,13 +357,16 @@ def picture(image: Any, read_image: ReadImage) -> Any:
     return image
 
 
-def wire(document: dict[str, Any], read_image: ReadImage) -> dict[str, Any]:
-    """Return a document as it is posted: its image a URL, base64, a data URI, or what the service is to refuse."""
-    image = picture(document.get("image"), read_image)
-    if image is None:
-        return {key: value for key, value in document.items() if key != "image"}
+def with_picture(document: dict[str, Any], read_image: ReadImage) -> dict[str, Any]:
+    """Return a document whose image, where it is a file, is the bytes of that. Raises `InvalidInput`."""
+    return {**document, "image": picture(document["image"], read_image)} if "image" in document else document
+
+
+def wire(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document as it is posted: its image a URL, base64 or a data URI."""
+    image = document.get("image")
     if isinstance(image, bytes):
         image = {"base64": base64.b64encode(image).decode("ascii")}
     elif isinstance(image, str) and not is_data_uri(image):
         image = {"url": image}
-    return {**document, "image": image}
+    return {**document, "image": image} if image is not None else document

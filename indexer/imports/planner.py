@@ -21,11 +21,12 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from indexer.domain.documents import Incoming, Rejected
+from indexer.domain.incoming import DocumentBounds, incoming
 from indexer.imports.downloads import Copies, CopySettings
 from indexer.imports.formats.base import Cut, FieldFilter, Span
 from indexer.imports.formats.opened_file import OpenedFile
 from indexer.imports.locations import Places, is_web
-from indexer.imports.mapping import FORMATS, Columns, Format, used_fields
+from indexer.imports.mapping import FORMATS, Columns, Format, used_fields, with_picture
 from indexer.imports.reading import (
     FormatReader,
     ReadDocument,
@@ -36,7 +37,6 @@ from indexer.imports.reading import (
     spans_of,
     suffixes_of,
 )
-from indexer.imports.validation import DocumentBounds, incoming
 from model.errors import InvalidInput, RetrievalError
 
 _MAX_URI_CHARS = 4096
@@ -200,8 +200,8 @@ class Imports:
         error: RetrievalError
         try:
             if isinstance(document.fields, dict):
-                item = incoming(position, document.fields, read_image, self._settings.bounds)
-                return replace(item, left_out=document.left_out) if document.left_out else item
+                fields = with_picture(document.fields, read_image)
+                return replace(incoming(position, fields, self._settings.bounds), left_out=document.left_out)
             error = document.fields
         except RetrievalError as refused:
             if refused.retryable:

@@ -7,11 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
+from indexer.domain.names import COLLECTION_NAME
 from service.components import PartsOf
 from service.http.middleware.api_keys import CallerOf
 from service.http.responses import Json, StrictRoute
 from service.schemas.collections import AliasesOut, AliasIn, AliasOut
-from service.schemas.names import COLLECTION_NAME
 
 router = APIRouter(route_class=StrictRoute, tags=["collections"])
 

@@ -10,33 +10,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
 
 from indexer.domain.documents import Incoming, Rejected
+from indexer.domain.incoming import DocumentBounds, incoming, shown_id
 from model.errors import InvalidInput, RetrievalError, TooLarge
-from model.types import Limits
 from service.http.json_body import read_json
 from service.http.problems import not_json
-from service.inputs import images, inputs
-from service.schemas.documents import DocumentIn
-from service.schemas.validation import invalid
 from service.settings import Settings
 
 # Others have a turn of the event loop after so long at the latest.
 _TURN_S = 0.01
 
-_document = TypeAdapter(DocumentIn)
-
-_MAX_DEPTH, _MAX_FIELDS = 100, 100
-
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one posted document may be, and how many of them."""
+    """What one posted document may be, how many there may be, and how long a line is."""
 
-    limits: Limits
-    max_metadata_bytes: int
-    max_metadata_depth: int
+    document: DocumentBounds
     max_documents: int
     max_line_bytes: int
     max_values: int = 1_000_000
@@ -44,9 +34,7 @@ class Bounds:
     @classmethod
     def of(cls, settings: Settings) -> Bounds:
         return cls(
-            settings.limits,
-            settings.max_metadata_bytes,
-            settings.max_metadata_depth,
+            settings.document_bounds,
             settings.max_documents_per_call,
             settings.max_body_bytes,
             settings.max_documents_values,
@@ -81,7 +69,7 @@ async def each(values: list[Any], bounds: Bounds) -> AsyncIterator[Incoming | Re
     turns = _Turns()
     for position, value in enumerate(values):
         await turns.give()
-        yield incoming(position, value, bounds)
+        yield document_or_rejection(position, value, bounds.document)
 
 
 async def each_line(stream: AsyncIterator[bytes], bounds: Bounds) -> AsyncIterator[Incoming | Rejected]:
@@ -95,35 +83,14 @@ async def each_line(stream: AsyncIterator[bytes], bounds: Bounds) -> AsyncIterat
         await turns.give()
 
 
-def incoming(position: int, value: Any, bounds: Bounds) -> Incoming | Rejected:
-    """One document checked as far as that goes without decoding its image."""
-    given_id = value.get("id") if isinstance(value, dict) else None
-    shown_id = given_id[:512] if isinstance(given_id, str) else None
+def document_or_rejection(position: int, value: Any, bounds: DocumentBounds) -> Incoming | Rejected:
+    """Return a document that is accepted, or why it is not."""
     try:
         if isinstance(value, RetrievalError):
             raise value
-        _check_form(value)
-        document = _document.validate_python(value)
-        return _checked(position, document, bounds)
-    except ValidationError as error:
-        wrong: RetrievalError = invalid(error)
+        return incoming(position, value, bounds)
     except RetrievalError as error:
-        wrong = error
-    return Rejected(position, shown_id, wrong.code, wrong.detail)
-
-
-def _checked(position: int, document: DocumentIn, bounds: Bounds) -> Incoming:
-    inputs.check_text(document.text, bounds.limits)
-    _check_metadata(document.metadata, bounds)
-    source = None if document.image is None else images.source(document.image, bounds.limits)
-    return Incoming(
-        position=position,
-        id=document.id,
-        text=document.text or None,
-        image=source if isinstance(source, bytes) else None,
-        image_url=source if isinstance(source, str) else None,
-        metadata=document.metadata,
-    )
+        return Rejected(position, shown_id(value), error.code, error.detail)
 
 
 class _Turns:
@@ -138,40 +105,6 @@ class _Turns:
             self._since = time.monotonic()
 
 
-def _check_form(value: Any) -> None:
-    """Refuse what would take validation long: thousands of fields, or lists inside lists a thousand deep."""
-    depth, level = 0, [value]
-    while level:
-        if (depth := depth + 1) > _MAX_DEPTH:
-            raise InvalidInput(f"the document is nested over {_MAX_DEPTH} deep beside its metadata")
-        inner: list[Any] = []
-        for part in level:
-            if isinstance(part, dict | list) and len(part) > _MAX_FIELDS:
-                raise InvalidInput(f"{len(part)} fields or values beside the metadata, limit is {_MAX_FIELDS}")
-            if isinstance(part, dict):
-                inner += [member for name, member in part.items() if name != "metadata"]
-            elif isinstance(part, list):
-                inner += part
-        level = inner
-
-
-def _check_metadata(metadata: dict[str, Any], bounds: Bounds) -> None:
-    # Depth first: orjson writes no more than 254 levels, and says so with an error of its own.
-    if (depth := _depth(metadata)) > bounds.max_metadata_depth:
-        raise TooLarge(f"metadata is nested {depth} deep, limit is {bounds.max_metadata_depth}", field="metadata")
-    if (size := len(orjson.dumps(metadata))) > bounds.max_metadata_bytes:
-        raise TooLarge(f"metadata has {size} bytes as JSON, limit is {bounds.max_metadata_bytes}", field="metadata")
-
-
-def _depth(value: Any) -> int:
-    """Without recursion: the parser lets a thousand levels through."""
-    deepest, level = 0, [value]
-    while level := [value for value in level if isinstance(value, dict | list)]:
-        deepest += 1
-        level = [inner for value in level for inner in (value.values() if isinstance(value, dict) else value)]
-    return deepest
-
-
 def _of_line(position: int, line: bytes | None, bounds: Bounds) -> Incoming | Rejected:
     if line is None:
         return Rejected(position, None, TooLarge.code, f"the line is over {bounds.max_line_bytes} bytes")
@@ -181,7 +114,7 @@ def _of_line(position: int, line: bytes | None, bounds: Bounds) -> Incoming | Re
         value = not_json("the line", error)
     except TooLarge as error:
         value = error
-    return incoming(position, value, bounds)
+    return document_or_rejection(position, value, bounds.document)
 
 
 async def _lines(stream: AsyncIterator[bytes], max_line_bytes: int) -> AsyncIterator[bytes | None]:

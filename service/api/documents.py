@@ -13,7 +13,9 @@ from starlette.responses import Response, StreamingResponse
 
 from indexer import filters
 from indexer.blobs.thumbnails import Keep
+from indexer.domain.incoming import DocumentIn
 from indexer.domain.jobs import Job, Outcome
+from indexer.domain.samples import DOCUMENTS
 from indexer.intake import Accepted
 from model.errors import NotFound
 from model.images.formats import image_format
@@ -26,9 +28,8 @@ from service.http.middleware.security_headers import NOTHING
 from service.http.problems import JSON, content_type_error
 from service.http.responses import Json, StrictRoute
 from service.schemas.base import schema_of
-from service.schemas.documents import AcceptedOut, DeleteIn, DocumentIn, DocumentOut
+from service.schemas.documents import AcceptedOut, DeleteIn, DocumentOut
 from service.schemas.jobs import JobAcceptedOut
-from service.schemas.samples import DOCUMENTS
 from service.search.hits import content_wire, name_for
 from service.search.query import stored_points
 

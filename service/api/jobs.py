@@ -10,6 +10,8 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from indexer.domain.jobs import JobKind, JobState
+from indexer.domain.names import COLLECTION_NAME
+from indexer.domain.samples import JOB_ID
 from indexer.ledger.sql.rows import no_job
 from model.errors import Forbidden
 from service.api.serializers import job_wire
@@ -18,8 +20,6 @@ from service.http.middleware.api_keys import CallerOf
 from service.http.responses import Json, StrictRoute
 from service.keys import Key, KeyScope
 from service.schemas.jobs import FailuresOut, JobAcceptedOut, JobOut, JobsOut
-from service.schemas.names import COLLECTION_NAME
-from service.schemas.samples import JOB_ID
 
 # The shortest time between two events of one job.
 _EVENT_EVERY_S = 0.25

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Path
 
 from indexer.domain.jobs import Job
-from service.schemas.names import COLLECTION_NAME, DOCUMENT_ID
+from indexer.domain.names import COLLECTION_NAME, DOCUMENT_ID
 
 CollectionPath = Annotated[
     str, Path(alias="name", pattern=COLLECTION_NAME, description="the name of a collection", examples=["flags"])

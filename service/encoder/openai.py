@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
+from indexer.domain.bodies import Wire, examples
+from indexer.domain.inputs import InputIn
+from indexer.domain.samples import PNG_URI, QUESTION
+from indexer.domain.validation import invalid
 from model.errors import InvalidInput
 from model.types import ModelInfo
-from service.schemas.base import InputIn, Wire, examples
-from service.schemas.samples import PNG_URI, QUESTION
-from service.schemas.validation import invalid
 
 
 class TextPart(Wire):

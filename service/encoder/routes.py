@@ -13,6 +13,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Path, Request
 from starlette.responses import Response
 
+from indexer.domain.inputs import InputIn
 from indexer.encoding.encoder import Encoder, Lane
 from model import codec
 from model.errors import InvalidInput, NotFound, RetrievalError, TooLarge
@@ -30,7 +31,7 @@ from service.http.problems import error_wire
 from service.http.responses import Json, StrictRoute, answer_within, took
 from service.inputs import inputs
 from service.inputs.inputs import ImageFetcher
-from service.schemas.base import InputIn, checked
+from service.schemas.base import checked
 from service.schemas.encode import EncodeIn, EncodeOut
 
 _PACKED = {codec.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}

@@ -17,12 +17,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
+from indexer.domain.validation import Fields, field_errors, shown, summary
 from model.errors import (
     InvalidJson,
     RetrievalError,
     UnsupportedMediaType,
 )
-from service.schemas.validation import Fields, field_errors, shown, summary
 
 _SHOWN_JSON_CHARS = 20  # of what stands where JSON was expected
 _RETRY_AFTER_S = 1.0

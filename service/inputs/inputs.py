@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from model.errors import InvalidInput, RetrievalError, TooLarge
+from indexer.domain.inputs import ImageField, check_text, image_source
+from model.errors import InvalidInput, RetrievalError
+from model.images.sources import check_image
 from model.types import Input, Limits
-from service.inputs import images
-from service.schemas.base import ImageField
 
 
 class ImageFetcher(Protocol):
@@ -25,7 +25,7 @@ async def read(text: str | None, image: ImageField | None, limits: Limits, fetch
     check_text(text, limits)
     if image is None:
         return Input(text or None)
-    source = images.source(image, limits)
+    source = image_source(image, limits)
     if isinstance(source, str):
         if fetcher is None:
             raise InvalidInput("this service fetches no URLs: send the image as base64", field="image")
@@ -34,7 +34,7 @@ async def read(text: str | None, image: ImageField | None, limits: Limits, fetch
         except RetrievalError as error:
             error.field = "image"  # it knows the host alone
             raise
-        images.check(source, limits)
+        check_image(source, limits)
     return Input(text or None, source)
 
 
@@ -42,14 +42,4 @@ def check(item: Input, limits: Limits) -> None:
     """Raises `InvalidInput` or `TooLarge` for what can be seen without decoding."""
     check_text(item.text, limits)
     if item.image is not None:
-        images.check(item.image, limits)
-
-
-def check_text(text: str | None, limits: Limits) -> None:
-    if text is not None and len(text) > limits.max_text_chars:
-        raise TooLarge(
-            f"text has {len(text)} characters, limit is {limits.max_text_chars}",
-            field="text",
-            value=len(text),
-            limit=limits.max_text_chars,
-        )
+        check_image(item.image, limits)

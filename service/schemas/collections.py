@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
+from indexer.domain.bodies import Wire, examples
+from indexer.domain.names import CollectionName
+from indexer.domain.samples import JOB_ID
 from indexer.filters import FieldType
-from service.schemas.base import CollectionName, ErrorOut, FieldName, Wire, examples
-from service.schemas.samples import JOB_ID
+from service.schemas.base import ErrorOut, FieldName
 
 
 class CollectionIn(Wire):

@@ -6,24 +6,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from indexer.domain.bodies import Wire, examples
 from indexer.domain.jobs import Status
+from indexer.domain.names import DocumentId
+from indexer.domain.samples import DOCUMENT_ID, IN_EUROPE, OTHER_ID
 from indexer.imports.mapping import Format
-from service.schemas.base import DocumentId, ErrorOut, FilterTree, InputIn, Wire, examples
+from service.schemas.base import ErrorOut, FilterTree
 from service.schemas.jobs import JobOut
-from service.schemas.samples import DOCUMENT_ID, DOCUMENTS, IN_EUROPE, OTHER_ID
 
 _IMAGE_URL = "/collections/flags/documents/flag%3Afr%2Fborders/image?v=9f86d081884c7d65"
-
-
-class DocumentIn(InputIn):
-    """A document to index. Without an id it gets one that derives from its content."""
-
-    model_config = ConfigDict(json_schema_extra=examples(*DOCUMENTS))
-
-    id: DocumentId | None = Field(None, description="the document's id; by default it derives from the content")
-    metadata: dict[str, Any] = Field(
-        default_factory=dict, description="anything else about the document, to filter by and to show"
-    )
 
 
 class DeleteIn(Wire):

@@ -6,8 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.schemas.base import ErrorOut, InputIn, Lenient, Wire, examples
-from service.schemas.samples import PNG_BASE64, PNG_URI, QUESTION
+from indexer.domain.bodies import Wire, examples
+from indexer.domain.inputs import InputIn
+from indexer.domain.samples import PNG_BASE64, PNG_URI, QUESTION
+from service.schemas.base import ErrorOut, Lenient
 
 
 class EncodeIn(Wire):

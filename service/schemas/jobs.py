@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from indexer.domain.jobs import JobKind, JobState
-from service.schemas.samples import JOB_ID
+from indexer.domain.samples import JOB_ID
 
 
 class ProgressOut(BaseModel):

@@ -7,20 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from service.schemas.base import (
-    CollectionName,
-    DocumentId,
-    ErrorOut,
-    FieldName,
-    FilterTree,
-    ImageField,
-    InputIn,
-    Lenient,
-    Wire,
-    examples,
-)
+from indexer.domain.bodies import Wire, examples
+from indexer.domain.inputs import ImageField, InputIn
+from indexer.domain.names import CollectionName, DocumentId
+from indexer.domain.samples import DOCUMENT_ID, IN_EUROPE, OTHER_ID, PNG_BASE64, QUESTION
+from service.schemas.base import ErrorOut, FieldName, FilterTree, Lenient
 from service.schemas.documents import ContentOut
-from service.schemas.samples import DOCUMENT_ID, IN_EUROPE, OTHER_ID, PNG_BASE64, QUESTION
 
 # Examples of each kind in one query: one call of the encoder.
 MAX_EXAMPLES = 16

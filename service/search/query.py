@@ -9,6 +9,7 @@ import numpy as np
 
 from indexer.catalog import require_same_model
 from indexer.domain.collections import Collection
+from indexer.domain.inputs import check_text
 from indexer.domain.points import Point
 from indexer.encoding.encoder import Encoder, Lane
 from indexer.store.base import Points
@@ -81,7 +82,7 @@ class QueryEncoder:
         stored = await stored_points(self.points, self.collection.name, ids, with_latents=mode.reranks)
         text = query.text if query.document_id is None else stored[0].text
         if not mode.embeds:
-            inputs.check_text(text, self.limits)
+            check_text(text, self.limits)
             if not stored:
                 return EncodedQuery(text=text)
             return EncodedQuery(stored[0].vector, stored[0].shares, text=text, document_ids=frozenset(ids))

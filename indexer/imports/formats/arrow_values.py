@@ -16,6 +16,7 @@ import orjson
 import pyarrow as pa
 
 from indexer.imports.formats.base import FixedBytes, Refused
+from model.records import strict_json
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _INT64, _UINT64 = -(2**63), 2**64
@@ -218,7 +219,7 @@ def _extension(array: Any) -> list[Any]:
 
 def _parsed(text: str) -> Any:
     try:
-        return orjson.loads(text)
+        return strict_json.loads(text.encode())
     except ValueError:
         return Refused("text of type JSON that is not JSON")
 

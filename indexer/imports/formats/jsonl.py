@@ -8,8 +8,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-import orjson
-
 from indexer.imports.formats.base import (
     MAX_RECORD_BYTES,
     MAX_SKIPPED_BYTES,
@@ -21,6 +19,7 @@ from indexer.imports.formats.base import (
 )
 from indexer.imports.formats.opened_file import OpenedFile
 from model.errors import InvalidInput, TooLarge
+from model.records import strict_json
 
 BOM = b"\xef\xbb\xbf"
 NO_END = 2**63
@@ -59,7 +58,7 @@ def records(
 
 def strict(data: bytes) -> Any:
     """Parse JSON as the standard has it."""
-    return orjson.loads(data)
+    return strict_json.loads(data)
 
 
 def lenient(data: bytes) -> Any:

@@ -29,6 +29,7 @@ from indexer.imports.formats.base import (
 )
 from indexer.imports.formats.opened_file import OpenedFile
 from model.errors import InvalidInput, TooLarge
+from model.records import strict_json
 
 KEY, SHARD = RESERVED = ("__key__", "__shard__")
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
@@ -360,7 +361,7 @@ def is_picture(kind: str) -> bool:
 
 
 def _object(data: bytes | None) -> dict[str, Any]:
-    value = {} if data is None else orjson.loads(data)
+    value = {} if data is None else strict_json.loads(data)
     if not isinstance(value, dict):
         raise TypeError(f"the JSON member is a {type(value).__name__}, not an object")
     return {name: content for name, content in value.items() if content is not None}

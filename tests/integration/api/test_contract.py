@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from threaded_server import serving
 
-from service.schemas.samples import DOCUMENTS
+from indexer.domain.samples import DOCUMENTS
 from service.settings import Settings
 from service.wiring import build
 

@@ -10,8 +10,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
+from indexer.domain.samples import DOCUMENTS
 from service.schemas.jobs import JobOut
-from service.schemas.samples import DOCUMENTS
 
 # The others come between, where each finds what it needs.
 FIRST = ["PUT /collections/{name}", "POST /collections/{name}/documents"]

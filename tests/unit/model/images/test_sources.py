@@ -8,11 +8,11 @@ import urllib.parse
 import pytest
 from PIL import Image
 
-from indexer.imports.validation import _image
+from indexer.domain.inputs import ImageBase64
+from indexer.domain.inputs import image_source as source
 from model.errors import InvalidInput
 from model.images.sources import check_image, is_data_uri, is_web_address, read_base64, read_data_uri
 from model.types import Limits
-from service.inputs.images import source
 
 
 def png() -> bytes:
@@ -46,7 +46,6 @@ def test_data_uris_of_every_kind_in_posts_and_imports(uri: str) -> None:
     assert is_data_uri(uri)
     assert read_data_uri(uri, Limits()) == DATA
     assert source(uri, Limits()) == DATA
-    assert _image(uri, Limits()) == (DATA, None)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +53,7 @@ def test_data_uris_of_every_kind_in_posts_and_imports(uri: str) -> None:
 )
 def test_base64_of_every_kind(text: str) -> None:
     assert read_base64(text, Limits()) == DATA
-    assert _image({"base64": text}, Limits()) == (DATA, None)
+    assert source(ImageBase64(base64=text), Limits()) == DATA
 
 
 @pytest.mark.parametrize(
@@ -68,7 +67,7 @@ def test_a_data_uri_without_base64(uri: str) -> None:
 def test_addresses() -> None:
     for address in ("http://a.example/x.png", "HTTPS://a.example/x.png", " https://a.example/x.png"):
         assert is_web_address(address)
-        assert _image(address, Limits()) == (None, address.strip())
+        assert source(address, Limits()) == address.strip()
     for path in ("photos/http.png", "ftp://a.example/x.png", "data/x.png", "C:\\x.png"):
         assert not is_web_address(path)
         assert not is_data_uri(path)
@@ -84,6 +83,6 @@ def test_a_head_is_read_in_linear_time(piece: str) -> None:
 
 def test_imports_name_the_format_as_posts_do() -> None:
     heic = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic"
-    for read in (lambda: check_image(heic, Limits()), lambda: _image(heic, Limits())):
+    for read in (lambda: check_image(heic, Limits()), lambda: source(heic, Limits())):
         with pytest.raises(InvalidInput, match="it is HEIC, which this installation cannot read"):
             read()

@@ -1,7 +1,6 @@
 """Posted documents: however the bytes arrive, the same lines; a line over the limit costs no memory and harms no other."""
 
 import itertools
-import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -13,11 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.domain.documents import Incoming, Rejected
+from indexer.domain.incoming import DocumentBounds
 from model.errors import InvalidJson, TooLarge
 from model.types import Limits
-from service.api.document_bodies import Bounds, _depth, _lines, documents_in, each_line, incoming
+from service.api.document_bodies import Bounds, _lines, document_or_rejection, documents_in, each_line
 
-BOUNDS = Bounds(Limits(), max_metadata_bytes=1000, max_metadata_depth=8, max_documents=5, max_line_bytes=100)
+BOUNDS = Bounds(
+    DocumentBounds(Limits(), max_metadata_bytes=1000, max_metadata_depth=8), max_documents=5, max_line_bytes=100
+)
 
 
 async def chunks(data: bytes, cuts: list[int]) -> AsyncIterator[bytes]:
@@ -97,26 +99,9 @@ json_values = st.recursive(
 
 @given(json_values)
 def test_any_json_is_a_document_or_a_rejection(value: Any) -> None:
-    item = incoming(3, value, BOUNDS)
+    item = document_or_rejection(3, value, BOUNDS.document)
     assert item.position == 3
     assert isinstance(item, Incoming) or item.detail
-
-
-def test_depth() -> None:
-    deep: Any = 1
-    for _ in range(900):
-        deep = [deep]
-    assert _depth(deep) == 900
-    assert _depth({"a": [1, {"b": 2}]}) == 3
-    item = incoming(0, {"text": "x", "metadata": {"a": deep}}, BOUNDS)
-    assert isinstance(item, Rejected)
-    assert "901 deep, limit is 8" in item.detail
-
-
-def test_metadata_bytes() -> None:
-    item = incoming(0, json.loads(json.dumps({"id": "a", "text": "x", "metadata": {"a": "y" * 1000}})), BOUNDS)
-    assert isinstance(item, Rejected)
-    assert "limit is 1000" in item.detail
 
 
 async def test_a_byte_order_mark_is_no_part_of_a_document() -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from indexer.domain.bodies import Wire
 from model.types import ModelInfo
 from service.client import types
-from service.schemas.base import Wire
 from service.schemas.collections import CollectionOut, GenerationOut, ReindexOut
 from service.schemas.documents import RejectedOut
 from service.schemas.operations import ModelOut

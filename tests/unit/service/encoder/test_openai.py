@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from indexer.domain.inputs import InputIn
+from indexer.domain.validation import field_errors, summary
 from service.encoder.openai import EmbeddingsIn, items_of
-from service.schemas.base import InputIn
-from service.schemas.validation import field_errors, summary
 
 
 @pytest.mark.parametrize(

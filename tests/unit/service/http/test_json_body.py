@@ -1,14 +1,17 @@
 """How much there is to build from a JSON body is known before it is built."""
 
+import re
 import time
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from indexer.domain.inputs import InputIn
+from indexer.domain.validation import field_errors, invalid, shown
 from model.errors import TooLarge
 from service.http.json_body import check_counts, read_json
-from service.schemas.base import InputIn
-from service.schemas.validation import field_errors, invalid, shown
 
 
 @pytest.mark.parametrize("body", [b"[" + b"0," * 100 + b"0]", b"[" * 102 + b"]" * 102, b"[" + b"{}," * 60 + b"{}]"])
@@ -16,6 +19,45 @@ def test_values_are_counted_before_they_are_built(body: bytes) -> None:
     with pytest.raises(TooLarge, match="limit is 100"):
         read_json(body, 100)
     assert read_json(body, 1_000) == orjson.loads(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        orjson.dumps({"text": "a, b [c] {d}, " * 1_000}),
+        orjson.dumps({"text": 'a "quoted", \\ and escaped \\", word, ' * 1_000}),
+        orjson.dumps({"text": "\\", "other": "," * 1_000}),
+        orjson.dumps({"text": "x" * (2**20 - 12) + "," * 200, "other": "," * 200}),
+        b'["' + b"," * 2**20 + b'", "' + b"," * 2**20 + b'"]',
+    ],
+)
+def test_commas_inside_texts_are_no_values(body: bytes) -> None:
+    assert read_json(body, 10) == orjson.loads(body)
+
+
+@given(
+    st.recursive(
+        st.text('a",[]{}\\') | st.integers(-5, 5), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
+def test_values_are_counted_exactly(value: object) -> None:
+    """The count of a plain reader: the marks of a body whose texts are empty."""
+    body = orjson.dumps(value)
+    plain = re.sub(rb'"(?:[^"\\]|\\.)*"', b"", body)
+    count = sum(plain.count(mark) for mark in (b",", b"[", b"{"))
+    assert read_json(body, max(count, 1)) == value
+    if count > 1:
+        with pytest.raises(TooLarge):
+            read_json(body, count - 1)
+
+
+@pytest.mark.parametrize("piece", [b'"', b"\\", b'\\"', b",", b'",', b'"\\"', b'["",'])
+def test_counting_takes_time_linear_in_the_body(piece: bytes) -> None:
+    body = b"[" + b"," * 200_000 + piece * (2**24 // len(piece))
+    began = time.process_time()
+    with pytest.raises((TooLarge, orjson.JSONDecodeError)):
+        read_json(body, 100_000)
+    assert time.process_time() - began < 1
 
 
 def test_a_byte_order_mark_is_skipped() -> None:

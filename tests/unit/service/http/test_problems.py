@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from indexer.domain.incoming import DocumentIn
+from indexer.domain.validation import field_errors, shown, summary
 from model.errors import (
     Conflict,
     DependencyUnavailable,
@@ -27,8 +29,6 @@ from model.errors import (
 )
 from service.encoder.routes import _at
 from service.http.problems import not_json, problem_of
-from service.schemas.documents import DocumentIn
-from service.schemas.validation import field_errors, shown, summary
 
 
 def answer(error: RetrievalError) -> tuple[dict[str, Any], dict[str, str]]:

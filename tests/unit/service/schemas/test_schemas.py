@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from indexer.domain.incoming import DocumentIn
+from indexer.domain.inputs import ImageBase64
+from indexer.domain.validation import field_errors, invalid
 from model.errors import InvalidInput
-from service.schemas.base import ImageBase64, checked
+from service.schemas.base import checked
 from service.schemas.collections import CollectionIn
-from service.schemas.documents import DocumentIn
 from service.schemas.encode import EncodeIn
 from service.schemas.search import QueryIn, SearchIn
-from service.schemas.validation import field_errors, invalid
 
 SEARCH: dict[str, Any] = {"collection": "flags", "query": {"text": "red"}}
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from indexer.domain.names import IN_WORDS
 from model.errors import InvalidInput
-from service.schemas.names import IN_WORDS
 
 # Enough to recognise a wrong value, too few to echo an image or a document.
 _SHOWN_CHARS = 100

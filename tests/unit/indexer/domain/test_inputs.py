@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from indexer.domain.inputs import ImageField
+from indexer.domain.inputs import image_source as source
 from model.errors import InvalidInput, TooLarge
 from model.types import Limits
-from service.inputs.images import source
-from service.schemas.base import ImageField
 
 wire = TypeAdapter(ImageField)
 Make = Callable[..., bytes]
