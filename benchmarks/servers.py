@@ -25,14 +25,19 @@ class ServerFailed(RuntimeError):
 
 @contextmanager
 def start_ret2(
-    model: str | Path, *flags: str, role: str = "all", device: str = "cpu", data: Path | None = None
+    model: str | Path,
+    *flags: str,
+    role: str = "all",
+    device: str = "cpu",
+    data: Path | None = None,
+    log: Path | None = None,
 ) -> Iterator[str]:
     """`ret2 serve` over `data`, or else an empty data directory: its address. The one place that knows its command line."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="ret2-bench-") as scratch:
         command = [sys.executable, "-m", "service", "serve", "--role", role, "--model", str(model), "--device", device]
         command += ["--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data or f"{scratch}/data"), *flags]
-        with running(command, f"http://127.0.0.1:{port}", "/readyz", Path(scratch) / "log") as url:
+        with running(command, f"http://127.0.0.1:{port}", "/readyz", log or Path(scratch) / "log") as url:
             yield url
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import resource
 import signal
@@ -20,8 +21,11 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from model.errors import InvalidInput
+from model.child_output import ChildOutput, ending
+from model.errors import DependencyUnavailable, InvalidInput
 from model.types import Limits
+
+log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 20.0
 _CPU_S = 10
@@ -32,7 +36,7 @@ _MAX_IDLE = 4
 _REQUEST = struct.Struct(">QQQ")
 # Whether it worked, the width and height, and the size of the pixels or of the reason.
 _ANSWER = struct.Struct(">?IIQ")
-_COMMAND = (sys.executable, "-P", "-m", "model.images.child_process")
+_COMMAND = (sys.executable, "-P", "-X", "faulthandler", "-m", "model.images.child_process")
 
 
 def is_suspicious(image: Image.Image) -> bool:
@@ -55,9 +59,19 @@ class _Child:
     def __init__(self) -> None:
         self.images = 0
         self._overdue = False
-        self._process = subprocess.Popen(
-            _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        try:
+            self._process = subprocess.Popen(
+                _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        except OSError as error:
+            raise DependencyUnavailable(f"the process that decodes images cannot start: {error.strerror}") from error
+        assert self._process.stderr is not None
+        try:
+            # Decoders write a line about whatever is odd in a file; only those of a child that died matter.
+            self._output = ChildOutput(self._process.stderr, "image decoder", logged=False)
+        except RuntimeError as error:
+            self.close()
+            raise DependencyUnavailable(f"the process that decodes images cannot start: {error}") from error
 
     def decode(self, data: bytes, limits: Limits, at_least_px: int | None) -> Image.Image:
         self.images += 1
@@ -72,6 +86,15 @@ class _Child:
             if self._overdue:
                 detail = f"image takes longer than {_TIMEOUT_S:g} s to decode"
                 raise InvalidInput(detail, field="image", limit=_TIMEOUT_S) from error
+            log.warning(
+                "image decoder died",
+                extra={
+                    "ending": ending(self._process),
+                    "last_words": self._output.last_words(),
+                    "image_bytes": len(data),
+                    "images": self.images,
+                },
+            )
             raise _ChildDied from error
         finally:
             timer.cancel()

@@ -27,6 +27,7 @@ from indexer.store.edge.slices import READS_PER_CALL, Slice, Slices
 from indexer.store.edge.snapshot import pack
 from indexer.store.measure import measured
 from indexer.store.ties import in_order
+from model.child_output import ChildOutput, ending
 from model.errors import DependencyUnavailable, RetrievalError
 from model.types import Float32
 
@@ -238,6 +239,7 @@ class _Child:
         self._reads_per_call = reads_per_call
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection[Any, Any] | None = None
+        self._output: ChildOutput | None = None
 
     def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
         try:
@@ -245,12 +247,21 @@ class _Child:
         except (EOFError, OSError) as error:
             log.warning(
                 "Edge process died, starting another",
-                extra={"method": method, "exit_code": self._end(), "cause": repr(error)},
+                extra={"method": method, "cause": repr(error), **self._obituary()},
             )
         try:
             return self._ask(method, arguments)
         except (EOFError, OSError) as error:
-            raise StoreDied(f"the Edge process died twice in {method}, exit code {self._end()}") from error
+            obituary = self._obituary()
+            log.error("Edge process died again", extra={"method": method, "cause": repr(error), **obituary})  # noqa: TRY400
+            raise StoreDied(f"the Edge process died twice in {method}: {obituary['ending']}") from error
+
+    def _obituary(self) -> dict[str, str]:
+        """Forget a child that died. Return how it ended and the last lines that it wrote."""
+        process, output = self._process, self._output
+        how = "it was not running" if process is None else ending(process)
+        self._end()
+        return {"ending": how, "last_words": "" if output is None else output.last_words()}
 
     def stop(self) -> None:
         """The closed pipe is the order to flush and end."""
@@ -267,27 +278,45 @@ class _Child:
         return self._receive(pipe, COPY_TIMEOUT_S if method in ("copy", "restore") else self._answer_timeout_s)
 
     def _start(self) -> Connection[Any, Any]:
-        # A plain command, not multiprocessing: that would import the parent's main module, torch and all.
-        own_end, child_end = socket.socketpair()
-        pipe = Connection(own_end.detach())
-        with child_end:
-            fd = child_end.fileno()
-            arguments = (self._folder, fd, os.getpid(), self._lock_wait_s, self._reads_per_call)
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "indexer.store.edge.process", *map(str, arguments)],
-                pass_fds=[fd],
-                stdin=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)},
-            )
-        self._pipe = pipe
+        """Raises `DependencyUnavailable` for a child that does not start, which is no caller's fault."""
+        try:
+            pipe = self._pipe = self._spawn()
+        except (OSError, RuntimeError) as error:
+            self._end()
+            reason = getattr(error, "strerror", None) or error
+            raise DependencyUnavailable(f"the Edge process cannot start: {reason}") from error
         try:
             self._receive(pipe, START_TIMEOUT_S + self._lock_wait_s)
         except StoreTimedOut as error:
             raise DependencyUnavailable(f"the Edge process cannot start: {error.detail}") from error
+        except (EOFError, OSError) as error:
+            obituary = self._obituary()
+            log.error("Edge process cannot start", extra={"cause": repr(error), **obituary})  # noqa: TRY400
+            last_line = obituary["last_words"].rpartition("\n")[2][:200]
+            raise DependencyUnavailable(
+                f"the Edge process cannot start: {obituary['ending']}{last_line and f': {last_line}'}"
+            ) from error
         except RetrievalError:
             self._end()
             raise
         return pipe
+
+    def _spawn(self) -> Connection[Any, Any]:
+        # A plain command, not multiprocessing: that would import the parent's main module, torch and all.
+        own_end, child_end = socket.socketpair()
+        with own_end, child_end:
+            fd = child_end.fileno()
+            arguments = (self._folder, fd, os.getpid(), self._lock_wait_s, self._reads_per_call)
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-X", "faulthandler", "-m", "indexer.store.edge.process", *map(str, arguments)],
+                pass_fds=[fd],
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)},
+            )
+            assert self._process.stderr is not None
+            self._output = ChildOutput(self._process.stderr, "Qdrant Edge", logged=True)
+            return Connection(own_end.detach())
 
     def _receive(self, pipe: Connection[Any, Any], timeout_s: float) -> Any:
         if not pipe.poll(timeout_s):
@@ -298,13 +327,12 @@ class _Child:
             raise answer
         return answer
 
-    def _end(self) -> int | None:
-        """Forgets the child, killing it if it still runs; its exit code."""
+    def _end(self) -> None:
+        """Forget the child, killing it if it still runs."""
         process, pipe = self._process, self._pipe
-        self._process = self._pipe = None
+        self._process = self._pipe = self._output = None
         if pipe is not None:
             pipe.close()
-        if process is None:
-            return None
-        process.kill()
-        return process.wait()
+        if process is not None:
+            process.kill()
+            process.wait()

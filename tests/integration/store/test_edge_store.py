@@ -129,6 +129,42 @@ async def test_a_call_that_kills_the_child_twice_is_given_up_and_the_next_works(
     assert await store.points("c").count() == 64
 
 
+async def test_a_child_that_dies_is_logged_with_its_end_and_its_last_words(
+    store: EdgeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.kill(pid_of(store), signal.SIGSEGV)
+    await store.ping()
+    (died,) = [record for record in caplog.records if record.message == "Edge process died, starting another"]
+    assert vars(died)["ending"] == "signal 11 (SIGSEGV)"
+    assert "Segmentation fault" in vars(died)["last_words"]
+    assert "Fatal Python error: Segmentation fault" in [vars(record).get("line") for record in caplog.records]
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("#!/bin/sh\necho some reason >&2\nexit 7\n", "exit status 7: some reason"),
+        ("not a program", "Exec format error"),
+        (None, "No such file or directory"),
+    ],
+)
+async def test_a_child_that_cannot_start_is_nobodys_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str | None, reason: str
+) -> None:
+    program = tmp_path / "program"
+    if command is not None:
+        program.write_text(command)
+        program.chmod(0o700)
+    store = EdgeStore(tmp_path / "index")
+    with monkeypatch.context() as patch:
+        patch.setattr("indexer.store.edge.client.sys.executable", str(program))
+        with pytest.raises(DependencyUnavailable, match=f"the Edge process cannot start: {reason}") as raised:
+            await store.ping()
+        assert not isinstance(raised.value, StoreDied)
+    await store.ping()
+    await store.close()
+
+
 async def test_a_child_that_hangs_is_replaced(tmp_path: Path) -> None:
     """Whatever made it hang is suspected like what makes it die: the error is a `StoreDied`."""
     store = EdgeStore(tmp_path / "index", answer_timeout_s=1.5)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from model.errors import InvalidInput, TooLarge
+from model.errors import DependencyUnavailable, InvalidInput, TooLarge
 from model.images import child_process as image_child
 from model.images.decoding import decode_image
 from model.types import Limits
@@ -90,6 +90,22 @@ def test_a_child_that_crashes_fails_its_image_alone(
         assert len(children) == 2  # the replacement waits already
         image_child._children.close()
     assert decode_image(picture("TIFF"), Limits()).size == (64, 48)
+
+
+def test_a_child_that_dies_is_logged_with_its_end_and_its_last_words(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_decoder(monkeypatch, "import os, sys; print('no more', file=sys.stderr, flush=True); os.kill(os.getpid(), 9)")
+    with pytest.raises(InvalidInput):
+        decode_image(picture("TIFF"), Limits())
+    (died,) = [record for record in caplog.records if record.message == "image decoder died"]
+    assert (vars(died)["ending"], vars(died)["last_words"]) == ("signal 9 (SIGKILL)", "no more")
+
+
+def test_a_child_that_cannot_start_is_not_the_fault_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_child, "_COMMAND", ("/nonexistent/python",))
+    with pytest.raises(DependencyUnavailable, match="decodes images cannot start: No such file or directory"):
+        decode_image(picture("TIFF"), Limits())
 
 
 def test_a_child_that_died_while_it_was_idle_is_replaced(children: list[Any]) -> None:
