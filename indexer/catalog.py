@@ -18,7 +18,7 @@ from indexer.encoding.registry import Encoders
 from indexer.filters import FieldType, check_field
 from indexer.ledger.ledger import Ledger
 from indexer.store.base import Layout, Points, Store
-from indexer.store.bm25 import SIMPLE, check_language
+from indexer.store.bm25 import check_language
 from model.errors import Conflict, InvalidInput, NotFound
 from model.types import ModelInfo
 
@@ -70,7 +70,7 @@ class Catalog:
                 return _same(await self._present(name), settings), False  # another request made and filled it meanwhile
             except NotFound:
                 raise _unknown_points(name, documents) from None
-        await self._make_points(collection.points_name, info, declared, language or SIMPLE)
+        await self._make_points(collection.points_name, info, declared, language)
         try:
             await self._ledger.collections.create(collection)
         except Conflict:  # another request made it meanwhile
@@ -92,7 +92,7 @@ class Catalog:
         except NotFound:
             return 0
 
-    async def _make_points(self, name: str, info: ModelInfo, indexes: Mapping[str, FieldType], language: str) -> None:
+    async def _make_points(self, name: str, info: ModelInfo, indexes: Mapping[str, FieldType], language: str | None) -> None:
         """Create the points of a new collection, of which the store has none or the empty ones of a creation cut
         short."""
         create = partial(

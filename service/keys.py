@@ -162,7 +162,7 @@ def entries_in(path: Path, content: str) -> list[Entry]:
         if not words or words[0].startswith("#"):
             continue
         try:
-            digest, key = _entry(number, words)
+            digest, key = _entry(words)
         except InvalidInput as error:
             raise InvalidInput(f"API keys file {path}, line {number}: {error.detail}") from None
         if digest in entries:
@@ -173,13 +173,8 @@ def entries_in(path: Path, content: str) -> list[Entry]:
     return [(digest, key) for digest, (_, key) in entries.items()]
 
 
-def _entry(number: int, words: Sequence[str]) -> Entry:
-    """One word is a key as it is, the form of before: it may do everything."""
-    if len(words) == 1 and not words[0].startswith(_HASHED):
-        if len(words[0]) < _MIN_KEY_CHARS:
-            raise InvalidInput(f"a key of {len(words[0])} characters, at least {_MIN_KEY_CHARS} are needed")
-        log.warning("an API key stands in its file as it is", line=number, way_out="ret2 keys new --from-stdin")
-        return _digest(words[0]), Key(f"line-{number}", frozenset(KeyScope))
+def _entry(words: Sequence[str]) -> Entry:
+    """Read a line. Raises `InvalidInput`."""
     if len(words) != 4:
         raise InvalidInput(f"{len(words)} words, there must be four: name, scopes, collections, hash (ret2 keys new)")
     name, scopes, prefixes, hashed = words

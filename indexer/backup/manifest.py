@@ -30,7 +30,7 @@ class SavedPoints:
     dimensions: int
     documents: int
     indexes: dict[str, str]  # declared types of metadata fields
-    language: str | None  # of the words that are kept; None: none are
+    language: str  # of the words of texts
     latents: bool
 
 

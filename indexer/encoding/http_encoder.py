@@ -242,7 +242,6 @@ def _is_problem(response: httpx.Response) -> bool:
 def _model_info(response: httpx.Response, name: str) -> ModelInfo:
     try:
         model: dict[str, Any] = response.json()["model"]
-        # An older encoder sends fewer fields, and a single vector.
-        return ModelInfo(**{name: model[name] for name in ModelInfo.__dataclass_fields__ if name in model})
+        return ModelInfo(**{name: model[name] for name in ModelInfo.__dataclass_fields__})
     except (ValueError, KeyError, TypeError) as error:
         raise DependencyUnavailable(f"encoder {name} answered /info with an unexpected body") from error

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 from indexer.domain.points import Hit, Page, Point
 from indexer.filters import FieldType, Filter
+from indexer.store.bm25 import SIMPLE
 from indexer.store.criteria import Criterion, Ranked
 from model.errors import InvalidInput
 from model.types import Float32
@@ -21,8 +22,8 @@ class Layout:
     """What the points of a collection hold, fixed when it is made."""
 
     dimensions: int
-    # The language of the words of texts; None: words are not kept.
-    language: str | None = None
+    # The language of the words of texts.
+    language: str = SIMPLE
     latents: bool = False
 
 
@@ -117,8 +118,8 @@ class Store(Protocol):
         language: str | None = None,
         latents: bool | None = None,
     ) -> None:
-        """Makes what is missing, `indexes` over metadata fields too; `Conflict` if its layout is another. None takes
-        whatever is there; a new collection then holds neither words nor latents.
+        """Make what is missing, `indexes` over metadata fields too. Raises `Conflict` if the collection has another
+        layout. None accepts any; a new collection then has the layout of `Layout`'s defaults.
         """
         ...
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from indexer.domain.points import Point
 from indexer.store.base import Layout
-from indexer.store.bm25 import Words, document_words
+from indexer.store.bm25 import SIMPLE, Words, check_language, document_words
 from model.errors import Conflict, InvalidInput
 from model.types import Float32
 
@@ -50,7 +50,7 @@ def vectors_of(point: Point, layout: Layout, sparse: Callable[[Words], Any]) -> 
     vectors: dict[str, Any] = {DENSE: dense}
     if layout.latents:
         vectors[LATENTS] = unit_rows(point.latents, layout.dimensions, owner).tolist()
-    if layout.language is not None and point.text and (words := document_words(point.text, layout.language)).ids:
+    if point.text and (words := document_words(point.text, layout.language)).ids:
         vectors[words_name(layout.language)] = sparse(words)
     return vectors if len(vectors) > 1 else dense
 
@@ -69,8 +69,13 @@ def words_name(language: str) -> str:
 
 
 def language_of(names: Iterable[str]) -> str | None:
-    """Return the language that the names of a collection's sparse vectors tell, None without words."""
+    """Return the language that the names of a collection's sparse vectors tell; None where no name is ours."""
     return next((name.removeprefix(WORDS) for name in names if name.startswith(WORDS)), None)
+
+
+def new_layout(dimensions: int, language: str | None, latents: bool | None) -> Layout:
+    """Return the layout of a collection to be made. Raises `InvalidInput` for an unknown language."""
+    return Layout(dimensions, SIMPLE if language is None else check_language(language), bool(latents))
 
 
 def fits(layout: Layout, dimensions: int, language: str | None, latents: bool | None, name: str) -> None:
@@ -79,26 +84,14 @@ def fits(layout: Layout, dimensions: int, language: str | None, latents: bool | 
         raise Conflict(f"collection {name} has {layout.dimensions} dimensions, not {dimensions}")
     if language is not None and layout.language != language:
         raise Conflict(
-            f"collection {name} keeps the words of its texts {_as(layout.language)}, not as {language}: that is fixed "
-            "when it is made. "
-            "Fill a new collection, or reindex this one",
+            f"collection {name} keeps the words of its texts as {layout.language}, not as {language}: that is fixed "
+            "when it is made. Fill a new collection",
             field="language",
             value=language,
         )
     if latents is not None and layout.latents != latents:
         has, requested = ("holds", "none") if layout.latents else ("holds no", "some")
         raise Conflict(f"collection {name} {has} latents, wanted {requested}", field="latents")
-
-
-def require_words(layout: Layout, name: str) -> str:
-    """Return the language of the words. Raises `Conflict` for a collection without words."""
-    if layout.language is None:
-        raise Conflict(
-            f"collection {name} keeps no words of its texts, so only its embeddings can be searched (mode fused). "
-            "Fill a new collection, or reindex this one",
-            field="mode",
-        )
-    return layout.language
 
 
 def require_latents(layout: Layout, name: str) -> None:
@@ -108,10 +101,6 @@ def require_latents(layout: Layout, name: str) -> None:
             "It takes a model with several latents, and a collection that it fills",
             field="rerank",
         )
-
-
-def _as(language: str | None) -> str:
-    return "not at all" if language is None else f"as {language}"
 
 
 def just_below(score_threshold: float) -> float:

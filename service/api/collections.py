@@ -97,13 +97,14 @@ async def _wire(parts: Parts, caller: Key, collection: Collection, *, mark_damag
         parts.catalog.aliases(collection),
     )
     error = None
+    layout: Layout | None
     try:
         layout, documents, size_bytes = await _stored(parts, collection)
     except (NotFound, Conflict, CollectionDamaged) as damage:
         if not mark_damage:
             raise
         error = {"code": damage.code, "detail": damage.detail}
-        layout, documents, size_bytes = Layout(collection.dimensions), 0, None
+        layout, documents, size_bytes = None, 0, None
     return {
         "name": collection.name,
         "documents": documents,
@@ -117,8 +118,8 @@ async def _wire(parts: Parts, caller: Key, collection: Collection, *, mark_damag
         "limit": collection.limit,
         "indexes": dict(collection.indexes),
         "aliases": [alias for alias in aliases if caller.sees(alias)],
-        "language": layout.language,
-        "latents": layout.latents,
+        "language": layout and layout.language,
+        "latents": layout is not None and layout.latents,
         "created_at": collection.created_at,
         "compatible": encoder is not None,
         "generation": collection.generation,

@@ -96,7 +96,7 @@ class CollectionOut(BaseModel):
         examples=["Find the passage that answers the question."],
     )
     language: str | None = Field(
-        description="the language of the words of texts; null: words are not stored, only mode fused works",
+        description="the language of the words of texts; null where the collection is damaged",
         examples=["english"],
     )
     latents: bool = Field(

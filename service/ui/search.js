@@ -82,11 +82,9 @@ function describe(filter) {
   by("filters").hidden = state.filters.elements.length === 0;
   by("filters").open = WIDE.matches || filter !== undefined;
   setBeside(state.filters.set(filter));
-  for (const option of by("mode").options) option.disabled = found?.language === null && ["lexical", "hybrid"].includes(option.value);
 }
 
 function change() {
-  if (by("mode").selectedOptions[0].disabled) by("mode").value = "fused";
   reset();
   setLike(null); // of the collection before
   describe();

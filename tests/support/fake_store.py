@@ -12,8 +12,9 @@ from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Page, Point
 from indexer.filters import FieldType, Filter
 from indexer.store.base import Layout, SearchWindow
-from indexer.store.bm25 import check_language, tokens
+from indexer.store.bm25 import tokens
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked, WordMatch
+from indexer.store.vectors import new_layout
 from model.errors import Conflict, InvalidInput, NotFound, RetrievalError
 from model.types import Float32
 
@@ -37,7 +38,7 @@ class FakeStore:
         latents: bool | None = None,
     ) -> None:
         self.check()
-        layout = Layout(dimensions, language and check_language(language), bool(latents))
+        layout = new_layout(dimensions, language, latents)
         present, _ = self.kept.setdefault(name, (layout, {}))
         if present.dimensions != dimensions:
             raise Conflict(f"collection {name} has {present.dimensions} dimensions, not {dimensions}")
@@ -116,8 +117,6 @@ class FakePoints:
                 query = unit(vector, layout.dimensions)
                 scores = {name: float(point.vector @ query) for name, point in there.items()}
             case WordMatch(text):
-                if layout.language is None:
-                    raise Conflict("the collection keeps no words")
                 found = bm25({name: point.text or "" for name, point in kept.items()}, text, layout.language)
                 scores = {name: score for name, score in found.items() if name in there}
             case LateInteraction(vector, latents, candidates):

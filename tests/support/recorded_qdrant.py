@@ -58,7 +58,10 @@ class Qdrant:
         self.metadata[name] = {"ret2": {"prefix": "", "collection": collection}}
 
     def info(self, name: str) -> dict[str, Any]:
-        params = {"vectors": {"size": self.dimensions[name], "distance": "Cosine"}}
+        params = {
+            "vectors": {"size": self.dimensions[name], "distance": "Cosine"},
+            "sparse_vectors": {"words_simple": {"modifier": "idf"}},
+        }
         hnsw = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000}
         optimizers = {"deleted_threshold": 0.2, "vacuum_min_vector_number": 1000, "default_segment_number": 0}
         config = {

@@ -10,7 +10,7 @@ from indexer.store.base import Layout
 from indexer.store.bm25 import Words, query_words
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked, WordMatch
 from indexer.store.edge.filters import ranked
-from indexer.store.vectors import DENSE, LATENTS, require_latents, require_words, unit, unit_rows, words_name
+from indexer.store.vectors import DENSE, LATENTS, require_latents, unit, unit_rows, words_name
 from model.types import Float32
 
 # Over the points that are there now. Without, Edge counts what was deleted too, until the shard is loaded again.
@@ -24,8 +24,7 @@ def vector_params(layout: Layout) -> dict[str, Any]:
     if layout.latents:
         comparator = qe.MultiVectorConfig(qe.MultiVectorComparator.MaxSim)
         params["vectors"] = {DENSE: dense, LATENTS: _dense(layout, multivector_config=comparator)}
-    if layout.language is not None:
-        params["sparse_vectors"] = {words_name(layout.language): qe.EdgeSparseVectorParams(modifier=qe.Modifier.Idf)}
+    params["sparse_vectors"] = {words_name(layout.language): qe.EdgeSparseVectorParams(modifier=qe.Modifier.Idf)}
     return params
 
 
@@ -49,11 +48,10 @@ def rank(
         case Nearest(vector):
             request: dict[str, Any] = {"query": _nearest(vector, layout), "filter": filter_}
         case WordMatch(text):
-            language = require_words(layout, name)
-            words = query_words(text, language)
+            words = query_words(text, layout.language)
             if not words.ids:
                 return []
-            query = qe.Query.Nearest(sparse(words), using=words_name(language))
+            query = qe.Query.Nearest(sparse(words), using=words_name(layout.language))
             request = {"query": query, "filter": filter_, "params": _LIVE}
         case LateInteraction(vector, latents, candidates):
             require_latents(layout, name)

@@ -24,7 +24,6 @@ from indexer.domain.points import Hit, Page, Point
 from indexer.errors import CollectionDamaged
 from indexer.filters import FieldType, Filter
 from indexer.store.base import Layout, SearchWindow
-from indexer.store.bm25 import check_language
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked
 from indexer.store.edge.filters import INDEX_KINDS, sliced, to_edge
 from indexer.store.edge.ranking import rank, sparse, vector_params
@@ -34,7 +33,7 @@ from indexer.store.edge.snapshot import copy, sync_folder, unpack
 from indexer.store.edge.snapshot import sync as _sync
 from indexer.store.indexes import answered, missing, unanswered
 from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
-from indexer.store.vectors import DENSE, LATENTS, fits, just_below, unpacked, vectors_of
+from indexer.store.vectors import DENSE, LATENTS, fits, just_below, new_layout, unpacked, vectors_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 from model.types import Float32
 
@@ -125,7 +124,7 @@ class Shards:
         if final.exists():
             fits(self._opened(name).layout, dimensions, language, latents, name)
         else:
-            self._make(final, Layout(dimensions, language and check_language(language), bool(latents)))
+            self._make(final, new_layout(dimensions, language, latents))
         if indexes:
             opened = self._opened(name)
             declared = {path_of(name): kind for name, kind in indexes.items()}

@@ -14,7 +14,6 @@ from indexer.store.vectors import (
     LATENTS,
     language_of,
     require_latents,
-    require_words,
     unit,
     unit_rows,
     words_name,
@@ -36,8 +35,7 @@ def vector_params(layout: Layout, on_disk: bool) -> dict[str, Any]:
             size=size, distance=cosine, on_disk=on_disk, multivector_config=maxsim, hnsw_config=_NO_GRAPH
         )
         params["vectors_config"] = {DENSE: dense, LATENTS: latents}
-    if layout.language is not None:
-        params["sparse_vectors_config"] = {words_name(layout.language): q.SparseVectorParams(modifier=q.Modifier.IDF)}
+    params["sparse_vectors_config"] = {words_name(layout.language): q.SparseVectorParams(modifier=q.Modifier.IDF)}
     return params
 
 
@@ -46,9 +44,10 @@ def layout_of(params: q.CollectionParams) -> Layout | None:
     vectors = params.vectors
     named = vectors if isinstance(vectors, dict) else {DENSE: vectors}
     dense = named.get(DENSE)
-    if dense is None or named.keys() - {DENSE, LATENTS}:
+    language = language_of(params.sparse_vectors or {})
+    if dense is None or language is None or named.keys() - {DENSE, LATENTS}:
         return None
-    return Layout(dense.size, language_of(params.sparse_vectors or {}), LATENTS in named)
+    return Layout(dense.size, language, LATENTS in named)
 
 
 def asked(
@@ -60,11 +59,10 @@ def asked(
             nearest = unit(vector, layout.dimensions, "the query").tolist()
             return {"query": nearest, "query_filter": filter_, "search_params": params}, 1.0
         case WordMatch(text):
-            language = require_words(layout, name)
-            words = query_words(text, language)
+            words = query_words(text, layout.language)
             if not words.ids:
                 return None
-            of_words = {"query": sparse(words), "using": words_name(language)}
+            of_words = {"query": sparse(words), "using": words_name(layout.language)}
             return {**of_words, "query_filter": filter_, "search_params": q.SearchParams(idf=_LIVE)}, 1.0
         case LateInteraction(vector, latents, candidates):
             require_latents(layout, name)

@@ -27,7 +27,6 @@ from indexer.domain.points import Hit, Page, Point
 from indexer.filters import FieldType, Filter
 from indexer.observability.watch import NOBODY, Watch
 from indexer.store.base import Consistency, Layout, SearchWindow
-from indexer.store.bm25 import check_language
 from indexer.store.criteria import Criterion, Nearest, Ranked
 from indexer.store.indexes import missing
 from indexer.store.measure import measured
@@ -38,7 +37,7 @@ from indexer.store.server.places import BoundedClient
 from indexer.store.server.ranking import asked, layout_of, sparse, vector_params
 from indexer.store.server.settings import CollectionSettings, ServerStoreSettings
 from indexer.store.ties import in_order, is_complete, query_limits
-from indexer.store.vectors import DENSE, LATENTS, fits, just_below, unpacked, vectors_of
+from indexer.store.vectors import DENSE, LATENTS, fits, just_below, new_layout, unpacked, vectors_of
 from model.errors import Conflict, InvalidInput, NotFound
 from model.types import Float32
 
@@ -108,7 +107,7 @@ class ServerStore:
         try:
             description = await self.describe(name, fresh=True)
         except NotFound:
-            await self._make(name, Layout(dimensions, language and check_language(language), bool(latents)))
+            await self._make(name, new_layout(dimensions, language, latents))
             description = await self.describe(name, fresh=True)
         fits(description.layout, dimensions, language, latents, name)
         declared = {path_of(path): kind for path, kind in (indexes or {}).items()}

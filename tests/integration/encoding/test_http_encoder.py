@@ -25,7 +25,7 @@ from model.errors import (
 from model.types import Embedding, Input, Role
 from service.encoder.app import EncoderParts, create_encoder_app
 from service.encoder.batcher import Batcher
-from service.keys import KeyFile
+from service.keys import Key, KeyFile, KeyScope, line_of
 from service.observability.metrics import Metrics
 from service.settings import ServerRole, Settings
 
@@ -47,7 +47,7 @@ class Way(httpx.AsyncBaseTransport):
 
 class Remote:
     def __init__(self, runtime: Any, keys: Path, **settings: Any) -> None:
-        keys.write_text("k" * 16)
+        keys.write_text(line_of("k" * 16, Key("api", frozenset(KeyScope))))
         self.settings = Settings(role=ServerRole.ENCODER, **settings)
         self.metrics = Metrics(CollectorRegistry())
         self.batcher = Batcher(runtime, self.settings.queue(2_048), self.metrics)

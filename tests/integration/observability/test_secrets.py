@@ -24,7 +24,6 @@ from service.keys import Key, KeyScope, line_of
 from service.settings import Settings
 
 KEY = "ret2_of-an-application-0123456789"
-PLAIN_KEY = "plain-in-its-file-0123456789"
 ENCODER_KEY = "ret2_of-the-encoder-0123456789"
 QDRANT_KEY = "of-the-vector-store-0123456789"
 COLLECTOR_KEY = "of-the-collector-of-traces-0123456789"
@@ -149,7 +148,7 @@ def test_processes_print_no_secret(
 
     every = frozenset(KeyScope)
     (tmp_path / "encoder-keys").write_text(line_of(ENCODER_KEY, Key("api", every)) + "\n")
-    (tmp_path / "api-keys").write_text(f"{PLAIN_KEY}\n{line_of(KEY, Key('app', every))}\n")
+    (tmp_path / "api-keys").write_text(line_of(KEY, Key("app", every)) + "\n")
     encoder = start(
         "encoder", "--role=encoder", f"--model={write_tiny_checkpoint(tmp_path / 'model')}",
         RET2_API_KEYS_FILE=str(tmp_path / "encoder-keys"),
@@ -182,7 +181,7 @@ def test_processes_print_no_secret(
             {"id": "c", "image": {"url": f"http://127.0.0.1:9/x.png?token={URL_PASSWORD}"}},
         ]
         search = {"collection": "flags", "query": {"text": TEXT}}
-        for key in (KEY, PLAIN_KEY, WRONG_KEY, None):
+        for key in (KEY, WRONG_KEY, None):
             call("PUT", "/collections/flags", key)
             call("POST", "/collections/flags/documents?wait=true", key, json=documents)
             call("POST", "/search", key, json=search)
@@ -208,7 +207,7 @@ def test_processes_print_no_secret(
     printed = api.end() + encoder.end()
     assert '"event": "audit"' in printed
     assert "the API keys stay as they were" in printed
-    secrets = [KEY, PLAIN_KEY, ENCODER_KEY, QDRANT_KEY, COLLECTOR_KEY, HUB_TOKEN, URL_PASSWORD, s3_server.SECRET, TEXT]
+    secrets = [KEY, ENCODER_KEY, QDRANT_KEY, COLLECTOR_KEY, HUB_TOKEN, URL_PASSWORD, s3_server.SECRET, TEXT]
     secrets.append(password_in(postgres_url))
     assert [secret for secret in secrets if secret in printed] == []
     answered = "".join(f"{answer.headers} {answer.text}" for answer in answers)

@@ -140,19 +140,6 @@ async def test_a_collection_says_its_language_and_keeps_it(served: Any) -> None:
     assert "known are simple, arabic" in unknown.json()["detail"]
 
 
-async def test_a_collection_made_before_words_is_refused_with_the_way_out(served: Any) -> None:
-    await served.load(*SHOES, collection="shop")
-    await served.parts.store.drop("shop")
-    await served.parts.store.create("shop", 64)  # as an older version made it
-    assert (await served.client.get("/collections/shop")).json()["language"] is None
-    await served.parts.catalog.create("shop")  # and it may be asked for again
-    for mode in ("lexical", "hybrid"):
-        problem = await refused(served, mode=mode)
-        assert (problem["status"], problem["code"]) == (409, "conflict")
-        assert "Fill a new collection, or reindex this one" in problem["detail"]
-    assert (await served.search("red", collection="shop", mode="fused"))["hits"] == []
-
-
 @pytest.mark.parametrize(
     ("body", "says"),
     [

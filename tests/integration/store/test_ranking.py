@@ -169,7 +169,7 @@ async def test_a_layout_is_remembered_and_fixed(store: Store) -> None:
     await store.create("late", D, latents=True)
     assert [await store.points(name).layout() for name in ("words", "plain", "late")] == [
         Layout(D, "english"),
-        Layout(D),
+        Layout(D, "simple"),
         Layout(D, latents=True),
     ]
     for name in ("words", "plain", "late"):
@@ -193,8 +193,6 @@ async def test_what_a_collection_does_not_hold_is_refused(store: Store) -> None:
     await store.create("plain", D)
     points = store.points("plain")
     await points.upsert([Point("d", rows(D), "word", None, {}, "")])
-    with pytest.raises(Conflict):
-        await rank(points, WordMatch("word"), limit=1)
     with pytest.raises(Conflict):
         await rank(points, LateInteraction(rows(D), rows(K, D), 10), limit=1)
     assert [name for name, _ in await rank(points, Nearest(rows(D)), limit=5)] == ["d"]

@@ -487,20 +487,6 @@ def test_modes_and_what_explains_a_hit(site: Site) -> None:
     expect(page.get_by_role("status")).to_contain_text("Nothing was found")
 
 
-def test_modes_that_a_collection_cannot_answer_are_not_offered(site: Site) -> None:
-    page = site.page()
-
-    def without_words(route: Route) -> None:
-        answer = route.fetch()
-        collections = [{**one, "language": None} for one in answer.json()["collections"]]
-        route.fulfill(response=answer, json={"collections": collections})
-
-    page.route("**/collections", without_words)
-    page.reload()
-    expect(page.get_by_role("combobox", name="Mode")).to_have_value("fused")
-    expect(page.get_by_role("option", name="hybrid")).to_be_disabled()
-
-
 def test_another_collection(site: Site) -> None:
     page = opened(site, "shop")
     asked(page, "a red square")

@@ -83,18 +83,10 @@ def test_new_keys_cannot_be_guessed() -> None:
     assert len(new_key()) == len("ret2_") + 43  # 32 bytes
 
 
-def test_a_key_as_it_is_still_opens_everything(file: Path) -> None:
-    with structlog.testing.capture_logs() as logs:
-        keys = KeyFile(written(file, SECRET))
-    assert keys.find(SECRET) == Key("line-1", frozenset(KeyScope))
-    assert logs[0]["way_out"] == "ret2 keys new --from-stdin"
-    assert SECRET not in str(logs)
-
-
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("short-secret", "12 characters"),
+        (SECRET, "1 words, there must be four"),
         (f"shop search {SECRET}", "3 words"),
         (f"shop search * {SECRET}", "64 hexadecimal"),
         (f"shop search * sha256:{SECRET}", "64 hexadecimal"),
@@ -122,7 +114,7 @@ def test_a_file_without_keys(file: Path, content: str) -> None:
 
 def test_a_key_twice(file: Path) -> None:
     with pytest.raises(InvalidInput, match="line 2: the same key as in line 1"):
-        KeyFile(written(file, SECRET, line_of(SECRET, SHOP)))
+        KeyFile(written(file, line_of(SECRET, Key("ops", frozenset(KeyScope))), line_of(SECRET, SHOP)))
 
 
 def test_missing_keys_file(tmp_path: Path) -> None:
