@@ -92,7 +92,9 @@ class Catalog:
         except NotFound:
             return 0
 
-    async def _make_points(self, name: str, info: ModelInfo, indexes: Mapping[str, FieldType], language: str | None) -> None:
+    async def _make_points(
+        self, name: str, info: ModelInfo, indexes: Mapping[str, FieldType], language: str | None
+    ) -> None:
         """Create the points of a new collection, of which the store has none or the empty ones of a creation cut
         short."""
         create = partial(

@@ -16,6 +16,8 @@ import httpx
 
 from indexer.connections import Connections
 from model.errors import DependencyUnavailable, Forbidden, InvalidInput, RetrievalError, TooLarge
+from model.settings import setting
+from model.types import Limits
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -269,7 +271,11 @@ def _reason(error: Exception) -> str:
 class FetchSettings:
     """Bounds on fetching a URL (docs/promises.md#promise-11)."""
 
-    max_bytes: int = 20 * 2**20
-    timeout_s: float = 10.0  # whole fetch, redirects included
-    max_redirects: int = 3
-    allow_private: bool = False
+    max_bytes: int = Limits().max_image_bytes
+    timeout_s: float = setting(10.0, "fetch_timeout_s", "fetching one URL, redirects included", gt=0)
+    max_redirects: int = setting(3, "fetch_max_redirects", "redirects of one URL", ge=0)
+    allow_private: bool = setting(
+        False,
+        "fetch_allow_private",
+        "allow URLs with private and loopback addresses: for tests and closed networks",
+    )

@@ -1,23 +1,33 @@
-"""Bounds of ingestion as plain data; `service.settings` fills them from the environment."""
+"""Bounds of ingestion."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from model.settings import setting
+
 
 @dataclass(frozen=True, slots=True)
 class IndexerSettings:
-    batch_documents: int = 64  # documents of one ledger batch, one encoder call and one upsert
-    max_attempts: int = (
-        8  # of a batch, before its documents are failures; counted only where a document may be at fault
+    # And of one batch of the ledger.
+    batch_documents: int = setting(
+        64, "index_batch_documents", "documents of one encoder call and one upsert", gt=0, le=256
     )
+    # Counted only where a document may be at fault.
+    max_attempts: int = setting(8, "index_max_attempts", "attempts at a batch before its documents are failures", gt=0)
     lease_s: float = 60.0
     retry_base_s: float = 0.5
     retry_max_s: float = 60.0
-    concurrency: int = 2  # encoder calls in flight in one worker
+    concurrency: int = setting(2, "index_concurrency", "batches a worker has in flight", gt=0)
     poll_s: float = 5.0  # how often to look for what another process did; what this one does wakes whoever waits
     job_retention_s: float = (
         7 * 86400.0
     )  # finished jobs are kept for this long, with their failures and idempotency keys
-    reindex_grace_s: float = 3600.0  # how long the previous generation is kept and written to, for a rollback
+    # It is written to as well.
+    reindex_grace_s: float = setting(
+        3600.0,
+        "reindex_grace_s",
+        "how long after a reindex the previous generation is kept for a rollback",
+        ge=0,
+    )
     reindex_linger_s: float = 30.0  # how long a generation that was given up outlives the searches under way in it

@@ -9,6 +9,8 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from model.settings import setting
+
 Float32 = NDArray[np.float32]
 Shares = tuple[tuple[float, float], ...]  # of text and image at each tapped layer, of sum 1: `model.contributions`
 SHARE_DIGITS = 4  # as they are kept and shown: what a share is good for, some 60 bytes a point of three layers
@@ -37,9 +39,11 @@ class Limits:
     truncated, and the truncation is reported in `Embedding.dropped_tokens`.
     """
 
-    max_text_chars: int = 100_000
-    max_image_bytes: int = 20 * 2**20
-    max_image_px: int = 50_000_000
+    max_text_chars: int = setting(
+        100_000, "max_text_chars", "one text; over the model's token limit it is truncated", gt=0
+    )
+    max_image_bytes: int = setting(20 * 2**20, "max_image_bytes", "one image file", gt=0)
+    max_image_px: int = setting(50_000_000, "max_image_px", "width times height of one image", gt=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from indexer.backup.backup import Installation
 from indexer.blobs.image_store import Blobs
-from indexer.blobs.thumbnails import Keeper, KeepSettings
+from indexer.blobs.thumbnails import Keeper
 from indexer.catalog import Catalog
 from indexer.encoding.http_encoder import HttpEncoder
 from indexer.encoding.registry import Encoders
@@ -72,7 +72,7 @@ def build(
     catalog = Catalog(ledger, store, encoders)
     progress = Progress(ledger, settings.indexer.poll_s)
     wakeups, orders = WakeUps(), WakeUps()
-    keeper = Keeper(blobs, KeepSettings(settings.keep_images, settings.thumbnail_px), settings.limits)
+    keeper = Keeper(blobs, settings.keep, settings.limits)
     imports = Imports(settings.imports)
     importer = Importer(ledger, blobs, imports, settings.indexer, readers=settings.import_readers, wakeups=wakeups)
     chores: list[Chore] = [importer]

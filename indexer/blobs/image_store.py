@@ -34,6 +34,7 @@ import structlog
 from indexer.blobs.local_files import LocalFiles
 from indexer.object_storage import StoreErrors, connect, is_local, named
 from model.errors import DependencyUnavailable, InvalidInput, NotFound
+from model.settings import setting
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -55,10 +56,15 @@ class BlobSettings:
     """`url` is a folder or any fsspec URL; credentials and endpoint of a store come from its own variables (AWS_…)."""
 
     url: str
-    timeout_s: float = 30.0  # of one put, get or page of a listing
-    grace_s: float = (
-        24 * 3600.0
-    )  # sweep leaves what is younger; over twice the longest time from a put to its document's commit
+    # Of a listing, one page.
+    timeout_s: float = setting(30.0, "blobs_timeout_s", "one image read or written there", gt=0)
+    grace_s: float = setting(
+        24 * 3600.0,
+        "sweep_grace_s",
+        "younger images stay, whatever refers to them: over twice the longest time from storing an image to accepting "
+        "or indexing its document",
+        ge=600,
+    )
 
 
 @dataclass(frozen=True, slots=True)

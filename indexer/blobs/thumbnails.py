@@ -22,10 +22,11 @@ from PIL import Image
 from indexer.blobs.image_store import Blobs
 from model.errors import InvalidInput
 from model.images.decoding import decode_image
+from model.settings import setting
 from model.types import Limits
 
 _QUALITY = 85  # Pillow's advice for JPEG is 75 to 95; 85 is about 45 kB for a photograph of 512 px
-_MAX_PX = 4096
+_MIN_PX, _MAX_PX = 16, 4096
 
 
 class Keep(StrEnum):
@@ -36,13 +37,20 @@ class Keep(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KeepSettings:
-    keep: Keep = Keep.ORIGINAL
-    thumbnail_px: int = 512  # the longer side; above the bundled model's 224 and CLIP-L's 336
+    keep: Keep = setting(
+        Keep.ORIGINAL,
+        "keep_images",
+        "what is kept of an image once it is indexed: original, thumbnail or none; the model always sees the original. "
+        "A reindex uses what is kept: with none there is no image to show (404), and a document that is an image alone "
+        "cannot be reindexed",
+    )
+    # Above the bundled models' 224 and CLIP-L's 336.
+    thumbnail_px: int = setting(512, "thumbnail_px", "longer side of a thumbnail", ge=_MIN_PX, le=_MAX_PX)
 
     def __post_init__(self) -> None:
-        if not 16 <= self.thumbnail_px <= _MAX_PX:
+        if not _MIN_PX <= self.thumbnail_px <= _MAX_PX:
             raise InvalidInput(
-                f"thumbnail_px is {self.thumbnail_px}, allowed are 16 to {_MAX_PX}",
+                f"thumbnail_px is {self.thumbnail_px}, allowed are {_MIN_PX} to {_MAX_PX}",
                 field="thumbnail_px",
                 value=self.thumbnail_px,
                 limit=_MAX_PX,

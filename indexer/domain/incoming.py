@@ -17,6 +17,7 @@ from indexer.domain.samples import DOCUMENTS
 from indexer.domain.validation import invalid, shown
 from indexer.filters.values import EXACT_INTEGERS, WHOLE_NUMBERS
 from model.errors import InvalidInput, TooLarge
+from model.settings import setting
 from model.types import Limits
 
 # Beside the metadata, which has bounds of its own.
@@ -44,8 +45,8 @@ class DocumentBounds:
     """What one document may be."""
 
     limits: Limits = field(default_factory=Limits)
-    max_metadata_bytes: int = 64 * 1024
-    max_metadata_depth: int = 8
+    max_metadata_bytes: int = setting(64 * 1024, "max_metadata_bytes", "one document's metadata as JSON", gt=0)
+    max_metadata_depth: int = setting(8, "max_metadata_depth", "nesting of one document's metadata", gt=0)
 
 
 def incoming(position: int, value: Any, bounds: DocumentBounds) -> Incoming:

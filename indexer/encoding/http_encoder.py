@@ -21,6 +21,7 @@ from indexer.errors import EncoderDied, EncoderTimedOut
 from indexer.observability import tracing
 from model import codec
 from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TimedOut, TooLarge
+from model.settings import setting
 from model.types import Embedding, Input, ModelInfo, Role
 
 # The encoder was not reached, or the connection broke: encoding twice does no harm. Time-outs are not retried, ours or
@@ -36,9 +37,11 @@ _RETRIED_STATUS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILA
 class EncoderClientSettings:
     url: str
     api_key: str | None = None
-    timeout_s: float = 30.0  # one call, waiting in the encoder's queue and all attempts included
+    timeout_s: float = setting(
+        30.0, "encoder_timeout_s", "one call of the encoder, all attempts and waiting in its queue included", gt=0
+    )
     connect_timeout_s: float = 2.0
-    attempts: int = 3
+    attempts: int = setting(3, "encoder_attempts", "attempts at a call of the encoder that does not reach it", gt=0)
     retry_base_s: float = 0.1
     connections: int = 64
     max_call_inputs: int = 64

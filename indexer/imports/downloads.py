@@ -21,6 +21,7 @@ import httpcore
 
 from indexer.fetcher import Fetcher, FetchSettings
 from model.errors import DependencyUnavailable, TooLarge
+from model.settings import setting
 
 _STALL_S = 60.0  # a server that says nothing for so long is taken for dead
 _NAME_CHARS = 32
@@ -29,11 +30,16 @@ _NAME_CHARS = 32
 @dataclass(frozen=True, slots=True)
 class CopySettings:
     folder: Path
-    max_file_bytes: int = 10 * 2**30
-    max_total_bytes: int = 40 * 2**30  # beyond it, what was used longest ago goes
+    max_file_bytes: int = setting(10 * 2**30, "import_max_file_bytes", "one file that is downloaded by https", gt=0)
+    max_total_bytes: int = setting(
+        40 * 2**30,
+        "import_max_copies_bytes",
+        "all files downloaded by https; beyond it what was used longest ago goes",
+        gt=0,
+    )
     timeout_s: float = 4 * 3600.0  # of one whole file
-    allow_private: bool = False
-    max_redirects: int = 3
+    allow_private: bool = FetchSettings().allow_private
+    max_redirects: int = FetchSettings().max_redirects
 
 
 @dataclass(frozen=True, slots=True)

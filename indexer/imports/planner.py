@@ -38,6 +38,7 @@ from indexer.imports.reading import (
     suffixes_of,
 )
 from model.errors import InvalidInput, RetrievalError
+from model.settings import setting
 
 _MAX_URI_CHARS = 4096
 # Records in which each field of a mapping must be met, else it is taken for a slip of the pen.
@@ -56,9 +57,9 @@ class ImportSettings:
     copies: CopySettings | None = None
     cut: Cut = field(default_factory=Cut)
     bounds: DocumentBounds = field(default_factory=DocumentBounds)
-    max_files: int = 10_000
-    max_rows: int = 100_000_000
-    timeout_s: float = 30.0  # of one request to a store
+    max_files: int = setting(10_000, "import_max_files", "files of one import", gt=0)
+    max_rows: int = setting(100_000_000, "import_max_rows", "records of one import", gt=0)
+    timeout_s: float = setting(30.0, "import_timeout_s", "one request to a store of files", gt=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,7 +177,7 @@ async def get_image(
     (point,) = await stored_points(parts.catalog.points(collection), collection.name, [document_id])
     digest = point.image_digest
     if digest is None:
-        no_images = parts.settings.keep_images is Keep.NONE
+        no_images = parts.settings.keep.keep is Keep.NONE
         why = "; this service keeps none (RET2_KEEP_IMAGES=none)" if no_images else ""
         raise NotFound(f"document {document_id!r:.100} has no image{why}", field="id", value=document_id)
     is_current = len(v) >= 16 and digest.startswith(v)

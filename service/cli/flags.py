@@ -10,14 +10,14 @@ import functools
 import inspect
 import types
 from collections.abc import Callable
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from model.errors import InvalidInput
-from service.settings import Settings
+from service.settings import Settings, all_settings
 
 
 def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
@@ -27,7 +27,7 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
     def run(**flags: Any) -> None:
         command(settings_from({name: value for name, value in flags.items() if value is not None}))
 
-    parameters = [_parameter(name, field) for name, field in Settings.model_fields.items() if not _is_secret(field)]
+    parameters = [_parameter(name, field) for name, field in all_settings().items() if not _is_secret(field)]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {}
     return run
@@ -56,7 +56,7 @@ def flag(name: str) -> str:
 def settings_table() -> str:
     """The table of docs/settings.md; a test compares the two."""
     rows = ["| variable | flag | default | |", "|---|---|---|---|"]
-    for name, field in Settings.model_fields.items():
+    for name, field in all_settings().items():
         shown_flag = "" if _is_secret(field) else f"`{flag(name)}`"
         shown_flag += f", `{_SHORT[name]}`" if name in _SHORT else ""
         text = str(field.description).replace("|", "\\|")
@@ -87,11 +87,13 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 
 
 def _plain(annotation: Any) -> type:
-    """The type without its bounds and its None: `Annotated[int, gt=0] | None` is an int."""
+    """Return the type without its bounds and its None: `Annotated[int, gt=0] | None` is an int, a choice of words str."""
     if get_origin(annotation) in (Union, types.UnionType):
         annotation = next(option for option in get_args(annotation) if option is not types.NoneType)
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
+    if get_origin(annotation) is Literal:
+        annotation = type(get_args(annotation)[0])
     assert isinstance(annotation, type)
     return annotation
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from model.settings import setting
+
 INDEXING_THRESHOLD_KB = 10_000  # Qdrant's default: segments over it get an HNSW index
 
 Quantization = Literal["none", "scalar", "binary", "product"]
@@ -14,24 +16,52 @@ Quantization = Literal["none", "scalar", "binary", "product"]
 class CollectionSettings:
     """How new collections are made; those already there stay as they are. None leaves it to the server."""
 
-    shards: int | None = None
-    replication_factor: int = 1
-    write_consistency_factor: int = 1  # replicas that have to have written before a write is acknowledged
-    vectors_on_disk: bool = False
-    payload_on_disk: bool = True
-    quantization: Quantization = "none"
-    quantized_in_memory: bool = True
-    oversampling: float = 2.0  # with quantization: candidates a hit, rescored with the whole vectors
-    hnsw_m: int | None = None
-    hnsw_ef_construct: int | None = None
-    hnsw_ef: int | None = None  # of a search
-    indexing_threshold_kb: int = INDEXING_THRESHOLD_KB
+    shards: int | None = setting(None, "qdrant_shards", "shards of a collection; unset: one per node", gt=0)
+    replication_factor: int = setting(1, "qdrant_replication_factor", "copies of each shard", gt=0)
+    write_consistency_factor: int = setting(
+        1,
+        "qdrant_write_consistency_factor",
+        "copies that have to have written before a write counts; at most the replication factor",
+        gt=0,
+    )
+    vectors_on_disk: bool = setting(False, "qdrant_vectors_on_disk", "vectors in memory-mapped files instead of memory")
+    payload_on_disk: bool = setting(True, "qdrant_payload_on_disk", "texts and metadata on disk instead of in memory")
+    quantization: Quantization = setting(
+        "none",
+        "qdrant_quantization",
+        "none, scalar, binary or product; candidates are rescored with the whole vectors",
+    )
+    quantized_in_memory: bool = setting(
+        True, "qdrant_quantized_in_memory", "quantized vectors in memory, wherever the whole ones are"
+    )
+    oversampling: float = setting(
+        2.0, "qdrant_oversampling", "candidates for each hit where there is quantization", ge=1, le=100
+    )
+    hnsw_m: int | None = setting(
+        None, "qdrant_hnsw_m", "links of a node of the HNSW graph; unset: Qdrant's default", gt=0
+    )
+    hnsw_ef_construct: int | None = setting(
+        None,
+        "qdrant_hnsw_ef_construct",
+        "neighbours looked at as the HNSW graph is built; unset: Qdrant's default",
+        gt=0,
+    )
+    hnsw_ef: int | None = setting(
+        None, "qdrant_hnsw_ef", "neighbours looked at by a search; unset: Qdrant's default", gt=0
+    )
+    indexing_threshold_kb: int = setting(
+        INDEXING_THRESHOLD_KB,
+        "qdrant_indexing_threshold_kb",
+        "segments with more vectors than this get an HNSW graph; smaller ones are searched exactly",
+        gt=0,
+    )
 
     def __post_init__(self) -> None:
         if not 1 <= self.write_consistency_factor <= self.replication_factor:
             raise ValueError(
                 f"write_consistency_factor is {self.write_consistency_factor}, "
-                f"limit is 1 to the replication_factor, {self.replication_factor}"
+                f"limit is 1 to the replication_factor, {self.replication_factor} "
+                "(RET2_QDRANT_WRITE_CONSISTENCY_FACTOR, RET2_QDRANT_REPLICATION_FACTOR)"
             )
         if self.oversampling < 1:
             raise ValueError(f"oversampling is {self.oversampling}, the least is 1")
@@ -45,12 +75,19 @@ class ServerStoreSettings:
 
     url: str
     api_key: str | None = field(default=None, repr=False)
-    prefer_grpc: bool = True
-    grpc_port: int = 6334
-    timeout_s: int = 10  # of a call; whole seconds, as the client has them
+    prefer_grpc: bool = setting(True, "qdrant_prefer_grpc", "speak gRPC with Qdrant, which is faster; else HTTP alone")
+    grpc_port: int = setting(6334, "qdrant_grpc_port", "Qdrant's port for gRPC", ge=1, le=65535)
+    # As the client has them.
+    timeout_s: int = setting(10, "qdrant_timeout_s", "one call of Qdrant; whole seconds", gt=0)
     upsert_points: int = 128  # of one call
-    connections: int = 100  # calls at a time; others wait for a place within `timeout_s`
-    collection_prefix: str = ""  # for several deployments on one server
+    # They wait within `timeout_s`.
+    connections: int = setting(100, "qdrant_connections", "calls of Qdrant at a time; others wait for a place", gt=0)
+    collection_prefix: str = setting(
+        "",
+        "qdrant_prefix",
+        "begins the name of each collection there, for several deployments on one server",
+        pattern=r"^[a-z0-9_-]{0,63}$",
+    )
     collection: CollectionSettings = field(default_factory=CollectionSettings)
 
     def __post_init__(self) -> None:

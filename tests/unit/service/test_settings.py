@@ -5,10 +5,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from indexer.blobs.image_store import BlobSettings
+from indexer.encoding.http_encoder import EncoderClientSettings
+from indexer.fetcher import FetchSettings
+from indexer.imports.planner import ImportSettings
+from indexer.settings import IndexerSettings
 from indexer.store.server.settings import CollectionSettings, ServerStoreSettings
 from model.errors import InvalidInput
 from service.cli.flags import settings_from
-from service.settings import Settings
+from service.settings import QueueSettings, Settings, all_settings
 
 UNITS = (
     "_values",
@@ -114,6 +119,26 @@ def test_loopback_is_no_stranger(host: str) -> None:
 def test_bounds_are_bounded(name: str, value: object) -> None:
     with pytest.raises(ValidationError):
         Settings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_an_unset_setting_is_as_its_part_declares_it() -> None:
+    settings = Settings()
+    assert settings.indexer == IndexerSettings()
+    assert settings.fetch == FetchSettings()
+    assert settings.blobs == BlobSettings(settings.blobs.url)
+    assert settings.queue(2_048) == QueueSettings()
+    assert settings.encoder_client("http://e") == EncoderClientSettings("http://e")
+    assert settings.imports == ImportSettings()
+
+
+def test_a_part_s_setting_is_a_variable_and_a_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RET2_INDEX_MAX_ATTEMPTS", "3")
+    assert settings_from({"fetch_timeout_s": 2.5}).fetch.timeout_s == 2.5
+    assert settings_from({}).indexer.max_attempts == 3
+    with pytest.raises(InvalidInput, match=r"RET2_INDEX_BATCH_DOCUMENTS: .*less than or equal to 256"):
+        settings_from({"index_batch_documents": 257})
+    assert next(iter(all_settings())) == "role"
+    assert "sweep_grace_s" in all_settings()
 
 
 def test_every_setting_says_what_it_is() -> None:
