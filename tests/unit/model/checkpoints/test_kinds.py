@@ -81,9 +81,9 @@ def test_another_kind_of_model_is_named(model_type: str | None, message: str, cl
 
 
 def test_a_file_and_a_name_of_the_hub_are_no_folder(clip: Path) -> None:
-    refused(clip / "model.safetensors", "is a file: name the folder that it lies in")
+    refused(clip / "model.safetensors", "is a file: name the folder that contains it")
     refused(Path("org/name"), r"no folder 'org/name' .*for the hub's model write hub:org/name\)")
-    with pytest.raises(InvalidInput, match="no model 'nowhere' is bundled, there are: atlas"):
+    with pytest.raises(InvalidInput, match="no model 'nowhere' is bundled; bundled models: atlas"):
         Retriever.load("bundled:nowhere")
 
 
