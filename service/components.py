@@ -29,6 +29,7 @@ from service.http.health import Health
 from service.inputs.inputs import ImageFetcher
 from service.keys import KeyFile
 from service.observability.metrics import Metrics
+from service.search.room import HitRoom
 from service.settings import ServerRole, Settings
 
 P = ParamSpec("P")
@@ -52,6 +53,7 @@ class Parts:
     progress: Progress
     reindexes: Reindexes
     reindexer: Reindexer
+    hit_room: HitRoom
     next_encoder: Batcher | HttpEncoder | None = None
     api_keys: KeyFile | None = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)  # this process is on its way out

@@ -49,6 +49,8 @@ class QuotaSettings:
         "requests of one API key being answered at once, in each process; unset: half of max_requests_in_flight",
         gt=0,
     )
+    event_streams: int | None = None
+    document_streams: int | None = None
 
     @property
     def capacity(self) -> float:
@@ -303,6 +305,10 @@ class Settings(_PartsSettings):
         64 * MIB,
         description="one answer of /search or /search/batch; a search that would go over it is an error of its own",
     )
+    max_answers_bytes: Positive = Field(
+        512 * MIB,
+        description="all answers over 128 KiB held at once: written, and not yet read by their callers",
+    )
     max_json_bytes: Positive = Field(8 * MIB, description="one request body of a call that takes no image")
     max_json_values: Positive = Field(
         100_000,
@@ -321,7 +327,14 @@ class Settings(_PartsSettings):
         10_000,
         description="how far a ranking can be walked, by offset or cursor, and how much of it groups are sought in",
     )
-    max_requests_in_flight: Positive = Field(256, description="requests being answered at once; probes are not counted")
+    max_held_hits: Positive = Field(
+        4_000, description="hits of all searches held at once; a search that would go over it waits for others"
+    )
+    max_requests_in_flight: Positive = Field(
+        256, description="requests being answered at once; probes and streams are not counted"
+    )
+    max_event_streams: Positive = Field(256, description="open streams of job events")
+    max_document_streams: Positive = Field(64, description="NDJSON streams of documents being received at once")
 
     # --- bounds on what waits for the model
     max_batch_cost: Positive | None = Field(
@@ -364,6 +377,16 @@ class Settings(_PartsSettings):
                 f"RET2_MAX_BODIES_BYTES is {self.max_bodies_bytes}, but one body may have {self.max_body_bytes}: "
                 "RET2_MAX_BODY_BYTES"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _an_answer_fits(self) -> Self:
+        for whole, part in (("max_answers_bytes", "max_answer_bytes"), ("max_held_hits", "max_search_hits")):
+            if getattr(self, whole) < getattr(self, part):
+                raise ValueError(
+                    f"RET2_{whole.upper()} is {getattr(self, whole)}, but one answer may have {getattr(self, part)}: "
+                    f"RET2_{part.upper()}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -472,9 +495,14 @@ class Settings(_PartsSettings):
     @property
     def quotas(self) -> QuotaSettings:
         quotas = self._part(QuotaSettings)
-        if quotas.in_flight is None and self.api_keys_file is not None:
-            return replace(quotas, in_flight=max(1, self.max_requests_in_flight // 2))
-        return quotas
+        if self.api_keys_file is None:
+            return quotas
+        return replace(
+            quotas,
+            in_flight=quotas.in_flight or _half(self.max_requests_in_flight),
+            event_streams=_half(self.max_event_streams),
+            document_streams=_half(self.max_document_streams),
+        )
 
     @property
     def list_limits(self) -> dict[str, int]:
@@ -510,6 +538,11 @@ def all_settings() -> dict[str, FieldInfo]:
     """Return every setting by its name: those of the process, then those of its parts."""
     of_parts = {declared.name for part in _PARTS for declared in declared_settings(part)}
     return dict(sorted(Settings.model_fields.items(), key=lambda item: item[0] in of_parts))
+
+
+def _half(limit: int) -> int:
+    """Return the share of one API key where nothing else is set, so that another key always has room."""
+    return max(1, limit // 2)
 
 
 def _is_loopback(host: str) -> bool:

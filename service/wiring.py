@@ -34,6 +34,7 @@ from service.encoder.app import EncoderParts
 from service.encoder.batcher import Batcher, Runtime
 from service.keys import KeyFile
 from service.observability.metrics import Metrics
+from service.search.room import HitRoom
 from service.settings import QueueSettings, Settings
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def build(
         progress=progress,
         reindexes=Reindexes(ledger, catalog, encoders, orders=orders),
         reindexer=reindexer,
+        hit_room=HitRoom(settings.max_held_hits),
         next_encoder=next_encoder,
         api_keys=api_keys,
     )

@@ -15,6 +15,8 @@ from model.errors import InvalidInput
 
 # Enough to recognise a wrong value, too few to echo an image or a document.
 _SHOWN_CHARS = 100
+# The name of a field, which may be the caller's invention, and a whole message.
+_FIELD_CHARS, _MESSAGE_CHARS = 60, 600
 # Errors of one body that are looked at, and that are listed.
 _MAX_ERRORS, _SHOWN_ERRORS = 100, 20
 
@@ -37,6 +39,11 @@ def shown(value: Any) -> Any:
     # Half a surrogate pair cannot be written as UTF-8.
     start = text[:_SHOWN_CHARS].encode("utf-8", "replace").decode()
     return start if len(text) <= _SHOWN_CHARS else f"{start}… ({len(text)} characters)"
+
+
+def brief(message: str) -> str:
+    """A message as it may stand in an answer, whatever it quotes."""
+    return message if len(message) <= _MESSAGE_CHARS else f"{message[: _MESSAGE_CHARS - 1]}…"
 
 
 def _outline(value: object) -> str:
@@ -91,5 +98,6 @@ def _path(location: Sequence[str | int]) -> str:
         if isinstance(part, int):
             path += f"[{part}]"
         elif not part.startswith("<"):
-            path += f".{part}" if path else part
+            name = part if len(part) <= _FIELD_CHARS else f"{part[:_FIELD_CHARS]}…"
+            path += f".{name}" if path else name
     return path

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from indexer.domain.collections import Collection
+from indexer.domain.validation import brief
 from indexer.errors import CollectionDamaged
 from indexer.store.base import Layout
 from model.errors import Conflict, InvalidInput, NotFound
@@ -103,7 +104,7 @@ async def _wire(parts: Parts, caller: Key, collection: Collection, *, mark_damag
     except (NotFound, Conflict, CollectionDamaged) as damage:
         if not mark_damage:
             raise
-        error = {"code": damage.code, "detail": damage.detail}
+        error = {"code": damage.code, "detail": brief(damage.detail)}
         layout, documents, size_bytes = None, 0, None
     return {
         "name": collection.name,

@@ -16,6 +16,7 @@ from indexer.blobs.thumbnails import Keep
 from indexer.domain.incoming import DocumentIn
 from indexer.domain.jobs import Job, Outcome
 from indexer.domain.samples import DOCUMENTS
+from indexer.domain.validation import brief
 from indexer.intake import Accepted
 from model.errors import NotFound
 from model.images.formats import image_format
@@ -204,7 +205,7 @@ async def _seen(stream: AsyncIterator[bytes], take: Callable[[bytes], object]) -
 
 async def _accepted(parts: Parts, accepted: Accepted, wait: bool) -> Response:
     rejected = [
-        {"position": document.position, "id": document.id, "code": document.code, "detail": document.detail}
+        {"position": document.position, "id": document.id, "code": document.code, "detail": brief(document.detail)}
         for document in accepted.rejected
     ]
     job = await _awaited(parts, accepted.job, wait)
@@ -258,4 +259,4 @@ async def _awaited(parts: Parts, job: Job, wait: bool) -> Job:
 
 def _result(result: Outcome) -> dict[str, Any]:
     wire = {"id": result.document_id, "status": result.status}
-    return {**wire, "error": {"code": result.code, "detail": result.detail}} if result.code else wire
+    return {**wire, "error": {"code": result.code, "detail": brief(result.detail or "")}} if result.code else wire

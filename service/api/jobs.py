@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from indexer.domain.jobs import JobKind, JobState
 from indexer.domain.names import COLLECTION_NAME
 from indexer.domain.samples import JOB_ID
+from indexer.domain.validation import brief
 from indexer.ledger.sql.rows import no_job
 from model.errors import Forbidden
 from service.api.serializers import job_wire
@@ -92,7 +93,7 @@ async def list_failures(job_id: JobId, parts: PartsOf, limit: Limit = 100, offse
             "position": failure.position,
             "id": failure.document_id,
             "code": failure.code,
-            "detail": failure.detail,
+            "detail": brief(failure.detail),
             "file": failure.file,
         }
         for failure in page

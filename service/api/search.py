@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from model.errors import Overloaded, RetrievalError, TooLarge
-from service.components import PartsOf
+from service.components import Parts, PartsOf
 from service.http.middleware.api_keys import CallerOf
 from service.http.problems import error_wire
 from service.http.responses import Json, StrictRoute, answer_within, took
 from service.schemas.base import checked
 from service.schemas.search import SearchBatchIn, SearchBatchOut, SearchIn, SearchOut
+from service.search.answers import AnswerWriter
 from service.search.bounds import SearchBounds
 from service.search.searcher import Searcher
 
@@ -25,7 +26,7 @@ router = APIRouter(route_class=StrictRoute, tags=["search"])
 async def searcher_of(parts: PartsOf, caller: CallerOf) -> Searcher:
     settings = parts.settings
     bounds = SearchBounds(settings.max_search_hits, settings.max_search_depth, settings.request_timeout_s)
-    return Searcher(parts.catalog, parts.fetcher, settings.limits, bounds, parts.metrics, caller)
+    return Searcher(parts.catalog, parts.fetcher, settings.limits, bounds, parts.hit_room, parts.metrics, caller)
 
 
 SearcherOf = Annotated[Searcher, Depends(searcher_of)]
@@ -34,9 +35,10 @@ SearcherOf = Annotated[Searcher, Depends(searcher_of)]
 @router.post("/search", response_model=SearchOut)
 async def search(body: SearchIn, request: Request, searcher: SearcherOf, parts: PartsOf) -> Response:
     """Find the documents nearest to a query of text, an image or both, best first."""
-    answer = await answer_within(request, searcher.search(body), parts.settings.request_timeout_s)
-    took(request, [answer["timings"]])
-    return Json(_AnswerBudget(parts.settings.max_answer_bytes).take(answer))
+    writer = _writer(request, parts)
+    answer, timings = await answer_within(request, searcher.search(body, writer), parts.settings.request_timeout_s)
+    took(request, [timings])
+    return Json(answer)
 
 
 @router.post("/search/batch", response_model=SearchBatchOut)
@@ -51,8 +53,8 @@ async def search_batch(body: SearchBatchIn, request: Request, searcher: Searcher
             value=len(body.searches),
             limit=limit,
         )
-    budget = _AnswerBudget(parts.settings.max_answer_bytes)
-    work = asyncio.gather(*(_outcome(searcher, checked(item), budget) for item in body.searches))
+    writer = _writer(request, parts)
+    work = asyncio.gather(*(_outcome(searcher, checked(item), writer) for item in body.searches))
     outcomes = await answer_within(request, work, parts.settings.request_timeout_s)
     refused = [outcome for outcome in outcomes if isinstance(outcome, Overloaded)]
     if len(refused) == len(outcomes):
@@ -62,37 +64,17 @@ async def search_batch(body: SearchBatchIn, request: Request, searcher: Searcher
     return Json({"results": results})
 
 
-class _AnswerBudget:
-    """The bytes that remain for the answers of one call. Each answer is serialised at once, which frees its hits."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._remaining_bytes = limit_bytes
-
-    def take(self, answer: dict[str, Any]) -> orjson.Fragment:
-        """Return the answer as JSON, and subtract its size. Raises `TooLarge` if too few bytes remain."""
-        written = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
-        if len(written) > self._remaining_bytes:
-            raise TooLarge(
-                f"the answer has {len(written)} bytes, but only {self._remaining_bytes} of the limit of "
-                f"{self._limit_bytes} for one call remain: ask for fewer hits, name metadata_fields, or leave out "
-                "with_vector",
-                field="limit",
-                value=len(written),
-                limit=self._limit_bytes,
-            )
-        self._remaining_bytes -= len(written)
-        return orjson.Fragment(written)
+def _writer(request: Request, parts: Parts) -> AnswerWriter:
+    return AnswerWriter(parts.settings.max_answer_bytes, request.scope["state"]["answer"])
 
 
 async def _outcome(
-    searcher: Searcher, item: SearchIn | RetrievalError, budget: _AnswerBudget
+    searcher: Searcher, item: SearchIn | RetrievalError, writer: AnswerWriter
 ) -> tuple[orjson.Fragment, dict[str, float]] | RetrievalError:
     """Return the answer and its timings, or its error."""
     if isinstance(item, RetrievalError):
         return item
     try:
-        answer = await searcher.search(item)
-        return budget.take(answer), answer["timings"]
+        return await searcher.search(item, writer)
     except RetrievalError as error:
         return error

@@ -15,12 +15,14 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service.http import probes, problems
 from service.http.health import Readiness
+from service.http.middleware.answers import AnswerLimits
 from service.http.middleware.api_keys import ApiKeyGate
 from service.http.middleware.content_encoding import ContentEncoding
 from service.http.middleware.head import HeadAsGet
-from service.http.middleware.limits import EncodedPaths, RequestLimits
+from service.http.middleware.limits import RequestKind, RequestLimits
 from service.http.middleware.openai_errors import OpenAiErrors
 from service.http.middleware.origins import OwnPages
+from service.http.middleware.paths import SentPaths
 from service.http.middleware.quotas import KeyQuotas
 from service.http.middleware.request_log import RequestLog
 from service.http.middleware.security_headers import SecurityHeaders
@@ -67,13 +69,14 @@ def application(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         middleware=[
+            Middleware(SentPaths),
             Middleware(SecurityHeaders),
             Middleware(OpenAiErrors),
             Middleware(Traces),
             Middleware(RequestLog, metrics=process.metrics),
             *_cors(settings.cors_origins),
-            Middleware(EncodedPaths),
             Middleware(ApiKeyGate, keys=api_keys),
             Middleware(OwnPages, origins=settings.cors_origins),
             Middleware(KeyQuotas, settings=settings.quotas),
@@ -83,10 +86,15 @@ def application(
                 max_body_bytes=settings.max_body_bytes,
                 max_stream_bytes=settings.max_stream_bytes,
                 max_bodies_bytes=settings.max_bodies_bytes,
-                max_in_flight=settings.max_requests_in_flight,
+                max_in_flight={
+                    RequestKind.PLAIN: settings.max_requests_in_flight,
+                    RequestKind.EVENTS: settings.max_event_streams,
+                    RequestKind.DOCUMENTS: settings.max_document_streams,
+                },
                 max_json_bytes=settings.max_json_bytes,
                 body_timeout_s=settings.body_timeout_s,
             ),
+            Middleware(AnswerLimits, max_answers_bytes=settings.max_answers_bytes),
             Middleware(HeadAsGet),
         ],
     )

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
-from indexer.domain.validation import Fields, field_errors, shown, summary
+from indexer.domain.validation import Fields, brief, field_errors, shown, summary
 from model.errors import (
     InvalidJson,
     RetrievalError,
@@ -44,7 +44,7 @@ def problem(
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
-        "detail": detail,
+        "detail": brief(detail),
         "code": code,
         "request_id": request_id,
     }
@@ -59,7 +59,9 @@ def problem_of(error: RetrievalError, request_id: str) -> Response:
         headers["retry-after"] = str(retry_after_s(error))
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
-    errors = [{"field": error.field, "value": shown(error.value), "limit": shown(error.limit)}] if error.field else None
+    errors = None
+    if error.field:
+        errors = [{"field": shown(error.field), "value": shown(error.value), "limit": shown(error.limit)}]
     return problem(error.status, error.code, error.detail, request_id, errors=errors, headers=headers)
 
 
@@ -69,11 +71,17 @@ def retry_after_s(error: RetrievalError) -> int:
 
 
 def path_sent(scope: Scope) -> str:
-    """As the caller wrote it, with its percent signs: decoded it may hold control characters, ours for an encoded slash
-    among them."""
+    """As the caller wrote it, with its percent signs: decoded it may hold control characters."""
     raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
     text: str = shown(raw.decode("ascii", "backslashreplace"))
     return text
+
+
+def advice_on(path: str) -> str:
+    """Return what may help with a path that there is not."""
+    if path.endswith("/"):
+        return "; leave out the slash at the end"
+    return "; write a slash in an id as %2F" if "/documents/" in path else ""
 
 
 def not_json(body_part: str, error: json.JSONDecodeError) -> InvalidJson:
@@ -92,7 +100,7 @@ def content_type_error(content_type: str, allowed: Iterable[str]) -> Unsupported
 
 def error_wire(error: RetrievalError) -> dict[str, Any]:
     """The error of one item among others."""
-    return {"error": {"code": error.code, "detail": error.detail}}
+    return {"error": {"code": error.code, "detail": brief(error.detail)}}
 
 
 def install(app: FastAPI) -> None:
@@ -133,6 +141,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     path = path_sent(request.scope)
     detail = f"{request.method} {path}: {error.detail}"
-    if error.status_code == HTTPStatus.NOT_FOUND and "/documents/" in path:
-        detail += "; write a slash in an id as %2F"
-    return problem(error.status_code, code, detail, request_id, headers=error.headers)
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        detail += advice_on(path)
+    headers = dict(error.headers or {})
+    if "GET" in (allowed := headers.get("Allow", "")) and "HEAD" not in allowed:
+        headers["Allow"] = allowed.replace("GET", "GET, HEAD")
+    return problem(error.status_code, code, detail, request_id, headers=headers)

@@ -17,7 +17,8 @@ from starlette.responses import Response
 
 from model.errors import DependencyUnavailable, TimedOut
 from service.http.json_body import check_counts, read_json
-from service.http.middleware.limits import SLASH
+from service.http.middleware.paths import decoded
+from service.http.query_parameters import check_parameters, names_of
 
 T = TypeVar("T")
 
@@ -39,14 +40,16 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """Reads bodies strictly, and its path's segments as they were sent, slashes included."""
+    """Reads bodies strictly, decodes what stands in the path, and refuses query parameters that the call does not
+    have."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        parameters = names_of(self)
 
         async def strict(request: Request) -> Response:
-            segments = request.path_params.items()
-            request.scope["path_params"] = {name: value.replace(SLASH, "/") for name, value in segments}
+            request.scope["path_params"] = decoded(request.path_params)
+            check_parameters(request.query_params, parameters)
             return await handle(StrictRequest(request.scope, request.receive))
 
         return strict

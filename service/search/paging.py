@@ -21,7 +21,7 @@ from indexer.filters import Empty, Equals, Filter, Not, Scalar, elements
 from model.errors import InvalidInput
 
 # Hits of one window while groups are looked for.
-_MIN_WINDOW, _MAX_WINDOW = 32, 1_000
+_MIN_WINDOW, MAX_WINDOW = 32, 1_000
 # How much further back each look for a cursor's place begins.
 _STEP_BACK = 8
 
@@ -136,7 +136,7 @@ class Pager:
     async def _after_place(self, mark: Mark, seen: int, limit: int) -> Page:
         """Page on where scores change: the marked document is not among the best `seen`, so it is further behind, or it
         was deleted and those behind it moved up by one."""
-        ahead = await self.ranking.window(seen, max(0, min(_MAX_WINDOW, self.depth - seen)))
+        ahead = await self.ranking.window(seen, max(0, min(MAX_WINDOW, self.depth - seen)))
         further = _count_to_document(mark, ahead)
         place = seen + further if further else mark.place - 1
         size = max(0, min(limit + 1 + len(self.excluded), self.depth - place))
@@ -168,14 +168,14 @@ class Pager:
     async def _values(self, field: str, limit: int, size: int) -> tuple[list[Group], bool]:
         """Return the groups in the ranking's order, and whether each has all its hits."""
         groups: dict[tuple[bool, Scalar], Group] = {}
-        place, window = 0, min(_MAX_WINDOW, max(_MIN_WINDOW, 2 * limit * size))
+        place, window = 0, min(MAX_WINDOW, max(_MIN_WINDOW, 2 * limit * size))
         while len(groups) < limit and place < self.depth:
             requested = min(window, self.depth - place)
             hits = await self.ranking.window(place, requested, Not(Empty(field)))
             for hit in hits:
                 if hit.document_id not in self.excluded:
                     _add(hit, field, groups, limit, size)
-            place, window = place + len(hits), min(_MAX_WINDOW, 2 * window)
+            place, window = place + len(hits), min(MAX_WINDOW, 2 * window)
             if len(hits) < requested:
                 return list(groups.values()), True
         return list(groups.values()), False

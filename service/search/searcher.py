@@ -10,6 +10,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from indexer import filters
 from indexer.catalog import Catalog
 from indexer.domain.collections import Collection
@@ -21,12 +23,14 @@ from service.inputs.inputs import ImageFetcher
 from service.keys import Key
 from service.observability.metrics import Metrics
 from service.schemas.search import SearchIn
+from service.search.answers import AnswerWriter
 from service.search.bounds import SearchBounds
 from service.search.clock import Clock
 from service.search.hits import hit_wire, name_for
 from service.search.modes import RankedSearch, RankingMode
-from service.search.paging import Mark, Page, Pager, read_cursor
+from service.search.paging import MAX_WINDOW, Mark, Page, Pager, read_cursor
 from service.search.query import EncodedQuery, QueryEncoder
+from service.search.room import HitRoom
 
 # Options that may differ from page to page. The filter counts, by its meaning.
 _PAGE_OPTIONS = {"filter", "cursor", "limit", "offset", "metadata_fields", "with_vector", "timeout_s", "consistency"}
@@ -40,22 +44,23 @@ class Searcher:
     fetcher: ImageFetcher
     limits: Limits
     bounds: SearchBounds
+    room: HitRoom
     metrics: Metrics
     caller: Key
 
-    async def search(self, search: SearchIn) -> dict[str, Any]:
-        """Return `SearchOut` as plain data. Raise what is wrong with the query, `NotFound`, `Conflict` or what is
-        unavailable."""
+    async def search(self, search: SearchIn, writer: AnswerWriter) -> tuple[orjson.Fragment, dict[str, float]]:
+        """Return `SearchOut` as it is written, and its timings. Raise what is wrong with the query, `NotFound`,
+        `Conflict`, what is unavailable, or `TooLarge`."""
         self.caller.require(search.collection)
         try:
             async with asyncio.timeout(search.timeout_s):
-                return await self._search(search)
+                return await self._search(search, writer)
         except TimeoutError as error:
             raise TimedOut(
                 f"no answer within {search.timeout_s:g} s", field="timeout_s", limit=search.timeout_s
             ) from error
 
-    async def _search(self, search: SearchIn) -> dict[str, Any]:
+    async def _search(self, search: SearchIn, writer: AnswerWriter) -> tuple[orjson.Fragment, dict[str, float]]:
         clock = Clock(search.timeout_s or self.bounds.timeout_s)
         mode = RankingMode.requested_by(search)
         for path in search.metadata_fields if isinstance(search.metadata_fields, list) else ():
@@ -71,7 +76,9 @@ class Searcher:
         pager = Pager(
             self._ranked(search, mode, collection, query, clock), query.document_ids, self.bounds.depth, mode.steady
         )
-        return await self._answer(search, pager, limit, collection, query, clock)
+        async with self.room.taken(limit if search.group_by is None else MAX_WINDOW):
+            answer = await self._answer(search, pager, limit, collection, query, clock)
+            return writer.write(answer), answer["timings"]
 
     async def _encode(self, search: SearchIn, mode: RankingMode, collection: Collection, clock: Clock) -> EncodedQuery:
         encoder = await self.catalog.encoder(collection)

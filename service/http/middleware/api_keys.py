@@ -21,7 +21,8 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.errors import Forbidden, NotFound, RetrievalError, Unauthorized
-from service.http.problems import path_sent, problem_of
+from service.http.middleware.paths import decoded
+from service.http.problems import advice_on, path_sent, problem_of
 from service.keys import ANYONE, Key, KeyFile, KeyScope
 
 log = structlog.get_logger("audit")
@@ -105,7 +106,7 @@ class Table:
         method = "GET" if method == "HEAD" else method
         for row_method, pattern, template, allowed in self._rows:
             if row_method == method and (matched := pattern.match(path)):
-                return Call(template, allowed, matched.groupdict())
+                return Call(template, allowed, decoded(matched.groupdict()))
         return None
 
 
@@ -147,8 +148,9 @@ def _refusal(call: Call | None, key: Key | None, scope: Scope) -> RetrievalError
     if key is None:
         return Unauthorized("no valid API key: send Authorization: Bearer <key> or X-API-Key: <key>")
     if call is None:
+        path = path_sent(scope)
         is_admin = KeyScope.ADMIN in key.scopes
-        return None if is_admin else NotFound(f"{scope['method']} {path_sent(scope)}: there is no such call")
+        return None if is_admin else NotFound(f"{scope['method']} {path}: there is no such call{advice_on(path)}")
     if not call.scopes & key.scopes:
         needed = " or ".join(scope for scope in KeyScope if scope in call.scopes)
         return Forbidden(f"{call.template} needs a key with scope {needed}; key {key.name!r} has not")

@@ -1,11 +1,13 @@
-"""Bounds on a request before anything reads it: how many at once, how long a body, all bodies; and paths whose segments
-hold slashes."""
+"""Bounds on a request before anything reads it: how many at once, how many open streams, how long a body, all
+bodies."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from urllib.parse import unquote
+from collections import Counter
+from collections.abc import Mapping
+from enum import StrEnum
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,14 +24,29 @@ _PROGRESS_BYTES = 1024
 _DOCUMENTS = re.compile(r"/collections/[^/]+/documents")
 # The calls whose bodies may hold images.
 _WITH_IMAGES = re.compile(rf"/search(/.*)?|/encode|/v\d/.*|{_DOCUMENTS.pattern}(/.*)?")
+_EVENTS = re.compile(r"/jobs/[^/]+/events")
 
-# Stands for an encoded slash inside a path segment until the id is read; no id may hold a control character.
-SLASH = "\x1f"
+
+class RequestKind(StrEnum):
+    """Requests of one kind take no place from those of another: a stream is open for as long as its job or its sender
+    likes."""
+
+    PLAIN = "requests"
+    EVENTS = "event streams"
+    DOCUMENTS = "document streams"
+
+
+def kind_of(scope: Scope) -> RequestKind:
+    """Return the kind of a request. Only a post of documents streams its body: everything else is read whole."""
+    if _EVENTS.fullmatch(scope["path"]) and scope["method"] == "GET":
+        return RequestKind.EVENTS
+    posts = scope["method"] == "POST" and _DOCUMENTS.fullmatch(scope["path"]) is not None
+    return RequestKind.DOCUMENTS if posts and media_type(Headers(scope=scope)) == NDJSON else RequestKind.PLAIN
 
 
 class RequestLimits:
-    """Refuses a request over the number in flight or over the bytes of all bodies held (429), and a body over its own
-    (413).
+    """Refuses a request over the number of its kind in flight or over the bytes of all bodies held (429), and a body
+    over its own limit (413).
 
     A body counts as held as it comes in, until the request is answered: what was only announced takes no place from
     others. A stream of documents is written away line by line; of it the line that is not complete counts.
@@ -42,7 +59,7 @@ class RequestLimits:
         max_body_bytes: int,
         max_stream_bytes: int,
         max_bodies_bytes: int,
-        max_in_flight: int,
+        max_in_flight: Mapping[RequestKind, int],
         max_json_bytes: int = 8 * 2**20,
         body_timeout_s: float = 30.0,
     ) -> None:
@@ -53,30 +70,31 @@ class RequestLimits:
         self._max_bodies_bytes = max_bodies_bytes
         self._max_in_flight = max_in_flight
         self._body_timeout_s = body_timeout_s
-        self._in_flight = 0
+        self._in_flight: Counter[RequestKind] = Counter()
         self._bodies_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
-        stream = _is_stream(scope)
+        kind = kind_of(scope)
+        stream = kind is RequestKind.DOCUMENTS
         limit = self._body_limit(scope, stream)
         body = _Body(self, receive, limit=limit, counted=not stream, timeout_s=self._body_timeout_s)
         try:
-            if self._in_flight >= self._max_in_flight:
-                raise Overloaded(f"{self._in_flight} requests are being answered, which is the limit")
+            if self._in_flight[kind] >= self._max_in_flight[kind]:
+                raise Overloaded(f"{self._in_flight[kind]} {kind} are being answered, which is the limit")
             declared = Headers(scope=scope).get("content-length", "")
             if declared.isdecimal():
                 body.expect(int(declared))
         except RetrievalError as error:
             await problem_of(error, scope["state"]["request_id"])(scope, receive, send)
             return
-        self._in_flight += 1
+        self._in_flight[kind] += 1
         try:
             await self._app(scope, body, send)
         finally:
-            self._in_flight -= 1
+            self._in_flight[kind] -= 1
             self._bodies_bytes -= body.held_bytes
 
     def _body_limit(self, scope: Scope, stream: bool) -> int:
@@ -160,29 +178,10 @@ class _Body:
         self.held_bytes = size_bytes
 
 
-class EncodedPaths:
-    """Keeps `%2F` inside its path segment: a document id may hold slashes, and `a/image` is not the image of `a`."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raw: bytes = scope.get("raw_path") or b""
-        if b"%2f" in raw.lower():
-            scope["path"] = "/".join(unquote(part).replace("/", SLASH) for part in raw.decode("latin-1").split("/"))
-        await self._app(scope, receive, send)
-
-
 def too_large(size_bytes: int, limit: int) -> TooLarge:
     return TooLarge(
         f"the body has at least {size_bytes} bytes, limit is {limit}", field="body", value=size_bytes, limit=limit
     )
-
-
-def _is_stream(scope: Scope) -> bool:
-    """Only a post of documents streams: everything else is read whole."""
-    posts = scope["method"] == "POST" and _DOCUMENTS.fullmatch(scope["path"]) is not None
-    return posts and media_type(Headers(scope=scope)) == NDJSON
 
 
 def media_type(headers: Headers) -> str:

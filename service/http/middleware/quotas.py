@@ -6,13 +6,14 @@ Each process counts for itself.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from model.errors import Overloaded, RateLimited
-from service.http.middleware.limits import PROBES
+from service.http.middleware.limits import PROBES, RequestKind, kind_of
 from service.http.problems import problem_of
 from service.keys import Key
 from service.settings import QuotaSettings
@@ -40,7 +41,7 @@ class Bucket:
 @dataclass(slots=True)
 class _Use:
     bucket: Bucket
-    in_flight: int = 0
+    in_flight: Counter[RequestKind] = field(default_factory=Counter)
 
 
 class KeyQuotas:
@@ -49,6 +50,11 @@ class KeyQuotas:
 
     def __init__(self, app: ASGIApp, settings: QuotaSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._app, self._settings, self._clock = app, settings, clock
+        self._limits = {
+            RequestKind.PLAIN: settings.in_flight,
+            RequestKind.EVENTS: settings.event_streams,
+            RequestKind.DOCUMENTS: settings.document_streams,
+        }
         self._uses: dict[str, _Use] = {}  # by name: no more than the file of keys has had
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,19 +64,20 @@ class KeyQuotas:
             return
         now = self._clock()
         use = self._uses.setdefault(key.name, _Use(Bucket(self._settings, now)))
-        if error := self._refusal(key, use, now):
+        kind = kind_of(scope)
+        if error := self._refusal(key, use, kind, now):
             await problem_of(error, scope["state"]["request_id"])(scope, receive, send)
             return
-        use.in_flight += 1
+        use.in_flight[kind] += 1
         try:
             await self._app(scope, receive, send)
         finally:
-            use.in_flight -= 1
+            use.in_flight[kind] -= 1
 
-    def _refusal(self, key: Key, use: _Use, now: float) -> Overloaded | None:
-        limit = self._settings.in_flight
-        if limit is not None and use.in_flight >= limit:
-            return RateLimited(f"{use.in_flight} requests of key {key.name!r} are being answered, which is its limit")
+    def _refusal(self, key: Key, use: _Use, kind: RequestKind, now: float) -> Overloaded | None:
+        limit, in_flight = self._limits[kind], use.in_flight[kind]
+        if limit is not None and in_flight >= limit:
+            return RateLimited(f"{in_flight} {kind} of key {key.name!r} are being answered, which is its limit")
         if wait_s := use.bucket.take(now):
             rate = self._settings.requests_per_s
             return RateLimited(f"key {key.name!r} is over its {rate:g} requests per second", retry_after_s=wait_s)

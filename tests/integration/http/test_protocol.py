@@ -168,7 +168,7 @@ def closed_within(connection: socket.socket, limit_s: float) -> bool:
 
 def test_an_unfinished_head_costs_a_connection_for_seconds(serve: Callable[..., Caller]) -> None:
     """Also where it comes byte by byte, and behind a request that was answered; an idle connection stays."""
-    caller = serve(head_timeout_s=0.5)
+    caller = serve(head_timeout_s=2)
     with caller.connect() as silent, caller.connect() as begun, caller.connect() as second, caller.connect() as idle:
         begun.sendall(b"GET /livez HT")
         for connection in (second, idle):
@@ -176,7 +176,7 @@ def test_an_unfinished_head_costs_a_connection_for_seconds(serve: Callable[..., 
             assert b"200 OK" in answer_of(connection)
         second.sendall(b"GET /livez HTTP/1.1\r\nHo")
         for connection in (silent, begun, second):
-            assert closed_within(connection, 5)
+            assert closed_within(connection, 20)
         idle.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"200 OK" in answer_of(idle)
 

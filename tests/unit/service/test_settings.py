@@ -1,5 +1,6 @@
 """Settings: what does not go together is refused, what is open to strangers is refused, every bound has its description."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ UNITS = (
     "_depth",
     "_call",
     "_flight",
+    "_streams",
     "_redirects",
     "_attempts",
     "_documents",
@@ -146,6 +148,24 @@ def test_every_setting_says_what_it_is() -> None:
         assert field.description, name
         if name.startswith("max_"):
             assert name.endswith(UNITS), f"{name} has no unit"
+
+
+@pytest.mark.parametrize(
+    ("whole", "part"), [("max_answers_bytes", "max_answer_bytes"), ("max_held_hits", "max_search_hits")]
+)
+def test_one_answer_fits_into_what_all_may_hold(whole: str, part: str) -> None:
+    Settings(**{whole: 5, part: 5})  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match=f"RET2_{whole.upper()} is 4, but one answer may have 5"):
+        Settings(**{whole: 4, part: 5})  # type: ignore[arg-type]
+
+
+def test_one_key_leaves_half_of_everything_to_others(tmp_path: Path) -> None:
+    quotas = Settings(
+        api_keys_file=tmp_path / "keys", max_requests_in_flight=8, max_event_streams=6, max_document_streams=1
+    ).quotas
+    assert (quotas.in_flight, quotas.event_streams, quotas.document_streams) == (4, 3, 1)
+    assert Settings(api_keys_file=tmp_path / "keys", key_requests_in_flight=7).quotas.in_flight == 7
+    assert Settings().quotas.in_flight is None
 
 
 def test_bounds_reach_those_who_keep_them() -> None:

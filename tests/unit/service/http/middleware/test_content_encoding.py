@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 
 from service.http import problems
 from service.http.middleware.content_encoding import ContentEncoding
-from service.http.middleware.limits import RequestLimits
+from service.http.middleware.limits import RequestKind, RequestLimits
 from service.http.middleware.request_log import RequestLog
 from service.observability.metrics import Metrics
 
@@ -27,7 +27,7 @@ def client() -> httpx.AsyncClient:
         middleware=[
             Middleware(RequestLog, metrics=Metrics(CollectorRegistry())),
             Middleware(ContentEncoding),
-            Middleware(RequestLimits, max_in_flight=9, **bounds),
+            Middleware(RequestLimits, max_in_flight=dict.fromkeys(RequestKind, 9), **bounds),
         ]
     )
     problems.install(app)

@@ -1,4 +1,4 @@
-"""Bounds before anything reads a request: declared and streamed bodies, requests in flight; slashes inside path segments."""
+"""Bounds before anything reads a request: declared and streamed bodies, requests in flight, open streams."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 
 from service.http import problems
-from service.http.middleware.limits import SLASH, EncodedPaths, RequestLimits
+from service.http.middleware.limits import RequestKind, RequestLimits
+from service.http.middleware.paths import SentPaths
 from service.http.middleware.request_log import RequestLog
 from service.observability.metrics import Metrics
 
@@ -24,14 +25,14 @@ class Gate:
         self.entered = asyncio.Event()
 
 
-def make(gate: Gate | None = None, **limits: int) -> tuple[httpx.AsyncClient, Metrics]:
+def make(gate: Gate | None = None, max_in_flight: int = 1, **limits: int) -> tuple[httpx.AsyncClient, Metrics]:
     metrics = Metrics(CollectorRegistry())
-    bounds = {"max_body_bytes": 10, "max_stream_bytes": 20, "max_bodies_bytes": 100, "max_in_flight": 1} | limits
+    bounds = {"max_body_bytes": 10, "max_stream_bytes": 20, "max_bodies_bytes": 100} | limits
     app = FastAPI(
         middleware=[
             Middleware(RequestLog, metrics=metrics),
-            Middleware(RequestLimits, **bounds),
-            Middleware(EncodedPaths),
+            Middleware(SentPaths),
+            Middleware(RequestLimits, max_in_flight=dict.fromkeys(RequestKind, max_in_flight), **bounds),
         ]
     )
     problems.install(app)
@@ -51,6 +52,13 @@ def make(gate: Gate | None = None, **limits: int) -> tuple[httpx.AsyncClient, Me
     @app.post("/json")
     async def echo(body: list[int]) -> list[int]:
         return body
+
+    @app.get("/jobs/{job}/events")
+    async def events(job: str) -> str:
+        assert gate is not None
+        gate.entered.set()
+        await gate.open.wait()
+        return job
 
     @app.get("/livez")
     async def livez() -> str:
@@ -139,11 +147,35 @@ async def test_requests_in_flight() -> None:
     assert (await client.post("/size", content=b"1")).json() == 1
 
 
-async def test_encoded_slashes_stay_in_their_segment() -> None:
+async def test_streams_take_no_place_from_requests() -> None:
+    """Nor from streams of the other kind, whose own number is bounded."""
+    gate = Gate()
+    client, _ = make(gate)
+    lines = {"content": b"1", "headers": {"content-type": "application/x-ndjson"}}
+    streams = [asyncio.create_task(client.get("/jobs/a/events"))]
+    await gate.entered.wait()
+    gate.entered.clear()
+    streams.append(asyncio.create_task(client.post(DOCUMENTS, **lines)))
+    await gate.entered.wait()
+    for refused, kind in (
+        (await client.get("/jobs/b/events"), "event"),
+        (await client.post(DOCUMENTS, **lines), "document"),
+    ):
+        assert refused.status_code == 429
+        assert f"1 {kind} streams" in refused.json()["detail"]
+    plain = asyncio.create_task(client.post("/size", content=b"1"))
+    await asyncio.sleep(0)
+    gate.open.set()
+    assert (await plain).json() == 1
+    assert [(await stream).status_code for stream in streams] == [200, 200]
+    assert (await client.get("/jobs/b/events")).status_code == 200, "nothing is open any more"
+
+
+async def test_paths_are_matched_as_they_were_sent() -> None:
     client, metrics = make()
-    for sent, seen in (("a", "a"), ("a%2Fb", f"a{SLASH}b"), ("a%2fb%20c", f"a{SLASH}b c"), ("%252F", "%2F")):
+    for sent, seen in (("a", "a"), ("a%2Fb", "a%2Fb"), ("a%2fb%20c", "a%2fb%20c"), ("%252F", "%252F"), ("é", "%C3%A9")):
         assert (await client.get(f"/things/{sent}")).json() == seen
     assert (await client.get("/things/a/b")).status_code == 404
     value = metrics.registry.get_sample_value
-    assert value("ret2_requests_total", {"route": "/things/{thing}", "method": "GET", "status": "200"}) == 4
+    assert value("ret2_requests_total", {"route": "/things/{thing}", "method": "GET", "status": "200"}) == 5
     assert value("ret2_requests_total", {"route": "other", "method": "GET", "status": "404"}) == 1

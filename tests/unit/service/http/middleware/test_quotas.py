@@ -96,6 +96,23 @@ async def test_requests_at_once(tmp_path: Path, wait_until: Callable[..., Awaita
     assert (await service.ask()).status_code == 200
 
 
+async def test_streams_of_a_key_are_counted_by_themselves(
+    tmp_path: Path, wait_until: Callable[..., Awaitable[None]]
+) -> None:
+    service = Service(tmp_path, QuotaSettings(in_flight=1, event_streams=1, document_streams=1))
+    service.open.clear()
+    stream = asyncio.create_task(service.ask(path="/jobs/a/events"))
+    await wait_until(lambda: service.entered == 1)
+    plain = asyncio.create_task(service.ask())
+    await wait_until(lambda: service.entered == 2)
+    refused = await service.ask(path="/jobs/b/events")
+    assert refused.status_code == 429
+    assert "1 event streams of key 'a'" in refused.json()["detail"]
+    service.open.set()
+    assert (await service.ask(B, "/jobs/b/events")).status_code == 200
+    assert [(await task).status_code for task in (stream, plain)] == [200, 200]
+
+
 async def test_what_raises_gives_its_place_back(tmp_path: Path) -> None:
     service = Service(tmp_path, QuotaSettings(in_flight=1))
     for _ in range(2):
