@@ -29,7 +29,8 @@ class Attention(nn.Module):
             nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """query (B, K, D), context (B, T, D), mask (B, T) True where attended -> (B, K, D)."""
+        """Attend from query (B, K, D) to context (B, T, D), where mask (B, T) is True for the tokens to attend to.
+        Return (B, K, D)."""
         queries, tokens = query.shape[1], context.shape[1]
         if tokens == 1 and mask is None and not self.training:
             read = self._of_one(context).expand(-1, queries, -1)
@@ -41,33 +42,33 @@ class Attention(nn.Module):
         return merged
 
     def pack(self) -> None:
-        """For inference on a CPU: see `model.cpu.packed`. The weights as they were stay, for the way that takes parts
-        of them."""
+        """Pack the weights for inference on a CPU, see `model.cpu.packed`. The original weights stay, for the path that
+        uses parts of them."""
         self._packed = [PackedLinear(weight, bias) for weight, bias in zip(*self._parts(), strict=True)]
 
     def _project(self, values: Tensor, part: int) -> Tensor:
-        """By the weights of queries (0), keys (1) or values (2)."""
+        """Project values by the weights of queries (part 0), keys (1) or values (2)."""
         if self._packed:
             return self._packed[part](values)  # type: ignore[no-any-return]
         weights, biases = self._parts()
         return F.linear(values, weights[part], biases[part])
 
     def _of_one(self, context: Tensor) -> Tensor:
-        """All attention goes to a token that is the only one, whoever asks: so it is with the self-attention of one
+        """Attend to a single token. All attention goes to it whatever the query is, as in the self-attention of one
         latent."""
         return self._project(context, 2)
 
     def _queries_are_few(self, queries: int, tokens: int) -> bool:
-        """Whether it is less work to bring the queries into the space of the context than the context into that of each
-        head.
+        """Return whether projecting the queries into the space of the context is less work than projecting the context
+        into that of each head.
 
-        Multiplications of the two ways, but for what they share: 2KD^2 + 2KTHD here, 2TD^2 + 2KTD there.
+        The multiplications of the two ways, apart from what they share, are 2KD^2 + 2KTHD and 2TD^2 + 2KTD.
         """
         size = self.out_proj.in_features
         return queries * (size + self.heads * tokens) < tokens * (size + queries)
 
     def _by_context(self, query: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
-        """As usual: keys and values of every token."""
+        """Attend in the usual way, with keys and values of every token."""
         q, k, v = (
             self._project(x, part).view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, H, ., D/H)
             for part, x in enumerate((query, context, context))
@@ -82,10 +83,10 @@ class Attention(nn.Module):
         return attended.transpose(1, 2).flatten(2)
 
     def _by_query(self, query: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
-        """The same, for few queries: q (W c) = (q W) c and sum a (W c) = W (sum a c), so no token is projected.
+        """Attend with few queries: q (W c) = (q W) c and sum a (W c) = W (sum a c), so no token is projected.
 
-        A bias of the keys adds the same to every score of a query, which softmax takes out again; one of the values is
-        added once, for the attention sums to 1.
+        A bias of the keys adds the same number to every score of a query, which softmax cancels. The bias of the values
+        is added once, because the attention sums to 1.
         """
         (_, wk, wv), (_, _, bv) = self._parts()
         batch, queries, size = query.shape
@@ -103,7 +104,7 @@ class Attention(nn.Module):
         return values if bv is None else values + bv
 
     def _parts(self) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
-        """Weights (D, D) and biases (D) of queries, keys and values."""
+        """Return the weights (D, D) and biases (D) of queries, keys and values."""
         biases = self.in_proj_bias
         return self.in_proj_weight.chunk(3), (None,) * 3 if biases is None else biases.chunk(3)
 
@@ -184,7 +185,8 @@ class RecurrentCell(nn.Module):
 
 
 def sinusoids(positions: int, size: int) -> Tensor:
-    """(positions, size): sine on even channels, cosine on odd ones, wavelengths up to 10000 · 2π."""
+    """Return sinusoidal position embeddings (positions, size): sines on even channels, cosines on odd ones, wavelengths
+    up to 10000 · 2π."""
     angle = torch.arange(positions)[:, None] * torch.exp(torch.arange(0, size, 2) * (-math.log(10000.0) / size))
     table = torch.zeros(positions, size)
     table[:, 0::2], table[:, 1::2] = angle.sin(), angle.cos()

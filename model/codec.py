@@ -45,7 +45,8 @@ def pack_call(inputs: Sequence[Input], role: Role, lane: str) -> bytes:
 
 
 def unpack_call(data: bytes, max_inputs: int = 256) -> Call:
-    """Raises `InvalidInput` for what is no call at all, and `TooLarge` for too many inputs, before they are built."""
+    """Unpack a call. Raises `InvalidInput` for bytes that are no call, and `TooLarge` for too many inputs, before they
+    are built."""
     body = _object(data, max_inputs)
     if unknown := body.keys() - _CALL_FIELDS:
         raise InvalidInput(f"unknown fields: {_names(unknown)}", field="body")
@@ -65,7 +66,8 @@ def pack_answer(info: ModelInfo, results: Sequence[Embedding | RetrievalError]) 
 
 
 def unpack_answer(data: bytes) -> list[Embedding | RetrievalError]:
-    """One per input, in order. Raises `InvalidInput` when these bytes are no answer."""
+    """Unpack an answer: one result or error for each input, in order. Raises `InvalidInput` for bytes that are no
+    answer."""
     try:
         body = _object(data)
         fingerprint = str(body["fingerprint"])

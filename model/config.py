@@ -139,7 +139,7 @@ class Ret2Config:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Ret2Config:
-        """Raises `InvalidInput` for an unknown key, a missing one or a value of another type."""
+        """Read a configuration. Raises `InvalidInput` for an unknown key, a missing one or a value of another type."""
         config: Ret2Config = read_fields(
             cls, {key: item for key, item in value.items() if key != "model_type"}, "config"
         )
@@ -147,8 +147,7 @@ class Ret2Config:
 
 
 def read_fields(cls: Any, value: Any, where: str) -> Any:
-    """A value of JSON as the annotated type `cls`; small on purpose: dataclasses, tuples, literals, optionals and plain
-    types."""
+    """Convert a JSON value to the annotated type `cls`: dataclasses, tuples, literals, optionals and plain types."""
     origin, arguments = get_origin(cls), get_args(cls)
     if isinstance(cls, type) and dataclasses.is_dataclass(cls) and isinstance(value, Mapping):
         hints = typing.get_type_hints(cls)

@@ -16,12 +16,13 @@ from torch import Tensor
 
 
 def magnitudes(text: Tensor, image: Tensor) -> Tensor:
-    """What one step adds to the latents, (B, K, D) of each modality -> (B, 2). Exactly 0 for one that is absent or shut
-    out."""
+    """Return what one step adds to the latents: (B, K, D) of each modality -> (B, 2). A modality that is absent or shut
+    out has exactly 0."""
     return torch.stack([part.detach().float().abs().mean(dim=(1, 2)) for part in (text, image)], dim=1)
 
 
 def shares(steps: Sequence[Tensor]) -> Tensor:
-    """`magnitudes` of each step -> (B, L, 2): text and image, of sum 1, or 0 and 0 where the gates let nothing in."""
+    """Return the shares of text and image: `magnitudes` of each step -> (B, L, 2). They sum to 1, or are both 0 where
+    the gates let nothing in."""
     stacked = torch.stack(tuple(steps), dim=1)
     return stacked / stacked.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(stacked.dtype).tiny)

@@ -44,7 +44,7 @@ class DualConfig:
 
 
 def read_dual_encoder(location: Location, raw: Mapping[str, Any]) -> Parts:
-    """The towers of a folder with their weights. Raises `InvalidInput` with what is missing or does not fit."""
+    """Read the towers of a folder with their weights. Raises `InvalidInput` with what is missing or does not fit."""
     folder = location.folder
     weights = weight_files(folder)
     text, vision, dimensions = build_feature_towers(folder)

@@ -81,7 +81,7 @@ class EverydayConfig:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> EverydayConfig:
-        """Raises `InvalidInput` for an unknown key, a missing one or a value of another type."""
+        """Read a configuration. Raises `InvalidInput` for an unknown key, a missing one or a value of another type."""
         fields = {key: item for key, item in value.items() if key != "model_type"}
         config: EverydayConfig = read_fields(cls, fields, "config")
         return config
@@ -95,7 +95,7 @@ class SentenceTower(nn.Module):
         self.encoder = encoder
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-        """ids (B, T) with mask (B, T) -> one state of one position (B, 1, W)."""
+        """Pool ids (B, T) with mask (B, T) to one state of one position, (B, 1, W)."""
         (states,) = self.encoder(ids, mask)  # (B, T, W)
         if mask is None:
             return [states.mean(dim=1, keepdim=True)]
@@ -118,7 +118,7 @@ class ConceptTower(nn.Module):
         self._config = config
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """pixels (B, 3, S, S) -> one state of one position (B, 1, E)."""
+        """Map pixels (B, 3, S, S) to one state of one position, (B, 1, E)."""
         if pixels.device.type == "cpu" and len(pixels) > CPU_PASS:
             return [torch.cat([self(part)[0] for part in torch.split(pixels, CPU_PASS)])]
         concepts = self.combine(self.network.logits(pixels.contiguous(memory_format=torch.channels_last)))
@@ -126,7 +126,7 @@ class ConceptTower(nn.Module):
         return [(F.normalize(concepts, dim=-1) + self._config.colour_weight * colours)[:, None]]
 
     def combine(self, logits: Tensor) -> Tensor:
-        """logits (B, C) -> (B, E)."""
+        """Combine the sentence embeddings of the most probable classes: logits (B, C) -> (B, E)."""
         best = (logits.float() / self._config.temperature).topk(self._config.top_k, dim=-1)  # (B, K)
         weights = best.values.softmax(dim=-1).to(self.class_embeddings.dtype)
         return (weights[:, None] @ self.class_embeddings[best.indices]).squeeze(1)

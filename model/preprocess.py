@@ -58,7 +58,7 @@ class Preprocessor:
     text_positions: int | None = None  # what a text costs in a tower that pads all texts alike; None: its tokens
 
     def prepare(self, item: Input, role: Role, limits: Limits) -> Prepared:
-        """Raises `InvalidInput` or `TooLarge`, naming what, which value and the limit."""
+        """Prepare an input for the towers. Raises `InvalidInput` or `TooLarge` with the field, its value and the limit."""
         text = normalise_text(item.text or "", limits)
         if not text and item.image is None:
             raise InvalidInput("neither text nor image: text is empty and there is no image", field="text")
@@ -68,9 +68,12 @@ class Preprocessor:
         return Prepared(role, tokens, pixels, text_cost + (0 if pixels is None else self.patches), dropped)
 
     def _pixels(self, image: bytes, limits: Limits) -> Float32:
-        """(3, S, S). A large JPEG is decoded at no less than twice the size it is needed at: 3 times faster at 2
-        megapixels, 5 at 12, and on average within one and a half 8-bit steps of decoding it whole, even of a noisy one
-        (test_preprocess)."""
+        """Decode an image to pixels (3, S, S).
+
+        A large JPEG is decoded at no less than twice the size that is needed: 3 times faster at 2 megapixels, 5 times
+        at 12, and on average within one and a half 8-bit steps of full decoding, even for a noisy picture
+        (test_preprocess).
+        """
         smallest_px = 2 * (self.image.crop_from_px or self.image.size_px)
         return image_pixels(decode_image(image, limits, at_least_px=smallest_px), self.image)
 
@@ -93,7 +96,7 @@ class Preprocessor:
 
 
 def normalise_text(text: str, limits: Limits) -> str:
-    """NFC, control characters and runs of white space to one space, trimmed.
+    """Normalise a text to NFC, replace control characters and runs of white space by one space, and trim it.
 
     Raises `TooLarge` over `max_text_chars`.
     """
@@ -109,8 +112,8 @@ def normalise_text(text: str, limits: Limits) -> str:
 
 
 def image_pixels(image: Image.Image, config: ImageConfig) -> Float32:
-    """RGB to normalised (3, S, S), for NaFlex (3, H, W); equal to transformers' Pillow processors, but for strips of
-    more than 64 : 1."""
+    """Convert an RGB image to normalised pixels (3, S, S), for NaFlex (3, H, W). They equal those of transformers'
+    Pillow processors, except for strips of more than 64 : 1."""
     size, resample = config.size_px, Image.Resampling[config.resample.upper()]
     if isinstance(config, NaflexConfig):
         image = image.resize(naflex_size(image.size, config.patch_px, config.max_patches), resample)
@@ -126,7 +129,8 @@ def image_pixels(image: Image.Image, config: ImageConfig) -> Float32:
 
 
 def _crop(image: Image.Image, shortest: int, size: int, resample: Image.Resampling) -> Image.Image:
-    """Shortest side to `shortest`, then the centre of `size`. Sizes as transformers' CLIP processor rounds them."""
+    """Resize the shortest side to `shortest` and cut out the centre of `size`. Sizes are rounded as in transformers'
+    CLIP processor."""
     short, long = sorted(image.size)
     scaled = int(shortest * long / short)
     target = (shortest, scaled) if image.width <= image.height else (scaled, shortest)
@@ -142,11 +146,11 @@ def _crop(image: Image.Image, shortest: int, size: int, resample: Image.Resampli
 
 
 def naflex_size(size: tuple[int, int], patch: int, most: int) -> tuple[int, int]:
-    """The width and height to which SigLIP 2 resizes an image: scaled as far as `most` patches allow, each side up to a
-    whole patch.
+    """Return the width and height to which SigLIP 2 resizes an image: scaled as far as `most` patches allow, each side
+    rounded up to a whole patch.
 
-    The scale is halved between the same bounds, and to the same distance of each other, as in transformers' processor:
-    an exact solution would differ from it by a patch now and then.
+    The scale is found by bisection between the same bounds and to the same precision as in transformers' processor; an
+    exact solution would sometimes differ from it by a patch.
     """
     low, high = 1e-6, 100.0
 
@@ -163,7 +167,7 @@ def naflex_size(size: tuple[int, int], patch: int, most: int) -> tuple[int, int]
 
 
 def _pad(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
-    """Longest side to `size`, the rest white."""
+    """Resize the longest side to `size` and pad with white."""
     scale = size / max(image.size)
     target = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     canvas = Image.new("RGB", (size, size), "white")

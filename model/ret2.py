@@ -49,8 +49,8 @@ class Ret2(nn.Module):
         )
 
     def forward(self, states: States, contributions: list[Tensor] | None = None) -> Tensor:
-        """`contributions`, where given, gets what each step took in of text and image: (B, 2), see
-        `model.contributions`."""
+        """Fuse the states. Where `contributions` is given, append (B, 2) for each step: what it took from text and
+        image, see `model.contributions`."""
         latents = self.cell.initial(states.batch)  # (B, K, D)
         for step in range(len(self.text_adapters)):
             latents = self.cell(
@@ -82,7 +82,7 @@ class SumFusion(nn.Module):
         )
 
     def forward(self, states: States, contributions: list[Tensor] | None = None) -> Tensor:
-        """There are no gates: nothing is appended to `contributions`."""
+        """Fuse the states by a plain sum. There are no gates, so nothing is appended to `contributions`."""
         total = torch.zeros(())
         if states.text is not None:
             last = states.text[-1]

@@ -84,12 +84,12 @@ class Retriever(nn.Module):
 
     @classmethod
     def untrained(cls, config: Ret2Config) -> Retriever:
-        """Pretrained towers under a cell with fresh weights: where training starts."""
+        """Return pretrained towers with a cell of fresh weights, where training starts."""
         return cls(untrained(config))
 
     def pack(self, *, vision: bool = True) -> Retriever:
-        """For inference alone, where that is faster: see `model.cpu.packed`. What was packed cannot learn, move or be
-        saved any more. `vision`: the vision tower too."""
+        """Pack the model for inference where that is faster, see `model.cpu.packed`; with `vision` the vision tower
+        too. A packed model cannot be trained, moved or saved."""
         if self.packs:
             for module in self.modules():
                 if isinstance(module, Attention):
@@ -108,7 +108,7 @@ class Retriever(nn.Module):
         return self.preprocessor.prepare(item, role, limits)
 
     def tower(self, modality: Modality, role: Role) -> nn.Module:
-        """The tower that reads `modality` for `role`: the shared one, or the document side's own."""
+        """Return the tower that reads `modality` for `role`: the shared one, or the document side's own."""
         if role is Role.DOCUMENT and modality in self.document_towers:
             return self.document_towers[modality]
         tower: nn.Module = self.text_tower if modality == "text" else self.vision_tower
@@ -118,17 +118,16 @@ class Retriever(nn.Module):
         return self.sides["shared" if "shared" in self.sides else role.value]
 
     def encode(self, batch: Sequence[Prepared]) -> Float32:
-        """(B, E) float32 of unit length: the mean of an input's latents."""
+        """Return the embeddings (B, E) in float32 and of unit length: the means of the inputs' latents."""
         return self.launch(batch)().vectors
 
     @torch.inference_mode()
     def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
-        """Starts a forward; what it returns waits for the result, in any thread. A CPU has computed it by then, CUDA
-        has not.
+        """Start a forward, and return a function that waits for its result in any thread. On a CPU the result is ready
+        when this returns, on CUDA it is not.
 
-        No tower runs for a modality that is absent. Rows are sorted so that those of one kind lie together:
-        their towers run over them as slices, the cell needs no masks of presence, and texts are padded to little more
-        than their own length.
+        No tower runs for an absent modality. Rows are sorted so that those of one kind are adjacent: their towers run
+        over slices, the cell needs no masks of presence, and texts are padded to little more than their own length.
         """
         order = sorted(range(len(batch)), key=lambda row: _kind(batch[row]))
         rows = [
@@ -142,7 +141,7 @@ class Retriever(nn.Module):
         return lambda: self._unpacked(received().numpy()[back])
 
     def _encode_alike(self, batch: Sequence[Prepared], towers_of: Role) -> Tensor:
-        """(B, ·) as `_packed`, of rows that are sorted by kind and share their towers."""
+        """Encode rows that are sorted by kind and share their towers. Return (B, ·) as `_packed` does."""
         pixels = [item.pixels for item in batch if item.pixels is not None]
         vision = self.vision_states(pixels, towers_of) if pixels else []  # each (images, P, Wv)
         seen = 0
@@ -163,7 +162,7 @@ class Retriever(nn.Module):
         return torch.cat(rows)
 
     def _unpacked(self, rows: Float32) -> Encoded:
-        """`_packed` undone."""
+        """Undo `_packed`."""
         batch, size = len(rows), self.config.dimensions
         steps = self.config.gated_steps
         vectors, gates, latents = np.split(rows, [size, size + 2 * steps], axis=1)
@@ -174,7 +173,7 @@ class Retriever(nn.Module):
         )
 
     def _alike_in_length(self, batch: list[Prepared]) -> Iterator[list[Prepared]]:
-        """Rows of one kind, longest text first, cut where the padding would cost more than another pass."""
+        """Split rows of one kind, longest text first, where padding would cost more than another pass."""
         allowed = _PADDING_CPU if self.device.type == "cpu" else _PADDING_DEVICE
         start, padding = 0, 0
         for row, item in enumerate(batch):
@@ -185,11 +184,11 @@ class Retriever(nn.Module):
         yield batch[start:]
 
     def _towers_of(self, item: Prepared) -> Role:
-        """Whose towers read it: the document side's where they are its own, else those of the query side."""
+        """Return whose towers read an input: the document side's own if there are any, else those of the query side."""
         return item.role if self.document_towers else Role.QUERY
 
     def text_states(self, tokens: Sequence[NDArray[np.int64]], role: Role = Role.QUERY) -> tuple[list[Tensor], Tensor]:
-        """Token ids of several lengths -> tapped states (B, T, Wt) padded to the longest, and the mask (B, T)."""
+        """Map token ids of several lengths to tapped states (B, T, Wt), padded to the longest, and the mask (B, T)."""
         longest = max(map(len, tokens))
         ids = np.zeros((len(tokens), longest), np.int64)
         mask = np.zeros((len(tokens), longest), bool)
@@ -205,7 +204,8 @@ class Retriever(nn.Module):
         ), present
 
     def vision_states(self, pixels: Sequence[Float32], role: Role = Role.QUERY) -> list[Tensor]:
-        """Pixels (3, S, S) each -> tapped states (B, P, Wv). Only NaFlex towers take images of several shapes."""
+        """Map pixels (3, S, S) of each image to tapped states (B, P, Wv). Only NaFlex towers accept images of several
+        shapes."""
         images = [torch.from_numpy(image) for image in pixels]
         values: Tensor | list[Tensor]
         if len({image.shape for image in images}) == 1:
@@ -236,7 +236,7 @@ class Retriever(nn.Module):
 
 
 def _kind(item: Prepared) -> tuple[str, bool, bool, int]:
-    """With the length that rows of one kind are sorted by, longest first."""
+    """Return the kind of an input and the length by which inputs of one kind are sorted, longest first."""
     return *item.kind, -_length(item)
 
 
@@ -245,8 +245,8 @@ def _length(item: Prepared) -> int:
 
 
 def _packed(latents: Tensor, contributions: Sequence[Tensor]) -> Tensor:
-    """(B, E + 2L + KE): embeddings, shares where there are gates, latents where there are several; one thing to bring
-    to the host."""
+    """Pack embeddings, shares (where there are gates) and latents (where there are several) into one tensor (B, E + 2L
+    + KE), so that one transfer brings all to the host."""
     parts = [F.normalize(latents.mean(dim=1), dim=-1)]
     if contributions:
         parts.append(shares(contributions).flatten(1))
@@ -271,6 +271,6 @@ def _to_host(vectors: Tensor) -> Callable[[], Tensor]:
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """float32, bfloat16 or float16."""
+    """Return the torch type of a precision: float32, bfloat16 or float16."""
     dtype: torch.dtype = getattr(torch, precision)
     return dtype

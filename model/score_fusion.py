@@ -39,7 +39,7 @@ class ScoreFusion(nn.Module):
         self.weights = weights
 
     def forward(self, states: States, contributions: list[Tensor] | None = None) -> Tensor:
-        """There are no gates: nothing is appended to `contributions`."""
+        """Fuse the states by their weighted sum. There are no gates, so nothing is appended to `contributions`."""
         text = None if states.text is None else F.normalize(states.text[-1], dim=-1)
         image = None if states.vision is None else F.normalize(states.vision[-1], dim=-1)
         if text is None or image is None:

@@ -79,12 +79,13 @@ def _boundary() -> re.Pattern[str]:
 
 
 def _characters() -> Iterator[str]:
-    """Every character that a normal form may change or that changes others, by Unicode 15.1 and with room above it."""
+    """Yield every character that a normal form may change, or that may change its neighbours, by Unicode 15.1 and some
+    room above it."""
     yield from (chr(code) for code in range(0x80, min(0x30000, sys.maxunicode)) if not 0xD800 <= code <= 0xDFFF)
 
 
 def _character_class(characters: Iterator[str]) -> str:
-    """A class of a regular expression, its neighbours joined to ranges."""
+    """Return a regular expression's character class, with neighbouring characters joined to ranges."""
     ranges: list[list[int]] = []
     for code in map(ord, characters):
         if ranges and ranges[-1][1] == code - 1:

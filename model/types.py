@@ -66,7 +66,7 @@ class Encoded:
 
     @classmethod
     def joined(cls, parts: Sequence[Encoded]) -> Encoded:
-        """Of parts of one batch, in that order."""
+        """Join the parts of one batch, in order."""
         vectors, shares, latents = zip(*((part.vectors, part.shares, part.latents) for part in parts), strict=True)
         return cls(np.concatenate(vectors), _joined(shares), _joined(latents))
 

@@ -36,7 +36,7 @@ _SERVED = "clip, siglip and siglip2 as they are, ReT v1, ReT-2, and what `ret2 t
 
 
 def other_kind(name: str, model_type: object) -> str:
-    """What to say of a model with a config.json of another kind."""
+    """Return the message for a model whose config.json is of another kind."""
     if model_type in _TEXT_ENCODERS:
         return (
             f"{name} is a {model_type}: a text encoder alone, which reads no images. It can be the text tower of a "
@@ -53,7 +53,7 @@ def other_kind(name: str, model_type: object) -> str:
 
 
 def without_config(name: str, files: Sequence[str]) -> str:
-    """What to say of a folder or hub model that has no config.json; `files` may lie in folders of it."""
+    """Return the message for a folder or hub model without a config.json. `files` may include files of its folders."""
     lower = [file.lower() for file in files]
     if "open_clip_config.json" in lower:
         return (

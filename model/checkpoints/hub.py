@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 def is_name(text: str) -> bool:
-    """Whether this could be ORG/NAME."""
+    """Return whether a text has the form ORG/NAME."""
     if not _NAME.fullmatch(text):
         return False
     with contextlib.suppress(hub_errors.HFValidationError):
@@ -49,9 +49,9 @@ def is_name(text: str) -> bool:
 
 
 def fetch(source: str, revision: str | None = None, *, renew: bool = False) -> Location:
-    """The model `ORG/NAME`, `ORG/NAME@COMMIT` or `ORG/NAME@TAG`, downloaded unless it is complete in the cache.
+    """Return the model `ORG/NAME`, `ORG/NAME@COMMIT` or `ORG/NAME@TAG`, and download it unless the cache has all of it.
 
-    Without a revision, and with a tag or branch, the commit is resolved the first time and kept until `renew`.
+    A branch or tag, `main` by default, is resolved to a commit at the first use; that commit is kept until `renew`.
     """
     name, _, pinned = source.partition("@")
     revision = pinned or revision or MAIN
@@ -66,7 +66,7 @@ def fetch(source: str, revision: str | None = None, *, renew: bool = False) -> L
 
 
 def cached(name: str, revision: str = MAIN) -> Path | None:
-    """The folder of a model whose download is complete; None for any other."""
+    """Return the folder of a model whose download is complete, else None."""
     path = huggingface_hub.try_to_load_from_cache(name, CONFIG_FILE, revision=revision)
     if not isinstance(path, str):
         return None
@@ -79,8 +79,8 @@ def cached(name: str, revision: str = MAIN) -> Path | None:
 
 
 def _download(name: str, revision: str) -> Path:
-    """Weights come last, and the note of what a branch or tag meant after them: what breaks off on the way is begun
-    again."""
+    """Download the weights last, and note the commit of a branch or tag after them, so that an interrupted download
+    starts again."""
     commit, files = _look_up(name, revision)
     _check(name, files)
 
@@ -109,7 +109,7 @@ def _download(name: str, revision: str) -> Path:
 
 
 def _look_up(name: str, revision: str) -> tuple[str, set[str]]:
-    """The commit that `revision` is now, and the names of its files."""
+    """Return the commit that `revision` means now, and the names of its files."""
     where = urlsplit(huggingface_hub.constants.ENDPOINT).hostname
     label = f"hub model {name!r}" if revision == MAIN else f"hub model {name!r} at {revision}"
     try:
@@ -165,7 +165,8 @@ def _check(name: str, files: set[str]) -> None:
 
 
 def _within(seconds: float, work: Callable[[], T]) -> T:
-    """What `work` returns or raises, or `TimeoutError`: resolving a host name has no time-out of its own."""
+    """Return or raise what `work` does, or raise `TimeoutError`. The resolution of a host name has no time-out of its
+    own."""
     answers: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 
     def run() -> None:
@@ -185,7 +186,7 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
 
 
 def _reason(error: BaseException) -> str:
-    """No text of the library's: it may hold signed addresses."""
+    """Describe an error without the library's own text, which may contain signed addresses."""
     if isinstance(error, hub_errors.OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set"
     if isinstance(error, hub_errors.HfHubHTTPError) and error.response is not None:

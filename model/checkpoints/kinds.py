@@ -22,8 +22,8 @@ Reader = Callable[[Location, Mapping[str, Any]], Parts]
 
 
 def read_checkpoint(location: Location) -> Parts:
-    """The parts of a checkpoint of any kind. Raises `InvalidInput` for what is none, saying what it is and what to do
-    with it."""
+    """Read a checkpoint of any supported kind. Raises `InvalidInput` for other folders, saying what they are and what
+    to do."""
     raw = read_checkpoint_config(location)
     return reader_of(location, raw)(location, raw)
 
@@ -37,7 +37,7 @@ def read_checkpoint_config(location: Location) -> dict[str, Any]:
 
 
 def reader_of(location: Location, raw: Mapping[str, Any]) -> Reader:
-    """Raises `InvalidInput` for a model of another kind."""
+    """Return the reader for a checkpoint. Raises `InvalidInput` for a model of another kind."""
     model_type = raw.get("model_type")
     if model_type in DUAL_ENCODERS:
         return read_dual_encoder

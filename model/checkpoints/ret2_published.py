@@ -53,13 +53,13 @@ _IDLE = re.compile(
 
 
 def is_published(config: Mapping[str, Any]) -> bool:
-    """Not ours (that has `text` and `vision`), but with backbones as transformers' configurations: one model, or a
-    retriever."""
+    """Return whether a configuration is one of the published ReT-2: it has backbones as transformers' configurations,
+    and no `text` and `vision` as ours has."""
     return "text" not in config and any(key in config for key in ("text_config", "vision_config", "query_config"))
 
 
 def convert(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Ret2Config, dict[str, Tensor]]:
-    """Our configuration and names. Raises `InvalidInput` with every question that is open."""
+    """Convert a published checkpoint to our configuration and names. Raises `InvalidInput` with every open question."""
     side = config.get("query_config") or config
     converted, questions = _convert_tensors(tensors)
     facts, doubts = _from_weights(converted, tensors)
@@ -91,7 +91,8 @@ def convert(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[R
 
 
 def _convert_tensors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """v1's names, with or without `query_model.` before them, to ours; and the weights that have no place."""
+    """Convert v1's names, with or without the prefix `query_model.`, to ours. Return also the weights that have no
+    place."""
     converted, unknown = {}, []
     for name, value in tensors.items():
         key = name.removeprefix("query_model.")
@@ -105,7 +106,7 @@ def _convert_tensors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
 
 
 def _from_weights(converted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], list[str]]:
-    """Fields that the weights and buffers settle, and what is missing or odd in them."""
+    """Return the fields that weights and buffers determine, and what is missing or unexpected in them."""
     latents, mlp = converted.get("shared.cell.latents"), converted.get("shared.cell.mlp.0.weight")
     if latents is None or mlp is None:
         return {}, ["there is no recurrent cell: ret_cell.query_hidden_states or ret_cell.mlp.0.weight is missing"]
@@ -132,7 +133,7 @@ def _from_weights(converted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 
 
 def _options(side: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that have v1's names; pooling is a flag there."""
+    """Return the options that have v1's names; pooling is a flag there."""
     options = {field: side[name] for name, field in _OPTIONS.items() if side.get(name) is not None}
     if "pooling" in options:
         options["pooling"] = "mean" if options["pooling"] else "none"
@@ -140,7 +141,7 @@ def _options(side: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _towers(side: Mapping[str, Any]) -> dict[str, Any]:
-    """Layers of a strategy that v1 has too; text length and, for CLIP, pixels as v1 takes them."""
+    """Return the layers of a strategy that v1 has too, the text length and, for CLIP, the pixels as v1 has them."""
     towers: dict[str, Any] = {}
     if strategy := LAYER_STRATEGIES.get(side.get("layer_strategy", "")):
         towers["text_layers"], towers["vision_layers"] = strategy
@@ -153,6 +154,6 @@ def _towers(side: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _field_is_known(name: str, config: Mapping[str, Any], side: Mapping[str, Any]) -> bool:
-    """Whether its meaning is known, or it says nothing: unset, off, empty."""
+    """Return whether the meaning of a field is known, or the field says nothing because it is unset, off or empty."""
     value = side.get(name, config.get(name))
     return bool(_IDLE.fullmatch(name)) or name in _OPTIONS or name in _SIZES or value in (None, False, [], {}, "")

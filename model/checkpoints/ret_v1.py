@@ -64,14 +64,16 @@ UNUSED = (
 
 
 def is_v1(config: Mapping[str, Any]) -> bool:
-    """A retriever of two `ret` models, or one alone; not of ReT-2's."""
+    """Return whether a configuration is a ReT v1 retriever of two `ret` models, or a single `ret` model, and not a
+    ReT-2."""
     sides = [config.get(name) or {} for name in ("query_config", "passage_config")]
     kinds = {side.get("model_type", "ret") for side in sides}
     return config.get("model_type") == "ret" or (config.get("model_type") == "retriever" and kinds == {"ret"})
 
 
 def convert_config(config: Mapping[str, Any]) -> Ret2Config:
-    """A v1 `config.json`, of a retriever (two sides) or of one model. Raises `InvalidInput` for an unknown strategy."""
+    """Convert a v1 `config.json`, of a retriever with two sides or of one model. Raises `InvalidInput` for an unknown
+    strategy."""
     query = config.get("query_config") or config.get("passage_config") or config
     passage = config.get("passage_config") or query
     side = _same_options(query, passage)
@@ -111,8 +113,8 @@ def convert_config(config: Mapping[str, Any]) -> Ret2Config:
 
 
 def _same_options(query: Mapping[str, Any], passage: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of both sides, v1's defaults where a side does not say. Raises `InvalidInput` with every one that
-    differs."""
+    """Return the options of both sides, with v1's defaults for missing ones. Raises `InvalidInput` with every option
+    that differs."""
     sides = [{name: side.get(name, default) for name, default in DEFAULTS.items()} for side in (query, passage)]
     differing = [
         f"{name} is {sides[0][name]!r} and {sides[1][name]!r}" for name in DEFAULTS if sides[0][name] != sides[1][name]
@@ -128,14 +130,14 @@ def _same_options(query: Mapping[str, Any], passage: Mapping[str, Any]) -> dict[
 
 
 def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what transformers notes beside it: where it came from, by which version, in which precision."""
+    """Return a configuration without transformers' notes about its origin, version and precision."""
     notes = ("transformers_version", "torch_dtype", "dtype")
     return {key: value for key, value in config.items() if not key.startswith("_") and key not in notes}
 
 
 def convert_tensors(config: Ret2Config, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """v1 names to ours: towers under `text.` and `vision.` (`document_` before it where the passage side has its own),
-    cells under `shared.` or `query.` and `document.`.
+    """Convert v1's names to ours: towers under `text.` and `vision.` (`document_text.` and `document_vision.` for a
+    passage side with its own towers), cells under `shared.`, or under `query.` and `document.`.
 
     A key that the table does not know keeps its name, so that strict loading reports it.
     """

@@ -25,7 +25,7 @@ _EFFICIENTNET_FILE = "efficientnet-lite0-57934424.pth"
 
 
 def read_config(folder: Path, name: str = CONFIG_FILE) -> dict[str, Any]:
-    """`config.json` of a checkpoint folder, or another file of JSON in it."""
+    """Read `config.json` of a checkpoint folder, or another JSON file in it."""
     path = folder / name
     try:
         value = json.loads(path.read_text())
@@ -41,9 +41,9 @@ def read_config(folder: Path, name: str = CONFIG_FILE) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files with a checkpoint's weights: `model.safetensors`, or every file that its index names.
+    """Return the files with a checkpoint's weights: `model.safetensors`, or every file that its index names.
 
-    Raises `InvalidInput` with what is there instead and what to do.
+    Raises `InvalidInput` with what the folder contains instead and what to do.
     """
     if (folder / INDEX_FILE).exists():
         return _indexed_files(folder)
@@ -62,7 +62,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def only_pickles(name: str, files: Sequence[str]) -> str:
-    """What to say of a model whose weights are pickled."""
+    """Return the message for a model whose weights are pickled."""
     return (
         f"{name} has only pickled weights ({', '.join(files[:5])}), and a pickle can run code, so it is never loaded. "
         "Where you trust it, open it with the library that wrote it, save it with save_pretrained (which writes "
@@ -89,7 +89,7 @@ def _indexed_files(folder: Path) -> list[Path]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Every weight of a checkpoint, from one file or several."""
+    """Read every weight of a checkpoint, from one file or several."""
     tensors: dict[str, Tensor] = {}
     for path in weight_files(folder):
         tensors |= read_tensors(path)
@@ -108,7 +108,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Whole or not at all: written beside, then renamed."""
+    """Write tensors to a file, completely or not at all: to a temporary file that is then renamed."""
     contiguous = {key: value.detach().cpu().contiguous() for key, value in sorted(tensors.items())}
     temporary = path.with_name(f".{path.name}.part")
     safetensors.torch.save_file(contiguous, temporary, metadata={"format": "pt"})
@@ -116,17 +116,17 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Whole or not at all, as `save_tensors`."""
+    """Write a text file completely or not at all, as `save_tensors` does."""
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(text)
     temporary.replace(path)
 
 
 def save_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """`tensors` are kept as float16 where they are float32: half the file, and loading widens them again.
+    """Save a checkpoint. float32 tensors are stored as float16, which halves the file; loading widens them again.
 
-    Wherever it is broken off, the folder has the checkpoint of before, this one, or no weights: never those of another
-    configuration.
+    If it is interrupted, the folder has the previous checkpoint, this one, or no weights, but never weights that belong
+    to another configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = folder / f".{WEIGHTS_FILE}.new"
@@ -143,7 +143,7 @@ def _has_text(path: Path, text: str) -> bool:
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Every key and every shape must fit; says what does not, all of it at once."""
+    """Load tensors into a module. Raises `InvalidInput` with every key and shape that does not fit."""
     expected_shapes = {
         key: tuple(value.shape) for key, value in module.state_dict().items() if not key.endswith("num_batches_tracked")
     }
@@ -169,10 +169,10 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
 
 
 def read_efficientnet_lite0(folder: Path) -> dict[str, Tensor]:
-    """Weights from `model.safetensors`, or from the published `.pth` file without unpickling it.
+    """Read the weights from `model.safetensors`, or from the published `.pth` file without unpickling it.
 
-    That file's bytes are known by their hash, so where each tensor lies in them is known too:
-    `efficientnet_lite0.index.json` says it, as the header of a safetensors file would.
+    The published file is identified by its hash, so the position of each tensor is known:
+    `efficientnet_lite0.index.json` holds it, as the header of a safetensors file would.
     """
     if (folder / WEIGHTS_FILE).exists():
         return read_tensors(folder / WEIGHTS_FILE)
@@ -191,7 +191,8 @@ def read_efficientnet_lite0(folder: Path) -> dict[str, Tensor]:
 
 
 def fingerprint(config: Mapping[str, Any], files: Iterable[Path], preprocessing: int) -> str:
-    """SHA-256 (hex) of the configuration, every weight and tokeniser file, and the preprocessing's version."""
+    """Return the SHA-256 (hex) of the configuration, every weight and tokeniser file, and the version of the
+    preprocessing."""
     digest = hashlib.sha256(json.dumps([config, preprocessing], sort_keys=True).encode())
     for path in sorted(files, key=lambda file: (file.name, file.stat().st_size)):
         with path.open("rb") as file:

@@ -77,8 +77,8 @@ class PackedLinear(nn.Module):
 
 
 def pack_linears(module: nn.Module) -> Callable[[], None]:
-    """Replaces every `nn.Linear` inside `module`, and returns what takes that back. Those of a subclass stay: they may
-    do more."""
+    """Replace every `nn.Linear` inside `module`, and return a function that undoes it. Subclasses stay, because they
+    may do more."""
     replaced: list[tuple[nn.Module, str, nn.Module]] = []
 
     def replace(parent: nn.Module, name: str, replacement: nn.Module) -> None:
@@ -116,7 +116,7 @@ def _in_turn(parent: nn.Module) -> Iterable[tuple[str, str, str | None]]:
 
 @torch.inference_mode()
 def _known(module: nn.Module) -> Activation | None:
-    """Which one `module` is, by what it computes and by what this build of torch does under that name."""
+    """Return the activation that `module` computes, judged by its values in this build of torch, or None."""
     if next(module.parameters(), None) is not None or any(True for _ in module.children()):
         return None
     values = torch.linspace(-8, 8, 161).unsqueeze(1)
@@ -132,8 +132,8 @@ def _known(module: nn.Module) -> Activation | None:
 @cache
 @torch.inference_mode()
 def packing_pays(dtype: torch.dtype) -> bool:
-    """Whether this processor and this torch have it, compute the same with it, and are faster: tried, in some
-    milliseconds."""
+    """Return whether packed layers exist on this processor and in this torch, compute the same values, and are faster.
+    The trial takes some milliseconds."""
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if dtype not in _TOLERANCE or not available:
         return False
@@ -154,7 +154,7 @@ def packing_pays(dtype: torch.dtype) -> bool:
 
 
 def _best_of(*works: Callable[[], object]) -> list[float]:
-    """Seconds of each, tried in turn."""
+    """Return the shortest time of each work in seconds, measured in turn."""
     best = [math.inf] * len(works)
     for _ in range(_TRIALS):
         for place, work in enumerate(works):

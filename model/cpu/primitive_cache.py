@@ -8,7 +8,7 @@ _VARIABLES = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
 
 
 def keep_prepared(shapes: int) -> None:
-    """On a CPU torch and oneDNN each keep what they have prepared for so many shapes of a product, 1,024 unless told: a
-    third of a MB a piece. Who was first to say counts, the environment of the process before all."""
+    """Limit how many shapes of a product torch and oneDNN each keep prepared on a CPU: 1,024 by default, at a third of
+    a MB each. The environment of the process has precedence, then the first call."""
     for name in _VARIABLES:
         os.environ.setdefault(name, str(shapes))

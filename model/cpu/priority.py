@@ -11,9 +11,12 @@ _NICE = 5
 
 
 def yield_to_others() -> None:
-    """For a thread that computes for long. Those that answer callers, decode or read the index need a moment, and are
-    to have it at once: otherwise each of their steps waits for a turn of several milliseconds behind it. On Linux a
-    thread has a niceness of its own, and hands it on to those it starts."""
+    """Lower the priority of the calling thread, which computes for long.
+
+    Threads that answer callers, decode or read the index need short moments and must get them at once; otherwise each
+    of their steps waits several milliseconds for its turn. On Linux each thread has a niceness of its own and passes it
+    on to the threads that it starts.
+    """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             of_process = os.getpriority(os.PRIO_PROCESS, os.getpid())

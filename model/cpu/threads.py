@@ -36,17 +36,16 @@ class ForwardThreads:
         torch.set_num_threads(self.count)  # whichever thread set it last, the next ones begin with it
 
     def launch(self, forward: Forward, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
-        """Starts `forward` in the next free thread. What this returns waits for the result, or raises what `forward`
+        """Start `forward` in the next free thread. The returned function waits for its result, or raises what `forward`
         raised."""
         return self._pool.submit(lambda: forward(batch)()).result
 
 
 def _own_cpus(threads: int) -> list[list[int]]:
-    """For each thread those that no other of them has: all there are, shared out. None where threads are not tied to
-    any.
+    """Divide the available CPUs among the threads. Return empty lists if threads are not tied to CPUs.
 
-    Left to itself Linux often puts a thread that waited for Python's lock on the CPU of the one that let go of it,
-    where it waits again while another CPU is idle (docs/decisions/threads-on-a-cpu.md).
+    By itself, Linux often places a thread that waited for Python's lock on the CPU of the thread that released it,
+    where it waits again although another CPU is idle (docs/decisions/threads-on-a-cpu.md).
     """
     cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(cpus) < threads:

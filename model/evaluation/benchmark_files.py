@@ -47,7 +47,8 @@ Entries = Callable[[], Iterator[Entry]]
 
 
 def first(limit: int, entries: Entries, required: frozenset[str]) -> Entries:
-    """The first `limit` entries and those `wanted`, in order: a pool for a quick look, easier than the whole one."""
+    """Keep the first `limit` entries and the `required` ones, in order: a pool for a quick look, easier than the whole
+    one."""
 
     def read() -> Iterator[Entry]:
         return (entry for place, entry in enumerate(entries()) if place < limit or entry.id in required)
@@ -66,7 +67,7 @@ class Row:
         return InvalidInput(f"{self.where}: {reason}")
 
     def text(self, name: str) -> str | None:
-        """A string, or None where it is null, NaN (as pandas writes it), empty or the field is absent."""
+        """Return a string, or None if the field is absent, null, NaN (as pandas writes it) or empty."""
         value = self.fields.get(name)
         if _absent(value):
             return None
@@ -81,7 +82,8 @@ class Row:
         return ids[0]
 
     def ids(self, name: str) -> tuple[str, ...]:
-        """A scalar or a list of them, as strings: published code compares ids as strings. An empty list is none."""
+        """Return a scalar or a list of scalars as strings, because published code compares ids as strings. An empty
+        list has no ids."""
         value = self.fields.get(name)
         values = value if isinstance(value, list) else [value]
         if not all(isinstance(value, str | int) and not isinstance(value, bool) for value in values):
@@ -127,8 +129,8 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 def data_files(folder: Path) -> list[Path]:
-    """Every file of rows under `folder`, sorted. Folders with `image` in their name hold millions of others and are not
-    entered."""
+    """Return every file of rows under `folder`, sorted. Folders with `image` in their name hold millions of other files
+    and are not entered."""
     if not folder.is_dir():
         raise InvalidInput(f"no folder {str(folder)!r}")
     files = []
@@ -139,10 +141,8 @@ def data_files(folder: Path) -> list[Path]:
 
 
 def only(files: Sequence[Path], description: str) -> Path | None:
-    """The one file found, None where there is none.
-
-    Raises `InvalidInput` for two: which is meant is not ours to guess.
-    """
+    """Return the single file, or None if there is none. Raises `InvalidInput` if there are two, because either could be
+    meant."""
     if len(files) > 1:
         raise InvalidInput(
             f"{description} is there more than once: {files[0]} and {files[1]}; name a folder that has one"

@@ -201,7 +201,7 @@ class _Store:
 
 
 def _scan(entries: Entries) -> tuple[list[str], str]:
-    """Every id in order, and a digest of all that is in the rows. Image files are known by name alone."""
+    """Return every id in order, and a digest of the rows. Image files count by name alone."""
     ids, digest = [], hashlib.sha256()
     for entry in entries():
         ids.append(entry.id)

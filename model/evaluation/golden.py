@@ -37,10 +37,10 @@ class Difference:
 
 @torch.inference_mode()
 def verify(folder: Path) -> list[Difference]:
-    """Every output in `golden.safetensors` recomputed from its inputs in float32.
+    """Recompute every output in `golden.safetensors` from its inputs in float32, and return the differences.
 
-    Raises `InvalidInput` when it has none, or one that is not known here: an output that nobody compares would count as
-    right.
+    Raises `InvalidInput` if there are no outputs, or one that is unknown here: an output that is not compared would
+    count as right.
     """
     golden = read_tensors(folder / GOLDEN_FILE)
     retriever = Retriever.load(str(folder))

@@ -88,7 +88,7 @@ class M2krSet:
 
 
 def find(folder: Path) -> list[M2krSet]:
-    """The sets in `folder` that have both queries and passages, in the order of `SETS`."""
+    """Return the sets in `folder` that have both queries and passages, in the order of `SETS`."""
     files = data_files(folder)
     sets = [_ret(files, name) or _original(files, name) for name in SETS]
     if not any(sets):
@@ -157,8 +157,8 @@ def _asked(row: Row) -> str | None:
 
 
 def _answers(row: Row, name: str) -> tuple[str, ...]:
-    """Absent in sets without Pseudo-Recall. An item that is an object counts by its key `wikidata`, alone or a list
-    (§4.3)."""
+    """Return the answers of a row; sets without Pseudo-Recall have none. An answer that is an object counts by its key
+    `wikidata`, alone or in a list."""
     value = row.fields.get(name) if row.has(name) else []
     if not isinstance(value, list):
         value = [value]

@@ -69,7 +69,7 @@ class Task:
 
 
 def _task(dataset: str, number: int, name: str, local: tuple[float, float], globally: tuple[float, float]) -> Task:
-    """Figures as (BLIP_FF, CLIP_SF)."""
+    """Build a task. Published figures are given as (BLIP_FF, CLIP_SF)."""
     models = (BLIP_FF, CLIP_SF)
     k = 10 if dataset in ("fashion200k", "fashioniq") else 5
     return Task(
@@ -133,7 +133,7 @@ class TaskFiles:
 
 
 def find(folder: Path) -> list[TaskFiles]:
-    """The tasks in `folder` that have queries and qrels, in published order."""
+    """Return the tasks in `folder` that have queries and qrels, in published order."""
     files = data_files(folder)
     tasks = [_files(files, task) for task in TASKS]
     if not any(tasks):
@@ -156,7 +156,7 @@ def _files(files: Sequence[Path], task: Task) -> TaskFiles | None:
 
 
 def _local_pool(files: Sequence[Path], task: Task) -> Path | None:
-    """MSCOCO has two, of which the one of the test split counts (§4.5)."""
+    """Return the local pool of a task. MSCOCO has two; the one of the test split counts."""
     names = (f"mbeir_{task.key}_test_cand_pool.jsonl", f"mbeir_{task.key}_cand_pool.jsonl")
     return next((pool for name in names if (pool := _named(files, name))), None)
 
@@ -166,12 +166,12 @@ def _named(files: Sequence[Path], name: str) -> Path | None:
 
 
 def global_pool(folder: Path) -> tuple[list[Path], list[str]]:
-    """Files whose union is the global pool, and the tasks whose local pool is not among them (then it is easier than
-    the published).
+    """Return the files whose union is the global pool, and the tasks whose local pool is missing from it, which make it
+    easier than the published one.
 
-    It is the union of the sixteen local pools: their published sizes add up to its 5.6 M (§4.6), so nothing is embedded
-    twice. With fewer of them, a file `mbeir_union_test_cand_pool.jsonl` is taken where there is one; M-BEIR names
-    only its training sibling.
+    The global pool is the union of the sixteen local pools, whose published sizes add up to its 5.6 million, so nothing
+    is embedded twice. If pools are missing, a file `mbeir_union_test_cand_pool.jsonl` is used where there is one;
+    M-BEIR itself names only the file of the training split.
     """
     files = data_files(folder)
     pools = {task.key: _local_pool(files, task) for task in TASKS}
@@ -186,7 +186,7 @@ def candidates(path: Path) -> Iterator[Entry]:
 
 
 def qrels(path: Path) -> dict[str, frozenset[str]]:
-    """Relevant ids of each query: lines `qid 0 did relevance task_id` with a relevance over 0."""
+    """Read the relevant ids of each query from lines `qid 0 did relevance task_id` with a relevance above 0."""
     relevant: dict[str, set[str]] = {}
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
@@ -212,11 +212,12 @@ def instructions_file(folder: Path) -> Path | None:
 
 
 def instructions(path: Path) -> Prompts:
-    """Prompts by dataset and modalities, from tab-separated columns that are told by their headings.
+    """Read the prompts by dataset and modalities from a tab-separated table, whose columns are identified by their
+    headings.
 
-    One heading has `dataset` and `id` in it (0 to 9), one `query` and `modality`, one `cand` and `modality` (text,
-    image, or both with a comma); the prompts are in every column whose heading has `prompt` or `instruction` in it.
-    Empty prompts are none.
+    One heading contains `dataset` and `id` (0 to 9), one `query` and `modality`, one `cand` and `modality` (text,
+    image, or both with a comma). Prompts stand in every column whose heading contains `prompt` or `instruction`. Empty
+    prompts are ignored.
     """
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -270,8 +271,8 @@ def _prompt(among: Sequence[str], choice: Choice, query: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """UniIR's `format_string`, §4.5: without carriage returns, outer space and quotes; a capital first, a full stop at
-    the end."""
+    """Normalise a text as UniIR's `format_string` does: no carriage returns, outer space or quotes; a capital at the
+    start and a full stop at the end."""
     text = text.replace("\r", "").strip().strip('"').strip()
     if not text:
         return ""

@@ -25,8 +25,7 @@ class Measured:
 def recall_at(
     ranked: Sequence[Sequence[str]], positives: Sequence[Collection[str]], ks: Sequence[int]
 ) -> tuple[float, ...]:
-    """Share of queries with any right id among the first k, for each k; best first in `ranked`. reference/ret.md §4.3,
-    §4.5."""
+    """Return, for each k, the share of queries with any right id among the first k. `ranked` is ordered best first."""
     ranks = [_first(document_id in right for document_id in ids) for ids, right in zip(ranked, positives, strict=True)]
     return _share_within(ranks, ks)
 
@@ -34,9 +33,10 @@ def recall_at(
 def pseudo_recall_at(
     texts: Sequence[Sequence[str]], answers: Sequence[Sequence[str]], ks: Sequence[int]
 ) -> tuple[float, ...]:
-    """Share of queries with any answer inside any of the first k passages' texts, for each k. reference/ret.md §4.3.
+    """Return, for each k, the share of queries with any answer inside the text of one of the first k passages.
 
-    Answers are stripped and lower-cased, passages lower-cased. An empty answer is in every text, so it is none.
+    Answers are stripped and lower-cased, passages lower-cased. An empty answer occurs in every text, so it does not
+    count.
     """
     ranks = []
     for passages, strings in zip(texts, answers, strict=True):
@@ -46,12 +46,13 @@ def pseudo_recall_at(
 
 
 def mean(values: Sequence[float]) -> float:
-    """Unweighted, as M-BEIR averages its tasks: a task of 2,000 queries counts as much as one of 50,000."""
+    """Return the unweighted mean, as M-BEIR averages its tasks: a task of 2,000 queries counts as much as one of
+    50,000."""
     return sum(values) / len(values)
 
 
 def _first(hits: Iterable[bool]) -> int | None:
-    """How many come before the first hit; None where there is none."""
+    """Return how many results stand before the first hit, or None if there is no hit."""
     return next((place for place, hit in enumerate(hits) if hit), None)
 
 

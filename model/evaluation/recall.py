@@ -55,7 +55,7 @@ Search = Callable[[Sequence[Input]], Sequence[Sequence[str]]]
 
 
 def corpus(atlas: Atlas, carries: Carries) -> list[Item]:
-    """Every document of both parts; where documents are pictures alone, each picture once."""
+    """Return every document of both parts. Where documents are pictures alone, each picture occurs once."""
     items: dict[str, Item] = {}
     for document in atlas.documents:
         key = document.image_id if carries is Carries.IMAGE else document.id
@@ -66,11 +66,12 @@ def corpus(atlas: Atlas, carries: Carries) -> list[Item]:
 def questions(
     atlas: Atlas, query: Carries, document: Carries, *, split: str = "heldout", named: bool = True
 ) -> list[Question]:
-    """The test questions of one combination: held-out (subject, topic) pairs, pictures by the artist never trained.
+    """Return the test questions of one combination: held-out (subject, topic) pairs with pictures by an artist who is
+    not in the training split.
 
-    A query without a picture names its subject (`named`), or the question would have no answer. A query or document
-    that is a picture alone can only mean the subject, so any document of the subject is right; such queries are asked
-    once per subject.
+    A query without a picture names its subject (`named`), because it would have no answer otherwise. A query or
+    document that is a picture alone can only mean the subject, so any document of the subject is right; such queries
+    are asked once for each subject.
     """
     questions_by_key: dict[str, Question] = {}
     for row in atlas.queries:
@@ -84,7 +85,7 @@ def questions(
 
 
 def recall(questions: Sequence[Question], items: Sequence[Item], search: Search) -> dict[str, Recall]:
-    """Recall of each part of atlas."""
+    """Return the recall on each part of atlas."""
     subject_of = {item.id: item.subject for item in items}
     rankings = search([question.content for question in questions])
     results = {}
@@ -108,7 +109,8 @@ def _right(question: Question, subject_of: Mapping[str, str], ids: Sequence[str]
 def nine(
     atlas: Atlas, searcher: Callable[[Carries, list[Item]], Search]
 ) -> dict[tuple[Carries, Carries], dict[str, Recall]]:
-    """Recall by (query, document) combination. `searcher` makes a corpus searchable: in process, or over HTTP."""
+    """Return the recall by (query, document) combination. `searcher` makes a corpus searchable, in process or over
+    HTTP."""
     results = {}
     for document in Carries:
         items = corpus(atlas, document)
@@ -122,7 +124,7 @@ COMBINATIONS = tuple(product(Carries, Carries))
 
 
 def exact_search(embed: Callable[[Sequence[Input]], Float32], documents: Float32, ids: Sequence[str]) -> Search:
-    """Exhaustive search in memory: documents (N, E); ties keep document order."""
+    """Return an exhaustive search in memory over documents (N, E). Equal scores keep the order of the documents."""
 
     def search(inputs: Sequence[Input]) -> list[list[str]]:
         scores = embed(inputs) @ documents.T  # (Q, N)

@@ -37,12 +37,13 @@ _STRIP_PX = 2**18  # of float64, in the few copies that numpy makes of them: som
 
 
 def decode_image(data: bytes, limits: Limits, at_least_px: int | None = None) -> Image.Image:
-    """The file's first frame, EXIF orientation applied, alpha over white, 8-bit RGB. Thread-safe.
+    """Decode the first frame of a file to 8-bit RGB, with its EXIF orientation applied and alpha over white.
+    Thread-safe.
 
-    A JPEG may come smaller, by 2, 4 or 8, as long as both its sides keep `at_least_px`: decoding skips what resizing
-    would throw away.
+    A JPEG may be decoded at a half, a quarter or an eighth of its size as long as both sides keep `at_least_px`;
+    decoding then skips what resizing would discard.
 
-    Raises `TooLarge` over `max_image_bytes` or `max_image_px` (both before any pixel is decoded), else `InvalidInput`.
+    Raises `TooLarge` over `max_image_bytes` or `max_image_px`, both before any pixel is decoded, else `InvalidInput`.
     """
     check_size(data, limits)
     try:
@@ -107,7 +108,7 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def check_size(data: bytes, limits: Limits) -> None:
-    """The checks that cost nothing: an empty file, a file over the byte limit."""
+    """Check what costs nothing: raise an error for an empty file and for a file over the byte limit."""
     if not data:
         raise InvalidInput("image is empty (0 bytes)", field="image", value=0)
     if len(data) > limits.max_image_bytes:
@@ -149,9 +150,10 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey to 8 bits; 32-bit integers and floats are clipped to the range their largest value suggests.
+    """Convert 16-bit grey to 8 bits. 32-bit integers and floats are clipped to the range that their largest value
+    suggests.
 
-    Strip by strip, beside the image itself: as float64 a whole one is many times the file's own pixels.
+    It works in strips, because a whole image as float64 takes many times the memory of the file's own pixels.
     """
     largest = max((values.max() for _, values in _strips(image)), default=0.0)
     scale = (
@@ -166,7 +168,8 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
-    """(the first row, some rows (rows, W)) from the top down; what is no finite number is 0."""
+    """Yield strips of an image from the top down: the number of the first row, and rows (rows, W). Values that are not
+    finite become 0."""
     rows = max(1, _STRIP_PX // image.width)
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))

@@ -56,7 +56,7 @@ def _png(data: bytes) -> bytes:
 
 
 def _fits(transparency: bytes, colour_type: int | None) -> bool:
-    """Whether a tRNS chunk has the length that its colour type needs: grey 2, RGB 6, a palette up to 256."""
+    """Return whether a tRNS chunk has the length that its colour type needs: grey 2, RGB 6, a palette up to 256."""
     if colour_type == 3:
         return 0 < len(transparency) <= 256
     return len(transparency) == {0: 2, 2: 6}.get(colour_type or 0, -1)

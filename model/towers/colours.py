@@ -57,7 +57,7 @@ class ColourShares(nn.Module):
         self.register_buffer("owners", torch.tensor(owners), persistent=False)  # (R, C)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """pixels (B, 3, S, S) -> (B, C), of sum 1 at most."""
+        """Return the share of each colour: pixels (B, 3, S, S) -> (B, C), with a sum of at most 1."""
         grid = pixels[:, :, ::_STRIDE, ::_STRIDE].float().permute(0, 2, 3, 1)  # (B, s, s, 3)
         colours = lab((grid * self.std.float() + self.mean.float()).clamp(0, 1))
         border = torch.cat([colours[:, 0], colours[:, -1], colours[:, :, 0], colours[:, :, -1]], dim=1)  # (B, 4s, 3)
@@ -73,7 +73,7 @@ class ColourShares(nn.Module):
 
 
 def lab(rgb: Tensor) -> Tensor:
-    """sRGB (…, 3) from 0 to 1 as CIELAB (CIE 15:2004, section 8.2.1)."""
+    """Convert sRGB (…, 3) from 0 to 1 to CIELAB (CIE 15:2004, section 8.2.1)."""
     linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     xyz = linear @ torch.tensor(_TO_XYZ, device=rgb.device).T
     cube = torch.where(xyz > (6 / 29) ** 3, xyz.clamp(min=0) ** (1 / 3), xyz * (29 / 6) ** 2 / 3 + 4 / 29)

@@ -96,7 +96,7 @@ class EfficientNetLite0(nn.Module):
             cast(Block, block).fold_norms()
 
     def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
-        """pixels (B, 3, S, S) -> the feature map (B, C, h, w) of each block in `layers`, in that order."""
+        """Map pixels (B, 3, S, S) to the feature map (B, C, h, w) of each block in `layers`, in that order."""
         x = F.relu6(self._bn0(self._conv_stem(pixels)), inplace=True)
         maps = {}
         for index, block in enumerate(self._blocks):
@@ -121,7 +121,7 @@ class EfficientNetLite0Classifier(EfficientNetLite0):
         self._bn1 = _fold(self._conv_head, self._bn1)
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """pixels (B, 3, S, S) -> (B, 1000)."""
+        """Map pixels (B, 3, S, S) to logits (B, 1000)."""
         (feature_map,) = self(pixels, (len(BLOCK_CHANNELS) - 1,))
         features = F.relu6(self._bn1(self._conv_head(feature_map)), inplace=True).mean(dim=(2, 3))  # (B, 1280)
         logits: Tensor = self._fc(features)

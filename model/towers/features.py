@@ -25,12 +25,13 @@ class FeatureTower(TransformersEncoder):
         self.projection = projection
 
     def forward(self, values: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> list[Tensor]:
-        """ids (B, T) with mask (B, T), or pixels -> one state of one position (B, 1, E)."""
+        """Map ids (B, T) with mask (B, T), or pixels, to one state of one position, (B, 1, E)."""
         return [self.projection(self.read(values, mask).pooler_output)[:, None]]
 
 
 def build_feature_towers(folder: Path) -> tuple[FeatureTower, FeatureTower, int]:
-    """Text and vision tower of a CLIP or SigLIP folder, in float32 and eval mode, and the size of their common space.
+    """Build the text and the vision tower of a CLIP or SigLIP folder, in float32 and eval mode. Return also the size of
+    their common space.
 
     Raises `InvalidInput` with every weight that is missing, is misshapen or has no place.
     """

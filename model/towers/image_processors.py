@@ -19,10 +19,10 @@ _NAFLEX_PATCHES = 256  # transformers' default
 
 
 def image_config(folder: Path, config: Any, *, naflex: bool = False) -> ImageConfig:
-    """How a vision tower's own processor makes its pixels; where no file says, as its family does at the tower's own
-    size.
+    """Return how a vision tower's own processor makes its pixels. Without a file, use the family's defaults at the
+    tower's own size.
 
-    `naflex`: keep the aspect ratio where the family does, instead of squashing to a square.
+    `naflex` keeps the aspect ratio where the family does, instead of squashing to a square.
     """
     value = processor_settings(folder)
     _refuse_what_is_always_done(folder, value)
@@ -50,7 +50,7 @@ def image_config(folder: Path, config: Any, *, naflex: bool = False) -> ImageCon
 
 
 def processor_settings(folder: Path) -> dict[str, Any]:
-    """The image processor's settings; empty where the folder has none."""
+    """Return the settings of the image processor, empty if the folder has none."""
     if (folder / PREPROCESSOR_FILE).exists():
         return read_config(folder, PREPROCESSOR_FILE)
     if (folder / _PROCESSOR_FILE).exists():

@@ -32,10 +32,11 @@ _TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "adde
 def read_tokenizer(
     towers: Sequence[Tower | TransformersEncoder], places: Sequence[Path]
 ) -> tuple[Tokenizer | None, list[Path]]:
-    """The tokeniser of text towers of one kind from the first of `places` that has one, and the files it was made of.
+    """Read the tokeniser of text towers of one kind from the first of `places` that has one. Return also the files that
+    it was read from.
 
-    `tokenizer.json` is taken as it is, without padding and truncation. SigLIP lower-cases (its processors do, its
-    `tokenizer.json` need not), and its first version drops punctuation; its towers learn their pad token here.
+    `tokenizer.json` is used as it is, without padding and truncation. SigLIP lower-cases texts (its processors do, its
+    `tokenizer.json` need not), and its first version drops punctuation. SigLIP's towers receive their pad token here.
     """
     config = towers[0].encoder.config if isinstance(towers[0], TransformersEncoder) else None
     for place in places:
@@ -71,7 +72,7 @@ def _tokenizer_of(place: Path, kind: str) -> tuple[Tokenizer | None, list[Path]]
 
 
 def _as_siglip(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> int | None:
-    """Text made as SigLIP was trained on it, in place; the pad token's id."""
+    """Make the tokeniser normalise texts as SigLIP's training did, in place. Return the id of the pad token."""
     steps: list[Any] = [normalizers.Lowercase()]
     if settings.get("tokenizer_class") == "SiglipTokenizer":
         steps.append(normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), ""))

@@ -66,8 +66,8 @@ class TransformersEncoder(nn.Module):
         self.pad_id: int | None = config.pad_token_id if self.full_length else None  # a tokeniser knows better
 
     def read(self, values: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> Any:
-        """The encoder's own output for ids (B, T) with mask (B, T), pixels (B, 3, S, S), or NaFlex images of several
-        shapes."""
+        """Return the encoder's own output for ids (B, T) with mask (B, T), pixels (B, 3, S, S), or NaFlex images of
+        several shapes."""
         if self.modality == "text":
             return self._read_text(cast(Tensor, values), mask)
         if self.encoder.config.model_type == NAFLEX:
@@ -107,7 +107,7 @@ class TransformersTower(TransformersEncoder):
             blocks[index].register_forward_hook(self._tap(index))
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-        """ids (B, T) with mask (B, T), or pixels (B, 3, S, S) -> one (B, T or P, W) for each tapped layer."""
+        """Map ids (B, T) with mask (B, T), or pixels (B, 3, S, S), to one (B, T or P, W) for each tapped layer."""
         self.read(values, mask)
         states = [self._tapped.states[index] for index in self._layers]
         self._tapped.states = {}
@@ -121,8 +121,8 @@ class TransformersTower(TransformersEncoder):
 
 
 def _naflex_inputs(pixels: Tensor | Sequence[Tensor], patch: int) -> dict[str, Tensor | None]:
-    """What SigLIP 2 NaFlex takes: patches, the mask of those that are no padding, and each image's rows and columns of
-    them."""
+    """Return the inputs of SigLIP 2 NaFlex: patches, the mask of patches that are no padding, and the rows and columns
+    of each image."""
     if isinstance(pixels, Tensor):
         patches, grid = flat_patches(pixels, patch)
         return {"pixel_values": patches, "pixel_attention_mask": None, "spatial_shapes": grid}
@@ -138,8 +138,8 @@ def _naflex_inputs(pixels: Tensor | Sequence[Tensor], patch: int) -> dict[str, T
 
 
 def flat_patches(pixels: Tensor, patch: int) -> tuple[Tensor, Tensor]:
-    """pixels (B, 3, S, S) as SigLIP 2 NaFlex reads them: patches (B, P, patch * patch * 3), channels last, and the grid
-    (B, 2)."""
+    """Cut pixels (B, 3, S, S) into patches as SigLIP 2 NaFlex reads them: (B, P, patch * patch * 3), channels last, and
+    the grid (B, 2)."""
     batch, channels, height, width = pixels.shape
     rows, columns = height // patch, width // patch
     cells = pixels.reshape(batch, channels, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1)
@@ -164,7 +164,7 @@ class EfficientNetTower(nn.Module):
         self._layers = layers
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """pixels (B, 3, S, S) -> one (B, 49, C + 8) for each tapped block."""
+        """Map pixels (B, 3, S, S) to one (B, 49, C + 8) for each tapped block."""
         if pixels.device.type == "cpu" and len(pixels) > CPU_PASS:
             passes = [self(part) for part in torch.split(pixels, CPU_PASS)]
             return [torch.cat(layer) for layer in zip(*passes, strict=True)]
@@ -186,10 +186,11 @@ def build_tower(
     tensors: Mapping[str, Tensor],
     image_px: int | None = None,
 ) -> Tower:
-    """A tower with its weights: from `folder`, or where `source` is `checkpoint` from the checkpoint's `tensors`. In
-    eval mode.
+    """Build a tower with its weights, in eval mode: from `folder`, or from the checkpoint's `tensors` if `source` is
+    `checkpoint`.
 
-    `image_px` is what the tower will be given; None: the size its weights were made for.
+    `image_px` is the size of the images that the tower will read; None stands for the size that its weights were made
+    for.
     """
     if config.family == "efficientnet_lite0":
         if modality == "text":
@@ -217,8 +218,8 @@ def _efficientnet(layers: tuple[int, ...], weights: Mapping[str, Tensor]) -> Eff
 def build_towers(
     config: Ret2Config, folders: Mapping[Modality, Path | None], tensors: Mapping[str, Tensor]
 ) -> tuple[Tower, Tower]:
-    """Text and vision tower, of both sides or of the query side; `tensors` are a checkpoint's, under `text.` and
-    `vision.`."""
+    """Build the text and the vision tower, shared or of the query side. `tensors` are those of a checkpoint, under
+    `text.` and `vision.`."""
     text = build_tower(config.text, "text", folders["text"], with_prefix(tensors, "text."))
     positions = text.text_positions if isinstance(text, TransformersTower) else None
     if positions is not None and config.max_text_tokens > positions:
@@ -228,7 +229,8 @@ def build_towers(
 
 
 def build_document_towers(config: Ret2Config, tensors: Mapping[str, Tensor]) -> dict[str, Tower]:
-    """The towers that the document side does not share, under `document_text.` and `document_vision.`; mostly none."""
+    """Build the towers that the document side does not share, under `document_text.` and `document_vision.`. Most
+    models have none."""
     towers = {}
     if not config.shared_text_tower:
         towers["text"] = build_tower(config.text, "text", None, with_prefix(tensors, "document_text."))
@@ -243,7 +245,7 @@ def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]
 
 
 def _from_folder(folder: Path, modality: Modality) -> Any:
-    """One tower of a transformers folder; of a two-tower model (CLIP, SigLIP) the half that is asked for.
+    """Read one tower of a transformers folder; of a two-tower model (CLIP, SigLIP) read the half for `modality`.
 
     The other half, and heads on top (ColBERT's `linear`, a classifier), stay in the file.
     """
@@ -281,10 +283,10 @@ def _from_tensors(config: BackboneConfig, tensors: Mapping[str, Tensor], modalit
 def load_pretrained(
     config: Any, folder: Path | None, tensors: dict[str, Tensor] | None
 ) -> tuple[Any, list[str], list[str]]:
-    """The encoder in float32, what is missing or misshapen, and which keys have no place.
+    """Return the encoder in float32, the weights that are missing or misshapen, and the keys that have no place.
 
-    transformers maps the names of its own earlier versions and of models with heads. Poolers are never read, so none
-    need be there.
+    transformers maps the names of its own earlier versions and of models with heads. Poolers are never read, so they
+    may be missing.
     """
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()  # its report of unused keys; what matters in it is raised here
@@ -326,14 +328,14 @@ def _blocks(encoder: Any) -> nn.ModuleList:
 
 
 def own_px(config: Any) -> int:
-    """The image size that a tower's weights were made for; NaFlex states it as a number of patches."""
+    """Return the image size that a tower's weights were made for; NaFlex states it as a number of patches."""
     if config.model_type == NAFLEX:
         return int(math.isqrt(config.num_patches) * config.patch_size)
     return int(config.image_size)
 
 
 def _patches(encoder: Any, image_px: int) -> int:
-    """Tokens of one image of `image_px`: patches, and the class and register tokens before them."""
+    """Return the number of tokens of an image of `image_px`: patches, and the class and register tokens before them."""
     config = encoder.config
     resizable = config.model_type in _RESIZABLE
     if not resizable and image_px != own_px(config):
