@@ -1,22 +1,32 @@
-"""How long to wait before trying again: pure functions of what happened before."""
+"""How long to wait before trying again: exponential, with a longest delay, and jittered."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
-from indexer.settings import IndexerSettings
 from model.errors import Overloaded, RetrievalError
 
-
-def delay_s(tries: int, settings: IndexerSettings, rng: random.Random) -> float:
-    """Exponential back-off with full jitter over its upper half: `tries` counts from 0."""
-    ceiling = min(settings.retry_max_s, settings.retry_base_s * 2.0 ** min(tries, 30))
-    return ceiling * rng.uniform(0.5, 1.0)
+# Doubling ends here: 2**64 times any delay is over every longest one.
+_MAX_DOUBLINGS = 64
 
 
-def delay_after_s(error: RetrievalError, tries: int, settings: IndexerSettings, rng: random.Random) -> float:
-    """What the other side asks for, where it does (429), else the back-off."""
-    backed_off = delay_s(tries, settings, rng)
-    return (
-        max(backed_off, min(error.retry_after_s, settings.retry_max_s)) if isinstance(error, Overloaded) else backed_off
-    )
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """The one back-off of ret2. Delays double from `first_s` to `longest_s`.
+
+    The upper half of each delay is drawn, so that callers that failed together do not come back together.
+    """
+
+    first_s: float
+    longest_s: float
+
+    def delay_s(self, tries: int, rng: random.Random) -> float:
+        """Return the delay after `tries` earlier ones."""
+        ceiling = min(self.longest_s, self.first_s * 2.0 ** min(tries, _MAX_DOUBLINGS))
+        return ceiling * rng.uniform(0.5, 1.0)
+
+    def delay_after_s(self, error: RetrievalError, tries: int, rng: random.Random) -> float:
+        """Return the delay after an error: added to what the other side asks for, where it does (429)."""
+        asked_s = min(error.retry_after_s, self.longest_s) if isinstance(error, Overloaded) else 0.0
+        return asked_s + self.delay_s(tries, rng)

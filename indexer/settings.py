@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from indexer.backoff import Backoff
 from model.settings import setting
 
 
@@ -31,3 +32,7 @@ class IndexerSettings:
         ge=0,
     )
     reindex_linger_s: float = 30.0  # how long a generation that was given up outlives the searches under way in it
+
+    @property
+    def backoff(self) -> Backoff:
+        return Backoff(self.retry_base_s, self.retry_max_s)

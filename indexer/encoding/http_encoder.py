@@ -15,6 +15,7 @@ import httpx
 import structlog
 from opentelemetry.trace import SpanKind
 
+from indexer.backoff import Backoff
 from indexer.connections import BoundedTransport
 from indexer.encoding.encoder import Lane
 from indexer.errors import EncoderDied, EncoderTimedOut
@@ -43,6 +44,7 @@ class EncoderClientSettings:
     connect_timeout_s: float = 2.0
     attempts: int = setting(3, "encoder_attempts", "attempts at a call of the encoder that does not reach it", gt=0)
     retry_base_s: float = 0.1
+    retry_max_s: float = 5.0
     connections: int = 64
     max_call_inputs: int = 64
     max_call_bytes: int = 32 * 2**20
@@ -66,6 +68,7 @@ class HttpEncoder:
             trust_env=False,
             transport=self._transport,
         )
+        self._backoff, self._rng = Backoff(settings.retry_base_s, settings.retry_max_s), random.Random()
         self._info: ModelInfo | None = None
         self._info_at = 0.0
         self._info_lock = asyncio.Lock()
@@ -158,7 +161,7 @@ class HttpEncoder:
         broke = 0
         for attempt in range(self._settings.attempts):
             if attempt:
-                await asyncio.sleep(self._settings.retry_base_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
+                await asyncio.sleep(self._backoff.delay_s(attempt - 1, self._rng))
             try:
                 response = await self._http.request(
                     method,

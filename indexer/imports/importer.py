@@ -24,7 +24,6 @@ from typing import TypeVar
 
 import structlog
 
-from indexer.backoff import delay_s
 from indexer.blobs.image_store import Blobs
 from indexer.domain.documents import Incoming, Rejected
 from indexer.domain.jobs import Outcome, Status
@@ -233,7 +232,7 @@ class Importer:
     async def _give_back(self, step: Step, waiting_on: str | None = None, *, crashed: bool = False) -> None:
         """Where it stands: the ledger knows."""
         tries = step.crashes if crashed else step.releases
-        pause_s = 0.0 if waiting_on is None else delay_s(tries, self._settings, self._rng)
+        pause_s = 0.0 if waiting_on is None else self._settings.backoff.delay_s(tries, self._rng)
         with contextlib.suppress(DependencyUnavailable):  # the lease will run out
             await self._ledger.imports.release(step, retry_after_s=pause_s, waiting_on=waiting_on, crashed=crashed)
 

@@ -24,7 +24,6 @@ from typing import Any
 
 import structlog
 
-from indexer.backoff import delay_after_s, delay_s
 from indexer.domain.jobs import Batch, JobKind, Status
 from indexer.errors import CollectionUnavailable, Died, StoreTimedOut
 from indexer.ledger.batches import SOLO_AFTER, Settled
@@ -45,7 +44,7 @@ class Pause:
     """A pause of all claiming while a dependency that every batch needs does not answer."""
 
     def __init__(self, settings: IndexerSettings, rng: random.Random) -> None:
-        self._settings, self._rng = settings, rng
+        self._backoff, self._rng = settings.backoff, rng
         self._until = 0.0
         self._in_a_row = 0
 
@@ -56,7 +55,7 @@ class Pause:
     def begin(self, error: RetrievalError) -> float:
         """Return the seconds until the next claim. Several batches that fail during one pause count as one failure."""
         if self.remaining_s <= 0:
-            self._until = time.monotonic() + delay_after_s(error, self._in_a_row, self._settings, self._rng)
+            self._until = time.monotonic() + self._backoff.delay_after_s(error, self._in_a_row, self._rng)
             self._in_a_row += 1
         return self.remaining_s
 
@@ -79,6 +78,7 @@ class Attempts:
         stopping: Callable[[], bool],
     ) -> None:
         self._ledger, self._runner, self._settings = ledger, runner, settings
+        self._backoff = settings.backoff
         self._pause, self._rng, self._watch, self._stopping = pause, rng, watch, stopping
 
     async def run(self, claim: Claim) -> None:
@@ -151,7 +151,7 @@ class Attempts:
                 batch = replace(batch, items=tuple(untried for untried in batch.items if untried != item))
                 claim.batches = (batch,)
         if batch.items:
-            pause = delay_s(batch.attempts, self._settings, self._rng)
+            pause = self._backoff.delay_s(batch.attempts, self._rng)
             await self._settle([(batch, [])], retry_after_s=pause, waiting_on=waiting.detail[:300] if waiting else None)
 
     async def _run_suspect(self, claim: Claim, batch: Batch) -> Result:
@@ -194,7 +194,7 @@ class Attempts:
             return Result.alike(batch, Status.FAILED, "internal", f"{type(error).__name__} while indexing")
 
     async def _finish(self, claim: Claim, result: Result) -> None:
-        pause = delay_after_s(result.waiting, claim.attempts, self._settings, self._rng) if result.waiting else 0.0
+        pause = self._backoff.delay_after_s(result.waiting, claim.attempts, self._rng) if result.waiting else 0.0
         waiting_on = result.waiting.detail[:300] if result.waiting else None
         await self._settle(claim.settled(result.outcomes), retry_after_s=pause, waiting_on=waiting_on)
 
@@ -223,7 +223,7 @@ class Attempts:
         documents have failed."""
         if isinstance(error, RetrievalError) and error.retryable:
             one_collection = isinstance(error, CollectionUnavailable)
-            pause = delay_s(claim.releases, self._settings, self._rng) if one_collection else self._pause.begin(error)
+            pause = self._backoff.delay_s(claim.releases, self._rng) if one_collection else self._pause.begin(error)
             first, detail = claim.batches[0], error.detail[:300]
             log.warning("batch waits", batch=first.id, job=first.job_id, detail=detail, retry_after_s=round(pause, 2))
             options = {"whole_collection": one_collection, "crashed": isinstance(error, Died)}
@@ -237,7 +237,7 @@ class Attempts:
                 self._record_metrics(settled, waits=True)
             return
         settled = [(batch, self._after_failure(batch, error)) for batch in claim.batches]
-        pause = delay_s(claim.attempts, self._settings, self._rng)
+        pause = self._backoff.delay_s(claim.attempts, self._rng)
         if await self._record(claim, lambda: self._ledger.batches.finish(settled, retry_after_s=pause)):
             self._record_metrics(settled)
 
@@ -261,7 +261,7 @@ class Attempts:
                 log.warning("cannot record an outcome", batch=claim.batches[0].id, detail=error.detail)
                 if self._stopping() or time.monotonic() > deadline:
                     break
-                await asyncio.sleep(delay_s(tries, self._settings, self._rng))
+                await asyncio.sleep(self._backoff.delay_s(tries, self._rng))
             else:
                 return True
         return False

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from indexer.backoff import Backoff
 from indexer.settings import IndexerSettings
 from indexer.worker.pipeline import ImageFetcher
 from model.errors import DependencyUnavailable
@@ -38,10 +40,14 @@ class HostBreaker:
     """
 
     def __init__(
-        self, fetcher: ImageFetcher, settings: IndexerSettings, clock: Callable[[], float] = time.monotonic
+        self,
+        fetcher: ImageFetcher,
+        settings: IndexerSettings,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
     ) -> None:
-        self._fetcher, self._clock = fetcher, clock
-        self._first_s, self._longest_s = FIRST_PAUSE * settings.retry_base_s, LONGEST_PAUSE * settings.retry_max_s
+        self._fetcher, self._clock, self._rng = fetcher, clock, rng or random.Random()
+        self._backoff = Backoff(FIRST_PAUSE * settings.retry_base_s, LONGEST_PAUSE * settings.retry_max_s)
         self._hosts: OrderedDict[str, _Host] = OrderedDict()
 
     async def fetch(self, url: str) -> bytes:
@@ -54,7 +60,7 @@ class HostBreaker:
                 raise DependencyUnavailable(
                     f"{name} failed {host.failures} times in a row; it is asked again in {pause_s:.0f} s", value=name
                 )
-            host.closed_until = self._clock() + self._first_s  # this request is the one that tries
+            host.closed_until = self._clock() + self._backoff.first_s  # this request is the one that tries
         try:
             data = await self._fetcher.fetch(url)
         except DependencyUnavailable:
@@ -67,8 +73,8 @@ class HostBreaker:
         host = self._hosts.setdefault(name, _Host())
         self._hosts.move_to_end(name)
         host.failures += 1
-        pause_s = min(self._longest_s, self._first_s * 2.0 ** min(host.failures - FAILURES, 10))
-        host.closed_until = self._clock() + pause_s
+        if host.failures >= FAILURES:
+            host.closed_until = self._clock() + self._backoff.delay_s(host.failures - FAILURES, self._rng)
         if len(self._hosts) > MAX_HOSTS:
             self._hosts.popitem(last=False)
 

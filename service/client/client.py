@@ -24,6 +24,7 @@ from urllib.parse import quote
 import httpx
 import orjson
 
+from indexer.backoff import Backoff
 from indexer.domain.jobs import Failure, Job, JobKind, JobState
 from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TimedOut, error_class
 from model.types import ModelInfo
@@ -50,8 +51,7 @@ T = TypeVar("T")
 DEFAULT_URL = "http://127.0.0.1:8080"
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-_RETRY_BASE_S = 0.2
-_RETRY_MAX_S = 10.0
+_BACKOFF = Backoff(0.2, 10.0)
 _RETRIED_STATUS = frozenset({429, 502, 503, 504})  # 502 and 504 are a proxy's words for 503; our own 504 is `TimedOut`
 _CHUNK_DOCUMENTS = (
     256  # small enough that a chunk is accepted within a second or so, large enough to fill encoder batches
@@ -92,7 +92,7 @@ class Client:
         self.url = url
         self._attempts = attempts
         self._give_up_after_s = give_up_after_s
-        self._sleep = sleep
+        self._sleep, self._rng = sleep, random.Random()
 
     # --- service
 
@@ -345,7 +345,7 @@ class Client:
             failed += 1
             if failed >= self._attempts:
                 raise error
-            self._sleep(retry_delay_s(failed - 1, getattr(error, "retry_after_s", 0.0), random.random()))
+            self._sleep(getattr(error, "retry_after_s", 0.0) + _BACKOFF.delay_s(failed - 1, self._rng))
 
     def _events(self, job_id: str) -> Iterator[Job]:
         timeout = httpx.Timeout(self._http.timeout)
@@ -404,7 +404,7 @@ class Client:
             answer, retry_after_s = self._try(request)
             if isinstance(answer, httpx.Response):
                 return answer
-            delay_s = retry_delay_s(attempt, retry_after_s, random.random())
+            delay_s = (retry_after_s or 0.0) + _BACKOFF.delay_s(attempt, self._rng)
             out_of_time = time.monotonic() - began + delay_s > self._give_up_after_s
             if retry_after_s is None or out_of_time or attempt + 1 == self._attempts:
                 raise answer
@@ -482,13 +482,6 @@ def _unreachable(url: str, error: httpx.RequestError) -> DependencyUnavailable:
     unavailable = DependencyUnavailable(f"{url} does not answer: {str(error) or type(error).__name__}")
     unavailable.__cause__ = error
     return unavailable
-
-
-def retry_delay_s(attempt: int, retry_after_s: float | None, draw: float) -> float:
-    """Exponential back-off, at least what the server asked for; `draw` in [0, 1) spreads clients that failed
-    together."""
-    backoff_s = min(_RETRY_MAX_S, _RETRY_BASE_S * 2.0**attempt) * (0.5 + draw / 2)
-    return (retry_after_s or 0.0) + backoff_s
 
 
 def error_of(response: httpx.Response, retry_after_s: float = 0.0) -> RetrievalError:

@@ -1,6 +1,7 @@
 """Hosts that do not answer: the breaker of each, and the places of batches that fetch."""
 
 import asyncio
+import random
 
 import pytest
 
@@ -49,9 +50,16 @@ async def failures(breaker: HostBreaker, count: int, host: str = "dead.example")
     return said
 
 
+class Longest(random.Random):
+    """Draws the longest delay."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
 async def test_a_host_that_keeps_failing_is_not_asked_for_a_while(clock: Clock) -> None:
     hosts = Hosts()
-    breaker = HostBreaker(hosts, SETTINGS, clock)
+    breaker = HostBreaker(hosts, SETTINGS, clock, Longest())
     said = await failures(breaker, 10)
     assert len(hosts.asked) == FAILURES
     assert said[-1] == "dead.example failed 3 times in a row; it is asked again in 5 s"
@@ -66,6 +74,17 @@ async def test_a_host_that_keeps_failing_is_not_asked_for_a_while(clock: Clock) 
     hosts.down = set()
     for _ in range(5):
         assert await breaker.fetch("http://dead.example/x") == b"image"
+
+
+async def test_breakers_that_failed_together_do_not_try_together(clock: Clock) -> None:
+    everyone = [Hosts() for _ in range(20)]
+    breakers = [HostBreaker(hosts, SETTINGS, clock, random.Random(seed)) for seed, hosts in enumerate(everyone)]
+    for breaker in breakers:
+        await failures(breaker, FAILURES)
+    for clock.now, fewest, most in ((2.4, 0, 0), (3.75, 3, 17), (5.0, 20, 20)):
+        for breaker in breakers:
+            await failures(breaker, 1)
+        assert fewest <= sum(len(hosts.asked) > FAILURES for hosts in everyone) <= most
 
 
 async def test_an_answer_that_is_wrong_is_an_answer(clock: Clock) -> None:

@@ -25,7 +25,7 @@ from model.errors import (
     TooLarge,
     Unauthorized,
 )
-from service.client.client import Client, _chunks, retry_delay_s
+from service.client.client import Client, _chunks
 from service.client.types import Search, image_wire
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -142,14 +142,6 @@ def test_retry_after_beyond_the_patience_is_not_waited_for() -> None:
         service.client(give_up_after_s=60).info()
     assert caught.value.retry_after_s == 3600
     assert service.slept == []
-
-
-@given(attempt=st.integers(0, 50), after_s=st.none() | st.floats(0, 100), draw=st.floats(0, 1, exclude_max=True))
-def test_the_delay_grows_to_a_bound_and_never_undercuts_the_server(
-    attempt: int, after_s: float | None, draw: float
-) -> None:
-    delay_s = retry_delay_s(attempt, after_s, draw)
-    assert (after_s or 0) < delay_s <= (after_s or 0) + 10
 
 
 def test_no_server_at_all_is_one_of_our_errors() -> None:
