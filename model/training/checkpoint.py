@@ -1,4 +1,4 @@
-"""The checkpoint of a fine-tuned model: a folder that `Retriever.load` and `ret2 serve --model` open.
+"""The checkpoint of a trained model: a folder that `Retriever.load` and `ret2 serve --model` open.
 
 Trained towers lie in `model.safetensors` (`source: checkpoint` and their `architecture`), frozen ones stay where they
 were.
@@ -63,7 +63,7 @@ def tower_network(tower: Tower) -> nn.Module:
     return network
 
 
-def save_finetuned(
+def save_trained(
     folder: Path, retriever: Retriever, stored: Collection[str], tokenizer_files: Sequence[Path], origin: Path | None
 ) -> None:
     """`stored` are the modalities whose towers go into the checkpoint; those it held before always do.

@@ -17,7 +17,6 @@ RUN_FILE, STATE_FILE = "run.json", "state.safetensors"
 _SAID = {
     "pairs": "the pairs differ",
     "start": "the model that it began with is another",
-    "config": "the model's configuration is another",
 }
 
 

@@ -1,4 +1,4 @@
-"""Every setting as a command-line flag, made from `Settings` itself, so that the two cannot come apart.
+"""Settings as command-line flags, made from the classes that hold them, so that the two cannot come apart.
 
 `RET2_MAX_BODY_BYTES` is `--max-body-bytes`. A flag wins over its variable. Secrets have no flag: other users of the
 machine can read a command line.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 from pydantic import SecretStr, ValidationError
@@ -31,6 +32,48 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {}
     return run
+
+
+Given = dict[str, dict[str, Any]]  # by panel, what the command line said of its options
+
+
+def with_options(panels: Mapping[str, type]) -> Callable[[Callable[[Given], None]], Callable[..., None]]:
+    """A typer command with one option per field of several dataclasses, each in a panel of the help.
+
+    Each field is annotated with its `model.training.settings.Option`. The command gets what was given and nothing else.
+    """
+
+    def decorate(command: Callable[[Given], None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**flags: Any) -> None:
+            command(
+                {
+                    panel: {part.name: flags[part.name] for part in fields(options) if flags[part.name] is not None}
+                    for panel, options in panels.items()
+                }
+            )
+
+        parameters = [
+            _option(name, annotation, panel)
+            for panel, options in panels.items()
+            for name, annotation in get_type_hints(options, include_extras=True).items()
+        ]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {}
+        return run
+
+    return decorate
+
+
+def _option(name: str, annotation: Any, panel: str) -> inspect.Parameter:
+    """An option that is None where it is not given."""
+    kind, option = get_args(annotation)
+    declared = typer.Option(
+        flag(name), help=option.help, min=option.least, max=option.most, rich_help_panel=panel, show_default=False
+    )
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, declared]
+    )
 
 
 def settings_from(flags: dict[str, Any]) -> Settings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from torch import Tensor
 from model.evaluation.atlas import Atlas
 from model.evaluation.recall import Item, exact_search
 from model.retriever import Retriever
-from model.training.atlas_trainer import StateCache
 from model.training.pairs import Row
+from model.training.state_cache import StateCache
 from model.types import Float32, Input, Limits, Role
 from service.client.client import Client
 from service.encoder.runtime import TorchRuntime
@@ -47,12 +46,12 @@ def test_the_committed_model_finds_the_passage_to_a_flag_and_a_question() -> Non
     cache = StateCache(retriever)
     cache.add_texts((text for text, _ in [*passages, *questions] if text), lambda _: None)
     images = {image: atlas.images[image] for _, image in [*passages, *questions] if image}
-    cache.add_images(images, 1, random.Random(0), lambda _: None)
+    cache.add_images(images, list(images), lambda _: None)
 
     @torch.inference_mode()
     def embed(rows: Sequence[Row], role: Role) -> Tensor:
         parts = (rows[start : start + 128] for start in range(0, len(rows), 128))
-        return F.normalize(torch.cat([retriever.side(role)(cache.states(part, None)).mean(dim=1) for part in parts]))
+        return F.normalize(torch.cat([retriever.side(role)(cache.states(part)).mean(dim=1) for part in parts]))
 
     def recall_at_1() -> float:
         best = (embed(questions, Role.QUERY) @ embed(passages, Role.DOCUMENT).T).argmax(dim=1)

@@ -9,7 +9,7 @@ from tiny_model import CONFIG
 
 from model.config import Ret2Config
 from model.errors import InvalidInput
-from model.training.atlas_run import VARIANTS
+from model.training.atlas import VARIANTS
 
 
 @pytest.mark.parametrize("config", [CONFIG, *VARIANTS.values(), replace(CONFIG, output_size=None, shared_sides=False)])

@@ -17,7 +17,7 @@ from model.config import BackboneConfig, ImageConfig
 from model.errors import InvalidInput
 from model.retriever import Retriever
 from model.towers.towers import EfficientNetTower, build_tower
-from model.training.checkpoint import save_finetuned, saved_config, tokenizer_files, tower_tensors
+from model.training.checkpoint import save_trained, saved_config, tokenizer_files, tower_tensors
 from model.training.fresh_config import fresh_config, spread
 
 TEXT = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2}
@@ -99,7 +99,7 @@ def test_trained_towers_of_every_family_come_back(text: str, vision: str, tmp_pa
     before = states(retriever)
     moved(retriever)
     expected = states(retriever)
-    save_finetuned(tmp_path / "run", retriever, {"text", "vision"}, tokenizer_files(retriever.config, None), None)
+    save_trained(tmp_path / "run", retriever, {"text", "vision"}, tokenizer_files(retriever.config, None), None)
     for name in ("text", "vision"):  # it needs them no more
         (tmp_path / name).rename(tmp_path / f"{name} gone")
     opened = Retriever.load(str(tmp_path / "run"))
@@ -133,7 +133,7 @@ def test_a_trained_efficientnet_comes_back_with_its_norms_unfolded(tmp_path: Pat
 
 def test_frozen_towers_stay_where_they_are_unless_asked_for(tmp_path: Path) -> None:
     retriever = fresh(tmp_path)
-    save_finetuned(tmp_path / "run", retriever, set(), tokenizer_files(retriever.config, None), None)
+    save_trained(tmp_path / "run", retriever, set(), tokenizer_files(retriever.config, None), None)
     opened = Retriever.load(str(tmp_path / "run"))
     assert opened.config.vision.source == f"folder:{tmp_path / 'vision'}"
     assert (tmp_path / "run" / "tokenizer.json").exists()
@@ -155,7 +155,7 @@ def test_a_source_beside_the_checkpoint_becomes_absolute(tmp_path: Path) -> None
 def test_a_checkpoint_s_own_towers_and_tokeniser_go_on_with_it(tmp_path: Path) -> None:
     origin = write_tiny_checkpoint(tmp_path / "tiny")
     retriever = Retriever.load(str(origin))
-    save_finetuned(tmp_path / "run", retriever, set(), tokenizer_files(retriever.config, origin), origin)
+    save_trained(tmp_path / "run", retriever, set(), tokenizer_files(retriever.config, origin), origin)
     for found, wanted in zip(states(Retriever.load(str(tmp_path / "run"))), states(retriever), strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
 

@@ -5,7 +5,8 @@ from collections import Counter
 
 import pytest
 
-from model.training.objective import Kept, draw_kept, drop_modality
+from model.training.objective import Kept, draw_kept, drop_modality, schedule
+from model.training.settings import TrainSettings
 
 
 @pytest.mark.parametrize(("rows", "keep_both"), [(160, 0.5), (64, 0.3), (7, 0.5), (3, 1.0), (5, 0.0)])
@@ -32,3 +33,11 @@ def test_a_text_that_is_left_alone_says_what_it_is_about() -> None:
     assert drop(Kept.BOTH) == ("what is this", "picture")
     assert drop(Kept.TEXT) == ("what is red", None)
     assert drop(Kept.IMAGE) == (None, "picture")
+
+
+def test_schedule_warms_up_and_decays() -> None:
+    settings = TrainSettings(steps=100, warmup_steps=10)
+    rates = [schedule(step, settings) for step in range(100)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0.05 <= rates[-1] < 0.06

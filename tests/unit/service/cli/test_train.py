@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
 import signal
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -16,10 +16,10 @@ from dual_encoders import write_dual_encoder
 from tiny_model import write_tiny_checkpoint
 from typer.testing import CliRunner, Result
 
-from model.config import Ret2Config
 from model.retriever import Retriever
-from model.training import atlas_run, finetune_run
-from model.training.atlas_trainer import TrainSettings
+from model.training import run
+from model.training.atlas import DEFAULTS, AtlasData
+from model.training.settings import PairsOptions, RunOptions, StartOptions, TrainSettings
 from service.cli import train
 from service.cli.main import app
 
@@ -71,7 +71,7 @@ def test_a_run_that_learnt_nothing_says_so_and_exits_with_3(
     file: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares = iter([0.5, 0.4, 0.3])
-    monkeypatch.setattr(finetune_run, "hits", lambda *_: dict.fromkeys((1, 5, 10), next(shares)))
+    monkeypatch.setattr(run, "hits", lambda *_: dict.fromkeys((1, 5, 10), next(shares)))
     arguments = ("--data", file, "--start-from", start, "--output", tmp_path / "run", "--steps", 4, "--batch-size", 4)
     arguments = (*arguments, "--eval-every", 2, "--validation", file, "--device", "cpu", "--precision", "fp32")
     for _ in range(2):  # the run, and the same command on what it left
@@ -118,7 +118,7 @@ def test_a_signal_ends_the_run_after_its_step_and_the_command_goes_on(
     ("arguments", "message"),
     [
         (("--backbone", "folder:x"), "--backbone: only with --data"),
-        (("--patience", "5", "--device", "cpu", "--precision", "auto"), "--patience, --device, --precision: only with --data"),
+        (("--images", "x", "--strict", "--num-heads", "4"), "--images, --strict, --num-heads: only with --data"),
         (("--data", "FILE", "--variant", "sum"), "--variant: only without --data"),
         (("--data", "FILE", "--backbone", "folder:x", "--start-from", "bundled"), "--start-from and --backbone exclude"),
         (("--data", "FILE", "--text-backbone", "folder:x"), "--vision-backbone is not given"),
@@ -126,7 +126,6 @@ def test_a_signal_ends_the_run_after_its_step_and_the_command_goes_on(
         (("--data", "FILE", "--start-from", "START", "--precision", "fp16", "--device", "cpu", *HALF), "fp16 needs CUDA"),
         (("--data", "FILE", "--start-from", "START", "--device", "nonsense"), "device is 'nonsense'"),
         (("--data", "FILE", "--start-from", "START", "--batch-size", "99", *HALF), "batch_size is 99"),
-        (("--variant", "nonsense"), "known are ret2-atlas, last-layer, sum"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said_in_one_line(
@@ -141,33 +140,58 @@ def test_what_cannot_be_is_said_in_one_line(
 def test_without_pairs_the_settings_reach_the_run_of_the_variant(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: dict[str, Any] = {}
 
-    def run(config: Ret2Config, settings: TrainSettings, folder: Path, **rest: Any) -> atlas_run.Outcome:
-        begun.update(name=config.name, settings=settings, folder=folder, **rest)
-        return atlas_run.Outcome(settings.steps, 0.5, folder)
+    def train_model(
+        retriever: Retriever, origin: Path | None, data: Any, settings: Any, options: Any, *_: Any, **__: Any
+    ) -> Any:
+        begun.update(name=retriever.config.name, origin=origin, data=data, settings=settings, options=options)
+        return run.Outcome(settings.steps, "finished", {1: 0.1}, {1: 0.5}, settings.steps, options.output)
 
     shapes: list[int] = []
     monkeypatch.setattr(train, "keep_prepared", shapes.append)
-    monkeypatch.setattr(atlas_run, "train_atlas", run)
-    options = ("--eval-every", 7, "--temperature", 0.2, "--keep-both", 0.9, "--weight-decay", 0.1, "--warmup-steps", 3)
-    result = invoke("--variant", "last-layer", *options)
+    monkeypatch.setattr(run, "train", train_model)
+    chosen = {
+        "eval_every": 7,
+        "temperature": 0.2,
+        "keep_both": 0.9,
+        "weight_decay": 0.1,
+        "warmup_steps": 3,
+        "averaging": 0.5,
+    }
+    options = [part for name, value in chosen.items() for part in (f"--{name.replace('_', '-')}", value)]
+    result = invoke("--variant", "last-layer", *options, "--precision", "fp32", "--patience", 4, "--device", "cpu")
     assert result.exit_code == 0, result.output
-    assert (begun["name"], begun["folder"], begun["fresh"]) == ("last-layer", Path("runs/last-layer"), False)
-    changed = {"eval_every": 7, "temperature": 0.2, "keep_both": 0.9, "weight_decay": 0.1, "warmup_steps": 3}
-    assert begun["settings"] == replace(atlas_run.SETTINGS, **changed)
+    assert (begun["name"], begun["origin"]) == ("last-layer", None)
+    assert begun["options"] == RunOptions(Path("runs/last-layer"), patience=4, device="cpu")
+    assert isinstance(begun["data"], AtlasData)
+    assert begun["settings"] == TrainSettings(**(DEFAULTS | chosen | {"precision": "fp32"}))  # type: ignore[arg-type]
     assert shapes == [1024]  # or most products of a step would be prepared anew
 
 
-def test_every_option_says_what_it_is() -> None:
-    command = next(one for one in app.registered_commands if one.callback is train.train)
+def test_a_variant_that_is_not_known_is_refused_with_those_that_are() -> None:
+    result = invoke("--variant", "nonsense")
+    assert result.exit_code == 2
+    assert "'ret2-atlas', 'last-layer', 'sum'" in words(result.stderr).replace("│ ", "")
+
+
+def option_names() -> set[str]:
+    panels = (PairsOptions, StartOptions, TrainSettings, RunOptions)
+    return {f"--{name.replace('_', '-')}" for panel in panels for name in get_type_hints(panel)}
+
+
+def test_every_setting_is_an_option_that_says_what_it_is() -> None:
+    output = invoke("--help").stdout
+    command = next(command for command in app.registered_commands if command.callback is train.train)
     assert command.callback is not None
-    hints = train.train.__annotations__
-    assert len(hints) > 30
-    assert all("help=" in str(hint) for name, hint in hints.items() if name not in ("context", "return"))
+    parameters = inspect.signature(command.callback).parameters.values()
+    assert {f"--{parameter.name.replace('_', '-')}" for parameter in parameters} == option_names()
+    assert len(option_names()) > 35
+    assert all(get_args(parameter.annotation)[1].help for parameter in parameters)
+    for panel in train._PANELS:
+        assert panel in output
 
 
 def test_options_that_the_docs_name_are_there() -> None:
     named = set(re.findall(r"--[a-z][a-z-]+", (Path(__file__).parents[4] / "docs" / "training.md").read_text()))
     foreign = {"--model", "--nproc-per-node", "--logdir"}  # of ret2 serve, torchrun, tensorboard
-    known = {f"--{name.replace('_', '-')}" for name in train.train.__annotations__}
-    assert named - foreign <= known
-    assert len(named & known) > 15
+    assert named - foreign <= option_names()
+    assert len(named & option_names()) > 15

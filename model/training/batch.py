@@ -1,5 +1,5 @@
-"""What one step of fine-tuning embeds, and which document answers which query: made of the pairs, the settings and the
-step alone."""
+"""A step's batch: what is embedded, and which document answers which query. It depends on the pairs, the settings and
+the number of the step alone."""
 
 from __future__ import annotations
 
@@ -31,13 +31,17 @@ class Entry(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Batch:
     """N entries, each embedded once; B queries and M documents as places among them: the queries' own, then hard
-    negatives."""
+    negatives.
+
+    `ignored` pairs are neither right nor wrong: they take no part in the loss.
+    """
 
     entries: list[Entry]
     queries: Tensor  # (B,)
     documents: Tensor  # (M,) the first B answer the queries
     targets: Tensor  # (B, M) rows sum to 1
     document_targets: Tensor  # (B, B) rows sum to 1
+    ignored: Tensor | None = None  # (B, M)
 
 
 class Order:
@@ -80,18 +84,26 @@ def draw(
     }
     queries = _entries(Role.QUERY, [example.query for example in examples], keep_both, rng)
     documents = _entries(Role.DOCUMENT, [*(example.document for example in examples), *drawn.values()], keep_both, rng)
+    keys = [*(example.key for example in examples), *drawn]
+    return assemble(queries, documents, relevance([example.label for example in examples], keys, labels))
+
+
+def assemble(
+    queries: Sequence[Entry], documents: Sequence[Entry], right: Tensor, ignored: Tensor | None = None
+) -> Batch:
+    """Return the batch of B queries and M documents, of which the first B are the queries' own; `right` (B, M) is 1
+    where a document answers a query."""
     # By kind, so that entries of one kind share chunks.
     entries = sorted(dict.fromkeys([*queries, *documents]), key=lambda entry: entry.kind)
     places = {entry: place for place, entry in enumerate(entries)}
-    keys = [*(example.key for example in examples), *drawn]
-    right = relevance([example.label for example in examples], keys, labels)
-    backward = right[:, : len(examples)].T  # (B, B)
+    backward = right[:, : len(queries)].T  # (B, B)
     return Batch(
         entries,
         torch.tensor([places[entry] for entry in queries]),
         torch.tensor([places[entry] for entry in documents]),
         right / right.sum(1, keepdim=True),
         backward / backward.sum(1, keepdim=True),
+        ignored,
     )
 
 

@@ -17,14 +17,18 @@ from tiny_model import CONFIG, write_tiny_checkpoint
 from model.checkpoints.weights import read_tensors
 from model.errors import InvalidInput
 from model.retriever import Retriever
-from model.training import finetune_run
+from model.training import run as training_run
+from model.training.data import Data, read_data, settings_for
 from model.training.distributed import Ranks
-from model.training.finetune_run import Data, Options, Outcome, begin, fine_tune, read_data, settings_for
-from model.training.finetuner import FineTuneSettings, validation_loss
+from model.training.pairs import Example
+from model.training.run import Outcome, begin, train
 from model.training.run_folder import STATE_FILE
+from model.training.settings import PairsOptions, RunOptions, TrainSettings
 from model.types import Input, Limits, Role
 
-SETTINGS = FineTuneSettings(steps=6, batch_size=8, chunk_size=6, learning_rate=3e-3, eval_every=2, warmup_steps=2)
+SETTINGS = TrainSettings(
+    steps=6, batch_size=8, chunk_size=6, learning_rate=3e-3, eval_every=2, warmup_steps=2, precision="fp32"
+)
 COLOURS = ("red", "green", "blue")
 
 
@@ -52,14 +56,14 @@ def file(tmp_path: Path, png: Callable[..., bytes]) -> Path:
 
 
 def read(file: Path, share: float = 0.25) -> Data:
-    return read_data(file, None, share, image_root=None, strict=True, report=lambda *_: None)[0]
+    return read_data(PairsOptions(file, validation_share=share, strict=True), lambda *_: None)[0]
 
 
 def run(
     start: Path,
     file: Path,
-    options: Options,
-    settings: FineTuneSettings = SETTINGS,
+    options: RunOptions,
+    settings: TrainSettings = SETTINGS,
     *,
     stop_after: int = 1000,
     said: list[str] | None = None,
@@ -68,7 +72,7 @@ def run(
     data = read(file, share)
     retriever, origin = begin(str(start), None, "mine", settings.seed)
     asked = itertools.count(1)
-    return fine_tune(
+    return train(
         retriever,
         origin,
         data,
@@ -85,9 +89,9 @@ def run(
 def test_interrupted_and_resumed_is_the_same_as_uninterrupted(
     train_text: bool, start: Path, file: Path, tmp_path: Path
 ) -> None:
-    settings = replace(SETTINGS, train_text=train_text)
-    whole = run(start, file, Options(tmp_path / "whole"), settings)
-    parts = Options(tmp_path / "parts")
+    settings = replace(SETTINGS, train_backbones="text" if train_text else "none")
+    whole = run(start, file, RunOptions(tmp_path / "whole"), settings)
+    parts = RunOptions(tmp_path / "parts")
     first = run(start, file, parts, settings, stop_after=3)  # between two validations
     assert (first.ending, first.steps) == ("interrupted", 3)
     second = run(start, file, parts, settings, stop_after=2)
@@ -104,11 +108,11 @@ def test_interrupted_and_resumed_is_the_same_as_uninterrupted(
 def test_the_folder_opens_as_a_model_and_gives_what_was_validated(
     start: Path, file: Path, tmp_path: Path, png: Callable[..., bytes]
 ) -> None:
-    settings = replace(SETTINGS, train_text=True, train_vision=True, tower_learning_rate=1e-2)
-    options = Options(tmp_path / "run")
-    data, _ = read_data(file, None, 0.25, image_root=None, strict=True, report=lambda *_: None)
+    settings = replace(SETTINGS, train_backbones="both", backbone_learning_rate=1e-2)
+    options = RunOptions(tmp_path / "run")
+    data, _ = read_data(PairsOptions(file, validation_share=0.25), lambda *_: None)
     retriever, origin = begin(str(start), None, "mine", 17)
-    outcome = fine_tune(
+    outcome = train(
         retriever, origin, replace(data, validation=[]), settings, options, Ranks(),
         report=lambda *_: None, say=lambda _: None, should_stop=lambda: False,
     )  # fmt: skip
@@ -137,8 +141,8 @@ def tell(
             weights.append(path.read_bytes())
         return dict(zip((1, 5, 10), next(recall_iterator), strict=True))
 
-    monkeypatch.setattr(finetune_run, "hits", recall)
-    monkeypatch.setattr(finetune_run, "validation_loss", lambda *_: next(loss_iterator))
+    monkeypatch.setattr(training_run, "hits", recall)
+    monkeypatch.setattr(training_run, "validation_loss", lambda *_: next(loss_iterator))
     return weights
 
 
@@ -149,14 +153,14 @@ def test_the_best_checkpoint_is_kept_and_the_run_stops_early(
     recalls = [(0.2, 0.9, 1.0), (0.2, 0.8, 1.0), (0.2, 1.0, 1.0), (0.1, 1.0, 1.0), (0.2, 0.9, 1.0)]
     weights = tell(monkeypatch, tmp_path / "run", recalls, [1.0, 0.1, 2.0, 0.1, 0.1])
     said: list[str] = []
-    outcome = run(start, file, Options(tmp_path / "run", patience=2), replace(SETTINGS, steps=100), said=said)
+    outcome = run(start, file, RunOptions(tmp_path / "run", patience=2), replace(SETTINGS, steps=100), said=said)
     assert (outcome.ending, outcome.steps, outcome.best_step, outcome.learnt) == ("stopped early", 8, 4, True)
     assert outcome.best == pytest.approx({1: 0.2, 5: 1.0, 10: 1.0})
     assert outcome.first[5] == pytest.approx(0.9)
     assert ["best so far" in line for line in said if line.startswith("step")] == [True, False, True, False, False]
     first, second, third, fourth = weights
     assert first == second != third == fourth == (tmp_path / "run" / "model.safetensors").read_bytes()
-    again = run(start, file, Options(tmp_path / "run", patience=2), replace(SETTINGS, steps=100))
+    again = run(start, file, RunOptions(tmp_path / "run", patience=2), replace(SETTINGS, steps=100))
     assert (again.ending, again.steps, again.best, again.best_step) == ("stopped early", 8, outcome.best, 4)
 
 
@@ -166,7 +170,7 @@ def test_of_equal_recall_the_lower_loss_is_kept_then_the_later_step(
     """Recall that is 1 from the start on, as of a few easy questions, keeps no later model from being taken."""
     weights = tell(monkeypatch, tmp_path / "run", [(1.0, 1.0, 1.0)] * 5, [0.5, 0.4, 0.6, 0.4, 0.5])
     said: list[str] = []
-    outcome = run(start, file, Options(tmp_path / "run"), replace(SETTINGS, steps=8), said=said)
+    outcome = run(start, file, RunOptions(tmp_path / "run"), replace(SETTINGS, steps=8), said=said)
     assert ["best so far" in line for line in said if line.startswith("step")] == [True, True, False, True, False]
     assert (outcome.best_step, outcome.learnt) == (6, True)
     first, second, third, fourth = weights
@@ -177,9 +181,9 @@ def test_a_run_that_only_got_worse_has_learnt_nothing(
     start: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tell(monkeypatch, tmp_path / "run", [(0.5, 0.5, 0.5)] + [(0.5, 0.5, 0.4)] * 3, [0.5, 0.1, 0.1, 0.1])
-    outcome = run(start, file, Options(tmp_path / "run"), replace(SETTINGS, steps=6))
+    outcome = run(start, file, RunOptions(tmp_path / "run"), replace(SETTINGS, steps=6))
     assert (outcome.ending, outcome.best_step, outcome.learnt) == ("finished", 0, False)
-    again = run(start, file, Options(tmp_path / "run"), replace(SETTINGS, steps=6))
+    again = run(start, file, RunOptions(tmp_path / "run"), replace(SETTINGS, steps=6))
     assert (again.best_step, again.learnt) == (0, False)
 
 
@@ -188,7 +192,7 @@ def test_what_validation_cannot_show_is_said_before_the_first_step(
 ) -> None:
     tell(monkeypatch, tmp_path / "run", [(1.0, 1.0, 1.0)] * 2, [0.5, 0.4])
     said: list[str] = []
-    run(start, file, Options(tmp_path / "run"), replace(SETTINGS, steps=2), said=said)
+    run(start, file, RunOptions(tmp_path / "run"), replace(SETTINGS, steps=2), said=said)
     few, before, easy, after = said
     questions = len({example.query for example in read(file).validation})
     assert few.startswith(f"only {questions} different validation questions")
@@ -208,34 +212,25 @@ def test_fifty_different_questions_are_enough_and_repeats_do_not_count(
         rows = [{"query": {"text": text}, "document": {"text": f"{text} {n}"}} for n, text in enumerate(texts)]
         file = tmp_path / f"{count}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        data, _ = read_data(file, file, 0, image_root=None, strict=True, report=lambda *_: None)
+        data, _ = read_data(PairsOptions(file, file), lambda *_: None)
         retriever, origin = begin(str(start), None, "mine", 17)
         said: list[str] = []
-        fine_tune(
-            retriever, origin, data, replace(SETTINGS, steps=2), Options(tmp_path / str(count)), Ranks(),
+        train(
+            retriever, origin, data, replace(SETTINGS, steps=2), RunOptions(tmp_path / str(count)), Ranks(),
             report=lambda *_: None, say=said.append, should_stop=lambda: False,
         )  # fmt: skip
         assert any(line.startswith("only") for line in said) is warned
 
 
-def test_validation_loss_is_what_right_answers_lack_of_the_softmax() -> None:
-    documents = torch.eye(3)
-    answers = [{"a"}, {"b", "a"}, {"c"}]
-    loss = validation_loss(documents[:1], documents, ["a"], answers)
-    weights = torch.tensor([20.0, 0.0, 0.0]).softmax(0)
-    assert loss == pytest.approx(-float((weights[0] + weights[1]).log()), abs=1e-6)
-    assert validation_loss(documents[2:], documents, ["a"], answers) > 19
-
-
 def test_recall_rises_on_pairs_that_can_be_learnt(start: Path, file: Path, tmp_path: Path) -> None:
-    outcome = run(start, file, Options(tmp_path / "run"), replace(SETTINGS, steps=40, eval_every=20))
+    outcome = run(start, file, RunOptions(tmp_path / "run"), replace(SETTINGS, steps=40, eval_every=20))
     assert outcome.first[1] < 0.4
     assert outcome.best[1] > 0.6
 
 
 def test_scalars_are_in_the_log(start: Path, file: Path, tmp_path: Path) -> None:
     needed("tensorboardX")
-    run(start, file, Options(tmp_path / "run"), replace(SETTINGS, steps=2))
+    run(start, file, RunOptions(tmp_path / "run"), replace(SETTINGS, steps=2))
     found = b"".join(path.read_bytes() for path in (tmp_path / "run" / "logs").iterdir())
     for name in (b"train/loss", b"train/gradient_norm", b"train/learning_rate", b"validation/recall_at_1"):
         assert name in found
@@ -243,8 +238,8 @@ def test_scalars_are_in_the_log(start: Path, file: Path, tmp_path: Path) -> None
 
 def test_a_folder_of_something_else_is_left_alone(start: Path, file: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="holds another model"):
-        run(start, file, Options(start))
-    options = Options(tmp_path / "run")
+        run(start, file, RunOptions(start))
+    options = RunOptions(tmp_path / "run")
     run(start, file, options, replace(SETTINGS, steps=2))
     with pytest.raises(InvalidInput, match=r"other settings \(learning_rate was 0.003, is 0.1\)"):
         run(start, file, options, replace(SETTINGS, steps=2, learning_rate=0.1))
@@ -256,29 +251,52 @@ def test_a_folder_of_something_else_is_left_alone(start: Path, file: Path, tmp_p
 
 def test_a_batch_of_more_pairs_than_there_are_is_refused(start: Path, file: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"batch_size is 25; it must be from 2 to the number of training pairs, \d+"):
-        run(start, file, Options(tmp_path / "run"), replace(SETTINGS, batch_size=25))
+        run(start, file, RunOptions(tmp_path / "run"), replace(SETTINGS, batch_size=25))
 
 
 def test_a_share_that_leaves_nothing_is_refused(file: Path) -> None:
     with pytest.raises(InvalidInput, match="give --validation FILE"):
-        read_data(file, None, 1e-9, image_root=None, strict=True, report=lambda *_: None)
-    data, _ = read_data(file, None, 0.0, image_root=None, strict=True, report=lambda *_: None)
+        read_data(PairsOptions(file, validation_share=1e-9), lambda *_: None)
+    data, _ = read_data(PairsOptions(file, validation_share=0.0), lambda *_: None)
     assert (len(data.train), len(data.validation)) == (24, 0)
-    both, _ = read_data(file, file, 0.5, image_root=None, strict=True, report=lambda *_: None)
+    both, _ = read_data(PairsOptions(file, file), lambda *_: None)
     assert (len(both.train), len(both.validation)) == (24, 24)
 
 
 def test_settings_suit_the_number_of_pairs() -> None:
-    small = settings_for(10, 3.0, {"seed": None}, fresh=True)
+    def data(pairs: int, **suited: Any) -> Data:
+        return Data([Example(("q", None), ("d", None), "d", "d")] * pairs, [], {}, {}, "", defaults=suited)
+
+    small = settings_for(data(10), {"epochs": 3.0}, fresh=True)
     assert (small.batch_size, small.steps, small.eval_every, small.learning_rate) == (10, 3, 1, 1e-3)
-    large = settings_for(100_000, 2.0, {"batch_size": 500, "seed": 3}, fresh=False)
+    large = settings_for(data(100_000), {"batch_size": 500, "seed": 3, "epochs": 2.0})
     assert (large.steps, large.warmup_steps, large.eval_every, large.seed) == (400, 40, 100, 3)
     assert large.learning_rate == 3e-4
+    assert settings_for(data(640), {}).steps == 100  # ten epochs
+    # What the data set says counts where nothing was chosen; epochs count instead of its steps.
+    suited = data(640, steps=77, batch_size=32, learning_rate=0.1)
+    assert settings_for(suited, {"learning_rate": 0.2}, fresh=True).learning_rate == 0.2
+    assert [settings_for(suited, chosen).steps for chosen in ({}, {"epochs": 2.0}, {"steps": 5})] == [77, 40, 5]
+
+
+def test_patience_is_the_data_sets_own_unless_it_is_given(
+    start: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, given, steps in (("endless", None, 8), ("given", 1, 2)):
+        monkeypatch.undo()
+        tell(monkeypatch, tmp_path / name, [(0.5, 0.5, 0.5)] + [(0.4, 0.5, 0.5)] * 4, [0.5] * 5)
+        retriever, origin = begin(str(start), None, "mine", 17)
+        outcome = train(
+            retriever, origin, replace(read(file), patience=0), replace(SETTINGS, steps=8),
+            RunOptions(tmp_path / name, patience=given), Ranks(),
+            report=lambda *_: None, say=lambda _: None, should_stop=lambda: False,
+        )  # fmt: skip
+        assert outcome.steps == steps, name
 
 
 def test_sides_of_their_own_are_both_trained_and_kept(file: Path, tmp_path: Path) -> None:
     start = write_tiny_checkpoint(tmp_path / "start", replace(CONFIG, shared_sides=False))
-    run(start, file, Options(tmp_path / "run"), replace(SETTINGS, steps=2), share=0.0)
+    run(start, file, RunOptions(tmp_path / "run"), replace(SETTINGS, steps=2), share=0.0)
     before, after = (read_tensors(tmp_path / name / "model.safetensors") for name in ("start", "run"))
     assert Retriever.load(str(tmp_path / "run")).config.shared_sides is False
     moved = {key.split(".")[0] for key, value in after.items() if not torch.equal(value, before[key])}

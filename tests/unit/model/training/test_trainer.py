@@ -1,9 +1,8 @@
-"""One fine-tuning step: its gradient is the whole batch's however it is cut, its batch follows the labels, and it repeats exactly."""
+"""One step of training: its gradient is the whole batch's however it is cut, its batch follows the labels, and it repeats exactly."""
 
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,21 +14,23 @@ from tiny_model import CONFIG, write_tiny_checkpoint
 
 from model.errors import InvalidInput
 from model.retriever import Retriever
-from model.training.atlas_trainer import StateCache
+from model.training.batch import Batch, Entry
+from model.training.data import Data
 from model.training.distributed import Ranks
-from model.training.finetune_batch import Entry, Order, draw, relevance
-from model.training.finetuner import FineTuner, FineTuneSettings, hits
 from model.training.pairs import Example, Images, Pairs
+from model.training.settings import TrainSettings
+from model.training.state_cache import StateCache
+from model.training.trainer import Ready, Trainer
 from model.types import Role
 
-SETTINGS = FineTuneSettings(
+SETTINGS = TrainSettings(
+    precision="fp32",
     steps=8,
     batch_size=6,
     chunk_size=64,
     learning_rate=3e-3,
-    train_text=True,
-    train_vision=True,
-    tower_learning_rate=1e-3,
+    train_backbones="both",
+    backbone_learning_rate=1e-3,
 )
 COLOURS = ("red", "green", "blue")
 PLAIN = replace(CONFIG, dropout=0.0, attention_dropout=0.0)
@@ -66,16 +67,21 @@ def load(tmp_path: Path, *, dropout: bool = False) -> Retriever:
 
 @contextmanager
 def tuner(
-    retriever: Retriever, data: Pairs, settings: FineTuneSettings = SETTINGS, ranks: Ranks | None = None, **more: object
-) -> Iterator[FineTuner]:
-    made = FineTuner(retriever, data.examples, data.labels(), data.images, settings, ranks or Ranks(), **more)  # type: ignore[arg-type]
+    retriever: Retriever,
+    pairs: Pairs,
+    settings: TrainSettings = SETTINGS,
+    ranks: Ranks | None = None,
+    cache: StateCache | None = None,
+) -> Iterator[Trainer]:
+    data = Data(pairs.examples, [], pairs.images, pairs.labels(), "digest")
+    made = Trainer(retriever, data.batches(settings), data.images, settings, ranks or Ranks(), cache)
     try:
         yield made
     finally:
         made.close()
 
 
-def gradients(run: FineTuner) -> dict[str, torch.Tensor]:
+def gradients(run: Trainer) -> dict[str, torch.Tensor]:
     run._train(True)
     run._backward(*run._drawn(0))
     found = {
@@ -129,9 +135,7 @@ def test_gradients_are_those_of_autograd_over_all(tmp_path: Path, png: Callable[
             torch.testing.assert_close(value, expected[key], atol=1e-6, rtol=1e-4, msg=key)
 
 
-def other_rows(run: FineTuner, entries: list[Entry]) -> list[object]:
-    from model.training.finetuner import Ready
-
+def other_rows(run: Trainer, entries: list[Entry]) -> list[object]:
     return [Ready(entry, run._prepare(entry)) for entry in entries]
 
 
@@ -169,7 +173,7 @@ def test_training_lowers_the_loss_and_moves_what_it_should(tmp_path: Path, png: 
     data = pairs(png)
     retriever = load(tmp_path)
     before = {name: value.clone() for name, value in retriever.named_parameters()}
-    with tuner(retriever, data, replace(SETTINGS, steps=30, train_vision=False)) as run:
+    with tuner(retriever, data, replace(SETTINGS, steps=30, train_backbones="text")) as run:
         losses = [run.step().loss for _ in range(30)]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
     moved = {name.split(".")[0] for name, value in retriever.named_parameters() if not torch.equal(value, before[name])}
@@ -178,20 +182,20 @@ def test_training_lowers_the_loss_and_moves_what_it_should(tmp_path: Path, png: 
 
 def test_states_from_the_cache_give_the_same_step(tmp_path: Path, png: Callable[..., bytes]) -> None:
     data = pairs(png)
-    frozen = replace(SETTINGS, train_text=False, train_vision=False)
+    frozen = replace(SETTINGS, train_backbones="none")
     with tuner(load(tmp_path), data, frozen) as run:
         expected = run.step()
     retriever = load(tmp_path)
     cache = StateCache(retriever)
     rows = [row for one in data.examples for row in (one.query, one.document, *(row for _, row in one.negatives))]
     cache.add_texts([text for text, _ in rows if text], lambda _: None)
-    cache.add_images(data.images, 1, random.Random(0), lambda _: None, together=4)
-    with tuner(retriever, data, frozen, cache=cache, cached=(True, True)) as run:
+    cache.add_images(data.images, list(data.images), lambda _: None, together=4)
+    with tuner(retriever, data, frozen, cache=cache) as run:
         assert run._prepare(Entry(Role.QUERY, data.examples[0].query)) is None
         found = run.step()
     assert found.loss == pytest.approx(expected.loss, rel=2e-3)  # states are kept as float16
     assert found.gradient_norm == pytest.approx(expected.gradient_norm, rel=2e-2)
-    with tuner(retriever, data, replace(frozen, precision="bf16"), cache=cache, cached=(True, True)) as run:
+    with tuner(retriever, data, replace(frozen, precision="bf16"), cache=cache) as run:
         run.step()  # autocast must leave the float16 of the cache alone
 
 
@@ -242,68 +246,54 @@ def test_a_restored_tuner_goes_on_as_if_it_never_stopped(tmp_path: Path, png: Ca
     assert all(torch.equal(found[key], value) for key, value in expected.items())
 
 
-def test_a_label_makes_several_documents_right() -> None:
-    labels = {"d1": {"x"}, "d2": {"x", "y"}, "d3": {"z"}}
-    right = relevance(["x", "y", "x"], ["d1", "d2", "d3", "unknown"], labels)
-    assert right.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]]
+def test_queries_and_documents_go_through_a_shared_side_together(tmp_path: Path, png: Callable[..., bytes]) -> None:
+    """Fewer products, each of more rows; sides of their own cannot."""
+    calls: list[int] = []
+    for shared, expected in ((True, 1), (False, 2)):
+        config = replace(PLAIN, shared_sides=shared)
+        retriever = Retriever.load(str(write_tiny_checkpoint(tmp_path / str(shared), config)))
+        with tuner(retriever, pairs(png)) as run:
+            entries = [Entry(role, (f"a {role}", None)) for role in Role]
+            embed_alike = run._embed_alike
+            run._embed_alike = lambda rows, inner=embed_alike: calls.append(len(rows)) or inner(rows)  # type: ignore[method-assign]
+            run.embed(entries)
+        assert calls == [2] if expected == 1 else [1, 1]
+        calls.clear()
 
 
-def test_a_batch_has_soft_targets_and_hard_negatives() -> None:
-    negative = ("other", ("a negative", None))
-    first = Example(("q1", None), ("d1", None), "d1", "x", (negative,))
-    second = Example(("q2", None), ("d2", None), "d2", "x")
-    third = Example(("q3", None), ("d3", None), "d3", "d3", (("d1", ("d1", None)),))
-    labels = Pairs([first, second, third], Images()).labels()
-    batch = draw([first, second, third], labels, negatives=1, keep_both=1.0, rng=random.Random(0))
-    rows = [batch.entries[place].row[0] for place in batch.documents]
-    assert rows == ["d1", "d2", "d3", "a negative"]  # d1, a negative of the third pair, is there already
-    # Both documents of the label are right.
-    assert batch.targets.tolist() == [[0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 1, 0]]
-    assert batch.document_targets.tolist() == [[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1]]
-    without = draw([first], labels, negatives=0, keep_both=1.0, rng=random.Random(0))
-    assert (len(without.entries), len(without.documents)) == (2, 1)
+def test_ignored_pairs_take_no_part_in_the_loss(tmp_path: Path, png: Callable[..., bytes]) -> None:
+    """Whatever the similarity of an ignored pair is, the loss is the same."""
+    with tuner(load(tmp_path), pairs(png)) as run:
+        right = torch.eye(2)
+        vectors = torch.nn.functional.normalize(torch.tensor([[1.0, 0.2], [0.1, 1.0], [1.0, 0.0], [0.5, 1.0]]), dim=-1)
+        places = torch.tensor([0, 1]), torch.tensor([2, 3])
+        both = Batch([], *places, right, right)
+        logits = vectors[:2] @ vectors[2:].T * run.log_scale.exp()
+        expected = -(logits.log_softmax(1).diag().mean() + logits.log_softmax(0).diag().mean()) / 2
+        torch.testing.assert_close(run._loss(both, vectors), expected)
+        ignored = replace(both, ignored=torch.tensor([[False, True], [False, False]]))
+        forward, backward = logits.log_softmax(1), logits.log_softmax(0)
+        torch.testing.assert_close(run._loss(ignored, vectors), -(forward[1, 1] + backward[0, 0]) / 4)
 
 
-def test_a_document_of_two_labels_answers_both_but_its_labels_are_not_one() -> None:
-    first, second, third = (
-        Example((f"q{number}", None), (key, None), key, label)
-        for number, (key, label) in enumerate([("d1", "x"), ("d1", "y"), ("d3", "x")])
-    )
-    labels = Pairs([first, second, third], Images()).labels()
-    batch = draw([first, second, third], labels, negatives=0, keep_both=1.0, rng=random.Random(0))
-    third_each = pytest.approx([1 / 3] * 3)
-    assert batch.targets.tolist() == [third_each, [0.5, 0.5, 0], third_each]
-    assert batch.document_targets.tolist() == [third_each, third_each, [0.5, 0, 0.5]]
-
-
-def test_what_stands_twice_in_a_batch_is_embedded_once() -> None:
-    one = Example(("q", None), ("d", None), "d", "d")
-    batch = draw([one, one], {"d": {"d"}}, negatives=0, keep_both=1.0, rng=random.Random(0))
-    assert len(batch.entries) == 2
-    assert batch.queries.tolist() in ([0, 0], [1, 1])
-    assert batch.targets.tolist() == [[0.5, 0.5]] * 2
-
-
-def test_inputs_of_both_kinds_lose_one_of_them_as_often_as_asked() -> None:
-    example = Example(("q", "i"), ("d", None), "d", "d")
-    kinds = {
-        draw([example], {"d": {"d"}}, negatives=0, keep_both=0.5, rng=random.Random(seed)).entries[-1].row
-        for seed in range(30)
-    }
-    assert kinds == {("q", "i"), ("q", None), (None, "i")}
-
-
-def test_an_epoch_has_every_pair_once_in_an_order_of_its_own() -> None:
-    order = Order(10, 4, seed=1)
-    stream = [place for step in range(5) for place in order.places(step)]
-    assert sorted(stream[:10]) == sorted(stream[10:]) == list(range(10))
-    assert stream[:10] != stream[10:]
-    assert Order(10, 4, seed=1).places(3) == stream[12:16]  # a resumed run asks for a later step first
-
-
-def test_recall_counts_any_document_with_the_label() -> None:
-    documents = torch.eye(12)
-    answers = [{f"l{number}"} for number in range(12)]
-    queries = torch.stack([documents[0], documents[1] + 0.5 * documents[2], documents[3], torch.arange(12.0)])
-    found = hits(queries, documents, ["l0", "l2", "nothing", "l0"], answers)
-    assert found == {1: 0.25, 5: 0.5, 10: 0.5}
+def test_the_average_of_the_steps_is_what_is_validated_and_it_is_restored(
+    tmp_path: Path, png: Callable[..., bytes]
+) -> None:
+    data, settings = pairs(png), replace(SETTINGS, averaging=0.5)
+    with tuner(load(tmp_path), data, settings) as run:
+        latents = run.retriever.sides["shared"].cell.latents
+        expected = latents.detach().clone()
+        for step in range(4):
+            run.step()
+            kept = min(0.5, step / (step + 10))
+            expected = kept * expected + (1 - kept) * latents.detach()
+        weights = latents.detach().clone()
+        with run.averaged():
+            torch.testing.assert_close(latents.detach(), expected)
+        assert torch.equal(latents, weights)
+        assert not torch.equal(weights, expected)
+        saved = {key: value.clone() for key, value in run.tensors().items()}
+    with tuner(load(tmp_path), data, settings) as again:
+        again.restore(saved)
+        with again.averaged():
+            torch.testing.assert_close(again.retriever.sides["shared"].cell.latents.detach(), expected)

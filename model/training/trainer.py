@@ -1,7 +1,7 @@
-"""Fine-tuning on a user's own pairs: cell, adapters and, where asked for, towers; large batches in chunks, over several
+"""One update after another of cell, adapters and, where settings say so, towers: large batches in chunks, over several
 processes.
 
-    step ─► draw ─► embed chunks without graph ─► sum over processes: all embeddings ─► loss, its gradient on each embedding
+    step ─► batch ─► embed chunks without graph ─► sum over processes: all embeddings ─► loss, its gradient on each embedding
                        └─► the same chunks again with graph, given that gradient ─► sum over processes ─► update
 
 That is GradCache (Gao et al. 2021, arXiv 2101.06983): the gradient is the whole batch's, the memory a chunk's.
@@ -12,11 +12,11 @@ needed.
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,10 +28,9 @@ from model.errors import InvalidInput
 from model.ret2 import States
 from model.retriever import Retriever
 from model.towers.towers import with_prefix
-from model.training.atlas_trainer import StateCache
+from model.training.batch import Batch, Entry
 from model.training.checkpoint import tower_network, towers
 from model.training.distributed import Ranks
-from model.training.finetune_batch import Batch, Entry, Order, draw
 from model.training.objective import (
     BETAS,
     MAX_LOG_SCALE,
@@ -43,38 +42,16 @@ from model.training.objective import (
     schedule,
     symmetric_cross_entropy,
 )
-from model.training.pairs import Example, Images, Row
+from model.training.pairs import Row
+from model.training.settings import Precision, TrainSettings
+from model.training.state_cache import StateCache
 from model.types import Float32, Input, Limits, Prepared
 
-Precision = Literal["fp32", "bf16", "fp16"]
-KS = (1, 5, 10)
+Batches = Callable[[int], Batch]  # by the number of the step alone
+
 _LIMITS = Limits()
 _PREPARE_THREADS = 8
-_BLOCK = 1024  # queries scored at once
-_VALIDATION_SCALE = 20.0  # of cosines: a temperature of 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class FineTuneSettings:
-    """Everything that changes what a run learns. `batch_size` is over all processes, `chunk_size` what one has in
-    memory at once."""
-
-    steps: int
-    warmup_steps: int = 0
-    batch_size: int = 64
-    chunk_size: int = 32
-    negatives: int = 1  # of a pair's hard negatives, how many a step takes
-    learning_rate: float = 3e-4
-    tower_learning_rate: float = 1e-5
-    train_text: bool = False
-    train_vision: bool = False
-    weight_decay: float = 0.02
-    temperature: float = 0.07
-    keep_both: float = 1.0
-    precision: Precision = "fp32"
-    eval_every: int = 100
-    validation_pool: int = 1000  # documents that a validation query's own must beat, at least, where the data has them
-    seed: int = 17
+_IGNORED = -1e4  # a logit that leaves nothing of a softmax
 
 
 class Chunk(NamedTuple):
@@ -95,7 +72,7 @@ class Step:
     scale: float
 
 
-class FineTuner:
+class Trainer:
     """One run's model and optimizer. `step()` makes one update; all it draws depends on the seed and the step's number
     alone.
 
@@ -106,20 +83,15 @@ class FineTuner:
     def __init__(
         self,
         retriever: Retriever,
-        examples: Sequence[Example],
-        labels: Mapping[str, frozenset[str]],
-        images: Images,
-        settings: FineTuneSettings,
+        batches: Batches,
+        images: Mapping[str, bytes],
+        settings: TrainSettings,
         ranks: Ranks,
-        *,
         cache: StateCache | None = None,
-        cached: tuple[bool, bool] = (False, False),
     ) -> None:
-        """`cached` says whether `cache` has the states of every text, and of every image."""
         self.retriever, self.settings = retriever.to(ranks.device), settings
-        self._examples, self._labels, self._images, self._ranks = examples, labels, images, ranks
-        self._cache, self._cached = cache, cached
-        self._order = Order(len(examples), settings.batch_size, settings.seed)
+        self._batches, self._images, self._ranks = batches, images, ranks
+        self._cache = cache or StateCache(retriever)
         self._dtype = autocast_dtype(settings.precision, ranks.device)
         self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.precision == "fp16")
         self._pool = ThreadPoolExecutor(_PREPARE_THREADS, "prepare")
@@ -129,6 +101,8 @@ class FineTuner:
             module.requires_grad_(True)
             for value in module.state_dict().values():
                 ranks.from_first(value)
+        # The moving average of the weights is what is validated and kept: the weights themselves go to and fro.
+        self._average = [value.detach().clone() for value in self._parameters()] if settings.averaging else []
         start = torch.tensor(math.log(1 / settings.temperature), dtype=retriever.dtype, device=ranks.device)
         self.log_scale = nn.Parameter(start)
         self.optimizer = self._optimizer()
@@ -150,6 +124,7 @@ class FineTuner:
         norm = nn.utils.clip_grad_norm_(parameters, 1.0)
         self._scaler.step(self.optimizer)
         self._scaler.update()
+        self._add_to_average()
         self.log_scale.data.clamp_(max=MAX_LOG_SCALE)
         self.done += 1
         return Step(loss, float(norm), self.settings.learning_rate * rate, self.log_scale.exp().item())
@@ -178,11 +153,33 @@ class FineTuner:
     def _loss(self, batch: Batch, vectors: Tensor) -> Tensor:
         queries, documents = vectors[batch.queries], vectors[batch.documents]  # (B, E), (M, E)
         logits = queries @ documents.T * self.log_scale.exp()  # (B, M)
+        if batch.ignored is not None:
+            logits = logits.masked_fill(batch.ignored.to(logits.device), _IGNORED)
         return symmetric_cross_entropy(logits, batch.targets.to(logits), batch.document_targets.to(logits))
 
     @torch.no_grad()
+    def _add_to_average(self) -> None:
+        """Early on the average is of fewer steps, or it would remember how the weights began."""
+        decay = min(self.settings.averaging, self.done / (self.done + 10))
+        for average, weight in zip(self._average, self._parameters() if self._average else (), strict=True):
+            average.lerp_(weight, 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the model have its averaged weights, if the run keeps an average: what is validated and saved."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        for place, weight in enumerate(self._parameters() if self._average else ()):
+            weight.data, self._average[place] = self._average[place], weight.data
+
+    @torch.no_grad()
     def embed(self, entries: Sequence[Entry]) -> Tensor:
-        """(N, E) of any entries, as the finished model would; the same in every process."""
+        """(N, E) of any entries, as the model with its present weights would; the same in every process."""
         self._train(False)
         vectors = self._vectors(len(entries))
         ahead: Chunk | None = None
@@ -198,6 +195,7 @@ class FineTuner:
         state = {
             f"{name}.{key}": value for name, part in self.trained.items() for key, value in part.state_dict().items()
         }
+        state |= {f"average.{place}": value for place, value in enumerate(self._average)}
         state |= optimizer_tensors(self.optimizer)
         scaler = self._scaler.state_dict()
         return state | {
@@ -210,6 +208,8 @@ class FineTuner:
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         for name, part in self.trained.items():
             load_strict(part, with_prefix(tensors, f"{name}."), f"run: {name}")
+        for place, value in enumerate(self._average):
+            value.copy_(tensors[f"average.{place}"])
         self.log_scale.data.copy_(tensors["log_scale"])
         restore_optimizer(self.optimizer, tensors)
         self.done = int(tensors["done"])
@@ -221,7 +221,7 @@ class FineTuner:
         groups = []
         for name, part in self.trained.items():
             own = decay_groups(part.parameters(), self.settings.weight_decay)
-            rate = self.settings.learning_rate if name in self.retriever.sides else self.settings.tower_learning_rate
+            rate = self.settings.learning_rate if name in self.retriever.sides else self.settings.backbone_learning_rate
             groups += [group | {"base": rate} for group in own]
         groups.append({"params": [self.log_scale], "weight_decay": 0.0, "base": self.settings.learning_rate})
         return torch.optim.AdamW(groups, lr=self.settings.learning_rate, betas=BETAS)
@@ -248,13 +248,7 @@ class FineTuner:
         return batch, chunks
 
     def _drawn(self, step: int) -> tuple[Batch, list[Chunk]]:
-        batch = draw(
-            [self._examples[place] for place in self._order.places(step)],
-            self._labels,
-            negatives=self.settings.negatives,
-            keep_both=self.settings.keep_both,
-            rng=random.Random(f"{self.settings.seed}/{step}"),
-        )
+        batch = self._batches(step)
         return batch, [self._submitted(chunk) for chunk in self._chunks(batch.entries)]
 
     def _chunks(self, entries: Sequence[Entry]) -> list[Chunk]:
@@ -271,7 +265,8 @@ class FineTuner:
 
     def _prepare(self, entry: Entry) -> Prepared | None:
         """What the towers that run need; None where the cache has it all."""
-        text, image = (None if cached else value for value, cached in zip(entry.row, self._cached, strict=True))
+        text = None if self._cache.has_texts else entry.row[0]
+        image = None if self._cache.has_images else entry.row[1]
         if text is None and image is None:
             return None
         content = Input(text, None if image is None else self._images[image])
@@ -281,7 +276,13 @@ class FineTuner:
         """(n, E) of unit length. The same dropout each time it is called within a step."""
         torch.manual_seed(((self.settings.seed * 1_000_003 + self.done) * 100_003 + chunk.number) % 2**63)
         rows = [Ready(entry, future.result()) for entry, future in zip(chunk.entries, chunk.prepared, strict=True)]
-        return embed_by_kind(rows, lambda row: row.entry.kind, self._embed_alike)
+        return embed_by_kind(rows, self._kind, self._embed_alike)
+
+    def _kind(self, row: Ready) -> tuple[str, bool, bool]:
+        """What rows that go through the model together have in common: the role only where sides or towers differ."""
+        role, has_image, has_text = row.entry.kind
+        shared = len(self.retriever.sides) == 1 and not self.retriever.document_towers
+        return "" if shared else role, has_image, has_text
 
     def _embed_alike(self, rows: Sequence[Ready]) -> Tensor:
         entry = rows[0].entry
@@ -293,21 +294,20 @@ class FineTuner:
         """Of rows of one kind: from the cache where it has them, else by the towers."""
         role, (text, image) = rows[0].entry.role, rows[0].entry.row
         states = States()
-        if text is not None and self._cached[0]:
+        if text is not None and self._cache.has_texts:
             states = self._from_cache([(row.entry.row[0], None) for row in rows])
         elif text is not None:
             states = States(*self.retriever.text_states([row.tokens for row in rows], role))
-        if image is not None and self._cached[1]:
+        if image is not None and self._cache.has_images:
             states = replace(states, vision=self._from_cache([(None, row.entry.row[1]) for row in rows]).vision)
         elif image is not None:
             states = replace(states, vision=self.retriever.vision_states([row.pixels for row in rows], role))
         return states
 
     def _from_cache(self, rows: Sequence[Row]) -> States:
-        assert self._cache is not None
         device = self._ranks.device
         with torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
-            states = self._cache.states(rows, None)  # float16 on the CPU: to bfloat16's autocast an error
+            states = self._cache.states(rows)  # float16 on the CPU: to bfloat16's autocast an error
         return States(
             states.text and [layer.to(device) for layer in states.text],
             None if states.text_mask is None else states.text_mask.to(device),
@@ -334,7 +334,7 @@ class Ready(NamedTuple):
         return self.prepared.pixels
 
 
-def trained_parts(retriever: Retriever, settings: FineTuneSettings) -> dict[str, nn.Module]:
+def trained_parts(retriever: Retriever, settings: TrainSettings) -> dict[str, nn.Module]:
     """What a run changes, by the prefix that it has in a checkpoint: every side, and the towers that are asked for."""
     parts: dict[str, nn.Module] = dict(retriever.sides.items())
     trained = {"text": settings.train_text, "vision": settings.train_vision}
@@ -347,6 +347,8 @@ def trained_parts(retriever: Retriever, settings: FineTuneSettings) -> dict[str,
 
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
     """None for float32. Raises `InvalidInput` for what the device has not."""
+    if precision == "auto":
+        precision = best_precision(device)
     if precision == "fp32":
         return None
     if precision == "fp16" and device.type != "cuda":
@@ -358,39 +360,3 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | 
 
 def best_precision(device: torch.device) -> Precision:
     return "bf16" if has_fast_bfloat16(device) else "fp32"
-
-
-def validation_loss(
-    vectors: Tensor, documents: Tensor, labels: Sequence[str], answers: Sequence[Collection[str]]
-) -> float:
-    """Mean over queries (Q, E) of minus the log of the share that right answers have of the softmax over documents (M,
-    E).
-
-    At a fixed temperature, so that steps can be compared: the one that is learnt moves.
-    """
-    by_label: dict[str, list[int]] = {}
-    for place, names in enumerate(answers):
-        for label in names:
-            by_label.setdefault(label, []).append(place)
-    total = 0.0
-    for start in range(0, len(vectors), _BLOCK):
-        logits = (vectors[start : start + _BLOCK] @ documents.T).float() * _VALIDATION_SCALE
-        shares = logits.log_softmax(dim=1)  # (block, M)
-        for row, label in enumerate(labels[start : start + _BLOCK]):
-            total -= float(shares[row, by_label[label]].logsumexp(dim=0))
-    return total / len(vectors)
-
-
-def hits(
-    vectors: Tensor, documents: Tensor, labels: Sequence[str], answers: Sequence[Collection[str]]
-) -> dict[int, float]:
-    """Recall@k of queries (Q, E) over documents (M, E): the share with a right one among the first k, for each of
-    `KS`."""
-    hit_counts = dict.fromkeys(KS, 0)
-    for start in range(0, len(vectors), _BLOCK):
-        best = (vectors[start : start + _BLOCK] @ documents.T).topk(min(max(KS), len(documents)), dim=1).indices
-        for label, places in zip(labels[start : start + _BLOCK], best.tolist(), strict=True):
-            rank = next((rank for rank, place in enumerate(places) if label in answers[place]), max(KS))
-            for k in KS:
-                hit_counts[k] += rank < k
-    return {k: count / len(vectors) for k, count in hit_counts.items()}

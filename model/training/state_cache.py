@@ -1,0 +1,103 @@
+"""States of frozen towers, computed once for every text and image of a data set: each step reads the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from model.images.decoding import decode_image
+from model.preprocess import image_pixels, normalise_text
+from model.ret2 import States
+from model.retriever import Retriever
+from model.towers.towers import Modality
+from model.training.pairs import Row
+from model.types import Limits, Role
+
+_TEXTS_A_PASS = 64
+
+
+class StateCache:
+    """Float16 states on the CPU; empty until texts or images are added.
+
+    They stay in one large tensor per layer: tens of thousands of small tensors among the towers' own left ten times
+    their size in unusable gaps of the heap, and a batch is taken out with one operation.
+    """
+
+    def __init__(self, retriever: Retriever) -> None:
+        self._retriever = retriever
+        self._text_layers: list[Tensor] = []  # (tokens of all texts, Wt)
+        self._spans: dict[str, tuple[int, int]] = {}  # first token and number of tokens
+        self._image_layers: list[Tensor] = []  # (images, P, Wv)
+        self._places: dict[str, int] = {}
+
+    @property
+    def has_texts(self) -> bool:
+        return bool(self._spans)
+
+    @property
+    def has_images(self) -> bool:
+        return bool(self._places)
+
+    @torch.inference_mode()
+    def add_texts(self, texts: Iterable[str], report: Callable[[int], None]) -> None:
+        """Add every text of the data set, in one call."""
+        preprocessor = self._retriever.preprocessor
+        tokens = {text: preprocessor.tokens(normalise_text(text, Limits()))[0] for text in dict.fromkeys(texts)}
+        ordered = sorted(tokens, key=lambda text: len(tokens[text]))
+        room = [
+            torch.empty(sum(map(len, tokens.values())), width, dtype=torch.float16) for width in self._widths("text")
+        ]
+        filled = 0
+        for start in range(0, len(ordered), _TEXTS_A_PASS):
+            batch = ordered[start : start + _TEXTS_A_PASS]
+            layers, mask = self._retriever.text_states([tokens[text] for text in batch])
+            for row, text in enumerate(batch):
+                self._spans[text] = filled, len(tokens[text])
+                end = filled + len(tokens[text])
+                for whole, layer in zip(room, layers, strict=True):
+                    whole[filled:end] = layer[row, mask[row]]
+                filled = end
+            report(len(batch))
+        self._text_layers = room
+
+    @torch.inference_mode()
+    def add_images(
+        self, images: Mapping[str, bytes], keys: Sequence[str], report: Callable[[int], None], together: int = 1
+    ) -> None:
+        """Add every image of the data set, in one call: `together` of them in a pass of the tower."""
+        config, patches = self._retriever.config.image, self._retriever.vision_tower.patches
+        room = [torch.empty(len(keys), patches, width, dtype=torch.float16) for width in self._widths("vision")]
+        for start in range(0, len(keys), together):
+            batch = keys[start : start + together]
+            pixels = [image_pixels(decode_image(images[key], Limits()), config) for key in batch]
+            for whole, layer in zip(room, self._retriever.vision_states(pixels), strict=True):
+                whole[start : start + len(batch)] = layer
+            report(len(batch))
+        self._image_layers = room
+        self._places = {key: place for place, key in enumerate(keys)}
+
+    def states(self, rows: Sequence[Row]) -> States:
+        """Return the states of rows that all have the same modalities.
+
+        Texts are as long as the longest, and that to a multiple of eight: a product whose shape is new costs the
+        preparing of it.
+        """
+        texts = [text for text, _ in rows if text is not None]
+        images = [image for _, image in rows if image is not None]
+        states = States()
+        if texts:
+            starts, lengths = torch.tensor([self._spans[text] for text in texts]).T[..., None]
+            tokens = torch.arange(-(-int(lengths.max()) // 8) * 8)
+            mask = tokens < lengths  # (B, T)
+            places = torch.where(mask, starts + tokens, starts)
+            states = States([layer[places].float() for layer in self._text_layers], mask)
+        if images:
+            shown = torch.tensor([self._places[image] for image in images])
+            states = States(states.text, states.text_mask, [layer[shown].float() for layer in self._image_layers])
+        return states
+
+    def _widths(self, modality: Modality) -> tuple[int, ...]:
+        widths: tuple[int, ...] = self._retriever.tower(modality, Role.QUERY).widths  # type: ignore[assignment]
+        return widths
