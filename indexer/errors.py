@@ -49,6 +49,10 @@ class CollectionDamaged(CollectionUnavailable):
     """The files of this collection cannot be opened; others can be used."""
 
 
+class IndexUnfinished(DependencyUnavailable):
+    """The store is still building an index that this call needs."""
+
+
 class CollectionDied(CollectionUnavailable, Died):
     """The encoder of this collection ended before it answered; others have another one."""
 

@@ -99,6 +99,10 @@ class Points(Protocol):
         """Document ids in the order of their points, which no write changes, from behind the page that said `after`."""
         ...
 
+    async def unfinished_indexes(self, fields: Mapping[str, FieldType]) -> list[str]:
+        """Return the declared fields whose indexes are not built yet."""
+        ...
+
     async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
         """Digests of the images of at most `limit` points, in the order of the points, which no write changes; and what
         to ask for next as `after`, None after the last.
@@ -118,8 +122,8 @@ class Store(Protocol):
         language: str | None = None,
         latents: bool | None = None,
     ) -> None:
-        """Make what is missing, `indexes` over metadata fields too. Raises `Conflict` if the collection has another
-        layout. None accepts any; a new collection then has the layout of `Layout`'s defaults.
+        """Make what is missing, and begin to build the indexes of declared metadata fields. Raises `Conflict` if the
+        collection has another layout. None accepts any; a new collection then has the layout of `Layout`'s defaults.
         """
         ...
 

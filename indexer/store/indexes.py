@@ -1,15 +1,18 @@
-"""Which payload index a filter wants on which path, decided alike for both Qdrant engines.
+"""Which payload indexes a declared field has, and which conditions they answer: decided alike for both Qdrant engines.
 
-A field is indexed when a filter first names it. An index answers the conditions of its kind and the engine reads the
-payloads for all others, so what is selected never changes; with one exception. An index of numbers answers questions
-about times, and one of times those about numbers, both wrongly. A field asked for both gets a keyword index, which
-answers neither and stays.
+A field is indexed when it is declared, and never by a search. Where no index answers a condition, the engine reads the
+metadata of every document that the indexed conditions leave. What is selected is the same either way, with one
+exception: an index of numbers answers questions about times, and one of times those about numbers, both wrongly. Those
+are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NoReturn
 
+from indexer.errors import IndexUnfinished
 from indexer.filters import (
     AllOf,
     AnyOf,
@@ -23,101 +26,168 @@ from indexer.filters import (
     GeoBox,
     GeoRadius,
     In,
+    Leaf,
     Nested,
     Not,
     Range,
     Scalar,
-    whole_number_beyond_doubles,
 )
+from indexer.store.numbers import term_number
 from indexer.store.payload import path_of, terms_path_of
+from model.errors import InvalidInput
 
-MAX_INDEXES = 16  # of one collection; each costs memory and, in Edge, 10 us a point to make
+# Documents whose metadata a filter may read where no index answers it: about 0.7 s a condition (docs/sizing.md).
+READABLE_DOCUMENTS = 100_000
+
 _CLASHING = {FieldType.NUMBER, FieldType.DATETIME}
+# By path.
+Indexes = Mapping[str, FieldType]
 
 
-def missing(condition: Filter, present: Mapping[str, FieldType]) -> dict[str, FieldType]:
-    """The indexes to make by path before the condition is asked, given those there are. One already there is to be
-    replaced."""
-    made: dict[str, FieldType] = {}
-    for path, field_type in _wanted(condition):
-        now = made.get(path) or present.get(path)
-        if now is None and len(present.keys() | made.keys()) < MAX_INDEXES:
-            made[path] = field_type
-        elif now is not None and {now, field_type} == _CLASHING:
-            made[path] = FieldType.KEYWORD
-    return made
+def declared_indexes(fields: Mapping[str, FieldType]) -> dict[str, FieldType]:
+    """Return the indexes by path that declared fields want.
+
+    Words and large numbers are looked up among the search terms: the index of a text is theirs alone.
+    """
+    indexes: dict[str, FieldType] = {}
+    for field, kind in fields.items():
+        if kind != FieldType.TEXT:
+            indexes[path_of(field)] = kind
+        if kind in (FieldType.TEXT, FieldType.NUMBER):
+            indexes[terms_path_of(field)] = FieldType.KEYWORD
+    return indexes
 
 
-def unanswered(condition: Filter, indexed: Mapping[str, FieldType]) -> int:
-    """How many of its conditions no index answers: for each of them an engine reads the payload of every point that it
+def unfinished(fields: Mapping[str, FieldType], indexed: Indexes) -> list[str]:
+    """Return the declared fields whose indexes are not all there, in their order."""
+    return [
+        field
+        for field, kind in fields.items()
+        if any(indexed.get(path) != of_path for path, of_path in declared_indexes({field: kind}).items())
+    ]
+
+
+def check_kinds(condition: Filter, indexed: Indexes) -> None:
+    """Raise `InvalidInput` for a condition that an index would answer wrongly."""
+    for leaf in _leaves(condition):
+        for path, kind in _needed(leaf):
+            if kind is not None and {kind, indexed.get(path)} == _CLASHING:
+                raise InvalidInput(
+                    f"field {leaf.field} is indexed as {indexed[path]}, the filter asks for {kind}",
+                    field=leaf.field,
+                    value=kind,
+                    limit=indexed[path],
+                )
+
+
+def refuse_reading(
+    condition: Filter, indexed: Indexes, coming: Collection[str], documents: int, limit: int
+) -> NoReturn:
+    """Raise the error for a filter that would read the metadata of too many documents. `coming` are the paths of
+    indexes that are being built.
+    """
+    leaf, path, kind = next(_unanswered(condition, indexed))
+    reads = f"the filter has no index for field {leaf.field} and would read the metadata of {documents} documents"
+    if path in coming:
+        raise IndexUnfinished(f"{reads}: that index is being built. GET /collections/NAME says when it is ready")
+    advice = _advice(leaf, kind or FieldType.KEYWORD, indexed)
+    raise InvalidInput(f"{reads}, the limit is {limit}. {advice}", field=leaf.field, value=documents, limit=limit)
+
+
+def _advice(leaf: Leaf | Nested, kind: FieldType, indexed: Indexes) -> str:
+    narrow = "narrow the search with a condition on another declared field"
+    if isinstance(leaf, Nested):
+        return f"Conditions inside nested have no index: {narrow}"
+    if not indexed.keys().isdisjoint((path_of(leaf.field), terms_path_of(leaf.field))):
+        return f"The field is declared as another type, and that stays: {narrow}, or fill a new collection"
+    declaration = json.dumps({"indexes": {leaf.field: kind}})
+    return f"Declare it with PATCH /collections/NAME {declaration}, or {narrow}"
+
+
+def unanswered(condition: Filter, indexed: Indexes) -> int:
+    """Count the conditions that no index answers: for each of them an engine reads the payload of every point that it
     looks at."""
-    match condition:
-        case AllOf(of) | AnyOf(of) | AtLeast(_, of):
-            return sum(unanswered(part, indexed) for part in of)
-        case Not(of):
-            return unanswered(of, indexed)
-        case Nested():
-            return 1
-        case Empty(field):
-            return int(path_of(field) not in indexed)
-        case FullText(field):
-            return int(path_of(field) not in indexed or terms_path_of(field) not in indexed)
-        case In(field, values):  # of words it is one condition, of numbers one each
-            values_of_types = {"" if isinstance(value, str) else value for value in values}
-            return sum(unanswered(Equals(field, value), indexed) for value in values_of_types)
-        case _:
-            return int(indexed.get(path_of(condition.field)) not in _kinds(condition))
+    return sum(1 for _ in _unanswered(condition, indexed))
 
 
-def answered(condition: Filter, indexed: Mapping[str, FieldType]) -> AllOf:
+def answered(condition: Filter, indexed: Indexes) -> AllOf:
     """What must hold besides, and indexes answer: only points for which it does are looked at."""
     conditions = condition.of if isinstance(condition, AllOf) else (condition,)
     parts = [answered(part, indexed) if isinstance(part, AllOf) else part for part in conditions]
     return AllOf(tuple(part for part in parts if not unanswered(part, indexed)))
 
 
-def _wanted(condition: Filter) -> Iterator[tuple[str, FieldType]]:
+def _unanswered(condition: Filter, indexed: Indexes) -> Iterator[tuple[Leaf | Nested, str, FieldType | None]]:
+    """Yield the conditions that no index answers, each with a path that has none and the index that it needs."""
+    for leaf in _leaves(condition):
+        for path, kind in _needed(leaf):
+            if path not in indexed or (kind is not None and indexed[path] != kind):
+                yield leaf, path, _declarable(leaf)
+
+
+def _leaves(condition: Filter) -> Iterator[Leaf | Nested]:
     match condition:
         case AllOf(of) | AnyOf(of) | AtLeast(_, of):
             for part in of:
-                yield from _wanted(part)
+                yield from _leaves(part)
         case Not(of):
-            yield from _wanted(of)
-        case Nested():
-            pass  # with an index on the inside of a list, Edge 0.9 overlooks elements whose field is empty
+            yield from _leaves(of)
         case _:
-            for kind in _kinds(condition):
-                yield path_of(condition.field), kind
-            if isinstance(condition, FullText):
-                yield terms_path_of(condition.field), FieldType.KEYWORD
+            yield condition
 
 
-def _kinds(condition: Equals | In | Range | DateRange | Empty | FullText | GeoRadius | GeoBox) -> list[FieldType]:
-    match condition:
-        case Equals(_, value):
-            return _kinds_for((value,))
-        case In(_, values):
-            return _kinds_for(values)
+def _needed(leaf: Leaf | Nested) -> Sequence[tuple[str, FieldType | None]]:
+    """Return the indexes, by path, that together answer a condition; any index tells whether a field is empty."""
+    path = path_of(leaf.field)
+    match leaf:
+        case Nested():
+            # With an index on the inside of a list, Edge 0.9 overlooks elements whose field is empty.
+            return [(f"{path}[]", None)]
+        case Equals(field, value):
+            return [_needed_for(field, value)]
+        case In(field, values):
+            # The engines are asked for all texts at once, and for each number.
+            texts = [value for value in values if isinstance(value, str)]
+            return [_needed_for(field, value) for value in values if not isinstance(value, str)] + [
+                _needed_for(field, text) for text in texts[:1]
+            ]
         case Range():
-            return [FieldType.NUMBER]
+            return [(path, FieldType.NUMBER)]
         case DateRange():
-            return [FieldType.DATETIME]
-        case FullText():
-            return [FieldType.TEXT]
+            return [(path, FieldType.DATETIME)]
+        case FullText(field):
+            return [(terms_path_of(field), FieldType.KEYWORD)]
         case GeoRadius() | GeoBox():
-            return [FieldType.GEO]
+            return [(path, FieldType.GEO)]
         case Empty():
-            return []
+            return [(path, None)]
 
 
-def _kinds_for(values: tuple[Scalar, ...]) -> list[FieldType]:
-    """Of a number it is that of doubles: Qdrant's integer index would answer ranges and overlook 2.5."""
-    kinds = set()
-    for value in values:
-        if isinstance(value, bool):
-            kinds.add(FieldType.BOOL)
-        elif isinstance(value, str):
-            kinds.add(FieldType.KEYWORD)
-        elif not whole_number_beyond_doubles(value):
-            kinds.add(FieldType.NUMBER)
-    return sorted(kinds)
+def _needed_for(field: str, value: Scalar) -> tuple[str, FieldType]:
+    """Qdrant's integer index would answer ranges and overlook 2.5, so that of a number is of doubles."""
+    if isinstance(value, bool):
+        return path_of(field), FieldType.BOOL
+    if isinstance(value, str):
+        return path_of(field), FieldType.KEYWORD
+    if term_number(value) is not None:
+        return terms_path_of(field), FieldType.KEYWORD
+    return path_of(field), FieldType.NUMBER
+
+
+def _declarable(leaf: Leaf | Nested) -> FieldType | None:
+    """Return the type that a field would have to be declared as; None for one that any will do."""
+    match leaf:
+        case FullText():
+            return FieldType.TEXT
+        case Equals(_, value) if term_number_of(value):
+            return FieldType.NUMBER
+        case In(_, values) if any(term_number_of(value) for value in values):
+            return FieldType.NUMBER
+        case Nested():
+            return None
+        case _:
+            return _needed(leaf)[0][1]
+
+
+def term_number_of(value: Scalar) -> bool:
+    return not isinstance(value, bool | str) and term_number(value) is not None

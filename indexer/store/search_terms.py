@@ -1,36 +1,46 @@
-"""Values that the engines would compare otherwise than filters promise, stored a second time as search terms.
+"""What is stored beside the metadata, so that filters mean the same in every engine and numbers come back as posted.
 
-Engines cut and fold text their own way, and they hold whole numbers as signed 64-bit integers. So the words of a field
-with text beyond ASCII, and numbers from 2^63 on, are stored as keywords too, beside the field in the object that holds
-it:
+Engines cut and fold text their own way, and another way without an index than with one; they hold numbers as doubles
+and signed 64-bit integers, and misread some (`numbers`). So the words of texts and large whole numbers are stored as
+keywords too, and the text of values that would come back changed, both beside the field in the object that holds it:
 
-    {"name": "Café", "KEY": {"name": ["café"]}}
+    {"name": "Café", "share": 0.1234567890123456, TERMS: {"name": ["café"]}, EXACT: {"share": "0.1234567890123456"}}
 
-KEY stands for a name with a control character, which keeps the terms apart from the metadata that callers know.
+Both keys stand for names with a control character, which keeps them apart from the metadata that callers know.
 `without_terms` takes them away again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
+
+from indexer.filters.values import is_number
 from indexer.filters.words import words
+from indexer.store.numbers import engine_number, is_read_back, term_number
 
 TERMS = "\x01terms"
-SIGNED_END = 2**63
+EXACT = "\x01exact"
+# Of how metadata is stored. Documents stored another way have to be indexed again.
+FORMAT = 2
 
 
 def with_terms(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metadata with the search terms of its fields, at every depth."""
-    stored = {key: _stored(value) for key, value in metadata.items() if key != TERMS}
-    terms = {key: value_terms for key, value in metadata.items() if (value_terms := _terms(value))}
-    return {**stored, TERMS: terms} if terms else stored
+    """Return the metadata as it is stored, at every depth."""
+    posted = {key: value for key, value in metadata.items() if key not in (TERMS, EXACT)}
+    stored = {key: _stored(value) for key, value in posted.items()}
+    terms = {key: value_terms for key, value in posted.items() if (value_terms := _terms(value))}
+    exact = {key: orjson.dumps(value).decode() for key, value in posted.items() if _comes_back_changed(value)}
+    return stored | ({TERMS: terms} if terms else {}) | ({EXACT: exact} if exact else {})
 
 
 def without_terms(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata as it was posted."""
-    return {key: _posted(value) for key, value in stored.items() if key != TERMS}
+    exact = stored.get(EXACT, {})
+    posted = {key: value for key, value in stored.items() if key not in (TERMS, EXACT)}
+    return {key: orjson.loads(exact[key]) if key in exact else _posted(value) for key, value in posted.items()}
 
 
 def number_term(number: int) -> str:
@@ -41,7 +51,9 @@ def number_term(number: int) -> str:
 def _stored(value: Any) -> Any:
     if isinstance(value, Mapping):
         return with_terms(value)
-    return [_stored(part) for part in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [_stored(part) for part in value]
+    return engine_number(value) if is_number(value) else value
 
 
 def _posted(value: Any) -> Any:
@@ -51,10 +63,25 @@ def _posted(value: Any) -> Any:
 
 
 def _terms(value: Any) -> list[str]:
-    """Return the terms of a field, none where the engines compare its values as filters promise."""
+    """Return the terms of a field: the words of its texts, and its large whole numbers."""
     values = value if isinstance(value, list | tuple) else [value]
     texts = [part for part in values if isinstance(part, str)]
-    numbers = [part for part in values if type(part) is int and part >= SIGNED_END]
-    if not numbers and all(text.isascii() for text in texts):
-        return []
-    return sorted({number_term(number) for number in numbers}.union(*map(words, texts)))
+    numbers = [number for part in values if is_number(part) and (number := term_number(part)) is not None]
+    return sorted(set(map(number_term, numbers)).union(*map(words, texts)))
+
+
+def _comes_back_changed(value: Any) -> bool:
+    return any(engine_number(number) is not number or not _is_exact(number) for number in _numbers(value))
+
+
+def _is_exact(number: float) -> bool:
+    return isinstance(number, int) or is_read_back(number)
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Yield the numbers of a value and of the lists in it; objects have their own."""
+    if is_number(value):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _numbers(part)

@@ -25,11 +25,11 @@ from indexer.filters import (
     Range,
     Scalar,
     tight_bounds,
-    whole_number_beyond_doubles,
 )
 from indexer.filters.words import words
+from indexer.store.numbers import term_number, widened
 from indexer.store.payload import path_of, relative_path, relative_terms_path, terms_path_of
-from indexer.store.search_terms import SIGNED_END, number_term
+from indexer.store.search_terms import number_term
 
 
 class Vocabulary(Protocol):
@@ -51,12 +51,9 @@ class Vocabulary(Protocol):
 
     def is_empty(self, path: str) -> Any: ...
 
-    def value(self, path: str, value: str | int | bool) -> Any: ...
+    def value(self, path: str, value: str | bool) -> Any: ...
 
     def any_text(self, path: str, values: Sequence[str]) -> Any: ...
-
-    def word(self, path: str, word: str) -> Any:
-        """An ASCII word, in any case."""
 
     def numbers(self, path: str, bounds: dict[str, float]) -> Any: ...
 
@@ -104,7 +101,7 @@ class _Translation:
             case In(field, values):
                 return self._in(field, values)
             case Range():
-                return self._engine.numbers(path, tight_bounds(condition))
+                return self._engine.numbers(path, widened(tight_bounds(condition)))
             case DateRange():
                 return self._engine.times(path, tight_bounds(condition))
             case Empty():
@@ -120,15 +117,14 @@ class _Translation:
         return self._engine.any_of(conditions) if conditions else self._engine.nothing()
 
     def _equals(self, field: str, value: Scalar) -> Any:
-        """A number is a range, because a match is of integers, and 1.0 or 2.5 in a payload is none."""
+        """A number is a range, because a match is of integers, and 1.0 or 2.5 in a payload is none. A large whole
+        number is a search term."""
         path = self._path(field)
         if isinstance(value, bool | str):
             return self._engine.value(path, value)
-        if isinstance(value, int) and value >= SIGNED_END:
-            return self._engine.value(self._terms_path(field), number_term(value))
-        if whole_number_beyond_doubles(value):
-            return self._engine.value(path, int(value))
-        return self._engine.numbers(path, {"gte": float(value), "lte": float(value)})
+        if (whole := term_number(value)) is not None:
+            return self._engine.value(self._terms_path(field), number_term(whole))
+        return self._engine.numbers(path, widened({"gte": float(value), "lte": float(value)}))
 
     def _in(self, field: str, values: tuple[str, ...] | tuple[int, ...]) -> Any:
         texts = [value for value in values if isinstance(value, str)]
@@ -139,12 +135,7 @@ class _Translation:
         return self._any_of(conditions)
 
     def _full_text(self, field: str, text: str) -> Any:
-        """The field's search terms have the words; or it has none, so that it is ASCII, and the engine may compare its
-        words."""
-        sought = sorted(set(words(text)))
+        """The field's search terms have the words. The engines' own full text differs between an index, none, and their
+        versions."""
         terms_path = self._terms_path(field)
-        by_terms = self._engine.all_of([self._engine.value(terms_path, word) for word in sought])
-        if not all(word.isascii() for word in sought):
-            return by_terms
-        plain = [self._engine.is_empty(terms_path), *(self._engine.word(self._path(field), word) for word in sought)]
-        return self._engine.any_of([self._engine.all_of(plain), by_terms])
+        return self._engine.all_of([self._engine.value(terms_path, word) for word in sorted(set(words(text)))])

@@ -140,6 +140,10 @@ class FakePoints:
         rest = [each for each in ids if after is None or point_id(each) >= after]
         return Page(tuple(rest[:limit]), point_id(rest[limit]) if len(rest) > limit else None)
 
+    async def unfinished_indexes(self, fields: Mapping[str, FieldType]) -> list[str]:
+        self._kept()
+        return []
+
     async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
         kept = sorted(self._kept()[1].values(), key=lambda each: point_id(each.document_id))
         rest = [each for each in kept if after is None or point_id(each.document_id) >= after]

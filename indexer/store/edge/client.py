@@ -25,6 +25,7 @@ from indexer.store.base import Layout, SearchWindow
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked
 from indexer.store.edge.slices import READS_PER_CALL, Slice, Slices
 from indexer.store.edge.snapshot import pack
+from indexer.store.indexes import READABLE_DOCUMENTS
 from indexer.store.measure import measured
 from indexer.store.ties import in_order
 from model.child_output import ChildOutput, ending
@@ -55,14 +56,16 @@ class EdgeStore:
         *,
         lock_wait_s: float = 10.0,
         reads_per_call: int = READS_PER_CALL,
+        readable_documents: int = READABLE_DOCUMENTS,
         answer_timeout_s: float = ANSWER_TIMEOUT_S,
         watch: Watch = NOBODY,
     ) -> None:
         """`lock_wait_s` bounds the wait for another process, usually one that is ending, to release the folder.
-        A filter that reads more payloads than `reads_per_call` is answered in slices. A call that takes longer than
+        A filter that reads more payloads than `reads_per_call` is answered in slices; one that would read those of
+        more than `readable_documents` is refused. A call that takes longer than
         `answer_timeout_s` ends the child process and is a `StoreTimedOut`."""
         self.watch = watch
-        self._child = _Child(folder, lock_wait_s, reads_per_call, answer_timeout_s)
+        self._child = _Child(folder, lock_wait_s, reads_per_call, readable_documents, answer_timeout_s)
         # One thread for the life of the store: the kernel ends the child with the thread that started it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="edge")
         self._closed = False
@@ -210,6 +213,11 @@ class EdgePoints:
                 return Page(tuple(ids), after)
 
     @measured
+    async def unfinished_indexes(self, fields: Mapping[str, FieldType]) -> list[str]:
+        names: list[str] = await self._call("unfinished_indexes", self._name, dict(fields))
+        return names
+
+    @measured
     async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
         page: tuple[list[str], str | None] = await self._call("images", self._name, after, limit)
         return page
@@ -232,11 +240,19 @@ def _parts(points: Sequence[Point]) -> Iterator[list[Point]]:
 class _Child:
     """The process and its pipe. Used by one thread only."""
 
-    def __init__(self, folder: Path, lock_wait_s: float, reads_per_call: int, answer_timeout_s: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        lock_wait_s: float,
+        reads_per_call: int,
+        readable_documents: int,
+        answer_timeout_s: float,
+    ) -> None:
         self._folder = folder
         self._answer_timeout_s = answer_timeout_s
         self._lock_wait_s = lock_wait_s
         self._reads_per_call = reads_per_call
+        self._readable_documents = readable_documents
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection[Any, Any] | None = None
         self._output: ChildOutput | None = None
@@ -306,7 +322,8 @@ class _Child:
         own_end, child_end = socket.socketpair()
         with own_end, child_end:
             fd = child_end.fileno()
-            arguments = (self._folder, fd, os.getpid(), self._lock_wait_s, self._reads_per_call)
+            limits = self._reads_per_call, self._readable_documents
+            arguments = (self._folder, fd, os.getpid(), self._lock_wait_s, *limits)
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-X", "faulthandler", "-m", "indexer.store.edge.process", *map(str, arguments)],
                 pass_fds=[fd],

@@ -72,16 +72,13 @@ class _Edge:
     def is_empty(self, path: str) -> qe.IsEmptyCondition:
         return qe.IsEmptyCondition(path)
 
-    def value(self, path: str, value: str | int | bool) -> qe.FieldCondition:
+    def value(self, path: str, value: str | bool) -> qe.FieldCondition:
         # Edge tries int before bool, and Python's bool is an int: True would match 1. NumPy's is not.
         matched = cast(bool, np.bool_(value)) if isinstance(value, bool) else value
         return qe.FieldCondition(path, match=qe.MatchValue(matched))
 
     def any_text(self, path: str, values: Sequence[str]) -> qe.FieldCondition:
         return qe.FieldCondition(path, match=qe.MatchAny(list(values)))
-
-    def word(self, path: str, word: str) -> qe.FieldCondition:
-        return qe.FieldCondition(path, match=qe.MatchText(word))
 
     def numbers(self, path: str, bounds: dict[str, float]) -> qe.FieldCondition:
         return qe.FieldCondition(path, range=qe.RangeFloat(**bounds))

@@ -2,7 +2,7 @@
 idle.
 
 `indexer.store.edge` starts it as `python -m indexer.store.edge.process FOLDER FD PARENT_PID LOCK_WAIT_S
-READS_PER_CALL`. It exists because every Edge call holds the GIL. It lives as long as its end of the pipe, and dies with
+READS_PER_CALL READABLE_DOCUMENTS`. It exists because every Edge call holds the GIL. It lives as long as its end of the pipe, and dies with
 its parent. No torch.
 """
 
@@ -35,12 +35,12 @@ BUSY_PAUSE = 4
 
 def main() -> None:
     folder, fd, parent_pid = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    lock_wait_s, reads_per_call = float(sys.argv[4]), int(sys.argv[5])
+    lock_wait_s, reads_per_call, readable_documents = float(sys.argv[4]), int(sys.argv[5]), int(sys.argv[6])
     _live_with_parent(parent_pid)
     with Connection(fd) as pipe:
         try:
             lock = _lock(folder, lock_wait_s)
-            shards = Shards(folder, reads_per_call)
+            shards = Shards(folder, reads_per_call, readable_documents)
         except (RetrievalError, OSError) as error:
             pipe.send(
                 error if isinstance(error, RetrievalError) else DependencyUnavailable(f"cannot open {folder}: {error}")
@@ -72,6 +72,7 @@ def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
         s.page,
         s.images,
         s.size_bytes,
+        s.unfinished_indexes,
         s.ping,
         s.copy,
         s.restore,

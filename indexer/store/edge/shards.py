@@ -31,8 +31,17 @@ from indexer.store.edge.rewrite import Rewrite, recover
 from indexer.store.edge.slices import READS_PER_CALL, Slice, Slices
 from indexer.store.edge.snapshot import copy, sync_folder, unpack
 from indexer.store.edge.snapshot import sync as _sync
-from indexer.store.indexes import answered, missing, unanswered
-from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
+from indexer.store.indexes import (
+    READABLE_DOCUMENTS,
+    answered,
+    check_kinds,
+    declared_indexes,
+    refuse_reading,
+    unanswered,
+    unfinished,
+)
+from indexer.store.payload import digests, engine_name, hit_of, payload_of, point_of, quoted
+from indexer.store.search_terms import FORMAT
 from indexer.store.vectors import DENSE, LATENTS, fits, just_below, new_layout, unpacked, vectors_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 from model.types import Float32
@@ -49,7 +58,6 @@ MIN_FREE_BYTES = 64 * 2**20  # two files of Edge's log; on a full disk a write t
 # took 77 s to build in steps of up to 1.5 s.
 NEVER_KB = 2**40
 
-SAMPLE_POINTS = 1_000  # that none of so many have a field means that hardly any have: it is not indexed unless declared
 MANY_DELETED = 0.2  # of the places for points in a shard; searches read them all
 FEW_DELETED = 1_000  # not worth a rewrite, however small the shard
 
@@ -64,16 +72,13 @@ class _Upkeep:
 
 @dataclass(slots=True)
 class _Open:
-    """One open collection. `unflushed` counts the points written since Edge's segments were last synchronised; `named`
-    are fields without index that filters named, and the index that they want.
-    """
+    """One open collection. `unflushed` counts the points written since Edge's segments were last synchronised."""
 
     shard: Any
     path: Path  # of the shard
     layout: Layout
     indexed: dict[str, FieldType]  # by path
     upkeep: _Upkeep
-    named: dict[str, FieldType] = field(default_factory=dict)
     rewrite: Rewrite | None = None
     unflushed: int = 0
     untidy: bool = False
@@ -84,10 +89,9 @@ class _Open:
         return [self.shard] if self.rewrite is None else [self.shard, self.rewrite.shard]
 
     @property
-    def wanted(self) -> dict[str, FieldType]:
-        """The indexes there are and will be."""
-        being_made = {} if self.rewrite is None else self.rewrite.indexed
-        return self.indexed | self.named | self.upkeep.due | being_made
+    def coming(self) -> dict[str, FieldType]:
+        """The indexes that are not there yet."""
+        return self.upkeep.due | ({} if self.rewrite is None else self.rewrite.indexed)
 
     @property
     def worn(self) -> bool:
@@ -100,10 +104,17 @@ class _Open:
 class Shards:
     """Collections are opened when first used. Writes are on disk when they return."""
 
-    def __init__(self, folder: Path, reads_per_call: int = READS_PER_CALL) -> None:
-        """`reads_per_call` bounds the payloads that a filter reads in one call: over it, the answer is `Slices`."""
+    def __init__(
+        self,
+        folder: Path,
+        reads_per_call: int = READS_PER_CALL,
+        readable_documents: int = READABLE_DOCUMENTS,
+    ) -> None:
+        """`reads_per_call` bounds the payloads that a filter reads in one call: over it, the answer is `Slices`. A
+        filter that would read those of more than `readable_documents` is refused."""
         self._folder = folder
         self._reads_per_call = reads_per_call
+        self._readable_documents = readable_documents
         self._open: dict[str, _Open] = {}
         for leftover in [*folder.glob(".new-*"), *folder.glob(".gone-*")]:
             shutil.rmtree(leftover)
@@ -127,15 +138,16 @@ class Shards:
             self._make(final, new_layout(dimensions, language, latents))
         if indexes:
             opened = self._opened(name)
-            declared = {path_of(name): kind for name, kind in indexes.items()}
-            self._plan(opened, {path: kind for path, kind in declared.items() if opened.wanted.get(path) != kind})
+            planned = opened.indexed | opened.coming
+            declared = declared_indexes(indexes).items()
+            self._plan(opened, {path: kind for path, kind in declared if planned.get(path) != kind})
 
     def _make(self, final: Path, layout: Layout) -> None:
         self._check_free_space()
         new = self._anew(final)
         (new / "shard").mkdir()
         qe.EdgeShard.create(str(new / "shard"), _config(layout)).close()
-        (new / "collection.json").write_text(json.dumps(asdict(layout)))
+        (new / "collection.json").write_text(json.dumps(asdict(layout) | {"format": FORMAT}))
         for path in (new / "collection.json", new / "shard", new):
             _sync(path)
         new.rename(final)
@@ -220,7 +232,7 @@ class Shards:
         window.check()
         chosen = None
         if window.condition is not None:
-            self._index(opened, window.condition)
+            check_kinds(window.condition, opened.indexed)
             chosen = to_edge(window.condition)
             if part is not None:
                 chosen = sliced(chosen, part)
@@ -238,14 +250,18 @@ class Shards:
         return window.cut(rank(opened.shard, name, opened.layout, criterion, window.end, among))
 
     def _reads(self, opened: _Open, condition: Filter) -> int:
-        """How often a search with it reads a payload, about; 4 us each."""
+        """Return how often a search with it reads a payload, about; 4 us each. Raises `InvalidInput` for too many."""
         shard, indexed = opened.shard, opened.indexed
-        points = shard.info().points_count
         conditions = unanswered(condition, indexed)
-        if points * conditions > self._reads_per_call:
+        if not conditions:
+            return 0
+        points = int(shard.info().points_count)
+        if points > min(self._readable_documents, self._reads_per_call // conditions):
             narrowed = to_edge(answered(condition, indexed))
-            points = shard.count(qe.CountRequest(exact=False, filter=narrowed))
-        return int(points * conditions)
+            points = int(shard.count(qe.CountRequest(exact=False, filter=narrowed)))
+        if points > self._readable_documents:
+            refuse_reading(condition, indexed, opened.coming, points, self._readable_documents)
+        return points * conditions
 
     def layout(self, name: str) -> Layout:
         return self._opened(name).layout
@@ -260,10 +276,10 @@ class Shards:
         opened = self._opened(name)
         chosen, end = None, None
         if condition is not None:
-            self._index(opened, condition)
+            check_kinds(condition, opened.indexed)
             chosen = to_edge(condition)
-            if conditions := unanswered(condition, opened.indexed):
-                length = max(1, self._reads_per_call // conditions)
+            if self._reads(opened, condition):
+                length = max(1, self._reads_per_call // unanswered(condition, opened.indexed))
                 ids = qe.ScrollRequest(offset=after, limit=length, with_payload=False, with_vector=False)
                 stretch, end = opened.shard.scroll(ids)
                 chosen = qe.Filter(should=[qe.HasIdCondition({record.id for record in stretch})], must=[chosen])
@@ -286,6 +302,9 @@ class Shards:
         request = qe.ScrollRequest(offset=after, limit=limit, with_payload=["image_digest"], with_vector=False)
         records, following = self._opened(name).shard.scroll(request)
         return digests(record.payload for record in records), None if following is None else str(following)
+
+    def unfinished_indexes(self, name: str, fields: Mapping[str, FieldType]) -> list[str]:
+        return unfinished(fields, self._opened(name).indexed)
 
     def ping(self) -> None:
         """That an answer comes is the answer."""
@@ -314,10 +333,6 @@ class Shards:
         if opened.rewrite is not None:
             if opened.rewrite.step(opened.shard):
                 self._change_over(opened, opened.rewrite)
-        elif opened.named:
-            path, kind = opened.named.popitem()
-            if _in_use(opened.shard, path):
-                opened.upkeep.due[path] = kind
         elif opened.worn:
             self._check_free_space(_bytes_on_disk(opened.path))  # the shard is there twice until the new one is in use
             indexes = opened.indexed | opened.upkeep.due
@@ -387,15 +402,8 @@ class Shards:
         opened.unflushed = 0
         _note(opened)
 
-    def _index(self, opened: _Open, condition: Filter) -> None:
-        """A field is indexed some time after a filter first named it, if there are points that have it."""
-        self._forget_wrong(opened, requested := missing(condition, opened.wanted))
-        opened.named |= requested
-        opened.untidy |= bool(requested)
-
     def _plan(self, opened: _Open, indexes: Mapping[str, FieldType]) -> None:
-        """What is declared is indexed whether or not there are points that have it; at once where there are no
-        points."""
+        """Index at once where there are no points, else in quiet moments."""
         self._forget_wrong(opened, indexes)
         if opened.shard.info().points_count == 0 and opened.rewrite is None:
             for path, kind in indexes.items():
@@ -408,8 +416,7 @@ class Shards:
     def _forget_wrong(self, opened: _Open, indexes: Mapping[str, FieldType]) -> None:
         """An index of another kind may answer wrongly, so it goes at once; without one, Edge reads the payloads."""
         for path in indexes:
-            for plan in (opened.named, opened.upkeep.due):
-                plan.pop(path, None)
+            opened.upkeep.due.pop(path, None)
             made = [(opened.shard, opened.indexed)]
             if opened.rewrite is not None:
                 made.append((opened.rewrite.shard, opened.rewrite.indexed))
@@ -473,16 +480,6 @@ def _load(path: Path, layout: Layout) -> qe.EdgeShard:
             time.sleep(0.05)
 
 
-def _in_use(shard: qe.EdgeShard, path: str) -> bool:
-    """Whether some points have the field; of a sample, for looking at all would take as long as making the index. Ids
-    are digests, so the first points in their order are any points.
-    """
-    sample, _ = shard.scroll(qe.ScrollRequest(limit=SAMPLE_POINTS, with_payload=False, with_vector=False))
-    of_sample = qe.HasIdCondition({record.id for record in sample})
-    having = qe.Filter(must=[of_sample], must_not=[qe.IsEmptyCondition(path)])
-    return bool(shard.count(qe.CountRequest(exact=True, filter=having)))
-
-
 def _note(opened: _Open) -> None:
     (opened.path.parent / "upkeep.json").write_text(json.dumps(asdict(opened.upkeep)))
 
@@ -496,7 +493,14 @@ def _upkeep(folder: Path) -> _Upkeep:
 
 
 def _layout(folder: Path) -> Layout:
-    layout = Layout(**json.loads((folder / "collection.json").read_text()))
+    noted = json.loads((folder / "collection.json").read_text())
+    if noted.pop("format", 1) != FORMAT:
+        raise CollectionDamaged(
+            f"the collection in {folder} was filled by an earlier version of ret2, which stored metadata another way: "
+            "delete it and index its documents again",
+            field="collection",
+        )
+    layout = Layout(**noted)
     if type(layout.dimensions) is not int:
         raise ValueError(f"collection.json has dimensions {layout.dimensions!r}")
     return layout

@@ -19,11 +19,7 @@ INDEX_KINDS = {
     FieldType.TEXT: q.PayloadSchemaType.TEXT,
     FieldType.GEO: q.PayloadSchemaType.GEO,
 }
-# Indexes that someone else made, by what they get wrong: see `store.indexes`.
-KINDS = {kind: type_ for type_, kind in INDEX_KINDS.items()} | {
-    q.PayloadSchemaType.INTEGER: FieldType.NUMBER,
-    q.PayloadSchemaType.UUID: FieldType.KEYWORD,
-}
+KINDS = {kind: type_ for type_, kind in INDEX_KINDS.items()}
 
 
 def to_server(condition: Filter) -> q.Filter:
@@ -55,14 +51,11 @@ class _Server:
     def is_empty(self, path: str) -> q.IsEmptyCondition:
         return q.IsEmptyCondition(is_empty=q.PayloadField(key=path))
 
-    def value(self, path: str, value: str | int | bool) -> q.FieldCondition:
+    def value(self, path: str, value: str | bool) -> q.FieldCondition:
         return q.FieldCondition(key=path, match=q.MatchValue(value=value))
 
     def any_text(self, path: str, values: Sequence[str]) -> q.FieldCondition:
         return q.FieldCondition(key=path, match=q.MatchAny(any=list(values)))
-
-    def word(self, path: str, word: str) -> q.FieldCondition:
-        return q.FieldCondition(key=path, match=q.MatchText(text=word))
 
     def numbers(self, path: str, bounds: dict[str, float]) -> q.FieldCondition:
         return q.FieldCondition(key=path, range=q.Range(**bounds))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from indexer.store.indexes import READABLE_DOCUMENTS
 from model.settings import setting
 
 INDEXING_THRESHOLD_KB = 10_000  # Qdrant's default: segments over it get an HNSW index
@@ -88,6 +89,8 @@ class ServerStoreSettings:
         "begins the name of each collection there, for several deployments on one server",
         pattern=r"^[a-z0-9_-]{0,63}$",
     )
+    # Whose metadata a filter may read where no index answers it.
+    readable_documents: int = READABLE_DOCUMENTS
     collection: CollectionSettings = field(default_factory=CollectionSettings)
 
     def __post_init__(self) -> None:

@@ -24,13 +24,15 @@ from qdrant_client import models as q
 from indexer.connections import BoundedTransport
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Page, Point
+from indexer.errors import CollectionDamaged
 from indexer.filters import FieldType, Filter
 from indexer.observability.watch import NOBODY, Watch
 from indexer.store.base import Consistency, Layout, SearchWindow
 from indexer.store.criteria import Criterion, Nearest, Ranked
-from indexer.store.indexes import missing
+from indexer.store.indexes import answered, check_kinds, declared_indexes, refuse_reading, unanswered, unfinished
 from indexer.store.measure import measured
-from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_of, point_of, quoted
+from indexer.store.payload import digests, engine_name, hit_of, payload_of, point_of, quoted
+from indexer.store.search_terms import FORMAT
 from indexer.store.server.errors import translating_errors
 from indexer.store.server.filters import INDEX_KINDS, KINDS, to_server
 from indexer.store.server.places import BoundedClient
@@ -69,8 +71,15 @@ class _Description:
     """What is remembered of a collection, so that a call is one call."""
 
     layout: Layout
-    indexed: dict[str, FieldType]  # by path
-    until: float  # monotonic seconds
+    # By path.
+    indexed: Mapping[str, FieldType]
+    # Paths whose indexes are being built.
+    coming: frozenset[str]
+    # Whose metadata a filter may read where no index answers it.
+    readable_documents: int
+    documents: int
+    # Monotonic seconds.
+    until: float
 
 
 class ServerStore:
@@ -110,10 +119,7 @@ class ServerStore:
             await self._make(name, new_layout(dimensions, language, latents))
             description = await self.describe(name, fresh=True)
         fits(description.layout, dimensions, language, latents, name)
-        declared = {path_of(path): kind for path, kind in (indexes or {}).items()}
-        await self.make_indexes(
-            name, {path: kind for path, kind in declared.items() if description.indexed.get(path) != kind}
-        )
+        await self._declare(name, indexes or {})
 
     @measured
     async def drop(self, name: str) -> None:
@@ -173,8 +179,8 @@ class ServerStore:
         return engine_name(f"{MARK}~{self.settings.collection_prefix}~{name}")
 
     def mark(self, name: str) -> dict[str, Any]:
-        """Return the metadata of a collection that this deployment made."""
-        return {MARK: {"prefix": self.settings.collection_prefix, "collection": name}}
+        """Return what the metadata of a collection says under `MARK`, if this deployment made it."""
+        return {"prefix": self.settings.collection_prefix, "collection": name}
 
     async def describe(self, name: str, *, fresh: bool = False) -> _Description:
         """Raises `NotFound`. At most a minute old, or asked for now."""
@@ -189,8 +195,26 @@ class ServerStore:
         layout = layout_of(info.config.params)
         if layout is None:
             raise Conflict(f"collection {name} was changed by another application: it has other named vectors")
-        indexed = {quoted(path): KINDS[index.data_type] for path, index in info.payload_schema.items()}
-        return _Description(layout, indexed, time.monotonic() + DESCRIPTION_MAX_AGE_S)
+        mark = (info.config.metadata or {})[MARK]
+        if mark.get("format") != FORMAT:
+            raise CollectionDamaged(
+                f"collection {name} was filled by an earlier version of ret2, which stored metadata another way: delete "
+                "it and index its documents again",
+                field="collection",
+                value=name,
+            )
+        indexed = {quoted(path): _kind_of(index, name, path) for path, index in info.payload_schema.items()}
+        declared = declared_indexes({field: FieldType(kind) for field, kind in mark.get("indexes", {}).items()})
+        strict = info.config.strict_mode_config
+        reads_none = strict is not None and strict.enabled and strict.unindexed_filtering_retrieve is False
+        return _Description(
+            layout,
+            indexed,
+            frozenset(declared.keys() - indexed.keys()),
+            0 if reads_none else self.settings.readable_documents,
+            info.points_count or 0,
+            time.monotonic() + DESCRIPTION_MAX_AGE_S,
+        )
 
     async def _own(self, name: str) -> q.CollectionInfo:
         """Return what the server says of a collection. Raises `NotFound`, or `Conflict` for one that this deployment
@@ -200,8 +224,8 @@ class ServerStore:
             if not await self.client.collection_exists(self.engine_name(name)):
                 raise NotFound(f"there is no collection {name} in the store", field="collection", value=name)
             info = await self.client.get_collection(self.engine_name(name))
-        metadata = info.config.metadata or {}
-        if metadata.get(MARK) != self.mark(name)[MARK]:
+        mark = (info.config.metadata or {}).get(MARK)
+        if not isinstance(mark, dict) or mark | self.mark(name) != mark:
             raise Conflict(
                 f"the Qdrant server has a collection {self.engine_name(name)!r} that this deployment did not make "
                 f"({_describe_foreign(info)}). It is left as it is: choose another name, or set RET2_QDRANT_PREFIX. "
@@ -217,7 +241,7 @@ class ServerStore:
                 await self.client.create_collection(
                     self.engine_name(name),
                     **creation(layout, self.settings.collection),
-                    metadata=self.mark(name),
+                    metadata={MARK: self.mark(name) | {"format": FORMAT, "indexes": {}}},
                     timeout=self.settings.timeout_s,
                 )
         except (Conflict, InvalidInput):
@@ -226,20 +250,30 @@ class ServerStore:
                 if not await self.client.collection_exists(self.engine_name(name)):
                     raise
 
-    async def make_indexes(self, name: str, indexes: Mapping[str, FieldType]) -> None:
-        """The server builds them beside its searches, which read payloads until then. Only a replaced one is waited
-        for.
-        """
-        for path, kind in indexes.items():
-            description = await self.describe(name)
-            replaced = path in description.indexed
+    async def _declare(self, name: str, fields: Mapping[str, FieldType]) -> None:
+        """Note the declared fields in the collection's metadata, and have the server build the indexes that are
+        missing, beside its searches, which read the metadata until then."""
+        mark = dict((await self._own(name)).config.metadata or {})[MARK]
+        if fields.items() - mark["indexes"].items():
+            declared = mark["indexes"] | {field: str(kind) for field, kind in fields.items()}
+            with translating_errors("update_collection"):
+                await self.client.update_collection(
+                    self.engine_name(name),
+                    metadata={MARK: mark | {"indexes": declared}},
+                    timeout=self.settings.timeout_s,
+                )
+        indexed = (await self.describe(name)).indexed
+        for path, kind in declared_indexes(fields).items():
+            if indexed.get(path) == kind:
+                continue
             with translating_errors("create_payload_index"):
-                if replaced:
+                if path in indexed:
                     await self.client.delete_payload_index(self.engine_name(name), path, wait=True)
                 await self.client.create_payload_index(
-                    self.engine_name(name), path, field_schema=INDEX_KINDS[kind], wait=replaced
+                    self.engine_name(name), path, field_schema=INDEX_KINDS[kind], wait=False
                 )
-            description.indexed[path] = kind
+        if fields:
+            self._descriptions.pop(name, None)
 
 
 class ServerPoints:
@@ -305,9 +339,7 @@ class ServerPoints:
         """Return the ranking in the window, and the points that came with it in `parts`, by id."""
         description = await self._store.describe(self._name)
         window.check()
-        if window.condition is not None:
-            await self._index(window.condition)
-        chosen = None if window.condition is None else to_server(window.condition)
+        chosen = None if window.condition is None else await self._chosen(window.condition)
         query = asked(criterion, description.layout, self._name, chosen, search_params(self._store.settings.collection))
         if window.limit == 0 or query is None:
             return [], {}
@@ -333,9 +365,7 @@ class ServerPoints:
     async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
         """Qdrant is asked from a point on, that one included: `after` is the first of the next page."""
         await self._store.describe(self._name)
-        if condition is not None:
-            await self._index(condition)
-        chosen = None if condition is None else to_server(condition)
+        chosen = None if condition is None else await self._chosen(condition)
         with translating_errors("scroll"):
             records, following = await self._client.scroll(
                 self._engine_name, chosen, offset=after, limit=limit, with_payload=["document_id"], with_vectors=False
@@ -392,13 +422,30 @@ class ServerPoints:
                 )
         return {str(record.id): record for record in records}
 
-    async def _index(self, condition: Filter) -> None:
-        """A field is indexed when a filter first names it. Asked afresh before one is made: another process may have
-        made it.
-        """
-        if missing(condition, (await self._store.describe(self._name)).indexed):
-            description = await self._store.describe(self._name, fresh=True)
-            await self._store.make_indexes(self._name, missing(condition, description.indexed))
+    async def _chosen(self, condition: Filter) -> q.Filter:
+        """Return the filter in the server's terms. Raises `InvalidInput` or `IndexUnfinished` for one that would read
+        the metadata of too many documents."""
+        description = await self._store.describe(self._name)
+        check_kinds(condition, description.indexed)
+        if unanswered(condition, description.indexed) and description.documents > description.readable_documents:
+            await self._check_readable(condition)
+        return to_server(condition)
+
+    async def _check_readable(self, condition: Filter) -> None:
+        description = await self._store.describe(self._name, fresh=True)
+        limit, documents = description.readable_documents, description.documents
+        if not unanswered(condition, description.indexed) or documents <= limit:
+            return
+        narrowed = to_server(answered(condition, description.indexed))
+        if limit:
+            with translating_errors("count"):
+                documents = (await self._client.count(self._engine_name, narrowed, exact=False)).count
+        if documents > limit:
+            refuse_reading(condition, description.indexed, description.coming, documents, limit)
+
+    @measured
+    async def unfinished_indexes(self, fields: Mapping[str, FieldType]) -> list[str]:
+        return unfinished(fields, (await self._store.describe(self._name, fresh=True)).indexed)
 
 
 def connect(settings: ServerStoreSettings) -> AsyncQdrantClient:
@@ -459,6 +506,19 @@ def search_params(settings: CollectionSettings) -> q.SearchParams | None:
     return q.SearchParams(hnsw_ef=settings.hnsw_ef, quantization=quantization)
 
 
+def _kind_of(index: q.PayloadIndexInfo, name: str, path: str) -> FieldType:
+    """Raise `Conflict` for a type of index that this service does not make: it may answer filters otherwise."""
+    kind = KINDS.get(index.data_type)
+    if kind is None:
+        raise Conflict(
+            f"another application gave collection {name} an index of type {index.data_type.value} on {path}, which may "
+            "answer filters wrongly: remove that index from the Qdrant server",
+            field="collection",
+            value=name,
+        )
+    return kind
+
+
 def _describe_foreign(info: q.CollectionInfo) -> str:
     vectors = info.config.params.vectors
     named = vectors if isinstance(vectors, dict) else {"": vectors}
@@ -467,19 +527,20 @@ def _describe_foreign(info: q.CollectionInfo) -> str:
 
 
 def _struct(point: Point, layout: Layout) -> q.PointStruct:
-    payload = payload_of(point)
-    _check_storable(payload)
+    payload = _storable(point)
     return q.PointStruct(id=point_id(point.document_id), vector=vectors_of(point, layout, sparse), payload=payload)
 
 
-def _check_storable(payload: dict[str, Any]) -> None:
-    """Refuses what Edge refuses; gRPC would write NaN, and `:memory:` anything."""
+def _storable(point: Point) -> dict[str, Any]:
+    """Return the payload. Refuses what Edge refuses; gRPC would write NaN, and `:memory:` anything."""
     try:
+        payload = payload_of(point)
         written = orjson.dumps(payload, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS)
     except TypeError as error:  # JSONEncodeError is one
         raise InvalidInput(f"the store cannot hold or compare this value: {error}"[:300]) from error
     if b"null" in written and _has_nan(payload):
         raise InvalidInput("the store cannot hold or compare this value: not a finite number")
+    return payload
 
 
 def _has_nan(value: Any) -> bool:
