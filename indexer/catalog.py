@@ -114,7 +114,7 @@ class Catalog:
         there are.
 
         Raises `Conflict` for a field that is declared as another type. While the store builds an index, filters read
-        the metadata.
+        the metadata, of as many documents as they may.
         """
         added = _checked(settings.get("indexes") or {})
 
@@ -202,6 +202,10 @@ class Catalog:
 
     async def layout(self, collection: Collection) -> Layout:
         return await self.points(collection).layout()
+
+    async def unfinished_indexes(self, collection: Collection) -> list[str]:
+        """Return the declared fields that filters cannot use an index of yet."""
+        return await self.points(collection).unfinished_indexes(collection.indexes) if collection.indexes else []
 
     async def count(self, name: str) -> int:
         return await self.points(await self.get(name)).count()

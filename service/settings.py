@@ -327,6 +327,11 @@ class Settings(_PartsSettings):
         10_000,
         description="how far a ranking can be walked, by offset or cursor, and how much of it groups are sought in",
     )
+    undeclared_filter_documents: Positive = Field(
+        100_000,
+        description="documents whose metadata a filter may read where it names fields that are not declared; one that "
+        "would read more is refused",
+    )
     max_held_hits: Positive = Field(
         4_000, description="hits of all searches held at once; a search that would go over it waits for others"
     )
@@ -481,6 +486,7 @@ class Settings(_PartsSettings):
             ServerStoreSettings,
             url=url,
             api_key=key.get_secret_value() if key else None,
+            readable_documents=self.undeclared_filter_documents,
             collection=self._part(CollectionSettings),
         )
 

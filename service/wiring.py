@@ -135,7 +135,8 @@ def stored(settings: Settings) -> Installation:
 def _store(settings: Settings, watch: Watch = NOBODY) -> Store:
     """Make the store; it connects at its first call."""
     if settings.qdrant_url is None:
-        return EdgeStore(settings.data_dir.expanduser() / "index", watch=watch)
+        folder = settings.data_dir.expanduser() / "index"
+        return EdgeStore(folder, readable_documents=settings.undeclared_filter_documents, watch=watch)
     # Here, for its client takes most of a second to import, which the embedded index does not need.
     from indexer.store.server.store import ServerStore
 

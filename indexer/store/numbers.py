@@ -65,5 +65,6 @@ def _is_unsure(bound: float) -> bool:
 
 def _moved(bound: float, towards: float) -> float:
     for _ in range(_MISREAD_UNITS):
-        bound = math.nextafter(bound, towards)
+        following = math.nextafter(bound, towards)
+        bound = following or bound  # never to 0, which is read back
     return bound if math.isfinite(bound) else math.copysign(math.nextafter(math.inf, 0), towards)

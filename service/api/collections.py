@@ -80,12 +80,13 @@ def _check_limit(body: CollectionIn, parts: Parts) -> None:
         raise InvalidInput(f"limit is {body.limit}, at most {most}", field="limit", value=body.limit, limit=most)
 
 
-async def _stored(parts: Parts, collection: Collection) -> tuple[Layout, int, int | None]:
-    """Return the layout, the number of documents and the bytes on disk."""
+async def _stored(parts: Parts, collection: Collection) -> tuple[Layout, int, int | None, list[str]]:
+    """Return the layout, the number of documents, the bytes on disk and the fields whose index is being built."""
     return await asyncio.gather(
         parts.catalog.layout(collection),
         parts.catalog.points(collection).count(),
         parts.catalog.size_bytes(collection),
+        parts.catalog.unfinished_indexes(collection),
     )
 
 
@@ -100,12 +101,12 @@ async def _wire(parts: Parts, caller: Key, collection: Collection, *, mark_damag
     error = None
     layout: Layout | None
     try:
-        layout, documents, size_bytes = await _stored(parts, collection)
+        layout, documents, size_bytes, indexing = await _stored(parts, collection)
     except (NotFound, Conflict, CollectionDamaged) as damage:
         if not mark_damage:
             raise
         error = {"code": damage.code, "detail": brief(damage.detail)}
-        layout, documents, size_bytes = None, 0, None
+        layout, documents, size_bytes, indexing = None, 0, None, []
     return {
         "name": collection.name,
         "documents": documents,
@@ -118,6 +119,7 @@ async def _wire(parts: Parts, caller: Key, collection: Collection, *, mark_damag
         "instruction": collection.instruction,
         "limit": collection.limit,
         "indexes": dict(collection.indexes),
+        "indexing": indexing,
         "aliases": [alias for alias in aliases if caller.sees(alias)],
         "language": layout and layout.language,
         "latents": layout is not None and layout.latents,

@@ -148,6 +148,7 @@ class Collection:
     size_bytes: int | None = None
     limit: int | None = None
     indexes: Mapping[str, str] = field(default_factory=dict)
+    indexing: Sequence[str] = ()
     aliases: Sequence[str] = ()
     language: str | None = None
     latents: bool = False

@@ -86,6 +86,10 @@ class CollectionOut(BaseModel):
     indexes: dict[str, FieldType] = Field(
         description="the declared types of metadata fields", examples=[{"region": "keyword", "area_km2": "number"}]
     )
+    indexing: list[str] = Field(
+        description="declared fields whose index is still being built; filters on them read the metadata until then",
+        examples=[["region"]],
+    )
     aliases: list[str] = Field(description="other names of the collection", examples=[["nations"]])
     limit: int | None = Field(description="hits of a search that names no limit; null: 10", examples=[10])
     model: str = Field(description="the name of the model that filled it", examples=["ret2-atlas"])

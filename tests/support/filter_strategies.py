@@ -94,34 +94,32 @@ def corpus(numbers: list[Any] = NUMBERS) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------------------------------------------------- filters
 
 _BOUNDS = ["gt", "gte", "lt", "lte"]
-moments = st.sampled_from(
-    [
-        datetime(2024, 5, 1, tzinfo=UTC),
-        datetime(2024, 5, 1, 2, tzinfo=timezone(timedelta(hours=2))),
-        datetime(2024, 5, 1, 0, 0, 0, 123456, tzinfo=UTC),
-        datetime(2024, 4, 30, 0, 0, 1, tzinfo=UTC),
-        datetime(1970, 1, 1, tzinfo=UTC),
-        datetime(2100, 1, 1, tzinfo=UTC),
-    ]
-).map(lambda moment: moment.astimezone(UTC))
-sought = st.sampled_from(
-    [
-        "red",
-        "RED kite",
-        "sea red",
-        "green yellow",
-        "straße",
-        "Σίσυφος",
-        "t",
-        "case snake",
-        "x²",
-        "1",
-        "caf\u00e9",
-        "strasse",
-        "東京",
-        "abc",
-    ]
-)
+MOMENTS = [
+    datetime(2024, 5, 1, tzinfo=UTC),
+    datetime(2024, 5, 1, 2, tzinfo=timezone(timedelta(hours=2))),
+    datetime(2024, 5, 1, 0, 0, 0, 123456, tzinfo=UTC),
+    datetime(2024, 4, 30, 0, 0, 1, tzinfo=UTC),
+    datetime(1970, 1, 1, tzinfo=UTC),
+    datetime(2100, 1, 1, tzinfo=UTC),
+]
+moments = st.sampled_from(MOMENTS).map(lambda moment: moment.astimezone(UTC))
+SOUGHT = [
+    "red",
+    "RED kite",
+    "sea red",
+    "green yellow",
+    "straße",
+    "Σίσυφος",
+    "t",
+    "case snake",
+    "x²",
+    "1",
+    "caf\u00e9",
+    "strasse",
+    "東京",
+    "abc",
+]
+sought = st.sampled_from(SOUGHT)
 # No edge of a circle or a box goes through a place: what lies on it depends on the last bit.
 boxes = st.sampled_from(
     [(60, -20, 40, 20), (89.9, -179.9, -89.9, 179.9), (0.5, 170, -20, -170), (53, 10, 52, 10), (60, 100, -60, 50)]
@@ -150,6 +148,18 @@ def leaves(fields: list[str], numbers: list[Any]) -> st.SearchStrategy[Filter]:
         ),
         st.builds(lambda f, box: GeoBox(f, *box), field, boxes),
     )
+
+
+def every_leaf(field: str) -> list[Filter]:
+    """Conditions of every kind on a field, with every value of the pool."""
+    scalars: list[Any] = [*NUMBERS, *BEYOND_DOUBLES, *WORDS, *TIMES, *TEXTS, True, False]
+    leaves: list[Filter] = [Equals(field, value) for value in scalars]
+    leaves += [In(field, ("Europe", "kite", "1")), In(field, (1, 2)), In(field, (2**53 + 1, 0)), Empty(field)]
+    leaves += [Range(field, gte=float(number)) for number in NUMBERS] + [Range(field, gt=0.0, lt=2.0)]
+    leaves += [DateRange(field, lte=moment.astimezone(UTC)) for moment in MOMENTS]
+    leaves += [FullText(field, text) for text in SOUGHT]
+    leaves += [GeoRadius(field, 52.52, 13.405, 880_000.0), GeoBox(field, 60.0, -20.0, 40.0, 20.0)]
+    return leaves
 
 
 def _range(of: Any, field: st.SearchStrategy[str], bound: st.SearchStrategy[Any]) -> st.SearchStrategy[Filter]:

@@ -17,6 +17,9 @@ class Qdrant:
         self.dimensions: dict[str, int] = {}
         self.metadata: dict[str, Any] = {}
         self.schema: dict[str, Any] = {}
+        # The indexes that were asked for, by collection and path.
+        self.indexes: dict[str, dict[str, str]] = {}
+        self.strict: dict[str, Any] | None = None
         self.points: list[Any] = []
         self.held: dict[str, int] = {}
         self.thresholds: dict[str, int] = {}
@@ -37,7 +40,9 @@ class Qdrant:
         elif request.method == "GET" and path.count("/") == 1:
             result = self.info(name)
         elif request.method == "PATCH":
-            self.thresholds[name] = body["optimizers_config"]["indexing_threshold"]
+            if optimizers := body.get("optimizers_config"):
+                self.thresholds[name] = optimizers["indexing_threshold"]
+            self.metadata[name] |= body.get("metadata") or {}
         elif path.endswith("/count"):
             result = {"count": self.held.get(name, 0)}
         elif request.method == "PUT" and path.count("/") == 1:
@@ -45,9 +50,13 @@ class Qdrant:
             self.metadata[name] = body.get("metadata")
         elif path.endswith("/query"):
             result = {"points": self.points}
+        elif path.endswith("/scroll"):
+            result = {"points": []}
         elif path.endswith("/points") and request.method == "POST":
             result = []
         elif path.endswith(("/points", "/delete", "/index")) or "/index/" in path:
+            if path.endswith("/index"):
+                self.indexes.setdefault(name, {})[body["field_name"]] = body["field_schema"]
             result = {"operation_id": 0, "status": "completed"}
         return httpx.Response(200, json={"result": result, "status": "ok", "time": 0})
 
@@ -55,7 +64,7 @@ class Qdrant:
         """Hold a collection as a deployment without prefix makes it."""
         name = f"ret2~~{collection}"
         self.dimensions[name] = dimensions
-        self.metadata[name] = {"ret2": {"prefix": "", "collection": collection}}
+        self.metadata[name] = {"ret2": {"prefix": "", "collection": collection, "format": 2, "indexes": {}}}
 
     def info(self, name: str) -> dict[str, Any]:
         params = {
@@ -68,6 +77,7 @@ class Qdrant:
             "params": params,
             "metadata": self.metadata.get(name),
             "hnsw_config": hnsw,
+            "strict_mode_config": self.strict,
             "optimizer_config": {
                 **optimizers,
                 "flush_interval_sec": 5,
@@ -78,6 +88,7 @@ class Qdrant:
             "status": "green",
             "optimizer_status": "ok",
             "segments_count": 1,
+            "points_count": self.held.get(name, 0),
             "config": config,
             "payload_schema": self.schema,
         }

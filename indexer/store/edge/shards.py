@@ -494,15 +494,16 @@ def _upkeep(folder: Path) -> _Upkeep:
 
 def _layout(folder: Path) -> Layout:
     noted = json.loads((folder / "collection.json").read_text())
-    if noted.pop("format", 1) != FORMAT:
+    format_ = noted.pop("format", 1)
+    layout = Layout(**noted)
+    if type(layout.dimensions) is not int:
+        raise ValueError(f"collection.json has dimensions {layout.dimensions!r}")
+    if format_ != FORMAT:
         raise CollectionDamaged(
             f"the collection in {folder} was filled by an earlier version of ret2, which stored metadata another way: "
             "delete it and index its documents again",
             field="collection",
         )
-    layout = Layout(**noted)
-    if type(layout.dimensions) is not int:
-        raise ValueError(f"collection.json has dimensions {layout.dimensions!r}")
     return layout
 
 

@@ -125,7 +125,7 @@ class ServerStore:
     async def drop(self, name: str) -> None:
         """Remove the collection if it exists. Raises `Conflict` for one that this deployment did not make."""
         try:
-            await self.describe(name, fresh=True)
+            await self._own(name)
         except NotFound:
             return
         with translating_errors("drop"):

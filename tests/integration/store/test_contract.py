@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from fake_store import FakeStore
 from filter_meaning import matches
-from filter_strategies import BEYOND_DOUBLES, NUMBERS, corpus, filters, metadata
+from filter_strategies import BEYOND_DOUBLES, NUMBERS, corpus, every_leaf, filters, metadata
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from qdrant_server import qdrant  # noqa: F401 - a fixture
@@ -310,6 +310,73 @@ async def test_random_data_and_random_filters(
         assert_same(hits, wanted)
         window = await points.search(query, SearchWindow(limit=2, offset=1, condition=condition))
         assert [hit.document_id for hit in window] == [hit.document_id for hit in hits[1:3]]
+        compared()
+
+
+@pytest.mark.parametrize("kind", FieldType)
+@pytest.mark.parametrize("state", ["being built", "built"])
+async def test_filters_mean_the_same_whatever_is_indexed(
+    store: Store, compared: Callable[[], None], request: pytest.FixtureRequest, state: str, kind: FieldType
+) -> None:
+    """Without an index: the other tests of filters."""
+    if {"memory", "rest", "fake"} & set(request.node.callspec.params.values()):
+        pytest.skip("this store has no indexes")
+    fields = ("x", "o.x", '"d.t"')
+    declared = dict.fromkeys(fields, kind)
+    await store.create("c", D, declared if state == "built" else None)
+    points = store.points("c")
+    documents = corpus([*NUMBERS, *BEYOND_DOUBLES])
+    vector = random_vector(rng(17))
+    await points.upsert([Point(f"d{i}", vector, None, None, each, "") for i, each in enumerate(documents)])
+    if state == "being built":
+        await store.create("c", D, declared)
+    clash = {FieldType.NUMBER: DateRange, FieldType.DATETIME: (Range, Equals, In)}.get(kind, ())
+    for condition in [leaf for field in fields for leaf in every_leaf(field)]:
+        wanted = {f"d{i}" for i, each in enumerate(documents) if matches(condition, each)}
+        try:
+            hits = await points.search(vector, SearchWindow(limit=len(documents), condition=condition))
+        except InvalidInput:
+            assert isinstance(condition, clash), condition
+            continue
+        assert {hit.document_id for hit in hits} == wanted, condition
+        compared()
+    async with asyncio.timeout(20):
+        while await points.unfinished_indexes(declared):  # noqa: ASYNC110 - it is in another process
+            await asyncio.sleep(0.1)
+    assert await points.unfinished_indexes({**declared, "absent": kind}) == ["absent"]
+
+
+async def test_numbers_come_back_as_they_were_posted(points: Points, compared: Callable[[], None]) -> None:
+    random = rng(31)
+    doubles = [
+        float(each) for each in [*random.random(400), *(random.random(200) * 10.0 ** random.integers(-30, 30, 200))]
+    ]
+    numbers = [*doubles, *NUMBERS, *BEYOND_DOUBLES, 3802147378782530, 3802147378782530.0, 2**63, 1e300, -0.1, 5e-324]
+    vector = random_vector(random)
+    data = [
+        Point(f"d{i}", vector, None, None, {"n": number, "o": {"l": [number, [number], {"n": number}, "é"]}}, "")
+        for i, number in enumerate(numbers)
+    ]
+    await points.upsert(data)
+    fetched = await points.fetch([each.document_id for each in data])
+    for point, back in zip(data, fetched, strict=True):
+        assert back is not None
+        assert repr(back.metadata) == repr(point.metadata)
+    for number in [*doubles[::40], *numbers[len(doubles) :]]:
+        condition = Equals("n", number)
+        hits = await points.search(vector, SearchWindow(limit=50, condition=condition))
+        assert {hit.document_id for hit in hits} == {
+            each.document_id for each in data if matches(condition, each.metadata)
+        }
+        if isinstance(number, float):
+            for bounds in ({"gte": number}, {"lte": number}, {"gt": number}, {"lt": number}):
+                window = SearchWindow(limit=len(data), condition=Range("n", **bounds))
+                hits = await points.search(vector, window)
+                present = {hit.document_id for hit in hits}
+                assert ({f"d{numbers.index(number)}"} <= present) == ("gte" in bounds or "lte" in bounds), (
+                    number,
+                    bounds,
+                )
         compared()
 
 

@@ -24,9 +24,8 @@ import pytest
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Point
-from indexer.errors import CollectionDamaged, StoreDied, StoreTimedOut
-from indexer.filters import AllOf, AnyOf, DateRange, Equals, FieldType, Filter, Range
-from indexer.store import indexes
+from indexer.errors import CollectionDamaged, IndexUnfinished, StoreDied, StoreTimedOut
+from indexer.filters import AllOf, AnyOf, DateRange, Equals, FieldType, Filter, Not, Range
 from indexer.store.base import SearchWindow
 from indexer.store.criteria import Nearest, WordMatch
 from indexer.store.edge import client, snapshot
@@ -35,7 +34,7 @@ from indexer.store.edge import rewrite as edge_rewrite
 from indexer.store.edge import shards as edge_shards
 from indexer.store.edge.client import EdgeStore
 from indexer.store.edge.slices import Slices
-from indexer.store.payload import path_of
+from indexer.store.payload import path_of, terms_path_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 
 D = 32
@@ -563,7 +562,7 @@ def test_what_is_written_during_a_rewrite_is_there_after_it(tmp_path: Path) -> N
     shards.close()
     shards = edge_shards.Shards(tmp_path)
     assert [dataclass_of(each) for each in whole()] == [dataclass_of(each) for each in before]
-    assert shards._open["c"].indexed == {path_of("i"): FieldType.NUMBER}
+    assert shards._open["c"].indexed == {path_of("i"): FieldType.NUMBER, terms_path_of("i"): FieldType.KEYWORD}
     shards.close()
 
 
@@ -646,57 +645,68 @@ def test_a_snapshot_is_whole_before_during_and_after_a_rewrite(tmp_path: Path) -
     shards.close()
 
 
-def filtered(shards: edge_shards.Shards, *fields: str) -> list[str]:
-    condition = AnyOf(tuple(Equals(field, "word") for field in fields))
-    hits = shards.search("c", np.ones(D, np.float32), SearchWindow(1_000, condition=condition))
-    return [hit.document_id for hit in hits]
-
-
-def with_fields(start: int, n: int, *fields: str) -> list[Point]:
-    return [dataclasses.replace(each, metadata={"n": dict.fromkeys(fields, "word")}) for each in batch(start, n)]
-
-
-def test_a_field_that_filters_name_is_indexed_in_quiet_moments(tmp_path: Path) -> None:
+def test_a_search_makes_no_index(tmp_path: Path) -> None:
     shards = edge_shards.Shards(tmp_path)
     shards.create("c", D, {})
-    shards.upsert("c", with_fields(0, 300, "x", "a b") + batch(300, 300))
+    shards.upsert("c", batch(0))
     tidied(shards)
-    assert len(filtered(shards, "n.x", "n.a b", "invented")) == 300
-    assert shards._open["c"].indexed == {}  # not while a search waits
-    assert tidied(shards) == 3 + 1 + 600 // edge_rewrite.STEP_POINTS + 1
-    wanted = {path_of("n.x"): FieldType.KEYWORD, path_of("n.a b"): FieldType.KEYWORD}
-    assert shards._open["c"].indexed == wanted
-    assert len(filtered(shards, "n.x")) == 300
-    shards.close()
-    shards = edge_shards.Shards(tmp_path)
-    assert len(filtered(shards, "n.x")) == 300
-    assert shards._open["c"].indexed == wanted
+    for condition in (Equals("x", "a"), Range("i", gte=0.0)):
+        shards.search("c", np.ones(D, np.float32), SearchWindow(9, condition=condition))
+        shards.page("c", None, 9, condition)
     assert not shards.untidy
-    shards.close()
-
-
-def test_invented_fields_use_up_no_index(tmp_path: Path) -> None:
-    shards = edge_shards.Shards(tmp_path)
-    shards.create("c", D, {})
-    shards.upsert("c", with_fields(0, 100, "x"))
-    filtered(shards, *(f"invented{i}" for i in range(2 * indexes.MAX_INDEXES)))
-    assert tidied(shards) == indexes.MAX_INDEXES + 1  # each was looked for, and nothing was rewritten
     assert shards._open["c"].indexed == {}
-    filtered(shards, "n.x")
-    tidied(shards)
-    assert list(shards._open["c"].indexed) == [path_of("n.x")]
     shards.close()
 
 
-def test_no_more_fields_are_indexed_than_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexes, "MAX_INDEXES", 3)
+def test_a_filter_that_would_read_too_many_documents_is_refused_with_what_to_declare(tmp_path: Path) -> None:
+    shards = edge_shards.Shards(tmp_path, readable_documents=200)
+    shards.create("c", D, {"i": FieldType.NUMBER})
+    shards.upsert("c", batch(0, 300))
+    vector = np.ones(D, np.float32)
+
+    def search(*conditions: Filter) -> int:
+        return len(shards.search("c", vector, SearchWindow(300, condition=AllOf(conditions))))
+
+    for ask in (search, lambda *conditions: shards.page("c", None, 9, AllOf(conditions))):
+        with pytest.raises(
+            InvalidInput, match=r'field x .* 300 documents, the limit is 200.*{"indexes": {"x": "bool"}}'
+        ):
+            ask(Equals("x", True))
+    # The indexed condition leaves few enough.
+    assert search(Range("i", lt=100.0), Not(Equals("x", True))) == 100
+    shards.create("c", D, {"x": FieldType.BOOL})
+    assert shards.unfinished_indexes("c", {"i": FieldType.NUMBER, "x": FieldType.BOOL}) == ["x"]
+    with pytest.raises(IndexUnfinished, match=r"field x .* is being built"):
+        search(Equals("x", True))
+    tidied(shards, 2)
+    with pytest.raises(IndexUnfinished):
+        search(Equals("x", True))
+    tidied(shards)
+    assert shards.unfinished_indexes("c", {"i": FieldType.NUMBER, "x": FieldType.BOOL}) == []
+    assert search(Not(Equals("x", True))) == 300
+    shards.close()
+
+
+def test_an_index_of_numbers_is_not_asked_for_times(tmp_path: Path) -> None:
+    shards = edge_shards.Shards(tmp_path)
+    shards.create("c", D, {"i": FieldType.NUMBER})
+    shards.upsert("c", batch(0))
+    moments = DateRange("i", gte=datetime(2024, 1, 1, tzinfo=UTC))
+    with pytest.raises(InvalidInput, match="field i is indexed as number, the filter asks for datetime"):
+        shards.search("c", np.ones(D, np.float32), SearchWindow(9, condition=Not(moments)))
+    shards.close()
+
+
+def test_a_collection_of_an_earlier_version_is_refused_by_name(tmp_path: Path) -> None:
     shards = edge_shards.Shards(tmp_path)
     shards.create("c", D, {})
-    shards.upsert("c", with_fields(0, 64, *"abcd"))
-    for field in "abcd":
-        assert len(filtered(shards, f"n.{field}")) == 64
-    tidied(shards)
-    assert set(shards._open["c"].indexed) == {path_of(f"n.{field}") for field in "abc"}
+    shards.close()
+    (tmp_path / "c" / "collection.json").write_text('{"dimensions": 8, "language": null, "latents": false}')
+    with pytest.raises(CollectionDamaged, match=f"{tmp_path}/c was filled by an earlier version"):
+        shards.count("c")
+    shards.drop("c")
+    shards.create("c", D, {})
+    assert shards.count("c") == 0
     shards.close()
 
 
@@ -704,34 +714,16 @@ def test_declared_indexes_are_made_at_once_or_in_quiet_moments(tmp_path: Path) -
     """At once where there are no points; else soon, also after a restart, and whether or not a point has the field."""
     shards = edge_shards.Shards(tmp_path)
     shards.create("c", D, {"i": FieldType.NUMBER})
-    assert shards._open["c"].indexed == {path_of("i"): FieldType.NUMBER}
+    number = {path_of("i"): FieldType.NUMBER, terms_path_of("i"): FieldType.KEYWORD}
+    assert shards._open["c"].indexed == number
     shards.upsert("c", batch(0))
     shards.create("c", D, {"i": FieldType.NUMBER, "j": FieldType.GEO})
-    assert shards._open["c"].indexed == {path_of("i"): FieldType.NUMBER}
+    assert shards._open["c"].indexed == number
     shards.close()
     shards = edge_shards.Shards(tmp_path)
     shards.count("c")
     tidied(shards)
-    assert shards._open["c"].indexed == {path_of("i"): FieldType.NUMBER, path_of("j"): FieldType.GEO}
-    shards.close()
-
-
-@pytest.mark.parametrize("steps", [0, 1, 2, 3, 1_000])
-def test_a_field_asked_for_numbers_and_times_is_right_whatever_is_indexed(tmp_path: Path, steps: int) -> None:
-    """Numbers in one half and times in the other, and the index of numbers may be asked for, begun or there."""
-    shards = edge_shards.Shards(tmp_path)
-    shards.create("c", D, {})
-    times = [dataclasses.replace(each, metadata={"i": "2024-05-01"}) for each in batch(300, 300)]
-    shards.upsert("c", batch(0, 300) + times)
-    tidied(shards)
-    number, time_ = Range("i", gte=0), DateRange("i", gte=datetime(2024, 1, 1, tzinfo=UTC))
-    for condition in (number, time_, number):
-        assert len(shards.search("c", np.ones(D, np.float32), SearchWindow(1_000, condition=condition))) == 300
-        tidied(shards, steps)
-    tidied(shards)
-    assert shards._open["c"].indexed == {path_of("i"): FieldType.KEYWORD}
-    for condition in (number, time_):
-        assert len(shards.search("c", np.ones(D, np.float32), SearchWindow(1_000, condition=condition))) == 300
+    assert shards._open["c"].indexed == {**number, path_of("j"): FieldType.GEO}
     shards.close()
 
 

@@ -23,11 +23,10 @@ from recorded_qdrant import Qdrant
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Point
-from indexer.filters import DateRange, Equals, FieldType, Filter, Range
-from indexer.filters.values import read_moment
+from indexer.errors import CollectionDamaged, IndexUnfinished
+from indexer.filters import AllOf, Empty, Equals, FieldType, Filter, FullText, Nested, Not, Range
 from indexer.store.base import Consistency, Layout, SearchWindow
 from indexer.store.criteria import LateInteraction
-from indexer.store.indexes import missing
 from indexer.store.payload import path_of, quoted
 from indexer.store.server import store as server
 from indexer.store.server.errors import TRANSLATED, to_retrieval_error, translating_errors
@@ -212,17 +211,6 @@ def test_equal_numbers_are_sent_as_a_range() -> None:
     assert (condition.range.gte, condition.range.lte) == (2.5, 2.5)
 
 
-def test_indexes_for_a_filter() -> None:
-    number, moment = Range("x", gt=1.0), DateRange("x", gt=read_moment("2024-05-01"))
-    x = path_of("x")
-    assert missing(number, {}) == {x: FieldType.NUMBER}
-    assert missing(number, {x: FieldType.NUMBER}) == {}
-    assert missing(number, {x: FieldType.KEYWORD}) == {}
-    assert missing(moment, {x: FieldType.NUMBER}) == {x: FieldType.KEYWORD}
-    assert missing(number, {x: FieldType.DATETIME}) == {x: FieldType.KEYWORD}
-    assert missing(Equals("x", 2**60), {x: FieldType.DATETIME}) == {}
-
-
 @pytest.mark.parametrize("field", ["x", "a b", "n.y", "br[0]", "é-x_1", "x[]"])
 def test_paths_as_qdrant_shows_them_are_known_again(field: str) -> None:
     shown = "metadata." + ".".join(key if key.isidentifier() else f'"{key}"' for key in field.split("."))
@@ -320,30 +308,68 @@ async def test_indexing_is_deferred_and_goes_on_as_the_settings_say(
         await store.defer_indexing("other", True)
 
 
-async def test_a_field_is_indexed_when_a_filter_first_names_it(
+async def test_a_search_makes_no_index(qdrant: Qdrant, serve: Callable[..., ServerStore]) -> None:
+    store = serve()
+    await store.create("c", D)
+    writes = len([method for method, *_ in qdrant.asked if method in ("PUT", "PATCH", "DELETE")])
+    for condition in (Equals("region", "Europe"), FullText("region", "red"), Range("n", gt=1.0)):
+        await store.points("c").search(np.ones(D, np.float32), SearchWindow(limit=5, condition=condition))
+        await store.points("c").page(None, 10, condition)
+    assert len([method for method, *_ in qdrant.asked if method in ("PUT", "PATCH", "DELETE")]) == writes
+
+
+async def test_a_filter_that_would_read_too_many_documents_is_refused_with_what_to_declare(
+    qdrant: Qdrant, serve: Callable[..., ServerStore]
+) -> None:
+    store = serve(readable_documents=1_000)
+    await store.create("c", D, {"n": FieldType.NUMBER, "t": FieldType.TEXT})
+    qdrant.held["ret2~~c"] = 1_001
+    points, ones = store.points("c"), np.ones(D, np.float32)
+    with pytest.raises(
+        InvalidInput, match=r'no index for field a.b .* 1001 documents, the limit is 1000.*"a.b": "bool"'
+    ):
+        await points.search(ones, SearchWindow(5, condition=Not(Equals("a.b", True))))
+    with pytest.raises(IndexUnfinished, match=r"field n .* is being built"):
+        await points.search(ones, SearchWindow(5, condition=Range("n", gt=1.0)))
+    qdrant.schema = {path: {"data_type": kind, "points": 9} for path, kind in qdrant.indexes["ret2~~c"].items()}
+    await points.search(ones, SearchWindow(5, condition=AllOf((Range("n", gt=1.0), FullText("t", "red")))))
+    assert await points.unfinished_indexes({"n": FieldType.NUMBER, "x": FieldType.GEO}) == ["x"]
+    with pytest.raises(InvalidInput, match="declared as another type"):
+        await points.page(None, 5, Equals("t", "red"))
+    with pytest.raises(InvalidInput, match="inside nested have no index"):
+        await points.page(None, 5, Nested("t", Equals("x", "red")))
+    qdrant.held["ret2~~c"] = 1_000
+    await points.search(ones, SearchWindow(5, condition=Equals("a.b", True)))
+
+
+async def test_strict_mode_without_unindexed_filtering_reads_nothing(
+    qdrant: Qdrant, serve: Callable[..., ServerStore]
+) -> None:
+    qdrant.strict = {"enabled": True, "unindexed_filtering_retrieve": False}
+    store = serve()
+    qdrant.held["ret2~~c"] = 1
+    await store.create("c", D)
+    with pytest.raises(InvalidInput, match="the limit is 0"):
+        await store.points("c").search(np.ones(D, np.float32), SearchWindow(5, condition=Empty("x")))
+
+
+async def test_an_index_that_another_application_made_is_named(
     qdrant: Qdrant, serve: Callable[..., ServerStore]
 ) -> None:
     store = serve()
     await store.create("c", D)
-    for _ in range(3):
-        await store.points("c").search(
-            np.ones(D, np.float32), SearchWindow(limit=5, condition=Equals("region", "Europe"))
-        )
-    assert qdrant.bodies("PUT", "/index") == [{"field_name": '"metadata"."region"', "field_schema": "keyword"}]
+    qdrant.schema = {"metadata.x": {"data_type": "integer", "points": 0}}
+    with pytest.raises(Conflict, match=r"index of type integer on metadata\.x"):
+        await serve().points("c").count()
 
 
-async def test_an_index_that_another_process_made_is_not_replaced_but_by_one_that_is_right(
-    qdrant: Qdrant, serve: Callable[..., ServerStore]
-) -> None:
+async def test_a_collection_of_an_earlier_version_is_refused(qdrant: Qdrant, serve: Callable[..., ServerStore]) -> None:
     store = serve()
     await store.create("c", D)
-    qdrant.schema = {"metadata.x": {"data_type": "float", "points": 0}}
-    ones = np.ones(D, np.float32)
-    await store.points("c").search(ones, SearchWindow(limit=5, condition=Equals("x", "word")))
-    assert qdrant.bodies("PUT", "/index") == []
-    await store.points("c").search(ones, SearchWindow(limit=5, condition=DateRange("x", gt=read_moment("2024-05-01"))))
-    assert len(qdrant.bodies("DELETE", '"metadata"."x"')) == 1
-    assert qdrant.bodies("PUT", "/index") == [{"field_name": '"metadata"."x"', "field_schema": "keyword"}]
+    qdrant.metadata["ret2~~c"] = {"ret2": {"prefix": "", "collection": "c"}}
+    with pytest.raises(CollectionDamaged, match="earlier version of ret2"):
+        await serve().points("c").count()
+    await serve().drop("c")
 
 
 async def test_what_is_known_of_a_collection_is_asked_again_after_a_while(
