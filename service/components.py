@@ -11,6 +11,7 @@ from typing import Annotated, ParamSpec, TypeVar
 from fastapi import Depends, Request
 
 from indexer.blobs.image_store import Blobs
+from indexer.blobs.thumbnails import Thumbnails
 from indexer.catalog import Catalog
 from indexer.encoding.http_encoder import HttpEncoder
 from indexer.encoding.registry import Encoders
@@ -44,6 +45,7 @@ class Parts:
     store: Store
     ledger: Ledger
     blobs: Blobs
+    thumbnails: Thumbnails
     fetcher: ImageFetcher
     catalog: Catalog
     intake: Intake

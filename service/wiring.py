@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from indexer.backup.backup import Installation
 from indexer.blobs.image_store import Blobs
-from indexer.blobs.thumbnails import Keeper
+from indexer.blobs.thumbnails import Keeper, Thumbnails
 from indexer.catalog import Catalog
 from indexer.encoding.http_encoder import HttpEncoder
 from indexer.encoding.registry import Encoders
@@ -102,6 +102,7 @@ def build(
         store=store,
         ledger=ledger,
         blobs=blobs,
+        thumbnails=Thumbnails(blobs, settings.limits),
         fetcher=fetcher,
         catalog=catalog,
         intake=Intake(ledger, blobs, settings.indexer, wakeups=wakeups),

@@ -5,6 +5,9 @@ writes once.
     sweep ─► page of names ─► older than the grace time? ─► referenced by nobody? ─► still old? ─► deleted
                                                        on an object store: set aside ─► a grace time later, still by nobody? ┘
 
+Thumbnails lie beside them, by the digest of their image: `thumbnails/256/ab/cd/abcd…`. A sweep deletes those of images
+that nobody refers to.
+
 A blob is young for half the grace time after its last `put`. So a `put` that its document refers to within that half is
 never swept, whether it wrote the blob or found it there. On a local disk a lock sees to that. Object stores have
 neither locks nor a deletion of what is unchanged that all of them know, so a deletion may hit what was put a moment
@@ -90,6 +93,7 @@ class Blobs:
         self._what = f"image storage {named(self._settings.url)}"
         self._files, self._root = connect(self._settings.url, timeout_s=self._settings.timeout_s, options=options)
         self._aside = f"{self._root}/aside"
+        self._thumbnails = f"{self._root}/thumbnails"
         self._local = LocalFiles(self._root) if is_local(self._files) else None
         protocols = [self._files.protocol] if isinstance(self._files.protocol, str) else self._files.protocol
         self._atomic = not _ATOMIC_PROTOCOLS.isdisjoint(protocols)
@@ -97,6 +101,18 @@ class Blobs:
         self._threads = ThreadPoolExecutor(
             _LOCAL_THREADS if self._local else _REMOTE_THREADS, thread_name_prefix="blobs"
         )
+
+    async def put_thumbnail(self, digest: str, side_px: int, data: bytes) -> None:
+        """Keep what was drawn of the image of this digest, until a sweep finds the image without a document. Raises
+        `DependencyUnavailable`."""
+        await self._run(partial(self._put_thumbnail, digest, side_px, data))
+
+    async def get_thumbnail(self, digest: str, side_px: int) -> bytes | None:
+        """Return what `put_thumbnail` kept, None where there is none. Raises `DependencyUnavailable`."""
+        path = self._thumbnail_path(digest, side_px)
+        with suppress(NotFound):
+            return await self._run(lambda: bytes(self._files.cat_file(path)))
+        return None
 
     @property
     def is_local(self) -> bool:
@@ -157,8 +173,22 @@ class Blobs:
                         await self._run(partial(self._read, digest))
                     await self._run(partial(self._files.rm_file, self._path(digest, self._aside)))
 
+    async def _sweep_thumbnails(self, ask: Callable[[Sequence[str]], Awaitable[AbstractSet[str]]]) -> None:
+        """Delete the thumbnails of images that nobody refers to, however young: one that is needed after all is drawn
+        again."""
+        root = self._thumbnails
+        for side in await self._run(partial(self._names, root)):
+            async for page in self._pages(f"{root}/{side}", _PAGE):
+                digests = [thumbnail.digest for thumbnail in page]
+                referenced_digests = await ask(digests)
+                for digest in [candidate for candidate in digests if candidate not in referenced_digests]:
+                    with suppress(NotFound):  # another sweep is at it
+                        path = self._thumbnail_path(digest, int(side))
+                        await self._run(partial(self._files.rm_file, path))
+
     async def sweep(self, referenced: Referenced | Iterable[str], older_than_s: float | None = None) -> Swept:
-        """Deletes what nobody refers to and what is older than the grace time (or `older_than_s`, at least as long).
+        """Deletes what nobody refers to and what is older than the grace time (or `older_than_s`, at least as long), and
+        its thumbnails.
 
         No `put` can lose to it. On an object store space is free one grace time later, with a later sweep.
         """
@@ -171,6 +201,7 @@ class Blobs:
                 limit=self._settings.grace_s,
             )
         ask = _asking(referenced)
+        await self._sweep_thumbnails(ask)
         if not self._local:
             await self._sweep_aside(ask, grace_s)
         kept_images = deleted = deleted_bytes = 0
@@ -197,6 +228,16 @@ class Blobs:
         if not _DIGEST.fullmatch(digest):
             raise InvalidInput(f"{digest!r:.100} is not a SHA-256 in hex")
         return f"{root or self._root}/{digest[:2]}/{digest[2:4]}/{digest}"
+
+    def _thumbnail_path(self, digest: str, side_px: int) -> str:
+        return self._path(digest, f"{self._thumbnails}/{side_px}")
+
+    def _put_thumbnail(self, digest: str, side_px: int, data: bytes) -> None:
+        path = self._thumbnail_path(digest, side_px)
+        if self._local:
+            self._local.put(path, data, 0.0)
+        else:
+            self._write(path, data)
 
     def _put(self, digest: str, data: bytes) -> None:
         path = self._path(digest)
@@ -269,11 +310,13 @@ class Blobs:
         return True
 
     def _prefixes(self, root: str) -> list[str]:
+        return [name for name in self._names(root) if _PREFIX.fullmatch(name)]
+
+    def _names(self, root: str) -> list[str]:
         try:
-            names = [name.rstrip("/").rpartition("/")[2] for name in self._files.ls(root, detail=False)]
+            return sorted(name.rstrip("/").rpartition("/")[2] for name in self._files.ls(root, detail=False))
         except FileNotFoundError:
             return []  # nothing was ever put
-        return sorted(name for name in names if _PREFIX.fullmatch(name))
 
     def _under(self, folder: str) -> list[Stored]:
         files = self._files.find(folder, detail=True)

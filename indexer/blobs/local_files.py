@@ -54,12 +54,13 @@ class LocalFiles:
 
     def remove_temporaries(self, before_s: float) -> None:
         """Remove the files that killed processes left half-written."""
-        for path in self._root.glob(f"*/*/{_TEMPORARY}*"):
-            try:
-                if path.stat().st_ctime < before_s:
-                    path.unlink()
-            except FileNotFoundError:
-                continue
+        for depth in ("*/*", "thumbnails/*/*/*"):
+            for path in self._root.glob(f"{depth}/{_TEMPORARY}*"):
+                try:
+                    if path.stat().st_ctime < before_s:
+                        path.unlink()
+                except FileNotFoundError:
+                    continue
 
     def _make(self, folder: Path) -> None:
         """Make the folder and fsync it into its parent.

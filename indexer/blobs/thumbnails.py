@@ -1,4 +1,4 @@
-"""What is kept of a document's image once it is indexed: the original, a thumbnail, or nothing.
+"""What is kept of a document's image once it is indexed: the original, a thumbnail, or nothing; and thumbnails beside it.
 
 The way in always stores the original, which makes 202 a promise and lets the model see every pixel. Only when the
 document's point is about to be written does the pipeline ask `Keeper.keep` for the digest that the point is to carry;
@@ -8,25 +8,30 @@ an original that no point and no unfinished batch names any more is swept (`Blob
 Consequence for reindexing and for "more like this" by image: they use what is kept. From a thumbnail the embedding
 differs a little from the original's; with nothing kept, a document of text and image is embedded anew from its text
 alone, and one of an image alone cannot be.
+
+Beside what is kept, `Thumbnails` has small copies for whoever shows hits: drawn when they are first asked for, kept in
+the same store, and swept with their image.
 """
 
 from __future__ import annotations
 
-import io
+import asyncio
+import contextlib
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from functools import partial
 
-from PIL import Image
-
 from indexer.blobs.image_store import Blobs
-from model.errors import InvalidInput
-from model.images.decoding import decode_image
+from model.errors import DependencyUnavailable, InvalidInput, NotFound, Overloaded
+from model.images.thumbnail import thumbnail
 from model.settings import setting
 from model.types import Limits
 
-_QUALITY = 85  # Pillow's advice for JPEG is 75 to 95; 85 is about 45 kB for a photograph of 512 px
 _MIN_PX, _MAX_PX = 16, 4096
+# Drawing takes a core: a few at a time leave the others to searches. A page of hits asks for some dozens at once.
+_DRAWN_AT_A_TIME = 2
+_MAX_WAITING = 256
+_RETRY_AFTER_S = 2.0
 
 
 class Keep(StrEnum):
@@ -76,15 +81,62 @@ class Keeper:
         return digest if small is data else await self._blobs.put(small)
 
 
-def thumbnail(data: bytes, px: int, limits: Limits) -> bytes:
-    """A JPEG whose longer side is at most `px`, upright, without metadata. The file itself where that is no larger
-    either way.
+class ThumbnailWidth(IntEnum):
+    """The longer sides that thumbnails have: for a list of hits, and for a picture that fills a screen."""
 
-    Raises `InvalidInput` and `TooLarge` as `decode_image` does.
+    SMALL = 256
+    LARGE = 1024
+
+
+class Thumbnails:
+    """Small copies of kept images. Safe to use from many tasks of one event loop.
+
+    Each is drawn once in a process, however many ask for it at the same time, and once in a store. At most two are drawn
+    at a time, and 256 wait.
     """
-    image = decode_image(data, limits, at_least_px=px)
-    fits = max(image.size) <= px
-    image.thumbnail((px, px), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=_QUALITY, optimize=True)
-    return data if fits and len(data) <= file.tell() else file.getvalue()
+
+    def __init__(self, blobs: Blobs, limits: Limits | None = None) -> None:
+        self._blobs, self._limits = blobs, limits or Limits()
+        self._places = asyncio.Semaphore(_DRAWN_AT_A_TIME)
+        self._drawing: dict[tuple[str, int], asyncio.Task[bytes]] = {}
+
+    async def get(self, digest: str, width: ThumbnailWidth) -> bytes:
+        """Return the thumbnail of a stored image: a JPEG, or the image itself where that is no larger.
+
+        Raises `NotFound` where there is no such image or it cannot be read here, `Overloaded` and
+        `DependencyUnavailable`.
+        """
+        kept = await self._blobs.get_thumbnail(digest, width)
+        return kept if kept is not None else await self._drawn(digest, width)
+
+    async def _drawn(self, digest: str, width: ThumbnailWidth) -> bytes:
+        key = digest, int(width)
+        task = self._drawing.get(key)
+        if task is None:
+            if len(self._drawing) >= _MAX_WAITING:
+                raise Overloaded(
+                    f"{len(self._drawing)} thumbnails wait to be drawn, limit is {_MAX_WAITING}: try again",
+                    retry_after_s=_RETRY_AFTER_S,
+                )
+            task = self._drawing[key] = asyncio.create_task(self._draw(digest, width))
+            task.add_done_callback(lambda done: self._finish(key, done))
+        # One caller that goes away takes the thumbnail from no other.
+        return await asyncio.shield(task)
+
+    def _finish(self, key: tuple[str, int], task: asyncio.Task[bytes]) -> None:
+        del self._drawing[key]
+        if not task.cancelled():
+            # Where every caller has gone nobody else asks for it.
+            task.exception()
+
+    async def _draw(self, digest: str, width: ThumbnailWidth) -> bytes:
+        async with self._places:
+            image = await self._blobs.get(digest)
+            try:
+                small = await self._blobs.run(partial(thumbnail, image, width, self._limits))
+            except InvalidInput as error:
+                raise NotFound(f"there is no thumbnail of image {digest}: {error.detail}") from error
+        # A full disk keeps no thumbnail, and the one that was drawn is still good.
+        with contextlib.suppress(DependencyUnavailable):
+            await self._blobs.put_thumbnail(digest, width, small)
+        return small

@@ -35,8 +35,8 @@ from model.evaluation.mbeir import sentence
 from model.images.sources import is_data_uri, is_web_address
 from model.records import strict_json
 
-Format = Literal["jsonl", "csv", "parquet", "webdataset", "images", "m2kr", "mbeir"]
-FORMATS: tuple[Format, ...] = ("jsonl", "csv", "parquet", "webdataset", "images", "m2kr", "mbeir")
+Format = Literal["jsonl", "csv", "parquet", "webdataset", "images", "photos", "m2kr", "mbeir"]
+FORMATS: tuple[Format, ...] = ("jsonl", "csv", "parquet", "webdataset", "images", "photos", "m2kr", "mbeir")
 _FIXED = ("m2kr", "mbeir")
 _UUID_BYTES = 16
 _MAX_NAME_CHARS = 512
@@ -68,6 +68,8 @@ class Columns:
             return None
         if not isinstance(mapping, Mapping):
             raise InvalidInput(f"mapping is a {type(mapping).__name__}, it must be an object", field="mapping")
+        if kind == "photos":
+            raise InvalidInput("mapping cannot be set: photographs have no fields to name", field="mapping")
         names = {key: _name(key, mapping[key]) for key in mapping if key != "metadata"}
         columns = cls(**names, metadata=_metadata_names(mapping.get("metadata")))
         if kind in _FIXED and (set(names) - {"image_root"}):

@@ -23,10 +23,11 @@ from urllib.parse import urlsplit
 from indexer.domain.documents import Incoming, Rejected
 from indexer.domain.incoming import DocumentBounds, incoming
 from indexer.imports.downloads import Copies, CopySettings
-from indexer.imports.formats.base import Cut, FieldFilter, Span
+from indexer.imports.formats.base import Cut, FieldFilter, ReadingStopped, Span
 from indexer.imports.formats.opened_file import OpenedFile
 from indexer.imports.locations import Places, is_web
 from indexer.imports.mapping import FORMATS, Columns, Format, used_fields, with_picture
+from indexer.imports.photo_folders import PhotoList, check_folder, list_photos, read_photo
 from indexer.imports.reading import (
     FormatReader,
     ReadDocument,
@@ -95,6 +96,8 @@ class Imports:
         self._settings = settings
         copies = None if settings.copies is None else Copies(settings.copies)
         self._fetched_anew: set[tuple[str, str]] = set()
+        # Of the folder that was read last: a list takes seconds to make, and each unit needs it.
+        self._photos: dict[str, PhotoList] = {}
         self._places = places or Places(settings.roots, copies=copies, timeout_s=settings.timeout_s)
 
     def check(
@@ -106,7 +109,11 @@ class Imports:
     ) -> None:
         """What can be said at once. Raises `InvalidInput`, `Forbidden`, `NotFound`, `DependencyUnavailable`."""
         columns = self._checked(uri, format, mapping)
-        if is_web(uri):
+        if format == "photos":
+            if image_root is not None:
+                raise InvalidInput("image_root cannot be set: photographs are named by no file", field="image_root")
+            check_folder(self._places, uri)
+        elif is_web(uri):
             self._places.allow(uri)
         else:
             self._files(uri, cast("Format", format))
@@ -130,6 +137,9 @@ class Imports:
         """
         columns = self._checked(uri, format, mapping)
         kind = cast("Format", format)
+        if kind == "photos":
+            yield from self._plan_photos(uri)
+            return
         if is_web(uri):
             self._places.refresh(uri)
         first = 0
@@ -146,12 +156,24 @@ class Imports:
                     yield Unit(file, kind, version, span, first, columns, root)
                     first += span.count
                     if first > self._settings.max_rows:
-                        limit = self._settings.max_rows
-                        raise InvalidInput(
-                            f"{uri} has more than {limit} records", field="uri", value=first, limit=limit
-                        )
+                        raise self._too_many(uri, first)
         if first == 0:
             raise InvalidInput(f"{uri} has no records", field="uri", value=uri)
+
+    def _plan_photos(self, uri: str) -> Iterator[Unit]:
+        photos = list_photos(self._places, uri)
+        self._photos.clear()
+        self._photos[uri] = photos
+        if not photos.names:
+            raise InvalidInput(f"{uri} has no pictures", field="uri", value=uri)
+        if len(photos.names) > self._settings.max_rows:
+            raise self._too_many(uri, len(photos.names))
+        for span in photos.spans(self._settings.cut):
+            yield Unit(uri, "photos", photos.version, span, span.start)
+
+    def _too_many(self, uri: str, count: int) -> InvalidInput:
+        limit = self._settings.max_rows
+        return InvalidInput(f"{uri} has more than {limit} records", field="uri", value=count, limit=limit)
 
     def read(self, unit: Unit, stop: threading.Event | None = None) -> Iterator[tuple[int, Incoming | Rejected]]:
         """Yield `unit.count` items, positions in order. Where a file is damaged or another than was planned, the others
@@ -186,11 +208,28 @@ class Imports:
         self._places.refresh(unit.uri)
         return self._places.version(unit.uri) == unit.version
 
+    def _photo_items(self, unit: Unit, stop: threading.Event | None) -> Iterator[Incoming | Rejected]:
+        """Read pictures by the list that they were planned with, or by one of the same names."""
+        photos = self._photos.get(unit.uri)
+        if photos is None or photos.version != unit.version:
+            photos = list_photos(self._places, unit.uri)
+            if photos.version != unit.version:
+                raise _changed(unit)
+            self._photos.clear()
+            self._photos[unit.uri] = photos
+        read_file = self._places.beside(unit.uri)
+        for position, index in enumerate(range(unit.span.start, unit.span.end), unit.first):
+            if stop is not None and stop.is_set():
+                raise ReadingStopped
+            document = read_photo(photos.names[index], read_file, photos.left_out.get(index, ()))
+            yield self._item(position, document, read_file)
+
     def _items(self, unit: Unit, stop: threading.Event | None) -> Iterator[Incoming | Rejected]:
+        if unit.format == "photos":
+            yield from self._photo_items(unit, stop)
+            return
         if not self._is_as_planned(unit):
-            raise InvalidInput(
-                f"{Path(unit.uri).name} has changed since this import was planned; import it again", field="uri"
-            )
+            raise _changed(unit)
         read_image = self._places.beside(unit.image_root or _folder(unit.uri))
         with self._places.open(unit.uri, stop) as opened:
             documents = read_documents(opened, unit.format, unit.mapping, unit.span)
@@ -273,6 +312,12 @@ class Imports:
                     value=name,
                     limit=sorted(names)[:30],
                 )
+
+
+def _changed(unit: Unit) -> InvalidInput:
+    return InvalidInput(
+        f"{Path(unit.uri).name} has changed since this import was planned; import it again", field="uri"
+    )
 
 
 def _check_default_columns(names: set[str], name: str) -> None:

@@ -138,6 +138,7 @@ def suffixes_of(kind: Format) -> tuple[str, ...]:
     if kind == "images":
         return (*_packed(".csv"), *_packed(".jsonl", ".ndjson"))
     return {
+        "photos": (),
         "jsonl": _packed(".jsonl", ".ndjson", ".json"),
         "csv": _packed(".csv", ".tsv"),
         "parquet": (".parquet",),

@@ -1,8 +1,8 @@
 """Decode images in child processes with limits on memory and time, for formats whose decoders can be led astray.
 
-TIFF and AVIF go there: their decoders can take memory and time that no header shows. A child serves many images in
-turn, for starting one takes longer than decoding. A child that takes too much or crashes is killed and replaced; only
-the image it was at fails.
+TIFF, AVIF and the formats of plugins go there: their decoders can take memory and time that no header shows. So do
+thumbnails and descriptions, whatever the format. A child serves many images in turn, for starting one takes longer than
+decoding. A child that takes too much or crashes is killed and replaced; only the image it was at fails.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import struct
 import subprocess
 import sys
 import threading
+from enum import IntEnum
 from typing import BinaryIO
 
 from PIL import Image
 
 from model.child_output import ChildOutput, ending
-from model.errors import DependencyUnavailable, InvalidInput
+from model.errors import DependencyUnavailable, InvalidInput, TooLarge
 from model.types import Limits
 
 log = logging.getLogger(__name__)
@@ -32,11 +33,23 @@ _CPU_S = 10
 _ADDRESS_SPACE_BYTES = 2 * 2**30
 # Idle children wait for the next image, each with some 60 MB.
 _MAX_IDLE = 4
-# max_image_px, at_least_px and the size of the file.
-_REQUEST = struct.Struct(">QQQ")
-# Whether it worked, the width and height, and the size of the pixels or of the reason.
-_ANSWER = struct.Struct(">?IIQ")
+# The task, max_image_px, at_least_px or the side of a thumbnail, and the size of the file.
+_REQUEST = struct.Struct(">BQQQ")
+# What became of it, the width and height, and the size of the pixels, of another result or of the reason.
+_ANSWER = struct.Struct(">BIIQ")
 _COMMAND = (sys.executable, "-P", "-X", "faulthandler", "-m", "model.images.child_process")
+
+
+class _Task(IntEnum):
+    DECODE = 0
+    THUMBNAIL = 1
+    DESCRIBE = 2
+
+
+class _Status(IntEnum):
+    DONE = 0
+    INVALID = 1
+    TOO_LARGE = 2
 
 
 def is_suspicious(image: Image.Image) -> bool:
@@ -46,7 +59,21 @@ def is_suspicious(image: Image.Image) -> bool:
 
 def decode_in_child(data: bytes, limits: Limits, at_least_px: int | None) -> Image.Image:
     """Return the upright RGB image. Raises `InvalidInput` when the decoder fails or takes too much memory or time."""
-    return _children.decode(data, limits, at_least_px)
+    size, pixels = _children.run(_Task.DECODE, data, limits, at_least_px)
+    return Image.frombytes("RGB", size, pixels)
+
+
+def thumbnail_in_child(data: bytes, limits: Limits, side_px: int) -> bytes:
+    """Return a JPEG whose longer side has at most `side_px`; nothing where the file itself is no larger either way.
+    Raises as `decode_in_child` does."""
+    _, thumbnail = _children.run(_Task.THUMBNAIL, data, limits, side_px)
+    return thumbnail
+
+
+def describe_in_child(data: bytes) -> bytes:
+    """Return what the header says of an image, as JSON. Raises as `decode_in_child` does."""
+    _, description = _children.run(_Task.DESCRIBE, data, Limits(), None)
+    return description
 
 
 class _ChildDied(Exception):
@@ -73,14 +100,14 @@ class _Child:
             self.close()
             raise DependencyUnavailable(f"the process that decodes images cannot start: {error}") from error
 
-    def decode(self, data: bytes, limits: Limits, at_least_px: int | None) -> Image.Image:
+    def run(self, task: _Task, data: bytes, limits: Limits, side_px: int | None) -> tuple[tuple[int, int], bytes]:
         self.images += 1
         timer = threading.Timer(_TIMEOUT_S, self._end)
         timer.daemon = True
         timer.start()
         try:
-            success, size, content = self._exchange(
-                _REQUEST.pack(limits.max_image_px, at_least_px or 0, len(data)), data
+            status, size, content = self._exchange(
+                _REQUEST.pack(task, limits.max_image_px, side_px or 0, len(data)), data
             )
         except (OSError, ValueError, struct.error) as error:
             if self._overdue:
@@ -98,22 +125,23 @@ class _Child:
             raise _ChildDied from error
         finally:
             timer.cancel()
-        if success:
-            return Image.frombytes("RGB", size, content)
-        raise InvalidInput(content.decode(errors="replace") or "image cannot be decoded", field="image")
+        if status == _Status.DONE:
+            return size, content
+        kind = TooLarge if status == _Status.TOO_LARGE else InvalidInput
+        raise kind(content.decode(errors="replace") or "image cannot be decoded", field="image")
 
-    def _exchange(self, head: bytes, data: bytes) -> tuple[bool, tuple[int, int], bytes]:
+    def _exchange(self, head: bytes, data: bytes) -> tuple[int, tuple[int, int], bytes]:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
         stdin.write(head)
         stdin.write(data)
         stdin.flush()
-        success, width, height, size_bytes = _ANSWER.unpack(stdout.read(_ANSWER.size))
+        status, width, height, size_bytes = _ANSWER.unpack(stdout.read(_ANSWER.size))
         content = stdout.read(size_bytes)
         if len(content) < size_bytes:
             raise OSError("the answer is cut short")
-        return success, (width, height), content
+        return status, (width, height), content
 
     def _end(self) -> None:
         self._overdue = True
@@ -140,11 +168,11 @@ class _Children:
         self._idle: list[_Child] = []
         self._owner = os.getpid()
 
-    def decode(self, data: bytes, limits: Limits, at_least_px: int | None) -> Image.Image:
+    def run(self, task: _Task, data: bytes, limits: Limits, side_px: int | None) -> tuple[tuple[int, int], bytes]:
         child = self._take()
         try:
             try:
-                return child.decode(data, limits, at_least_px)
+                return child.run(task, data, limits, side_px)
             except _ChildDied:
                 first = child.images == 1
                 child.close()
@@ -152,7 +180,7 @@ class _Children:
                 if first:
                     raise
                 # It may have died before this image, or of what earlier ones left behind: a new child decides.
-                return child.decode(data, limits, at_least_px)
+                return child.run(task, data, limits, side_px)
         except _ChildDied as error:
             limit = f"{_CPU_S} s or {_ADDRESS_SPACE_BYTES // 2**30} GiB"
             detail = f"image cannot be decoded: its decoder needs more than {limit}, or crashed"
@@ -191,14 +219,14 @@ atexit.register(_children.close)
 
 
 def _main() -> None:
-    """Decode images from standard input until it ends, and write their pixels to standard output."""
+    """Read images from standard input until it ends, and write what they are to standard output."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE_BYTES, _ADDRESS_SPACE_BYTES))
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     while head := requests.read(_REQUEST.size):
-        max_px, at_least_px, size_bytes = _REQUEST.unpack(head)
+        task, max_px, side_px, size_bytes = _REQUEST.unpack(head)
         _allow_cpu_s(_CPU_S)
-        _answer(answers, requests.read(size_bytes), max_px, at_least_px or None)
+        _answer(answers, _Task(task), requests.read(size_bytes), Limits(max_image_px=max_px), side_px or None)
 
 
 def _allow_cpu_s(seconds: int) -> None:
@@ -208,10 +236,9 @@ def _allow_cpu_s(seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (int(usage.ru_utime + usage.ru_stime) + 1 + seconds, hard))
 
 
-def _answer(answers: BinaryIO, data: bytes, max_px: int, at_least_px: int | None) -> None:
+def _answer(answers: BinaryIO, task: _Task, data: bytes, limits: Limits, side_px: int | None) -> None:
     try:
-        image = _decoded(data, max_px, at_least_px)
-        size, content = image.size, image.tobytes()
+        size, content = _result(task, data, limits, side_px)
     except (InvalidInput, MemoryError) as error:
         limit = f"{_ADDRESS_SPACE_BYTES // 2**30} GiB"
         reason = error.detail if isinstance(error, InvalidInput) else ""
@@ -221,18 +248,33 @@ def _answer(answers: BinaryIO, data: bytes, max_px: int, at_least_px: int | None
             if reason and not isinstance(error.__cause__, MemoryError)
             else (f"image cannot be decoded: its decoder needs more than {limit}")
         )
-        answers.write(_ANSWER.pack(False, 0, 0, len(reason.encode())) + reason.encode())
+        status = _Status.TOO_LARGE if isinstance(error, TooLarge) else _Status.INVALID
+        answers.write(_ANSWER.pack(status, 0, 0, len(reason.encode())) + reason.encode())
     else:
-        answers.write(_ANSWER.pack(True, *size, len(content)))
+        answers.write(_ANSWER.pack(_Status.DONE, *size, len(content)))
         answers.write(content)
     answers.flush()
 
 
-def _decoded(data: bytes, max_px: int, at_least_px: int | None) -> Image.Image:
-    # Here, because `model.images.decoding` imports this module.
-    from model.images.decoding import decode_here, open_image
+def _result(task: _Task, data: bytes, limits: Limits, side_px: int | None) -> tuple[tuple[int, int], bytes]:
+    """Return a size and pixels, or nothing and another result."""
+    if task is _Task.DECODE:
+        image = _decoded(data, limits, side_px)
+        return image.size, image.tobytes()
+    # Here and below, because `model.images.decoding` imports this module.
+    from model.images.description import header_as_json
+    from model.images.thumbnail import draw_thumbnail
 
-    return decode_here(open_image(data, Limits(max_image_px=max_px)), at_least_px)
+    if task is _Task.THUMBNAIL:
+        assert side_px is not None
+        return (0, 0), draw_thumbnail(data, limits, side_px)
+    return (0, 0), header_as_json(data)
+
+
+def _decoded(data: bytes, limits: Limits, at_least_px: int | None) -> Image.Image:
+    from model.images.decoding import decode_opened, open_any
+
+    return decode_opened(open_any(data, limits), at_least_px)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,14 @@ from PIL import Image, UnidentifiedImageError
 
 from model.errors import InvalidInput, TooLarge
 from model.images.child_process import decode_in_child, is_suspicious
-from model.images.formats import READABLE, READABLE_NAMES, describe
+from model.images.formats import KNOWN, ImageFormat, describe, image_format, readable_names
 from model.images.jpeg_scans import count_scans
 from model.images.metadata import only_pixels, orientation
+from model.images.plugins import load_plugin
 from model.types import Limits
 
-FORMATS = tuple(image_format.pillow for image_format in READABLE if image_format.pillow)
+# What Pillow opens in this process. Formats of plugins are opened in a child process alone.
+FORMATS = tuple(known.pillow for known in KNOWN if known.readable and not known.plugin)
 # libjpeg reads the whole image once for each scan: 7,000 x 7,000 px take 4 ms for an empty one of 64 bytes.
 _MAX_SCANS = 100
 _TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH = 322, 323
@@ -46,14 +48,38 @@ def decode_image(data: bytes, limits: Limits, at_least_px: int | None = None) ->
     Raises `TooLarge` over `max_image_bytes` or `max_image_px`, both before any pixel is decoded, else `InvalidInput`.
     """
     check_size(data, limits)
+    if _plugin(data) is not None:
+        return decode_in_child(data, limits, at_least_px)
+    return second_try(data, lambda pixels: _decode(pixels, limits, at_least_px))
+
+
+def decode_alone(data: bytes, limits: Limits, at_least_px: int | None = None) -> Image.Image:
+    """Decode any format in this process, within the same limits. For a child process, which may die of it."""
+    return second_try(data, lambda pixels: decode_opened(open_any(pixels, limits), at_least_px))
+
+
+def open_any(data: bytes, limits: Limits) -> Image.Image:
+    """Open a file of any format in this process, and check its header against the limits. For a child process."""
+    plugin = _plugin(data)
+    if plugin is None:
+        image = open_image(data, limits)
+    else:
+        load_plugin(plugin)
+        image = open_image(data, limits, (plugin.pillow,))
+    _check_work(image, data, limits)
+    return image
+
+
+def second_try(data: bytes, decode: Callable[[bytes], Image.Image]) -> Image.Image:
+    """Decode or open, and where that fails once more without what stands beside the pixels, which may be broken: browsers
+    ignore it."""
     try:
-        return _decode(data, limits, at_least_px)
+        return decode(data)
     except InvalidInput:
-        # What stands beside the pixels may be broken, which browsers ignore: try once more without it.
         pixels_alone = only_pixels(data)
         if pixels_alone is None:
             raise
-        return _decode(pixels_alone, limits, at_least_px)
+        return decode(pixels_alone)
 
 
 def _decode(data: bytes, limits: Limits, at_least_px: int | None) -> Image.Image:
@@ -61,16 +87,21 @@ def _decode(data: bytes, limits: Limits, at_least_px: int | None) -> Image.Image
     _check_work(image, data, limits)
     if is_suspicious(image):
         return decode_in_child(data, limits, at_least_px)
-    return decode_here(image, at_least_px)
+    return decode_opened(image, at_least_px)
 
 
-def decode_here(image: Image.Image, at_least_px: int | None) -> Image.Image:
+def _plugin(data: bytes) -> ImageFormat | None:
+    known = image_format(data)
+    return known if known is not None and known.plugin and known.readable else None
+
+
+def decode_opened(image: Image.Image, at_least_px: int | None) -> Image.Image:
     """Decode an opened image in this process. Whatever a decoder raises is the file's fault."""
     try:
         if at_least_px is not None and image.format == "JPEG":
             image.draft(None, (at_least_px, at_least_px))  # None keeps the mode
         image.load()
-        return _upright(_rgb(image), _orientation(image))
+        return _upright(_rgb(image), orientation_of(image))
     except Exception as error:
         raise InvalidInput(f"image cannot be decoded: {error}", field="image") from error
 
@@ -93,7 +124,7 @@ def _tag(image: Image.Image, number: int) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 where there is none or it cannot be read."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
@@ -120,12 +151,13 @@ def check_size(data: bytes, limits: Limits) -> None:
         )
 
 
-def open_image(data: bytes, limits: Limits) -> Image.Image:
+def open_image(data: bytes, limits: Limits, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """Open a file by Pillow's names of the formats it may have."""
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
         raise InvalidInput(
-            f"image cannot be read: allowed are {READABLE_NAMES}, and {describe(data)}", field="image"
+            f"image cannot be read: allowed are {readable_names()}, and {describe(data)}", field="image"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Pillow refuses by a limit of its own before ours is asked. What it says first is the number of pixels.

@@ -8,7 +8,7 @@ import binascii
 import re
 
 from model.errors import InvalidInput, TooLarge
-from model.images.formats import READABLE_NAMES, describe, image_format
+from model.images.formats import describe, image_format, readable_names
 from model.types import Limits
 
 # The part of a data URI before its data. A quoted value of a parameter may hold a comma.
@@ -55,8 +55,8 @@ def check_image(data: bytes, limits: Limits) -> None:
     if len(data) > limits.max_image_bytes:
         raise too_large(len(data), limits)
     file_format = image_format(data)
-    if file_format is None or file_format.pillow is None:
-        raise InvalidInput(f"image cannot be read: allowed are {READABLE_NAMES}, and {describe(data)}", field="image")
+    if file_format is None or not file_format.readable:
+        raise InvalidInput(f"image cannot be read: allowed are {readable_names()}, and {describe(data)}", field="image")
 
 
 def too_large(size_bytes: int, limits: Limits) -> TooLarge:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from indexer import filters
-from indexer.blobs.thumbnails import Keep
+from indexer.blobs.thumbnails import Keep, ThumbnailWidth
 from indexer.domain.incoming import DocumentIn
 from indexer.domain.jobs import Job, Outcome
 from indexer.domain.samples import DOCUMENTS
@@ -55,6 +55,14 @@ ImageVersion = Annotated[
         description="the beginning of the image's SHA-256, as `image_url` has it: with it the answer may be cached "
         "for good",
         examples=["9f86d081884c7d65"],
+    ),
+]
+ImageWidth = Annotated[
+    ThumbnailWidth | None,
+    Query(
+        description="for a thumbnail instead: at most so many pixels wide and high, upright, a JPEG unless the image "
+        "itself is no larger",
+        examples=[256],
     ),
 ]
 
@@ -165,15 +173,26 @@ async def delete_document(
     "/collections/{name}/documents/{id}/image",
     response_class=Response,
     responses={
-        200: {"content": {"image/*": {}}, "description": "the image file as it is kept: by setting as it was posted"},
+        200: {
+            "content": {"image/*": {}},
+            "description": "the image file as it is kept, by setting as it was posted; with `width` its thumbnail",
+        },
         304: {"description": "unchanged"},
     },
 )
 async def get_image(
-    name: CollectionPath, document_id: DocumentPath, request: Request, parts: PartsOf, v: ImageVersion = ""
+    name: CollectionPath,
+    document_id: DocumentPath,
+    request: Request,
+    parts: PartsOf,
+    v: ImageVersion = "",
+    width: ImageWidth = None,
 ) -> Response:
-    """Return the image as it is stored. With the `v` of an `image_url` it may be cached for good, without it must be
-    revalidated."""
+    """Return the image as it is stored, or its thumbnail. With the `v` of an `image_url` it may be cached for good,
+    without it must be revalidated.
+
+    Thumbnails are drawn when they are first asked for, and kept beside the image until that is deleted.
+    """
     collection = await parts.catalog.get(name)
     (point,) = await stored_points(parts.catalog.points(collection), collection.name, [document_id])
     digest = point.image_digest
@@ -182,13 +201,13 @@ async def get_image(
         why = "; this service keeps none (RET2_KEEP_IMAGES=none)" if no_images else ""
         raise NotFound(f"document {document_id!r:.100} has no image{why}", field="id", value=document_id)
     is_current = len(v) >= 16 and digest.startswith(v)
-    etag = f'"{digest}"'
+    etag = f'"{digest}"' if width is None else f'"{digest}-{width}"'
     caching = "private, max-age=31536000, immutable" if is_current else "private, no-cache"
     headers = {"etag": etag, "cache-control": caching}
     headers["vary"] = "authorization, x-api-key"
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    data = await parts.blobs.get(digest)
+    data = await (parts.blobs.get(digest) if width is None else parts.thumbnails.get(digest, width))
     known_format = image_format(data)
     # The bytes are untrusted: no browser may take them for anything but what they are.
     headers |= {"content-security-policy": f"{NOTHING}; sandbox"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -143,3 +144,16 @@ def _plain(annotation: Any) -> type:
 
 def _is_secret(field: FieldInfo) -> bool:
     return _plain(field.annotation) is SecretStr
+
+
+def json_object(text: str | None, flag: str) -> dict[str, Any] | None:
+    """Read the value of a flag that is a JSON object. Raises `InvalidInput`."""
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"{flag} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{flag} is a JSON {type(value).__name__}, it must be an object")
+    return value

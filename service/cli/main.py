@@ -3,52 +3,42 @@
 from __future__ import annotations
 
 import json
-from array import array
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import replace
 from enum import StrEnum
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, TaskID
 from rich.text import Text
 from typer.core import TyperGroup
 
 from indexer.domain.jobs import Job, JobState
-from indexer.imports import local_reader
-from indexer.imports.mapping import FORMATS
-from model.errors import Forbidden, InvalidInput, RetrievalError
+from model.errors import InvalidInput, RetrievalError
 from service.cli import demo as demonstration
 from service.cli.backup import backup, restore
 from service.cli.benchmarks import m2kr, mbeir
 from service.cli.evaluation import eval_app
-from service.cli.flags import settings_from, with_settings
+from service.cli.flags import json_object, settings_from, with_settings
 from service.cli.imports import import_files
 from service.cli.keys import keys_app
+from service.cli.load import load
 from service.cli.models import models_app
 from service.cli.reindex import reindex
 from service.cli.tables import (
-    Failed,
     collections_table,
     failures_table,
     hits_table,
     jobs_table,
-    print_left_out,
     progress_bar,
     timings_line,
 )
 from service.cli.train import train
 from service.client.client import DEFAULT_URL, Client
-from service.client.types import Hit, Loaded
+from service.client.types import Hit
 from service.settings import Settings
-
-_LOAD_PATIENCE_S = 600.0  # a load outlives a restart of the service and waits while the queue is full
 
 Url = Annotated[str, typer.Option(envvar="RET2_URL", help="address of the service")]
 ApiKey = Annotated[str | None, typer.Option(envvar="RET2_API_KEY", help="better given as variable than as flag")]
@@ -163,7 +153,7 @@ def search(
             question,
             image if remote or image is None else Path(image),
             limit=limit,
-            filter=_json_object(filter, "--filter"),
+            filter=json_object(filter, "--filter"),
             mode=mode and mode.value,
             rerank=rerank,
             explain=explain,
@@ -189,61 +179,6 @@ def search(
     console.print(timings_line(result), style="dim")
     if result.cursor:
         console.print(f"more: --cursor {result.cursor}", style="dim", markup=False, soft_wrap=True)
-
-
-@app.command()
-def load(
-    files: Annotated[
-        list[Path],
-        typer.Argument(help="JSONL (.gz, .zst), CSV, Parquet, WebDataset tar, or a folder of images with a table"),
-    ],
-    collection: Annotated[str, typer.Option("--collection", "-c", help="made if it is not there yet")],
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    format: Annotated[  # noqa: A002 - the flag's name
-        str | None, typer.Option(help=f"unset: by the file's name. One of {', '.join(FORMATS)}")
-    ] = None,
-    mapping: Annotated[
-        str | None,
-        typer.Option(help='which field is what: {"text": "caption", "image": "jpg", "id": "key", "metadata": []}'),
-    ] = None,
-    language: Annotated[
-        str | None, typer.Option(help="of a new collection's words, such as english; unset: words as they are")
-    ] = None,
-) -> None:
-    """Index the documents of files. Documents that are there unchanged are skipped, so a broken-off load is repeated;
-    those that a later one of the same id replaces at once are counted with them."""
-    left_out: Counter[str] = Counter()
-
-    def count_left_out(reason: str) -> None:
-        left_out[reason] += 1
-
-    read = partial(
-        local_reader.read, format=format, mapping=_json_object(mapping, "--mapping"), on_left_out=count_left_out
-    )
-    console = Console()
-    failures: list[Failed] = []
-    indexed = skipped = unfinished = 0
-    with Client(url, api_key=api_key, attempts=1000, give_up_after_s=_LOAD_PATIENCE_S) as client, progress_bar() as bar:
-        with suppress(Forbidden):  # a key that may write but makes no collections: this one is there
-            client.create_collection(collection, **({"language": language} if language else {}))
-        for file in files:
-            reading = _Reading(file, read)
-            task = bar.add_task(file.name, total=local_reader.count(file))
-            on_progress = partial(_advance, bar, task)
-            loaded = client.load(collection, reading.documents(), on_progress=on_progress)
-            bar.update(task, total=loaded.sent, completed=loaded.sent)
-            indexed, skipped, unfinished = indexed + loaded.indexed, skipped + loaded.skipped, unfinished + loaded.left
-            failures += reading.failures(loaded)
-    console.print(
-        f"{indexed} indexed, {skipped} skipped, {len(failures)} failed"
-        + (f", {unfinished} not done" if unfinished else "")
-    )
-    print_left_out(console, left_out)
-    if failures:
-        console.print(failures_table(failures))
-    if failures or unfinished:
-        raise typer.Exit(1)
 
 
 @app.command()
@@ -357,6 +292,7 @@ def mcp(
             server.run("streamable-http", port=http)
 
 
+app.command()(load)
 app.command("import")(import_files)
 app.command()(reindex)
 app.command()(backup)
@@ -367,56 +303,6 @@ app.add_typer(models_app, name="models")
 eval_app.command()(m2kr)
 eval_app.command()(mbeir)
 app.add_typer(eval_app, name="eval")
-
-
-def _advance(bar: Progress, task: TaskID, done: int) -> None:
-    bar.update(task, completed=done)
-
-
-class _Reading:
-    """One file being loaded: posts its good documents and reports answers by the file's own lines."""
-
-    def __init__(self, file: Path, read: Callable[[Path], Iterator[local_reader.Item]]) -> None:
-        self._file, self._read = file, read
-        self._unreadable: list[Failed] = []
-        self._unit = ""  # "docs.jsonl line"
-        self._numbers = array("Q")  # of each document that went out, 8 bytes for each however many there are
-
-    def documents(self) -> Iterator[dict[str, Any]]:
-        for where, document in self._read(self._file):
-            if isinstance(document, InvalidInput):
-                self._unreadable.append((self._file.name, document.code, document.detail))
-            else:
-                self._unit, _, number = where.rpartition(" ")
-                self._numbers.append(int(number))
-                yield document
-
-    def failures(self, loaded: Loaded) -> list[Failed]:
-        """(where, code, detail) of every document of the file that is not indexed."""
-        rejected = [
-            (self._where(rejection.position, rejection.id), rejection.code, rejection.detail)
-            for rejection in loaded.rejected
-        ]
-        failed = [
-            (self._where(failure.position, failure.document_id), failure.code, failure.detail)
-            for failure in loaded.failures
-        ]
-        return self._unreadable + rejected + failed
-
-    def _where(self, position: int, document_id: str | None) -> str:
-        return f"{self._unit} {self._numbers[position]} {document_id or ''}".rstrip()
-
-
-def _json_object(text: str | None, flag: str) -> dict[str, Any] | None:
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InvalidInput(f"{flag} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InvalidInput(f"{flag} is a JSON {type(value).__name__}, it must be an object")
-    return value
 
 
 def _hits_json(hits: Iterable[Hit]) -> list[dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.box import SIMPLE
@@ -18,6 +20,7 @@ Failed = tuple[str, str, str]  # which document, code, why
 
 _SHOWN_FAILURES = 50
 _SHOWN_CHARS = 100  # of a text in a cell
+_SHOWN_PLACES = 5
 _METADATA_WIDTH = 24  # one line: it is there to recognise a document by, not to be read out
 
 
@@ -103,7 +106,27 @@ def _row(table: Table, *cells: str) -> None:
     table.add_row(*map(Text, cells))
 
 
-def print_left_out(console: Console, left_out: Mapping[str, int]) -> None:
-    """Say what records have and their documents have not."""
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What was left out, counted by its reason, and the first few places of each."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    places: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, place: str) -> None:
+        self.counts[reason] += 1
+        places = self.places.setdefault(reason, [])
+        if len(places) < _SHOWN_PLACES:
+            places.append(place)
+
+
+def print_left_out(
+    console: Console, left_out: Mapping[str, int], places: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """Say what records have and their documents have not, and where."""
     for reason, count in left_out.items():
-        console.print(f"left out {count} times: {reason}", markup=False, soft_wrap=True)
+        first = list((places or {}).get(reason, ()))
+        shown = ", ".join(first + ["…"] * (count > len(first)))
+        where = f" ({shown})" if first else ""
+        times = "once" if count == 1 else f"{count} times"
+        console.print(f"left out {times}: {reason}{where}", markup=False, soft_wrap=True)

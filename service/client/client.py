@@ -261,9 +261,10 @@ class Client:
     def document(self, collection: str, document_id: str) -> dict[str, Any]:
         return self._object("GET", _path("collections", collection, "documents", document_id))
 
-    def image(self, collection: str, document_id: str) -> bytes:
-        """The file of a document's image. Raises `NotFound` when it has none."""
-        return self._request("GET", _path("collections", collection, "documents", document_id, "image")).content
+    def image(self, collection: str, document_id: str, *, width: int | None = None) -> bytes:
+        """The file of a document's image, or its thumbnail of width 256 or 1024. Raises `NotFound` when it has none."""
+        path = _path("collections", collection, "documents", document_id, "image")
+        return self._request("GET", path, params=_present({"width": width})).content
 
     def delete_documents(
         self,

@@ -80,7 +80,8 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """`image_url` is a path of the service; `explanation` is there when asked for, as docs/explain.md has it."""
+    """`image_url` and `thumbnail_url` are paths of the service; `explanation` is there when asked for, as
+    docs/explain.md has it."""
 
     id: str
     score: float
@@ -89,6 +90,7 @@ class Hit:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     vector: Sequence[float] | None = None
     explanation: Mapping[str, Any] | None = None
+    thumbnail_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

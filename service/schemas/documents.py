@@ -42,6 +42,11 @@ class ContentOut(BaseModel):
     image_url: str | None = Field(
         description="the path of the image on this service; null when there is none", examples=[_IMAGE_URL]
     )
+    thumbnail_url: str | None = Field(
+        description="the path of a small copy of the image, at most 256 px wide and high; `width=1024` in place of "
+        "`width=256` is a larger one; null when there is no image",
+        examples=[_IMAGE_URL + "&width=256"],
+    )
     metadata: dict[str, Any] = Field(
         description="the metadata, or the part that was asked for", examples=[{"region": "Europe", "area_km2": 551695}]
     )

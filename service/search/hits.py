@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
+from indexer.blobs.thumbnails import ThumbnailWidth
 from indexer.domain.points import Hit, Point
 from indexer.filters import steps
 from model.types import SHARE_DIGITS, Float32, Shares
@@ -34,6 +35,7 @@ def content_wire(collection: str, content: Hit | Point, *, with_vector: bool) ->
         "id": content.document_id,
         "text": content.text,
         "image_url": image_url(collection, content.document_id, content.image_digest),
+        "thumbnail_url": thumbnail_url(collection, content.document_id, content.image_digest),
         "metadata": dict(content.metadata),
     }
     return {**wire, "vector": content.vector} if with_vector else wire
@@ -44,6 +46,12 @@ def image_url(collection: str, document_id: str, digest: str | None) -> str | No
     if digest is None:
         return None
     return f"/collections/{quote(collection)}/documents/{quote(document_id, safe='')}/image?v={digest[:16]}"
+
+
+def thumbnail_url(collection: str, document_id: str, digest: str | None) -> str | None:
+    """Return the path of a small copy of the image, which may be cached as the image may."""
+    url = image_url(collection, document_id, digest)
+    return None if url is None else f"{url}&width={ThumbnailWidth.SMALL}"
 
 
 def selected(metadata: Mapping[str, Any], fields: bool | Sequence[str]) -> dict[str, Any]:

@@ -36,16 +36,35 @@ function why(explanation) {
   return el("div", { className: "why" }, drawn.length ? el("div", { className: "bars" }, drawn) : null, lines.length ? el("div", {}, lines.join(" · ")) : null);
 }
 
-// The picture of a document, or null for one that has none.
-export function thumbnail({ id, text, image_url: address }) {
-  if (!address) return null;
-  const image = el("img", { alt: text ? "" : `Picture of ${id}`, loading: "lazy" });
+// The picture of a document, small; null for one that has none.
+export function thumbnail({ id, text, thumbnail_url: address }) {
+  return address ? framed(address, text ? "" : `Picture of ${id}`) : null;
+}
+
+function framed(address, alt) {
+  const image = el("img", { alt, loading: "lazy" });
   const shown = el("div", { className: "shown" }, image);
   const absent = () => shown.replaceChildren(el("span", { className: "quiet" }, "the picture is not there"));
   image.addEventListener("error", absent);
   image.addEventListener("load", () => URL.revokeObjectURL(image.src)); // where it was fetched with a key
   picture(address).then((source) => { image.src = source; }, absent);
   return shown;
+}
+
+// The picture as large as the window, over the page; Escape, the button and a click beside it close it.
+function enlarge(hit) {
+  const address = hit.thumbnail_url.replace("width=256", "width=1024");
+  const close = el("button", { type: "button", onclick: () => dialog.close() }, "Close");
+  const dialog = el("dialog", { className: "large", ariaLabel: `Picture of ${hit.id}`, onclick: ({ target }) => { if (target === dialog) dialog.close(); } },
+    framed(address, `Picture of ${hit.id}`), el("footer", {}, el("span", {}, hit.id), close));
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+function pictured(hit) {
+  const small = thumbnail(hit);
+  return small && el("button", { type: "button", className: "enlarge", ariaLabel: `Show the picture of ${hit.id} larger`, onclick: () => enlarge(hit) }, small);
 }
 
 function passage(text) {
@@ -60,7 +79,7 @@ const plain = (value) => (typeof value === "object" ? JSON.stringify(value) : St
 
 export function card(hit, more) {
   const metadata = Object.entries(hit.metadata || {}).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, plain(value))));
-  return el("li", { className: "hit" }, thumbnail(hit), el("div", { className: "body" },
+  return el("li", { className: "hit" }, pictured(hit), el("div", { className: "body" },
     el("h2", {}, el("span", { className: "id" }, hit.id), el("span", { className: "score", title: "score" }, el("span", { className: "unseen" }, "score "), hit.score.toFixed(3))),
     passage(hit.text),
     metadata.length ? el("dl", {}, metadata) : null,

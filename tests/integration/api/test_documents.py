@@ -36,6 +36,7 @@ async def test_the_nearest_document_comes_first(served: Any) -> None:
         "score": pytest.approx(0.8, abs=0.3),
         "text": "blue yellow cross",
         "image_url": None,
+        "thumbnail_url": None,
         "metadata": {"region": "Europe", "area_km2": 450295},
     }
     assert set(answer["timings"]) == {"decode_ms", "queue_ms", "encode_ms", "store_ms", "total_ms"}
@@ -390,7 +391,7 @@ async def test_idempotency_key_of_a_stream(served: Any) -> None:
 async def test_read_and_delete(served: Any) -> None:
     await served.load(*FLAGS)
     path = "/collections/flags/documents/fr"
-    assert (await served.client.get(path)).json() == {**FLAGS[0], "image_url": None}
+    assert (await served.client.get(path)).json() == {**FLAGS[0], "image_url": None, "thumbnail_url": None}
     assert len((await served.client.get(path, params={"with_vector": True})).json()["vector"]) == 64
     deleted = await served.client.delete(path, params={"wait": True})
     assert deleted.status_code == 200

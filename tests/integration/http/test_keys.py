@@ -134,7 +134,9 @@ async def test_an_alias_opens_what_it_stands_for_and_changes_nothing(
     search = {"collection": "shop-live", "query": {"text": "red"}}
     (hit,) = (await client.post("/search", json=search, headers=SHOP)).json()["hits"]
     document = (await client.get("/collections/shop-live/documents/a", headers=SHOP)).json()
-    for url in (hit["image_url"], document["image_url"]):
+    for url in (hit["image_url"], document["image_url"], hit["thumbnail_url"], document["thumbnail_url"]):
+        assert (await client.get(url)).status_code == 401, url
+        assert (await client.get(url.replace("shop-live", "other"), headers=SHOP)).status_code == 403, url
         picture = await client.get(url, headers=SHOP)
         assert picture.status_code == 200, url
         assert picture.headers["vary"] == "authorization, x-api-key"

@@ -11,6 +11,7 @@ from typing import Any, Self
 import pytest
 from typer.testing import CliRunner
 
+from service.cli import load as load_command
 from service.cli import main
 from service.client.types import Loaded
 
@@ -40,7 +41,7 @@ class FakeClient:
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    monkeypatch.setattr(main, "Client", FakeClient)
+    monkeypatch.setattr(load_command, "Client", FakeClient)
     monkeypatch.setenv("COLUMNS", "200")
     return lambda *arguments: CliRunner().invoke(main.app, ["load", *map(str, arguments), "-c", "c"])
 
@@ -94,4 +95,7 @@ def test_what_documents_have_not_is_said_at_the_end(load: Callable[..., Any], tm
             archive.addfile(info, io.BytesIO(b"a cat"))
     result = load(tmp_path / "shard.tar")
     assert result.exit_code == 0
-    assert "left out 1 times: a picture (.jpg) of a sample that its document does not use" in result.stdout
+    assert (
+        "left out once: a picture (.jpg) of a sample that its document does not use (shard.tar sample 1)"
+        in result.stdout
+    )

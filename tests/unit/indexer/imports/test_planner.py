@@ -287,7 +287,12 @@ def test_a_mapping_says_what_is_what(tmp_path: Path) -> None:
         ("jsonl", {"text": "text", "metadata": ["n"] * 257}, "mapping.metadata", "257 names, limit is 256"),
         ("jsonl", [], "mapping", "mapping is a list"),
         ("m2kr", {"text": "text"}, "mapping.text", "m2kr fixes text, image and id"),
-        ("xml", None, "format", "format is 'xml', allowed are jsonl, csv, parquet, webdataset, images, m2kr, mbeir"),
+        (
+            "xml",
+            None,
+            "format",
+            "format is 'xml', allowed are jsonl, csv, parquet, webdataset, images, photos, m2kr, mbeir",
+        ),
         (
             "jsonl",
             {"text": "captoin"},

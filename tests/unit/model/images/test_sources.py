@@ -81,7 +81,8 @@ def test_a_head_is_read_in_linear_time(piece: str) -> None:
     assert time.process_time() - began < 1
 
 
-def test_imports_name_the_format_as_posts_do() -> None:
+def test_imports_name_the_format_as_posts_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.images.formats._is_installed", lambda module: False)
     heic = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic"
     for read in (lambda: check_image(heic, Limits()), lambda: source(heic, Limits())):
         with pytest.raises(InvalidInput, match="it is HEIC, which this installation cannot read"):

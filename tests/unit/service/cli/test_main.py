@@ -12,6 +12,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from service.cli import load as load_command
 from service.cli import main
 from service.client.client import Client
 from service.settings import Settings
@@ -89,7 +90,9 @@ class Service:
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Service:
     service = Service()
-    monkeypatch.setattr(main, "Client", partial(Client, transport=httpx.MockTransport(service), sleep=lambda _: None))
+    client = partial(Client, transport=httpx.MockTransport(service), sleep=lambda _: None)
+    monkeypatch.setattr(main, "Client", client)
+    monkeypatch.setattr(load_command, "Client", client)
     monkeypatch.setenv("COLUMNS", "200")
     return service
 
