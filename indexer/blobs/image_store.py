@@ -187,8 +187,8 @@ class Blobs:
                         await self._run(partial(self._files.rm_file, path))
 
     async def sweep(self, referenced: Referenced | Iterable[str], older_than_s: float | None = None) -> Swept:
-        """Deletes what nobody refers to and what is older than the grace time (or `older_than_s`, at least as long), and
-        its thumbnails.
+        """Deletes what nobody refers to and what is older than the grace time (or `older_than_s`, at least as long),
+        and its thumbnails.
 
         No `put` can lose to it. On an object store space is free one grace time later, with a later sweep.
         """

@@ -1,4 +1,5 @@
-"""What is kept of a document's image once it is indexed: the original, a thumbnail, or nothing; and thumbnails beside it.
+"""What is kept of a document's image once it is indexed: the original, a thumbnail, or nothing; and thumbnails beside
+it.
 
 The way in always stores the original, which makes 202 a promise and lets the model see every pixel. Only when the
 document's point is about to be written does the pipeline ask `Keeper.keep` for the digest that the point is to carry;
@@ -91,8 +92,8 @@ class ThumbnailWidth(IntEnum):
 class Thumbnails:
     """Small copies of kept images. Safe to use from many tasks of one event loop.
 
-    Each is drawn once in a process, however many ask for it at the same time, and once in a store. At most two are drawn
-    at a time, and 256 wait.
+    Each is drawn once in a process, however many ask for it at the same time, and once in a store. At most two are
+    drawn at a time, and 256 wait.
     """
 
     def __init__(self, blobs: Blobs, limits: Limits | None = None) -> None:
@@ -106,8 +107,8 @@ class Thumbnails:
         Raises `NotFound` where there is no such image or it cannot be read here, `Overloaded` and
         `DependencyUnavailable`.
         """
-        kept = await self._blobs.get_thumbnail(digest, width)
-        return kept if kept is not None else await self._drawn(digest, width)
+        stored = await self._blobs.get_thumbnail(digest, width)
+        return stored if stored is not None else await self._drawn(digest, width)
 
     async def _drawn(self, digest: str, width: ThumbnailWidth) -> bytes:
         key = digest, int(width)

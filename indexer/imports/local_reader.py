@@ -35,8 +35,8 @@ def read(
     """Yield (where, document) of every record: where as in messages, `docs.jsonl line 3`. Blank lines are not records.
 
     Of a folder of pictures without a table every picture is a record: `Pictures file 3`. An unreadable record comes as
-    (where, InvalidInput), and so does the end of a file that breaks off. `on_left_out` is called with the reason and the
-    place of each thing that a record has and its document has not, and of each file of a folder that is no picture.
+    (where, InvalidInput), and so does the end of a file that breaks off. `on_left_out` is called with the reason and
+    the place of each thing that a record has and its document has not, and of each file of a folder that is no picture.
     Raises `InvalidInput` when the whole file cannot be read.
     """
     if format is not None and format not in FORMATS:

@@ -1,5 +1,5 @@
-"""Folders of pictures as the service imports them, from a local disk or a store: listed once, and read by the places in the
-list.
+"""Folders of pictures as the service imports them, from a local disk or a store: listed once, and read by the places in
+the list.
 
 A file is taken for a picture by its name: the first bytes of every file of a store would cost a request each.
 """
@@ -34,8 +34,8 @@ UNREADABLE = "a file or folder that cannot be read, or whose name is not UTF-8"
 
 @dataclass(frozen=True, slots=True)
 class PhotoList:
-    """The pictures of a folder, by the names inside it and in their order. `left_out` has, by the place of the picture that
-    follows, why files are not among them."""
+    """The pictures of a folder, by the names inside it and in their order. `left_out` has, by the place of the picture
+    that follows, why files are not among them."""
 
     names: list[str]
     left_out: dict[int, list[str]] = field(default_factory=dict)
@@ -60,7 +60,8 @@ def check_folder(places: Places, uri: str) -> None:
 
 
 def list_photos(places: Places, uri: str) -> PhotoList:
-    """Return the pictures of a folder and of the folders in it. Raises `InvalidInput` for more than `MAX_FILES` files."""
+    """Return the pictures of a folder and of the folders in it. Raises `InvalidInput` for more than `MAX_FILES`
+    files."""
     place = _folder(places, uri)
     names: list[str] = []
     left_out: dict[int, list[str]] = {}
@@ -82,7 +83,8 @@ def list_photos(places: Places, uri: str) -> PhotoList:
 
 
 def read_photo(name: str, read_file: ReadImage, left_out: Sequence[str]) -> ReadDocument:
-    """Return the document of a picture in a folder. Raises `RetrievalError` where it is the store that does not answer."""
+    """Return the document of a picture in a folder. Raises `RetrievalError` where it is the store that does not
+    answer."""
     try:
         data = read_file(name)
         if image_format(data) is None:

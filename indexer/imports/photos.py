@@ -1,7 +1,7 @@
 """A folder of pictures as documents, without a table that names them: one document for each file that is an image.
 
-The id is the path inside the folder; the metadata are the folder, the size in pixels, and when and with what the picture was
-taken. Files are recognised by their first bytes, not by their names. Links are not followed.
+The id is the path inside the folder; the metadata are the folder, the size in pixels, and when and with what the
+picture was taken. Files are recognised by their first bytes, not by their names. Links are not followed.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ def _entry(entry: os.DirEntry[str], name: str) -> Photo | str:
     try:
         name.encode()
     except UnicodeEncodeError:
-        shown = os.fsencode(name).decode(errors="backslashreplace")
-        return Photo(shown, InvalidInput(f"{shown}: the name is not UTF-8; rename it"))
+        escaped = os.fsencode(name).decode(errors="backslashreplace")
+        return Photo(escaped, InvalidInput(f"{escaped}: the name is not UTF-8; rename it"))
     if entry.name.startswith("."):
         return Photo(name, left_out=HIDDEN)
     try:

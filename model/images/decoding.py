@@ -20,7 +20,7 @@ from model.images.plugins import load_plugin
 from model.types import Limits
 
 # What Pillow opens in this process. Formats of plugins are opened in a child process alone.
-FORMATS = tuple(known.pillow for known in KNOWN if known.readable and not known.plugin)
+FORMATS = tuple(known_format.pillow for known_format in KNOWN if known_format.readable and not known_format.plugin)
 # libjpeg reads the whole image once for each scan: 7,000 x 7,000 px take 4 ms for an empty one of 64 bytes.
 _MAX_SCANS = 100
 _TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH = 322, 323
@@ -71,8 +71,8 @@ def open_any(data: bytes, limits: Limits) -> Image.Image:
 
 
 def second_try(data: bytes, decode: Callable[[bytes], Image.Image]) -> Image.Image:
-    """Decode or open, and where that fails once more without what stands beside the pixels, which may be broken: browsers
-    ignore it."""
+    """Decode or open, and where that fails once more without what stands beside the pixels, which may be broken:
+    browsers ignore it."""
     try:
         return decode(data)
     except InvalidInput:
@@ -91,8 +91,8 @@ def _decode(data: bytes, limits: Limits, at_least_px: int | None) -> Image.Image
 
 
 def _plugin(data: bytes) -> ImageFormat | None:
-    known = image_format(data)
-    return known if known is not None and known.plugin and known.readable else None
+    file_format = image_format(data)
+    return file_format if file_format is not None and file_format.plugin and file_format.readable else None
 
 
 def decode_opened(image: Image.Image, at_least_px: int | None) -> Image.Image:

@@ -1,4 +1,5 @@
-"""What the header of a picture says: its size in pixels, and when and with what it was taken. Read in a child process."""
+"""What the header of a picture says: its size in pixels, and when and with what it was taken. Read in a child
+process."""
 
 from __future__ import annotations
 
@@ -51,12 +52,11 @@ def header_as_json(data: bytes) -> bytes:
 def _taken_with(image: Image.Image) -> dict[str, str]:
     try:
         exif = image.getexif()
-        details = exif.get_ifd(ExifTags.IFD.Exif)
-        tags = {**dict(exif), **dict(details)}
+        tags = {**dict(exif), **dict(exif.get_ifd(ExifTags.IFD.Exif))}
     except Exception:  # noqa: BLE001  broken metadata beside good pixels is ignored, as browsers do
         return {}
-    known = {"taken": _moment(tags), "camera": _camera(tags)}
-    return {name: value for name, value in known.items() if value}
+    details = {"taken": _moment(tags), "camera": _camera(tags)}
+    return {name: value for name, value in details.items() if value}
 
 
 def _moment(tags: dict[int, Any]) -> str | None:

@@ -32,6 +32,6 @@ def draw_thumbnail(data: bytes, limits: Limits, side_px: int) -> bytes:
     image.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=_QUALITY, optimize=True)
-    known = image_format(data)
-    serves = fits and known is not None and known.browser_safe and len(data) <= file.tell()
+    file_format = image_format(data)
+    serves = fits and file_format is not None and file_format.browser_safe and len(data) <= file.tell()
     return b"" if serves else file.getvalue()

@@ -126,7 +126,7 @@ def print_left_out(
     """Say what records have and their documents have not, and where."""
     for reason, count in left_out.items():
         first = list((places or {}).get(reason, ()))
-        shown = ", ".join(first + ["…"] * (count > len(first)))
-        where = f" ({shown})" if first else ""
+        listed = ", ".join(first + ["…"] * (count > len(first)))
+        where = f" ({listed})" if first else ""
         times = "once" if count == 1 else f"{count} times"
         console.print(f"left out {times}: {reason}{where}", markup=False, soft_wrap=True)
