@@ -15,8 +15,10 @@ class Aliases(Part):
     @operation
     @again_on_deadlock
     def set(self, name: str, collection: str) -> bool:
-        """From here on the alias is for this collection; whether it is new. Raises `NotFound`, `Conflict` if a
-        collection has the name."""
+        """Point the alias at a collection from now on, and return whether the alias is new.
+
+        Raises `NotFound` for an unknown collection, and `Conflict` if a collection has the alias's name.
+        """
         with self._database.write() as connection:
             for checked_name, must_exist in ((collection, True), (name, False)):
                 present = connection.execute(
@@ -36,14 +38,14 @@ class Aliases(Part):
 
     @operation
     def drop(self, name: str) -> None:
-        """Raises `NotFound`."""
+        """Delete an alias. Raises `NotFound`."""
         with self._database.write() as connection:
             if not connection.execute(sa.delete(aliases).where(aliases.c.name == name)).rowcount:
                 raise NotFound(f"there is no alias {name!r}", field="alias", value=name)
 
     @operation
     def all(self, collection: str | None = None) -> dict[str, str]:
-        """Collections by alias."""
+        """Return the collection of each alias, of all aliases or of those of one collection."""
         query = sa.select(aliases.c.name, aliases.c.collection).order_by(aliases.c.name)
         if collection is not None:
             query = query.where(aliases.c.collection == collection)

@@ -19,7 +19,7 @@ from model.errors import Conflict
 class Collections(Part):
     @operation
     def create(self, collection: Collection) -> None:
-        """Raises `Conflict` when the name is taken."""
+        """Add a collection. Raises `Conflict` if the name is taken."""
         try:
             with self._database.write() as connection:
                 if connection.execute(sa.select(aliases).where(aliases.c.name == collection.name)).first():
@@ -34,7 +34,7 @@ class Collections(Part):
 
     @operation
     def find(self, name: str) -> Collection:
-        """Raises `NotFound`."""
+        """Return the collection of this name. Raises `NotFound`."""
         with self._database.read() as connection:
             row = connection.execute(sa.select(collections).where(collections.c.name == name)).one_or_none()
         if row is None:
@@ -51,7 +51,7 @@ class Collections(Part):
     @operation
     @again_on_deadlock
     def change(self, name: str, change: Callable[[Collection], Collection]) -> Collection:
-        """The collection as `change` makes it out of what it is. Raises `NotFound`, or what `change` raises."""
+        """Replace a collection by what `change` returns for it. Raises `NotFound`, or what `change` raises."""
         with self._database.write() as connection:
             chosen = collections.c.name == name
             row = connection.execute(sa.select(collections).where(chosen).with_for_update()).one_or_none()
@@ -64,14 +64,15 @@ class Collections(Part):
     @operation
     @again_on_deadlock
     def drop(self, name: str) -> None:
-        """With its jobs, batches and failures. Raises `NotFound`."""
+        """Delete a collection with its jobs, batches and failures. Raises `NotFound`."""
         with self._database.write() as connection:
             if not connection.execute(sa.delete(collections).where(collections.c.name == name)).rowcount:
                 raise no_collection(name)
 
     @operation
     def resolve(self, name: str) -> Collection:
-        """The collection of this name, or the one that the alias of this name is for. Raises `NotFound`."""
+        """Return the collection of this name, or the collection to which the alias of this name points. Raises
+        `NotFound`."""
         of_alias = sa.select(aliases.c.collection).where(aliases.c.name == name).scalar_subquery()
         named = sa.or_(collections.c.name == name, collections.c.name == of_alias)
         with self._database.read() as connection:

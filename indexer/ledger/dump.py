@@ -1,8 +1,8 @@
-"""A ledger as one SQLite file and back, whichever database it is in: what a backup keeps, and how one moves to the
-other.
+"""Copying a whole ledger to an SQLite file and back, whichever database it is in. Backups use it, and moves from one
+database to another.
 
-Rows are copied, not files: PostgreSQL's own dump would want its tools and its version, and could not be read anywhere
-else. A file of an earlier version is brought up to date as any ledger is, when it is opened.
+Rows are copied, not files: PostgreSQL's own dump needs its tools and its version, and nothing else could read it. A
+file with an earlier schema is migrated when it is opened, like any ledger.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _copy(source: sa.Connection, target: sa.Connection) -> None:
 
 
 def _continue_numbers(connection: sa.Connection) -> None:
-    """Rows that brought their ids along have not moved PostgreSQL's sequences on."""
+    """Advance PostgreSQL's sequences beyond the copied ids, since inserting rows with ids does not advance them."""
     for table in metadata.sorted_tables:
         if (column := table.autoincrement_column) is not None:
             newest = sa.select(sa.func.coalesce(sa.func.max(column), 0) + 1).scalar_subquery()

@@ -1,5 +1,5 @@
-"""Housekeeping: the state of the ledger itself, whose turn a periodic task is, what is forgotten, and which images are
-in use."""
+"""Housekeeping of the ledger: its own state, turns at periodic tasks, deleting what has expired, and the images that
+are in use."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class Housekeeping(Part):
 
     @operation
     def check(self) -> None:
-        """Raise `DependencyUnavailable` where the ledger does not work; see `Database.check`."""
+        """Raise `DependencyUnavailable` if the ledger does not work; see `Database.check`."""
         self._database.check()
 
     @operation
     def take_turn(self, chore: str, every_s: float) -> bool:
-        """Return whether the caller is to run a periodic task now: one of all processes in `every_s`, over their
-        restarts too.
+        """Return whether the caller is to run a periodic task now. Of all processes one does so every `every_s`
+        seconds, also across restarts.
 
-        The first time nobody is. By the rule of `leases.is_past` a clock that was set back delays the task by `every_s`
-        at most.
+        The first call of all returns False. By the rule of `leases.is_past`, a clock that was set back delays the task
+        by at most `every_s`.
         """
         with self._database.write() as connection:
             now = self._database.now(connection)
@@ -65,10 +65,10 @@ class Housekeeping(Part):
 
     @operation
     def tidy(self, retention_s: float) -> bool:
-        """Delete some of what is no longer needed, in small transactions. Return whether there is more.
+        """Delete some of what is no longer needed, in small transactions, and return whether there is more: the remains
+        of cancelled jobs, jobs that were never accepted, and jobs that finished longer than `retention_s` ago.
 
-        That is the rest of cancelled jobs, jobs that were never accepted, and jobs that finished longer than
-        `retention_s` ago. Any number of processes may do this at once.
+        Any number of processes may call it at once.
         """
         with self._database.read() as connection:
             now = self._database.now(connection)

@@ -334,7 +334,8 @@ def _change(connection: sa.Connection, step: Step, values: Mapping[str, Any]) ->
 
 
 def _count_left_out(connection: sa.Connection, job_id: str, left_out: Mapping[str, int]) -> None:
-    """Add to what documents of the job have not, which stands with its source. The row of the job is locked already."""
+    """Add to the counts of fields and files that the documents of a job left out. They are stored with the job's
+    source. The caller has locked the job's row."""
     source = json.loads(connection.execute(sa.select(jobs.c.source).where(jobs.c.id == job_id)).scalar_one())
     total = Counter(source.get("left_out", {}))
     for reason, count in left_out.items():

@@ -14,7 +14,7 @@ from indexer.ledger.sql.schema import jobs
 def count_outcomes(
     connection: sa.Connection, job_id: str, outcomes: Sequence[Outcome], waiting_on: str | None, now: float
 ) -> None:
-    """Adds outcomes to the counts of a job, which is locked, and moves its state on."""
+    """Add outcomes to the counts of a job and update its state. The caller has locked the job."""
     counts = {status.value: sum(outcome.status is status for outcome in outcomes) for status in Status}
     counted = (
         sa.update(jobs)

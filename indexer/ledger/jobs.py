@@ -1,5 +1,4 @@
-"""Jobs as others see them: what they are, what became of their documents, ending one early, and when they are
-forgotten."""
+"""Jobs as callers see them: their state, the outcomes of their documents, cancelling one, and when jobs are forgotten."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ _done = jobs.c.indexed + jobs.c.skipped + jobs.c.failed + jobs.c.cancelled
 class Jobs(Part):
     @operation
     def find(self, job_id: str) -> Job:
-        """Raises `NotFound`."""
+        """Return a job. Raises `NotFound`."""
         with self._database.read() as connection:
             return find_job(connection, job_id)
 
@@ -36,7 +35,8 @@ class Jobs(Part):
         limit: int = 50,
         offset: int = 0,
     ) -> list[Job]:
-        """Newest first; with `prefixes`, of collections whose names begin with one of them."""
+        """Return a page of jobs, newest first; with `prefixes`, only jobs of collections whose names begin with one of
+        them."""
         query = sa.select(jobs).where(jobs.c.seq.is_not(None)).order_by(jobs.c.seq.desc()).limit(limit).offset(offset)
         if collection is not None:
             query = query.where(jobs.c.collection == collection)
@@ -49,7 +49,7 @@ class Jobs(Part):
 
     @operation
     def failures(self, job_id: str, *, limit: int = 100, offset: int = 0) -> list[Failure]:
-        """By position, each with the file that its record is in."""
+        """Return a page of a job's failures, ordered by position, each with the file that contains its record."""
         query = sa.select(failures).where(failures.c.job_id == job_id).order_by(failures.c.position, failures.c.id)
         with self._database.read() as connection:
             rows = connection.execute(query.limit(limit).offset(offset)).all()
@@ -82,13 +82,14 @@ class Jobs(Part):
 
     @operation
     def pending_documents(self) -> int:
-        """Accepted and not yet indexed, skipped, failed or cancelled."""
+        """Return how many documents are accepted and not yet indexed, skipped, failed or cancelled."""
         with self._database.read() as connection:
             return _pending_documents(connection)
 
     @operation
     def bulk_loads(self, documents: int) -> list[Job]:
-        """Open jobs that have `documents` or more still to write, whether or not they are read from their files yet."""
+        """Return the number of open jobs that have `documents` or more still to write, whether or not these are read
+        from their files yet."""
         to_come = jobs.c.accepted - _done >= documents
         query = sa.select(jobs).where(_accepted, _open, jobs.c.kind != JobKind.DELETE, to_come)
         with self._database.read() as connection:
@@ -113,10 +114,9 @@ class Jobs(Part):
 
     @operation
     def cancel(self, job_id: str) -> Job:
-        """The job, of which nothing more is begun; what is in a worker's hands is finished first, and then so is the
-        job.
+        """Cancel a job: nothing more of it begins. Work in progress is finished first, then the job ends.
 
-        One that is finished stays as it is. Raises `NotFound`.
+        A finished job stays as it is. Raises `NotFound`.
         """
         with self._database.write() as connection:
             find_job(connection, job_id)

@@ -1,4 +1,4 @@
-"""Mirroring: what is written to a collection is written to its other generation too, by a batch of the reindex."""
+"""Mirroring: each write to a collection is repeated in its other generation, by a batch of the reindex."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from indexer.ledger.sql.schema import batches, jobs, reindexes
 
 
 def mirror(connection: sa.Connection, written: Batch, document_ids: Iterable[str]) -> None:
-    """Mirror the writes of a batch, in the transaction that records its outcomes: a write is either mirrored or
+    """Mirror the writes of a batch in the transaction that records its outcomes, so that a write is either mirrored or
     repeated.
 
-    A transaction that sees no reindex wrote before there was one, so the scan of the reindex comes later and finds what
-    it wrote.
+    A transaction that sees no reindex wrote before it began, so the reindex's scan comes later and finds the write.
     """
     if written.kind is not JobKind.REINDEX:
         mirror_documents(connection, written.collection, document_ids)
 
 
 def mirror_documents(connection: sa.Connection, collection: str, document_ids: Iterable[str]) -> None:
-    """Add a batch that makes the other generation equal for these documents, where there is one."""
+    """Add a batch that makes the other generation equal for these documents, if there is another generation."""
     serving = reindexes.c.collection == collection, reindexes.c.state != ReindexState.DROPPING
     if (reindex := connection.execute(sa.select(reindexes).where(*serving)).one_or_none()) is not None:
         ids = list(dict.fromkeys(document_ids))
@@ -35,7 +34,7 @@ def mirror_documents(connection: sa.Connection, collection: str, document_ids: I
 def add_reindex_batch(
     connection: sa.Connection, job_id: str, collection: str, document_ids: list[str], expected: int, *, counted: int = 0
 ) -> None:
-    """Add a batch to a reindex job. `counted` of its documents are among the accepted ones of the job already."""
+    """Add a batch to a reindex job. `counted` of its documents are already among the job's accepted ones."""
     if not document_ids:
         return
     total = jobs.c.accepted + len(document_ids) - counted

@@ -1,8 +1,8 @@
-"""The other generation of a collection: how far it is, what it still lacks, and the switch. Each step is one
-transaction.
+"""The other generation of a collection: its progress, the documents that it still lacks, and the switch. Each step is
+one transaction.
 
-Any number of processes may take the steps at once: each says from which `version` of the row it goes on, and of two one
-finds that another was quicker, and gets False.
+Several processes may take a step at once. Each names the `version` of the row that it read; all but the first find
+another version and return False.
 """
 
 from __future__ import annotations
@@ -44,9 +44,11 @@ class Reindexes(Part):
 
     @operation
     def start(self, collection: Collection, model: ModelInfo, *, documents: int, max_failures: int) -> tuple[Job, bool]:
-        """The job that fills a new generation, and whether it is new. One that is under way is given other
-        `max_failures`, and what failed so far is tried again. Raises `Conflict` while there is a generation of
-        something else."""
+        """Return the job that fills a new generation, and whether the job is new.
+
+        For a reindex in progress, set its `max_failures` and try its failures again. Raises `Conflict` while there is a
+        generation of another model.
+        """
         for _ in range(2):  # of two requests the database refuses the later, which then finds the other's
             try:
                 return self._start(collection, model, documents, max_failures)
@@ -93,7 +95,7 @@ class Reindexes(Part):
 
     @operation
     def open_batches(self, reindex: Reindex) -> tuple[int, bool]:
-        """Batches that are not done, and whether one of them waits for something that is away."""
+        """Return the number of unfinished batches, and whether one of them waits for an unavailable dependency."""
         query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(batches.c.releases), 0))
         with self._database.read() as connection:
             count, releases = connection.execute(query.where(*_open_fill(reindex))).one()
@@ -102,7 +104,8 @@ class Reindexes(Part):
     @operation
     @again_on_deadlock
     def plan_page(self, reindex: Reindex, page: Page) -> bool:
-        """What the scan found after `reindex.cursor` is to be filled. What is done of the job is tidied away."""
+        """Add the documents that the scan found after `reindex.cursor` to the fill, and delete the finished batches of
+        the job."""
         with self._database.write() as connection:
             row = connection.execute(_at(sa.select(reindexes), reindex).with_for_update()).one_or_none()
             if row is None or row.scanned or row.cursor != reindex.cursor:
@@ -124,13 +127,13 @@ class Reindexes(Part):
 
     @operation
     def count_failed(self, reindex: Reindex) -> int:
-        """Documents whose last try failed."""
+        """Return the number of documents whose last attempt failed."""
         with self._database.read() as connection:
             return _unmended(connection, reindex.job_id)
 
     @operation
     def record_wait(self, reindex: Reindex, waiting_on: str | None) -> None:
-        """What its job says it waits for."""
+        """Record what the job waits for."""
         state = JobState.WAITING if waiting_on else JobState.RUNNING
         with self._database.write() as connection:
             update = sa.update(jobs).where(jobs.c.id == reindex.job_id, jobs.c.finished_at.is_(None))
@@ -143,7 +146,7 @@ class Reindexes(Part):
 
     @operation
     def scan_again(self, reindex: Reindex) -> bool:
-        """The switch found the two generations unequal: the scan begins again. Writes go on."""
+        """Start the scan again, because the switch found the two generations unequal. Writes go on."""
         again = {"cursor": None, "scanned": False, "passes": reindex.passes + 1}
         return self._move(reindex, ReindexState.FILLING, paused=False, **again)
 
@@ -151,27 +154,28 @@ class Reindexes(Part):
 
     @operation
     def pause(self, reindex: Reindex) -> bool:
-        """Before a switch in either direction: from here on nothing of the collection is claimed to be written."""
+        """Pause the writes to the collection before a switch in either direction: from now on none of its batches is
+        claimed."""
         forth = reindex.state is ReindexState.FILLING
         return self._move(reindex, ReindexState.SWITCHING if forth else ReindexState.ROLLING_BACK, paused=True)
 
     @operation
     def resume(self, reindex: Reindex) -> bool:
-        """The switch is put off: writes go on. One back stays ordered."""
+        """Resume the writes because the switch is postponed. A rollback stays ordered."""
         forth = reindex.state is ReindexState.SWITCHING
         return self._move(reindex, ReindexState.FILLING if forth else ReindexState.ROLLING_BACK, paused=False)
 
     @operation
     def writes_are_open(self, reindex: Reindex) -> bool:
-        """Whether anything is being written to the collection, was left half written, or is still to be filled."""
+        """Return whether a write to the collection is in progress or was interrupted, or documents remain to be filled."""
         writing = sa.or_(batches.c.lease.is_not(None), batches.c.touched)
         with self._database.read() as connection:
             return _any_batch(connection, reindex, sa.or_(OF_REINDEX, writing))
 
     @operation
     def writes_were_abandoned(self, reindex: Reindex) -> bool:
-        """Whether a worker died while it wrote to the collection, and nobody has gone on from there: a pause would
-        forbid it."""
+        """Return whether a worker died during a write to the collection and nobody has continued it. A pause would
+        prevent that."""
         with self._database.read() as connection:
             nobodys = batches.c.lease_until <= self._database.now(connection)
             begun = sa.or_(batches.c.lease.is_not(None), batches.c.touched)
@@ -179,7 +183,7 @@ class Reindexes(Part):
 
     @operation
     def switch(self, reindex: Reindex, keep_s: float) -> bool:
-        """The other generation serves from here on, and its job is done; the one before is kept for `keep_s`."""
+        """Let the other generation serve from now on and end its job. The previous generation is kept for `keep_s`."""
         with self._database.write() as connection:
             now = self._database.now(connection)
             if not self._swap(connection, reindex, ReindexState.KEPT, now, now + keep_s):
@@ -192,7 +196,7 @@ class Reindexes(Part):
 
     @operation
     def switch_back(self, reindex: Reindex, drop_after_s: float) -> bool:
-        """The previous generation serves again; the one that is given up outlives the searches that are under way in
+        """Let the previous generation serve again. The other one is kept until the searches in progress are done with
         it."""
         with self._database.write() as connection:
             now = self._database.now(connection)
@@ -221,7 +225,7 @@ class Reindexes(Part):
 
     @operation
     def drop(self, reindex: Reindex, after_s: float = 0.0, *, failed: str | None = None) -> bool:
-        """The other generation is given up. Before the switch that ends its job: as failed, or else cancelled."""
+        """Give up the other generation. Before the switch this ends its job, as failed or else as cancelled."""
         with self._database.write() as connection:
             now = self._database.now(connection)
             if not _move(connection, reindex, ReindexState.DROPPING, now, paused=False, until=now + after_s):
@@ -233,15 +237,15 @@ class Reindexes(Part):
 
     @operation
     def expire(self, reindex: Reindex) -> bool:
-        """The previous generation is kept no longer than a search may still be under way in it: the loop sees to
-        that."""
+        """End the time for which the previous generation is kept. The reindexer drops it once no search can still be
+        reading it."""
         with self._database.write() as connection:
             ended = _at(sa.update(reindexes), reindex).where(reindexes.c.state == ReindexState.KEPT)
             return bool(connection.execute(ended.values(until=self._database.now(connection))).rowcount)
 
     @operation
     def forget(self, reindex: Reindex) -> bool:
-        """Its points are gone from the store."""
+        """Delete the row of a generation whose points have been deleted from the store."""
         with self._database.write() as connection:
             return bool(connection.execute(_at(sa.delete(reindexes), reindex)).rowcount)
 
@@ -260,7 +264,7 @@ def _as_reindex(row: sa.Row[Any]) -> Reindex:
 
 
 def _at(statement: Any, reindex: Reindex) -> Any:
-    """On the row as the caller knows it: the number says which generation, and the version where it stood."""
+    """Restrict a statement to the row as the caller read it: the same generation at the same version."""
     same = reindexes.c.generation == reindex.generation, reindexes.c.version == reindex.version
     return statement.where(reindexes.c.collection == reindex.collection, *same)
 
@@ -289,7 +293,7 @@ def _any_batch(connection: sa.Connection, reindex: Reindex, condition: sa.Column
 
 
 def _unmended(connection: sa.Connection, job_id: str) -> int:
-    """A failure keeps its item until its document is tried again."""
+    """Return the number of failures whose documents have not been tried again; they still have their items."""
     query = sa.select(sa.func.count()).select_from(failures)
     return int(connection.execute(query.where(failures.c.job_id == job_id, failures.c.item.is_not(None))).scalar_one())
 

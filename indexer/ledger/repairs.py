@@ -1,4 +1,4 @@
-"""Repairs: rewriting documents that a worker may have overwritten with older writes, after it stood still for longer
+"""Repairs: rewriting documents that a worker may have overwritten with older writes, after it was suspended for longer
 than its lease.
 
     batch taken from a worker that was writing ─► doubts: its documents ─► each later write is remembered there
@@ -48,7 +48,7 @@ class Repairs(Part):
 
     @operation
     def forget_doubts(self, retention_s: float) -> None:
-        """Forget the doubts about workers that did not report back for so long: they died."""
+        """Forget the doubts about workers that did not report back for so long, because they have died."""
         with self._database.write() as connection:
             old = doubts.c.job_id.is_(None), doubts.c.since < self._database.now(connection) - retention_s
             connection.execute(sa.delete(doubts).where(*old))

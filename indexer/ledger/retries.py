@@ -1,4 +1,4 @@
-"""Retries: new jobs of what failed in finished ones."""
+"""Retries: new jobs with the failures of finished ones."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ class Retries(Part):
 
     @operation
     def start(self, job_id: str) -> tuple[Job, bool]:
-        """A new job of the failures of a finished one, and whether it is new: asked twice it is the same job.
+        """Return a new job with the failures of a finished one, and whether it is new: a repeated call returns the same
+        job.
 
-        A failure whose document was written again later is left out, for the later write stands. Raises
-        `NotFound`, or `Conflict` when the job is not finished or has no failure to try again.
+        A failure is left out if its document was written again since, because the later write stands. Raises
+        `NotFound`, or `Conflict` if the job is not finished or has no failure to retry.
         """
         with self._database.read() as connection:
             old = find_job(connection, job_id)

@@ -1,4 +1,4 @@
-"""The way into the ledger: a job is written batch by batch and then accepted, all of it at once."""
+"""Submissions: a job is written batch by batch and then accepted as a whole."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TAKEN_BACK = {"cancelling": True, "idempotency_key": None, "updated_at": 0.0}
 
 
 class Overtaken(Exception):
-    """A document of a retry was written again by others before the retry was accepted."""
+    """A document of a retry was written again by another job before the retry was accepted."""
 
 
 class Submissions(Part):
@@ -39,10 +39,10 @@ class Submissions(Part):
         idempotency_key: str | None = None,
         retry_of: str | None = None,
     ) -> tuple[Job, bool]:
-        """A job that is still being written: its batches are not claimed until `commit_job`. And whether it is new.
+        """Open a job, and return it and whether it is new. Its batches are not claimed until `commit`.
 
-        With a known `idempotency_key` it is the job of before; raises `InProgress` when that is not yet whole. Whether
-        it had the same body is asked by `check_body` when the body is read.
+        With a known `idempotency_key`, return the earlier job; raises `InProgress` while that one is still being
+        received. `check_body` compares the bodies once this one has been read.
         """
         values = {"collection": collection, "kind": kind, "retry_of": retry_of}
         for _ in range(
@@ -74,7 +74,7 @@ class Submissions(Part):
     @operation
     @again_on_deadlock
     def append(self, job_id: str, items: Sequence[Item]) -> None:
-        """One more batch of an open job."""
+        """Add a batch to an open job."""
         with self._database.write() as connection:
             counted = (
                 sa.update(jobs)
@@ -94,7 +94,7 @@ class Submissions(Part):
 
     @operation
     def keep_open(self, job_id: str) -> None:
-        """It is still being received: an upload may be slow."""
+        """Record that a job is still being received, since an upload may be slow."""
         with self._database.write() as connection:
             connection.execute(
                 sa.update(jobs).where(*_still_open(job_id)).values(updated_at=self._database.now(connection))
@@ -103,9 +103,9 @@ class Submissions(Part):
     @operation
     @again_on_deadlock
     def commit(self, job_id: str, *, body_hash: str | None = None) -> Job:
-        """From here on the job is accepted, and comes after every job that was accepted before.
+        """Accept a job. It comes after every job that was accepted before.
 
-        `body_hash` is of what was posted under its idempotency key.
+        `body_hash` is the hash of the body that was posted under the job's idempotency key.
         """
         with self._database.write() as connection:
             seq = next_number("seq", connection)
@@ -134,7 +134,8 @@ class Submissions(Part):
 
     @operation
     def check_body(self, job_id: str, body_hash: str) -> None:
-        """Raises `Conflict` when the job was accepted with another body, and `NotFound` when it is gone by now."""
+        """Compare with the body that the job was accepted with. Raises `Conflict` if it was another, and `NotFound` if
+        the job no longer exists."""
         with self._database.read() as connection:
             row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
         if row is None:
@@ -143,7 +144,7 @@ class Submissions(Part):
 
     @operation
     def abandon(self, job_id: str) -> None:
-        """Takes an open job back, as if it had never been; one that is accepted stays."""
+        """Delete an open job as if it had never been opened. An accepted job stays."""
         with self._database.write() as connection:
             open_job = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.seq.is_(None))
             if not connection.execute(open_job.values(_TAKEN_BACK)).rowcount:
@@ -153,7 +154,7 @@ class Submissions(Part):
 
 
 def erase_abandoned(database: Database, job_id: str) -> None:
-    """A little of an open job that nobody writes to any more."""
+    """Erase a part of an open job to which nobody writes any more."""
     with database.write() as connection:
         abandoned = sa.update(jobs).where(jobs.c.id == job_id, *left_open(database.now(connection)))
         if not connection.execute(abandoned.values(_TAKEN_BACK)).rowcount:
@@ -163,7 +164,7 @@ def erase_abandoned(database: Database, job_id: str) -> None:
 
 @again_on_deadlock
 def erase_some(database: Database, job_id: str) -> bool:
-    """One small transaction of deleting a job with all it has; whether there is more of it."""
+    """Delete a part of a job and of all that belongs to it in one small transaction, and return whether there is more."""
     with database.write() as connection:
         for table, some in ((failures, 1_000), (batches, 200), (steps, 1_000)):
             chosen = sa.select(table.c.id).where(table.c.job_id == job_id).limit(some)
@@ -185,8 +186,8 @@ def left_open(now: float) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def failures_to_retry(job_id: str, *, count: bool = False) -> sa.Select[Any]:
-    """The failures of a job of which no later write was settled, is waiting or under way. Over time they only become
-    fewer."""
+    """Select the failures of a job without a later write that is settled, waiting or in progress. Their number only
+    decreases over time."""
     later = sa.select(sa.literal(1)).where(
         pending.c.collection == failures.c.collection,
         pending.c.document_id == failures.c.document_id,
