@@ -41,13 +41,13 @@ class Catalog:
         indexes: Mapping[str, FieldType] | None = None,
         language: str | None = None,
     ) -> tuple[Collection, bool]:
-        """The collection and whether it is new. Raises `Conflict` when it is there with other settings or of another
-        model; what is None is not asked about.
+        """Create a collection, and return it and whether it is new. Raises `Conflict` if it exists with other settings
+        or another model; settings that are None are not compared.
 
-        `language` is that of the words of its texts; unset: as it is, in a new collection `simple`.
+        `language` is that of the words of its texts; a new collection has `simple` by default.
 
-        The store first, and whether or not the ledger knows the name: what a process that died half-way left over, on
-        the way in or out, is whole after the next `create`.
+        The store comes first, whether or not the ledger knows the name: what a process left behind that died while
+        creating or dropping the collection is complete after the next `create`.
         """
         _check_name(name, "collection")
         if language is not None:
@@ -78,7 +78,8 @@ class Catalog:
         return collection, True
 
     async def _present(self, name: str) -> Collection:
-        """The collection of this very name, if a model that runs here filled it. Raises `NotFound`, `Conflict`."""
+        """Return the collection of exactly this name, if a model that runs here filled it. Raises `NotFound`,
+        `Conflict`."""
         collection = await self._named(name)
         await self.encoder(collection)
         return collection
@@ -110,11 +111,11 @@ class Catalog:
             await create()
 
     async def change(self, name: str, settings: Mapping[str, Any]) -> Collection:
-        """The collection with these of its `instruction`, `limit` and `indexes` changed; indexes are added to those
-        there are.
+        """Change `instruction`, `limit` or `indexes` of a collection, and return it. New indexes are added to the
+        present ones.
 
         Raises `Conflict` for a field that is declared as another type. While the store builds an index, filters read
-        the metadata, of as many documents as they may.
+        the metadata.
         """
         added = _checked(settings.get("indexes") or {})
 
@@ -148,11 +149,12 @@ class Catalog:
             )
 
     async def get(self, name: str) -> Collection:
-        """By its name or an alias. Raises `NotFound`."""
+        """Return a collection by its name or an alias. Raises `NotFound`."""
         return await self._ledger.collections.resolve(name)
 
     async def _named(self, name: str) -> Collection:
-        """By its own name, for what changes or ends it. Raises `NotFound`, or `Conflict` for an alias."""
+        """Return a collection by its own name, in order to change or delete it. Raises `NotFound`, or `Conflict` for an
+        alias."""
         collection = await self.get(name)
         if collection.name != name:
             raise Conflict(
@@ -166,9 +168,8 @@ class Catalog:
         return await self._ledger.collections.all()
 
     async def drop(self, name: str) -> None:
-        """With its aliases. Raises `NotFound`. The points first, so that what is left after a crash still has a name to
-        be dropped by.
-        """
+        """Delete a collection with its aliases. Raises `NotFound`. The points go first, so that leftovers of a crash
+        still have a name by which they can be dropped."""
         collection = await self._named(name)
         reindex = await self._ledger.reindexes.find(name)
         await self._store.drop(collection.points_name)
@@ -181,15 +182,14 @@ class Catalog:
             await self._store.drop(reindex.points_name)
 
     async def compatible(self, name: str) -> Collection:
-        """The collection, if a model that runs here filled it. Raises `NotFound`, or `Conflict` for another (promise
-        9).
-        """
+        """Return the collection if a model that runs here filled it. Raises `NotFound`, or `Conflict` for another model
+        (docs/promises.md#promise-9)."""
         collection = await self.get(name)
         await self.encoder(collection)
         return collection
 
     async def encoder(self, collection: Collection) -> Encoder:
-        """The encoder whose model filled the collection. Raises `Conflict` when there is none."""
+        """Return the encoder whose model filled the collection. Raises `Conflict` if there is none."""
         match = await self._encoders.by_fingerprint(collection.fingerprint)
         if match is None:
             present = await self._encoders.first.info()
@@ -197,7 +197,7 @@ class Catalog:
         return match[0]
 
     def points(self, collection: Collection) -> Points:
-        """Those of its present generation."""
+        """Return the points of the collection's present generation."""
         return self._store.points(collection.points_name)
 
     async def layout(self, collection: Collection) -> Layout:
@@ -217,16 +217,17 @@ class Catalog:
         return await self._store.size_bytes(collection.points_name)
 
     async def aliases(self, collection: Collection | None = None) -> dict[str, str]:
-        """Collections by alias: all, or those of one."""
+        """Return the collection of each alias, of all aliases or of those of one collection."""
         return await self._ledger.aliases.all(collection.name if collection else None)
 
     async def set_alias(self, alias: str, collection: str) -> bool:
-        """Whether it is new. Searches that begin from now on are of this collection. Raises `NotFound`, `Conflict`."""
+        """Point an alias at a collection, for searches that begin from now on, and return whether the alias is new.
+        Raises `NotFound`, `Conflict`."""
         _check_name(alias, "alias")
         return await self._ledger.aliases.set(alias, collection)
 
     async def drop_alias(self, alias: str) -> None:
-        """Raises `NotFound`."""
+        """Delete an alias. Raises `NotFound`."""
         await self._ledger.aliases.drop(alias)
 
 
@@ -275,7 +276,8 @@ def _redeclared(collection: Collection, field: str, kind: FieldType) -> Conflict
 
 
 def require_same_model(collection: Collection, fingerprint: str) -> None:
-    """Raises `Conflict`: vectors of another model mean nothing in this collection (docs/promises.md#promise-9)."""
+    """Raise `Conflict` if another model filled the collection: its vectors cannot be compared with this model's
+    (docs/promises.md#promise-9)."""
     if collection.fingerprint != fingerprint:
         raise Conflict(mismatch(collection, fingerprint), field="collection", value=collection.name)
 

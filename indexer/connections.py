@@ -152,7 +152,8 @@ class _Body(httpx.AsyncByteStream):
 
 
 def _single_connections() -> Callable[[], httpx.AsyncBaseTransport]:
-    """Transports of one connection that share one TLS context, which takes milliseconds to make."""
+    """Return a factory of transports with one connection each. They share one TLS context, which takes milliseconds to
+    make."""
     # SSL_CERT_FILE names an authority of one's own.
     context = httpx.create_ssl_context(trust_env=True)
     limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)

@@ -73,11 +73,11 @@ class Fetcher:
         )
 
     async def fetch(self, url: str) -> bytes:
-        """The body behind `url`.
+        """Return the body behind `url`.
 
-        Raises `Forbidden` (an address that is not public), `TooLarge`, `InvalidInput` (this URL will never do) or
-        `DependencyUnavailable` (its host may answer later). Messages name the host, never path or query, which may be
-        secret.
+        Raises `Forbidden` (an address that is not public), `TooLarge`, `InvalidInput` (this URL will never work) or
+        `DependencyUnavailable` (its host may answer later). Messages name the host, never the path or query, which may
+        be secret.
         """
         target = _parse(url)
         try:
@@ -99,7 +99,7 @@ class Fetcher:
         raise InvalidInput(f"{target.host} is redirect {limit + 1}, limit is {limit}", value=limit + 1, limit=limit)
 
     async def _get(self, target: httpx.URL) -> bytes | httpx.URL:
-        """One request: the body, or where the answer points to."""
+        """Make one request, and return the body or the URL of a redirect."""
         headers = [("Host", target.netloc.decode("ascii")), *_HEADERS]
         try:
             async with (
@@ -113,7 +113,8 @@ class Fetcher:
             raise DependencyUnavailable(detail, value=target.host) from error
 
     async def _read(self, response: httpcore.Response, host: str) -> bytes:
-        """The decompressed body; stops as soon as it is over the limit, so a zip bomb costs one chunk."""
+        """Read the decompressed body, and stop once it is over the limit, so that a decompression bomb costs one chunk.
+        """
         limit = self._settings.max_bytes
         declared = _header(response, b"content-length")
         if declared.isdigit() and int(declared) > limit:
@@ -180,11 +181,12 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address belongs to the public Internet, looking inside the IPv6 forms that carry an IPv4 address.
+    """Return whether an address belongs to the public Internet, also inside the IPv6 forms that contain an IPv4
+    address.
 
-    IPv6 is an allow-list, because what is not global unicast is either local or a wrapper: IPv4-mapped and
-    IPv4-compatible addresses are refused, and so are 6to4 (2002::/16) and Teredo (2001::/32). NAT64 is how an
-    IPv6-only cluster reaches IPv4 hosts, so there the IPv4 address inside decides.
+    For IPv6 this is an allow-list, because what is not global unicast is either local or a wrapper: IPv4-mapped and
+    IPv4-compatible addresses are refused, and so are 6to4 (2002::/16) and Teredo (2001::/32). An IPv6-only cluster
+    reaches IPv4 hosts through NAT64, so there the IPv4 address inside decides.
     """
     if isinstance(address, ipaddress.IPv4Address):
         odd = address.is_multicast or address in _SIX_TO_FOUR_RELAYS or address in _PROTOCOL_ASSIGNMENTS
@@ -197,7 +199,7 @@ def is_public(address: Address) -> bool:
 
 
 def _refuse_private(host: str, addresses: list[str]) -> None:
-    """One private address among several is enough to refuse: which one gets used must not depend on luck."""
+    """Refuse a host if any of its addresses is private, so that the choice among them does not depend on luck."""
     for address in addresses:
         if not is_public(ipaddress.ip_address(address)):
             detail = f"{host} has the address {address}, which is not a public one"
@@ -205,7 +207,8 @@ def _refuse_private(host: str, addresses: list[str]) -> None:
 
 
 async def _resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host as the system knows them, decimal, hexadecimal and octal spellings of IPv4 included."""
+    """Return the addresses of a host as the system resolves it, including decimal, hexadecimal and octal spellings of
+    IPv4."""
     loop = asyncio.get_running_loop()
     try:
         entries = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -237,7 +240,7 @@ def _parse(url: str) -> httpx.URL:
 
 
 def _answer(response: httpcore.Response, requested: httpx.URL) -> httpx.URL | None:
-    """Where to go next, or None when the body is the answer."""
+    """Return the URL of a redirect, or None if the body is the answer."""
     status = response.status
     if status == HTTPStatus.OK:
         return None
@@ -255,7 +258,7 @@ def _header(response: httpcore.Response, name: bytes) -> str:
 
 
 def _inflater(encoding: str, host: str) -> zlib._Decompress | None:
-    """Some servers compress although `identity` was asked for."""
+    """Return a decompressor for servers that compress although `identity` was requested."""
     if encoding.lower() in ("", "identity"):
         return None
     if encoding.lower() in ("gzip", "x-gzip", "deflate"):

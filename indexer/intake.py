@@ -60,12 +60,12 @@ class Intake:
         body_hash: Callable[[], str] | None = None,
         max_rejected: int = 10_000,
     ) -> Accepted:
-        """Constant memory: a batch is on disk before the next is read. What ends early, by error or cancelling, leaves
-        nothing.
+        """Accept documents as a job, in constant memory: each batch is on disk before the next is read. A call that
+        ends early, by an error or by cancellation, leaves nothing.
 
-        A job of which every document was rejected has nothing to do and has succeeded; the rejections say why, and no
-        more than `max_rejected` of them are kept. `body_hash` is asked for when all documents are read. Raises
-        `Conflict`, with nothing of it accepted, when the job of this `idempotency_key` had another.
+        A job whose documents were all rejected has nothing to do and has succeeded; at most `max_rejected` rejections
+        are kept. `body_hash` is called when all documents are read. Raises `Conflict`, with nothing accepted, if the
+        job of this `idempotency_key` had another body.
         """
         rejections = _Rejections(max_rejected)
         read = rejections.taken_from(documents)
@@ -86,7 +86,7 @@ class Intake:
             return rejections.beside(await self._commit(job, body_hash() if body_hash else None))
 
     async def delete(self, collection: Collection, document_ids: Sequence[str]) -> Job:
-        """A job like any other, so that it keeps its place among the writes before and after it."""
+        """Delete documents by a job, so that the deletion keeps its place among the writes before and after it."""
         if not document_ids:
             raise InvalidInput("no document ids", field="ids")
         size = self._settings.batch_documents
@@ -95,11 +95,11 @@ class Intake:
         )
 
     async def delete_matching(self, collection: Collection, points: Points, condition: Filter) -> Job:
-        """A job that deletes what is in the index now and fulfils the condition now, named by its ids before it is
-        accepted.
+        """Delete by a job the documents in the index that satisfy the condition now. Their ids are collected before the
+        job is accepted.
 
-        So it comes after every write that was accepted before it, and before those that follow. What was
-        accepted and waits to be indexed for the first time is not seen.
+        So the deletion comes after every write accepted before it, and before those that follow. Documents that wait to
+        be indexed for the first time do not match.
         """
 
         async def matching() -> AsyncIterator[Sequence[str]]:
@@ -186,7 +186,7 @@ async def _each(batches: Iterable[Sequence[str]]) -> AsyncIterator[Sequence[str]
 
 
 async def document_of(blobs: Blobs, item: Incoming) -> Document:
-    """With its image stored."""
+    """Store the image of an incoming document, and return the document."""
     digest = await blobs.put(item.image) if item.image is not None else None
     image = ImageRef(digest, item.image_url) if digest or item.image_url else None
     key = item.id or content_id(item.text, digest or item.image_url, item.metadata)

@@ -26,10 +26,10 @@ _S3_ATTEMPTS = 2  # botocore's; s3fs's own around them is left out. A job's pati
 
 
 def connect(url: str, *, timeout_s: float, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
-    """(file system, path inside it). Listings are not cached: another process's files are there as soon as it wrote
-    them.
+    """Return the file system of a URL and the path inside it. Listings are not cached, so files of other processes are
+    visible as soon as they are written.
 
-    Raises `InvalidInput` for a URL with credentials in it or of a kind that nothing installed can open.
+    Raises `InvalidInput` for a URL that contains credentials, or of a kind that no installed package can open.
     """
     display_name = named(url)
     if "::" in url:
@@ -54,7 +54,8 @@ def is_local(files: Any) -> bool:
 
 
 def named(url: str) -> str:
-    """A store for messages and logs: scheme and bucket or host, without what follows or precedes them."""
+    """Return the name of a storage for messages and logs: scheme and bucket or host, without credentials, path and
+    query."""
     parts = urlsplit(url)
     if not parts.scheme or parts.scheme == "file":
         return parts.path or url
@@ -81,7 +82,7 @@ class StoreErrors:
 
 
 def translated(error: Exception, resource: str, denied: type[RetrievalError] = Forbidden) -> RetrievalError | None:
-    """The error of ours that stands for a store's; None for one of ours already, or of no store."""
+    """Return our error for a storage's one; None if the error is already ours or comes from elsewhere."""
     if isinstance(error, RetrievalError):
         return None
     if isinstance(error, FileNotFoundError | NotADirectoryError) and _code(error) not in _NO_STORE:
@@ -94,7 +95,8 @@ def translated(error: Exception, resource: str, denied: type[RetrievalError] = F
 
 
 def _reason(error: Exception) -> str:
-    """No text of the store's: it may quote the request. The system's own words for its error numbers are safe."""
+    """Describe an error without the storage's own text, which may quote the request. The system's words for its error
+    numbers are safe."""
     if isinstance(error, ImportError):
         return f"the package {error.name or 'for it'} is not installed (for s3:// the extra ret2[s3])"
     code = _code(error)
@@ -104,7 +106,7 @@ def _reason(error: Exception) -> str:
 
 
 def _code(error: BaseException) -> str:
-    """The S3 error code behind an error, where there is one."""
+    """Return the S3 error code behind an error, if there is one."""
     response = getattr(error if hasattr(error, "response") else error.__cause__, "response", None)
     code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
     return code if isinstance(code, str) and code.isalnum() else ""
@@ -115,8 +117,8 @@ def _in_brackets(code: str) -> str:
 
 
 def _defaults(protocol: str, timeout_s: float) -> dict[str, Any]:
-    """For S3 all attempts together, of which each may be silent as long as `read_timeout`, end within the caller's
-    time."""
+    """Return options for S3 with which all attempts together, each of which may be silent for `read_timeout`, end
+    within the caller's time."""
     if protocol not in _S3:
         return {}
     each_s = timeout_s / (_S3_ATTEMPTS + 1)

@@ -25,10 +25,11 @@ class Reindexes:
         self._ledger, self._catalog, self._encoders, self._orders = ledger, catalog, encoders, orders or WakeUps()
 
     async def start(self, name: str, *, model: str | None = None, max_failures: int = 0) -> tuple[Job, bool]:
-        """The job, and whether it is new. `model` is the name or the fingerprint, or its beginning, of one that runs
-        here.
+        """Start a reindex, and return its job and whether that is new. `model` is the name of a model that runs here,
+        or its fingerprint or the beginning of it.
 
-        Raises `Conflict` when no other model runs than the collection's, or while there is another generation of it.
+        Raises `Conflict` if no model but the collection's own runs here, or while the collection has another
+        generation.
         """
         collection = await self._catalog.get(name)
         target = await self._target(collection, model)
@@ -38,7 +39,7 @@ class Reindexes:
         return started
 
     async def get(self, name: str) -> Reindex:
-        """Raises `NotFound` when the collection has one generation only."""
+        """Return the reindex of a collection. Raises `NotFound` if the collection has only one generation."""
         collection = await self._catalog.get(name)
         reindex = await self._ledger.reindexes.find(collection.name)
         if reindex is None:
@@ -46,7 +47,7 @@ class Reindexes:
         return reindex
 
     async def cancel(self, name: str) -> Job:
-        """Before the switch: the new generation is given up."""
+        """Give up the new generation, before the switch."""
         reindex = await self.get(name)
         if not reindex.state.before_switch:
             raise _too_late(reindex, "cancelled")
@@ -55,9 +56,8 @@ class Reindexes:
         return job
 
     async def roll_back(self, name: str) -> Reindex:
-        """After the switch, while the previous generation is kept: it will serve again, with all that was written
-        meanwhile.
-        """
+        """Let the previous generation serve again, after the switch and while it is kept, with all that was written
+        meanwhile."""
         reindex = await self.get(name)
         if reindex.state is not ReindexState.KEPT:
             raise _too_late(reindex, "rolled back")
@@ -71,7 +71,7 @@ class Reindexes:
         return await self._order(reindex, self._ledger.reindexes.pause(reindex))
 
     async def finish(self, name: str) -> Reindex:
-        """After the switch: the previous generation is given up before its time."""
+        """Give up the previous generation early, after the switch."""
         reindex = await self.get(name)
         if reindex.state is not ReindexState.KEPT:
             raise _too_late(reindex, "finished")

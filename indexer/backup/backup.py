@@ -55,8 +55,10 @@ class Installation:
 async def back_up(
     installation: Installation, folder: Path, *, version: str, portable: bool = False, report: Report = lambda _: None
 ) -> Manifest:
-    """Raises `Conflict` when there is anything in the folder. Writes may go on meanwhile, where several processes share
-    what is backed up: what was accepted by the beginning is in it.
+    """Back up an installation into an empty folder. Raises `Conflict` if the folder is not empty.
+
+    Writes may go on meanwhile where several processes share the installation. The backup contains all that was accepted
+    before it began.
     """
     manifests.make_empty(folder)
     schema = await installation.ledger.dump.save(folder / _LEDGER)
@@ -73,9 +75,10 @@ async def back_up(
 
 
 async def restore(folder: Path, into: Installation, *, report: Report = lambda _: None) -> Manifest:
-    """Checks the whole backup, then that there is nothing where it is to go. The ledger last and at once: a restoration
-    that breaks off leaves an empty installation, and can be repeated. Raises `NotFound`, `InvalidInput` or
-    `Conflict`.
+    """Restore a backup. First the whole backup is checked, then that the destination is empty. The ledger is written
+    last and in one step, so an interrupted restore leaves an empty installation and can be repeated.
+
+    Raises `NotFound`, `InvalidInput` or `Conflict`.
     """
     manifest = await asyncio.to_thread(manifests.read, folder)
     await asyncio.to_thread(
@@ -101,7 +104,7 @@ async def restore(folder: Path, into: Installation, *, report: Report = lambda _
 
 
 async def _load_ledger(file: Path, ledger: Ledger) -> None:
-    """Opening a copy of it: an older one is brought up to date by that, and the backup stays as it is."""
+    """Load a copy of the saved ledger. Opening the copy migrates it, and the backup stays unchanged."""
     with tempfile.TemporaryDirectory() as folder:
         await ledger.dump.load(Path(await asyncio.to_thread(shutil.copy, file, folder)))
 
@@ -110,7 +113,7 @@ async def _load_ledger(file: Path, ledger: Ledger) -> None:
 
 
 def _generations(saved: Path) -> list[Collection]:
-    """Those that serve, and the others where there are any, as the saved ledger has them."""
+    """Return the serving generation of each collection, and the other ones, as the saved ledger has them."""
     ledger = Ledger.open(f"sqlite:///{saved}")
     try:
         collections, reindexes = ledger.collections.all.blocking(), ledger.reindexes.all.blocking()

@@ -67,9 +67,8 @@ def make_empty(folder: Path) -> None:
 
 
 def read(folder: Path) -> Manifest:
-    """Raises `NotFound` when there is none, for then the backup was never finished; `InvalidInput` for one that we
-    cannot read.
-    """
+    """Read the manifest. Raises `NotFound` if there is none, because the backup was never finished, and `InvalidInput`
+    if it cannot be read."""
     file = folder / NAME
     try:
         values = json.loads(file.read_text())
@@ -95,7 +94,7 @@ def _checked(file: Path) -> SavedFile:
 
 
 def check(folder: Path, manifest: Manifest, needed: Iterable[str]) -> None:
-    """Raises `InvalidInput` for a file that is not as it was written, or of which the manifest does not know."""
+    """Check the needed files. Raises `InvalidInput` for a file that has changed or is missing from the manifest."""
     if unknown := sorted(set(needed) - manifest.files.keys()):
         raise InvalidInput(f"{folder / NAME} has no checksum of {unknown[0]}")
     for name, saved in manifest.files.items():
@@ -111,7 +110,7 @@ def check(folder: Path, manifest: Manifest, needed: Iterable[str]) -> None:
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Everything on disk before the manifest, which appears whole."""
+    """Write the manifest in one step, after everything else is on disk."""
     for path in [*folder.rglob("*"), folder]:
         _sync(path)
     new = folder / f".{NAME}"

@@ -24,9 +24,8 @@ _ARRAY = 1  # msgpack's extension type of a NumPy array of float32: its shape, a
 
 
 async def write(points: Points, file: Path) -> int:
-    """Every point that is there all the while; one that is written meanwhile is there as it was before or after. How
-    many.
-    """
+    """Write every point to a file, and return their number. A point that is written meanwhile is saved as it was before
+    or after."""
     count, after = 0, None
     with gzip.open(file, "wb", compresslevel=_LEVEL) as out:
         while True:
@@ -40,7 +39,8 @@ async def write(points: Points, file: Path) -> int:
 
 
 async def read(file: Path, points: Points) -> int:
-    """Into a collection of the store that is there. How many. Raises `InvalidInput` for a file that is none."""
+    """Read a file into an existing collection of the store, and return the number of points. Raises `InvalidInput` for
+    another kind of file."""
     count, page = 0, []
     for point in _points(file):
         page.append(point)
@@ -68,7 +68,7 @@ def _points(file: Path) -> Iterator[Point]:
 
 
 def _point(values: dict[str, Any]) -> Point:
-    """What a later version says more is left out."""
+    """Build a point from its saved values, and ignore values that a later version added."""
     if values.get("shares") is not None:
         values["shares"] = tuple(tuple(pair) for pair in values["shares"])
     names = {field.name for field in fields(Point)}

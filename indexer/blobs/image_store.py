@@ -88,7 +88,7 @@ class Blobs:
     """Safe to use from many tasks. What `put` returned is on disk. Close it to end its threads."""
 
     def __init__(self, settings: BlobSettings | str, *, options: Mapping[str, Any] | None = None) -> None:
-        """`options` go to fsspec as they are: a test's endpoint and keys."""
+        """Open the storage. `options` are passed to fsspec, such as the endpoint and keys of a test."""
         self._settings = BlobSettings(settings) if isinstance(settings, str) else settings
         self._what = f"image storage {named(self._settings.url)}"
         self._files, self._root = connect(self._settings.url, timeout_s=self._settings.timeout_s, options=options)
@@ -144,9 +144,9 @@ class Blobs:
         return data
 
     async def pages(self, size: int = _PAGE) -> AsyncIterator[list[Stored]]:
-        """All blobs in the order of their digests, at most `size` at a time.
+        """Yield all blobs in the order of their digests, at most `size` at a time.
 
-        Held: the names under one of 256 prefixes.
+        Memory holds the names under one of 256 prefixes.
         """
         if size < 1:
             raise InvalidInput(f"page size is {size}, at least 1 is needed", field="size", value=size, limit=1)
@@ -160,9 +160,8 @@ class Blobs:
                 yield page
 
     async def _sweep_aside(self, ask: Callable[[Sequence[str]], Awaitable[AbstractSet[str]]], grace_s: float) -> None:
-        """What was set aside a grace time ago: by now a document that was posted then refers to its image, or nothing
-        does.
-        """
+        """Delete images that were set aside a grace time ago: a document that was posted at that time refers to its
+        image by now, or nothing does."""
         async for page in self._pages(self._aside, _PAGE):
             before_s = time.time() - grace_s
             old = [blob.digest for blob in page if blob.modified_s < before_s]
@@ -187,10 +186,11 @@ class Blobs:
                         await self._run(partial(self._files.rm_file, path))
 
     async def sweep(self, referenced: Referenced | Iterable[str], older_than_s: float | None = None) -> Swept:
-        """Deletes what nobody refers to and what is older than the grace time (or `older_than_s`, at least as long),
-        and its thumbnails.
+        """Delete images without references that are older than the grace time, or than `older_than_s`, which must be at
+        least as long.
 
-        No `put` can lose to it. On an object store space is free one grace time later, with a later sweep.
+        It never deletes an image that a `put` is storing. On an object store the space is freed one grace time later,
+        by a later sweep.
         """
         grace_s = self._settings.grace_s if older_than_s is None else older_than_s
         if grace_s < self._settings.grace_s:
@@ -218,7 +218,7 @@ class Blobs:
         return Swept(kept_images - deleted, deleted, deleted_bytes)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Image work that belongs to storing, such as a thumbnail, on the threads of this storage."""
+        """Run image work that belongs to storing, such as making a thumbnail, in the threads of this storage."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def close(self) -> None:
@@ -264,7 +264,7 @@ class Blobs:
             self._files.mv(part, path)
 
     def _read(self, digest: str) -> bytes:
-        """What a sweep set aside as it was put again is brought back."""
+        """Read an image. One that a sweep set aside while it was put again is brought back."""
         path = self._path(digest)
         try:
             return bytes(self._files.cat_file(path))
@@ -278,7 +278,8 @@ class Blobs:
         return data
 
     def _is_there(self) -> bool:
-        """Whether the folder or bucket is: a disk that is not mounted must not look like missing images."""
+        """Return whether the folder or bucket exists, so that a disk that is not mounted does not look like missing
+        images."""
         if self._local:
             return self._local.is_there()
         try:
@@ -327,9 +328,8 @@ class Blobs:
         return sorted(blobs, key=lambda blob: blob.digest)
 
     async def _run(self, call: Callable[[], T]) -> T:
-        """Off the event loop and within the time. A call that is over time ends in its thread by the store's own
-        time-outs.
-        """
+        """Run a call off the event loop and within the time-out. A call that exceeds it ends in its thread by the
+        time-outs of the storage."""
         timeout_s = self._settings.timeout_s
         # Wrong keys are the operator's to mend, and then the work goes on: no document is at fault.
         with StoreErrors(self._what, denied=DependencyUnavailable):
@@ -354,7 +354,7 @@ def _asking(referenced: Referenced | Iterable[str]) -> Callable[[Sequence[str]],
 
 
 def _modified_s(info: Mapping[str, Any]) -> float:
-    """When a blob was last written, under the name that its file system has for it."""
+    """Return when a blob was last written; each file system has its own name for it."""
     for key in ("mtime", "LastModified", "last_modified", "updated", "created"):
         value = info.get(key)
         if isinstance(value, datetime):

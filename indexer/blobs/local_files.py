@@ -78,7 +78,7 @@ class LocalFiles:
 
 
 def _renewed(path: Path, data: bytes, before_s: float) -> bool:
-    """Whether the file has this content; if it is older than `before_s`, renew it."""
+    """Return whether the file has this content, and renew it if it is older than `before_s`."""
     try:
         status = path.stat()
         if status.st_size != len(data) or path.read_bytes() != data:

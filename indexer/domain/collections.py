@@ -33,7 +33,7 @@ class Collection:
         return points_name(self.name, self.generation)
 
     def other(self, reindex: Reindex) -> Collection:
-        """The collection as its other generation is."""
+        """Return the collection as its other generation has it."""
         model = {"fingerprint": reindex.fingerprint, "model": reindex.model, "dimensions": reindex.dimensions}
         return replace(self, generation=reindex.generation, **model)  # type: ignore[arg-type]
 
@@ -103,5 +103,5 @@ class Counts:
 
 
 def points_name(collection: str, generation: int) -> str:
-    """`~` is in no collection's name."""
+    """Return the name of a generation's points in the store. `~` occurs in no collection's name."""
     return f"{collection}~{generation}" if generation else collection

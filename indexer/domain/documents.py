@@ -63,12 +63,13 @@ class Document:
 
 
 def point_id(document_id: str) -> str:
-    """The store's id of a document: a UUID version 5 of the document id."""
+    """Return the store's id of a document: a UUID version 5 of the document id."""
     return str(uuid.uuid5(_POINT_NAMESPACE, document_id))
 
 
 def content_id(text: str | None, image: str | None, metadata: Metadata) -> str:
-    """An id for a document that came without one: a hash of its content, so that posting it twice changes nothing."""
+    """Return an id for a document that came without one: a hash of its content, so that posting it twice changes
+    nothing."""
     return content_hash(text, image, metadata)[:32]
 
 

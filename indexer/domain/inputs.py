@@ -121,7 +121,8 @@ def check_text(text: str | None, limits: Limits) -> None:
 
 
 def check_unicode(text: str, name: str, field: str) -> None:
-    """Python's own JSON reads half of a surrogate pair, and no database and no index holds it."""
+    """Refuse lone surrogates: Python's JSON reader accepts half of a surrogate pair, but no database and no index
+    stores it."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -28,7 +28,7 @@ Fields = list[dict[str, Any]]
 
 
 def shown(value: Any) -> Any:
-    """A value as it may stand in an answer: short, and JSON."""
+    """Return a value in a form that an answer can contain: short, and JSON."""
     if value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) < 2**53):
         return value
     if isinstance(value, float):
@@ -42,7 +42,7 @@ def shown(value: Any) -> Any:
 
 
 def brief(message: str) -> str:
-    """A message as it may stand in an answer, whatever it quotes."""
+    """Shorten a message for an answer, whatever it quotes."""
     return message if len(message) <= _MESSAGE_CHARS else f"{message[: _MESSAGE_CHARS - 1]}…"
 
 
@@ -71,12 +71,12 @@ def _allowed(error: Mapping[str, Any]) -> str:
 
 
 def summary(fields: Sequence[Mapping[str, Any]]) -> str:
-    """The errors in one line, for people and for per-item details."""
+    """Summarise the errors in one line, for people and for per-item details."""
     return "; ".join(_named(field) + f"{field['limit']} (got {field['value']!r})" for field in fields[:3])
 
 
 def _named(field: Mapping[str, Any]) -> str:
-    """Nothing for an error of the whole."""
+    """Return the prefix that names the field of an error; an error of the whole has none."""
     return f"{field['field']}: " if field["field"] else ""
 
 
@@ -91,8 +91,8 @@ def invalid(error: ValidationError) -> InvalidInput:
 
 
 def _path(location: Sequence[str | int]) -> str:
-    """("query", "image") as "query.image", ("inputs", 3) as "inputs[3]". Our tags of union branches, in <>, stay
-    out."""
+    """Join a location such as ("query", "image") to "query.image", and ("inputs", 3) to "inputs[3]". Our tags of union
+    branches, in <>, are left out."""
     path = ""
     for part in location:
         if isinstance(part, int):

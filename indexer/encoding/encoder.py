@@ -22,9 +22,10 @@ class Encoder(Protocol):
     """Safe to call from many tasks at once. One result or one error per input, in order."""
 
     async def encode(self, inputs: Sequence[Input], *, role: Role, lane: Lane) -> list[Embedding | RetrievalError]:
-        """Raises `Overloaded` (whole call, nothing encoded) or `DependencyUnavailable`; anything else is per input."""
+        """Embed inputs, with a result or an error for each. Raises `Overloaded` (for the whole call; nothing is encoded
+        then) or `DependencyUnavailable`."""
         ...
 
     async def info(self) -> ModelInfo:
-        """Raises `DependencyUnavailable` when no encoder answers."""
+        """Return what the model is. Raises `DependencyUnavailable` if no encoder answers."""
         ...

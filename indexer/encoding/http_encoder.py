@@ -91,7 +91,8 @@ class HttpEncoder:
         await self._request("GET", "/info")
 
     async def info(self) -> ModelInfo:
-        """Cached for `info_max_age_s`; while the encoder is unavailable the last known value is returned."""
+        """Return what the model is, cached for `info_max_age_s`. While the encoder is unavailable, return the last
+        known value."""
         async with self._info_lock:
             if self._info is None or time.monotonic() - self._info_at > self._settings.info_max_age_s:
                 try:
@@ -219,7 +220,7 @@ def _correlation_headers() -> dict[str, str]:
 
 
 def _bearer(key: str) -> Callable[[httpx.Request], httpx.Request]:
-    """The key goes before a password in the URL, which httpx would else send in its place."""
+    """Return an authenticator that sends the key. Otherwise httpx would send a password from the URL in its place."""
 
     def with_key(request: httpx.Request) -> httpx.Request:
         request.headers["authorization"] = f"Bearer {key}"
@@ -229,7 +230,7 @@ def _bearer(key: str) -> Callable[[httpx.Request], httpx.Request]:
 
 
 def _detail(response: httpx.Response) -> str:
-    """The detail of a problem, or the failed checks of a probe; a proxy's page is cut."""
+    """Return the detail of a problem, or the failed checks of a probe. A proxy's page is cut short."""
     try:
         body = response.json()
     except ValueError:
@@ -240,7 +241,7 @@ def _detail(response: httpx.Response) -> str:
 
 
 def _is_problem(response: httpx.Response) -> bool:
-    """Whether an encoder answered, and not a proxy in front of it."""
+    """Return whether an encoder answered, and not a proxy in front of it."""
     content_type: str = response.headers.get("content-type", "")
     return content_type.startswith("application/problem+json")
 

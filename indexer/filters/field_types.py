@@ -38,7 +38,7 @@ class FieldType(StrEnum):
 
 
 def types_asked_of(condition: Leaf) -> frozenset[FieldType]:
-    """The declared types that a condition can be asked of; none for one that fits all."""
+    """Return the declared types to which a condition can be applied; none for a condition that fits all."""
     match condition:
         case Equals(_, value):
             return _types_of(value)
@@ -67,9 +67,9 @@ def _types_of(value: Scalar) -> frozenset[FieldType]:
 
 
 def check_types(condition: Filter, declared: Mapping[str, FieldType]) -> None:
-    """Raises `InvalidInput` naming the first field that is declared as another type than it is asked as.
+    """Raise `InvalidInput` naming the first field that is declared as another type than the condition needs.
 
-    Fields that nobody declared, and those inside `nested`, can be asked as anything.
+    Undeclared fields, and those inside `nested`, accept every condition.
     """
     match condition:
         case AllOf(of) | AnyOf(of) | AtLeast(_, of):

@@ -89,7 +89,7 @@ class GeoBox:
     right: float
 
     def spans(self) -> list[tuple[float, float]]:
-        """The longitudes as west-to-east intervals, none of them empty."""
+        """Return the longitudes as west-to-east intervals, none of them empty."""
         whole = self.left <= self.right
         spans = [(self.left, self.right)] if whole else [(self.left, LAST_LONGITUDE), (-LAST_LONGITUDE, self.right)]
         return [(west, east) for west, east in spans if west < east]
@@ -129,7 +129,7 @@ Filter = Leaf | Nested | AllOf | AnyOf | AtLeast | Not
 
 
 def tight_bounds(condition: Range | DateRange) -> dict[str, Any]:
-    """At most one lower and one upper bound: given both `gt` and `gte`, Qdrant's index looks at `gt` alone."""
+    """Return at most one lower and one upper bound: given both `gt` and `gte`, Qdrant's index looks at `gt` alone."""
     names = ("gt", "gte", "lt", "lte")
     bounds = {name: value for name in names if (value := getattr(condition, name)) is not None}
     if "gt" in bounds and "gte" in bounds:
@@ -157,5 +157,5 @@ def path_problem(path: str) -> str | None:
 
 
 def whole_number_beyond_doubles(value: Scalar) -> bool:
-    """True where a number has to be compared as a 64-bit integer, because several share one double."""
+    """Return whether a number must be compared as a 64-bit integer, because several such numbers share one double."""
     return type(value) is int and abs(value) >= EXACT_DOUBLE

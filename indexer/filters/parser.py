@@ -177,7 +177,7 @@ Longitude = Annotated[float, Field(ge=-180, le=180, description="degrees")]
 
 
 def _without_defaults(schema: dict[str, Any]) -> None:
-    """A bound that is not given is absent: null is no bound."""
+    """Remove the defaults from the schema: an absent bound is absent, and null is no bound."""
     for value in schema["properties"].values():
         value.pop("default", None)
 

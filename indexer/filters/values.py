@@ -24,8 +24,8 @@ _MOMENT = re.compile(
 
 
 def read_moment(text: str) -> datetime | None:
-    """An RFC 3339 date-time, or one without offset (UTC), or a date (its midnight, UTC). Cut to microseconds; None if
-    it is none."""
+    """Read an RFC 3339 date-time, a date-time without offset (UTC), or a date (its midnight in UTC), cut to
+    microseconds. Return None for any other text."""
     read = _MOMENT.fullmatch(text)
     if read is None:
         return None
@@ -50,12 +50,12 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 
 def is_place(value: object) -> TypeGuard[Mapping[str, Any]]:
-    """{"lat": degrees, "lon": degrees}; other keys are ignored."""
+    """Return whether a value is {"lat": degrees, "lon": degrees}; other keys are ignored."""
     return isinstance(value, Mapping) and is_number(value.get("lat")) and is_number(value.get("lon"))
 
 
 def metres_between(lat_a: float, lon_a: float, lat_b: float, lon_b: float) -> float:
-    """Along the great circle, by the haversine formula. Degrees."""
+    """Return the distance along the great circle by the haversine formula; arguments are in degrees."""
     lat_a, lon_a, lat_b, lon_b = map(math.radians, (lat_a, lon_a, lat_b, lon_b))
     h = math.sin((lat_b - lat_a) / 2) ** 2 + math.cos(lat_a) * math.cos(lat_b) * math.sin((lon_b - lon_a) / 2) ** 2
     return 2 * EARTH_RADIUS_M * math.asin(math.sqrt(min(1.0, h)))

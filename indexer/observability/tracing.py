@@ -23,7 +23,7 @@ Attribute = str | int | float | bool
 
 
 def recording() -> bool:
-    """Whether spans are exported."""
+    """Return whether spans are exported."""
     return not isinstance(trace.get_tracer_provider(), ProxyTracerProvider)
 
 

@@ -101,7 +101,8 @@ class FetchPlaces:
     """
 
     def __init__(self, places: int, *, slow_after_s: float = 3.0, clock: Callable[[], float] = time.monotonic) -> None:
-        """Places taken for longer than `slow_after_s` are taken for stuck: nobody waits for one of them."""
+        """Set the number of places. A place that is taken for longer than `slow_after_s` counts as stuck, and nobody
+        waits for it."""
         self._places, self._per_job, self._slow_after_s, self._clock = places, max(1, places // 2), slow_after_s, clock
         self._taken: set[Place] = set()
         self._departure = asyncio.Event()

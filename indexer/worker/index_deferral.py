@@ -60,7 +60,7 @@ class BulkLoads:
             await self.look()
 
     async def look(self) -> None:
-        """Raises `RetrievalError` where ledger or store does not answer."""
+        """Set or end the deferral for every collection. Raises `RetrievalError` if ledger or store does not answer."""
         for name, to_come in (await self._to_come()).items():
             with contextlib.suppress(NotFound):  # not made yet, or gone
                 deferred = to_come > 0 and to_come > await self._store.points(name).count()
@@ -68,9 +68,8 @@ class BulkLoads:
                     log.info("indexing is deferred" if deferred else "indexing goes on", points=name, to_come=to_come)
 
     async def _to_come(self) -> dict[str, int]:
-        """Of every generation the documents that its largest load will bring, 0 where there is none; by the name of its
-        points.
-        """
+        """Return, by the name of its points, how many documents the largest load of each generation will bring; 0
+        without a load."""
         serving = {reindex.name: reindex.points_name for reindex in await self._ledger.collections.all()}
         reindexes = await self._ledger.reindexes.all()
         filling = {

@@ -24,12 +24,12 @@ class Progress:
         self._changed = asyncio.Event()  # of what happens from now on; whoever waits took it before it looked
 
     def notify(self) -> None:
-        """A worker of this process has done something."""
+        """Wake those who wait, because a worker of this process has made progress."""
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def wait(self, job_id: str, timeout_s: float) -> Job:
-        """The job when it is finished, or as it is after `timeout_s`. Raises `NotFound`."""
+        """Return the job when it is finished, or as it is after `timeout_s`. Raises `NotFound`."""
         deadline = time.monotonic() + timeout_s
         while True:
             changed = self._changed
@@ -40,7 +40,7 @@ class Progress:
             await self._until(changed, left_s)
 
     async def follow(self, job_id: str, every_s: float) -> AsyncGenerator[Job, None]:
-        """The job now and after each change, at most one in `every_s`, the last time as it finished.
+        """Yield the job now and after each change, at most once in `every_s`, the last time when it has finished.
 
         Raises `NotFound`.
         """
@@ -57,7 +57,8 @@ class Progress:
                 await asyncio.sleep(every_s)
 
     async def _until(self, changed: asyncio.Event, limit_s: float) -> None:
-        """Until something happened, or a poll is due. Spread, so that many who wait do not ask all at once."""
+        """Wait until something has happened or a poll is due. Polls are spread, so that many waiting calls do not poll
+        at once."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(limit_s, self._poll_s * random.uniform(0.5, 1.0))):
                 await changed.wait()

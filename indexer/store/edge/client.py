@@ -60,10 +60,9 @@ class EdgeStore:
         answer_timeout_s: float = ANSWER_TIMEOUT_S,
         watch: Watch = NOBODY,
     ) -> None:
-        """`lock_wait_s` bounds the wait for another process, usually one that is ending, to release the folder.
-        A filter that reads more payloads than `reads_per_call` is answered in slices; one that would read those of
-        more than `readable_documents` is refused. A call that takes longer than
-        `answer_timeout_s` ends the child process and is a `StoreTimedOut`."""
+        """`lock_wait_s` bounds the wait for another process, usually one that is ending, to release the folder. A
+        filter that reads more payloads than `reads_per_call` is answered in slices. A call that takes longer than
+        `answer_timeout_s` ends the child process and raises `StoreTimedOut`."""
         self.watch = watch
         self._child = _Child(folder, lock_wait_s, reads_per_call, readable_documents, answer_timeout_s)
         # One thread for the life of the store: the kernel ends the child with the thread that started it.
@@ -80,9 +79,8 @@ class EdgeStore:
         language: str | None = None,
         latents: bool | None = None,
     ) -> None:
-        """Makes what is missing, indexes too, if the collection is there with this layout; `Conflict` if it has
-        another.
-        """
+        """Create what is missing of a collection with this layout, its indexes included. Raises `Conflict` if it exists
+        with another layout."""
         await self._call("create", name, dimensions, dict(indexes or {}), language, latents)
 
     @measured
@@ -91,16 +89,15 @@ class EdgeStore:
 
     @measured
     async def snapshot(self, name: str, file: Path) -> None:
-        """The collection as it is now in one file, whole or not at all. Other calls wait while its files are copied,
-        not while they are packed: 0.5 s of 10 for 100,000 x 256 on a busy machine.
-        """
+        """Write the present state of a collection to one file, completely or not at all. Other calls wait while its
+        files are copied, but not while they are packed: 0.5 s of 10 s for 100,000 x 256 on a busy machine."""
         copied = file.with_name(f".copy-{file.name}")
         await self._call("copy", name, copied)
         await asyncio.to_thread(pack, copied, file)
 
     @measured
     async def restore(self, name: str, file: Path) -> None:
-        """What `snapshot` wrote, under any name; `Conflict` if there is such a collection."""
+        """Restore a file of `snapshot` under any name. Raises `Conflict` if there is such a collection."""
         await self._call("restore", name, file)
 
     def points(self, name: str) -> EdgePoints:

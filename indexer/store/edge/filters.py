@@ -25,15 +25,14 @@ INDEX_KINDS = {
 
 
 def sliced(condition: qe.Filter, part: Slice) -> qe.Filter:
-    """Edge query_limits at `should` before `must`, whatever it thinks of the cost, so no payload of another slice is
-    read.
-    """
+    """Restrict a condition to a slice of the points. Edge evaluates `should` before `must`, whatever their cost, so it
+    reads no payload of another slice."""
     of_slice = qe.SliceCondition(part.total, part.index)  # type: ignore[attr-defined]  # its stubs lack it
     return qe.Filter(should=[of_slice], must=[condition])
 
 
 def ranked(shard: qe.EdgeShard, count: int, **request: Any) -> list[tuple[str, float]]:
-    """Ids and scores of the best `count` of a query, in the order of `store.ties`."""
+    """Return ids and scores of the best `count` hits of a query, in the order of `store.ties`."""
     count = min(count, shard.info().points_count)
     hits: list[Any] = []
     for limit in query_limits(count) if count else ():

@@ -18,7 +18,7 @@ _LIVE = qe.SearchParams(idf=qe.IdfParams(corpus=qe.Filter(must=[])))
 
 
 def vector_params(layout: Layout) -> dict[str, Any]:
-    """The part of an EdgeConfig that says what points hold."""
+    """Return the part of an EdgeConfig that describes the vectors of the points."""
     dense = _dense(layout)
     params: dict[str, Any] = {"vectors": dense}
     if layout.latents:

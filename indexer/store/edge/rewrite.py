@@ -38,7 +38,7 @@ class Rewrite:
     """
 
     def __init__(self, used: Path, config: qe.EdgeConfig, indexes: Mapping[str, FieldType], left_out: int) -> None:
-        """`used` is the path of the shard in use; `left_out` is how many deleted points it holds."""
+        """Begin to rewrite the shard at the path `used`, which contains `left_out` deleted points."""
         self._used = used
         self.path = used.with_name(next(name for name in _NAMES if name != used.name))
         shutil.rmtree(self.path, ignore_errors=True)

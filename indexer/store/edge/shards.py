@@ -160,7 +160,7 @@ class Shards:
         return new
 
     def copy(self, name: str, to: Path) -> None:
-        """The collection's files as they are now, to a folder of its own."""
+        """Copy the present files of a collection to another folder."""
         opened = self._opened(name)
         self._flush(opened)
         copy(self._path(name), to, leave=() if opened.rewrite is None else (opened.rewrite.path.name,))
@@ -270,9 +270,8 @@ class Shards:
         return int(self._opened(name).shard.count(qe.CountRequest(exact=True)))
 
     def page(self, name: str, after: str | None, limit: int, condition: Filter | None) -> Page:
-        """Edge is asked from a point on, that one included: `after` is the first of the next page. Where the condition
-        reads payloads it is asked of a stretch of points, and the page may have less than `limit`.
-        """
+        """Return a page of points. `after` is the first id of the page, because Edge's scroll includes its offset. A
+        condition that reads payloads is evaluated on a stretch of points, so the page may have fewer than `limit`."""
         opened = self._opened(name)
         chosen, end = None, None
         if condition is not None:
@@ -293,12 +292,13 @@ class Shards:
         )
 
     def size_bytes(self, name: str) -> int:
-        """What the files take up: Edge's have large holes."""
+        """Return the disk space of a collection's files without their holes, which are large."""
         self._opened(name)
         return _bytes_on_disk(self._path(name))
 
     def images(self, name: str, after: str | None, limit: int) -> tuple[list[str], str | None]:
-        """Edge is asked from a point on, that one included: `after` is the first of the next page."""
+        """Return a page of image digests. `after` is the first id of the page, because Edge's scroll includes its
+        offset."""
         request = qe.ScrollRequest(offset=after, limit=limit, with_payload=["image_digest"], with_vector=False)
         records, following = self._opened(name).shard.scroll(request)
         return digests(record.payload for record in records), None if following is None else str(following)
@@ -307,16 +307,15 @@ class Shards:
         return unfinished(fields, self._opened(name).indexed)
 
     def ping(self) -> None:
-        """That an answer comes is the answer."""
+        """Answer, to show that the process is alive."""
 
     @property
     def untidy(self) -> bool:
         return any(opened.untidy for opened in self._open.values())
 
     def tidy(self, quiet: bool = True) -> None:
-        """One step of what can wait, of one collection after the other; no search waits for more. `quiet`: nobody is
-        there who would wait, so that segments are synchronised too.
-        """
+        """Do one step of deferred work for one collection after the other; no search waits for longer than a step. With
+        `quiet` nobody is waiting, so segments are synchronised too."""
         name = next(name for name, candidate in self._open.items() if candidate.untidy)
         opened = self._open[name] = self._open.pop(name)  # it is the last to have its turn again
         opened.untidy = False  # also if it fails: the next write tries again
@@ -329,7 +328,7 @@ class Shards:
             raise
 
     def _step(self, opened: _Open, quiet: bool) -> bool:
-        """Whether there is more to do."""
+        """Do one step for a collection, and return whether there is more to do."""
         if opened.rewrite is not None:
             if opened.rewrite.step(opened.shard):
                 self._change_over(opened, opened.rewrite)
@@ -381,9 +380,8 @@ class Shards:
         return self._folder / engine_name(name)
 
     def _write(self, name: str, operation: Any, points: int) -> None:
-        """Edge writes its log through a memory map. Syncing those files (6 ms) makes a write outlive the machine's
-        power; flushing all segments (80 to 200 ms) only shortens the log, and waits.
-        """
+        """Write to a collection. Edge writes its log through a memory map: synchronising those files (6 ms) makes the
+        write survive a power loss; flushing all segments (80 to 200 ms) would only shorten the log."""
         opened = self._opened(name)
         try:
             for shard in opened.shards:
@@ -414,7 +412,8 @@ class Shards:
         opened.untidy |= bool(indexes)
 
     def _forget_wrong(self, opened: _Open, indexes: Mapping[str, FieldType]) -> None:
-        """An index of another kind may answer wrongly, so it goes at once; without one, Edge reads the payloads."""
+        """Drop indexes of another kind at once, because they may answer wrongly. Without an index Edge reads the
+        payloads."""
         for path in indexes:
             opened.upkeep.due.pop(path, None)
             made = [(opened.shard, opened.indexed)]
@@ -469,7 +468,8 @@ def _damage_named(name: str, folder: Path) -> Iterator[None]:
 
 
 def _load(path: Path, layout: Layout) -> qe.EdgeShard:
-    """Edge locks its log: a process that was killed may hold it a moment longer than our own lock."""
+    """Load a shard. Edge locks its log, and a process that was killed may hold that lock a moment longer than our own,
+    so loading is retried."""
     give_up_at = time.monotonic() + LOAD_WAIT_S
     while True:
         try:
