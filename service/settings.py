@@ -315,7 +315,7 @@ class Settings(_PartsSettings):
         description="commas and opening brackets of one JSON body outside its texts, which is how much there is to build from it",
     )
     max_documents_values: Positive = Field(
-        1_000_000, description="the same of a JSON list of documents, or of one line of an NDJSON stream"
+        500_000, description="the same of a JSON list of documents, or of one line of an NDJSON stream"
     )
     max_documents_per_call: Positive = Field(
         10_000, description="documents of one JSON call; an NDJSON stream has no such limit"

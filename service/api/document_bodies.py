@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -14,7 +15,7 @@ import orjson
 from indexer.domain.documents import Incoming, Rejected
 from indexer.domain.incoming import DocumentBounds, incoming, shown_id
 from model.errors import InvalidInput, RetrievalError, TooLarge
-from service.http.json_body import read_json
+from service.http.json_body import check_encoding, read_apart, read_json
 from service.http.problems import not_json
 from service.settings import Settings
 
@@ -29,7 +30,7 @@ class Bounds:
     document: DocumentBounds
     max_documents: int
     max_line_bytes: int
-    max_values: int = 1_000_000
+    max_values: int = 500_000
 
     @classmethod
     def of(cls, settings: Settings) -> Bounds:
@@ -77,8 +78,12 @@ async def each_line(stream: AsyncIterator[bytes], bounds: Bounds) -> AsyncIterat
     position = 0
     turns = _Turns()
     async for line in _lines(stream, bounds.max_line_bytes):
-        if line is None or line.strip():
-            yield _of_line(position, line, bounds)
+        if line is None:
+            yield Rejected(position, None, TooLarge.code, f"the line is over {bounds.max_line_bytes} bytes")
+        elif line.strip():
+            if position == 0:
+                check_encoding(line)
+            yield await read_apart(partial(_of_line, position, bounds), line)
         position += 1
         await turns.give()
 
@@ -105,14 +110,12 @@ class _Turns:
             self._since = time.monotonic()
 
 
-def _of_line(position: int, line: bytes | None, bounds: Bounds) -> Incoming | Rejected:
-    if line is None:
-        return Rejected(position, None, TooLarge.code, f"the line is over {bounds.max_line_bytes} bytes")
+def _of_line(position: int, bounds: Bounds, line: bytes) -> Incoming | Rejected:
     try:
         value = read_json(line, bounds.max_values)
     except orjson.JSONDecodeError as error:
         value = not_json("the line", error)
-    except TooLarge as error:
+    except InvalidInput as error:
         value = error
     return document_or_rejection(position, value, bounds.document)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Annotated, Any
 
 import orjson
@@ -23,6 +24,7 @@ from model.images.formats import image_format
 from service.api import document_bodies
 from service.api.serializers import CollectionPath, DocumentPath, job_wire
 from service.components import Parts, PartsOf
+from service.http.json_body import read_apart
 from service.http.middleware.api_keys import CallerOf
 from service.http.middleware.limits import NDJSON, media_type
 from service.http.middleware.security_headers import NOTHING
@@ -110,8 +112,9 @@ async def post_documents(
         documents = document_bodies.each_line(_seen(request.stream(), body_hash.update), bounds)
     else:
         body = await request.body()
-        documents = document_bodies.each(document_bodies.documents_in(body, bounds), bounds)
-        body_hash.update(body)
+        values = await read_apart(partial(document_bodies.documents_in, bounds=bounds), body)
+        documents = document_bodies.each(values, bounds)
+        await read_apart(body_hash.update, body)
     accepted = await parts.intake.accept(
         collection,
         documents,

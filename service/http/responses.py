@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import orjson
@@ -16,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from model.errors import DependencyUnavailable, TimedOut
-from service.http.json_body import check_counts, read_json
+from service.http.json_body import check_counts, read_apart, read_json
 from service.http.middleware.paths import decoded
 from service.http.query_parameters import check_parameters, names_of
 
@@ -33,7 +34,7 @@ class StrictRequest(Request):
     async def json(self) -> Any:
         if not hasattr(self, "_strict_json"):
             settings = self.app.state.process.settings
-            body = read_json(await self.body(), settings.max_json_values)
+            body = await read_apart(partial(read_json, max_values=settings.max_json_values), await self.body())
             check_counts(body, settings.list_limits)
             self._strict_json = body
         return self._strict_json

@@ -5,11 +5,9 @@ import base64
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 from needs import needed
+from serve_process import Server, free_port
 
 from service import server as assembly
 from service import wiring
@@ -26,45 +25,6 @@ from service.components import Parts
 from service.settings import Settings
 
 needed("torch")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Server:
-    """One `ret2 serve`."""
-
-    def __init__(self, folder: Path, model: Path, program: Sequence[str] = ("-m", "service"), **flags: Any) -> None:
-        self.url = f"http://127.0.0.1:{flags.setdefault('port', free_port())}"
-        self.client: httpx.Client | None = None
-        self.log = folder / f"serve-{flags['port']}.log"
-        command = [sys.executable, *program, "serve", f"--model={model}", f"--data-dir={folder / 'data'}"]
-        command += [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-
-    def ready(self) -> httpx.Client:
-        self.client = client = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, self.log.read_text()
-            try:
-                if client.get("/readyz").status_code == 200:
-                    return client
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
-        raise AssertionError(f"not ready:\n{self.log.read_text()}")
-
-    def end(self) -> None:
-        if self.client is not None:
-            self.client.close()
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """How much there is to build from a JSON body is known before it is built."""
 
 import re
+import threading
 import time
 
 import orjson
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 
 from indexer.domain.inputs import InputIn
 from indexer.domain.validation import field_errors, invalid, shown
-from model.errors import TooLarge
-from service.http.json_body import check_counts, read_json
+from model.errors import TooLarge, UnsupportedMediaType
+from service.http.json_body import check_counts, read_apart, read_json
 
 
 @pytest.mark.parametrize("body", [b"[" + b"0," * 100 + b"0]", b"[" * 102 + b"]" * 102, b"[" + b"{}," * 60 + b"{}]"])
@@ -29,6 +30,7 @@ def test_values_are_counted_before_they_are_built(body: bytes) -> None:
         orjson.dumps({"text": "\\", "other": "," * 1_000}),
         orjson.dumps({"text": "x" * (2**20 - 12) + "," * 200, "other": "," * 200}),
         b'["' + b"," * 2**20 + b'", "' + b"," * 2**20 + b'"]',
+        *[orjson.dumps(["x" * shift + '\\"' * 2**19, ","]) for shift in range(4)],
     ],
 )
 def test_commas_inside_texts_are_no_values(body: bytes) -> None:
@@ -58,6 +60,18 @@ def test_counting_takes_time_linear_in_the_body(piece: bytes) -> None:
     with pytest.raises((TooLarge, orjson.JSONDecodeError)):
         read_json(body, 100_000)
     assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_other_encodings_are_named(encoding: str) -> None:
+    with pytest.raises(UnsupportedMediaType, match="UTF-16 or UTF-32"):
+        read_json('{"a": 1}'.encode(encoding), 10)
+
+
+async def test_a_large_body_is_read_in_a_thread() -> None:
+    here = threading.get_ident()
+    assert await read_apart(lambda _: threading.get_ident(), b"x" * (2**20 - 1)) == here
+    assert await read_apart(lambda _: threading.get_ident(), b"x" * 2**20) != here
 
 
 def test_a_byte_order_mark_is_skipped() -> None:
