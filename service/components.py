@@ -92,7 +92,8 @@ class Parts:
         )
 
     async def refresh_metrics(self) -> None:
-        """What does not answer keeps its last numbers: metrics are wanted most when something is wrong."""
+        """Update the metrics of ledger and store. What does not answer keeps its last values, because metrics are
+        needed most when something is wrong."""
         with contextlib.suppress(RetrievalError):
             self.metrics.see_ledger(await self.ledger.jobs.overview())
         with contextlib.suppress(RetrievalError):

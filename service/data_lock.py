@@ -50,7 +50,7 @@ def _unusable(data_dir: Path, error: OSError) -> InvalidInput:
 
 
 def server_of(data_dir: Path) -> int | None:
-    """The process id of the server that holds the lock; None when nobody does."""
+    """Return the process id of the server that holds the lock, or None."""
     try:
         with (data_dir / "lock").open() as file:
             try:

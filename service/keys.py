@@ -58,7 +58,7 @@ class Key:
         return collection.startswith(self.prefixes)
 
     def require(self, collection: str) -> None:
-        """Raises `Forbidden`, whether or not there is such a collection."""
+        """Raise `Forbidden` unless the key allows this collection, whether or not it exists."""
         if not self.sees(collection):
             raise Forbidden(
                 f"key {self.name!r} is for collections {self._wanted()}, not for {collection!r:.100}",
@@ -93,7 +93,8 @@ class KeyFile:
         return [key for _, key in self._entries]
 
     def find(self, secret: str) -> Key | None:
-        """Every key is compared, each in constant time: how long it takes says nothing about which one is near."""
+        """Return the key with this secret. Every key is compared in constant time, so the duration does not tell
+        whether one is close."""
         if self._clock() - self._read_at >= _READ_EVERY_S:
             self._read_again()
         digest = _digest(secret)
@@ -101,8 +102,8 @@ class KeyFile:
         return matching[0] if matching else None
 
     def _read_again(self) -> None:
-        """The content is compared, not its time: a file may change twice within one tick, and a mounted Secret is
-        replaced whole."""
+        """Read the file again if its content has changed. Its time is not used: a file may change twice within one
+        tick, and a mounted Secret is replaced as a whole."""
         self._read_at = self._clock()
         try:
             content = _content(self._path)
@@ -124,7 +125,7 @@ def new_key() -> str:
 
 
 def line_of(secret: str, key: Key) -> str:
-    """The line of the file. Raises `InvalidInput`."""
+    """Return the line of a key in the file. Raises `InvalidInput`."""
     if len(secret) < _MIN_KEY_CHARS:
         raise InvalidInput(f"the key has {len(secret)} characters, at least {_MIN_KEY_CHARS} are needed")
     if not _NAME.fullmatch(key.name):
@@ -137,15 +138,15 @@ def line_of(secret: str, key: Key) -> str:
 
 
 def scopes_of(words: Sequence[str]) -> frozenset[KeyScope]:
-    """Raises `InvalidInput` for none and for one that there is not; it shows none, for it may be a key in the wrong
-    place."""
+    """Parse scopes. Raises `InvalidInput` if there are none or an unknown one; the message shows no word, because it
+    may be a misplaced key."""
     if not words or not set(words) <= set(KeyScope):
         raise InvalidInput(f"the scopes must be of {', '.join(KeyScope)}", field="scope")
     return frozenset(map(KeyScope, words))
 
 
 def prefixes_of(words: Sequence[str]) -> tuple[str, ...]:
-    """`*` is every collection. Raises `InvalidInput`."""
+    """Parse prefixes of collections; `*` allows every collection. Raises `InvalidInput`."""
     if not all(word == "*" or _COLLECTION_PREFIX.fullmatch(word) for word in words):
         raise InvalidInput(
             "the collections must be '*' or what their names begin with: lower-case letters, digits, '-' and '_'",
@@ -155,7 +156,7 @@ def prefixes_of(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def entries_in(path: Path, content: str) -> list[Entry]:
-    """Raises `InvalidInput` that names the line and never shows what is in it."""
+    """Parse a file of keys. Raises `InvalidInput` that names the line and never shows its content."""
     entries: dict[bytes, tuple[int, Key]] = {}
     for number, line in enumerate(content.splitlines(), 1):
         words = line.split()

@@ -55,9 +55,10 @@ class CollectionsAnswer(BaseModel):
 
 
 def mcp_server(client: Client, *, collection: str | None = None, images: Path | None = None) -> MCPServer[Any]:
-    """`collection` is where calls look that name none. With `images`, a call may search with a file of that folder.
+    """Build the MCP server. Calls that name no collection use `collection`; with `images`, a call may search with a
+    file of that folder.
 
-    The client belongs to the caller. What is wrong with a call is a tool error, whose text the assistant reads.
+    The client belongs to the caller. Mistakes in a call become tool errors, whose text the assistant reads.
     """
     tools = _Tools(client, collection, images)
     server: MCPServer[Any] = MCPServer(
@@ -95,7 +96,7 @@ class _Tools:
         limit: Annotated[int, Field(ge=1, le=_MAX_HITS)] = 5,
         with_images: Annotated[bool, Field(description="show the hits' images too")] = False,
     ) -> Annotated[CallToolResult, SearchAnswer]:
-        """Finds the documents nearest to a text, an image, or both."""
+        """Find the documents nearest to a text, an image, or both."""
         with _errors_for_the_caller():
             name = self._named(collection)
             picture = None if image is None else self._picture(image)
@@ -108,7 +109,7 @@ class _Tools:
         collection: Collection = None,
         with_image: Annotated[bool, Field(description="show its image too")] = True,
     ) -> Annotated[CallToolResult, FoundDocument]:
-        """One document whole: its text, metadata and image."""
+        """Return a whole document: its text, metadata and image."""
         with _errors_for_the_caller():
             name = self._named(collection)
             document = self._client.document(name, document_id)
@@ -117,7 +118,7 @@ class _Tools:
             return CallToolResult(content=content, structured_content=answer.model_dump())
 
     def collections(self) -> CollectionsAnswer:
-        """The collections that can be searched, and how many documents each has."""
+        """List the collections that can be searched, with the number of documents of each."""
         with _errors_for_the_caller():
             collections = self._client.collections()
         return CollectionsAnswer(
@@ -144,7 +145,7 @@ class _Tools:
         return path
 
     def _answer(self, collection: str, hits: Sequence[Hit], with_images: bool) -> CallToolResult:
-        """A block of text for each hit, each followed by its image."""
+        """Return a block of text for each hit, followed by its image."""
         documents = [_found_document(asdict(hit)) for hit in hits]
         content = [block for document in documents for block in self._content(collection, document, with_images)]
         return CallToolResult(
@@ -170,7 +171,7 @@ def _found_document(document: dict[str, Any]) -> FoundDocument:
 
 
 def _image_content(data: bytes) -> ImageContent:
-    """Small, and in a format that every assistant takes, whatever was posted."""
+    """Return a small image in a format that every assistant accepts, whatever was posted."""
     image = decode_image(data, Limits(), at_least_px=_IMAGE_PX)
     image.thumbnail((_IMAGE_PX, _IMAGE_PX), Image.Resampling.LANCZOS)
     file = io.BytesIO()

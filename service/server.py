@@ -38,7 +38,7 @@ _WATCH_S = 0.5  # how soon a dead model thread or worker is noticed
 
 
 def serve(settings: Settings) -> None:
-    """Runs until SIGTERM or Ctrl-C, then drains. Exit status 1 when something inside died, so that a supervisor
+    """Run until SIGTERM or Ctrl-C, then drain. The exit status is 1 if a part of the process died, so that a supervisor
     restarts it."""
     configure_logs(settings.log_level, settings.log_format)
     start_traces(settings.role)
@@ -58,7 +58,7 @@ def serve(settings: Settings) -> None:
 
 
 def _check_port(host: str, port: int | None) -> None:
-    """Raises `Conflict` for a port that cannot be had, before the model is loaded, which takes long."""
+    """Raise `Conflict` for a port that is not available, before the slow loading of the model."""
     if not port:
         return
     try:
@@ -82,18 +82,20 @@ def migrate(settings: Settings) -> tuple[int, str]:
 
 
 def _leave(*_: object) -> None:
-    """While the model is being loaded nothing is begun that would have to be finished. Without this a container's first
-    process would go on loading: it has no default for a signal. An exception would not do: a library that reads weights
-    made another of it."""
+    """End the process at once while the model is being loaded, since nothing has begun that would have to be finished.
+
+    Without this handler the first process of a container would go on loading, because it has no default for a signal.
+    An exception would not do, because a library that reads weights turns it into another one.
+    """
     log.info("stopping before the start")
     os._exit(0)
 
 
 def _in_loop(work: Coroutine[Any, Any, T]) -> T:
-    """In uvloop's event loop, where a request costs a sixth less than in Python's own.
+    """Run in uvloop's event loop, in which a request costs a sixth less than in Python's own.
 
-    All there is by now is there to the end, and the collector need not look at it again and again: it did so every two
-    to three seconds under load, and each time all threads stood still for 150 to 190 ms.
+    All objects that exist by now live until the end, so they are frozen and the garbage collector need not look at them
+    again: under load it did so every two to three seconds, and each time all threads stood still for 150 to 190 ms.
     """
     gc.collect()
     gc.freeze()
@@ -110,7 +112,7 @@ class _Server(uvicorn.Server):
 
 
 async def run(app: FastAPI, parts: Parts | EncoderParts) -> bool:
-    """Whether the server ended because it was asked to."""
+    """Run the server, and return whether it ended because it was asked to."""
     settings = parts.settings
     server = _Server(
         server_config(app, settings.host, settings.port, grace_s=settings.requests_s, timeouts=settings.connections)
@@ -130,7 +132,7 @@ async def run(app: FastAPI, parts: Parts | EncoderParts) -> bool:
 
 @asynccontextmanager
 async def _metrics_server(parts: Parts | EncoderParts) -> AsyncIterator[None]:
-    """Where the metrics have a port of their own: it answers before the API does, and until that has drained."""
+    """Serve the metrics on a port of their own, if there is one, from before the API answers until it has drained."""
     if parts.settings.metrics_port is None:
         yield
         return
@@ -216,7 +218,7 @@ def _give_up() -> None:
 
 
 async def _watch(server: uvicorn.Server, parts: Parts | EncoderParts) -> None:
-    """Ends when the model's threads or the worker died, and takes the process down with it."""
+    """Wait until the model's threads or the worker have died, then stop the process."""
     dead: list[str] = []
     while not dead or server.should_exit:
         await asyncio.sleep(_WATCH_S)

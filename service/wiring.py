@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 
 
 def build_encoder(settings: Settings, runtime: Runtime | None = None) -> EncoderParts:
-    """The model by itself."""
+    """Build the parts of an encoder process: the model alone."""
     api_keys = _api_keys(settings)
     metrics = Metrics(_registry())
     return EncoderParts(settings, metrics, _batcher(settings, metrics, runtime), api_keys)
@@ -119,7 +119,7 @@ def build(
 
 
 def _ledger(settings: Settings, metrics: Metrics) -> Ledger:
-    """Brings its schema up to date. Raises `DependencyUnavailable` when the database does not answer."""
+    """Open the ledger and migrate its schema. Raises `DependencyUnavailable` if the database does not answer."""
     if settings.database_url is not None:
         return Ledger.open(settings.ledger_url, watch=metrics)
     settings.data_dir.expanduser().mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def _ledger(settings: Settings, metrics: Metrics) -> Ledger:
 
 
 def stored(settings: Settings) -> Installation:
-    """What outlives a process, by itself."""
+    """Open what outlives a process: ledger, store and images."""
     settings.data_dir.expanduser().mkdir(parents=True, exist_ok=True)
     return Installation(Ledger.open(settings.ledger_url), _store(settings), Blobs(settings.blobs))
 
@@ -178,7 +178,7 @@ def _batcher(settings: Settings, metrics: Metrics, runtime: Runtime | None) -> B
 
 
 def _load(settings: Settings, metrics: Metrics) -> tuple[Runtime, int]:
-    """The model, and what a batch of it may cost."""
+    """Load the model, and return it and the allowed cost of a batch."""
     # Here, so that whatever imports this module without building a model starts without torch.
     from service.encoder.runtime import TorchRuntime
 

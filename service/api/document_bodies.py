@@ -74,7 +74,8 @@ async def each(values: list[Any], bounds: Bounds) -> AsyncIterator[Incoming | Re
 
 
 async def each_line(stream: AsyncIterator[bytes], bounds: Bounds) -> AsyncIterator[Incoming | Rejected]:
-    """NDJSON as it arrives. A position is that of the line from 0; blank lines have theirs, and are no documents."""
+    """Yield the documents of an NDJSON body as it arrives. A position is the line number, counted from 0; blank lines
+    count but are no documents."""
     position = 0
     turns = _Turns()
     async for line in _lines(stream, bounds.max_line_bytes):
@@ -121,7 +122,7 @@ def _of_line(position: int, bounds: Bounds, line: bytes) -> Incoming | Rejected:
 
 
 async def _lines(stream: AsyncIterator[bytes], max_line_bytes: int) -> AsyncIterator[bytes | None]:
-    """The lines; None in place of one over the limit, of which no more than the limit is ever held."""
+    """Yield the lines, or None for a line over the limit; no more than the limit of a line is ever in memory."""
     pending = bytearray()
     skipping = False
     async for chunk in stream:

@@ -246,7 +246,7 @@ async def _accepted(parts: Parts, accepted: Accepted, wait: bool) -> Response:
 async def _with_results(
     parts: Parts, wire: dict[str, Any], page: list[Outcome], pages: AsyncIterator[list[Outcome]]
 ) -> AsyncIterator[bytes]:
-    """One JSON object; of the results one page is held at a time."""
+    """Stream one JSON object, with one page of the results in memory at a time."""
     yield orjson.dumps(wire)[:-1] + b',"results":['
     while page:
         following: list[Outcome] = await anext(pages, [])
@@ -266,7 +266,7 @@ async def _deleting(parts: Parts, accepted: Job, wait: bool) -> Response:
 
 
 async def _awaited(parts: Parts, job: Job, wait: bool) -> Job:
-    """The job when it is done, or as it is when the time is over or this process stops."""
+    """Return the job when it is finished, or as it is when the time is over or this process stops."""
     if not wait or job.state.finished:
         return job
     done = asyncio.ensure_future(parts.progress.wait(job.id, parts.settings.wait_timeout_s))

@@ -39,7 +39,8 @@ async def own(request: Request, parts: PartsOf, caller: CallerOf) -> None:
 
 
 async def _sees_alias(parts: Parts, caller: Key, name: str) -> bool:
-    """Whether the key is for an alias of the collection, by which it posts documents and follows their jobs."""
+    """Return whether the key allows an alias of the collection, through which its holder posts documents and follows
+    their jobs."""
     return any(caller.sees(alias) and target == name for alias, target in (await parts.catalog.aliases()).items())
 
 
@@ -138,7 +139,7 @@ async def follow_job(job_id: JobId, parts: PartsOf) -> Response:
 
 
 async def _events(job_id: str, parts: Parts) -> AsyncIterator[bytes]:
-    """Ends as well when this process does, or the job is gone with its collection."""
+    """Stream the events of a job until it has finished, this process stops, or the job is gone with its collection."""
     following = parts.progress.follow(job_id, _EVENT_EVERY_S)
     stopping = asyncio.ensure_future(parts.draining.wait())
     coming = asyncio.ensure_future(anext(following, None))

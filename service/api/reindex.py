@@ -60,7 +60,7 @@ async def finish_reindex(name: CollectionPath, parts: PartsOf, caller: CallerOf)
 
 
 async def _require(name: str, parts: Parts, caller: Key) -> None:
-    """The gate has checked the name in the path, which may be an alias: check the collection that it stands for."""
+    """Check the collection behind the name. The gate has only checked the name in the path, which may be an alias."""
     caller.require((await parts.catalog.get(name)).name)
 
 

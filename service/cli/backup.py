@@ -53,7 +53,7 @@ def _settings(data_dir: Path | None) -> Settings:
 
 
 def _is_embedded(settings: Settings) -> bool:
-    """Whether something of the installation lies in the data folder, which belongs to one process at a time."""
+    """Return whether a part of the installation is in the data folder, which belongs to one process at a time."""
     return settings.database_url is None or settings.qdrant_url is None
 
 

@@ -24,7 +24,7 @@ class PoolKind(StrEnum):
 
 
 def m2kr_table(results: Mapping[M2krSet, Measured], *, partial: bool) -> Table:
-    """One row for each published column, as fractions."""
+    """Return a table with one row for each published column, in fractions."""
     layouts = " and ".join(dict.fromkeys(benchmark_setout_set.layout for benchmark_setout_set in results))
     table = _table(f"{layouts}, test splits", ["set", "queries", "passages", "metric"], partial=partial)
     models = (
@@ -51,7 +51,7 @@ def m2kr_table(results: Mapping[M2krSet, Measured], *, partial: bool) -> Table:
 
 
 def mbeir_table(kind: PoolKind, results: Mapping[Task, Measured], *, partial: bool) -> Table:
-    """One row for each task and their unweighted mean, in per cent."""
+    """Return a table with one row for each task and their unweighted mean, in per cent."""
     table = _table(f"M-BEIR, {kind} pool, test split", ["task", "queries", "candidates", "metric"], partial=partial)
     models = () if partial else (mbeir_format.CLIP_SF, mbeir_format.BLIP_FF)
     _add_published(table, models)

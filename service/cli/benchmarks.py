@@ -82,7 +82,7 @@ def m2kr(
     strict: Strict = False,
     device: Device = None,
 ) -> None:
-    """Recall@K and Pseudo-Recall@K on M2KR or ReT-M2KR (test splits), each set against its own passages."""
+    """Measure Recall@K and Pseudo-Recall@K on M2KR or ReT-M2KR (test splits), each set over its own passages."""
     sets = m2kr_format.find(folder)
     chosen = _chosen("datasets", datasets, m2kr_format.SETS, [benchmark_set.name for benchmark_set in sets])
     sets = [benchmark_set for benchmark_set in sets if benchmark_set.name in chosen]
@@ -126,7 +126,7 @@ def mbeir(
     strict: Strict = False,
     device: Device = None,
 ) -> None:
-    """Recall@K on the sixteen tasks of M-BEIR (test split), over local pools, the global pool, or both."""
+    """Measure Recall@K on the sixteen tasks of M-BEIR (test split), over local pools, the global pool, or both."""
     task_list = mbeir_format.find(folder)
     names = _chosen("datasets", datasets, mbeir_format.DATASETS, [entry.task.dataset for entry in task_list])
     numbers = _chosen(
@@ -319,7 +319,7 @@ def _measured(
 
 
 def _chosen(option: str, value: str | None, all_names: Iterable[str], present: Iterable[str]) -> set[str]:
-    """What to measure: all that is there, or what was asked for, which must be known and there."""
+    """Return what to measure: everything present, or the requested names, which must be known and present."""
     all_names, present = list(all_names), set(present)
     if value is None:
         return present
@@ -336,7 +336,8 @@ def _chosen(option: str, value: str | None, all_names: Iterable[str], present: I
 
 
 def _roots(folder: Path, images: Path | None) -> list[Path]:
-    """Where image paths may start; M2KR names `images/m2kr/images` for ReT-M2KR's training files."""
+    """Return the folders to which image paths may be relative; M2KR uses `images/m2kr/images` for the training files of
+    ReT-M2KR."""
     return [images] if images else [folder, folder / "images", folder / "images/m2kr/images"]
 
 

@@ -64,7 +64,7 @@ class Example:
 
 
 def run(*, once: bool, port: int, data_dir: Path) -> bool:
-    """Whether every expected hit was first. Without `once` it returns when the user has had enough (Ctrl-C)."""
+    """Run the demo, and return whether every expected hit was first. Without `once` it stays until Ctrl-C."""
     console = Console()
     atlas = Atlas.read()
     try:
@@ -91,7 +91,7 @@ def run(*, once: bool, port: int, data_dir: Path) -> bool:
 
 @contextmanager
 def running_service(console: Console, port: int, data_dir: Path) -> Iterator[str]:
-    """The address of a ready service over `data_dir`: one that an earlier demo left running, or a child of ours."""
+    """Yield the address of a ready service over `data_dir`: one that an earlier demo left running, or a child process."""
     note = data_dir / "demo.json"  # where the running demo of this folder is to be found
     if (running := _running(note, data_dir)) is not None:
         console.print(f"using the service that already runs on {running}")
@@ -128,8 +128,8 @@ def running_service(console: Console, port: int, data_dir: Path) -> Iterator[str
 
 
 def _running(note: Path, data_dir: Path) -> str | None:
-    """Where the demo's own service is. The note may be of one that was killed, and its address another service's by
-    now, whose collections are not ours to fill: so the process of the note must have the lock of this folder."""
+    """Return the address of the demo's running service, if any. The note may come from a killed service, and its
+    address may belong to another service by now, so the process of the note must hold the lock of this folder."""
     try:
         loaded = json.loads(note.read_text())
         url, pid = str(loaded["url"]), int(loaded["pid"])
@@ -169,7 +169,7 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def _stopping_on_signals() -> Iterator[None]:
-    """`kill` and a closed terminal stop the demo as Ctrl-C does, so that the child does not stay behind."""
+    """Stop the demo at `kill` and at a closed terminal as at Ctrl-C, so that the child does not stay behind."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -202,7 +202,7 @@ def _free_port() -> int:
 
 
 def fill(client: Client, atlas: Atlas, console: Console) -> None:
-    """Loads what is missing: nothing at all on a second start."""
+    """Load what is missing; a second start loads nothing."""
     documents = atlas_documents(atlas)
     try:
         collection = client.collection(COLLECTION)
@@ -224,7 +224,7 @@ def fill(client: Client, atlas: Atlas, console: Console) -> None:
 
 
 def atlas_documents(atlas: Atlas) -> list[dict[str, Any]]:
-    """Atlas as documents of the API, in the order and with the content of the benchmark's text+image corpus."""
+    """Return atlas as documents of the API, in the order and with the content of the benchmark's text+image corpus."""
     by_id = atlas.by_id
     return [
         {
@@ -241,10 +241,10 @@ def atlas_documents(atlas: Atlas) -> list[dict[str, Any]]:
 
 
 def examples(atlas: Atlas) -> list[Example]:
-    """Text; image; image + question; image + question with a filter.
+    """Return four examples: text; image; image and question; image and question with a filter.
 
-    All four are held-out pairs of a country and a question, and each picture is by the artist never trained on. Chad's
-    flag is also Romania's, to the eye: only the filter can tell which of the two capitals is wanted.
+    All four are held-out pairs of a country and a question, with pictures by an artist who is not in the training
+    split. To the eye Chad's flag is Romania's too: only the filter decides which of the two capitals is meant.
     """
     query = {query_row.id: query_row for query_row in atlas.queries}
     kenya, brazil, switzerland, chad = (query[f"{document_id}/query"] for document_id in EXAMPLE_DOCUMENTS)
@@ -292,7 +292,7 @@ def _show(client: Client, atlas: Atlas, example: Example, console: Console) -> b
 
 
 def _measure(client: Client, atlas: Atlas, console: Console) -> None:
-    """The recall line: a random sample of the benchmark's test questions, asked through /search."""
+    """Print the recall on a random sample of the benchmark's test questions, asked through /search."""
     questions_with_both = questions(atlas, Carries.BOTH, Carries.BOTH)
     draw = random.Random(0)
     sample = [
@@ -325,7 +325,7 @@ def _sampled(pool: list[Any], draw: random.Random) -> list[Any]:
 
 
 def _invite(url: str, atlas: Atlas, data_dir: Path, console: Console) -> None:
-    """The address and two commands that work as they are printed."""
+    """Print the address and two commands that work as they are printed."""
     query_row = next(query_row for query_row in atlas.queries if query_row.positive_id == EXAMPLE_DOCUMENTS[2])
     picture = data_dir / "flag.png"
     picture.write_bytes(atlas.images[query_row.heldout_image_id])

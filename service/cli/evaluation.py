@@ -57,7 +57,8 @@ def atlas(
         Precision, typer.Option(help="of weights and activations (in process only)")
     ] = Precision.FLOAT32,
 ) -> None:
-    """Recall on the bundled benchmark: held-out (subject, question) pairs, pictures by an artist never trained on."""
+    """Measure recall on the bundled benchmark: held-out (subject, question) pairs, with pictures by an artist who is
+    not in the training split."""
     from model.evaluation.atlas import Atlas
 
     if url and model:
@@ -124,7 +125,7 @@ class _Embedder:
 
 
 def _http_searcher(client: Client, carries: Carries, items: Sequence[Item], progress: Progress) -> Search:
-    """The corpus in a collection of its own on the server."""
+    """Load the corpus into a collection of its own on the server, and return a search over it."""
     name = f"atlas-eval-{carries.value.replace('+', '-')}"
     task = progress.add_task(f"load {len(items)} {carries} documents", total=len(items))
     _fill(client, name, items, lambda done: progress.update(task, completed=done))
@@ -140,9 +141,10 @@ def _http_searcher(client: Client, carries: Carries, items: Sequence[Item], prog
 
 
 def _fill(client: Client, name: str, items: Sequence[Item], on_progress: Callable[[int], None]) -> None:
-    """Leaves the items in the collection and nothing else: one of another model, or with others too, is made anew.
+    """Make the collection contain exactly these items. A collection of another model, or with other documents, is
+    created anew.
 
-    Raises `InvalidInput` when an item is not indexed, `Conflict` when there are others all the same.
+    Raises `InvalidInput` if an item is not indexed, and `Conflict` if there are still other documents.
     """
     documents = [{"id": item.id, "text": item.content.text, "image": item.content.image} for item in items]
     with suppress(NotFound):
@@ -189,7 +191,7 @@ def _cells(recalls: Recalls) -> list[str]:
 
 
 def _console() -> Console:
-    """Wide enough for the tables where nobody says how wide it is: into a file, a pipe, a log of CI."""
+    """Return a console that is wide enough for the tables where the width is unknown: in a file, a pipe or a CI log."""
     console = Console()
     return console if console.is_terminal else Console(width=100)
 

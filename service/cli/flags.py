@@ -23,7 +23,7 @@ from service.settings import Settings, all_settings
 
 
 def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
-    """A typer command with one option per setting, out of a function that takes the settings."""
+    """Turn a function of the settings into a typer command with one option for each setting."""
 
     @functools.wraps(command)
     def run(**flags: Any) -> None:
@@ -39,9 +39,11 @@ Given = dict[str, dict[str, Any]]  # by panel, what the command line said of its
 
 
 def with_options(panels: Mapping[str, type]) -> Callable[[Callable[[Given], None]], Callable[..., None]]:
-    """A typer command with one option per field of several dataclasses, each in a panel of the help.
+    """Turn a function into a typer command with one option for each field of several dataclasses, each class in its own
+    panel of the help.
 
-    Each field is annotated with its `model.training.settings.Option`. The command gets what was given and nothing else.
+    Each field is annotated with its `model.training.settings.Option`. The command receives what was given and nothing
+    else.
     """
 
     def decorate(command: Callable[[Given], None]) -> Callable[..., None]:
@@ -67,7 +69,7 @@ def with_options(panels: Mapping[str, type]) -> Callable[[Callable[[Given], None
 
 
 def _option(name: str, annotation: Any, panel: str) -> inspect.Parameter:
-    """An option that is None where it is not given."""
+    """Return an option whose value is None unless it is given."""
     kind, option = get_args(annotation)
     declared = typer.Option(
         flag(name), help=option.help, min=option.least, max=option.most, rich_help_panel=panel, show_default=False
@@ -78,7 +80,8 @@ def _option(name: str, annotation: Any, panel: str) -> inspect.Parameter:
 
 
 def settings_from(flags: dict[str, Any]) -> Settings:
-    """Flags over environment over defaults. Raises `InvalidInput` naming each wrong setting, never a secret's value."""
+    """Read the settings: flags have precedence over the environment, the environment over defaults. Raises
+    `InvalidInput` naming each wrong setting, but never the value of a secret."""
     try:
         return Settings(**flags)
     except ValidationError as error:
@@ -98,7 +101,7 @@ def flag(name: str) -> str:
 
 
 def settings_table() -> str:
-    """The table of docs/settings.md; a test compares the two."""
+    """Return the table of docs/settings.md; a test compares the two."""
     rows = ["| variable | flag | default | |", "|---|---|---|---|"]
     for name, field in all_settings().items():
         shown_flag = "" if _is_secret(field) else f"`{flag(name)}`"

@@ -64,7 +64,7 @@ def import_files(
 
 
 def mapping_of(fields: list[str] | tuple[str, ...]) -> dict[str, Any] | None:
-    """Of `--map text=caption --map metadata=width,license`. Raises `InvalidInput`."""
+    """Parse options such as `--map text=caption --map metadata=width,license`. Raises `InvalidInput`."""
     mapping: dict[str, Any] = {}
     for assignment in fields:
         part, _, field = assignment.partition("=")

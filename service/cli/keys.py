@@ -48,7 +48,7 @@ def new(
 def list_(
     file: Annotated[Path | None, typer.Argument(envvar="RET2_API_KEYS_FILE", help="the file of keys")] = None,
 ) -> None:
-    """Whose keys are in a file, and what they may do."""
+    """List the names of the keys in a file and what they may do."""
     if file is None:
         raise InvalidInput("which file of keys? name it, or set RET2_API_KEYS_FILE")
     table = Table("name", "scopes", "collections")

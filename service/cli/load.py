@@ -84,8 +84,8 @@ def load(
 
 
 def _has_photos(files: list[Path], format: str | None) -> bool:  # noqa: A002
-    """Whether a folder of pictures without a table is among the files. Raises `InvalidInput` for one that has no file
-    beside it: the ids of two such folders could be the same."""
+    """Return whether a folder of pictures without a table is among the files. Raises `InvalidInput` if there is
+    anything beside it, because the ids of two such folders could be the same."""
     photos = [file for file in files if local_reader.is_photos(file, format)]
     if len(photos) > 1:
         raise InvalidInput(

@@ -236,7 +236,7 @@ def jobs(
 
 
 def _followed(client: Client, job: Job) -> Job:
-    """As it finished."""
+    """Show a job's progress, and return the finished job."""
     waits: str | None = None
     with progress_bar() as bar:
         task = bar.add_task(job.collection)

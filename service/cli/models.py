@@ -25,7 +25,7 @@ Source = Annotated[str, typer.Argument(help="a folder, bundled:NAME, or hub:ORG/
 
 @models_app.callback(invoke_without_command=True)
 def list_models(context: typer.Context) -> None:
-    """Without a command: list the models that are bundled, downloaded, and published in a format that works."""
+    """List the models that are bundled, downloaded, and published in a supported format."""
     if context.invoked_subcommand is not None:
         return
     typer.echo("Bundled:")
@@ -122,7 +122,8 @@ def describe(source: Source) -> None:
 
 
 def _lines(model: KnownModel) -> str:
-    """The source by itself on a line, so that it can be copied from a terminal of any width."""
+    """Return the lines of a model. Its source stands on a line of its own, so that it can be copied from a terminal of
+    any width."""
     facts = (
         model.kind,
         _size(model.size_bytes),
@@ -135,8 +136,8 @@ def _lines(model: KnownModel) -> str:
 
 
 def _downloaded() -> Iterator[str]:
-    """The models in the hub's cache on this machine; those of a kind that is not served too, for a cell may be built on
-    them."""
+    """Yield the models in the hub's cache on this machine, including kinds that are not served, because a cell may be
+    built on them."""
     import huggingface_hub
 
     from model.checkpoints.hub import cached

@@ -40,7 +40,8 @@ def hits_table(result: SearchResult) -> Table:
 
 
 def why(explanation: Mapping[str, Any]) -> str:
-    """A line for each side and part; of the shares the image's, from the earliest layer to the last."""
+    """Return a line for each side and part of an explanation. Of the shares it shows those of the image, from the
+    earliest layer to the last."""
     lines = []
     for side in ("query", "document"):
         if shares := explanation[side]:

@@ -176,7 +176,7 @@ def model_wire(info: ModelInfo) -> dict[str, Any]:
 
 
 def items_of(body: EmbeddingsIn) -> list[InputIn | InvalidInput]:
-    """The inputs of a request. Raises `InvalidInput` for token ids and for an empty list."""
+    """Return the inputs of a request. Raises `InvalidInput` for token ids and for an empty list."""
     inputs: list[Any] = [body.input] if isinstance(body.input, str) else body.input
     if not inputs:
         raise InvalidInput("input is an empty list", field="input")

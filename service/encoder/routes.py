@@ -67,7 +67,7 @@ class Encoding:
     async def answer(
         self, request: Request, items: Sequence[Input | InputIn | InvalidInput], role: Role, lane: Lane | None = None
     ) -> list[Embedding | RetrievalError]:
-        """`encode` within the time there is, and no longer than the caller waits."""
+        """Run `encode` within the time-out, and no longer than the caller waits."""
         results = await answer_within(request, self.encode(items, role, lane), self.timeout_s)
         took(request, [_stages(result.timing) for result in results if isinstance(result, Embedding)])
         return results
@@ -75,7 +75,8 @@ class Encoding:
     async def encode(
         self, items: Sequence[Input | InputIn | InvalidInput], role: Role, lane: Lane | None = None
     ) -> list[Embedding | RetrievalError]:
-        """One result or error per input, in order. Where the call does not say, documents wait in the bulk lane."""
+        """Return one result or error for each input, in order. Unless the call names a lane, documents wait in the bulk
+        lane."""
         if len(items) > self.max_inputs:
             raise TooLarge(
                 f"{len(items)} inputs in one call, limit is {self.max_inputs}",
@@ -201,8 +202,8 @@ def _result(result: Embedding | RetrievalError) -> dict[str, Any]:
 
 
 def _at(error: RetrievalError, index: int) -> RetrievalError:
-    """The same error, naming which input it was. Its own: one error may be that of every input of a batch, other
-    callers' too."""
+    """Return a copy of the error that names its input. It is a copy because several inputs of a batch, also of other
+    callers, may share one error."""
     named = copy(error)
     named.detail = f"input[{index}]: {error.detail}"
     named.field = f"input[{index}]" + (f".{error.field}" if error.field else "")

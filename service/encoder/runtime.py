@@ -92,7 +92,7 @@ class TorchRuntime:
         return self._broken
 
     def state(self) -> DeviceState:
-        """From any thread."""
+        """Return the state of the device; callable from any thread."""
         retriever = self._retriever
         return DeviceState(retriever.tokens, retriever.padding, self._oom_recoveries, _memory_bytes(retriever.device))
 

@@ -56,7 +56,8 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 def application(
     process: Process, api_keys: KeyFile | None, routers: Iterable[APIRouter], lifespan: Lifespan
 ) -> FastAPI:
-    """The routers and the probes over a process; what its routes need is put into `state` by the caller."""
+    """Build the application from the routers and the probes of a process. The caller puts into `state` what the routes
+    need."""
     settings = process.settings
     app = FastAPI(
         title="ret2",
@@ -112,8 +113,7 @@ def application(
 
 
 def metrics_application(process: Process) -> FastAPI:
-    """What the port of the metrics answers, and nothing else. It needs no key: who reaches that port is the network's
-    business."""
+    """Build the application of the metrics port. It needs no key, because the network decides who reaches that port."""
     app = FastAPI(openapi_url=None)
     app.state.process = process
     app.include_router(probes.metrics_router)
@@ -127,7 +127,7 @@ def _complete_openapi(app: FastAPI) -> None:
 
 
 def _cors(origins: str | None) -> list[Middleware]:
-    """A page asks first, without a key, whether it may send one."""
+    """Return the middleware that lets pages of these origins ask, without a key, whether they may send one."""
     if origins is None:
         return []
     return [

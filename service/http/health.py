@@ -25,7 +25,7 @@ class Health:
         return [name for name, alive in self.alive.items() if not alive()]
 
     async def states(self) -> dict[str, str]:
-        """`ok`, or what is wrong, of each check."""
+        """Return for each check `ok` or what is wrong."""
         checks = {**self.checks, "draining": self._not_draining}
         return dict(zip(checks, await asyncio.gather(*(_state(check()) for check in checks.values())), strict=True))
 

@@ -42,7 +42,8 @@ def _marks(text: bytes | bytearray) -> int:
 
 
 def _has_more(body: bytes | bytearray, max_values: int) -> bool:
-    """Whether there are more commas and brackets outside the texts. Linear in the body, whatever it holds."""
+    """Return whether there are more than `max_values` commas and brackets outside the texts. The time is linear in the
+    body, whatever it contains."""
     count, quotes, is_inside, start = 0, 0, False, 0
     while start < len(body):
         piece = _piece(body, start)

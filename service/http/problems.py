@@ -66,12 +66,12 @@ def problem_of(error: RetrievalError, request_id: str) -> Response:
 
 
 def retry_after_s(error: RetrievalError) -> int:
-    """Whole seconds, as the header wants them, between one and a minute."""
+    """Return whole seconds, as the header needs them, between one and sixty."""
     return math.ceil(min(max(getattr(error, "retry_after_s", _RETRY_AFTER_S), 1.0), _MAX_RETRY_AFTER_S))
 
 
 def path_sent(scope: Scope) -> str:
-    """As the caller wrote it, with its percent signs: decoded it may hold control characters."""
+    """Return the path as the caller wrote it, with its percent signs: a decoded path may contain control characters."""
     raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
     text: str = shown(raw.decode("ascii", "backslashreplace"))
     return text
@@ -85,21 +85,22 @@ def advice_on(path: str) -> str:
 
 
 def not_json(body_part: str, error: json.JSONDecodeError) -> InvalidJson:
-    """With the place, counted in characters from 0, and what stands there."""
+    """Return the error with the place, counted in characters from 0, and the text at that place."""
     excerpt = error.doc[error.pos : error.pos + _SHOWN_JSON_CHARS]
     place = f", at character {error.pos}: {excerpt}" if excerpt else ""
     return InvalidJson(f"{body_part} is not JSON: {error.msg}{place}", field="body", value=excerpt or None)
 
 
 def content_type_error(content_type: str, allowed: Iterable[str]) -> UnsupportedMediaType:
-    """A web page sends other types to any address without asking first; of JSON its browser asks, and is told no."""
+    """Return the error for a wrong content type. Only JSON is accepted, because a web page may send other types to any
+    address without asking first."""
     types = " or ".join(allowed)
     detail = f"the body must be sent as content-type {types}, not {shown(content_type or 'none')}"
     return UnsupportedMediaType(detail, field="content-type", value=content_type or None, limit=types)
 
 
 def error_wire(error: RetrievalError) -> dict[str, Any]:
-    """The error of one item among others."""
+    """Return the error of one item among others."""
     return {"error": {"code": error.code, "detail": brief(error.detail)}}
 
 
@@ -132,8 +133,8 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """Starlette's own: no such route, wrong method, a body that broke off. A body over its limit arrives here as the
-    cause."""
+    """Render Starlette's own errors: unknown route, wrong method, an incomplete body. A body over its limit arrives
+    here as the cause."""
     assert isinstance(error, HTTPException)
     request_id = request_id_of(request)
     if isinstance(error.__cause__, RetrievalError):

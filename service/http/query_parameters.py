@@ -31,7 +31,7 @@ def _names(dependant: Dependant) -> Iterator[str]:
 
 
 def check_parameters(query: QueryParams, parameters: Iterable[str]) -> None:
-    """Raises `UnknownParameter` with the nearest name."""
+    """Raise `UnknownParameter` for the first unknown parameter, with the nearest known name."""
     names = sorted(parameters)
     for name in query:
         if name not in names:

@@ -66,8 +66,8 @@ class Json(Response):
 
 
 def took(request: Request, timings: Iterable[Mapping[str, float]]) -> None:
-    """What the header `Server-Timing` is to say: of several searches or inputs the slowest of each stage, for they went
-    together. A stage is named `decode_ms`, and so on; the total is measured where the header is written."""
+    """Record stages for the header `Server-Timing`: of several searches or inputs the slowest of each stage, because
+    they ran together. A stage has a name such as `decode_ms`; the total is measured where the header is written."""
     slowest: dict[str, float] = {}
     for stages in timings:
         for name, value in stages.items():
@@ -77,12 +77,10 @@ def took(request: Request, timings: Iterable[Mapping[str, float]]) -> None:
 
 
 async def answer_within(request: Request, work: Awaitable[T], timeout_s: float) -> T:
-    """The result of `work`, which is cancelled when the caller hangs up, the time is over, or this process stops before
-    that.
+    """Return the result of `work`, which is cancelled if the caller hangs up, the time is over, or this process stops.
 
-    Raises `TimedOut`, or `DependencyUnavailable` where another process may still do it in time.
-
-    The body must have been read: only then does `receive` speak of the caller's leaving.
+    Raises `TimedOut`, or `DependencyUnavailable` if another process may still do it in time. The body must have been
+    read, because only then does `receive` report that the caller has left.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(request))
@@ -103,7 +101,7 @@ async def answer_within(request: Request, work: Awaitable[T], timeout_s: float) 
 
 
 async def _drained(process: Any) -> None:
-    """`process` is a `probes.Process`, which imports this module."""
+    """Wait until a stopping process (a `probes.Process`, which imports this module) has no more time for requests."""
     await process.draining.wait()
     await asyncio.sleep(process.settings.requests_s * _DRAIN_SHARE)
 

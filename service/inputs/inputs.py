@@ -21,7 +21,7 @@ class ImageFetcher(Protocol):
 
 
 async def read(text: str | None, image: ImageField | None, limits: Limits, fetcher: ImageFetcher | None) -> Input:
-    """Raises `InvalidInput`, `TooLarge`, or what fetching raises. Without a fetcher, URLs are refused."""
+    """Read an input. Raises `InvalidInput`, `TooLarge`, or what fetching raises. Without a fetcher, URLs are refused."""
     check_text(text, limits)
     if image is None:
         return Input(text or None)
@@ -39,7 +39,7 @@ async def read(text: str | None, image: ImageField | None, limits: Limits, fetch
 
 
 def check(item: Input, limits: Limits) -> None:
-    """Raises `InvalidInput` or `TooLarge` for what can be seen without decoding."""
+    """Raise `InvalidInput` or `TooLarge` for everything that can be seen without decoding."""
     check_text(item.text, limits)
     if item.image is not None:
         check_image(item.image, limits)

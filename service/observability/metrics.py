@@ -147,7 +147,7 @@ class Metrics:
         self.forward_seconds.labels(lane).observe(forward_s)
 
     def see_model(self, info: ModelInfo) -> None:
-        """The present one alone: after a change nothing of the last is left."""
+        """Show the present model alone, so that nothing remains of the previous one after a change."""
         facts = {"name": info.name, "fingerprint": info.fingerprint, "dimensions": str(info.dimensions)}
         self.model.info(facts)
 

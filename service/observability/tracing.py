@@ -19,8 +19,8 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 
 
 def start_traces(role: str) -> None:
-    """Records from here on, and sends the rest as the process ends. Raises `InvalidInput` when the extra `otel` is not
-    installed."""
+    """Start recording traces; the remaining ones are sent when the process ends. Raises `InvalidInput` if the extra
+    `otel` is not installed."""
     if not any(os.environ.get(name) for name in _ENDPOINTS):
         return
     try:
@@ -40,7 +40,7 @@ def start_traces(role: str) -> None:
 
 
 def add_trace(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """For structlog: by which trace a line was written."""
+    """Add the trace of a log line, as a processor of structlog."""
     context = trace.get_current_span().get_span_context()
     if context.is_valid:
         event["trace_id"] = trace.format_trace_id(context.trace_id)

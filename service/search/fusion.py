@@ -20,8 +20,8 @@ class Fused:
 
 
 def reciprocal_ranks(embedding: Ranked, words: Ranked, k: int) -> list[Fused]:
-    """score = Σ 1 / (k + rank), ranks from 1, over the rankings that have the document. Cormack and others, SIGIR
-    2009."""
+    """Fuse by Σ 1 / (k + rank) over the rankings that contain the document, with ranks from 1. Source: Cormack and
+    others, SIGIR 2009."""
 
     def parts(ranked: Ranked) -> dict[str, float]:
         return {point: 1 / (k + rank) for rank, (point, _) in enumerate(ranked, 1)}
@@ -30,8 +30,9 @@ def reciprocal_ranks(embedding: Ranked, words: Ranked, k: int) -> list[Fused]:
 
 
 def weighted(embedding: Ranked, words: Ranked, weight: float) -> list[Fused]:
-    """score = (1 - weight) · e + weight · w, each between 0 and 1: the cosine between the least and the best of its
-    ranking, BM25 between 0 and the best of its own. A document that a ranking does not have counts 0 there."""
+    """Fuse by (1 - weight) · e + weight · w, each between 0 and 1: the cosine is scaled between the lowest and the best
+    of its ranking, BM25 between 0 and the best of its own. A document that a ranking does not contain counts 0 there.
+    """
     least = min((score for _, score in embedding), default=0.0)
     e = {point: (1 - weight) * score for point, score in _scaled(embedding, least)}
     w = {point: weight * score for point, score in _scaled(words, 0.0)}

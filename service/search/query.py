@@ -52,8 +52,8 @@ def examples(query: QueryIn) -> Iterator[tuple[int, str | ExampleIn]]:
 
 
 def average(positive: Sequence[Float32], negative: Sequence[Float32]) -> Float32:
-    """mean(positive), or with negatives 2 * mean(positive) - mean(negative): Qdrant's average-vector strategy. Each
-    (D,)."""
+    """Return mean(positive), or with negatives 2 * mean(positive) - mean(negative): Qdrant's average-vector strategy.
+    Each vector is (D,)."""
     if len(positive) == 1 and not negative:
         return positive[0]
     mean: Float32 = np.mean(positive, axis=0)

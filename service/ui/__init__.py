@@ -66,7 +66,7 @@ def _answer(request: Request, name: str) -> Response:
 
 @cache
 def _files() -> dict[str, tuple[bytes, str, str]]:
-    """Content, tag and type of each: read once, and nothing outside the folder can be named."""
+    """Read content, tag and type of each file once, so that no request can name anything outside the folder."""
     entries = {}
     for path in _FOLDER.iterdir():
         if path.suffix in _TYPES:

@@ -34,7 +34,7 @@ class AnswerLimits:
             self._held_bytes -= share.held_bytes
 
     def hold(self, more_bytes: int) -> None:
-        """Raises `Overloaded`."""
+        """Add to the bytes that are held. Raises `Overloaded`."""
         if self._held_bytes + more_bytes > self._max_answers_bytes:
             raise Overloaded(
                 f"the answers being written and read have {self._held_bytes} bytes; with {more_bytes} more they would "

@@ -163,7 +163,7 @@ def _refusal(call: Call | None, key: Key | None, scope: Scope) -> RetrievalError
 
 
 async def _audited(answer: ASGIApp, call: Call, key: Key | None, scope: Scope, receive: Receive, send: Send) -> None:
-    """One event of name `audit`; status 0 when there was no answer."""
+    """Log one event named `audit`; its status is 0 if there was no answer."""
     status = 0
 
     async def seen(message: Message) -> None:
@@ -189,7 +189,7 @@ async def _audited(answer: ASGIApp, call: Call, key: Key | None, scope: Scope, r
 
 
 async def caller_of(request: Request) -> Key:
-    """Raises `Unauthorized` where nobody was asked for a key: an open call has no caller."""
+    """Return the caller's key. Raises `Unauthorized` on a call that needs none, because such a call has no caller."""
     key: Key | None = request.scope["state"]["key"]
     if key is None:
         raise Unauthorized

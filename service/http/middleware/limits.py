@@ -185,5 +185,5 @@ def too_large(size_bytes: int, limit: int) -> TooLarge:
 
 
 def media_type(headers: Headers) -> str:
-    """The content type without its parameters; empty when there is none."""
+    """Return the content type without its parameters, empty if there is none."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()

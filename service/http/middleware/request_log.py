@@ -98,7 +98,7 @@ class RequestLog:
 
 
 def server_timing(stages: Mapping[str, float]) -> str:
-    """`decode_ms` as `decode;dur=1.2`: browsers show it, and the clients of other tools read it."""
+    """Render `decode_ms` as `decode;dur=1.2`, which browsers and other clients can read."""
     return ", ".join(f"{name.removesuffix('_ms')};dur={value:.3f}" for name, value in stages.items())
 
 

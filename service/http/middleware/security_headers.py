@@ -21,7 +21,7 @@ _PRIVATE_TYPES = ("application/json", "application/problem+json", "application/m
 
 
 def page_policy(*directives: str) -> str:
-    """The content security policy of a page: nothing but what it names."""
+    """Return the content security policy of a page, which allows only what is named."""
     return "; ".join((NOTHING, "base-uri 'none'", "form-action 'none'", *directives))
 
 

@@ -47,5 +47,5 @@ class Traces:
 
 
 def _is_traced(scope: Scope) -> bool:
-    """By its caller, whose context is handed on even if nothing is recorded here."""
+    """Return whether the caller traces this request; its context is passed on even if nothing is recorded here."""
     return any(name == b"traceparent" for name, _ in scope["headers"])

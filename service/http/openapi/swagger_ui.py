@@ -44,7 +44,8 @@ SwaggerUIBundle({
 
 
 def _files() -> Path:
-    """Of the package that carries Swagger UI; it is found and not imported, for its files are all that is wanted."""
+    """Return the folder of the package with Swagger UI. The package is located and not imported, because only its files
+    are needed."""
     spec = find_spec("fastapi_offline")
     assert spec is not None
     assert spec.origin is not None
