@@ -142,7 +142,7 @@ class ToFile(Fetcher):
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Two readers of one file download it once."""
+    """Lock a file, so that two readers download it once."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

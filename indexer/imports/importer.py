@@ -76,7 +76,7 @@ class Importer:
         self._threads = ThreadPoolExecutor(readers, thread_name_prefix="import")
 
     async def run(self) -> None:
-        """Until it is cancelled; what it has in hand is given back then."""
+        """Run until cancelled; work in progress is then released."""
         try:
             async with asyncio.TaskGroup() as readers:
                 for number in range(self._readers):
@@ -132,8 +132,8 @@ class Importer:
     # --- planning
 
     async def _plan(self, step: Step, stop: threading.Event) -> None:
-        """An interrupted plan is found again from the beginning, and goes on where it was: the same files give the same
-        units."""
+        """Plan an import. An interrupted plan starts from the beginning and skips what was planned, because the same
+        files give the same units."""
         units = self._imports.plan(**step.source, stop=stop)
         goes_on, error = True, None
         while goes_on and error is None:
@@ -167,7 +167,7 @@ class Importer:
                 waiting = await self._ledger.imports.documents_waiting(step.job_id)
 
     async def _records(self, step: Step, unit: Unit, stop: threading.Event) -> AsyncIterator[list[Item]]:
-        """The records of a step that are not read yet, a batch at a time."""
+        """Yield the unread records of a step, a batch at a time."""
         items: Iterator[Item] = self._imports.read(unit, stop)
         if step.only is not None:
             positions = frozenset(step.only)
@@ -177,8 +177,8 @@ class Importer:
             yield batch
 
     async def _add(self, step: Step, records: Sequence[Item], *, last_attempt: bool) -> int:
-        """How many documents of the job are read and not done. All records at once; what fails for good one by one, so
-        that a record harms only itself."""
+        """Add records, and return how many documents of the job are read and not done. All records are added at once;
+        if that fails for good, one by one, so that a bad record harms only itself."""
         try:
             return await self._put(step, records)
         except StepLost:
@@ -198,7 +198,7 @@ class Importer:
         return [await self._add(step, [record], last_attempt=last_attempt) for record in records][-1]
 
     async def _put(self, step: Step, records: Sequence[Item]) -> int:
-        """Their images first, then they themselves (docs/promises.md#promise-3)."""
+        """Store the images of records, then the records (docs/promises.md#promise-3)."""
         good = [item for _, item in records if isinstance(item, Incoming)]
         documents = await asyncio.gather(*(document_of(self._blobs, item) for item in good))
         bad = [
@@ -218,7 +218,8 @@ class Importer:
     # --- what went wrong
 
     async def _after(self, step: Step, error: Exception) -> None:
-        """What does not answer is waited for. What is wrong for good, or was tried often enough, is listed."""
+        """Wait for a dependency that does not answer. Record as a failure what is wrong for good or was tried often
+        enough."""
         if isinstance(error, RetrievalError) and error.retryable:
             log.warning("import waits", job=step.job_id, step=step.id, detail=error.detail)
             await self._give_back(step, error.detail[:300])
@@ -230,14 +231,14 @@ class Importer:
             await self._give_back(step, f"{type(error).__name__} while reading", crashed=True)
 
     async def _give_back(self, step: Step, waiting_on: str | None = None, *, crashed: bool = False) -> None:
-        """Where it stands: the ledger knows."""
+        """Release the step; the ledger keeps its progress."""
         tries = step.crashes if crashed else step.releases
         pause_s = 0.0 if waiting_on is None else self._settings.backoff.delay_s(tries, self._rng)
         with contextlib.suppress(DependencyUnavailable):  # the lease will run out
             await self._ledger.imports.release(step, retry_after_s=pause_s, waiting_on=waiting_on, crashed=crashed)
 
     async def _give_up(self, step: Step, code: str, detail: str) -> None:
-        """What is left of it are failures."""
+        """Record the remaining records of a step as failures."""
         log.warning("import cannot go on", job=step.job_id, step=step.id, code=code, detail=detail)
         with contextlib.suppress(DependencyUnavailable):
             if step.unit is None:
@@ -273,8 +274,8 @@ class Importer:
 
 
 def _some(units: Iterator[Unit]) -> tuple[list[Unit], RetrievalError | None]:
-    """A few, or those that are found in a second: finding one may take reading 64 MiB. And what ended the search, if it
-    failed."""
+    """Return a few units, those that are found within a second, because finding one may take reading 64 MiB. Return
+    also the error that ended the search, if any."""
     batch: list[Unit] = []
     until = time.monotonic() + _PLAN_S
     try:

@@ -56,8 +56,8 @@ class Places:
         timeout_s: float = 30.0,
         options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        """`https://` as a root is the whole web; without `copies` there is none of it. `options` are fsspec's, by
-        protocol: a test's endpoint and keys."""
+        """Set the roots. The root `https://` allows the whole web, which needs `copies`. `options` are fsspec's, by
+        protocol, such as the endpoint and keys of a test."""
         self._copies = copies
         self._folders = [Path(_local(root)).resolve() for root in roots if not _is_url(root)]
         self._prefixes = [root.rstrip("/") for root in roots if _is_url(root)]
@@ -66,7 +66,8 @@ class Places:
         self._stores: dict[str, Any] = {}
 
     def place(self, uri: str) -> Place:
-        """Raises `Forbidden` outside the roots and `InvalidInput` for what is no URI of a file. Looks at no store."""
+        """Return the place of a URI without looking at the storage. Raises `Forbidden` outside the roots and
+        `InvalidInput` for anything but the URI of a file."""
         if "\0" in uri or "::" in uri or "\n" in uri:
             raise InvalidInput(f"uri {uri!r:.200} is not a path or URL", field="uri", value=uri[:200])
         if not _is_url(uri):
@@ -89,7 +90,7 @@ class Places:
         return Place(files, path, f"{named(uri)} … {name}", name)
 
     def find(self, uri: str, suffixes: Sequence[str]) -> list[str]:
-        """The files of a folder (those with one of `suffixes`), of a pattern with `*`, or the one file; sorted."""
+        """Return the sorted files of a folder (those with one of `suffixes`) or of a pattern with `*`, or the one file."""
         if is_web(uri):
             return [uri]
         if "*" in uri:
@@ -125,7 +126,7 @@ class Places:
         return OpenedFile(guarded, place.name, int(info["size"]), _folder_name(uri), stop)
 
     def version(self, uri: str) -> str:
-        """Changes when the file does."""
+        """Return the version of a file, which changes when the file does."""
         if is_web(uri):
             return self._copy(uri).version
         place = self.place(uri)
@@ -135,8 +136,8 @@ class Places:
         return f"{info['size']}:{changed}".replace('"', "")
 
     def beside(self, folder_uri: str) -> ReadImage:
-        """Reads images whose paths are relative to a folder and stay in it: rows must not be able to name any file of
-        the machine."""
+        """Return a reader of images whose paths are relative to a folder and stay in it, so that rows cannot name
+        arbitrary files of the machine."""
         if is_web(folder_uri):
             return _no_neighbours
         place = self.place(folder_uri)
@@ -156,13 +157,13 @@ class Places:
         return Place(files, inner, str(resolved), resolved.name)
 
     def allow(self, uri: str) -> None:
-        """Raises `Forbidden` for a URL of the web that is under no root. Asks nobody."""
+        """Raise `Forbidden` for a URL of the web that is under no root, without any request."""
         climbs = ".." in unquote(urlsplit(uri).path).split("/")
         if self._copies is None or climbs or not any(_under(uri, prefix) for prefix in self._prefixes):
             raise Forbidden(f"{named(uri)} is not under an allowed root: {self._allowed()}", field="uri")
 
     def refresh(self, uri: str) -> None:
-        """The next look at a file of the web is at what is there then, not at a copy of earlier."""
+        """Forget the copy of a file of the web, so that the next use downloads it again."""
         self.allow(uri)
         if self._copies is not None:
             self._copies.forget(uri)
@@ -173,14 +174,15 @@ class Places:
         return self._copies.get(uri)
 
     def _copied(self, uri: str) -> Place:
-        """Named as its URL is, without the query, which may be secret."""
+        """Return the place of a downloaded copy. It has the name of its URL without the query, which may be secret."""
         files, path = connect(str(self._copy(uri).path), timeout_s=self._timeout_s)
         parts = urlsplit(uri)
         name = unquote(parts.path.rpartition("/")[2]) or parts.hostname or "file"
         return Place(files, path, f"{parts.scheme}://{parts.hostname} … {name}", name)
 
     def _matching(self, uri: str) -> list[str]:
-        """Each match is checked by itself: a pattern may match links that lead out."""
+        """Return the files that match a pattern. Each match is checked by itself, because a pattern may match links
+        that lead outside."""
         base = uri[: uri.index("*")].rpartition("/")[0]
         place = self.place(base or ("/" if uri.startswith("/") else "."))
         with StoreErrors(place.display_name):
@@ -297,5 +299,5 @@ def _under(uri: str, prefix: str) -> bool:
 
 
 def _rejoined(uri: str, path: str) -> str:
-    """A path that a file system gave, as a URI of the kind that was asked with."""
+    """Return a path of a file system as a URI of the same kind as `uri`."""
     return f"{urlsplit(uri).scheme}://{path.lstrip('/')}" if _is_url(uri) else path

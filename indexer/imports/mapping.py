@@ -223,7 +223,7 @@ def _row(fields: Mapping[str, Any], where: str) -> Mapped:
 
 
 def _sample(fields: Mapping[str, Any], where: str) -> Mapped:
-    """The picture and the text by their whole extension, `jpg`, or else by its last part, `front.jpg`."""
+    """Take the picture and the text of a sample by their whole extension, `jpg`, or else by its last part, `front.jpg`."""
     image = _member(fields, webdataset.IMAGES, webdataset.is_picture)
     text = _member(fields, webdataset.TEXTS, webdataset.is_text)
     picked = {"id": f"{fields[webdataset.SHARD]}/{fields[webdataset.KEY]}"}
@@ -288,7 +288,7 @@ def _finished(picked: dict[str, Any], metadata: Any, where: str) -> Mapped:
 
 
 def _id(value: Any) -> Any:
-    """A whole number, also where missing values made it a float, and 16 bytes of a UUID, as text."""
+    """Return an id as text: a whole number, also where missing values made it a float, and the 16 bytes of a UUID."""
     if isinstance(value, FixedBytes) and len(value) == _UUID_BYTES:
         return str(uuid.UUID(bytes=bytes(value)))
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -297,7 +297,7 @@ def _id(value: Any) -> Any:
 
 
 def _first_picture(pictures: list[Any]) -> tuple[Any, int]:
-    """The first of a list, and how many more there are."""
+    """Return the first picture of a list, and how many more there are."""
     usable = [value for value in pictures if value is not None]
     return (usable[0], len(usable) - 1) if usable else (None, 0)
 

@@ -55,7 +55,7 @@ class PhotoList:
 
 
 def check_folder(places: Places, uri: str) -> None:
-    """Raises `InvalidInput` for what is no folder, and as `Places.place` does."""
+    """Raise `InvalidInput` for anything but a folder, and what `Places.place` raises."""
     _folder(places, uri)
 
 

@@ -107,7 +107,8 @@ class Imports:
         mapping: Mapping[str, Any] | None = None,
         image_root: str | None = None,
     ) -> None:
-        """What can be said at once. Raises `InvalidInput`, `Forbidden`, `NotFound`, `DependencyUnavailable`."""
+        """Check everything that can be known at once. Raises `InvalidInput`, `Forbidden`, `NotFound`,
+        `DependencyUnavailable`."""
         columns = self._checked(uri, format, mapping)
         if format == "photos":
             if image_root is not None:
@@ -197,8 +198,8 @@ class Imports:
             yield missing, Rejected(missing, None, reason.code, reason.detail)
 
     def _is_as_planned(self, unit: Unit) -> bool:
-        """A copy of this machine may be of an earlier import: it is fetched anew then, once for each planned
-        version."""
+        """Return whether a file has its planned version. A copy on this machine may come from an earlier import; it is
+        downloaded again, once for each planned version."""
         if self._places.version(unit.uri) == unit.version:
             return True
         version = unit.uri, unit.version
@@ -283,7 +284,7 @@ class Imports:
         return candidates[0]
 
     def _image_root(self, file: str, kind: Format) -> str | None:
-        """M-BEIR's paths are relative to the folder that has `cand_pool`."""
+        """Return the folder to which image paths are relative; for M-BEIR the one that contains `cand_pool`."""
         folder, separator, _ = file.rpartition("/cand_pool/")
         return folder if kind == "mbeir" and separator else None
 
@@ -342,7 +343,8 @@ def _fields(reader: FormatReader, opened: OpenedFile, searched: set[str], is_use
 
 
 def _refuse_same_ids(files: list[str]) -> None:
-    """The id of a sample has the names of its shard and of the folder of that: two shards of one name would be one."""
+    """Refuse two shards that give their samples the same ids: an id contains the name of the shard and of the folder of
+    the shard."""
     seen: dict[tuple[str, ...], str] = {}
     for file in files:
         name = tuple(file.split("/")[-2:])

@@ -72,7 +72,7 @@ class Points(Protocol):
     async def delete(self, document_ids: Sequence[str]) -> None: ...
 
     async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
-        """In the order asked, None where there is none. Vectors included."""
+        """Return points with their vectors in the order of the ids, None for a missing one."""
         ...
 
     async def search(self, vector: Float32, window: SearchWindow) -> list[Hit]:
@@ -96,7 +96,8 @@ class Points(Protocol):
     async def count(self) -> int: ...
 
     async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
-        """Document ids in the order of their points, which no write changes, from behind the page that said `after`."""
+        """Return a page of document ids in the order of their points, which no write changes. `after` comes from the
+        page before."""
         ...
 
     async def unfinished_indexes(self, fields: Mapping[str, FieldType]) -> list[str]:
@@ -104,9 +105,8 @@ class Points(Protocol):
         ...
 
     async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
-        """Digests of the images of at most `limit` points, in the order of the points, which no write changes; and what
-        to ask for next as `after`, None after the last.
-        """
+        """Return the image digests of at most `limit` points, in the order of the points, which no write changes, and
+        the next `after`, None after the last page."""
         ...
 
 
@@ -132,11 +132,11 @@ class Store(Protocol):
     def points(self, name: str) -> Points: ...
 
     async def size_bytes(self, name: str) -> int | None:
-        """On disk; None where the engine does not say."""
+        """Return the size on disk, None where the engine does not report it."""
         ...
 
     async def ping(self) -> None:
-        """Raises `DependencyUnavailable` when the engine does not answer."""
+        """Raise `DependencyUnavailable` if the engine does not answer."""
         ...
 
     @property

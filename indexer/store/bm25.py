@@ -52,7 +52,7 @@ class Words:
 
 
 def languages() -> tuple[str, ...]:
-    """`simple`, and those that words can be stemmed in."""
+    """Return `simple` and the languages with a stemmer."""
     return (SIMPLE, *sorted(snowballstemmer.algorithms()))
 
 
@@ -72,7 +72,7 @@ def document_words(text: str, language: str) -> Words:
 
 
 def query_words(text: str, language: str) -> Words:
-    """A word that is there twice counts twice."""
+    """Return the words of a query. A repeated word counts repeatedly."""
     counts = Counter(_ids(text, language))
     return _sparse((word, float(count)) for word, count in list(counts.items())[:MAX_QUERY_WORDS])
 

@@ -111,7 +111,7 @@ def unanswered(condition: Filter, indexed: Indexes) -> int:
 
 
 def answered(condition: Filter, indexed: Indexes) -> AllOf:
-    """What must hold besides, and indexes answer: only points for which it does are looked at."""
+    """Return the parts of a condition that indexes answer; only points that satisfy them are read."""
     conditions = condition.of if isinstance(condition, AllOf) else (condition,)
     parts = [answered(part, indexed) if isinstance(part, AllOf) else part for part in conditions]
     return AllOf(tuple(part for part in parts if not unanswered(part, indexed)))

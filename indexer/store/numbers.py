@@ -20,7 +20,7 @@ _MISREAD_UNITS = 4
 
 
 def is_read_back(number: float) -> bool:
-    """Whether an engine reads this double back as it was written."""
+    """Return whether an engine reads this double back as it was written."""
     mantissa, _, power = repr(number).partition("e")
     whole, _, fraction = mantissa.lstrip("-").partition(".")
     if not whole.isdigit():

@@ -61,19 +61,19 @@ def _shares(payload: Mapping[str, Any]) -> Shares | None:
 
 
 def digests(payloads: Iterable[Mapping[str, Any] | None]) -> list[str]:
-    """Of the images of points that have one."""
+    """Return the digests of the points that have an image."""
     digests_found = ((payload or {}).get("image_digest") for payload in payloads)
     return [digest for digest in digests_found if digest is not None]
 
 
 def path_of(field: str) -> str:
-    """A metadata field as a Qdrant JSON path. Every key is quoted, so that spaces, dashes and brackets are plain
+    """Return a metadata field as a Qdrant JSON path. Every key is quoted, so that spaces, dashes and brackets are plain
     characters."""
     return f'"metadata".{relative_path(field)}'
 
 
 def relative_path(field: str) -> str:
-    """As it is written in a condition on the objects of a list."""
+    """Return a field as a condition on the objects of a list names it."""
     return ".".join(f'"{key}"' for key in steps(field))
 
 
@@ -89,12 +89,13 @@ def relative_terms_path(field: str) -> str:
 
 
 def quoted(path: str) -> str:
-    """A path as an engine shows it, which leaves out quotes where it can, in the form of `path_of`."""
+    """Return a path in the form of `path_of`; an engine shows it without quotes where it can."""
     return re.sub(r'"[^"]*"|[^."\[\]]+', lambda key: key[0] if key[0].startswith('"') else f'"{key[0]}"', path)
 
 
 def engine_name(collection: str) -> str:
-    """A collection's name as a folder or a Qdrant collection can have it: no separator and no leading dot is left."""
+    """Return a collection's name in a form that suits a folder and a Qdrant collection, without separators and leading
+    dots."""
     name = quote(collection, safe="").replace(".", "%2E")
     if not 1 <= len(name) <= MAX_NAME_BYTES:
         raise InvalidInput(f"collection name has {len(name)} bytes, limit is 1 to {MAX_NAME_BYTES}", field="collection")

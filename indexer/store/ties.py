@@ -23,9 +23,8 @@ def query_limits(count: int) -> tuple[int, ...]:
 
 
 def is_complete(scores: Sequence[float], count: int, limit: int) -> bool:
-    """Whether the best `count` of these scores, the answer to a query for `limit`, are the best of all in the order of
-    this module.
-    """
+    """Return whether the best `count` of these scores, the answer to a query for `limit`, are the best of all in the
+    order of this module."""
     return len(scores) < limit or scores[-1] < scores[count - 1]
 
 

@@ -19,7 +19,8 @@ WORDS = "words_"
 
 
 def unit(vector: Float32, dimensions: int, owner: str) -> Float32:
-    """The vector at length 1, by way of float64 so that no finite input overflows. Qdrant would store NaN and zero."""
+    """Return the vector at length 1. It is computed in float64, so that no finite input overflows. Qdrant would store
+    NaN and zero."""
     if vector.shape != (dimensions,):
         raise InvalidInput(
             f"vector of {owner} has shape {vector.shape}, the collection's is ({dimensions},)", limit=dimensions
@@ -32,7 +33,7 @@ def unit(vector: Float32, dimensions: int, owner: str) -> Float32:
 
 
 def unit_rows(latents: Float32 | None, dimensions: int, owner: str) -> Float32:
-    """The latents (K, D), each at length 1. Raises `InvalidInput` where there are none."""
+    """Return the latents (K, D), each at length 1. Raises `InvalidInput` if there are none."""
     if latents is None or latents.ndim != 2 or not len(latents):
         shape = None if latents is None else latents.shape
         raise InvalidInput(

@@ -55,7 +55,7 @@ def _floats(array: Any) -> list[Any]:
 
 
 def _finite(value: float | None) -> Any:
-    """NaN is a missing value, as pandas has it."""
+    """Return a number, or None for NaN, which pandas writes for a missing value."""
     if value is None or math.isnan(value):
         return None
     return Refused("a number that is infinite") if math.isinf(value) else value
@@ -86,7 +86,7 @@ def _dates(array: Any) -> list[Any]:
 
 
 def _timestamps(array: Any) -> list[Any]:
-    """ISO 8601, with nine digits where nanoseconds need them."""
+    """Return times as ISO 8601, with nine digits where nanoseconds need them."""
     per_s = _PER_SECOND[array.type.unit]
     counts = array.cast(pa.int64()).to_pylist()
     factor = per_s // 10**6 if per_s > 10**6 else 1
@@ -171,7 +171,7 @@ def _object(names: list[Any], values: Any) -> Any:
 
 
 def _maps(array: Any) -> list[Any]:
-    """An object; keys that are numbers, dates or booleans are written as text."""
+    """Return maps as objects; keys that are numbers, dates or booleans become text."""
     result: list[Any] = []
     for place in range(len(array)):
         item = array[place]

@@ -216,5 +216,5 @@ class _Zstd:
 
 
 def _is_skippable(start: bytes) -> bool:
-    """Whether a zstd frame that carries no data begins here, as pzstd writes one before each of its own."""
+    """Return whether a zstd frame without data begins here; pzstd writes one before each of its own frames."""
     return len(start) >= 4 and start[0] & 0xF0 == 0x50 and start[1:4] == b"\x2a\x4d\x18"

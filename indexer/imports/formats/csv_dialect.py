@@ -63,7 +63,8 @@ def find_dialect(opened: OpenedFile, delimiter: str | None = None, encoding: str
 
 
 def _delimiter(sample: str, name: str) -> str:
-    """The delimiter that splits the header; of several that do, the one that splits the rows below it alike."""
+    """Return the delimiter that splits the header; if several do, the one that splits the rows below it in the same
+    way."""
     header = sample.lstrip("\n").partition("\n")[0]
     splitting = [mark for mark in DELIMITERS if mark in _outside_quotes(header)]
     if len(splitting) < 2:
@@ -87,7 +88,7 @@ def _outside_quotes(header: str) -> str:
 
 
 def _is_regular(sample: str, delimiter: str) -> bool:
-    """Whether the first rows have as many cells as the header."""
+    """Return whether the first rows have as many cells as the header."""
     try:
         widths = [len(row) for row, _ in zip(_rows(sample, delimiter), range(_SAMPLE_ROWS), strict=False)]
     except csv.Error:

@@ -120,7 +120,7 @@ def _is_large(fields: dict[str, Any]) -> bool:
 
 
 def _row_bytes(batch: Any) -> int:
-    """Bytes of one row, of a dictionary those of the value that is used."""
+    """Return the bytes of one row; for a dictionary, those of the value that is used."""
     return sum(
         column.dictionary.take(column.indices.drop_null()).nbytes
         if pa.types.is_dictionary(column.type)

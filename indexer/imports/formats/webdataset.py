@@ -351,12 +351,12 @@ def _is_read(member: Member, is_used: FieldFilter) -> bool:
 
 
 def is_text(kind: str) -> bool:
-    """Whether a member of this kind is a text, by the last part of its name."""
+    """Return whether a member of this kind is a text, by the last part of its name."""
     return kind.rpartition(".")[2] in TEXTS
 
 
 def is_picture(kind: str) -> bool:
-    """Whether a member of this kind is a picture, by the last part of its name."""
+    """Return whether a member of this kind is a picture, by the last part of its name."""
     return kind.rpartition(".")[2] in IMAGES
 
 
@@ -376,7 +376,7 @@ def _readable(opened: OpenedFile) -> BinaryIO:
 
 @contextmanager
 def _seekable(opened: OpenedFile) -> Iterator[BinaryIO]:
-    """The file, or what a compressed one unpacks to in a temporary file."""
+    """Yield the file, or the content of a compressed file in a temporary file."""
     if not opened.whole:
         yield opened.file
         return
