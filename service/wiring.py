@@ -63,10 +63,11 @@ def build(
     that is passed in is used in place of the one that the settings name."""
     api_keys = _api_keys(settings)
     metrics = Metrics(_registry())
+    # Before the model, which takes long to load: a ledger that cannot be used is said at once.
+    ledger = _ledger(settings, metrics)
     encoder = encoder or _encoder(settings, metrics, runtime)
     next_encoder = _next_encoder(settings, next_runtime)
     encoders = Encoders(encoder, next_encoder)
-    ledger = _ledger(settings, metrics)
     store = store or _store(settings, metrics)
     blobs = Blobs(settings.blobs)
     fetcher = Fetcher(settings.fetch)

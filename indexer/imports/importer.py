@@ -45,6 +45,8 @@ _LISTED = 1000  # failures of one transaction
 _RECORDS_BYTES = 64 * 2**20  # of images read at once
 # Between two looks whether a step that is being read is still wanted: its job may be cancelled meanwhile.
 _LISTEN_S = 0.5
+# A read that takes longer, such as one long line or a slow host, no longer counts as a reader; so many may do so at once.
+_SLOW_READ_S, _SPARE_READERS = 2.0, 3
 _BUSY_S = 0.5  # between two looks while what was read is being indexed
 
 Item = tuple[int, Incoming | Rejected]
@@ -57,7 +59,8 @@ class StepLost(Exception):
 class Importer:
     """Runs in the event loop that starts it; any number of processes may have one. It wakes the workers by `wakeups`.
 
-    Held: of each of `readers` the records of one batch, of which the images have no more than 64 MiB or are one.
+    Held: of each of `readers` the records of one batch, of which the images have no more than 64 MiB or are one. While a
+    read is slow, another reader does the steps of other jobs in its place.
     """
 
     def __init__(
@@ -73,31 +76,36 @@ class Importer:
     ) -> None:
         self._ledger, self._blobs, self._imports, self._settings = ledger, blobs, imports, settings
         self._readers, self._wakeups, self._rng = readers, wakeups or WakeUps(), rng or random.Random()
-        self._threads = ThreadPoolExecutor(readers, thread_name_prefix="import")
+        self._threads = ThreadPoolExecutor(readers + _SPARE_READERS, thread_name_prefix="import")
+        self._slow_jobs: list[str] = []
+        self._group: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
         """Run until cancelled; work in progress is then released."""
         try:
-            async with asyncio.TaskGroup() as readers:
+            async with asyncio.TaskGroup() as self._group:
                 for number in range(self._readers):
-                    readers.create_task(self._loop(), name=f"import-{number}")
+                    self._group.create_task(self._loop(), name=f"import-{number}")
         finally:
+            self._group = None
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _loop(self) -> None:
+    async def _loop(self, spare: bool = False, stopped: Callable[[], bool] = lambda: False) -> None:
         await poll_forever(
-            self._claim_and_work,
+            partial(self._claim_and_work, spare),
             self._settings.poll_s,
             failure="cannot look for imports",
             wakeups=self._wakeups,
             rng=self._rng,
+            stopped=stopped,
         )
 
-    async def _claim_and_work(self) -> float | None:
-        """Return the seconds until the next claim."""
+    async def _claim_and_work(self, spare: bool) -> float | None:
+        """Return the seconds until the next claim. A spare reader leaves the jobs alone for whose reads it stands in."""
         if not await self._ledger.imports.steps_remain():
             return None
-        step = await self._ledger.imports.claim(self._settings.lease_s, _AHEAD_DOCUMENTS)
+        without = frozenset(self._slow_jobs) if spare else frozenset()
+        step = await self._ledger.imports.claim(self._settings.lease_s, _AHEAD_DOCUMENTS, without)
         if step is None:
             return _BUSY_S
         await self._work(step)
@@ -257,11 +265,25 @@ class Importer:
         """Run a call that reads. It is told to stop once nobody wants the step any more: within one long line there is
         no other end."""
         reading = asyncio.get_running_loop().run_in_executor(self._threads, call)
-        while not reading.done():
-            await asyncio.wait({reading}, timeout=_LISTEN_S)
-            if not reading.done() and not await self._is_wanted(step):
-                stop.set()
+        began, slow = time.monotonic(), False
+        try:
+            while not reading.done():
+                await asyncio.wait({reading}, timeout=_LISTEN_S)
+                if not reading.done() and not await self._is_wanted(step):
+                    stop.set()
+                if not slow and time.monotonic() - began > _SLOW_READ_S and len(self._slow_jobs) < _SPARE_READERS:
+                    slow = True
+                    self._stand_in(step.job_id, reading.done)
+        finally:
+            if slow:
+                self._slow_jobs.remove(step.job_id)
         return reading.result()
+
+    def _stand_in(self, job_id: str, stopped: Callable[[], bool]) -> None:
+        """Start a reader for other jobs, which ends after its step once the slow read has ended."""
+        self._slow_jobs.append(job_id)
+        if self._group is not None:
+            self._group.create_task(self._loop(spare=True, stopped=stopped), name="import-spare")
 
     async def _is_wanted(self, step: Step) -> bool:
         try:

@@ -14,7 +14,7 @@ import json
 import uuid
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -107,7 +107,7 @@ class Imports(Part):
 
     @operation
     @again_on_deadlock
-    def claim(self, lease_s: float, ahead: int) -> Step | None:
+    def claim(self, lease_s: float, ahead: int, without_jobs: Collection[str] = ()) -> Step | None:
         """Lease the first due step of a job with no more than `ahead` documents that are read and not done.
 
         No step is leased while a batch that may have killed its worker is tried alone: if a step killed the process
@@ -122,6 +122,7 @@ class Imports(Part):
                 .join(jobs)
                 .where(
                     ~steps.c.done,
+                    steps.c.job_id.not_in(without_jobs),
                     jobs.c.seq.is_not(None),
                     ~jobs.c.cancelling,
                     leases.is_due(steps, now),

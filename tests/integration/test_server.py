@@ -5,6 +5,7 @@ import base64
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import zstandard
 from needs import needed
 from serve_process import Server, free_port
 
@@ -167,6 +169,24 @@ def test_a_stuck_forward_ends_the_process(start: Callable[..., Server], tmp_path
     assert gate.exists()
 
 
+def test_sigterm_inside_one_line_of_an_import(start: Callable[..., Server], tmp_path: Path) -> None:
+    zeros = zstandard.ZstdCompressor(3).compress(bytes(2**27))
+    (tmp_path / "zeros.jsonl.zst").write_bytes(zeros * 32)
+    server = start(import_roots=tmp_path)
+    client = server.ready()
+    client.put("/collections/things")
+    job = client.post("/collections/things/imports", json={"uri": str(tmp_path / "zeros.jsonl.zst")}).json()["job"]
+    while client.get(f"/jobs/{job['id']}").json()["state"] != "running":
+        time.sleep(0.02)
+    time.sleep(0.3)
+    assert client.get(f"/jobs/{job['id']}").json()["state"] == "running"
+    began = time.monotonic()
+    server.process.terminate()
+    assert server.process.wait(60) == 0
+    assert time.monotonic() - began < 10
+    assert "shutdown timed out" not in server.log.read_text()
+
+
 def test_sigterm_while_somebody_waits(start: Callable[..., Server]) -> None:
     """The waiting caller is answered, the process exits 0, and the next one finishes what was accepted."""
     server = start(grace_s=20)
@@ -226,6 +246,70 @@ def test_a_data_folder_that_is_a_file_is_one_line(start: Callable[..., Server], 
     log = server.log.read_text()
     assert f"data folder {tmp_path / 'data'} cannot be used: File exists" in log
     assert "Traceback" not in log
+
+
+def _below_a_file(folder: Path) -> None:
+    folder.parent.rmdir()
+    folder.parent.write_text("a file")
+
+
+def _no_ledger(folder: Path) -> None:
+    (folder / "ledger.sqlite").write_bytes(b"not a database, not a database, not a database" * 100)
+
+
+def _ledger_folder(folder: Path) -> None:
+    (folder / "ledger.sqlite").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "name", "says"),
+    [
+        (_below_a_file, "data/below", "data folder {data} cannot be used: Not a directory"),
+        (_no_ledger, "data", "ledger {data}/ledger.sqlite: it is not an SQLite database"),
+        (_ledger_folder, "data", "ledger {data}/ledger.sqlite: it cannot be opened"),
+    ],
+)
+def test_a_data_folder_that_cannot_be_used_is_one_line_before_the_model_loads(
+    start: Callable[..., Server], tmp_path: Path, prepare: Callable[[Path], None], name: str, says: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    data = tmp_path / name
+    prepare(data)
+    server = start(data_dir=data)
+    assert server.process.wait(60) == 1
+    log = server.log.read_text()
+    assert log.startswith("ret2: " + says.format(data=data)), log
+    assert log.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"), [("ro", "Read-only file system"), ("nr_inodes=1", "No space left on device")]
+)
+def test_a_data_folder_on_a_disk_without_room_is_one_line(
+    start: Callable[..., Server], tmp_path: Path, option: str, reason: str
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", option, "tmpfs", str(data)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs root")
+    try:
+        server = start()
+        assert server.process.wait(60) == 1
+        log = server.log.read_text()
+        assert log.startswith(f"ret2: data folder {data} cannot be used: {reason}"), log
+        assert log.count("\n") == 1
+    finally:
+        subprocess.run(["umount", str(data)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_data_folder_that_the_user_cannot_write_is_one_line(start: Callable[..., Server], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir(mode=0o500)
+    server = start()
+    assert server.process.wait(60) == 1
+    assert server.log.read_text().startswith(f"ret2: data folder {data} cannot be used: Permission denied")
 
 
 async def _run(parts: Parts) -> bool:

@@ -26,7 +26,8 @@ class Server:
         self.url = f"http://127.0.0.1:{flags.setdefault('port', free_port())}"
         self.client: httpx.Client | None = None
         self.log = folder / f"serve-{flags['port']}.log"
-        command = [sys.executable, *program, "serve", f"--model={model}", f"--data-dir={folder / 'data'}"]
+        flags.setdefault("data_dir", folder / "data")
+        command = [sys.executable, *program, "serve", f"--model={model}"]
         command += [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)

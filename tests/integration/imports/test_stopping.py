@@ -1,6 +1,7 @@
 """An import that is inside one line hears that its job is cancelled and that the process ends, within a second."""
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,24 @@ async def test_cancel_is_heard_inside_one_line(serve: Callable[..., Any], tmp_pa
     await served.parts.progress.wait(job_id, 20)
     assert (await served.client.get(f"/jobs/{job_id}")).json()["state"] == "cancelled"
     assert time.monotonic() - began < 5
+
+
+async def test_other_imports_go_on_beside_one_line(serve: Callable[..., Any], tmp_path: Path, monkeypatch: Any) -> None:
+    """There is one reader. While a read of it is slow, other jobs have another."""
+    monkeypatch.setattr("indexer.imports.formats.jsonl.MAX_SKIPPED_BYTES", 2**60)
+    served, job_id = await _begin(serve, tmp_path)
+    for name in ("second", "third"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": name, "text": "a line"}) + "\n")
+        answer = await served.client.post("/collections/flags/imports", json={"uri": str(tmp_path / f"{name}.jsonl")})
+        second_id = answer.json()["job"]["id"]
+        await served.parts.progress.wait(second_id, 20)
+        assert (await served.client.get(f"/jobs/{second_id}")).json()["indexed"] == 1
+    assert (await served.client.get(f"/jobs/{job_id}")).json()["state"] == "running"
+    importer = served.parts.worker._chores[0]
+    assert importer._slow_jobs == [job_id]
+    await served.client.post(f"/jobs/{job_id}/cancel")
+    await served.parts.progress.wait(job_id, 20)
+    assert importer._slow_jobs == []
 
 
 async def test_the_thread_ends_with_its_reader(serve: Callable[..., Any], tmp_path: Path, monkeypatch: Any) -> None:
