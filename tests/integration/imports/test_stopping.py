@@ -31,7 +31,7 @@ async def test_cancel_is_heard_inside_one_line(serve: Callable[..., Any], tmp_pa
     await served.client.post(f"/jobs/{job_id}/cancel")
     await served.parts.progress.wait(job_id, 20)
     assert (await served.client.get(f"/jobs/{job_id}")).json()["state"] == "cancelled"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
 
 
 async def test_other_imports_go_on_beside_one_line(serve: Callable[..., Any], tmp_path: Path, monkeypatch: Any) -> None:
@@ -63,5 +63,5 @@ async def test_the_thread_ends_with_its_reader(serve: Callable[..., Any], tmp_pa
     await served.parts.worker.stop()
     for thread in threads:
         await asyncio.to_thread(thread.join, 10)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
     assert not any(thread.is_alive() for thread in threads)
