@@ -207,9 +207,6 @@ class Catalog:
         """Return the declared fields that filters cannot use an index of yet."""
         return await self.points(collection).unfinished_indexes(collection.indexes) if collection.indexes else []
 
-    async def count(self, name: str) -> int:
-        return await self.points(await self.get(name)).count()
-
     async def counts(self, collection: Collection) -> Counts:
         return await self._ledger.collections.counts(collection.name)
 

@@ -9,8 +9,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -111,16 +111,26 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def run(app: FastAPI, parts: Parts | EncoderParts) -> bool:
-    """Run the server, and return whether it ended because it was asked to."""
+def _give_up() -> None:
+    log.critical("shutdown timed out, exiting")
+    os._exit(1)
+
+
+async def run(app: FastAPI, parts: Parts | EncoderParts, *, give_up: Callable[[], object] = _give_up) -> bool:
+    """Serve until a signal. Return whether the server ended because it was asked to.
+
+    `give_up` ends the process when the grace time is over.
+    """
     settings = parts.settings
     server = _Server(
         server_config(app, settings.host, settings.port, grace_s=settings.requests_s, timeouts=settings.connections)
     )
-    watch = asyncio.create_task(_watch(server, parts))
+    deadline = threading.Timer(settings.grace_s, give_up)
+    deadline.daemon = True
+    watch = asyncio.create_task(_watch(server, parts, deadline))
     ready = asyncio.create_task(_announce(server, settings.host))
     try:
-        with _stop_signals(server, parts):
+        with _stop_signals(server, parts, deadline):
             async with _metrics_server(parts):
                 await server.serve()
     finally:
@@ -159,7 +169,7 @@ async def _announce(server: uvicorn.Server, host: str) -> None:
 
 
 @contextmanager
-def _stop_signals(server: uvicorn.Server, parts: Parts | EncoderParts) -> Iterator[None]:
+def _stop_signals(server: uvicorn.Server, parts: Parts | EncoderParts, deadline: threading.Timer) -> Iterator[None]:
     """Stop on SIGTERM and Ctrl-C. A thread listens for them, so that the deadline begins however busy the event loop
     is."""
     loop = asyncio.get_running_loop()
@@ -171,7 +181,7 @@ def _stop_signals(server: uvicorn.Server, parts: Parts | EncoderParts) -> Iterat
     def listen() -> None:
         while signum := signals.recv(1):
             if signum[0] in former:
-                _arm_deadline(parts)
+                _arm(deadline)
                 loop.call_soon_threadsafe(_stop, server, parts)
 
     listener = threading.Thread(target=listen, name="signals", daemon=True)
@@ -204,25 +214,18 @@ def _drain(server: uvicorn.Server, parts: Parts | EncoderParts) -> None:
     parts.draining.set()
 
 
-def _arm_deadline(parts: Parts | EncoderParts) -> None:
-    """Exit when the grace time is over: Python would wait for ever for a thread of a pool that is stuck in a
-    forward."""
-    deadline = threading.Timer(parts.settings.grace_s, _give_up)
-    deadline.daemon = True
-    deadline.start()
+def _arm(deadline: threading.Timer) -> None:
+    """Begin the grace time, once. Python would wait for ever for a thread of a pool that is stuck in a forward."""
+    with suppress(RuntimeError):  # a second signal, or a part that dies while the process ends
+        deadline.start()
 
 
-def _give_up() -> None:
-    log.critical("shutdown timed out, exiting")
-    os._exit(1)
-
-
-async def _watch(server: uvicorn.Server, parts: Parts | EncoderParts) -> None:
+async def _watch(server: uvicorn.Server, parts: Parts | EncoderParts, deadline: threading.Timer) -> None:
     """Wait until the model's threads or the worker have died, then stop the process."""
     dead: list[str] = []
     while not dead or server.should_exit:
         await asyncio.sleep(_WATCH_S)
         dead = parts.health.dead() if server.started else []
     log.critical("a part of the service died", parts=dead)
-    _arm_deadline(parts)
+    _arm(deadline)
     _drain(server, parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, cast
 
@@ -77,11 +78,6 @@ def build(
     keeper = Keeper(blobs, settings.keep, settings.limits)
     imports = Imports(settings.imports)
     importer = Importer(ledger, blobs, imports, settings.indexer, readers=settings.import_readers, wakeups=wakeups)
-    chores: list[Chore] = [importer]
-    if settings.sweep_every_s:
-        chores.append(Sweeper(ledger, store, blobs, settings.sweep_every_s))
-    if settings.qdrant_url is not None:
-        chores.append(BulkLoads(ledger, cast("ServerStore", store), settings.qdrant_defer_indexing_documents))
     worker = Worker(
         ledger,
         store,
@@ -92,7 +88,7 @@ def build(
         progress,
         wakeups=wakeups,
         keeper=keeper,
-        chores=chores,
+        chores=[importer, *_periodic_chores(settings, ledger, store, blobs)],
         watch=metrics,
     )
     reindexer = Reindexer(ledger, store, encoders, settings.indexer, progress, wakeups=wakeups, orders=orders)
@@ -117,6 +113,13 @@ def build(
         next_encoder=next_encoder,
         api_keys=api_keys,
     )
+
+
+def _periodic_chores(settings: Settings, ledger: Ledger, store: Store, blobs: Blobs) -> Iterator[Chore]:
+    if settings.sweep_every_s:
+        yield Sweeper(ledger, store, blobs, settings.sweep_every_s)
+    if settings.qdrant_url is not None:
+        yield BulkLoads(ledger, cast("ServerStore", store), settings.qdrant_defer_indexing_documents)
 
 
 def _ledger(settings: Settings, metrics: Metrics) -> Ledger:

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from indexer.durability import sync, sync_tree
 from model.errors import Conflict, InvalidInput, NotFound
 
 FORMAT = 1
@@ -111,18 +111,9 @@ def check(folder: Path, manifest: Manifest, needed: Iterable[str]) -> None:
 
 def write(folder: Path, manifest: Manifest) -> None:
     """Write the manifest in one step, after everything else is on disk."""
-    for path in [*folder.rglob("*"), folder]:
-        _sync(path)
+    sync_tree(folder)
     new = folder / f".{NAME}"
     new.write_text(json.dumps(asdict(manifest), indent=1) + "\n")
-    _sync(new)
+    sync(new)
     new.rename(folder / NAME)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync(folder)

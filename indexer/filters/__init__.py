@@ -6,7 +6,7 @@ their meaning.
 docs/filters.md
 """
 
-from indexer.filters.field_types import FieldType, check_types, types_asked_of
+from indexer.filters.field_types import FieldType, check_types
 from indexer.filters.metadata import elements
 from indexer.filters.nodes import (
     AllOf,
@@ -59,6 +59,5 @@ __all__ = [
     "parse",
     "steps",
     "tight_bounds",
-    "types_asked_of",
     "whole_number_beyond_doubles",
 ]

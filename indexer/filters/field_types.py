@@ -5,24 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
-from indexer.filters.nodes import (
-    AllOf,
-    AnyOf,
-    AtLeast,
-    DateRange,
-    Empty,
-    Equals,
-    Filter,
-    FullText,
-    GeoBox,
-    GeoRadius,
-    In,
-    Leaf,
-    Nested,
-    Not,
-    Range,
-    Scalar,
-)
+from indexer.filters import nodes
+from indexer.filters.nodes import Filter, Leaf, Scalar
 from model.errors import InvalidInput
 
 
@@ -37,22 +21,22 @@ class FieldType(StrEnum):
     GEO = "geo"
 
 
-def types_asked_of(condition: Leaf) -> frozenset[FieldType]:
+def _accepted_types(condition: Leaf) -> frozenset[FieldType]:
     """Return the declared types to which a condition can be applied; none for a condition that fits all."""
     match condition:
-        case Equals(_, value):
+        case nodes.Equals(_, value):
             return _types_of(value)
-        case In(_, values):
+        case nodes.In(_, values):
             return frozenset().union(*map(_types_of, values))
-        case Range():
+        case nodes.Range():
             return frozenset({FieldType.NUMBER})
-        case DateRange():
+        case nodes.DateRange():
             return frozenset({FieldType.DATETIME})
-        case FullText():
+        case nodes.FullText():
             return frozenset({FieldType.TEXT, FieldType.KEYWORD})
-        case GeoRadius() | GeoBox():
+        case nodes.GeoRadius() | nodes.GeoBox():
             return frozenset({FieldType.GEO})
-        case Empty():
+        case nodes.Empty():
             return frozenset()
 
 
@@ -72,16 +56,16 @@ def check_types(condition: Filter, declared: Mapping[str, FieldType]) -> None:
     Undeclared fields, and those inside `nested`, accept every condition.
     """
     match condition:
-        case AllOf(of) | AnyOf(of) | AtLeast(_, of):
+        case nodes.AllOf(of) | nodes.AnyOf(of) | nodes.AtLeast(_, of):
             for part in of:
                 check_types(part, declared)
-        case Not(of):
+        case nodes.Not(of):
             check_types(of, declared)
-        case Nested(field):
+        case nodes.Nested(field):
             if field in declared:
                 raise _mistyped(field, "objects in a list", declared[field])
         case _:
-            accepted, type_ = types_asked_of(condition), declared.get(condition.field)
+            accepted, type_ = _accepted_types(condition), declared.get(condition.field)
             if accepted and type_ is not None and type_ not in accepted:
                 raise _mistyped(condition.field, " or ".join(sorted(accepted)), type_)
 

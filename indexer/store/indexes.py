@@ -13,25 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 from indexer.errors import IndexUnfinished
-from indexer.filters import (
-    AllOf,
-    AnyOf,
-    AtLeast,
-    DateRange,
-    Empty,
-    Equals,
-    FieldType,
-    Filter,
-    FullText,
-    GeoBox,
-    GeoRadius,
-    In,
-    Leaf,
-    Nested,
-    Not,
-    Range,
-    Scalar,
-)
+from indexer.filters import FieldType, Filter, Leaf, Scalar, nodes
 from indexer.store.numbers import term_number
 from indexer.store.payload import path_of, terms_path_of
 from model.errors import InvalidInput
@@ -94,9 +76,9 @@ def refuse_reading(
     raise InvalidInput(f"{reads}, the limit is {limit}. {advice}", field=leaf.field, value=documents, limit=limit)
 
 
-def _advice(leaf: Leaf | Nested, kind: FieldType, indexed: Indexes) -> str:
+def _advice(leaf: Leaf | nodes.Nested, kind: FieldType, indexed: Indexes) -> str:
     narrow = "narrow the search with a condition on another declared field"
-    if isinstance(leaf, Nested):
+    if isinstance(leaf, nodes.Nested):
         return f"Conditions inside nested have no index: {narrow}"
     if not indexed.keys().isdisjoint((path_of(leaf.field), terms_path_of(leaf.field))):
         return f"The field is declared as another type, and that stays: {narrow}, or fill a new collection"
@@ -110,14 +92,14 @@ def unanswered(condition: Filter, indexed: Indexes) -> int:
     return sum(1 for _ in _unanswered(condition, indexed))
 
 
-def answered(condition: Filter, indexed: Indexes) -> AllOf:
+def answered(condition: Filter, indexed: Indexes) -> nodes.AllOf:
     """Return the parts of a condition that indexes answer; only points that satisfy them are read."""
-    conditions = condition.of if isinstance(condition, AllOf) else (condition,)
-    parts = [answered(part, indexed) if isinstance(part, AllOf) else part for part in conditions]
-    return AllOf(tuple(part for part in parts if not unanswered(part, indexed)))
+    conditions = condition.of if isinstance(condition, nodes.AllOf) else (condition,)
+    parts = [answered(part, indexed) if isinstance(part, nodes.AllOf) else part for part in conditions]
+    return nodes.AllOf(tuple(part for part in parts if not unanswered(part, indexed)))
 
 
-def _unanswered(condition: Filter, indexed: Indexes) -> Iterator[tuple[Leaf | Nested, str, FieldType | None]]:
+def _unanswered(condition: Filter, indexed: Indexes) -> Iterator[tuple[Leaf | nodes.Nested, str, FieldType | None]]:
     """Yield the conditions that no index answers, each with a path that has none and the index that it needs."""
     for leaf in _leaves(condition):
         for path, kind in _needed(leaf):
@@ -125,41 +107,41 @@ def _unanswered(condition: Filter, indexed: Indexes) -> Iterator[tuple[Leaf | Ne
                 yield leaf, path, _declarable(leaf)
 
 
-def _leaves(condition: Filter) -> Iterator[Leaf | Nested]:
+def _leaves(condition: Filter) -> Iterator[Leaf | nodes.Nested]:
     match condition:
-        case AllOf(of) | AnyOf(of) | AtLeast(_, of):
+        case nodes.AllOf(of) | nodes.AnyOf(of) | nodes.AtLeast(_, of):
             for part in of:
                 yield from _leaves(part)
-        case Not(of):
+        case nodes.Not(of):
             yield from _leaves(of)
         case _:
             yield condition
 
 
-def _needed(leaf: Leaf | Nested) -> Sequence[tuple[str, FieldType | None]]:
+def _needed(leaf: Leaf | nodes.Nested) -> Sequence[tuple[str, FieldType | None]]:
     """Return the indexes, by path, that together answer a condition; any index tells whether a field is empty."""
     path = path_of(leaf.field)
     match leaf:
-        case Nested():
+        case nodes.Nested():
             # With an index on the inside of a list, Edge 0.9 overlooks elements whose field is empty.
             return [(f"{path}[]", None)]
-        case Equals(field, value):
+        case nodes.Equals(field, value):
             return [_needed_for(field, value)]
-        case In(field, values):
+        case nodes.In(field, values):
             # The engines are asked for all texts at once, and for each number.
             texts = [value for value in values if isinstance(value, str)]
             return [_needed_for(field, value) for value in values if not isinstance(value, str)] + [
                 _needed_for(field, text) for text in texts[:1]
             ]
-        case Range():
+        case nodes.Range():
             return [(path, FieldType.NUMBER)]
-        case DateRange():
+        case nodes.DateRange():
             return [(path, FieldType.DATETIME)]
-        case FullText(field):
+        case nodes.FullText(field):
             return [(terms_path_of(field), FieldType.KEYWORD)]
-        case GeoRadius() | GeoBox():
+        case nodes.GeoRadius() | nodes.GeoBox():
             return [(path, FieldType.GEO)]
-        case Empty():
+        case nodes.Empty():
             return [(path, None)]
 
 
@@ -174,16 +156,16 @@ def _needed_for(field: str, value: Scalar) -> tuple[str, FieldType]:
     return path_of(field), FieldType.NUMBER
 
 
-def _declarable(leaf: Leaf | Nested) -> FieldType | None:
+def _declarable(leaf: Leaf | nodes.Nested) -> FieldType | None:
     """Return the type that a field would have to be declared as; None for one that any will do."""
     match leaf:
-        case FullText():
+        case nodes.FullText():
             return FieldType.TEXT
-        case Equals(_, value) if term_number_of(value):
+        case nodes.Equals(_, value) if term_number_of(value):
             return FieldType.NUMBER
-        case In(_, values) if any(term_number_of(value) for value in values):
+        case nodes.In(_, values) if any(term_number_of(value) for value in values):
             return FieldType.NUMBER
-        case Nested():
+        case nodes.Nested():
             return None
         case _:
             return _needed(leaf)[0][1]

@@ -7,25 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
-from indexer.filters import (
-    AllOf,
-    AnyOf,
-    AtLeast,
-    DateRange,
-    Empty,
-    Equals,
-    Filter,
-    FullText,
-    GeoBox,
-    GeoRadius,
-    In,
-    Leaf,
-    Nested,
-    Not,
-    Range,
-    Scalar,
-    tight_bounds,
-)
+from indexer.filters import Filter, Leaf, Scalar, nodes, tight_bounds
 from indexer.filters.words import words
 from indexer.store.numbers import term_number, widened
 from indexer.store.payload import path_of, relative_path, relative_terms_path, terms_path_of
@@ -59,9 +41,9 @@ class Vocabulary(Protocol):
 
     def times(self, path: str, bounds: dict[str, datetime]) -> Any: ...
 
-    def circle(self, path: str, circle: GeoRadius) -> Any: ...
+    def circle(self, path: str, circle: nodes.GeoRadius) -> Any: ...
 
-    def box(self, path: str, box: GeoBox, west: float, east: float) -> Any: ...
+    def box(self, path: str, box: nodes.GeoBox, west: float, east: float) -> Any: ...
 
 
 def translate(condition: Filter, engine: Vocabulary) -> Any:
@@ -79,15 +61,15 @@ class _Translation:
 
     def condition(self, condition: Filter) -> Any:
         match condition:
-            case AllOf(of):
+            case nodes.AllOf(of):
                 return self._engine.all_of([self.condition(part) for part in of])
-            case AnyOf(of):
+            case nodes.AnyOf(of):
                 return self._any_of([self.condition(part) for part in of])
-            case AtLeast(n, of):
+            case nodes.AtLeast(n, of):
                 return self._engine.at_least(n, [self.condition(part) for part in of])
-            case Not(of):
+            case nodes.Not(of):
                 return self._engine.none_of([self.condition(of)])
-            case Nested(field, of):
+            case nodes.Nested(field, of):
                 inside = _Translation(self._engine, inside_list=True).condition(of)
                 return self._engine.nested(self._path(field), self._engine.all_of([inside]))
             case _:
@@ -96,21 +78,21 @@ class _Translation:
     def _leaf(self, condition: Leaf) -> Any:
         path = self._path(condition.field)
         match condition:
-            case Equals(field, value):
+            case nodes.Equals(field, value):
                 return self._equals(field, value)
-            case In(field, values):
+            case nodes.In(field, values):
                 return self._in(field, values)
-            case Range():
+            case nodes.Range():
                 return self._engine.numbers(path, widened(tight_bounds(condition)))
-            case DateRange():
+            case nodes.DateRange():
                 return self._engine.times(path, tight_bounds(condition))
-            case Empty():
+            case nodes.Empty():
                 return self._engine.is_empty(path)
-            case FullText(field, text):
+            case nodes.FullText(field, text):
                 return self._full_text(field, text)
-            case GeoRadius():
+            case nodes.GeoRadius():
                 return self._engine.circle(path, condition)
-            case GeoBox():
+            case nodes.GeoBox():
                 return self._any_of([self._engine.box(path, condition, west, east) for west, east in condition.spans()])
 
     def _any_of(self, conditions: Sequence[Any]) -> Any:

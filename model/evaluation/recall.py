@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import product
 
 import numpy as np
 
@@ -118,9 +117,6 @@ def nine(
         for query in Carries:
             results[query, document] = recall(questions(atlas, query, document), items, search)
     return results
-
-
-COMBINATIONS = tuple(product(Carries, Carries))
 
 
 def exact_search(embed: Callable[[Sequence[Input]], Float32], documents: Float32, ids: Sequence[str]) -> Search:

@@ -18,13 +18,7 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
     TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
@@ -37,6 +31,7 @@ from model.evaluation.mbeir import Prompts, Task, TaskFiles
 from model.evaluation.metrics import Measured, pseudo_recall_at, recall_at
 from model.types import Role
 from service.cli.benchmark_tables import PoolKind, every_k, m2kr_table, mbeir_table
+from service.cli.tables import progress_bar
 
 if TYPE_CHECKING:
     from model.evaluation.corpus_vectors import Corpus, Embedded, Embedder
@@ -179,15 +174,7 @@ class _Run:
 
         self.device = device or default_device()
         self.faults: dict[str, tuple[int, int, list[str]]] = {}  # by what was embedded: images, empty, examples
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
+        self._bar = progress_bar(console=console, transient=True)
         self._tasks: dict[str, TaskID] = {}
         retriever = Retriever.load(model, device=self.device).pack()
         self._embedder: Embedder = Embedder(

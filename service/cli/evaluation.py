@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from model.errors import Conflict, InvalidInput, NotFound
 from model.evaluation.recall import KS, Carries, Item, Recall, Search, corpus, exact_search, nine, questions, recall
 from model.types import Float32, Input, Limits, Role
+from service.cli.tables import progress_bar
 from service.client.client import Client
 
 if TYPE_CHECKING:
@@ -67,14 +68,14 @@ def atlas(
         )
     data, console = Atlas.read(), _console()
     if url:
-        with Client(url, api_key=api_key) as client, _progress() as progress:
+        with Client(url, api_key=api_key) as client, progress_bar(transient=True) as progress:
             results = nine(data, lambda carries, items: _http_searcher(client, carries, items, progress))
         console.print(_nine_table(results, f"through {url}/search"))
         return
     from model.retriever import Retriever, dtype_of
 
     dtype = dtype_of(precision)
-    with _progress() as progress:
+    with progress_bar(transient=True) as progress:
         source = model or "bundled"
         embedder = _Embedder(Retriever.load(source, dtype=dtype).pack(), progress)
         title = f"{source}, in process, {precision}"
@@ -194,14 +195,3 @@ def _console() -> Console:
     """Return a console that is wide enough for the tables where the width is unknown: in a file, a pipe or a CI log."""
     console = Console()
     return console if console.is_terminal else Console(width=100)
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        transient=True,
-    )

@@ -37,7 +37,7 @@ from service.cli.tables import (
 )
 from service.cli.train import train
 from service.client.client import DEFAULT_URL, Client
-from service.client.types import Hit
+from service.client.types import Hit, SearchResult
 from service.settings import Settings
 
 Url = Annotated[str, typer.Option(envvar="RET2_URL", help="address of the service")]
@@ -169,7 +169,11 @@ def search(
     if as_json:
         groups = [{"value": group.value, "hits": _hits_json(group.hits)} for group in result.groups]
         _print_json(groups if group_by else _hits_json(result.hits))
-        return
+    else:
+        _print_hits(result, group_by)
+
+
+def _print_hits(result: SearchResult, group_by: str | None) -> None:
     console = Console()
     if group_by is None:
         console.print(hits_table(result))

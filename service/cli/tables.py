@@ -93,9 +93,10 @@ def failures_table(failures: Sequence[Failed]) -> Table:
     return table
 
 
-def progress_bar() -> Progress:
+def progress_bar(**options: Any) -> Progress:
+    """Return a bar for what is counted; `options` are those of rich."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}", markup=False), *columns)
+    return Progress(TextColumn("{task.description}", markup=False), *columns, **options)
 
 
 def short(text: str) -> str:

@@ -401,16 +401,17 @@ class Client:
         sent_headers = {**(headers or {})} | ({} if content is None else {"Content-Type": "application/json"})
         request = self._http.build_request(method, path, content=content, params=params, headers=sent_headers)
         began = time.monotonic()
-        for attempt in range(self._attempts):
+        tries = 0
+        while True:
             answer, retry_after_s = self._try(request)
             if isinstance(answer, httpx.Response):
                 return answer
-            delay_s = (retry_after_s or 0.0) + _BACKOFF.delay_s(attempt, self._rng)
+            delay_s = (retry_after_s or 0.0) + _BACKOFF.delay_s(tries, self._rng)
+            tries += 1
             out_of_time = time.monotonic() - began + delay_s > self._give_up_after_s
-            if retry_after_s is None or out_of_time or attempt + 1 == self._attempts:
+            if retry_after_s is None or out_of_time or tries >= self._attempts:
                 raise answer
             self._sleep(delay_s)
-        raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _try(self, request: httpx.Request) -> tuple[httpx.Response | RetrievalError, float | None]:
         """One try: the answer, or its error and after how many seconds another try makes sense (None: it does not)."""

@@ -60,78 +60,42 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.requests = Counter(
-            "ret2_requests", "HTTP requests answered", ["route", "method", "status"], registry=registry
-        )
-        self.request_seconds = Histogram(
-            "ret2_request_seconds", "HTTP request duration", ["route"], buckets=_SECONDS, registry=registry
-        )
-        self.requests_in_flight = Gauge("ret2_requests_in_flight", "HTTP requests being answered", registry=registry)
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        seconds = partial(histogram, buckets=_SECONDS)
+        self.requests = counter("ret2_requests", "HTTP requests answered", ["route", "method", "status"])
+        self.request_seconds = seconds("ret2_request_seconds", "HTTP request duration", ["route"])
+        self.requests_in_flight = gauge("ret2_requests_in_flight", "HTTP requests being answered")
         self.model = Info("ret2_model", "The model behind this process", registry=registry)
-        self.queue_wait_seconds = Histogram(
-            "ret2_queue_wait_seconds",
-            "From prepared to the start of a batch",
-            ["lane"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.batch_fill_ratio = Histogram(
-            "ret2_batch_fill_ratio", "Cost of a batch over its budget", ["lane"], buckets=_RATIOS, registry=registry
+        self.queue_wait_seconds = seconds("ret2_queue_wait_seconds", "From prepared to the start of a batch", ["lane"])
+        self.batch_fill_ratio = histogram(
+            "ret2_batch_fill_ratio", "Cost of a batch over its budget", ["lane"], buckets=_RATIOS
         )
         self._device = _Device()
         registry.register(self._device)
-        self.queue_cost = Gauge("ret2_queue_cost", "Cost waiting for the model", ["lane"], registry=registry)
-        self.overloaded = Counter(
-            "ret2_overloaded", "Encoder calls refused because a lane was full", ["lane"], registry=registry
-        )
-        self.encoded = Counter(
-            "ret2_encoded_inputs", "Inputs answered by the encoder", ["lane", "outcome"], registry=registry
-        )
-        self.batch_inputs = Histogram(
-            "ret2_batch_inputs", "Inputs per batch", ["lane"], buckets=_COUNTS, registry=registry
-        )
-        self.batch_cost = Histogram("ret2_batch_cost", "Cost per batch", ["lane"], buckets=_COSTS, registry=registry)
-        self.forward_seconds = Histogram(
-            "ret2_forward_seconds", "Duration of a forward", ["lane"], buckets=_SECONDS, registry=registry
-        )
-        self.prepare_seconds = Histogram(
-            "ret2_prepare_seconds", "Decoding and tokenising one input", buckets=_SECONDS, registry=registry
-        )
-        self.store_seconds = Histogram(
-            "ret2_store_search_seconds", "Vector search", buckets=_SECONDS, registry=registry
-        )
-        self.hits = Histogram("ret2_search_hits", "Hits per search", buckets=(0, *_COUNTS), registry=registry)
-        self.pending_documents = Gauge(
-            "ret2_pending_documents", "Accepted documents not yet indexed", registry=registry
-        )
-        self.jobs = Gauge("ret2_jobs", "Accepted jobs that are kept, by state", ["state"], registry=registry)
-        self.oldest_pending_seconds = Gauge(
-            "ret2_oldest_pending_seconds", "Age of the oldest job that is not finished", registry=registry
-        )
-        self.documents = Counter(
-            "ret2_documents", "Documents that this process has done", ["result"], registry=registry
-        )
-        self.batch_retries = Counter(
+        self.queue_cost = gauge("ret2_queue_cost", "Cost waiting for the model", ["lane"])
+        self.overloaded = counter("ret2_overloaded", "Encoder calls refused because a lane was full", ["lane"])
+        self.encoded = counter("ret2_encoded_inputs", "Inputs answered by the encoder", ["lane", "outcome"])
+        self.batch_inputs = histogram("ret2_batch_inputs", "Inputs per batch", ["lane"], buckets=_COUNTS)
+        self.batch_cost = histogram("ret2_batch_cost", "Cost per batch", ["lane"], buckets=_COSTS)
+        self.forward_seconds = seconds("ret2_forward_seconds", "Duration of a forward", ["lane"])
+        self.prepare_seconds = seconds("ret2_prepare_seconds", "Decoding and tokenising one input")
+        self.store_seconds = seconds("ret2_store_search_seconds", "Vector search")
+        self.hits = histogram("ret2_search_hits", "Hits per search", buckets=(0, *_COUNTS))
+        self.pending_documents = gauge("ret2_pending_documents", "Accepted documents not yet indexed")
+        self.jobs = gauge("ret2_jobs", "Accepted jobs that are kept, by state", ["state"])
+        self.oldest_pending_seconds = gauge("ret2_oldest_pending_seconds", "Age of the oldest job that is not finished")
+        self.documents = counter("ret2_documents", "Documents that this process has done", ["result"])
+        self.batch_retries = counter(
             "ret2_batch_retries",
             "Batches given back: waiting for what does not answer, or after an attempt that failed",
             ["cause"],
-            registry=registry,
         )
-        self.store_call_seconds = Histogram(
-            "ret2_store_seconds", "Calls of the vector store", ["operation"], buckets=_SECONDS, registry=registry
-        )
-        self.store_errors = Counter(
-            "ret2_store_errors", "Calls that the vector store did not answer", ["operation"], registry=registry
-        )
-        self.ledger_seconds = Histogram(
-            "ret2_ledger_seconds", "Calls of the ledger", buckets=_SECONDS, registry=registry
-        )
-        self.ledger_errors = Counter(
-            "ret2_ledger_errors", "Calls that the ledger's database did not answer", registry=registry
-        )
-        self.rejected_documents = Counter(
-            "ret2_rejected_documents", "Posted documents not accepted", ["code"], registry=registry
-        )
+        self.store_call_seconds = seconds("ret2_store_seconds", "Calls of the vector store", ["operation"])
+        self.store_errors = counter("ret2_store_errors", "Calls that the vector store did not answer", ["operation"])
+        self.ledger_seconds = seconds("ret2_ledger_seconds", "Calls of the ledger")
+        self.ledger_errors = counter("ret2_ledger_errors", "Calls that the ledger's database did not answer")
+        self.rejected_documents = counter("ret2_rejected_documents", "Posted documents not accepted", ["code"])
 
     def watch_queue(self, queued_cost: Callable[[Lane], int]) -> None:
         for lane in Lane:

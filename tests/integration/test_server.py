@@ -312,8 +312,9 @@ def test_a_data_folder_that_the_user_cannot_write_is_one_line(start: Callable[..
     assert server.log.read_text().startswith(f"ret2: data folder {data} cannot be used: Permission denied")
 
 
-async def _run(parts: Parts) -> bool:
-    return await assembly.run(create_app(parts), parts)
+async def _run(parts: Parts, give_up: Callable[[], object] = lambda: None) -> bool:
+    """Run the server. The real `give_up` would end the tests with the process."""
+    return await assembly.run(create_app(parts), parts, give_up=give_up)
 
 
 async def _until_started(port: int) -> None:
@@ -328,11 +329,8 @@ async def _until_started(port: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-async def test_a_dead_model_thread_takes_the_process_down(
-    runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_dead_model_thread_takes_the_process_down(runtime: Any, tmp_path: Path) -> None:
     """Promise 1: visibly, not answering 200 for ever."""
-    monkeypatch.setattr(assembly, "_give_up", lambda: None)  # it would end the tests with the process
     port = free_port()
     running = asyncio.create_task(_run(wiring.build(Settings(data_dir=tmp_path, port=port), runtime)))
     await _until_started(port)
@@ -348,11 +346,8 @@ async def test_a_dead_model_thread_takes_the_process_down(
     assert await asyncio.wait_for(running, 30) is False
 
 
-async def test_a_call_that_does_not_end_in_the_grace_time(
-    runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_call_that_does_not_end_in_the_grace_time(runtime: Any, tmp_path: Path) -> None:
     """It is told so while it can be: the server would cancel it, and its caller get a bare 500."""
-    monkeypatch.setattr(assembly, "_give_up", lambda: None)
     port = free_port()
     parts = wiring.build(Settings(data_dir=tmp_path, port=port, grace_s=2), runtime)
     running = asyncio.create_task(_run(parts))
@@ -370,8 +365,7 @@ async def test_a_call_that_does_not_end_in_the_grace_time(
     assert await asyncio.wait_for(running, 30) is True
 
 
-async def test_an_orderly_end(runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assembly, "_give_up", lambda: None)  # it would end the tests with the process
+async def test_an_orderly_end(runtime: Any, tmp_path: Path) -> None:
     port = free_port()
     parts = wiring.build(Settings(data_dir=tmp_path, port=port, grace_s=5), runtime)
     running = asyncio.create_task(_run(parts))
@@ -381,14 +375,11 @@ async def test_an_orderly_end(runtime: Any, tmp_path: Path, monkeypatch: pytest.
     assert parts.draining.is_set()
 
 
-async def test_the_deadline_begins_while_the_event_loop_is_busy(
-    runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_deadline_begins_while_the_event_loop_is_busy(runtime: Any, tmp_path: Path) -> None:
     ended = threading.Event()
-    monkeypatch.setattr(assembly, "_give_up", ended.set)
     port = free_port()
     parts = wiring.build(Settings(data_dir=tmp_path, port=port, grace_s=0.5), runtime)
-    running = asyncio.create_task(_run(parts))
+    running = asyncio.create_task(_run(parts, ended.set))
     await _until_started(port)
     os.kill(os.getpid(), signal.SIGTERM)
     deadline = time.monotonic() + 10
@@ -398,9 +389,8 @@ async def test_the_deadline_begins_while_the_event_loop_is_busy(
     assert await asyncio.wait_for(running, 30) is True
 
 
-async def test_metrics_on_a_port_of_their_own(runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_metrics_on_a_port_of_their_own(runtime: Any, tmp_path: Path) -> None:
     """Nothing else is there, they are nowhere else, and they go with the server."""
-    monkeypatch.setattr(assembly, "_give_up", lambda: None)  # it would end the tests with the process
     port, metrics_port = free_port(), free_port()
     settings = Settings(data_dir=tmp_path, port=port, metrics_port=metrics_port, grace_s=5)
     running = asyncio.create_task(_run(wiring.build(settings, runtime)))

@@ -5,25 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from indexer.filters import (
-    AllOf,
-    AnyOf,
-    AtLeast,
-    DateRange,
-    Empty,
-    Equals,
-    Filter,
-    FullText,
-    GeoBox,
-    GeoRadius,
-    In,
-    Nested,
-    Not,
-    Range,
-    Scalar,
-    elements,
-    whole_number_beyond_doubles,
-)
+from indexer.filters import Filter, Scalar, elements, nodes, whole_number_beyond_doubles
 from indexer.filters.metadata import value_at
 from indexer.filters.values import is_number, is_place, metres_between, read_moment
 from indexer.filters.words import words
@@ -38,41 +20,43 @@ def matches(condition: Filter, metadata: object) -> bool:
     from 2**53 on, where doubles run together, equal by their 64-bit integer.
     """
     match condition:
-        case AllOf(of):
+        case nodes.AllOf(of):
             return all(matches(part, metadata) for part in of)
-        case AnyOf(of):
+        case nodes.AnyOf(of):
             return any(matches(part, metadata) for part in of)
-        case AtLeast(n, of):
+        case nodes.AtLeast(n, of):
             return sum(matches(part, metadata) for part in of) >= n
-        case Not(of):
+        case nodes.Not(of):
             return not matches(of, metadata)
-        case Nested(field, of):
+        case nodes.Nested(field, of):
             value = value_at(metadata, field)
             inside = value if isinstance(value, list | tuple) else ()
             return any(isinstance(part, Mapping) and matches(of, part) for part in inside)
-        case Empty(field):
+        case nodes.Empty(field):
             return value_at(metadata, field) in (None, [], ())
-        case FullText(field, text):
+        case nodes.FullText(field, text):
             texts = [element for element in elements(metadata, field) if isinstance(element, str)]
             return set(words(text)) <= {word for part in texts for word in words(part)}
         case _:
             return any(_fulfils(condition, element) for element in elements(metadata, condition.field))
 
 
-def _fulfils(condition: Equals | In | Range | DateRange | GeoRadius | GeoBox, element: object) -> bool:
+def _fulfils(
+    condition: nodes.Equals | nodes.In | nodes.Range | nodes.DateRange | nodes.GeoRadius | nodes.GeoBox, element: object
+) -> bool:
     match condition:
-        case Equals(_, value):
+        case nodes.Equals(_, value):
             return _equal(element, value)
-        case In(_, values):
+        case nodes.In(_, values):
             return any(_equal(element, value) for value in values)
-        case Range():
+        case nodes.Range():
             return is_number(element) and _within(float(element), condition)
-        case DateRange():
+        case nodes.DateRange():
             moment = read_moment(element) if isinstance(element, str) else None
             return moment is not None and _within(moment, condition)
-        case GeoRadius(_, lat, lon, radius_m):
+        case nodes.GeoRadius(_, lat, lon, radius_m):
             return is_place(element) and metres_between(lat, lon, element["lat"], element["lon"]) < radius_m
-        case GeoBox(_, top, _, bottom, _):
+        case nodes.GeoBox(_, top, _, bottom, _):
             return (
                 is_place(element)
                 and bottom < element["lat"] < top
@@ -88,7 +72,7 @@ def _equal(element: object, value: Scalar) -> bool:
     return is_number(element) and float(element) == float(value)
 
 
-def _within(value: Any, bounds: Range | DateRange) -> bool:
+def _within(value: Any, bounds: nodes.Range | nodes.DateRange) -> bool:
     """`value` is of the bounds' type."""
     return (
         (bounds.gt is None or value > bounds.gt)

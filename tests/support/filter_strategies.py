@@ -5,22 +5,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from indexer.filters import (
-    AllOf,
-    AnyOf,
-    AtLeast,
-    DateRange,
-    Empty,
-    Equals,
-    Filter,
-    FullText,
-    GeoBox,
-    GeoRadius,
-    In,
-    Nested,
-    Not,
-    Range,
-)
+from indexer.filters import Filter, nodes
 
 KEYS = ["x", "a b", "br[0]", "xs"]
 FIELDS = ["x", "x", *KEYS, "o.x", '"d.t"', 'o."d.t"', "absent"]
@@ -131,22 +116,22 @@ def leaves(fields: list[str], numbers: list[Any]) -> st.SearchStrategy[Filter]:
     number = st.sampled_from(numbers)
     whole = st.sampled_from([each for each in numbers if isinstance(each, int)])
     return st.one_of(
-        st.builds(Equals, field, number | st.sampled_from([*WORDS, *TIMES, *TEXTS, True, False])),
-        st.builds(In, field, st.lists(st.sampled_from([*WORDS, *TEXTS]), min_size=1, max_size=3).map(tuple)),
-        st.builds(In, field, st.lists(whole, min_size=1, max_size=3).map(tuple)),
-        _range(Range, field, number.map(float)),
-        _range(DateRange, field, moments),
-        st.builds(Empty, field),
-        st.builds(FullText, field, sought),
+        st.builds(nodes.Equals, field, number | st.sampled_from([*WORDS, *TIMES, *TEXTS, True, False])),
+        st.builds(nodes.In, field, st.lists(st.sampled_from([*WORDS, *TEXTS]), min_size=1, max_size=3).map(tuple)),
+        st.builds(nodes.In, field, st.lists(whole, min_size=1, max_size=3).map(tuple)),
+        _range(nodes.Range, field, number.map(float)),
+        _range(nodes.DateRange, field, moments),
+        st.builds(nodes.Empty, field),
+        st.builds(nodes.FullText, field, sought),
         st.builds(
-            lambda f, place, radius: GeoRadius(f, float(place["lat"]), float(place["lon"]), radius),
+            lambda f, place, radius: nodes.GeoRadius(f, float(place["lat"]), float(place["lon"]), radius),
             field,
             st.sampled_from(PLACES[:6]),
             st.sampled_from(
                 [1.0, 870_000.0, 880_000.0, 1e7, 5e7]  # Berlin to Paris are 877 km
             ),
         ),
-        st.builds(lambda f, box: GeoBox(f, *box), field, boxes),
+        st.builds(lambda f, box: nodes.GeoBox(f, *box), field, boxes),
     )
 
 
@@ -169,14 +154,16 @@ def _range(of: Any, field: st.SearchStrategy[str], bound: st.SearchStrategy[Any]
 
 def _combined(inner: st.SearchStrategy[Filter]) -> st.SearchStrategy[Filter]:
     several = st.lists(inner, min_size=1, max_size=3).map(tuple)
-    at_least = several.flatmap(lambda of: st.builds(AtLeast, st.integers(1, len(of)), st.just(of)))
-    return st.one_of(st.builds(AllOf, several), st.builds(AnyOf, several), at_least, st.builds(Not, inner))
+    at_least = several.flatmap(lambda of: st.builds(nodes.AtLeast, st.integers(1, len(of)), st.just(of)))
+    return st.one_of(
+        st.builds(nodes.AllOf, several), st.builds(nodes.AnyOf, several), at_least, st.builds(nodes.Not, inner)
+    )
 
 
 def filters(numbers: list[Any] = NUMBERS) -> st.SearchStrategy[Filter]:
     inside = st.recursive(leaves(INNER, numbers), _combined, max_leaves=3)
-    twice = st.builds(Nested, st.just("xs"), inside)
-    nested = st.builds(Nested, st.sampled_from(["xs", "xs", "xs", "o", "x"]), inside | twice)
+    twice = st.builds(nodes.Nested, st.just("xs"), inside)
+    nested = st.builds(nodes.Nested, st.sampled_from(["xs", "xs", "xs", "o", "x"]), inside | twice)
     leaf = leaves(FIELDS, numbers) | nested
     return leaf | st.recursive(leaf, _combined, max_leaves=5)
 
@@ -184,31 +171,31 @@ def filters(numbers: list[Any] = NUMBERS) -> st.SearchStrategy[Filter]:
 def wire(tree: Filter) -> dict[str, Any]:
     """The JSON that `parse` reads as the tree."""
     match tree:
-        case AllOf(of):
+        case nodes.AllOf(of):
             return {"all": [wire(each) for each in of]}
-        case AnyOf(of):
+        case nodes.AnyOf(of):
             return {"any": [wire(each) for each in of]}
-        case AtLeast(n, of):
+        case nodes.AtLeast(n, of):
             return {"at_least": n, "of": [wire(each) for each in of]}
-        case Not(of):
+        case nodes.Not(of):
             return {"not": wire(of)}
-        case Nested(field, of):
+        case nodes.Nested(field, of):
             return {"field": field, "nested": wire(of)}
-        case Equals(field, value):
+        case nodes.Equals(field, value):
             return {"field": field, "equals": value}
-        case In(field, values_):
+        case nodes.In(field, values_):
             return {"field": field, "in": list(values_)}
-        case Range(field):
+        case nodes.Range(field):
             return {"field": field} | {each: getattr(tree, each) for each in _BOUNDS if getattr(tree, each) is not None}
-        case DateRange(field):
+        case nodes.DateRange(field):
             given = {each: getattr(tree, each) for each in _BOUNDS}
             return {"field": field} | {each: bound.isoformat() for each, bound in given.items() if bound is not None}
-        case Empty(field):
+        case nodes.Empty(field):
             return {"field": field, "empty": True}
-        case FullText(field, text):
+        case nodes.FullText(field, text):
             return {"field": field, "match": text}
-        case GeoRadius(field, lat, lon, radius_m):
+        case nodes.GeoRadius(field, lat, lon, radius_m):
             return {"field": field, "geo_radius": {"lat": lat, "lon": lon, "radius_m": radius_m}}
-        case GeoBox(field, top, left, bottom, right):
+        case nodes.GeoBox(field, top, left, bottom, right):
             corners = {"top_left": {"lat": top, "lon": left}, "bottom_right": {"lat": bottom, "lon": right}}
             return {"field": field, "geo_box": corners}

@@ -18,9 +18,9 @@ from typing import Any
 
 import qdrant_edge as qe
 
+from indexer.durability import sync
 from indexer.filters import FieldType
 from indexer.store.edge.filters import INDEX_KINDS
-from indexer.store.edge.snapshot import sync
 
 # A search waits for one step. 200 points of 256 dimensions took 117 ms (p95 238) on a machine with nine times its cores
 # in use.

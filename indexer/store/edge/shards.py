@@ -21,6 +21,7 @@ import qdrant_edge as qe
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Page, Point
+from indexer.durability import sync
 from indexer.errors import CollectionDamaged
 from indexer.filters import FieldType, Filter
 from indexer.store.base import Layout, SearchWindow
@@ -30,7 +31,6 @@ from indexer.store.edge.ranking import rank, sparse, vector_params
 from indexer.store.edge.rewrite import Rewrite, recover
 from indexer.store.edge.slices import READS_PER_CALL, Slice, Slices
 from indexer.store.edge.snapshot import copy, sync_folder, unpack
-from indexer.store.edge.snapshot import sync as _sync
 from indexer.store.indexes import (
     READABLE_DOCUMENTS,
     answered,
@@ -149,9 +149,9 @@ class Shards:
         qe.EdgeShard.create(str(new / "shard"), _config(layout)).close()
         (new / "collection.json").write_text(json.dumps(asdict(layout) | {"format": FORMAT}))
         for path in (new / "collection.json", new / "shard", new):
-            _sync(path)
+            sync(path)
         new.rename(final)
-        _sync(self._folder)
+        sync(self._folder)
 
     def _anew(self, final: Path) -> Path:
         new = final.with_name(f".new-{final.name}")
@@ -178,7 +178,7 @@ class Shards:
             new.rename(final)
         finally:
             shutil.rmtree(new, ignore_errors=True)
-        _sync(self._folder)
+        sync(self._folder)
 
     def drop(self, name: str) -> None:
         final = self._path(name)
@@ -186,7 +186,7 @@ class Shards:
         if final.exists():
             gone = final.with_name(f".gone-{final.name}")
             final.rename(gone)
-            _sync(self._folder)
+            sync(self._folder)
             shutil.rmtree(gone)
 
     def upsert(self, name: str, points: Sequence[Point]) -> None:

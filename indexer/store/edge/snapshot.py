@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from indexer.durability import sync, sync_tree
 from model.errors import DependencyUnavailable, InvalidInput, NotFound
 
 LEVEL = 1
@@ -67,8 +68,7 @@ def unpack(file: Path, folder: Path) -> None:
     except OSError as error:  # gzip.BadGzipFile too
         kind = InvalidInput if error.errno is None else DependencyUnavailable
         raise kind(f"cannot read the snapshot {file}: {error}", field="snapshot", value=str(file)) from error
-    for path in [*folder.rglob("*"), folder]:
-        sync(path)
+    sync_tree(folder)
 
 
 def sync_folder(folder: Path) -> None:
@@ -79,14 +79,6 @@ def sync_folder(folder: Path) -> None:
                 sync(path)
             return
     raise DependencyUnavailable(f"cannot fsync {folder}: its files keep changing")
-
-
-def sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:

@@ -6,23 +6,19 @@ another process, so that what is sent goes through HTTP and JSON.
 """
 
 import asyncio
-import os
-import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_store import FakeStore
 from filter_meaning import matches
 from filter_strategies import BEYOND_DOUBLES, NUMBERS, corpus, every_leaf, filters, metadata
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from qdrant_server import qdrant  # noqa: F401 - a fixture
 from store_cases import CASES
+from stores import SERVERS
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Point
@@ -42,7 +38,6 @@ from indexer.filters import (
 from indexer.filters.values import read_moment
 from indexer.store.base import Consistency, Points, SearchWindow, Store
 from indexer.store.edge.client import EdgeStore
-from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
 from model.errors import Conflict, InvalidInput, NotFound
 from model.types import Float32
@@ -56,51 +51,6 @@ pytestmark = [
 
 D = 16
 N = 300
-STORES = [
-    "edge",
-    "edge in slices",
-    "fake",
-    "memory",
-    "rest",
-    pytest.param("server by gRPC", marks=pytest.mark.qdrant_server),
-    pytest.param("server by REST", marks=pytest.mark.qdrant_server),
-]
-
-
-@pytest.fixture(params=STORES)
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    match request.param:
-        case "edge":
-            opened: Store = EdgeStore(tmp_path / "index")
-        case "edge in slices":
-            opened = EdgeStore(tmp_path / "index", reads_per_call=20)
-        case "fake":
-            opened = FakeStore()
-        case "memory":
-            opened = ServerStore(ServerStoreSettings(":memory:"))
-        case "rest":
-            stand_in = request.getfixturevalue("qdrant")
-            opened = on_a_server(stand_in.url, api_key=stand_in.api_key, prefer_grpc=False)
-        case kind:
-            url = os.environ.get("RET2_TEST_QDRANT_URL")
-            if url is None:
-                pytest.skip("needs a Qdrant server: RET2_TEST_QDRANT_URL is not set")
-            opened = on_a_server(url, prefer_grpc=kind.endswith("gRPC"))
-    yield opened
-    if isinstance(opened, ServerStore):
-        await drop_all(opened)
-    await opened.close()
-
-
-def on_a_server(url: str, **options: Any) -> ServerStore:
-    prefix = f"ret2-test-{uuid.uuid4().hex[:8]}-"
-    return ServerStore(ServerStoreSettings(url, timeout_s=60, collection_prefix=prefix, **options))
-
-
-async def drop_all(store: ServerStore) -> None:
-    for each in (await store.client.get_collections()).collections:
-        if each.name.startswith(store.engine_name("")):
-            await store.client.delete_collection(each.name)
 
 
 @pytest.fixture
@@ -802,7 +752,7 @@ async def test_ping(store: Store) -> None:
     await store.ping()
 
 
-@pytest.mark.parametrize("store", STORES[4:], indirect=True)  # those that have a server
+@pytest.mark.parametrize("store", SERVERS, indirect=True)  # those that have a server
 async def test_a_server_says_whether_indexing_is_deferred(store: ServerStore) -> None:
     await store.create("c", D)
     changed = [await store.defer_indexing("c", deferred) for deferred in (False, True, True, False, False)]

@@ -1,27 +1,19 @@
 """What every store promises of words and latents, run over each of them: BM25 as the textbook has it, MaxSim as NumPy computes it.
 
-The stores of `test_store_contract`; a real server is asked too where RET2_TEST_QDRANT_URL is set.
+The stores of `stores`, as those of `test_contract`.
 """
 
-import os
-import uuid
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from fake_store import FakeStore, bm25, maxsim
-from qdrant_server import qdrant  # noqa: F401 - a fixture
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Point
 from indexer.filters import Filter, Range
 from indexer.store.base import Layout, Points, SearchWindow, Store
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, WordMatch
-from indexer.store.edge.client import EdgeStore
-from indexer.store.server.store import ServerStore, ServerStoreSettings
 from model.errors import Conflict, InvalidInput, NotFound
 from model.types import Float32
 from service.schemas.search import RerankIn
@@ -35,48 +27,6 @@ pytestmark = [
 
 D, D2, K = 16, 32, 4
 VOCABULARY = [f"word{i}" for i in range(60)]
-
-
-@pytest.fixture(
-    params=[
-        "edge",
-        "edge in slices",
-        "fake",
-        "memory",
-        "rest",
-        pytest.param("server by gRPC", marks=pytest.mark.qdrant_server),
-        pytest.param("server by REST", marks=pytest.mark.qdrant_server),
-    ]
-)
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    match request.param:
-        case "edge":
-            opened: Store = EdgeStore(tmp_path / "index")
-        case "edge in slices":
-            opened = EdgeStore(tmp_path / "index", reads_per_call=20)
-        case "fake":
-            opened = FakeStore()
-        case "memory":
-            opened = ServerStore(ServerStoreSettings(":memory:"))
-        case "rest":
-            stand_in = request.getfixturevalue("qdrant")
-            opened = on_a_server(stand_in.url, api_key=stand_in.api_key, prefer_grpc=False)
-        case kind:
-            url = os.environ.get("RET2_TEST_QDRANT_URL")
-            if url is None:
-                pytest.skip("needs a Qdrant server: RET2_TEST_QDRANT_URL is not set")
-            opened = on_a_server(url, prefer_grpc=kind.endswith("gRPC"))
-    yield opened
-    if isinstance(opened, ServerStore):
-        for each in (await opened.client.get_collections()).collections:
-            if each.name.startswith(opened.engine_name("")):
-                await opened.client.delete_collection(each.name)
-    await opened.close()
-
-
-def on_a_server(url: str, **options: Any) -> ServerStore:
-    prefix = f"ret2-test-{uuid.uuid4().hex[:8]}-"
-    return ServerStore(ServerStoreSettings(url, timeout_s=60, collection_prefix=prefix, **options))
 
 
 def rows(*shape: int, seed: int = 0) -> Float32:

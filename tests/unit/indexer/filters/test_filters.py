@@ -17,23 +17,11 @@ from hypothesis import strategies as st
 from indexer.filters import (
     MAX_CONDITIONS,
     MAX_DEPTH,
-    AllOf,
-    AnyOf,
-    AtLeast,
-    DateRange,
-    Empty,
-    Equals,
     FieldType,
     Filter,
-    FullText,
-    GeoBox,
-    GeoRadius,
-    In,
-    Nested,
-    Not,
-    Range,
     check_field,
     check_types,
+    nodes,
     parse,
     steps,
     tight_bounds,
@@ -51,9 +39,9 @@ documents = metadata()
 
 def depth(tree: Filter) -> int:
     match tree:
-        case AllOf(of) | AnyOf(of) | AtLeast(_, of):
+        case nodes.AllOf(of) | nodes.AnyOf(of) | nodes.AtLeast(_, of):
             return 1 + max(map(depth, of))
-        case Not(of) | Nested(_, of):
+        case nodes.Not(of) | nodes.Nested(_, of):
             return 1 + depth(of)
     return 1
 
@@ -200,10 +188,10 @@ def test_depth_and_number_of_conditions_are_bounded() -> None:
 
 @given(trees, trees, documents)
 def test_matches_obeys_the_laws(f: Filter, g: Filter, data: dict[str, Any]) -> None:
-    assert matches(Not(f), data) is (not matches(f, data))
-    assert matches(AllOf((f, g)), data) is (matches(f, data) and matches(g, data))
-    assert matches(AnyOf((f, g)), data) is (matches(f, data) or matches(g, data))
-    assert matches(Not(AllOf((f, g))), data) is matches(AnyOf((Not(f), Not(g))), data)
+    assert matches(nodes.Not(f), data) is (not matches(f, data))
+    assert matches(nodes.AllOf((f, g)), data) is (matches(f, data) and matches(g, data))
+    assert matches(nodes.AnyOf((f, g)), data) is (matches(f, data) or matches(g, data))
+    assert matches(nodes.Not(nodes.AllOf((f, g))), data) is matches(nodes.AnyOf((nodes.Not(f), nodes.Not(g))), data)
 
 
 @given(
@@ -212,14 +200,16 @@ def test_matches_obeys_the_laws(f: Filter, g: Filter, data: dict[str, Any]) -> N
     documents,
 )
 def test_in_is_any_of_equals(field: str, wanted: list[int], data: dict[str, Any]) -> None:
-    assert matches(In(field, tuple(wanted)), data) is matches(
-        AnyOf(tuple(Equals(field, each) for each in wanted)), data
+    assert matches(nodes.In(field, tuple(wanted)), data) is matches(
+        nodes.AnyOf(tuple(nodes.Equals(field, each) for each in wanted)), data
     )
 
 
 @given(fields, st.integers(-(2**53) + 1, 2**53 - 1) | st.sampled_from([1.0, 2.5]), documents)
 def test_equals_a_number_is_the_range_from_it_to_it(field: str, wanted: float, data: dict[str, Any]) -> None:
-    assert matches(Equals(field, wanted), data) is matches(Range(field, gte=float(wanted), lte=float(wanted)), data)
+    assert matches(nodes.Equals(field, wanted), data) is matches(
+        nodes.Range(field, gte=float(wanted), lte=float(wanted)), data
+    )
 
 
 MAY = datetime(2024, 5, 1, tzinfo=UTC)
@@ -228,66 +218,70 @@ MAY = datetime(2024, 5, 1, tzinfo=UTC)
 @pytest.mark.parametrize(
     ("condition", "data", "expected"),
     [
-        (Equals("a", 1), {"a": 1.0}, True),
-        (Equals("a", 1.0), {"a": 1}, True),
-        (Equals("a", 0.0), {"a": -0.0}, True),
-        (Equals("a", 1), {"a": True}, False),
-        (Equals("a", True), {"a": 1}, False),
-        (Equals("a", True), {"a": True}, True),
-        (Equals("a", "1"), {"a": 1}, False),
-        (Equals("a", ""), {"a": None}, False),
-        (Equals("a", 2**53), {"a": 2**53 + 1}, False),
-        (Equals("a", 2**53 + 1), {"a": 2**53 + 1}, True),
-        (Equals("a", 2), {"a": [1, 2]}, True),
-        (Equals("a", 2), {"a": [[2]]}, False),
-        (Equals("a", 2), {"a": []}, False),
-        (Equals("a.b", 2), {"a": {"b": 2}}, True),
-        (Equals("a.b", 2), {"a": [{"b": 2}]}, False),
-        (Equals("a.b", 2), {"a.b": 2}, False),
-        (Equals("a.b", 2), {"a": 2}, False),
-        (Range("a"), {"a": 1}, True),
-        (Range("a"), {"a": "1"}, False),
-        (Range("a", gt=0), {"a": True}, False),
-        (Range("a", gt=1, lt=3), {"a": [0, 4]}, False),
-        (Range("a", gt=1, lt=3), {"a": [0, 2]}, True),
-        (Not(Equals("a", 1)), {}, True),
-        (AllOf(()), {}, True),
-        (AnyOf(()), {}, False),
-        (In("a", ()), {"a": 1}, False),
-        (Equals("a", 1), None, False),
-        (AtLeast(2, (Equals("a", 1), Equals("b", 1), Equals("c", 1))), {"a": 1, "c": 1}, True),
-        (AtLeast(2, (Equals("a", 1), Equals("b", 1), Equals("c", 1))), {"c": 1}, False),
-        (Empty("a"), {}, True),
-        (Empty("a"), {"a": None}, True),
-        (Empty("a"), {"a": []}, True),
-        (Empty("a"), {"a": ""}, False),
-        (Empty("a"), {"a": 0}, False),
-        (Empty("a"), {"a": {}}, False),
-        (Empty("a"), {"a": [None]}, False),
-        (FullText("a", "sea red"), {"a": "A Red kite over the SEA"}, True),
-        (FullText("a", "se"), {"a": "A Red kite over the SEA"}, False),
-        (FullText("a", "red sea"), {"a": ["red", "sea"]}, True),
-        (FullText("a", "red sea"), {"a": "red"}, False),
-        (FullText("a", "1"), {"a": 1}, False),
-        (Nested("a", AllOf((Equals("b", 1), Equals("c", 2)))), {"a": [{"b": 1}, {"c": 2}]}, False),
-        (Nested("a", AllOf((Equals("b", 1), Equals("c", 2)))), {"a": [{"b": 1, "c": 2}]}, True),
-        (Nested("a", Equals("b", 1)), {"a": {"b": 1}}, False),
-        (Nested("a", Not(Equals("b", 1))), {"a": [1, {}]}, True),
-        (Nested("a", Not(Equals("b", 1))), {"a": [1]}, False),
-        (Nested("a.b", Equals("c.d", 1)), {"a": {"b": [{"c": {"d": [1]}}]}}, True),
-        (DateRange("a", gte=MAY), {"a": "2024-05-01"}, True),
-        (DateRange("a", gt=MAY), {"a": "2024-05-01T02:00:00+02:00"}, False),
-        (DateRange("a", lt=MAY), {"a": "2024-05-01T01:59:59+02:00"}, True),
-        (DateRange("a", gte=MAY), {"a": 1714521600}, False),
-        (DateRange("a", gte=MAY), {"a": "in May"}, False),
-        (GeoRadius("a", 52.52, 13.405, 880_000.0), {"a": {"lat": 48.8566, "lon": 2.3522}}, True),
-        (GeoRadius("a", 52.52, 13.405, 870_000.0), {"a": {"lat": 48.8566, "lon": 2.3522}}, False),
-        (GeoRadius("a", 0.0, 179.0, 300_000.0), {"a": {"lat": 0, "lon": -179}}, True),
-        (GeoRadius("a", 0.0, 0.0, 1.0), {"a": [{"lat": "0", "lon": 0}, {"lat": 0}]}, False),
-        (GeoBox("a", 1.0, -1.0, -1.0, 1.0), {"a": [{"lat": 9, "lon": 0}, {"lat": 0, "lon": 0}]}, True),
-        (GeoBox("a", 1.0, -1.0, -1.0, 1.0), {"a": {"lat": 1, "lon": 0}}, False),
-        (GeoBox("a", 1.0, 170.0, -1.0, -170.0), {"a": {"lat": 0, "lon": 175}}, True),
-        (GeoBox("a", 1.0, 170.0, -1.0, -170.0), {"a": {"lat": 0, "lon": 0}}, False),
+        (nodes.Equals("a", 1), {"a": 1.0}, True),
+        (nodes.Equals("a", 1.0), {"a": 1}, True),
+        (nodes.Equals("a", 0.0), {"a": -0.0}, True),
+        (nodes.Equals("a", 1), {"a": True}, False),
+        (nodes.Equals("a", True), {"a": 1}, False),
+        (nodes.Equals("a", True), {"a": True}, True),
+        (nodes.Equals("a", "1"), {"a": 1}, False),
+        (nodes.Equals("a", ""), {"a": None}, False),
+        (nodes.Equals("a", 2**53), {"a": 2**53 + 1}, False),
+        (nodes.Equals("a", 2**53 + 1), {"a": 2**53 + 1}, True),
+        (nodes.Equals("a", 2), {"a": [1, 2]}, True),
+        (nodes.Equals("a", 2), {"a": [[2]]}, False),
+        (nodes.Equals("a", 2), {"a": []}, False),
+        (nodes.Equals("a.b", 2), {"a": {"b": 2}}, True),
+        (nodes.Equals("a.b", 2), {"a": [{"b": 2}]}, False),
+        (nodes.Equals("a.b", 2), {"a.b": 2}, False),
+        (nodes.Equals("a.b", 2), {"a": 2}, False),
+        (nodes.Range("a"), {"a": 1}, True),
+        (nodes.Range("a"), {"a": "1"}, False),
+        (nodes.Range("a", gt=0), {"a": True}, False),
+        (nodes.Range("a", gt=1, lt=3), {"a": [0, 4]}, False),
+        (nodes.Range("a", gt=1, lt=3), {"a": [0, 2]}, True),
+        (nodes.Not(nodes.Equals("a", 1)), {}, True),
+        (nodes.AllOf(()), {}, True),
+        (nodes.AnyOf(()), {}, False),
+        (nodes.In("a", ()), {"a": 1}, False),
+        (nodes.Equals("a", 1), None, False),
+        (nodes.AtLeast(2, (nodes.Equals("a", 1), nodes.Equals("b", 1), nodes.Equals("c", 1))), {"a": 1, "c": 1}, True),
+        (nodes.AtLeast(2, (nodes.Equals("a", 1), nodes.Equals("b", 1), nodes.Equals("c", 1))), {"c": 1}, False),
+        (nodes.Empty("a"), {}, True),
+        (nodes.Empty("a"), {"a": None}, True),
+        (nodes.Empty("a"), {"a": []}, True),
+        (nodes.Empty("a"), {"a": ""}, False),
+        (nodes.Empty("a"), {"a": 0}, False),
+        (nodes.Empty("a"), {"a": {}}, False),
+        (nodes.Empty("a"), {"a": [None]}, False),
+        (nodes.FullText("a", "sea red"), {"a": "A Red kite over the SEA"}, True),
+        (nodes.FullText("a", "se"), {"a": "A Red kite over the SEA"}, False),
+        (nodes.FullText("a", "red sea"), {"a": ["red", "sea"]}, True),
+        (nodes.FullText("a", "red sea"), {"a": "red"}, False),
+        (nodes.FullText("a", "1"), {"a": 1}, False),
+        (
+            nodes.Nested("a", nodes.AllOf((nodes.Equals("b", 1), nodes.Equals("c", 2)))),
+            {"a": [{"b": 1}, {"c": 2}]},
+            False,
+        ),
+        (nodes.Nested("a", nodes.AllOf((nodes.Equals("b", 1), nodes.Equals("c", 2)))), {"a": [{"b": 1, "c": 2}]}, True),
+        (nodes.Nested("a", nodes.Equals("b", 1)), {"a": {"b": 1}}, False),
+        (nodes.Nested("a", nodes.Not(nodes.Equals("b", 1))), {"a": [1, {}]}, True),
+        (nodes.Nested("a", nodes.Not(nodes.Equals("b", 1))), {"a": [1]}, False),
+        (nodes.Nested("a.b", nodes.Equals("c.d", 1)), {"a": {"b": [{"c": {"d": [1]}}]}}, True),
+        (nodes.DateRange("a", gte=MAY), {"a": "2024-05-01"}, True),
+        (nodes.DateRange("a", gt=MAY), {"a": "2024-05-01T02:00:00+02:00"}, False),
+        (nodes.DateRange("a", lt=MAY), {"a": "2024-05-01T01:59:59+02:00"}, True),
+        (nodes.DateRange("a", gte=MAY), {"a": 1714521600}, False),
+        (nodes.DateRange("a", gte=MAY), {"a": "in May"}, False),
+        (nodes.GeoRadius("a", 52.52, 13.405, 880_000.0), {"a": {"lat": 48.8566, "lon": 2.3522}}, True),
+        (nodes.GeoRadius("a", 52.52, 13.405, 870_000.0), {"a": {"lat": 48.8566, "lon": 2.3522}}, False),
+        (nodes.GeoRadius("a", 0.0, 179.0, 300_000.0), {"a": {"lat": 0, "lon": -179}}, True),
+        (nodes.GeoRadius("a", 0.0, 0.0, 1.0), {"a": [{"lat": "0", "lon": 0}, {"lat": 0}]}, False),
+        (nodes.GeoBox("a", 1.0, -1.0, -1.0, 1.0), {"a": [{"lat": 9, "lon": 0}, {"lat": 0, "lon": 0}]}, True),
+        (nodes.GeoBox("a", 1.0, -1.0, -1.0, 1.0), {"a": {"lat": 1, "lon": 0}}, False),
+        (nodes.GeoBox("a", 1.0, 170.0, -1.0, -170.0), {"a": {"lat": 0, "lon": 175}}, True),
+        (nodes.GeoBox("a", 1.0, 170.0, -1.0, -170.0), {"a": {"lat": 0, "lon": 0}}, False),
     ],
 )
 def test_matches(condition: Filter, data: object, expected: bool) -> None:
@@ -296,7 +290,7 @@ def test_matches(condition: Filter, data: object, expected: bool) -> None:
 
 @given(trees)
 def test_tight_bounds_select_what_all_bounds_do(tree: Filter) -> None:
-    if isinstance(tree, Range | DateRange):
+    if isinstance(tree, nodes.Range | nodes.DateRange):
         tight = type(tree)(tree.field, **tight_bounds(tree))
         assert {"gt", "gte"} - tight_bounds(tree).keys()
         assert {"lt", "lte"} - tight_bounds(tree).keys()
@@ -364,27 +358,27 @@ def test_a_key_without_a_path_is_refused(path: str) -> None:
     ],
 )
 def test_words_match_as_in_lexical_search(text: str, sought: str) -> None:
-    assert matches(FullText("a", sought), {"a": text})
+    assert matches(nodes.FullText("a", sought), {"a": text})
     assert set(words(sought)) <= set(words(text))
 
 
 # ---------------------------------------------------------------------------------------------------------- types
 
 FITTING = {
-    FieldType.KEYWORD: [Equals("a", "x"), In("a", ("x",)), FullText("a", "x")],
-    FieldType.NUMBER: [Equals("a", 1), Equals("a", 2.5), In("a", (1,)), Range("a", gt=1.0)],
-    FieldType.BOOL: [Equals("a", True)],
-    FieldType.DATETIME: [DateRange("a", gt=MAY)],
-    FieldType.TEXT: [FullText("a", "x"), Equals("a", "x"), In("a", ("x",))],
-    FieldType.GEO: [GeoRadius("a", 0.0, 0.0, 1.0), GeoBox("a", 1.0, 0.0, 0.0, 1.0)],
+    FieldType.KEYWORD: [nodes.Equals("a", "x"), nodes.In("a", ("x",)), nodes.FullText("a", "x")],
+    FieldType.NUMBER: [nodes.Equals("a", 1), nodes.Equals("a", 2.5), nodes.In("a", (1,)), nodes.Range("a", gt=1.0)],
+    FieldType.BOOL: [nodes.Equals("a", True)],
+    FieldType.DATETIME: [nodes.DateRange("a", gt=MAY)],
+    FieldType.TEXT: [nodes.FullText("a", "x"), nodes.Equals("a", "x"), nodes.In("a", ("x",))],
+    FieldType.GEO: [nodes.GeoRadius("a", 0.0, 0.0, 1.0), nodes.GeoBox("a", 1.0, 0.0, 0.0, 1.0)],
 }
 EVERY = {repr(each): each for fitting in FITTING.values() for each in fitting}
 
 
 @pytest.mark.parametrize("declared", FieldType)
 def test_a_filter_has_to_fit_the_declared_type(declared: FieldType) -> None:
-    for condition in [*EVERY.values(), Nested("a", Equals("b", 1))]:
-        asked = AllOf((Empty("a"), AtLeast(1, (AnyOf((Not(condition),)),))))
+    for condition in [*EVERY.values(), nodes.Nested("a", nodes.Equals("b", 1))]:
+        asked = nodes.AllOf((nodes.Empty("a"), nodes.AtLeast(1, (nodes.AnyOf((nodes.Not(condition),)),))))
         check_types(asked, {"other": declared})
         if repr(condition) in map(repr, FITTING[declared]):  # by repr: True equals 1
             check_types(asked, {"a": declared})
@@ -395,7 +389,7 @@ def test_a_filter_has_to_fit_the_declared_type(declared: FieldType) -> None:
 
 
 def test_fields_inside_lists_are_not_typed() -> None:
-    check_types(Nested("people", Equals("a", "x")), {"a": FieldType.NUMBER})
+    check_types(nodes.Nested("people", nodes.Equals("a", "x")), {"a": FieldType.NUMBER})
 
 
 # ---------------------------------------------------------------------------------------------------------- docs
