@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import math
 import os
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -24,52 +23,12 @@ from indexer.imports.downloads import CopySettings
 from indexer.imports.locations import is_web
 from indexer.imports.planner import ImportSettings
 from indexer.settings import IndexerSettings
+from indexer.store.indexes import READABLE_DOCUMENTS
 from indexer.store.server.settings import CollectionSettings, ServerStoreSettings
 from model.settings import declared_settings, setting
 from model.types import Limits
-
-
-@dataclass(frozen=True, slots=True)
-class QuotaSettings:
-    """None is without a limit."""
-
-    requests_per_s: float | None = setting(
-        None, "key_requests_per_s", "requests per second of one API key, in each process; unset: no limit", gt=0
-    )
-    # At least one.
-    burst: int | None = setting(
-        None,
-        "key_burst_requests",
-        "requests of one API key that may come at once; unset: as many as in a second",
-        gt=0,
-    )
-    in_flight: int | None = setting(
-        None,
-        "key_requests_in_flight",
-        "requests of one API key being answered at once, in each process; unset: half of max_requests_in_flight",
-        gt=0,
-    )
-    event_streams: int | None = None
-    document_streams: int | None = None
-
-    @property
-    def capacity(self) -> float:
-        return float(self.burst or max(1, math.ceil(self.requests_per_s or 0)))
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionTimeouts:
-    """How long a connection may take to send the head of a request, and to read a part of an answer."""
-
-    head_s: float = setting(
-        10.0,
-        "head_timeout_s",
-        "from the first byte of a request, or a new connection, to the end of its headers",
-        gt=0,
-    )
-    write_s: float = setting(
-        30.0, "write_timeout_s", "a caller that reads nothing of its answer for so long is disconnected", gt=0
-    )
+from service.http.settings import ConnectionTimeouts, HttpBounds, QuotaSettings
+from service.search.bounds import SearchBounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +74,6 @@ _POSTGRESQL = ("postgresql://", "postgres://")
 Part = TypeVar("Part")
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
-MIB = 2**20
 
 # How soon a worker sees what another process accepted, at a millisecond of PostgreSQL's time a look. Alone it is woken
 # instead.
@@ -139,8 +97,10 @@ class ServerRole(StrEnum):
 _PARTS: tuple[type, ...] = (
     Limits,
     DocumentBounds,
+    HttpBounds,
     QuotaSettings,
     ConnectionTimeouts,
+    SearchBounds,
     QueueSettings,
     EncoderClientSettings,
     ServerStoreSettings,
@@ -295,51 +255,12 @@ class Settings(_PartsSettings):
         1, description="units read at once; more help where images are read one by one from far away"
     )
 
-    # --- bounds on a request
-    max_body_bytes: Positive = Field(64 * MIB, description="one request body")
-    max_bodies_bytes: Positive = Field(
-        512 * MIB, description="all request bodies held at once, streams not counted; read and decoded they take more"
-    )
-    max_stream_bytes: Positive = Field(4096 * MIB, description="one NDJSON stream of documents")
-    max_answer_bytes: Positive = Field(
-        64 * MIB,
-        description="one answer of /search or /search/batch; a search that would go over it is an error of its own",
-    )
-    max_answers_bytes: Positive = Field(
-        512 * MIB,
-        description="all answers over 128 KiB held at once: written, and not yet read by their callers",
-    )
-    max_json_bytes: Positive = Field(8 * MIB, description="one request body of a call that takes no image")
-    max_json_values: Positive = Field(
-        100_000,
-        description="commas and opening brackets of one JSON body outside its texts, which is how much there is to build from it",
-    )
-    max_documents_values: Positive = Field(
-        500_000, description="the same of a JSON list of documents, or of one line of an NDJSON stream"
-    )
-    max_documents_per_call: Positive = Field(
-        10_000, description="documents of one JSON call; an NDJSON stream has no such limit"
-    )
-    max_inputs_per_call: Positive = Field(256, description="inputs of one /encode or /v1/embeddings call")
-    max_searches_per_call: Positive = Field(64, description="searches of one /search/batch call")
-    max_search_hits: Positive = Field(1_000, description="hits of one search")
-    max_search_depth: Positive = Field(
-        10_000,
-        description="how far a ranking can be walked, by offset or cursor, and how much of it groups are sought in",
-    )
+    # --- bounds on a search
     undeclared_filter_documents: Positive = Field(
-        100_000,
+        READABLE_DOCUMENTS,
         description="documents whose metadata a filter may read where it names fields that are not declared; one that "
         "would read more is refused",
     )
-    max_held_hits: Positive = Field(
-        4_000, description="hits of all searches held at once; a search that would go over it waits for others"
-    )
-    max_requests_in_flight: Positive = Field(
-        256, description="requests being answered at once; probes and streams are not counted"
-    )
-    max_event_streams: Positive = Field(256, description="open streams of job events")
-    max_document_streams: Positive = Field(64, description="NDJSON streams of documents being received at once")
 
     # --- bounds on what waits for the model
     max_batch_cost: Positive | None = Field(
@@ -360,9 +281,6 @@ class Settings(_PartsSettings):
         120.0, description="a forward, or the decoding of one input, longer than this turns /livez"
     )
     grace_s: Seconds = Field(25.0, description="from SIGTERM to exit; Kubernetes kills after 30 by default")
-    body_timeout_s: Seconds = Field(
-        30.0, description="the next KiB of a request body, or its end; a caller that is slower is answered 408"
-    )
 
     @model_validator(mode="after")
     def _shared_with_others(self) -> Self:
@@ -377,9 +295,10 @@ class Settings(_PartsSettings):
 
     @model_validator(mode="after")
     def _a_body_fits(self) -> Self:
-        if self.max_bodies_bytes < self.max_body_bytes:
+        http = self.http
+        if http.max_bodies_bytes < http.max_body_bytes:
             raise ValueError(
-                f"RET2_MAX_BODIES_BYTES is {self.max_bodies_bytes}, but one body may have {self.max_body_bytes}: "
+                f"RET2_MAX_BODIES_BYTES is {http.max_bodies_bytes}, but one body may have {http.max_body_bytes}: "
                 "RET2_MAX_BODY_BYTES"
             )
         return self
@@ -494,6 +413,14 @@ class Settings(_PartsSettings):
         return self._part(QueueSettings, max_batch_cost=self.max_batch_cost or measured_batch_cost)
 
     @property
+    def http(self) -> HttpBounds:
+        return self._part(HttpBounds)
+
+    @property
+    def search(self) -> SearchBounds:
+        return self._part(SearchBounds, timeout_s=self.request_timeout_s)
+
+    @property
     def requests_s(self) -> int:
         """Half of the grace time: what requests have to end, before the worker and the batcher have the other half."""
         return max(1, int(self.grace_s / 2))
@@ -505,16 +432,16 @@ class Settings(_PartsSettings):
             return quotas
         return replace(
             quotas,
-            in_flight=quotas.in_flight or _half(self.max_requests_in_flight),
-            event_streams=_half(self.max_event_streams),
-            document_streams=_half(self.max_document_streams),
+            in_flight=quotas.in_flight or _half(self.http.max_requests_in_flight),
+            event_streams=_half(self.http.max_event_streams),
+            document_streams=_half(self.http.max_document_streams),
         )
 
     @property
     def list_limits(self) -> dict[str, int]:
         """The longest list that a request body may have, by its field."""
-        inputs = self.max_inputs_per_call
-        return {"searches": self.max_searches_per_call, "inputs": inputs, "input": inputs}
+        inputs = self.http.max_inputs_per_call
+        return {"searches": self.http.max_searches_per_call, "inputs": inputs, "input": inputs}
 
     @property
     def connections(self) -> ConnectionTimeouts:

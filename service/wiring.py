@@ -109,7 +109,7 @@ def build(
         progress=progress,
         reindexes=Reindexes(ledger, catalog, encoders, orders=orders),
         reindexer=reindexer,
-        hit_room=HitRoom(settings.max_held_hits),
+        hit_room=HitRoom(settings.search.held_hits),
         next_encoder=next_encoder,
         api_keys=api_keys,
     )

@@ -37,7 +37,7 @@ def create_app(parts: Parts) -> FastAPI:
     settings = parts.settings
     app.state.parts = parts
     app.state.encoding = encode.Encoding(
-        parts.encoder, parts.fetcher, settings.limits, settings.max_inputs_per_call, settings.request_timeout_s
+        parts.encoder, parts.fetcher, settings.limits, settings.http.max_inputs_per_call, settings.request_timeout_s
     )
     return app
 

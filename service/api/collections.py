@@ -75,7 +75,7 @@ async def delete_collection(name: CollectionPath, parts: PartsOf) -> Response:
 
 
 def _check_limit(body: CollectionIn, parts: Parts) -> None:
-    most = parts.settings.max_search_hits
+    most = parts.settings.search.hits
     if body.limit is not None and body.limit > most:
         raise InvalidInput(f"limit is {body.limit}, at most {most}", field="limit", value=body.limit, limit=most)
 

@@ -30,15 +30,15 @@ class Bounds:
     document: DocumentBounds
     max_documents: int
     max_line_bytes: int
-    max_values: int = 500_000
+    max_values: int
 
     @classmethod
     def of(cls, settings: Settings) -> Bounds:
         return cls(
             settings.document_bounds,
-            settings.max_documents_per_call,
-            settings.max_body_bytes,
-            settings.max_documents_values,
+            settings.http.max_documents_per_call,
+            settings.http.max_body_bytes,
+            settings.http.max_documents_values,
         )
 
 

@@ -17,7 +17,6 @@ from service.http.responses import Json, StrictRoute, answer_within, took
 from service.schemas.base import checked
 from service.schemas.search import SearchBatchIn, SearchBatchOut, SearchIn, SearchOut
 from service.search.answers import AnswerWriter
-from service.search.bounds import SearchBounds
 from service.search.searcher import Searcher
 
 router = APIRouter(route_class=StrictRoute, tags=["search"])
@@ -25,7 +24,7 @@ router = APIRouter(route_class=StrictRoute, tags=["search"])
 
 async def searcher_of(parts: PartsOf, caller: CallerOf) -> Searcher:
     settings = parts.settings
-    bounds = SearchBounds(settings.max_search_hits, settings.max_search_depth, settings.request_timeout_s)
+    bounds = settings.search
     return Searcher(parts.catalog, parts.fetcher, settings.limits, bounds, parts.hit_room, parts.metrics, caller)
 
 
@@ -45,7 +44,7 @@ async def search(body: SearchIn, request: Request, searcher: SearcherOf, parts: 
 async def search_batch(body: SearchBatchIn, request: Request, searcher: SearcherOf, parts: PartsOf) -> Response:
     """Run several searches and answer with one result or error for each, in order. The answer is 429 only if all of
     them were refused for lack of capacity."""
-    limit = parts.settings.max_searches_per_call
+    limit = parts.settings.http.max_searches_per_call
     if len(body.searches) > limit:
         raise TooLarge(
             f"{len(body.searches)} searches in one call, limit is {limit}",
@@ -65,7 +64,7 @@ async def search_batch(body: SearchBatchIn, request: Request, searcher: Searcher
 
 
 def _writer(request: Request, parts: Parts) -> AnswerWriter:
-    return AnswerWriter(parts.settings.max_answer_bytes, request.scope["state"]["answer"])
+    return AnswerWriter(parts.settings.http.max_answer_bytes, request.scope["state"]["answer"])
 
 
 async def _outcome(

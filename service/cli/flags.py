@@ -134,7 +134,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 
 
 def _plain(annotation: Any) -> type:
-    """Return the type without its bounds and its None: `Annotated[int, gt=0] | None` is an int, a choice of words str."""
+    """Return the bare type: int for `Annotated[int, gt=0] | None`, str for a choice of words."""
     if get_origin(annotation) in (Union, types.UnionType):
         annotation = next(option for option in get_args(annotation) if option is not types.NoneType)
     if get_origin(annotation) is Annotated:

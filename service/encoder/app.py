@@ -45,7 +45,7 @@ def create_encoder_app(parts: EncoderParts) -> FastAPI:
     settings = parts.settings
     app.state.parts = parts
     app.state.encoding = routes.Encoding(
-        parts.encoder, None, settings.limits, settings.max_inputs_per_call, settings.request_timeout_s
+        parts.encoder, None, settings.limits, settings.http.max_inputs_per_call, settings.request_timeout_s
     )
     return app
 

@@ -19,7 +19,7 @@ from service.http.middleware.answers import AnswerLimits
 from service.http.middleware.api_keys import ApiKeyGate
 from service.http.middleware.content_encoding import ContentEncoding
 from service.http.middleware.head import HeadAsGet
-from service.http.middleware.limits import RequestKind, RequestLimits
+from service.http.middleware.limits import RequestLimits
 from service.http.middleware.openai_errors import OpenAiErrors
 from service.http.middleware.origins import OwnPages
 from service.http.middleware.paths import SentPaths
@@ -82,20 +82,8 @@ def application(
             Middleware(OwnPages, origins=settings.cors_origins),
             Middleware(KeyQuotas, settings=settings.quotas),
             Middleware(ContentEncoding),
-            Middleware(
-                RequestLimits,
-                max_body_bytes=settings.max_body_bytes,
-                max_stream_bytes=settings.max_stream_bytes,
-                max_bodies_bytes=settings.max_bodies_bytes,
-                max_in_flight={
-                    RequestKind.PLAIN: settings.max_requests_in_flight,
-                    RequestKind.EVENTS: settings.max_event_streams,
-                    RequestKind.DOCUMENTS: settings.max_document_streams,
-                },
-                max_json_bytes=settings.max_json_bytes,
-                body_timeout_s=settings.body_timeout_s,
-            ),
-            Middleware(AnswerLimits, max_answers_bytes=settings.max_answers_bytes),
+            Middleware(RequestLimits, bounds=settings.http),
+            Middleware(AnswerLimits, max_answers_bytes=settings.http.max_answers_bytes),
             Middleware(HeadAsGet),
         ],
     )

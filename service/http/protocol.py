@@ -19,7 +19,7 @@ from starlette.responses import Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.http.problems import problem
-from service.settings import ConnectionTimeouts
+from service.http.settings import ConnectionTimeouts
 
 # Longer than proxies keep idle connections, or they send a request into one that is just being closed.
 _KEEP_ALIVE_S = 75

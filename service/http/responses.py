@@ -34,7 +34,7 @@ class StrictRequest(Request):
     async def json(self) -> Any:
         if not hasattr(self, "_strict_json"):
             settings = self.app.state.process.settings
-            body = await read_apart(partial(read_json, max_values=settings.max_json_values), await self.body())
+            body = await read_apart(partial(read_json, max_values=settings.http.max_json_values), await self.body())
             check_counts(body, settings.list_limits)
             self._strict_json = body
         return self._strict_json

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from indexer.domain.collections import Collection
 from model.errors import InvalidInput
+from model.settings import setting
 from service.schemas.search import MAX_GROUPS, SearchIn
 
 # Hits of a search where neither the request nor the collection names a limit.
@@ -14,11 +15,22 @@ DEFAULT_LIMIT = 10
 
 @dataclass(frozen=True, slots=True)
 class SearchBounds:
-    """`depth` is how many hits of a ranking can be reached."""
+    """What one search may return and reach: `depth` is how many hits of a ranking can be reached."""
 
-    hits: int
-    depth: int
     timeout_s: float
+    hits: int = setting(1_000, "max_search_hits", "hits of one search", gt=0)
+    depth: int = setting(
+        10_000,
+        "max_search_depth",
+        "how far a ranking can be walked, by offset or cursor, and how much of it groups are sought in",
+        gt=0,
+    )
+    held_hits: int = setting(
+        4_000,
+        "max_held_hits",
+        "hits of all searches held at once; a search that would go over it waits for others",
+        gt=0,
+    )
 
     def default_limit(self, search: SearchIn, collection: Collection) -> int:
         """Return the collection's own limit, cut to bounds that may have been set after it."""

@@ -138,12 +138,17 @@ def leaves(fields: list[str], numbers: list[Any]) -> st.SearchStrategy[Filter]:
 def every_leaf(field: str) -> list[Filter]:
     """Conditions of every kind on a field, with every value of the pool."""
     scalars: list[Any] = [*NUMBERS, *BEYOND_DOUBLES, *WORDS, *TIMES, *TEXTS, True, False]
-    leaves: list[Filter] = [Equals(field, value) for value in scalars]
-    leaves += [In(field, ("Europe", "kite", "1")), In(field, (1, 2)), In(field, (2**53 + 1, 0)), Empty(field)]
-    leaves += [Range(field, gte=float(number)) for number in NUMBERS] + [Range(field, gt=0.0, lt=2.0)]
-    leaves += [DateRange(field, lte=moment.astimezone(UTC)) for moment in MOMENTS]
-    leaves += [FullText(field, text) for text in SOUGHT]
-    leaves += [GeoRadius(field, 52.52, 13.405, 880_000.0), GeoBox(field, 60.0, -20.0, 40.0, 20.0)]
+    leaves: list[Filter] = [nodes.Equals(field, value) for value in scalars]
+    leaves += [
+        nodes.In(field, ("Europe", "kite", "1")),
+        nodes.In(field, (1, 2)),
+        nodes.In(field, (2**53 + 1, 0)),
+        nodes.Empty(field),
+    ]
+    leaves += [nodes.Range(field, gte=float(number)) for number in NUMBERS] + [nodes.Range(field, gt=0.0, lt=2.0)]
+    leaves += [nodes.DateRange(field, lte=moment.astimezone(UTC)) for moment in MOMENTS]
+    leaves += [nodes.FullText(field, text) for text in SOUGHT]
+    leaves += [nodes.GeoRadius(field, 52.52, 13.405, 880_000.0), nodes.GeoBox(field, 60.0, -20.0, 40.0, 20.0)]
     return leaves
 
 

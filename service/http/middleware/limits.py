@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Mapping
 from enum import StrEnum
 
 from starlette.datastructures import Headers
@@ -14,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.errors import BodyTooSlow, Overloaded, RetrievalError, TooLarge
 from service.http.problems import problem_of
+from service.http.settings import HttpBounds
 
 NDJSON = "application/x-ndjson"
 
@@ -56,20 +56,15 @@ class RequestLimits:
         self,
         app: ASGIApp,
         *,
-        max_body_bytes: int,
-        max_stream_bytes: int,
-        max_bodies_bytes: int,
-        max_in_flight: Mapping[RequestKind, int],
-        max_json_bytes: int = 8 * 2**20,
-        body_timeout_s: float = 30.0,
+        bounds: HttpBounds,
     ) -> None:
-        self._app = app
-        self.max_body_bytes = max_body_bytes
-        self._max_json_bytes = min(max_json_bytes, max_body_bytes)
-        self._max_stream_bytes = max_stream_bytes
-        self._max_bodies_bytes = max_bodies_bytes
-        self._max_in_flight = max_in_flight
-        self._body_timeout_s = body_timeout_s
+        self._app, self.bounds = app, bounds
+        self._max_json_bytes = min(bounds.max_json_bytes, bounds.max_body_bytes)
+        self._max_in_flight = {
+            RequestKind.PLAIN: bounds.max_requests_in_flight,
+            RequestKind.EVENTS: bounds.max_event_streams,
+            RequestKind.DOCUMENTS: bounds.max_document_streams,
+        }
         self._in_flight: Counter[RequestKind] = Counter()
         self._bodies_bytes = 0
 
@@ -80,7 +75,7 @@ class RequestLimits:
         kind = kind_of(scope)
         stream = kind is RequestKind.DOCUMENTS
         limit = self._body_limit(scope, stream)
-        body = _Body(self, receive, limit=limit, counted=not stream, timeout_s=self._body_timeout_s)
+        body = _Body(self, receive, limit=limit, counted=not stream, timeout_s=self.bounds.body_timeout_s)
         try:
             if self._in_flight[kind] >= self._max_in_flight[kind]:
                 raise Overloaded(f"{self._in_flight[kind]} {kind} are being answered, which is the limit")
@@ -99,18 +94,18 @@ class RequestLimits:
 
     def _body_limit(self, scope: Scope, stream: bool) -> int:
         if stream:
-            return self._max_stream_bytes
-        return self.max_body_bytes if _WITH_IMAGES.fullmatch(scope["path"]) else self._max_json_bytes
+            return self.bounds.max_stream_bytes
+        return self.bounds.max_body_bytes if _WITH_IMAGES.fullmatch(scope["path"]) else self._max_json_bytes
 
     def hold(self, more_bytes: int) -> None:
         self.check(more_bytes)
         self._bodies_bytes += more_bytes
 
     def check(self, more_bytes: int) -> None:
-        if self._bodies_bytes + more_bytes > self._max_bodies_bytes:
+        if self._bodies_bytes + more_bytes > self.bounds.max_bodies_bytes:
             raise Overloaded(
                 f"the bodies of requests being answered have {self._bodies_bytes} bytes; with {more_bytes} more they "
-                f"would be over the limit of {self._max_bodies_bytes}"
+                f"would be over the limit of {self.bounds.max_bodies_bytes}"
             )
 
 
@@ -140,7 +135,7 @@ class _Body:
         if not self._counts_all:
             newline = body.rfind(b"\n")
             self._line_bytes = self._line_bytes + len(body) if newline < 0 else len(body) - newline - 1
-            self._hold(min(self._line_bytes, self._limits.max_body_bytes))
+            self._hold(min(self._line_bytes, self._limits.bounds.max_body_bytes))
         return message
 
     async def _next_message(self) -> Message:

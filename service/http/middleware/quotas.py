@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from model.errors import Overloaded, RateLimited
 from service.http.middleware.limits import PROBES, RequestKind, kind_of
 from service.http.problems import problem_of
+from service.http.settings import QuotaSettings
 from service.keys import Key
-from service.settings import QuotaSettings
 
 
 class Bucket:

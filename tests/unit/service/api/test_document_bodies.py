@@ -18,7 +18,10 @@ from model.types import Limits
 from service.api.document_bodies import Bounds, _lines, document_or_rejection, documents_in, each_line
 
 BOUNDS = Bounds(
-    DocumentBounds(Limits(), max_metadata_bytes=1000, max_metadata_depth=8), max_documents=5, max_line_bytes=100
+    DocumentBounds(Limits(), max_metadata_bytes=1000, max_metadata_depth=8),
+    max_documents=5,
+    max_line_bytes=100,
+    max_values=1_000_000,
 )
 
 

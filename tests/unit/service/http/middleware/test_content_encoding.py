@@ -13,8 +13,9 @@ from starlette.middleware import Middleware
 
 from service.http import problems
 from service.http.middleware.content_encoding import ContentEncoding
-from service.http.middleware.limits import RequestKind, RequestLimits
+from service.http.middleware.limits import RequestLimits
 from service.http.middleware.request_log import RequestLog
+from service.http.settings import HttpBounds
 from service.observability.metrics import Metrics
 
 MIB = 2**20
@@ -22,12 +23,12 @@ MIB = 2**20
 
 @pytest.fixture
 def client() -> httpx.AsyncClient:
-    bounds = {"max_body_bytes": MIB, "max_json_bytes": MIB, "max_stream_bytes": MIB, "max_bodies_bytes": 4 * MIB}
+    bounds = HttpBounds(max_body_bytes=MIB, max_json_bytes=MIB, max_stream_bytes=MIB, max_bodies_bytes=4 * MIB)
     app = FastAPI(
         middleware=[
             Middleware(RequestLog, metrics=Metrics(CollectorRegistry())),
             Middleware(ContentEncoding),
-            Middleware(RequestLimits, max_in_flight=dict.fromkeys(RequestKind, 9), **bounds),
+            Middleware(RequestLimits, bounds=bounds),
         ]
     )
     problems.install(app)

@@ -11,9 +11,10 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 
 from service.http import problems
-from service.http.middleware.limits import RequestKind, RequestLimits
+from service.http.middleware.limits import RequestLimits
 from service.http.middleware.paths import SentPaths
 from service.http.middleware.request_log import RequestLog
+from service.http.settings import HttpBounds
 from service.observability.metrics import Metrics
 
 DOCUMENTS = "/collections/a/documents"
@@ -27,12 +28,18 @@ class Gate:
 
 def make(gate: Gate | None = None, max_in_flight: int = 1, **limits: int) -> tuple[httpx.AsyncClient, Metrics]:
     metrics = Metrics(CollectorRegistry())
-    bounds = {"max_body_bytes": 10, "max_stream_bytes": 20, "max_bodies_bytes": 100} | limits
+    sizes = {"max_body_bytes": 10, "max_stream_bytes": 20, "max_bodies_bytes": 100} | limits
+    bounds = HttpBounds(
+        max_requests_in_flight=max_in_flight,
+        max_event_streams=max_in_flight,
+        max_document_streams=max_in_flight,
+        **sizes,
+    )
     app = FastAPI(
         middleware=[
             Middleware(RequestLog, metrics=metrics),
             Middleware(SentPaths),
-            Middleware(RequestLimits, max_in_flight=dict.fromkeys(RequestKind, max_in_flight), **bounds),
+            Middleware(RequestLimits, bounds=bounds),
         ]
     )
     problems.install(app)

@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.http.middleware.api_keys import ApiKeyGate
 from service.http.middleware.quotas import Bucket, KeyQuotas
+from service.http.settings import QuotaSettings
 from service.keys import Key, KeyFile, KeyScope, line_of
-from service.settings import QuotaSettings
 
 A, B = "0123456789abcdef-a", "0123456789abcdef-b"
 
