@@ -1,4 +1,4 @@
-"""How long to wait before trying again: exponential, with a longest delay, and jittered."""
+"""Back-off: the time before the next try, exponential, jittered and with a longest delay."""
 
 from __future__ import annotations
 

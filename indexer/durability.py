@@ -1,4 +1,4 @@
-"""What is to outlive a power cut reaches the disk."""
+"""Synchronising files to disk, so that they survive a power loss."""
 
 from __future__ import annotations
 

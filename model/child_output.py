@@ -1,4 +1,4 @@
-"""What a child process writes to standard error, for the log of its parent: a child that dies says why there."""
+"""The standard error of a child process, for the log of its parent: a child that dies says why there."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _HALVES = "surrogatepass"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What was asked. A wrong input stands in its place as the error that it is (docs/promises.md#promise-2)."""
+    """A call of the encoder. A wrong input stands in its place as the error that it is (docs/promises.md#promise-2)."""
 
     role: Role
     lane: str | None

@@ -1,4 +1,4 @@
-"""What a checkpoint is: every choice that changes an embedding, as frozen dataclasses that read and write
+"""The configuration of a checkpoint: every choice that changes an embedding, as frozen dataclasses that read and write
 `config.json`.
 
 What the ReT-2 paper's public pages leave open (layers, sizes, pooling, gate priors, ...) is a field here, never a

@@ -1,5 +1,4 @@
-"""How much of an embedding came from text and how much from image, read off the gates of the recurrent cell while it
-runs.
+"""The shares of text and image in an embedding, read from the gates of the recurrent cell during the forward.
 
 At each tapped layer the cell adds C_t = act(Z_t) · i_t of the text and C_v = act(Z_v) · i_v of the image to its state
 (docs/explain.md). What came in of each is the mean of |C| over latents and channels, and its share is that

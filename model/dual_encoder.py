@@ -26,7 +26,7 @@ FUSION_FIELD = "ret2_fusion"
 
 @dataclass(frozen=True, slots=True)
 class DualConfig:
-    """What serving a dual encoder takes. One vector an input, and no gates that could say what came from where."""
+    """The configuration of a dual encoder. One vector an input, and no gates that could say what came from where."""
 
     name: str
     dimensions: int

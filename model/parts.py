@@ -1,4 +1,4 @@
-"""What a retriever is made of, whatever kind of checkpoint it was read from: the seam between `Retriever` and the
+"""The parts of a retriever, whatever kind of checkpoint they were read from: the interface between `Retriever` and the
 readers of files."""
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ _SPACE = re.compile(r"\s+")
 
 
 class Encoding(Protocol):
-    """What one call of a tokeniser returns: ids, and 1 where an id is a special token."""
+    """The result of a tokeniser: ids, and a mask that is 1 where an id is a special token."""
 
     @property
     def ids(self) -> Sequence[int]: ...

@@ -16,7 +16,8 @@ from model.config import Ret2Config
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """What the towers say of a batch: per tapped layer (B, T, Wt) and (B, P, Wv). A modality no row has is None.
+    """The states that the towers return for a batch: per tapped layer (B, T, Wt) and (B, P, Wv). A modality no row has
+    is None.
 
     `text_present` and `image_present` (B,) mask rows of a mixed batch; None means every row has it.
     """

@@ -17,7 +17,7 @@ from model.ret2 import States
 
 @dataclass(frozen=True, slots=True)
 class FusionWeights:
-    """How much each modality counts in an embedding of both. An input of one modality is embedded by that one alone."""
+    """The weight of each modality in an embedding of both. An input of one modality is embedded by that one alone."""
 
     text: float = 0.5
     image: float = 0.5

@@ -1,4 +1,4 @@
-"""What goes into the model and what comes out, as plain data that every process can hold. No torch."""
+"""Inputs and outputs of the model, as plain data that every process can hold. No torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHARE_DIGITS = 4  # as they are kept and shown: what a share is good for, some 6
 
 
 class Role(StrEnum):
-    """Which side of retrieval an input is on. ReT-2 shares one encoder for both; ReT v1 has one for each."""
+    """The side of retrieval that an input is on. ReT-2 shares one encoder for both; ReT v1 has one for each."""
 
     QUERY = "query"
     DOCUMENT = "document"
@@ -48,7 +48,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where one input's time went: decoding and tokenising, waiting, and the forward of its batch."""
+    """The time of one input: decoding and tokenising, waiting, and the forward of its batch."""
 
     decode_s: float = 0.0
     queue_s: float = 0.0
@@ -57,8 +57,8 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What one forward gives of a batch: vectors (B, D) of unit length; shares (B, L, 2) unless the model has no gates;
-    latents (B, K, D), each of unit length, from a model that gives several."""
+    """The result of one forward of a batch: vectors (B, D) of unit length; shares (B, L, 2) unless the model has no
+    gates; latents (B, K, D), each of unit length, from a model that has several."""
 
     vectors: Float32
     shares: Float32 | None = None
@@ -96,7 +96,7 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a client may need to know of the model behind an encoder."""
+    """The facts that a client may need about the model behind an encoder."""
 
     name: str
     fingerprint: str

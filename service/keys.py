@@ -35,7 +35,7 @@ _READ_EVERY_S = 1.0  # how long a key that was taken out of the file still opens
 
 
 class KeyScope(StrEnum):
-    """What a key may do; none implies another."""
+    """A right of a key; none implies another."""
 
     SEARCH = "search"
     WRITE = "write"

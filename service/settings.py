@@ -81,7 +81,7 @@ _POLL_SHARED_S = 1.0
 
 
 class ServerRole(StrEnum):
-    """What one `ret2 serve` process is."""
+    """The role of a `ret2 serve` process."""
 
     ALL = "all"
     ENCODER = "encoder"

@@ -1,6 +1,5 @@
-"""What a backup says of itself: versions, counts, and a checksum of each file. It is written last, so that half a
-backup has none.
-"""
+"""The manifest of a backup: versions, counts, and a checksum of each file. It is written last, so that half a backup
+has none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the bodies of requests have in common: strict types, unknown fields refused, null like a field that is absent."""
+"""The common base of request bodies: strict types, unknown fields refused, null like an absent field."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ _POINT_NAMESPACE = uuid.UUID("6e0a4b54-2f5b-5d0e-9c53-0d6b5b3f7a11")
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """Where a document's image is: a blob already stored (by its SHA-256, hex) or a URL still to be fetched."""
+    """The place of a document's image: a stored blob (by its SHA-256, hex) or a URL that is still to be fetched."""
 
     digest: str | None = None
     url: str | None = None

@@ -42,7 +42,7 @@ FIELDS = tuple(DocumentIn.model_fields)
 
 @dataclass(frozen=True, slots=True)
 class DocumentBounds:
-    """What one document may be."""
+    """The limits of one document."""
 
     limits: Limits = field(default_factory=Limits)
     max_metadata_bytes: int = setting(64 * 1024, "max_metadata_bytes", "one document's metadata as JSON", gt=0)

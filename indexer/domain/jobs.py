@@ -11,7 +11,7 @@ from indexer.domain.documents import Document
 
 
 class JobState(StrEnum):
-    """How far a job is."""
+    """The state of a job."""
 
     QUEUED = "queued"
     RUNNING = "running"

@@ -1,4 +1,4 @@
-"""What a store holds for a document, and what a search returns."""
+"""The points that a store holds for documents, and the hits of a search."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Lexical:
-    """What the words of the query did for a hit: its BM25 score, and what that made of the hit's score (1: all of
-    it)."""
+    """The effect of the query's words on a hit: its BM25 score, and their share of the hit's score (1: all of it)."""
 
     score: float
     share: float

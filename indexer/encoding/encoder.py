@@ -12,7 +12,7 @@ from model.types import Embedding, Input, ModelInfo, Role
 
 
 class Lane(StrEnum):
-    """Which queue an input waits in. Searches go before bulk work; bulk never starves."""
+    """The queue in which an input waits. Searches go before bulk work; bulk never starves."""
 
     SEARCH = "search"
     BULK = "bulk"

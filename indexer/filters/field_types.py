@@ -11,7 +11,7 @@ from model.errors import InvalidInput
 
 
 class FieldType(StrEnum):
-    """What a collection may declare a metadata field to be; each has its index in the stores."""
+    """The types with which a collection may declare a metadata field; each has its index in the stores."""
 
     KEYWORD = "keyword"
     NUMBER = "number"

@@ -1,4 +1,4 @@
-"""What the values of metadata mean to a filter: times and places, read as the Qdrant engines read them."""
+"""The meaning of metadata values to a filter: times and places, read as the Qdrant engines read them."""
 
 from __future__ import annotations
 

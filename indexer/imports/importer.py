@@ -57,7 +57,8 @@ class StepLost(Exception):
 
 
 class Importer:
-    """Runs in the event loop that starts it; any number of processes may have one. It wakes the workers by `wakeups`.
+    """The loop that carries out imports, in the event loop that starts it; any number of processes may have one. It
+    wakes the workers by `wakeups`.
 
     Held: of each of `readers` the records of one batch, of which the images have no more than 64 MiB or are one. While a
     read is slow, another reader does the steps of other jobs in its place.

@@ -1,4 +1,5 @@
-"""Where files of documents may be, and how they are opened: local folders, stores behind fsspec, https by a copy.
+"""The places from which documents may be imported, and how their files are opened: local folders, stores behind fsspec,
+https by a copy.
 
 uri ─► `Places.find`: allowed? folder, `*` or file? ─► URIs of files ─► `Places.open`: allowed still? ─► `OpenedFile`,
 decompressed

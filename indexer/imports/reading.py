@@ -23,7 +23,7 @@ BY_NAME: tuple[Format, ...] = ("jsonl", "csv", "parquet", "webdataset")
 
 @dataclass(frozen=True, slots=True)
 class FormatReader:
-    """How files of one format are read. `columns`: where a file says which fields it has."""
+    """The reader of one format. `columns`: where a file says which fields it has."""
 
     spans: Callable[[OpenedFile, Cut], Iterator[Span]]
     records: Callable[[OpenedFile, Span | None, FieldFilter], Iterator[Record]]

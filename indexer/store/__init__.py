@@ -1,1 +1,1 @@
-"""Where vectors live: the two seams `Store` and `Points`, and the Qdrant engines behind them in the modules beside."""
+"""The storage of vectors: the interfaces `Store` and `Points`, and the Qdrant engines behind them."""

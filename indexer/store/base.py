@@ -19,7 +19,7 @@ Consistency = Literal["one", "majority", "quorum", "all"]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the points of a collection hold, fixed when it is made."""
+    """The contents of a collection's points, fixed at its creation."""
 
     dimensions: int
     # The language of the words of texts.

@@ -1,4 +1,4 @@
-"""What a ranking orders by: a vector, words, or latents."""
+"""The criteria by which a ranking orders: a vector, words, or latents."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Ranked = Sequence[tuple[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class Nearest:
-    """By the cosine of the embeddings."""
+    """Order by the cosine of the embeddings."""
 
     vector: Float32  # (D,)
 
 
 @dataclass(frozen=True, slots=True)
 class WordMatch:
-    """By BM25 over the words of the text; a document with none of them is not there."""
+    """Order by BM25 over the words of the text; a document without any of them is left out."""
 
     text: str
 

@@ -1,4 +1,4 @@
-"""Which payload indexes a declared field has, and which conditions they answer: decided alike for both Qdrant engines.
+"""The payload indexes of declared fields, and the conditions that they answer, alike for both Qdrant engines.
 
 A field is indexed when it is declared, and never by a search. Where no index answers a condition, the engine reads the
 metadata of every document that the indexed conditions leave. What is selected is the same either way, with one

@@ -1,6 +1,4 @@
-"""How a store measures itself: the duration, the span and the failures of each operation, under one name on every
-engine.
-"""
+"""Measuring a store: the duration, the span and the failures of each operation, under one name on every engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is stored beside the metadata, so that filters mean the same in every engine and numbers come back as posted.
+"""Values stored beside the metadata, so that filters mean the same in every engine and numbers come back as posted.
 
 Engines cut and fold text their own way, and another way without an index than with one; they hold numbers as doubles
 and signed 64-bit integers, and misread some (`numbers`). So the words of texts and large whole numbers are stored as

@@ -33,7 +33,7 @@ _STEP_S = 0.1  # between two looks at a reindex that is under way
 
 
 class Reindexer:
-    """Runs in the event loop that starts it; any number of processes may have one.
+    """The loop that carries out reindexes, in the event loop that starts it; any number of processes may have one.
 
     `orders` wakes it when a reindex is ordered; it wakes the workers by `wakeups`.
     """

@@ -28,7 +28,7 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """Runs batches. `pipeline` has the first of the encoders."""
+    """Running of batches. `pipeline` has the first of the encoders."""
 
     ledger: Ledger
     store: Store

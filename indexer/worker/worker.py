@@ -59,8 +59,8 @@ class Chore(Protocol):
 
 
 class Worker:
-    """Runs in the event loop that starts it. Bounded: `concurrency` encoder calls' worth of documents in flight, as
-    many of a reindex, and twice as many whose images are being fetched.
+    """The worker of a process, in the event loop that starts it. Bounded: `concurrency` encoder calls' worth of
+    documents in flight, as many of a reindex, and twice as many whose images are being fetched.
 
     A batch that fails because a dependency does not answer goes back and waits, for ever if need be, visibly. One that
     fails otherwise is tried `max_attempts` times, at the end document by document, so that only the bad documents fail.

@@ -1,4 +1,4 @@
-"""Which kind of checkpoint a folder holds, and who reads it: the one place where kinds of model are told apart."""
+"""The kinds of checkpoints and their readers: the only place that tells kinds of model apart."""
 
 from __future__ import annotations
 

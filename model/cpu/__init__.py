@@ -1,1 +1,1 @@
-"""What makes a forward fast on a CPU: packed weights, threads, priorities, primitive caches."""
+"""Speeding up a forward on a CPU: packed weights, threads, priorities, primitive caches."""

@@ -1,4 +1,5 @@
-"""How many prepared products torch keeps. Without torch itself: what is set counts only before its first product."""
+"""The number of prepared products that torch keeps. Without torch itself: what is set counts only before its first
+product."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who goes first where threads outnumber cores."""
+"""The priority of threads where they outnumber the cores."""
 
 from __future__ import annotations
 

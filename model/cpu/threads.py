@@ -25,7 +25,7 @@ Forward = Callable[[Sequence[Prepared]], Callable[[], Encoded]]
 
 
 class ForwardThreads:
-    """As many threads as torch uses, which have one each inside an operation."""
+    """Threads that compute forwards side by side: as many as torch would use within an operation, each single-threaded."""
 
     def __init__(self) -> None:
         self.count = torch.get_num_threads()

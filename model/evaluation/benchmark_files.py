@@ -1,4 +1,4 @@
-"""What the readers of published benchmarks share: their queries and candidates as plain data, rows out of JSONL and
+"""The common parts of the readers of published benchmarks: queries and candidates as plain data, and rows of JSONL and
 Parquet files.
 
 A benchmark is whole or it is not measured: the first wrong row ends the reading with its file, line and what is wrong.

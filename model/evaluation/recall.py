@@ -15,7 +15,7 @@ KS = (1, 5, 10)
 
 
 class Carries(StrEnum):
-    """What a query or a document carries."""
+    """The modalities of a query or a document."""
 
     TEXT = "text"
     IMAGE = "image"

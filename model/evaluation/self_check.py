@@ -1,5 +1,4 @@
-"""Whether a loaded model does what serving it takes: tried on a text, an image and both, with no golden outputs to
-compare with."""
+"""A check whether a loaded model works: tried on a text, an image and both, without golden outputs to compare with."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ _TEXT = "a photograph of a cat beside a red bicycle"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was tried, what came out, and whether that is as it must be."""
+    """One trial, its result, and whether it is right."""
 
     name: str
     outcome: str

@@ -1,4 +1,4 @@
-"""What the header of a picture says: its size in pixels, and when and with what it was taken. Read in a child
+"""The description of a picture by its header: its size in pixels, and when and with what it was taken. Read in a child
 process."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Which basic colours the thing in a picture has: how much of it is red, blue and so on, by nearest reference colour in
-CIELAB."""
+"""The basic colours of the thing in a picture: how much of it is red, blue and so on, by the nearest reference colour
+in CIELAB."""
 
 from __future__ import annotations
 

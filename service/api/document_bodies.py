@@ -25,7 +25,7 @@ _TURN_S = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one posted document may be, how many there may be, and how long a line is."""
+    """The limits of a post: its documents, their number, and the length of a line."""
 
     document: DocumentBounds
     max_documents: int

@@ -1,4 +1,4 @@
-"""What `make demo` runs: serve, load atlas, ask four questions over HTTP, measure, stay up.
+"""The demo of `make demo`: serve, load atlas, ask questions over HTTP, measure recall, stay up.
 
 It uses the public API alone.
 """

@@ -37,7 +37,7 @@ Recalls = Mapping[str, Recall]  # by part of atlas
 
 
 class Precision(StrEnum):
-    """Of weights and activations, as `RET2_PRECISION`."""
+    """The precision of weights and activations, as `RET2_PRECISION`."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"

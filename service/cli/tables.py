@@ -1,4 +1,5 @@
-"""How the command line shows hits, jobs, collections, failures and progress. Text of others is never read as markup."""
+"""Rendering of hits, jobs, collections, failures and progress on the command line. Text of others is never read as
+markup."""
 
 from __future__ import annotations
 
@@ -110,7 +111,7 @@ def _row(table: Table, *cells: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """What was left out, counted by its reason, and the first few places of each."""
+    """Things that were left out, counted by reason, with the first few places of each."""
 
     counts: Counter[str] = field(default_factory=Counter)
     places: dict[str, list[str]] = field(default_factory=dict)

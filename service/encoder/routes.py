@@ -56,7 +56,7 @@ packed_router = APIRouter(route_class=PackedRoute, tags=["encode"])
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """What these routes need, whatever process they run in."""
+    """The parts that these routes need, whatever process they run in."""
 
     encoder: Encoder
     fetcher: ImageFetcher | None

@@ -1,1 +1,1 @@
-"""What every HTTP application of this project has: middleware, probes, problems, responses."""
+"""The frame of every HTTP application of this project: middleware, probes, problems, responses."""

@@ -1,5 +1,4 @@
-"""What every application of this project has, whatever its role: the layers around the routes, errors as problems, the
-probes."""
+"""The frame of every application of this project: middleware around the routes, errors as problems, and the probes."""
 
 from __future__ import annotations
 

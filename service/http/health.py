@@ -1,4 +1,4 @@
-"""What a process says of itself: is everything in it alive, does all it needs answer, is it on its way out."""
+"""The health of a process: whether its parts are alive, its dependencies answer, and it is stopping."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Health:
 
 
 class Readiness:
-    """Runs the checks once for all who ask while they run, so that a flood of probes costs no more than one."""
+    """Readiness checks that run once for all callers at a time, so that a flood of probes costs no more than one."""
 
     def __init__(self, health: Callable[[], Health]) -> None:
         self._health = health

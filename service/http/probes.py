@@ -1,4 +1,4 @@
-"""What ops and the curious ask first: /livez, /readyz, /metrics, /info and the page at /."""
+"""The routes of operators: /livez, /readyz, /metrics, /info and the page at /."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ metrics_router = APIRouter(tags=["operations"])
 
 
 class Process(Protocol):
-    """What the probes ask of a process, whatever its role."""
+    """A process as the probes see it, whatever its role."""
 
     @property
     def settings(self) -> Settings: ...

@@ -1,4 +1,4 @@
-"""What callers may send, hold and take, and how long they may take for it (docs/promises.md#promise-5)."""
+"""The limits of callers: what they may send, hold and receive, and how long they may take (docs/promises.md#promise-5)."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class QuotaSettings:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionTimeouts:
-    """How long a connection may take to send the head of a request, and to read a part of an answer."""
+    """The time that a connection may take to send the head of a request, and to read a part of an answer."""
 
     head_s: float = setting(
         10.0,

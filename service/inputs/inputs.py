@@ -1,4 +1,4 @@
-"""From what was sent to what the model takes: images decoded from base64 or fetched, every check that needs no
+"""The way from a request's input to the model's: images decoded from base64 or fetched, and every check that needs no
 model."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What ops see: Prometheus metrics, and one INFO line per request with its id. Never texts, image bytes or keys."""
+"""Prometheus metrics, and one INFO line for each request with its id. Never texts, image bytes or keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COSTS = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
 
 @dataclass(frozen=True, slots=True)
 class DeviceState:
-    """What the model's runtime has counted since it was loaded. A position of a text is a token, or padding beside a
+    """The counters of the model's runtime since it was loaded. A position of a text is a token, or padding beside a
     longer text."""
 
     tokens: int = 0

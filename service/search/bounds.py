@@ -15,7 +15,7 @@ DEFAULT_LIMIT = 10
 
 @dataclass(frozen=True, slots=True)
 class SearchBounds:
-    """What one search may return and reach: `depth` is how many hits of a ranking can be reached."""
+    """The bounds of one search; `depth` is the number of hits of a ranking that can be reached."""
 
     timeout_s: float
     hits: int = setting(1_000, "max_search_hits", "hits of one search", gt=0)

@@ -31,7 +31,7 @@ Fusion = RrfIn | WeightedIn
 
 @dataclass(frozen=True, slots=True)
 class RankingMode:
-    """How a search ranks."""
+    """The way in which a search ranks."""
 
     mode: str = "fused"
     # In mode hybrid; None: by rank.

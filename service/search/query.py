@@ -1,4 +1,4 @@
-"""From the query of a request to what is searched with: its embedding, its words, and what an explanation needs."""
+"""Encoding the query of a request: its embedding, its words, and what an explanation needs."""
 
 from __future__ import annotations
 

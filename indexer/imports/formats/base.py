@@ -1,4 +1,4 @@
-"""What every format shares: the bounds of one record, the parts of a file (spans), and records."""
+"""The common parts of all formats: the bounds of one record, the parts of a file (spans), and records."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ReadingStopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """When a part of a file is large enough to be a unit of work."""
+    """The size at which a part of a file becomes a unit of work."""
 
     # About a minute of a GPU's work, so a restart repeats little and the ledger holds little.
     rows: int = 1000

@@ -1,4 +1,4 @@
-"""How a CSV is written: its encoding, its delimiter, its line ends.
+"""The dialect of a CSV file: its encoding, its delimiter and its line ends.
 
 Found in the first lines, or named by the mapping.
 """

@@ -26,7 +26,7 @@ _SURROGATES = frozenset(map(chr, [*range(0xDC80, 0xDD00), *range(0xD800, 0xDC00)
 
 @dataclass(frozen=True, slots=True)
 class CsvOptions:
-    """What the mapping says of the way that a CSV is written; None is found out."""
+    """The dialect that the mapping names; None is detected."""
 
     delimiter: str | None = None
     encoding: str | None = None

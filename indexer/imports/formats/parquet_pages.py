@@ -41,7 +41,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class ReadPlan:
-    """How a row group can be read within bounds: rows at a time, and the columns to keep as dictionaries."""
+    """A way to read a row group within bounds: the rows at a time, and the columns to keep as dictionaries."""
 
     rows: int
     dictionaries: tuple[str, ...]

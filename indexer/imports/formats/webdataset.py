@@ -136,8 +136,7 @@ def _scattered_records(opened: OpenedFile, index: SampleIndex, shard: str, is_us
 
 
 class SampleIndex:
-    """Which members make up which sample of a shard, found from the headers alone. It is kept in a temporary file:
-    close it.
+    """The members of each sample of a shard, found from the headers alone. It is kept in a temporary file: close it.
 
     A run of members whose key was there before belongs to that sample, unless that has members of the same kinds: then
     the run is a sample of its own, which is to be refused.

@@ -1,1 +1,1 @@
-"""What every part of the ledger stands on: engines, schema and its migrations, transactions, leases, rows."""
+"""The foundation of the ledger's parts: engines, schema and its migrations, transactions, leases, rows."""

@@ -1,4 +1,5 @@
-"""How a Qdrant server is reached, and how its collections are made. Plain values: no client is imported."""
+"""The settings of a Qdrant server: its connection, and how its collections are created. Plain values: no client is
+imported."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ Quantization = Literal["none", "scalar", "binary", "product"]
 
 @dataclass(frozen=True, slots=True)
 class CollectionSettings:
-    """How new collections are made; those already there stay as they are. None leaves it to the server."""
+    """The settings of new collections; present ones stay as they are. None leaves it to the server."""
 
     shards: int | None = setting(None, "qdrant_shards", "shards of a collection; unset: one per node", gt=0)
     replication_factor: int = setting(1, "qdrant_replication_factor", "copies of each shard", gt=0)

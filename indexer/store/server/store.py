@@ -68,7 +68,7 @@ _NOTHING: dict[str, Any] = {"with_payload": False, "with_vectors": False}
 
 @dataclass(slots=True)
 class _Description:
-    """What is remembered of a collection, so that a call is one call."""
+    """The cached description of a collection, which saves a call for each operation."""
 
     layout: Layout
     # By path.

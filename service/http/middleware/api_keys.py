@@ -81,8 +81,7 @@ SCOPES: Mapping[str, frozenset[KeyScope]] = {
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a request is, by the table: its template, such as `GET /jobs/{id}`, its scopes, and what stands in its
-    path."""
+    """A request by the table: its template, such as `GET /jobs/{id}`, its scopes, and the values in its path."""
 
     template: str
     scopes: frozenset[KeyScope]
@@ -94,7 +93,7 @@ class Call:
 
 
 class Table:
-    """Finds the call of a request."""
+    """The table of calls, in which the call of a request is found."""
 
     def __init__(self, scopes: Mapping[str, frozenset[KeyScope]] = SCOPES) -> None:
         self._rows: list[tuple[str, re.Pattern[str], str, frozenset[KeyScope]]] = []

@@ -1,4 +1,5 @@
-"""Which web pages may change anything here: those of this origin, and of the origins that `RET2_CORS_ORIGINS` names.
+"""Protection against other web pages: only pages of this origin, and of the origins in `RET2_CORS_ORIGINS`, may change
+anything.
 
 A browser sends a POST without a body for a page of anybody, and asks nobody first. It says of each request whether the
 page is of another site; programs say nothing, and are let through.

@@ -1,4 +1,4 @@
-"""What one API key may ask for: requests per second with a burst, and requests at once.
+"""The quotas of an API key: requests per second with a burst, and requests at once.
 
 Each process counts for itself.
 """

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beyond its routes and models: tags, and how to send an API key."""
+"""The parts of the OpenAPI document beyond routes and models: tags, and how to send an API key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Alembic runs to migrate over the connection that `indexer.ledger.sql.migrations` gives it."""
+"""The entry point of Alembic, which migrates over the connection that `indexer.ledger.sql.migrations` gives it."""
 
 from alembic import context
 
