@@ -15,8 +15,9 @@ from model.errors import InvalidInput
 
 # Enough to recognise a wrong value, too few to echo an image or a document.
 _SHOWN_CHARS = 100
-# The name of a field, which may be the caller's invention, and a whole message.
-_FIELD_CHARS, _MESSAGE_CHARS = 60, 600
+# In a message of several errors: the name of a field, which may be the caller's invention, and its value.
+_FIELD_CHARS, _SUMMARY_VALUE_CHARS = 30, 34
+_MESSAGE_CHARS = 600
 # Errors of one body that are looked at, and that are listed.
 _MAX_ERRORS, _SHOWN_ERRORS = 100, 20
 
@@ -57,7 +58,9 @@ def field_errors(errors: Iterable[Mapping[str, Any]]) -> Fields:
     """Return pydantic's errors as {field, value, limit}, the first ones of many; `limit` says what is allowed there."""
     fields: dict[tuple[str, str, str], dict[str, Any]] = {}
     for error in islice(errors, _MAX_ERRORS):
-        field = {"field": _path(error["loc"]), "value": shown(error.get("input")), "limit": _allowed(error)}
+        # Of a field that is missing pydantic shows the whole object.
+        value = None if error["type"] == "missing" else shown(error.get("input"))
+        field: dict[str, Any] = {"field": _path(error["loc"]), "value": value, "limit": _allowed(error)}
         fields.setdefault((field["field"], repr(field["value"]), field["limit"]), field)
     return list(fields.values())[:_SHOWN_ERRORS]
 
@@ -72,7 +75,12 @@ def _allowed(error: Mapping[str, Any]) -> str:
 
 def summary(fields: Sequence[Mapping[str, Any]]) -> str:
     """Summarise the errors in one line, for people and for per-item details."""
-    return "; ".join(_named(field) + f"{field['limit']} (got {field['value']!r})" for field in fields[:3])
+    return "; ".join(_named(field) + f"{field['limit']} (got {_quoted(field['value'])})" for field in fields[:3])
+
+
+def _quoted(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SUMMARY_VALUE_CHARS else f"{text[:_SUMMARY_VALUE_CHARS]}…"
 
 
 def _named(field: Mapping[str, Any]) -> str:

@@ -206,8 +206,8 @@ def _lines(line: bytes, count: int) -> Body:
 
 def _packed(value: object, count: int) -> Body:
     name = "image" if isinstance(value, bytes) else "text"
-    size = len(value) if isinstance(value, bytes | str) else 10
-    inputs = [{name: value}] * max(1, min(count, _LIMIT_BYTES // (size + 1)))
+    size = len(msgpack.packb({name: value}, unicode_errors="surrogatepass"))
+    inputs = [{name: value}] * max(1, min(count, _LIMIT_BYTES // size))
     packed = msgpack.packb({"role": "query", "inputs": inputs}, unicode_errors="surrogatepass")
     return Body("POST", "/encode", packed, _PACKED, False)
 
