@@ -1,7 +1,8 @@
-"""Decode images in child processes with limits on memory and time, for formats whose decoders can be led astray.
+"""Decode images in child processes with limits on memory and time, where decoding in this one could harm it.
 
-TIFF, AVIF and the formats of plugins go there: their decoders can take memory and time that no header shows. So do
-thumbnails and descriptions, whatever the format. A child serves many images in turn, for starting one takes longer than
+TIFF, AVIF and the formats of plugins go there: their decoders can take memory and time that no header shows. Large WebP
+goes there too: its decoder keeps Python's lock. So do thumbnails and descriptions, whatever the format
+(docs/decisions/decoding-in-children.md). A child serves many images in turn, for starting one takes longer than
 decoding. A child that takes too much or crashes is killed and replaced; only the image it was at fails.
 """
 
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 _TIMEOUT_S = 20.0
 _CPU_S = 10
 _ADDRESS_SPACE_BYTES = 2 * 2**30
+# Decoding more WebP than this keeps Python's lock for longer than 50 ms, 12,000,000 px for 100 ms.
+_WEBP_PX = 4_000_000
 # Idle children wait for the next image, each with some 60 MB.
 _MAX_IDLE = 4
 # The task, max_image_px, at_least_px or the side of a thumbnail, and the size of the file.
@@ -54,7 +57,8 @@ class _Status(IntEnum):
 
 def is_suspicious(image: Image.Image) -> bool:
     """Return whether a file opened by Pillow is decoded in a child process."""
-    return image.format in ("TIFF", "AVIF")
+    large = image.width * image.height > _WEBP_PX
+    return image.format in ("TIFF", "AVIF") or (image.format == "WEBP" and large)
 
 
 def decode_in_child(data: bytes, limits: Limits, at_least_px: int | None) -> Image.Image:

@@ -56,9 +56,17 @@ def test_a_child_serves_many_images_and_their_failures(children: list[Any]) -> N
     assert len(children) == 1
 
 
-def test_no_child_for_a_jpeg(children: list[Any]) -> None:
-    assert decode_image(picture("JPEG"), Limits()).size == (64, 48)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_no_child_for_formats_that_are_bounded_by_their_header(kind: str, children: list[Any]) -> None:
+    assert decode_image(picture(kind), Limits()).size == (64, 48)
     assert children == []
+
+
+def test_a_child_for_a_large_webp_which_would_keep_the_lock(children: list[Any]) -> None:
+    assert decode_image(picture("WEBP", (2001, 2000), method=0), Limits()).size == (2001, 2000)
+    assert len(children) == 1
+    assert decode_image(picture("WEBP", (2000, 2000), method=0), Limits()).size == (2000, 2000)
+    assert children[0].images == 1
 
 
 def test_a_child_over_its_time_is_killed_and_the_next_file_is_read(
