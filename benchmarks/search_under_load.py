@@ -94,7 +94,9 @@ class Forwards:
             sum(
                 map(
                     float,
-                    re.findall(rf'^ret2_forward_seconds_{part}{{lane="bulk"}} (\S+)$', self._text(), re.MULTILINE),
+                    re.findall(
+                        rf'^ret2_forward_seconds_{part}{{lane="bulk",model="[^"]*"}} (\S+)$', self._text(), re.MULTILINE
+                    ),
                 )
             )
             for part in ("sum", "count")

@@ -5,8 +5,8 @@
     python examples/photos.py ~/Pictures "at night" --image another.jpg --filter '{"field": "taken", "gte": "2024-01-01T00:00:00Z"}'
 
 It starts a service that keeps its index in FOLDER/.ret2, or uses the one that --url names, and loads what is new: a second run takes
-seconds. A picture's document id is its path in the folder. The bundled model has learnt flags and emoji; for photographs set RET2_MODEL to
-a checkpoint made for them (docs/models.md, docs/training.md).
+seconds. A picture's document id is its path in the folder. The default model knows objects, animals and scenes; for more set RET2_MODELS to
+one made for photographs (docs/models.md, docs/training.md).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Move a collection to another model while it is searched and written, and keep the new one only if it answers at least as well.
 
-    RET2_NEXT_MODEL=/models/new ret2 serve                         # the service, with both models
+    ret2 serve --model bundled:everyday --model new=/models/new    # the service, with both models
     python examples/upgrade_model.py shop questions.jsonl          # {"text": "in blue?", "image": "shoe.jpg", "id": "the right one"} a line
 
 Recall@10 of the questions is measured before, and again once the new model serves. If it has fallen by more than --may-lose, the previous

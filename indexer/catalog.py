@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from indexer.domain.collections import Collection, Counts
+from indexer.domain.collections import Collection, Counts, Reindex
 from indexer.domain.names import COLLECTION_NAME, IN_WORDS
 from indexer.encoding.encoder import Encoder
 from indexer.encoding.registry import Encoders
@@ -40,11 +40,14 @@ class Catalog:
         limit: int | None = None,
         indexes: Mapping[str, FieldType] | None = None,
         language: str | None = None,
+        model: str | None = None,
     ) -> tuple[Collection, bool]:
         """Create a collection, and return it and whether it is new. Raises `Conflict` if it exists with other settings
-        or another model; settings that are None are not compared.
+        or another model; settings that are None are not compared. Raises `ModelNotFound` when no model of that name is
+        served.
 
-        `language` is that of the words of its texts; a new collection has `simple` by default.
+        `language` is that of the words of its texts; a new collection has `simple` by default. `model` is the name of a
+        served model; a new collection has the default.
 
         The store comes first, whether or not the ledger knows the name: what a process left behind that died while
         creating or dropping the collection is complete after the next `create`.
@@ -53,7 +56,10 @@ class Catalog:
         if language is not None:
             check_language(language)
         declared = _checked(indexes or {})
-        settings = {"instruction": instruction, "limit": limit, "indexes": declared}
+        settings: dict[str, Any] = {"instruction": instruction, "limit": limit, "indexes": declared}
+        info = None if model is None else (await self._encoders.find(model))[1]
+        if info is not None:
+            settings["model"] = info
         try:
             existing = _same(await self._present(name), settings)
         except NotFound:
@@ -61,7 +67,7 @@ class Catalog:
         else:
             await self._store.create(existing.points_name, existing.dimensions, existing.indexes, language=language)
             return existing, False
-        info = await self._encoders.first.info()
+        info = info or (await self._encoders.find())[1]
         collection = Collection(
             name, info.fingerprint, info.name, info.dimensions, time.time(), instruction, limit=limit, indexes=declared
         )
@@ -129,6 +135,8 @@ class Catalog:
         settings = dict(settings)
         if (language := settings.pop("language", None)) is not None:
             await self._require_language(collection, language)
+        if (model := settings.pop("model", None)) not in (None, collection.model):
+            raise _of_another_model(collection, str(model))
         changed(collection)
         # Before the ledger says so: what is declared has its index, also after a crash between the two.
         await self._store.create(collection.points_name, collection.dimensions, added)
@@ -190,10 +198,10 @@ class Catalog:
 
     async def encoder(self, collection: Collection) -> Encoder:
         """Return the encoder whose model filled the collection. Raises `Conflict` if there is none."""
-        match = await self._encoders.by_fingerprint(collection.fingerprint)
+        match = await self._encoders.by_fingerprint(collection.fingerprint, collection.model)
         if match is None:
-            present = await self._encoders.first.info()
-            raise Conflict(mismatch(collection, present.fingerprint), field="collection", value=collection.name)
+            detail = await not_served(self._encoders, collection)
+            raise Conflict(detail, field="collection", value=collection.name)
         return match[0]
 
     def points(self, collection: Collection) -> Points:
@@ -261,6 +269,16 @@ def _unknown_points(name: str, documents: int) -> Conflict:
     )
 
 
+def _of_another_model(collection: Collection, model: str) -> Conflict:
+    return Conflict(
+        f"collection {collection.name!r} exists with model {collection.model} ({collection.fingerprint[:12]}), not "
+        f"{model}. POST /collections/{collection.name}/reindex embeds it again with another model, and switches to that",
+        field="model",
+        value=model,
+        limit=collection.model,
+    )
+
+
 def _redeclared(collection: Collection, field: str, kind: FieldType) -> Conflict:
     return Conflict(
         f"field {field} of collection {collection.name!r} is declared {collection.indexes[field]}, not {kind}. A "
@@ -280,13 +298,31 @@ def require_same_model(collection: Collection, fingerprint: str) -> None:
 
 
 def mismatch(collection: Collection, fingerprint: str) -> str:
+    """What to say of an embedding of another model, as after an encoder was restarted with one."""
     return (
         f"collection {collection.name!r} was filled by model {collection.model} ({collection.fingerprint[:12]}), "
-        f"this encoder is {fingerprint[:12]}: serve that model, or reindex the collection"
+        f"this embedding is by {fingerprint[:12]}: serve that model, or reindex the collection"
+    )
+
+
+async def not_served(encoders: Encoders, target: Collection | Reindex) -> str:
+    """What to say of a collection whose model no host has."""
+    name = target.name if isinstance(target, Collection) else target.collection
+    served = ", ".join(
+        f"{model.name} ({model.info.fingerprint[:12]})" if model.info else model.name
+        for model in await encoders.served()
+    )
+    return (
+        f"collection {name!r} was filled by model {target.model} ({target.fingerprint[:12]}), which is not served any "
+        f"more; served are {served}. Start the service with that model too, as --model {target.model}=SOURCE, or "
+        "reindex the collection with one that is served"
     )
 
 
 def _same(collection: Collection, settings: Mapping[str, Any]) -> Collection:
+    model: ModelInfo | None = settings.get("model")
+    if model is not None and model.fingerprint != collection.fingerprint:
+        raise _of_another_model(collection, model.name)
     for name in ("instruction", "limit"):
         present, requested = getattr(collection, name), settings[name]
         if requested is not None and requested != present:

@@ -41,6 +41,10 @@ class StoreTimedOut(StoreDied):
     failure = "store_timed_out"
 
 
+class ModelUnavailable(DependencyUnavailable):
+    """This model cannot be used now; others of the same process can."""
+
+
 class CollectionUnavailable(DependencyUnavailable):
     """This collection cannot be written now; others can."""
 

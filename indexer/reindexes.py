@@ -12,7 +12,7 @@ from indexer.domain.jobs import Job
 from indexer.encoding.registry import Encoders
 from indexer.ledger.ledger import Ledger
 from indexer.loops import WakeUps
-from model.errors import Conflict, DependencyUnavailable, NotFound
+from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 from model.types import ModelInfo
 
 
@@ -61,10 +61,10 @@ class Reindexes:
         reindex = await self.get(name)
         if reindex.state is not ReindexState.KEPT:
             raise _too_late(reindex, "rolled back")
-        if await self._encoders.by_fingerprint(reindex.fingerprint) is None:
+        if await self._encoders.by_fingerprint(reindex.fingerprint, reindex.model) is None:
             raise Conflict(
                 f"the previous generation of {name!r} is of model {reindex.model} ({reindex.fingerprint[:12]}), "
-                "which does not run any more: start its encoder again first",
+                "which is not served any more: start the service with it again first",
                 field="collection",
                 value=name,
             )
@@ -84,19 +84,29 @@ class Reindexes:
         return await self._ledger.reindexes.find(reindex.collection) or reindex
 
     async def _target(self, collection: Collection, model: str | None) -> ModelInfo:
-        running = [await encoder.info() for encoder in reversed(self._encoders.all)]
+        """The model to go to: the one that is named; else the present model of the collection's name, where that has
+        changed; else the only other one.
+        """
+        running = [served.info for served in await self._encoders.served() if served.info is not None]
         candidates = [info for info in running if info.fingerprint != collection.fingerprint]
-        chosen = [
-            info for info in candidates if model is None or info.name == model or info.fingerprint.startswith(model)
-        ]
+        loaded = ", ".join(f"{info.name} ({info.fingerprint[:12]})" for info in running)
+        if model is not None:
+            chosen = [info for info in candidates if info.name == model or info.fingerprint.startswith(model)]
+        else:
+            chosen = [info for info in candidates if info.name == collection.model] or candidates
+            if len(chosen) > 1:
+                raise InvalidInput(
+                    f"collection {collection.name!r} is of model {collection.model} ({collection.fingerprint[:12]}) "
+                    f"and could go to several: name one as model. Served are {loaded}",
+                    field="model",
+                )
         if chosen:
             return chosen[0]
-        loaded = ", ".join(f"{info.name} ({info.fingerprint[:12]})" for info in running)
         requested = "another model" if model is None else f"{model!r:.100}, other than that of the collection,"
         raise Conflict(
             f"collection {collection.name!r} is of model {collection.model} ({collection.fingerprint[:12]}) and "
-            f"{requested} "
-            f"does not run here, but {loaded}: give the service RET2_NEXT_MODEL or RET2_NEXT_ENCODER_URL",
+            f"{requested} is not served here, but {loaded}: start the service with it, as --model NAME=SOURCE beside "
+            "those that it has",
             field="model",
             value=model,
         )

@@ -23,7 +23,7 @@ MANAGED = {
         "port",
         "metrics_port",
         "data_dir",
-        "model",
+        "models",
         "device",
         "log_level",
         "grace_s",
@@ -33,7 +33,6 @@ MANAGED = {
     *(
         "encoder_url",
         "encoder_api_key",
-        "next_encoder_url",
         "qdrant_url",
         "qdrant_api_key",
         "qdrant_grpc_port",

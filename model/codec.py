@@ -1,6 +1,6 @@
 """Inputs and embeddings as msgpack bytes, what the encoder's client and the encoder service say to each other.
 
-call    {"role": "query"|"document", "lane"?: str, "inputs": [{"text"?: str, "image"?: bytes}]}
+call    {"role": "query"|"document", "lane"?: str, "model"?: str, "inputs": [{"text"?: str, "image"?: bytes}]}
 answer  {"model", "fingerprint", "dimensions", "results": [result]}
 result  {"embedding": D little-endian float32 in bytes, "dropped_tokens", "cost", "decode_s", "queue_s", "encode_s",
          "shares"?: L x 2 float32 in bytes, "latents"?: K x D}
@@ -22,7 +22,7 @@ from model.errors import EncodeFailed, InvalidInput, RetrievalError, TooLarge, e
 from model.types import Embedding, Float32, Input, ModelInfo, Role, Timing
 
 MEDIA_TYPE = "application/msgpack"
-_CALL_FIELDS, _INPUT_FIELDS = {"role", "lane", "inputs"}, {"text", "image"}
+_CALL_FIELDS, _INPUT_FIELDS = {"role", "lane", "model", "inputs"}, {"text", "image"}
 _MAX_FIELDS = 16
 _OVER_THE_LIMIT = re.compile(r"(\d+) exceeds max_array_len\(\d+\)")
 _TIMES = ("decode_s", "queue_s", "encode_s")
@@ -36,12 +36,14 @@ class Call:
 
     role: Role
     lane: str | None
+    model: str | None
     inputs: list[Input | InvalidInput]
 
 
-def pack_call(inputs: Sequence[Input], role: Role, lane: str) -> bytes:
+def pack_call(inputs: Sequence[Input], role: Role, lane: str, model: str | None = None) -> bytes:
     items = [{"text": item.text, "image": item.image} for item in inputs]
-    return _pack({"role": role.value, "lane": lane, "inputs": items})
+    named = {} if model is None else {"model": model}
+    return _pack({"role": role.value, "lane": lane, **named, "inputs": items})
 
 
 def unpack_call(data: bytes, max_inputs: int = 256) -> Call:
@@ -53,11 +55,13 @@ def unpack_call(data: bytes, max_inputs: int = 256) -> Call:
     role, lane, inputs = body.get("role"), body.get("lane"), body.get("inputs")
     if role not in tuple(Role):
         raise InvalidInput(f"role is {role!r:.100}, expected query or document", field="role")
-    if not (lane is None or isinstance(lane, str)):
-        raise InvalidInput(f"lane is {lane!r:.100}, expected a string", field="lane")
+    model = body.get("model")
+    for name, value in (("lane", lane), ("model", model)):
+        if not (value is None or isinstance(value, str)):
+            raise InvalidInput(f"{name} is {value!r:.100}, expected a string", field=name)
     if not isinstance(inputs, list) or not inputs:
         raise InvalidInput("inputs is not a list of one or more inputs", field="inputs")
-    return Call(Role(role), lane, [_input(item) for item in inputs])
+    return Call(Role(role), lane, model, [_input(item) for item in inputs])
 
 
 def pack_answer(info: ModelInfo, results: Sequence[Embedding | RetrievalError]) -> bytes:

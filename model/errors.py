@@ -9,6 +9,7 @@ RetrievalError                 status, code, retryable; the docstring's first li
 ├─ Unauthorized          401
 ├─ Forbidden             403
 ├─ NotFound              404
+│  └─ ModelNotFound      404
 ├─ Conflict              409
 │  └─ InProgress         409   until the other request is over; carries retry_after_s
 ├─ Overloaded            429   try again; carries retry_after_s
@@ -105,6 +106,12 @@ class NotFound(RetrievalError):
     code = "not_found"
 
 
+class ModelNotFound(NotFound):
+    """No model of that name is served."""
+
+    code = "model_not_found"
+
+
 class Conflict(RetrievalError):
     """The request conflicts with the present state."""
 
@@ -169,6 +176,7 @@ _KINDS: tuple[type[RetrievalError], ...] = (
     Unauthorized,
     Forbidden,
     NotFound,
+    ModelNotFound,
     InProgress,
     Conflict,
     RateLimited,

@@ -56,6 +56,7 @@ class Retriever(nn.Module):
             image_size_px=config.image.size_px,
             latents=config.latents,
             commit=commit,
+            modalities=("text", "image") if parts.preprocessor.reads_text else ("image",),
         )
 
     @property

@@ -105,6 +105,7 @@ class ModelInfo:
     image_size_px: int
     latents: int = 1  # vectors of one input
     commit: str | None = None  # of a hub model
+    modalities: tuple[str, ...] = ("text", "image")  # that it embeds, alone and together
 
 
 @dataclass(frozen=True, slots=True)

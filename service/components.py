@@ -13,7 +13,6 @@ from fastapi import Depends, Request
 from indexer.blobs.image_store import Blobs
 from indexer.blobs.thumbnails import Thumbnails
 from indexer.catalog import Catalog
-from indexer.encoding.http_encoder import HttpEncoder
 from indexer.encoding.registry import Encoders
 from indexer.imports.planner import Imports
 from indexer.intake import Intake
@@ -25,7 +24,7 @@ from indexer.worker.progress import Progress
 from indexer.worker.reindexer import Reindexer
 from indexer.worker.worker import Worker
 from model.errors import DependencyUnavailable, RetrievalError
-from service.encoder.batcher import Batcher
+from service.encoder.hosts import Host, check_any, model_states
 from service.http.health import Health
 from service.inputs.inputs import ImageFetcher
 from service.keys import KeyFile
@@ -41,7 +40,8 @@ T = TypeVar("T")
 class Parts:
     settings: Settings
     metrics: Metrics
-    encoder: Batcher | HttpEncoder
+    hosts: tuple[Host, ...]
+    encoders: Encoders
     store: Store
     ledger: Ledger
     blobs: Blobs
@@ -56,7 +56,6 @@ class Parts:
     reindexes: Reindexes
     reindexer: Reindexer
     hit_room: HitRoom
-    next_encoder: Batcher | HttpEncoder | None = None
     api_keys: KeyFile | None = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)  # this process is on its way out
 
@@ -66,28 +65,25 @@ class Parts:
         return self.settings.role is not ServerRole.API
 
     @property
-    def encoders(self) -> Encoders:
-        return Encoders(self.encoder, self.next_encoder)
-
-    @property
     def health(self) -> Health:
-        """A next encoder in another process may be away without this one being unready: only its own collections want
-        it."""
+        """One model, or one encoder of several, may be unavailable without this process being unready: that holds up
+        its own collections."""
         max_age_s = self.settings.ready_max_age_s
         working = {"worker": lambda: self.worker.alive and self.reindexer.alive} if self.indexes else {}
         return Health(
             alive={
-                "encoder": lambda: self.encoder.alive and (self.next_encoder is None or self.next_encoder.alive),
+                "encoder": lambda: all(host.alive for host in self.hosts),
                 "fetcher": lambda: self.fetcher.alive,
                 "store": lambda: self.store.alive,
                 **working,
             },
             checks={
-                "encoder": lambda: self.encoder.check(max_age_s),
+                "encoder": lambda: check_any(self.hosts, max_age_s),
                 "store": self.store.ping,
                 "ledger": self.ledger.housekeeping.check,
                 **dict.fromkeys(working, self._worker_runs),
             },
+            models=lambda: model_states(self.encoders),
             draining=self.draining,
         )
 
@@ -97,7 +93,7 @@ class Parts:
         with contextlib.suppress(RetrievalError):
             self.metrics.see_ledger(await self.ledger.jobs.overview())
         with contextlib.suppress(RetrievalError):
-            self.metrics.see_model(await self.encoder.info())
+            self.metrics.see_models(await self.encoders.served())
 
     async def _worker_runs(self) -> None:
         if not self.worker.alive:

@@ -25,8 +25,10 @@ from indexer.imports.planner import ImportSettings
 from indexer.settings import IndexerSettings
 from indexer.store.indexes import READABLE_DOCUMENTS
 from indexer.store.server.settings import CollectionSettings, ServerStoreSettings
+from model.errors import InvalidInput
 from model.settings import declared_settings, setting
 from model.types import Limits
+from service.encoder.sources import read_sources
 from service.http.settings import ConnectionTimeouts, HttpBounds, QuotaSettings
 from service.search.bounds import SearchBounds
 
@@ -158,9 +160,11 @@ class Settings(_PartsSettings):
     data_dir: Path = Field(
         Path("~/.local/share/ret2"), description="folder of the embedded mode: index, ledger, images"
     )
-    model: str = Field(
-        "bundled:everyday",
-        description="`bundled:everyday`, `bundled:atlas`, a folder, or `hub:ORG/NAME`, pinned by `@COMMIT` or `@TAG`",
+    models: str = Field(
+        "everyday=bundled:everyday,atlas=bundled:atlas",
+        description="models to serve, the default first, each as NAME=SOURCE: `bundled:everyday`, `bundled:atlas`, a "
+        "folder, or `hub:ORG/NAME`, pinned by `@COMMIT` or `@TAG`; comma-separated, or the flag once for each. A bare "
+        "SOURCE is served by its own last name",
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:N or mps")
     precision: str = Field(
@@ -172,7 +176,7 @@ class Settings(_PartsSettings):
     compile: bool = Field(
         False, description="compile the vision tower at start, a minute or more, and keep it so if that measures faster"
     )
-    threads: Positive | None = Field(None, description="CPU threads of the model; unset: torch decides")
+    threads: Positive | None = Field(None, description="CPU threads of the models; unset: torch decides")
     log_level: str = Field(
         "info", pattern="(?i)^(debug|info|warning|error)$", description="debug, info, warning or error"
     )
@@ -196,20 +200,11 @@ class Settings(_PartsSettings):
     # --- an encoder in another process
     encoder_url: str | None = Field(
         None,
-        pattern=r"^https?://[^/]",
-        description="address of a `--role encoder` process; unset: the model is in this one",
+        pattern=r"^https?://[^/,\s][^,\s]*(,https?://[^/,\s][^,\s]*)*$",
+        description="addresses of `--role encoder` processes, comma-separated, each asked which models it has; the "
+        "first model of the first is the default; unset: the models are in this one",
     )
-    encoder_api_key: SecretStr | None = Field(None, description="API key that the encoder wants")
-
-    # --- a second model, with which collections are reindexed
-    next_model: str | None = Field(
-        None, description="as `model`: a second one in this process, for collections that are reindexed with it"
-    )
-    next_encoder_url: str | None = Field(
-        None,
-        pattern=r"^https?://[^/]",
-        description="or the address of a second `--role encoder` process, with the same key",
-    )
+    encoder_api_key: SecretStr | None = Field(None, description="API key that the encoders want")
 
     # --- vectors on a Qdrant server
     qdrant_url: str | None = Field(
@@ -323,17 +318,12 @@ class Settings(_PartsSettings):
 
     @model_validator(mode="after")
     def _models_are_where_they_can_be(self) -> Self:
+        try:
+            read_sources(self.models)
+        except InvalidInput as error:
+            raise ValueError(f"RET2_MODELS: {error.detail}") from error
         if self.role is ServerRole.ENCODER and self.encoder_url is not None:
             raise ValueError("RET2_ENCODER_URL is set, but this process is to be the encoder: RET2_ROLE=encoder")
-        if self.next_model is not None and (
-            self.next_encoder_url or self.encoder_url or self.role is ServerRole.ENCODER
-        ):
-            raise ValueError(
-                "RET2_NEXT_MODEL is for a process that has its first model in itself and no other one; "
-                "beside RET2_ENCODER_URL set RET2_NEXT_ENCODER_URL, and an encoder process has one model"
-            )
-        if self.next_encoder_url is not None and self.role is ServerRole.ENCODER:
-            raise ValueError("RET2_NEXT_ENCODER_URL is set, but this process is to be the encoder: RET2_ROLE=encoder")
         return self
 
     @model_validator(mode="after")
@@ -349,6 +339,10 @@ class Settings(_PartsSettings):
                 "set RET2_API_KEYS_FILE, or RET2_INSECURE=true if the network keeps strangers out"
             )
         return self
+
+    @property
+    def encoder_urls(self) -> tuple[str, ...]:
+        return tuple(self.encoder_url.split(",")) if self.encoder_url else ()
 
     @property
     def ledger_url(self) -> str:

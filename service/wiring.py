@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, cast
 
@@ -32,7 +32,11 @@ from indexer.worker.reindexer import Reindexer
 from indexer.worker.worker import Chore, Worker
 from service.components import Parts
 from service.encoder.app import EncoderParts
-from service.encoder.batcher import Batcher, Runtime
+from service.encoder.batcher import Batcher
+from service.encoder.hosts import Host
+from service.encoder.loaded import Runtime
+from service.encoder.models import LocalModels
+from service.encoder.sources import ModelSource, read_sources
 from service.keys import KeyFile
 from service.observability.metrics import Metrics
 from service.search.room import HitRoom
@@ -44,31 +48,28 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-def build_encoder(settings: Settings, runtime: Runtime | None = None) -> EncoderParts:
-    """Build the parts of an encoder process: the model alone."""
+def build_encoder(settings: Settings, *runtimes: Runtime) -> EncoderParts:
+    """Build the parts of an encoder process: the models alone."""
     api_keys = _api_keys(settings)
     metrics = Metrics(_registry())
-    return EncoderParts(settings, metrics, _batcher(settings, metrics, runtime), api_keys)
+    return EncoderParts(settings, metrics, _local_models(settings, metrics, runtimes), api_keys)
 
 
 def build(
     settings: Settings,
-    runtime: Runtime | None = None,
-    next_runtime: Runtime | None = None,
-    *,
-    encoder: Batcher | HttpEncoder | None = None,
+    *runtimes: Runtime,
+    hosts: Sequence[Host] = (),
     store: Store | None = None,
 ) -> Parts:
     """Build the components of one process. By default the index, the ledger in SQLite and the images are under
-    `data_dir`, and the model runs in this process; settings put some of them elsewhere. A model, an encoder or a store
-    that is passed in is used in place of the one that the settings name."""
+    `data_dir`, and the models run in this process; settings put some of them elsewhere. Loaded models, hosts of models
+    or a store that are passed in are used in place of those that the settings name."""
     api_keys = _api_keys(settings)
     metrics = Metrics(_registry())
-    # Before the model, which takes long to load: a ledger that cannot be used is said at once.
+    # Before the models, which take long to load: a ledger that cannot be used is said at once.
     ledger = _ledger(settings, metrics)
-    encoder = encoder or _encoder(settings, metrics, runtime)
-    next_encoder = _next_encoder(settings, next_runtime)
-    encoders = Encoders(encoder, next_encoder)
+    hosts = hosts or _hosts(settings, metrics, runtimes)
+    encoders = Encoders(tuple(hosts))
     store = store or _store(settings, metrics)
     blobs = Blobs(settings.blobs)
     fetcher = Fetcher(settings.fetch)
@@ -95,7 +96,8 @@ def build(
     return Parts(
         settings=settings,
         metrics=metrics,
-        encoder=encoder,
+        hosts=tuple(hosts),
+        encoders=encoders,
         store=store,
         ledger=ledger,
         blobs=blobs,
@@ -110,7 +112,6 @@ def build(
         reindexes=Reindexes(ledger, catalog, encoders, orders=orders),
         reindexer=reindexer,
         hit_room=HitRoom(settings.search.held_hits),
-        next_encoder=next_encoder,
         api_keys=api_keys,
     )
 
@@ -153,50 +154,50 @@ def _api_keys(settings: Settings) -> KeyFile | None:
     return KeyFile(settings.api_keys_file) if settings.api_keys_file else None
 
 
-def _encoder(settings: Settings, metrics: Metrics, runtime: Runtime | None) -> Batcher | HttpEncoder:
-    if settings.encoder_url:
-        return HttpEncoder(settings.encoder_client(settings.encoder_url))
-    return _batcher(settings, metrics, runtime)
+def _hosts(settings: Settings, metrics: Metrics, runtimes: Sequence[Runtime]) -> Sequence[Host]:
+    if settings.encoder_urls:
+        return [HttpEncoder(settings.encoder_client(url)) for url in settings.encoder_urls]
+    return [_local_models(settings, metrics, runtimes)]
 
 
-def _next_encoder(settings: Settings, runtime: Runtime | None) -> Batcher | HttpEncoder | None:
-    """What its batches cost is not among the metrics of this process, which are those of the first."""
-    if settings.next_encoder_url:
-        return HttpEncoder(settings.encoder_client(settings.next_encoder_url))
-    if settings.next_model is None:
-        return None
-    second = settings.model_copy(update={"model": settings.next_model})
-    return _batcher(second, Metrics(CollectorRegistry()), runtime)
+def _local_models(settings: Settings, metrics: Metrics, runtimes: Sequence[Runtime]) -> LocalModels:
+    def serve(runtime: Runtime, batch_cost: int) -> Batcher:
+        queue = settings.queue(batch_cost)
+        return Batcher(runtime, queue, metrics, prepare_threads=settings.prepares, stuck_after_s=settings.stuck_after_s)
+
+    if runtimes:
+        cost = QueueSettings().max_batch_cost
+        batcher = serve(runtimes[0], cost)
+        return LocalModels.of(batcher, *(batcher.add(runtime, cost) for runtime in runtimes[1:]))
+    # In a thread that ends. OpenMP keeps the helpers of every thread that had a forward, and once there are more of
+    # them than cores it lets those of the model's thread sleep between operations: a short text then takes half as
+    # long again.
+    with ThreadPoolExecutor(1) as brief:
+        return brief.submit(_load_models, settings, metrics, serve).result()
 
 
-def _batcher(settings: Settings, metrics: Metrics, runtime: Runtime | None) -> Batcher:
-    batch_cost = QueueSettings().max_batch_cost
-    if runtime is None:
-        # In a thread that ends. OpenMP keeps the helpers of every thread that had a forward, and once there are more of
-        # them than cores it lets those of the model's thread sleep between operations: a short text then takes half as
-        # long again.
-        with ThreadPoolExecutor(1) as brief:
-            runtime, batch_cost = brief.submit(_load, settings, metrics).result()
-    queue = settings.queue(batch_cost)
-    return Batcher(runtime, queue, metrics, prepare_threads=settings.prepares, stuck_after_s=settings.stuck_after_s)
-
-
-def _load(settings: Settings, metrics: Metrics) -> tuple[Runtime, int]:
-    """Load the model, and return it and the allowed cost of a batch."""
+def _load_models(settings: Settings, metrics: Metrics, serve: Callable[[Runtime, int], Batcher]) -> LocalModels:
     # Here, so that whatever imports this module without building a model starts without torch.
-    from service.encoder.runtime import TorchRuntime
+    from service.encoder.runtime import ModelDevice, TorchRuntime
 
-    log.info("loading the model", model=settings.model)
-    runtime = TorchRuntime.load(
-        settings.model,
-        device=settings.device,
-        precision=settings.precision,
-        compiled=settings.compile,
-        threads=settings.threads,
-        limits=settings.limits,
-    )
-    metrics.watch_device(runtime.state)
-    return runtime, settings.max_batch_cost or runtime.best_batch_cost()
+    sources = read_sources(settings.models)
+    device = ModelDevice.open(settings.device, settings.precision, settings.threads)
+
+    def load(model: ModelSource) -> tuple[Runtime, int]:
+        log.info("loading the model", model=model.name, source=model.source)
+        runtime = TorchRuntime.load(
+            model.source,
+            device,
+            settings.limits,
+            name=model.name,
+            compiled=settings.compile,
+            shared=len(sources) > 1,
+        )
+        metrics.watch_runtime(model.name, runtime.state)
+        return runtime, settings.max_batch_cost or runtime.best_batch_cost()
+
+    # Compiling holds up whatever else is computed.
+    return LocalModels.load(sources, load, serve, all_before_start=settings.compile)
 
 
 def _registry() -> CollectorRegistry:

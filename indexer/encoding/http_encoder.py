@@ -1,13 +1,16 @@
-"""The client of an encoder in another process, over HTTP and msgpack: it splits large calls and retries those that did
-not arrive."""
+"""The client of an encoder process, over HTTP and msgpack: which models it has, and calls of one of them.
+
+It splits large calls and retries those that did not arrive.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -18,7 +21,8 @@ from opentelemetry.trace import SpanKind
 from indexer.backoff import Backoff
 from indexer.connections import BoundedTransport
 from indexer.encoding.encoder import Lane
-from indexer.errors import EncoderDied, EncoderTimedOut
+from indexer.encoding.registry import ModelState, ServedModel
+from indexer.errors import EncoderDied, EncoderTimedOut, ModelUnavailable
 from indexer.observability import tracing
 from model import codec
 from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TimedOut, TooLarge
@@ -31,6 +35,7 @@ _RETRIED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.Wri
 # Broken connections of one call before it is given up: its inputs may be what kills encoders.
 _MAX_BREAKS = 2
 _STUCK_TIMEOUTS = 2.0
+_LOADING_MAX_AGE_S = 1.0
 _RETRIED_STATUS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE})
 
 
@@ -52,13 +57,16 @@ class EncoderClientSettings:
 
 
 class HttpEncoder:
-    """Safe to call from many tasks of one event loop. Whoever makes it closes it with `stop`."""
+    """A `ModelHost` in another process; as an `Encoder` it is that of its default model.
+
+    Safe to call from many tasks of one event loop. Whoever makes it closes it with `stop`.
+    """
 
     def __init__(self, settings: EncoderClientSettings, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._settings = settings
         url = httpx.URL(settings.url)
-        # Messages name the encoder without the password that a URL may carry.
-        self._name = f"{url.scheme}://{url.netloc.decode()}"
+        # Without the password that a URL may carry.
+        self.name = f"{url.scheme}://{url.netloc.decode()}"
         self._transport = BoundedTransport(settings.connections, None if transport is None else lambda: transport)
         self._http = httpx.AsyncClient(
             base_url=settings.url,
@@ -69,14 +77,16 @@ class HttpEncoder:
             transport=self._transport,
         )
         self._backoff, self._rng = Backoff(settings.retry_base_s, settings.retry_max_s), random.Random()
-        self._info: ModelInfo | None = None
-        self._info_at = 0.0
-        self._info_lock = asyncio.Lock()
+        self._models: list[ServedModel] = []
+        self._asked_at = 0.0
+        self._asking: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Do nothing: a client needs no start. A `Batcher`, which may stand in its place, does."""
 
     async def stop(self, grace_s: float = 0.0) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
         await self._http.aclose()
 
     @property
@@ -90,23 +100,44 @@ class HttpEncoder:
         await self._request("GET", "/readyz")
         await self._request("GET", "/info")
 
-    async def info(self) -> ModelInfo:
-        """Return what the model is, cached for `info_max_age_s`. While the encoder is unavailable, return the last
-        known value."""
-        async with self._info_lock:
-            if self._info is None or time.monotonic() - self._info_at > self._settings.info_max_age_s:
-                try:
-                    self._info = _model_info(await self._request("GET", "/info"), self._name)
-                except RetrievalError:
-                    if self._info is None:
-                        raise
-                self._info_at = time.monotonic()
-            return self._info
+    async def models(self) -> list[ServedModel]:
+        """Cached for `info_max_age_s`, or for a second while it loads one of them. While the encoder is unavailable its
+        last known models are returned as failed.
+        """
+        max_age_s = self._settings.info_max_age_s
+        if any(model.state is ModelState.LOADING for model in self._models):
+            max_age_s = min(max_age_s, _LOADING_MAX_AGE_S)
+        if not self._models or time.monotonic() - self._asked_at > max_age_s:
+            # All who ask wait for the same answer, which none of them cancels by leaving.
+            if self._asking is None or self._asking.done():
+                self._asking = asyncio.create_task(self._ask())
+                self._asking.add_done_callback(_retrieve)
+            await asyncio.shield(self._asking)
+        return self._models
 
-    async def encode(self, inputs: Sequence[Input], *, role: Role, lane: Lane) -> list[Embedding | RetrievalError]:
+    async def _ask(self) -> None:
+        try:
+            self._models = _served_models(await self._request("GET", "/info"), self.name)
+        except RetrievalError as error:
+            if not self._models:
+                raise
+            self._models = [replace(model, state=ModelState.FAILED, detail=error.detail) for model in self._models]
+        self._asked_at = time.monotonic()
+
+    def encoder(self, model: str) -> RemoteModel:
+        return RemoteModel(self, model)
+
+    async def info(self) -> ModelInfo:
+        """Return the default model of the encoder."""
+        return await RemoteModel(self, (await self.models())[0].name).info()
+
+    async def encode(
+        self, inputs: Sequence[Input], *, role: Role, lane: Lane, model: str | None = None
+    ) -> list[Embedding | RetrievalError]:
+        """Embed by one of the encoder's models, by default its first."""
         results: list[Embedding | RetrievalError] = []
         for call in self._calls(inputs):
-            results += await self._encode(call, role, lane)
+            results += await self._encode(call, role, lane, model)
         return results
 
     def _calls(self, inputs: Sequence[Input]) -> Iterator[list[Input]]:
@@ -126,25 +157,27 @@ class HttpEncoder:
         if call:
             yield call
 
-    async def _encode(self, inputs: Sequence[Input], role: Role, lane: Lane) -> list[Embedding | RetrievalError]:
+    async def _encode(
+        self, inputs: Sequence[Input], role: Role, lane: Lane, model: str | None
+    ) -> list[Embedding | RetrievalError]:
         try:
             with tracing.span("call encoder", SpanKind.CLIENT, inputs=len(inputs), lane=lane):
-                response = await self._request("POST", "/encode", codec.pack_call(inputs, role, lane))
+                response = await self._request("POST", "/encode", codec.pack_call(inputs, role, lane, model))
         except TooLarge as error:
             # This encoder accepts less in one call than our settings say.
             if len(inputs) == 1:
                 return [error]
             middle = len(inputs) // 2
             return [
-                *await self._encode(inputs[:middle], role, lane),
-                *await self._encode(inputs[middle:], role, lane),
+                *await self._encode(inputs[:middle], role, lane, model),
+                *await self._encode(inputs[middle:], role, lane, model),
             ]
         try:
             results = codec.unpack_answer(response.content)
         except InvalidInput as error:
-            raise DependencyUnavailable(f"encoder {self._name}: {error.detail}") from error
+            raise DependencyUnavailable(f"encoder {self.name}: {error.detail}") from error
         if len(results) != len(inputs):
-            raise DependencyUnavailable(f"encoder {self._name} gave {len(results)} results for {len(inputs)} inputs")
+            raise DependencyUnavailable(f"encoder {self.name} gave {len(results)} results for {len(inputs)} inputs")
         return results
 
     async def _request(self, method: str, path: str, body: bytes | None = None) -> httpx.Response:
@@ -154,7 +187,7 @@ class HttpEncoder:
                 return await self._send_with_retries(method, path, body)
         except TimeoutError as error:
             kind = TimedOut if body is None else EncoderTimedOut
-            raise kind(f"encoder {self._name}: no answer within {self._settings.timeout_s:g} s") from error
+            raise kind(f"encoder {self.name}: no answer within {self._settings.timeout_s:g} s") from error
 
     async def _send_with_retries(self, method: str, path: str, body: bytes | None) -> httpx.Response:
         failed: RetrievalError = DependencyUnavailable()
@@ -198,18 +231,42 @@ class HttpEncoder:
         if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
             after = response.headers.get("retry-after", "")
             return Overloaded(
-                f"encoder {self._name} is busy: {detail}", retry_after_s=float(after) if after.isdigit() else 1.0
+                f"encoder {self.name} is busy: {detail}", retry_after_s=float(after) if after.isdigit() else 1.0
             )
         if response.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return TooLarge(detail)
+        if response.status_code == HTTPStatus.NOT_FOUND:
+            # It was restarted with other models than it had.
+            self._asked_at = -math.inf
         if response.status_code == HTTPStatus.GATEWAY_TIMEOUT:
-            return TimedOut(f"encoder {self._name}: {detail}")
+            return TimedOut(f"encoder {self.name}: {detail}")
         return self._unavailable(f"answered {response.status_code}: {detail}")
 
     def _unavailable(self, reason: str, cause: Exception | None = None) -> DependencyUnavailable:
-        error = DependencyUnavailable(f"encoder {self._name}: {reason}")
+        error = DependencyUnavailable(f"encoder {self.name}: {reason}")
         error.__cause__ = cause
         return error
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteModel:
+    """One model of an encoder process, as an `Encoder`."""
+
+    host: HttpEncoder
+    name: str
+
+    async def info(self) -> ModelInfo:
+        """Raises `ModelUnavailable` for a model that the encoder has not loaded, or has not any more."""
+        model = next((model for model in await self.host.models() if model.name == self.name), None)
+        if model is None:
+            raise ModelUnavailable(f"encoder {self.host.name} does not serve model {self.name} any more")
+        if model.info is None:
+            detail = model.detail or "it is being loaded"
+            raise ModelUnavailable(f"encoder {self.host.name}: model {self.name}: {detail}")
+        return model.info
+
+    async def encode(self, inputs: Sequence[Input], *, role: Role, lane: Lane) -> list[Embedding | RetrievalError]:
+        return await self.host.encode(inputs, role=role, lane=lane, model=self.name)
 
 
 def _correlation_headers() -> dict[str, str]:
@@ -246,9 +303,25 @@ def _is_problem(response: httpx.Response) -> bool:
     return content_type.startswith("application/problem+json")
 
 
-def _model_info(response: httpx.Response, name: str) -> ModelInfo:
+def _retrieve(asking: asyncio.Task[None]) -> None:
+    """Take the error of a question that nobody waits for any more, which asyncio would log."""
+    if not asking.cancelled():
+        asking.exception()
+
+
+def _served_models(response: httpx.Response, name: str) -> list[ServedModel]:
     try:
-        model: dict[str, Any] = response.json()["model"]
-        return ModelInfo(**{name: model[name] for name in ModelInfo.__dataclass_fields__})
+        models = [_served_model(model) for model in response.json()["models"]]
     except (ValueError, KeyError, TypeError) as error:
         raise DependencyUnavailable(f"encoder {name} answered /info with an unexpected body") from error
+    if not models:
+        raise DependencyUnavailable(f"encoder {name} serves no model")
+    return models
+
+
+def _served_model(model: dict[str, Any]) -> ServedModel:
+    info = None
+    if model.get("fingerprint"):
+        known = {name: model[name] for name in ModelInfo.__dataclass_fields__}
+        info = ModelInfo(**known | {"modalities": tuple(model["modalities"])})
+    return ServedModel(model["name"], ModelState(model["state"]), info, model.get("detail"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -16,13 +16,14 @@ import numpy as np
 
 from indexer.blobs.image_store import Blobs
 from indexer.blobs.thumbnails import Keeper
-from indexer.catalog import mismatch
-from indexer.domain.collections import Collection
+from indexer.catalog import mismatch, not_served
+from indexer.domain.collections import Collection, Reindex
 from indexer.domain.documents import Document, content_hash, stamped
 from indexer.domain.jobs import Batch, JobKind, Outcome, Status
 from indexer.domain.points import Point
 from indexer.encoding.encoder import Encoder, Lane
-from indexer.errors import CollectionUnavailable, Died, one_collection_waits
+from indexer.encoding.registry import Encoders
+from indexer.errors import CollectionUnavailable, Died, ModelUnavailable, one_collection_waits
 from indexer.store.base import Points
 from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, NotFound, RetrievalError
 from model.types import Embedding, Input, ModelInfo, Role
@@ -44,18 +45,39 @@ class ImageFetcher(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class IsolatedEncoder:
-    """An encoder of some collections: when it is unavailable or overloaded, only the collections that use it wait."""
+class CollectionEncoder:
+    """The encoder whose model fills a collection, or its other generation. It is found when it is used: a deletion
+    needs none.
 
-    encoder: Encoder
+    When its model is unavailable, only the collections of that model wait; when all models are in one process and that
+    does not answer, everything waits.
+    """
+
+    encoders: Encoders
+    target: Collection | Reindex
 
     async def encode(self, inputs: Sequence[Input], *, role: Role, lane: Lane) -> list[Embedding | RetrievalError]:
-        with one_collection_waits():
-            return await self.encoder.encode(inputs, role=role, lane=lane)
+        with self._waiting():
+            encoder, _ = await self._match()
+            return await encoder.encode(inputs, role=role, lane=lane)
 
     async def info(self) -> ModelInfo:
-        with one_collection_waits():
-            return await self.encoder.info()
+        with self._waiting():
+            return (await self._match())[1]
+
+    async def _match(self) -> tuple[Encoder, ModelInfo]:
+        match = await self.encoders.by_fingerprint(self.target.fingerprint, self.target.model)
+        if match is None:
+            raise CollectionUnavailable(await not_served(self.encoders, self.target))
+        return match
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        try:
+            with nullcontext() if self.encoders.alone else one_collection_waits():
+                yield
+        except ModelUnavailable as error:
+            raise CollectionUnavailable(error.detail) from error
 
 
 @dataclass(slots=True)

@@ -124,9 +124,9 @@ class Reindexer:
     async def _make(self, reindex: Reindex) -> None:
         serving = await self._ledger.collections.find(reindex.collection)
         layout = await self._store.points(serving.points_name).layout()
-        match = await self._encoders.by_fingerprint(reindex.fingerprint)
+        match = await self._encoders.by_fingerprint(reindex.fingerprint, reindex.model)
         if match is None:
-            raise DependencyUnavailable(f"model {reindex.model} ({reindex.fingerprint[:12]}) does not run here")
+            raise DependencyUnavailable(f"model {reindex.model} ({reindex.fingerprint[:12]}) is not served here")
         latents = match[1].latents > 1
         await self._store.create(
             reindex.points_name, reindex.dimensions, serving.indexes, language=layout.language, latents=latents

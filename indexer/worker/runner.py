@@ -11,14 +11,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from indexer.domain.collections import Collection, ReindexState
+from indexer.blobs.image_store import Blobs
+from indexer.blobs.thumbnails import Keeper
+from indexer.domain.collections import Collection, Reindex, ReindexState
 from indexer.domain.jobs import Batch, JobKind, Outcome, Status
 from indexer.encoding.registry import Encoders
-from indexer.errors import CollectionUnavailable, one_collection_waits
+from indexer.errors import CollectionUnavailable
 from indexer.ledger.ledger import Ledger
 from indexer.store.base import Store
 from indexer.worker.claim import Claim
-from indexer.worker.pipeline import HoldLease, IsolatedEncoder, Pipeline, Result
+from indexer.worker.pipeline import CollectionEncoder, HoldLease, ImageFetcher, Pipeline, Result
 from indexer.worker.reindex_batch import ReindexBatch
 
 
@@ -28,12 +30,14 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """Running of batches. `pipeline` has the first of the encoders."""
+    """Running of batches, each with the encoder of its collection. Without a `keeper` the original images are kept."""
 
     ledger: Ledger
     store: Store
     encoders: Encoders
-    pipeline: Pipeline
+    blobs: Blobs
+    fetcher: ImageFetcher
+    keeper: Keeper | None
     lease_s: float
 
     async def run(self, claim: Claim, batch: Batch, *, last_attempt: bool) -> Result:
@@ -44,7 +48,7 @@ class Runner:
         if collection.paused:
             raise CollectionUnavailable(f"collection {collection.name!r} is being switched to another generation")
         points = self.store.points(collection.points_name)
-        pipeline = await self._pipeline_for(collection.fingerprint)
+        pipeline = self._pipeline(collection, self.keeper)
         if batch.suspect is not None:
             await pipeline.probe(points)
         run = partial(pipeline.run, collection=collection, points=points, hold=hold, last_attempt=last_attempt)
@@ -75,7 +79,7 @@ class Runner:
         if reindex is None or reindex.state is ReindexState.DROPPING or reindex.job_id != batch.job_id:
             return Result.alike(batch, Status.SKIPPED)
         # The images that were kept stay as they are.
-        pipeline = replace(await self._pipeline_for(reindex.fingerprint), keeper=None)
+        pipeline = self._pipeline(reindex, None)
         serving, target = self.store.points(collection.points_name), self.store.points(reindex.points_name)
         if batch.suspect is not None:
             await pipeline.probe(target)
@@ -83,12 +87,6 @@ class Runner:
         copy = ReindexBatch(pipeline, serving, target, collection.other(reindex), lenient=lenient)
         return await copy.run(batch, hold=hold)
 
-    async def _pipeline_for(self, fingerprint: str) -> Pipeline:
-        """Return the pipeline with the encoder of that model. Without one it has the first, whose fingerprint it then
-        refuses.
-        """
-        if self.encoders.next is None:
-            return self.pipeline
-        with one_collection_waits():
-            match = await self.encoders.by_fingerprint(fingerprint)
-        return replace(self.pipeline, encoder=IsolatedEncoder(match[0] if match else self.encoders.first))
+    def _pipeline(self, target: Collection | Reindex, keeper: Keeper | None) -> Pipeline:
+        """Return the pipeline with the encoder of that model."""
+        return Pipeline(CollectionEncoder(self.encoders, target), self.blobs, self.fetcher, keeper)

@@ -30,7 +30,7 @@ from indexer.store.base import Store
 from indexer.worker.attempts import Attempts, Pause
 from indexer.worker.claim import Claim
 from indexer.worker.hosts import FetchPlaces, HostBreaker, Place
-from indexer.worker.pipeline import ImageFetcher, Pipeline
+from indexer.worker.pipeline import ImageFetcher
 from indexer.worker.progress import Progress
 from indexer.worker.runner import Runner
 from model.errors import DependencyUnavailable
@@ -86,8 +86,7 @@ class Worker:
         self._wakeups = wakeups or WakeUps()
         self._rng = rng or random.Random()
         encoders = Encoders.of(encoder)
-        pipeline = Pipeline(encoders.first, blobs, HostBreaker(fetcher, settings), keeper)
-        runner = Runner(ledger, store, encoders, pipeline, settings.lease_s)
+        runner = Runner(ledger, store, encoders, blobs, HostBreaker(fetcher, settings), keeper, settings.lease_s)
         self._pause = Pause(settings, self._rng)
         self._attempts = Attempts(
             ledger, runner, settings, self._pause, self._rng, watch, stopping=lambda: self._stopping

@@ -28,7 +28,7 @@ BUNDLED_MODELS = (
         384,
         "Apache-2.0 and WordNet's",
         "English",
-        "objects, animals, scenes, plain colours; its towers are in Python packages",
+        "anyone's own data: texts, objects, animals, scenes, colours; its towers are in Python packages",
     ),
     KnownModel(
         "bundled:atlas",
@@ -38,15 +38,6 @@ BUNDLED_MODELS = (
         "Apache-2.0",
         "English",
         "flags and emoji, a benchmark; its towers are in Python packages",
-    ),
-    KnownModel(
-        "bundled:everyday",
-        "conse",
-        1 * _MB,
-        384,
-        "Apache-2.0",
-        "English",
-        "anyone's own data: texts, objects, animals, scenes, colours; its towers are in Python packages",
     ),
 )
 # The published files were not at hand when this was written: sizes, licences and languages are their authors'.

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.cpu.primitive_cache import keep_prepared
+from model.sharing import packed_weight
 
 # A batch of texts has the shape of its tokens: hundreds of MB after some thousand batches, if all stay prepared. With
 # 64 what was dropped is prepared again for a few percent of the time.
@@ -68,11 +69,11 @@ class PackedLinear(nn.Module):
         self.out_features, self.in_features = weight.shape
         self.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach() * scale, requires_grad=False)
-        self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight((weight.detach() * scale).contiguous(), None)
+        self._packed = packed_weight(weight.detach() * scale)
 
     def forward(self, values: Tensor) -> Tensor:
         name, algorithm = self._activation.name, self._activation.algorithm
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(values, self._packed, self.bias, name, [], algorithm)
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(values, self._packed.values, self.bias, name, [], algorithm)
         return result
 
 

@@ -37,7 +37,7 @@ def create_app(parts: Parts) -> FastAPI:
     settings = parts.settings
     app.state.parts = parts
     app.state.encoding = encode.Encoding(
-        parts.encoder, parts.fetcher, settings.limits, settings.http.max_inputs_per_call, settings.request_timeout_s
+        parts.encoders, parts.fetcher, settings.limits, settings.http.max_inputs_per_call, settings.request_timeout_s
     )
     return app
 
@@ -52,12 +52,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.callback(parts.blobs.close)
         stack.push_async_callback(parts.store.close)
         stack.push_async_callback(parts.fetcher.aclose)
-        parts.encoder.start()
-        # Requests and worker are done by the time that the encoder stops.
-        stack.push_async_callback(parts.encoder.stop, parts.settings.grace_s / 4)
-        if parts.next_encoder is not None:
-            parts.next_encoder.start()
-            stack.push_async_callback(parts.next_encoder.stop, parts.settings.grace_s / 4)
+        for host in parts.hosts:
+            host.start()
+            # Requests and worker are done by then.
+            stack.push_async_callback(host.stop, parts.settings.grace_s / 4)
         for part in (parts.worker, parts.reindexer) if parts.indexes else ():
             await part.start()
             stack.push_async_callback(part.stop)

@@ -12,7 +12,7 @@ from indexer.domain.collections import Collection
 from indexer.domain.validation import brief
 from indexer.errors import CollectionDamaged
 from indexer.store.base import Layout
-from model.errors import Conflict, InvalidInput, NotFound
+from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 from service.api.serializers import CollectionPath
 from service.components import Parts, PartsOf
 from service.http.middleware.api_keys import CallerOf
@@ -28,7 +28,10 @@ async def create_collection(
     name: CollectionPath, parts: PartsOf, caller: CallerOf, body: CollectionIn | None = None
 ) -> Response:
     """Create a collection: 201 when it is new, 200 when it exists with these settings. Settings that the body does not
-    name are not compared."""
+    name are not compared.
+
+    It keeps its model; another one fills it by a reindex.
+    """
     settings = body or CollectionIn.model_validate({})
     _check_limit(settings, parts)
     collection, created = await parts.catalog.create(
@@ -37,6 +40,7 @@ async def create_collection(
         limit=settings.limit,
         indexes=settings.indexes,
         language=settings.language,
+        model=settings.model,
     )
     return Json(await _wire(parts, caller, collection), 201 if created else 200)
 
@@ -61,7 +65,8 @@ async def get_collection(name: CollectionPath, parts: PartsOf, caller: CallerOf)
 
 @router.get("/collections", response_model=CollectionsOut)
 async def list_collections(parts: PartsOf, caller: CallerOf) -> Response:
-    """List the collections that the API key may see. A collection whose index cannot be read has an `error`."""
+    """List the collections that the API key may see. A collection whose index cannot be read, or whose model
+    is unavailable, has an `error`."""
     collections = [collection for collection in await parts.catalog.all() if caller.sees(collection.name)]
     wires = await asyncio.gather(*(_wire(parts, caller, collection, mark_damage=True) for collection in collections))
     return Json({"collections": wires})
@@ -91,14 +96,16 @@ async def _stored(parts: Parts, collection: Collection) -> tuple[Layout, int, in
 
 
 async def _wire(parts: Parts, caller: Key, collection: Collection, *, mark_damage: bool = False) -> dict[str, Any]:
-    """Describe a collection. Where the store cannot read it: raise, or with `mark_damage` say so beside what the ledger
-    knows."""
-    encoder, counts, aliases = await asyncio.gather(
-        parts.encoders.by_fingerprint(collection.fingerprint),
-        parts.catalog.counts(collection),
-        parts.catalog.aliases(collection),
-    )
-    error = None
+    """Describe a collection. Where the store cannot read it, or it is not known whether its model is served: raise, or
+    with `mark_damage` say so beside what the ledger knows."""
+    counts, aliases = await asyncio.gather(parts.catalog.counts(collection), parts.catalog.aliases(collection))
+    error, served = None, False
+    try:
+        served = await parts.encoders.by_fingerprint(collection.fingerprint, collection.model) is not None
+    except DependencyUnavailable as unavailable:
+        if not mark_damage:
+            raise
+        error = {"code": unavailable.code, "detail": unavailable.detail}
     layout: Layout | None
     try:
         layout, documents, size_bytes, indexing = await _stored(parts, collection)
@@ -124,7 +131,7 @@ async def _wire(parts: Parts, caller: Key, collection: Collection, *, mark_damag
         "language": layout and layout.language,
         "latents": layout is not None and layout.latents,
         "created_at": collection.created_at,
-        "compatible": encoder is not None,
+        "compatible": served,
         "generation": collection.generation,
         "error": error,
     }

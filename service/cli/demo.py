@@ -33,7 +33,7 @@ from service.cli.tables import hits_table, progress_bar, timings_line
 from service.client.client import Client
 from service.data_lock import server_of
 
-COLLECTION = "atlas"
+COLLECTION = MODEL = "atlas"
 FIELDS = {  # of the documents' metadata: what the page makes filter controls from
     "country": "keyword",
     "region": "keyword",
@@ -214,7 +214,7 @@ def fill(client: Client, atlas: Atlas, console: Console) -> None:
             return
     except NotFound:
         pass
-    client.create_collection(COLLECTION, indexes=FIELDS)
+    client.create_collection(COLLECTION, indexes=FIELDS, model=MODEL)
     began = time.monotonic()
     with progress_bar() as bar:
         task = bar.add_task(f"embedding {len(documents):,} documents", total=len(documents))

@@ -5,6 +5,7 @@ They import torch when they run, so that other commands start without it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from model.errors import Conflict, InvalidInput, NotFound
+from model.errors import Conflict, NotFound
 from model.evaluation.recall import KS, Carries, Item, Recall, Search, corpus, exact_search, nine, questions, recall
 from model.types import Float32, Input, Limits, Role
 from service.cli.tables import progress_bar
@@ -46,7 +47,13 @@ class Precision(StrEnum):
 
 @eval_app.command()
 def atlas(
-    model: Annotated[str | None, typer.Option(help="a checkpoint folder, or hub:ORG/NAME; without: bundled")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="a checkpoint folder, or hub:ORG/NAME; without: bundled. With --url the name of a model that is served "
+            "there; without: its default"
+        ),
+    ] = None,
     url: Annotated[
         str | None, typer.Option(help="measure through /search of this server instead of in process")
     ] = None,
@@ -62,15 +69,11 @@ def atlas(
     not in the training split."""
     from model.evaluation.atlas import Atlas
 
-    if url and model:
-        raise InvalidInput(
-            "--model and --url exclude each other: the server has its own model", field="model", value=model
-        )
     data, console = Atlas.read(), _console()
     if url:
         with Client(url, api_key=api_key) as client, progress_bar(transient=True) as progress:
-            results = nine(data, lambda carries, items: _http_searcher(client, carries, items, progress))
-        console.print(_nine_table(results, f"through {url}/search"))
+            results = nine(data, lambda carries, items: _http_searcher(client, model, carries, items, progress))
+        console.print(_nine_table(results, f"through {url}/search" + (f", {model}" if model else "")))
         return
     from model.retriever import Retriever, dtype_of
 
@@ -125,11 +128,15 @@ class _Embedder:
         return np.concatenate(parts)[[places[item] for item in inputs]]
 
 
-def _http_searcher(client: Client, carries: Carries, items: Sequence[Item], progress: Progress) -> Search:
-    """Load the corpus into a collection of its own on the server, and return a search over it."""
-    name = f"atlas-eval-{carries.value.replace('+', '-')}"
+def _http_searcher(
+    client: Client, model: str | None, carries: Carries, items: Sequence[Item], progress: Progress
+) -> Search:
+    """Load the corpus into a collection of its own on the server, embedded by one of its models, by default the
+    first, and return a search over it."""
+    model = model or client.info().default.name
+    name = f"atlas-eval-{re.sub('[^a-z0-9]', '-', model.lower())[:30]}-{carries.value.replace('+', '-')}"
     task = progress.add_task(f"load {len(items)} {carries} documents", total=len(items))
-    _fill(client, name, items, lambda done: progress.update(task, completed=done))
+    _fill(client, name, model, items, lambda done: progress.update(task, completed=done))
 
     def search(inputs: Sequence[Input]) -> list[list[str]]:
         def one(query: Input) -> list[str]:
@@ -141,7 +148,7 @@ def _http_searcher(client: Client, carries: Carries, items: Sequence[Item], prog
     return search
 
 
-def _fill(client: Client, name: str, items: Sequence[Item], on_progress: Callable[[int], None]) -> None:
+def _fill(client: Client, name: str, model: str, items: Sequence[Item], on_progress: Callable[[int], None]) -> None:
     """Make the collection contain exactly these items. A collection of another model, or with other documents, is
     created anew.
 
@@ -152,7 +159,7 @@ def _fill(client: Client, name: str, items: Sequence[Item], on_progress: Callabl
         if not client.collection(name).compatible:
             client.delete_collection(name)
     for _ in range(2):
-        client.create_collection(name)
+        client.create_collection(name, model=model)
         client.load(name, documents, on_progress=on_progress).require_all()
         count = client.collection(name).documents
         if count == len(items):

@@ -27,7 +27,8 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**flags: Any) -> None:
-        command(settings_from({name: value for name, value in flags.items() if value is not None}))
+        named = {name: value for name, value in flags.items() if value not in (None, [])}
+        command(settings_from(named | {name: ",".join(named[name]) for name in _REPEATED if name in named}))
 
     parameters = [_parameter(name, field) for name, field in all_settings().items() if not _is_secret(field)]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -94,10 +95,12 @@ def variable(name: str) -> str:
 
 # Said more shortly where a process has one thing to do: `ret2 serve --role indexer --concurrency 4`.
 _SHORT = {"index_concurrency": "--concurrency"}
+# Lists that a flag adds to, once for each: `ret2 serve --model everyday=bundled:everyday --model clip=/models/clip`.
+_REPEATED = {"models": "--model"}
 
 
 def flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return _REPEATED.get(name, f"--{name.replace('_', '-')}")
 
 
 def settings_table() -> str:
@@ -106,6 +109,7 @@ def settings_table() -> str:
     for name, field in all_settings().items():
         shown_flag = "" if _is_secret(field) else f"`{flag(name)}`"
         shown_flag += f", `{_SHORT[name]}`" if name in _SHORT else ""
+        shown_flag += ", once for each" if name in _REPEATED else ""
         text = str(field.description).replace("|", "\\|")
         rows.append(f"| `{variable(name)}` | {shown_flag} | {shown_default(field)} | {text} |")
     return "\n".join(rows) + "\n"
@@ -129,7 +133,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     text = f"{field.description} (default: {shown_default(field)})"
     short = [_SHORT[name]] if name in _SHORT else []
     option = typer.Option(declared, *short, help=text, show_default=False)
-    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+    annotation: Any = Annotated[list[str] | None, option] if name in _REPEATED else Annotated[kind | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

@@ -33,6 +33,9 @@ def import_files(
         typer.Option("--map", help="which field is what: text=caption, image=jpg, id=key, metadata=width,license"),
     ] = None,
     image_root: Annotated[str | None, typer.Option(help="what image paths are relative to")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="of a new collection, by its name in `ret2 models served`; unset: the default")
+    ] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="with the same key again it is the same job")] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="follow it to its end; stopping that does not stop the import")
@@ -46,7 +49,7 @@ def import_files(
     mapping = mapping_of(fields or ())
     with Client(url, api_key=api_key, attempts=1000, give_up_after_s=_PATIENCE_S) as client:
         with suppress(Forbidden):  # a key that may write but makes no collections: this one is there
-            client.create_collection(collection)
+            client.create_collection(collection, **({"model": model} if model else {}))
         job = client.import_files(
             collection, uri, format=format, mapping=mapping, image_root=image_root, idempotency_key=idempotency_key
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,9 @@ def load(
     language: Annotated[
         str | None, typer.Option(help="of a new collection's words, such as english; unset: words as they are")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="of a new collection, by its name in `ret2 models served`; unset: the default")
+    ] = None,
 ) -> None:
     """Index the documents of files. Documents that are there unchanged are skipped, so a broken-off load is repeated;
     those that a later one of the same id replaces at once are counted with them.
@@ -63,7 +66,7 @@ def load(
     failures: list[Failed] = []
     indexed = skipped = unfinished = 0
     with Client(url, api_key=api_key, attempts=1000, give_up_after_s=_PATIENCE_S) as client, progress_bar() as bar:
-        _create(client, collection, language, has_photos=has_photos)
+        _create(client, collection, {"language": language, "model": model}, has_photos=has_photos)
         for file in files:
             reading = _Reading(file, read)
             task = bar.add_task(file.name, total=local_reader.count(file))
@@ -95,9 +98,9 @@ def _has_photos(files: list[Path], format: str | None) -> bool:  # noqa: A002
     return bool(photos)
 
 
-def _create(client: Client, collection: str, language: str | None, *, has_photos: bool) -> None:
+def _create(client: Client, collection: str, options: Mapping[str, str | None], *, has_photos: bool) -> None:
     """Make the collection if it is not there. A new one for photographs can be filtered by what is known of them."""
-    settings: dict[str, Any] = {"language": language} if language else {}
+    settings: dict[str, Any] = {name: value for name, value in options.items() if value}
     if has_photos:
         try:
             client.collection(collection)

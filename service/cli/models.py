@@ -13,11 +13,14 @@ from rich.table import Table
 
 from model.checkpoints.known import BUNDLED_MODELS, PUBLISHED_MODELS, KnownModel
 from model.errors import InvalidInput
+from service.client.client import DEFAULT_URL, Client
 
 if TYPE_CHECKING:
     from huggingface_hub import CachedRepoInfo
 
-models_app = typer.Typer(help="Models: what is bundled, downloaded and known to work; download, check, describe one.")
+models_app = typer.Typer(
+    help="Models: what is bundled, downloaded, known to work and served; download, check, describe one."
+)
 _WIDTH = 140  # into a file or a pipe, where nobody says how wide it is
 
 Source = Annotated[str, typer.Argument(help="a folder, bundled:NAME, or hub:ORG/NAME with @COMMIT or @TAG")]
@@ -37,6 +40,27 @@ def list_models(context: typer.Context) -> None:
     typer.echo("\nPublished, of a format that is tested with small models of random weights:")
     for model in PUBLISHED_MODELS:
         typer.echo(_lines(model))
+
+
+@models_app.command()
+def served(
+    url: Annotated[str, typer.Option(envvar="RET2_URL", help="address of the service")] = DEFAULT_URL,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="RET2_API_KEY", help="better given as variable than as flag")
+    ] = None,
+) -> None:
+    """List the models of a running service, its default first."""
+    with Client(url, api_key=api_key) as client:
+        models = client.info().models
+    table = Table("model", "state", "dimensions", "embeds", "text tokens", "image px", "fingerprint")
+    for model in models:
+        facts = (model.dimensions, " and ".join(model.modalities or ()), model.max_text_tokens, model.image_size_px)
+        known = ["" if fact is None else str(fact) for fact in facts]
+        table.add_row(model.name, model.state, *known, (model.fingerprint or "")[:12])
+    _console().print(table)
+    for model in models:
+        if model.detail:
+            typer.echo(f"{model.name}: {model.detail}")
 
 
 @models_app.command()

@@ -31,7 +31,7 @@ def reindex(
         typer.Argument(help="status: where it is; cancel: before the switch; rollback, finish: after it"),
     ] = Order.START,
     model: Annotated[
-        str | None, typer.Option(help="name or fingerprint of a model that the service runs; unset: the next one")
+        str | None, typer.Option(help="name or fingerprint of a served model; unset: the only other one")
     ] = None,
     max_failures: Annotated[
         int, typer.Option(min=0, help="documents that the new model may fail to embed; with more of them it waits")

@@ -1,7 +1,19 @@
 """The Python client: `from service.client import Client`."""
 
 from service.client.client import Client
-from service.client.types import Collection, Group, Hit, Info, Loaded, Posted, Reindex, Rejected, Search, SearchResult
+from service.client.types import (
+    Collection,
+    Group,
+    Hit,
+    Info,
+    Loaded,
+    Model,
+    Posted,
+    Reindex,
+    Rejected,
+    Search,
+    SearchResult,
+)
 
 __all__ = [
     "Client",
@@ -10,6 +22,7 @@ __all__ = [
     "Hit",
     "Info",
     "Loaded",
+    "Model",
     "Posted",
     "Reindex",
     "Rejected",

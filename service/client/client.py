@@ -27,7 +27,6 @@ import orjson
 from indexer.backoff import Backoff
 from indexer.domain.jobs import Failure, Job, JobKind, JobState
 from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TimedOut, error_class
-from model.types import ModelInfo
 from service.client.types import (
     Collection,
     Generation,
@@ -36,6 +35,7 @@ from service.client.types import (
     Image,
     Info,
     Loaded,
+    Model,
     Posted,
     Reindex,
     Rejected,
@@ -98,7 +98,7 @@ class Client:
 
     def info(self) -> Info:
         body = self._object("GET", "/info")
-        return Info(body["version"], _build(ModelInfo, body["model"]), body["limits"])
+        return Info(body["version"], tuple(_build(Model, model) for model in body["models"]), body["limits"])
 
     def ready(self) -> bool:
         """One try of /readyz, without retries."""
@@ -108,13 +108,13 @@ class Client:
             return False
 
     def encode(
-        self, inputs: Sequence[Mapping[str, Any]], *, role: str = "query"
+        self, inputs: Sequence[Mapping[str, Any]], *, role: str = "query", model: str | None = None
     ) -> tuple[list[float] | RetrievalError, ...]:
-        """An embedding or an error for each {"text"?, "image"?}, in order."""
+        """An embedding or an error for each {"text"?, "image"?}, in order; by the default model if none is named."""
         wire = [
             {**item, "image": image_wire(item["image"])} if item.get("image") is not None else item for item in inputs
         ]
-        body = self._object("POST", "/encode", {"role": role, "inputs": wire})
+        body = self._object("POST", "/encode", _present({"role": role, "model": model, "inputs": wire}))
         return tuple(
             result["embedding"] if "embedding" in result else _item_error(result["error"]) for result in body["results"]
         )
@@ -150,8 +150,8 @@ class Client:
     # --- collections
 
     def create_collection(self, name: str, **settings: Any) -> Collection:
-        """`settings`: instruction, limit, indexes such as {"region": "keyword"}. One that is there has to have those
-        that are given."""
+        """`settings`: model, instruction, limit, language, indexes such as {"region": "keyword"}. One that is there has
+        to have those that are given."""
         return _build(Collection, self._object("PUT", _path("collections", name), settings))
 
     def change_collection(self, name: str, **settings: Any) -> Collection:
@@ -170,8 +170,8 @@ class Client:
     # --- reindex
 
     def reindex(self, collection: str, *, model: str | None = None, max_failures: int = 0) -> Job:
-        """Its job; wait for that with `wait_job`. `model` is the name or fingerprint of one that the service runs
-        beside."""
+        """Its job; wait for that with `wait_job`. `model` is the name or fingerprint of a served one, which
+        may be left out where there is only one other."""
         body = _present({"model": model, "max_failures": max_failures or None})
         return _job(self._object("POST", _path("collections", collection, "reindex"), body)["job"])
 

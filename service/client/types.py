@@ -10,7 +10,6 @@ from typing import Any
 
 from indexer.domain.jobs import Failure, Job
 from model.errors import InvalidInput
-from model.types import ModelInfo
 
 Image = bytes | Path | str  # a file's bytes, a file, or a URL or data URI
 
@@ -121,20 +120,45 @@ class SearchResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Model:
+    """A served model. Before it is loaded, and when it could not be, all but name, state and detail is None.
+
+    `state` is loading, ready or failed; `detail` says why it failed.
+    """
+
+    name: str
+    state: str
+    detail: str | None = None
+    fingerprint: str | None = None
+    dimensions: int | None = None
+    modalities: tuple[str, ...] | None = None
+    max_text_tokens: int | None = None
+    image_size_px: int | None = None
+    latents: int | None = None
+    commit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Info:
-    """The service's version, its model, and the bounds on what may be sent, by the name of the setting."""
+    """The service's version, its models, the default first, and the bounds on what may be sent, by the name of the
+    setting."""
 
     version: str
-    model: ModelInfo
+    models: tuple[Model, ...]
     limits: Mapping[str, float]
+
+    @property
+    def default(self) -> Model:
+        """The model of requests and new collections that name none."""
+        return self.models[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A collection as it stands: `compatible` says whether the model that runs now is the one that filled it.
+    """A collection as it stands: `compatible` says whether the model that filled it is served now.
 
     `documents` are in the index, `pending` accepted and not yet, `failed` those whose last accepted write failed.
-    `error`, in a list, says by `code` and `detail` why the index of the collection cannot be read.
+    `error`, in a list, says by `code` and `detail` why its index cannot be read, or its model is unavailable.
     """
 
     name: str

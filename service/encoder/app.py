@@ -1,4 +1,4 @@
-"""The encoder by itself: `ret2 serve --role encoder`. Embeds what it is sent; fetches nothing, stores nothing."""
+"""The models by themselves: `ret2 serve --role encoder`. Embeds what it is sent; fetches nothing, stores nothing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 
 from fastapi import FastAPI
 
+from indexer.encoding.registry import Encoders
+from model.errors import DependencyUnavailable
 from service.encoder import routes
-from service.encoder.batcher import Batcher
+from service.encoder.hosts import model_states
+from service.encoder.models import LocalModels
 from service.http.application import application
 from service.http.health import Health
 from service.keys import KeyFile
@@ -24,20 +27,30 @@ class EncoderParts:
 
     settings: Settings
     metrics: Metrics
-    encoder: Batcher
+    models: LocalModels
     api_keys: KeyFile | None = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
+    def encoders(self) -> Encoders:
+        return Encoders((self.models,))
+
+    @property
     def health(self) -> Health:
         return Health(
-            alive={"encoder": lambda: self.encoder.alive},
-            checks={"encoder": lambda: self.encoder.check(self.settings.ready_max_age_s)},
+            alive={"encoder": lambda: self.models.alive},
+            checks={"encoder": lambda: self.models.check(self.settings.ready_max_age_s), "models": self._all_loaded},
+            models=lambda: model_states(self.encoders),
             draining=self.draining,
         )
 
     async def refresh_metrics(self) -> None:
-        self.metrics.see_model(await self.encoder.info())
+        self.metrics.see_models(await self.models.models())
+
+    async def _all_loaded(self) -> None:
+        """Raise while a model is being loaded: until then another process, which has it, should be called."""
+        if loading := self.models.loading:
+            raise DependencyUnavailable(f"being loaded: {', '.join(loading)}")
 
 
 def create_encoder_app(parts: EncoderParts) -> FastAPI:
@@ -45,7 +58,7 @@ def create_encoder_app(parts: EncoderParts) -> FastAPI:
     settings = parts.settings
     app.state.parts = parts
     app.state.encoding = routes.Encoding(
-        parts.encoder, None, settings.limits, settings.http.max_inputs_per_call, settings.request_timeout_s
+        parts.encoders, None, settings.limits, settings.http.max_inputs_per_call, settings.request_timeout_s
     )
     return app
 
@@ -53,7 +66,7 @@ def create_encoder_app(parts: EncoderParts) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     parts: EncoderParts = app.state.parts
-    parts.encoder.start()
+    parts.models.start()
     yield
     parts.draining.set()
-    await parts.encoder.stop(parts.settings.grace_s / 2)
+    await parts.models.stop(parts.settings.grace_s / 2)

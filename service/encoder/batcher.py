@@ -1,10 +1,12 @@
-"""Dynamic batching: a thread pool prepares inputs, the queue forms batches, and a single thread owns the model.
+"""Dynamic batching: a thread pool prepares inputs, the queue forms batches, and a single thread owns the device.
 
     encode() -- admit --> queue: unprepared --> pool: prepare --> queue: ready --> model thread: launch
     (event     refuses    searches first        decode,           searches         a batch within
      loop)     over the                         tokenise          first            the cost budget
        ^       bound                                                                    |
        +------------- results thread: waits for the device, checks vectors, answers <---+
+
+Any number of models may share the device. A batch is of one of them; admission, order and bounds are over all.
 
 A GPU gets its next batch before it has finished the last: at most `Runtime.in_flight` batches are launched. A CPU
 computes as many batches side by side, each in a thread, and answers each when it is done.
@@ -26,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import structlog
@@ -35,9 +37,10 @@ from numpy.typing import NDArray
 from indexer.encoding.encoder import Lane
 from indexer.observability import tracing
 from model.cpu.priority import yield_to_others
-from model.errors import DependencyUnavailable, EncodeFailed, Overloaded, RetrievalError
+from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, Overloaded, RetrievalError
 from model.types import Embedding, Encoded, Float32, Input, ModelInfo, Prepared, Role, Shares, Timing
 from service.encoder.lanes import Entry, Result
+from service.encoder.loaded import LoadedModel, Runtime
 from service.encoder.queue import Queue
 from service.observability.metrics import Metrics
 from service.settings import QueueSettings
@@ -54,47 +57,9 @@ _RATE_MIN_FILL = 0.25
 _NORM_TOLERANCE = 0.01
 
 
-class Runtime(Protocol):
-    """The model as the batcher uses it. `launch` is called by a single thread, everything else by several at once."""
-
-    @property
-    def info(self) -> ModelInfo: ...
-
-    @property
-    def in_flight(self) -> int:
-        """The number of batches that may be launched and not yet done."""
-        ...
-
-    @property
-    def least_cost(self) -> int | None:
-        """The least cost of a batch where batches are computed side by side; None where they are computed in turn."""
-        ...
-
-    @property
-    def broken(self) -> bool:
-        """Whether the device fails every call until the process is replaced."""
-        ...
-
-    def estimate(self, item: Input) -> int:
-        """Return an upper bound, at least 1, of the cost that `prepare` will find, without decoding or tokenising."""
-        ...
-
-    def prepare(self, item: Input, role: Role) -> Prepared:
-        """Decode and tokenise. Raises `InvalidInput` or `TooLarge`."""
-        ...
-
-    def launch(self, batch: Sequence[Prepared], *, alone: bool) -> Callable[[], Encoded]:
-        """Start the forward and return a function that waits for the result, in any thread.
-
-        With `alone` nothing else is in the model or waits for it: the batch may use the whole device, and may be
-        done on return.
-        """
-        ...
-
-
 @dataclass(slots=True, eq=False)
 class Flight:
-    """A batch in the model."""
+    """A batch of one model in that model."""
 
     batch: list[Entry]
     began: float
@@ -102,7 +67,10 @@ class Flight:
 
 
 class Batcher:
-    """An `Encoder` in this process. It belongs to the event loop of `start`; its owner calls `stop`."""
+    """The device of this process. As an `Encoder` it is that of its first model; `add` brings others.
+
+    It belongs to the event loop of `start`; its owner calls `stop`.
+    """
 
     def __init__(
         self,
@@ -114,7 +82,8 @@ class Batcher:
         stuck_after_s: float = 120.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._runtime = runtime
+        self.first = LoadedModel(runtime, settings.max_batch_cost)
+        self._models: tuple[LoadedModel, ...] = (self.first,)
         self._metrics = metrics
         self._stuck_after_s = stuck_after_s
         self._clock = clock
@@ -135,9 +104,14 @@ class Batcher:
         self._begun: list[float] = []
         self._last_end = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._last_success: float | None = None
         self._cost_done, self._busy_s = 0.0, 0.0
         metrics.watch_queue(self._queue.held)
+
+    def add(self, runtime: Runtime, max_batch_cost: int) -> LoadedModel:
+        """Serve one more model on this device, also while others are at work."""
+        model = LoadedModel(runtime, max_batch_cost)
+        self._models = (*self._models, model)
+        return model
 
     # --- start and stop
 
@@ -163,25 +137,35 @@ class Batcher:
         oldest = min(tuple(self._begun), default=None)
         stuck = oldest is not None and self._clock() - oldest >= self._stuck_after_s
         ended = self._queue.closed or not all(thread.is_alive() for thread in self._threads)
-        return not (ended or stuck or self._runtime.broken)
+        return not (ended or stuck or self._broken)
 
-    async def check(self, max_age_s: float) -> None:
-        """Raise the reason if no forward worked within `max_age_s` and none works now."""
+    @property
+    def _broken(self) -> bool:
+        return any(model.runtime.broken for model in self._models)
+
+    async def check(self, max_age_s: float, model: LoadedModel | None = None) -> None:
+        """Raise the reason if no forward of the model worked within `max_age_s` and none works now."""
         if not self.alive:
             raise DependencyUnavailable("the encoder's model is dead or stuck")
-        if self._last_success is None or self._clock() - self._last_success > max_age_s:
-            (result,) = await self.encode([Input(text="ready?")], role=Role.QUERY, lane=Lane.SEARCH)
+        model = model or self.first
+        if model.last_success is None or self._clock() - model.last_success > max_age_s:
+            (result,) = await self.encode([Input(text="ready?")], role=Role.QUERY, lane=Lane.SEARCH, model=model)
             if isinstance(result, RetrievalError):
                 raise result
 
     # --- the Encoder seam
 
     async def info(self) -> ModelInfo:
-        return self._runtime.info
+        return self.first.runtime.info
 
-    async def encode(self, inputs: Sequence[Input], *, role: Role, lane: Lane) -> list[Result]:
+    async def encode(
+        self, inputs: Sequence[Input], *, role: Role, lane: Lane, model: LoadedModel | None = None
+    ) -> list[Result]:
+        """Embed by one of the models, by default the first."""
         loop = asyncio.get_running_loop()
-        entries = [Entry(item, role, lane, loop.create_future(), self._runtime.estimate(item)) for item in inputs]
+        model = model or self.first
+        estimate = model.runtime.estimate
+        entries = [Entry(item, model, role, lane, loop.create_future(), estimate(item)) for item in inputs]
         with tracing.span("encode", inputs=len(entries), lane=lane):
             self._admit(lane, entries)
             try:
@@ -220,7 +204,7 @@ class Batcher:
         self._begun.append(began)
         prepared: Prepared | RetrievalError = EncodeFailed("this input could not be prepared")
         try:
-            prepared = _attempt(lambda: self._runtime.prepare(entry.item, entry.role), "prepare")
+            prepared = _attempt(lambda: _prepare(entry), "prepare")
         finally:
             # Also after a panic in the tokenizer's Rust code, which is no `Exception` and which the pool would swallow.
             self._begun.remove(began)
@@ -252,8 +236,8 @@ class Batcher:
         prepared = [entry.prepared for entry in batch if entry.prepared is not None]
         began = self._clock()
         self._begun.append(began)
-        alone = self._queue.alone(batch)
-        outcome = _attempt(lambda: self._runtime.launch(prepared, alone=alone), "forward")
+        alone, runtime = self._queue.alone(batch), batch[0].model.runtime
+        outcome = _attempt(lambda: runtime.launch(prepared, alone=alone), "forward")
         if isinstance(outcome, RetrievalError):
             self._conclude(batch, outcome, began)
         else:
@@ -265,13 +249,13 @@ class Batcher:
 
     def _result(self, flight: Flight) -> Encoded:
         encoded = flight.wait()
-        _check_shapes(encoded, len(flight.batch), self._runtime.info)
+        _check_shapes(encoded, len(flight.batch), flight.batch[0].model.runtime.info)
         return encoded
 
     def _conclude(self, batch: list[Entry], outcome: Encoded | RetrievalError, began: float) -> None:
         """Answer a batch. A batch that failed is run again input by input while the device still computes."""
         self._begun.remove(began)
-        if isinstance(outcome, RetrievalError) and self._runtime.broken:
+        if isinstance(outcome, RetrievalError) and self._broken:
             outcome = DependencyUnavailable("the encoder's device has failed; its process has to be restarted")
         elif isinstance(outcome, RetrievalError) and len(batch) > 1:
             self._queue.retry_alone(batch)
@@ -298,14 +282,15 @@ class Batcher:
 
     def _embeddings(self, batch: list[Entry], encoded: Encoded, began: float) -> list[Result]:
         encode_s = self._clock() - began
-        fingerprint = self._runtime.info.fingerprint
+        model = batch[0].model
+        fingerprint = model.runtime.info.fingerprint
         results: list[Result] = []
         for row, (entry, norm) in enumerate(zip(batch, _norms(encoded), strict=True)):
             # Negated, so that NaN fails too.
             if not abs(norm - 1) <= _NORM_TOLERANCE:
                 results.append(EncodeFailed(f"the model gave an embedding of length {norm:g}, which cannot be used"))
                 continue
-            self._last_success = self._clock()
+            model.last_success = self._clock()
             timing = Timing(entry.decode_s, began - entry.ready_at, encode_s)
             self._metrics.queue_wait_seconds.labels(entry.lane).observe(timing.queue_s)
             dropped = entry.prepared.dropped_tokens if entry.prepared else 0
@@ -314,14 +299,16 @@ class Batcher:
         return results
 
     def _observe(self, batch: list[Entry], began: float) -> None:
-        cost, most = sum(entry.cost for entry in batch), self._queue.max_batch_cost
+        model = batch[0].model
+        cost, most = sum(entry.cost for entry in batch), self._queue.batch_cost(model)
         with self._measuring:
             ended = self._clock()
             # Busy time that this batch adds: a batch launched behind another began when that ended.
             added_s = ended - max(began, self._last_end)
             self._last_end = ended
-            forward_s = added_s if self._runtime.least_cost is None else ended - began
-            self._metrics.batch(batch[0].lane, len(batch), cost, most, forward_s)
+            forward_s = added_s if model.runtime.least_cost is None else ended - began
+            name = model.runtime.info.name
+            self._metrics.batch(name, batch[0].lane, len(batch), cost, most, forward_s)
             if cost < most * _RATE_MIN_FILL:
                 return
             decay = 0.5 ** (added_s / _RATE_HALF_LIFE_S)
@@ -336,11 +323,25 @@ class Batcher:
     def _deliver(self, answers: list[tuple[Entry, Result]]) -> None:
         """Hand results to the waiting tasks, from any thread."""
         for entry, result in answers:
-            self._metrics.encoded.labels(entry.lane, result.code if isinstance(result, RetrievalError) else "ok").inc()
+            outcome = result.code if isinstance(result, RetrievalError) else "ok"
+            self._metrics.encoded.labels(entry.model.runtime.info.name, entry.lane, outcome).inc()
         if self._loop is not None:
             # Nobody waits in a loop that is closed.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(_settle, answers)
+
+
+def _prepare(entry: Entry) -> Prepared:
+    runtime = entry.model.runtime
+    present = {"text": bool(entry.item.text), "image": entry.item.image is not None}
+    modalities = runtime.info.modalities
+    if missing := [modality for modality, has in present.items() if has and modality not in modalities]:
+        raise InvalidInput(
+            f"model {runtime.info.name} embeds {' and '.join(modalities)} alone, and this input has {missing[0]}: "
+            f"leave it out, or name a model that embeds it (GET /info lists the modalities of each)",
+            field=missing[0],
+        )
+    return runtime.prepare(entry.item, entry.role)
 
 
 def _check_shapes(encoded: Encoded, rows: int, info: ModelInfo) -> None:

@@ -12,6 +12,7 @@ from indexer.domain.samples import PNG_URI, QUESTION
 from indexer.domain.validation import invalid
 from model.errors import InvalidInput
 from model.types import ModelInfo
+from service.schemas.base import ModelName
 
 
 class TextPart(Wire):
@@ -95,7 +96,7 @@ class EmbeddingsIn(Wire):
 
     model_config = ConfigDict(
         json_schema_extra=examples(
-            {"model": "ret2-atlas", "input": "In Kenya people pay with the shilling."},
+            {"model": "atlas", "input": "In Kenya people pay with the shilling."},
             {"input": ["one text", "another text"], "encoding_format": "base64", "user": "somebody"},
             {"input": [_PARTS], "input_type": "query"},
         )
@@ -104,7 +105,9 @@ class EmbeddingsIn(Wire):
     input: Inputs = Field(
         description="a string; a list of strings and of lists of parts, one embedding each; or the parts of one input"
     )
-    model: str | None = Field(None, description="accepted and ignored: there is one model, and the answer names it")
+    model: ModelName | None = Field(
+        None, description="the model, by its name in /v1/models; by default the first there", examples=["atlas"]
+    )
     encoding_format: Literal["float", "base64"] = Field(
         "float",
         description="numbers, or little-endian float32 in base64, which OpenAI's Python client asks for by default",
@@ -139,15 +142,15 @@ class EmbeddingsOut(BaseModel):
     """OpenAI's answer with embeddings."""
 
     object: Literal["list"] = Field(description="the object type", examples=["list"])
-    model: str = Field(description="the name of the model", examples=["ret2-atlas"])
+    model: str = Field(description="the name of the model", examples=["atlas"])
     data: list[EmbeddingDatum] = Field(description="an embedding for each input, in order")
     usage: Usage = Field(description="the size of the inputs for the model")
 
 
 class OpenAiModelOut(BaseModel):
-    """The model, as OpenAI's clients list models."""
+    """A model, as OpenAI's clients list models."""
 
-    id: str = Field(description="the name of the model in the answers of /v1/embeddings", examples=["ret2-atlas"])
+    id: str = Field(description="the name of the model in the answers of /v1/embeddings", examples=["atlas"])
     object: Literal["model"] = Field(description="the object type", examples=["model"])
     created: int = Field(description="always 0: checkpoints do not say when they were made", examples=[0])
     owned_by: str = Field(description="always ret2", examples=["ret2"])
@@ -155,10 +158,17 @@ class OpenAiModelOut(BaseModel):
     fingerprint: str = Field(
         description="beyond OpenAI's API: changes with anything that changes embeddings", examples=["3f2c9a"]
     )
+    modalities: list[Literal["text", "image"]] = Field(
+        description="beyond OpenAI's API: what it embeds, alone or together", examples=[["text", "image"]]
+    )
+    max_text_tokens: int = Field(description="beyond OpenAI's API: the tokens of a text that it reads", examples=[128])
+    image_size_px: int = Field(
+        description="beyond OpenAI's API: the side of the square that images are scaled to", examples=[224]
+    )
 
 
 class OpenAiModelsOut(BaseModel):
-    """All models: one."""
+    """All models, the default first."""
 
     object: Literal["list"] = Field(description="the object type", examples=["list"])
     data: list[OpenAiModelOut] = Field(description="the models")
@@ -172,6 +182,9 @@ def model_wire(info: ModelInfo) -> dict[str, Any]:
         "owned_by": "ret2",
         "dimensions": info.dimensions,
         "fingerprint": info.fingerprint,
+        "modalities": list(info.modalities),
+        "max_text_tokens": info.max_text_tokens,
+        "image_size_px": info.image_size_px,
     }
 
 

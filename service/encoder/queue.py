@@ -1,4 +1,6 @@
-"""The encoder's queue: admission by cost, inputs to prepare, and inputs ready for the model. Thread-safe.
+"""The encoder's queue: admission by cost, inputs to prepare, and inputs ready for a model. Thread-safe.
+
+Its bounds hold over all models of the device together.
 
 Three kinds of thread use it: the event loop admits and discards, the pools take inputs and bring them back prepared,
 and the model thread takes batches. A single condition guards everything and is never held while work is done.
@@ -15,6 +17,7 @@ from indexer.encoding.encoder import Lane
 from model.errors import DependencyUnavailable
 from model.types import Prepared
 from service.encoder.lanes import Entry, Lanes
+from service.encoder.loaded import LoadedModel
 from service.settings import QueueSettings
 
 
@@ -47,9 +50,6 @@ class Queue:
         self._clock = clock
         self._beside = beside if least_cost else 1
         self._least_cost = least_cost or settings.max_batch_cost
-        self.max_batch_cost = max(
-            settings.max_batch_cost // self._beside, min(self._least_cost, settings.max_batch_cost)
-        )
         self._changed = threading.Condition()
         # Texts and pictures are prepared apart, so that no text waits behind the decoding of a picture.
         self._unprepared = {pictures: Lanes(settings.searches_per_bulk) for pictures in (False, True)}
@@ -66,6 +66,10 @@ class Queue:
     def held(self, lane: Lane) -> int:
         """Return the cost that is queued in a lane."""
         return self._held[lane]
+
+    def batch_cost(self, model: LoadedModel) -> int:
+        """Return the cost that one batch of a model may have: its part of what the device has in hand at once."""
+        return max(model.max_batch_cost // self._beside, min(self._least_cost, model.max_batch_cost))
 
     def bound(self, lane: Lane, cost_per_s: float | None) -> int:
         """Return the cost that a lane may hold."""
@@ -210,14 +214,15 @@ class Queue:
         A batch that took everything would leave the other threads idle, and its callers, who come back together,
         would repeat that.
         """
-        ready = self._ready.costs(lane)
+        head, ready = self._ready.head(lane), self._ready.costs(lane)
+        most = self.batch_cost(head.model) if head else 0
         total = sum(ready) + sum(entry.cost for entry in self._taken if entry.lane is lane)
         parts = min(self._beside, total // self._least_cost)
         if parts < 2 or not ready or (not self._taken and parts < self._beside):
             # Too little to share: if it is alone, all threads compute it together.
-            return self.max_batch_cost
+            return most
         # Rounded up to whole inputs.
-        return min(self.max_batch_cost, (total - 1) // parts + min(ready))
+        return min(most, (total - 1) // parts + min(ready))
 
     def _preparing(self, lane: Lane) -> bool:
         return any(entry.prepared is None for entry in self._open if entry.lane is lane)

@@ -15,9 +15,10 @@ from starlette.responses import Response
 
 from indexer.domain.inputs import InputIn
 from indexer.encoding.encoder import Encoder, Lane
+from indexer.encoding.registry import Encoders
 from model import codec
-from model.errors import InvalidInput, NotFound, RetrievalError, TooLarge
-from model.types import Embedding, Input, Limits, Role, Timing
+from model.errors import InvalidInput, RetrievalError, TooLarge
+from model.types import Embedding, Input, Limits, ModelInfo, Role, Timing
 from service.encoder.openai import (
     EmbeddingsIn,
     EmbeddingsOut,
@@ -55,25 +56,52 @@ packed_router = APIRouter(route_class=PackedRoute, tags=["encode"])
 
 
 @dataclass(frozen=True, slots=True)
+class Encodings:
+    """The results of a call, in order, and the model that they are of."""
+
+    info: ModelInfo
+    results: list[Embedding | RetrievalError]
+
+
+@dataclass(frozen=True, slots=True)
 class Encoding:
     """The parts that these routes need, whatever process they run in."""
 
-    encoder: Encoder
+    encoders: Encoders
     fetcher: ImageFetcher | None
     limits: Limits
     max_inputs: int
     timeout_s: float
 
     async def answer(
-        self, request: Request, items: Sequence[Input | InputIn | InvalidInput], role: Role, lane: Lane | None = None
-    ) -> list[Embedding | RetrievalError]:
-        """Run `encode` within the time-out, and no longer than the caller waits."""
-        results = await answer_within(request, self.encode(items, role, lane), self.timeout_s)
-        took(request, [_stages(result.timing) for result in results if isinstance(result, Embedding)])
-        return results
+        self,
+        request: Request,
+        model: str | None,
+        items: Sequence[Input | InputIn | InvalidInput],
+        role: Role,
+        lane: Lane | None = None,
+        check: Callable[[ModelInfo], None] = lambda _info: None,
+    ) -> Encodings:
+        """Encode by a model, by default the first, within the time there is, and no longer than the caller waits.
+
+        `check` may refuse the model before anything is encoded. Raises `ModelNotFound`.
+        """
+
+        async def work() -> Encodings:
+            encoder, info = await self.encoders.find(model)
+            check(info)
+            return Encodings(info, await self.encode(encoder, items, role, lane))
+
+        encodings = await answer_within(request, work(), self.timeout_s)
+        took(request, [_stages(result.timing) for result in encodings.results if isinstance(result, Embedding)])
+        return encodings
 
     async def encode(
-        self, items: Sequence[Input | InputIn | InvalidInput], role: Role, lane: Lane | None = None
+        self,
+        encoder: Encoder,
+        items: Sequence[Input | InputIn | InvalidInput],
+        role: Role,
+        lane: Lane | None = None,
     ) -> list[Embedding | RetrievalError]:
         """Return one result or error for each input, in order. Unless the call names a lane, documents wait in the bulk
         lane."""
@@ -87,7 +115,7 @@ class Encoding:
         read = await asyncio.gather(*(self._read(item) for item in items))
         good = [item for item in read if isinstance(item, Input)]
         lane = lane or (Lane.SEARCH if role is Role.QUERY else Lane.BULK)
-        encoded = iter(await self.encoder.encode(good, role=role, lane=lane))
+        encoded = iter(await encoder.encode(good, role=role, lane=lane))
         return [next(encoded) if isinstance(item, Input) else item for item in read]
 
     async def _read(self, item: Input | InputIn | InvalidInput) -> Input | RetrievalError:
@@ -115,7 +143,7 @@ ModelPath = Annotated[
         min_length=1,
         max_length=512,
         description="the name of the model, as /v1/models lists it",
-        examples=["ret2-atlas"],
+        examples=["atlas"],
     ),
 ]
 
@@ -133,9 +161,10 @@ async def encode(body: EncodeIn, request: Request, encoding: EncodingOf) -> Resp
     the bytes of its file and an embedding is its little-endian float32 values.
     """
     lane = Lane(body.lane) if body.lane else None
-    results = await encoding.answer(request, [checked(item) for item in body.inputs], Role(body.role), lane)
-    info = await encoding.encoder.info()
-    return Json({"model": info.name, "dimensions": info.dimensions, "results": [_result(result) for result in results]})
+    items = [checked(item) for item in body.inputs]
+    encodings = await encoding.answer(request, body.model, items, Role(body.role), lane)
+    results = [_result(result) for result in encodings.results]
+    return Json({"model": encodings.info.name, "dimensions": encodings.info.dimensions, "results": results})
 
 
 async def _encode_packed(request: Request) -> Response:
@@ -144,26 +173,28 @@ async def _encode_packed(request: Request) -> Response:
     if call.lane is not None and call.lane not in tuple(Lane):
         raise InvalidInput(f"lane is {call.lane!r:.100}, known are {', '.join(Lane)}", field="lane", value=call.lane)
     lane = Lane(call.lane) if call.lane else None
-    results = await encoding.answer(request, call.inputs, call.role, lane)
-    return Response(codec.pack_answer(await encoding.encoder.info(), results), media_type=codec.MEDIA_TYPE)
+    encodings = await encoding.answer(request, call.model, call.inputs, call.role, lane)
+    return Response(codec.pack_answer(encodings.info, encodings.results), media_type=codec.MEDIA_TYPE)
 
 
 @router.post("/v1/embeddings", response_model=EmbeddingsOut)
 async def create_embeddings(body: EmbeddingsIn, request: Request, encoding: EncodingOf) -> Response:
     """Embed inputs as OpenAI's API does, and images too: an input is a string or a list of content parts. One bad input
     fails the call."""
-    info = await encoding.encoder.info()
-    if body.dimensions not in (None, info.dimensions):
-        raise InvalidInput(
-            f"dimensions is {body.dimensions}, but this model has {info.dimensions} and no others",
-            field="dimensions",
-            value=body.dimensions,
-            limit=info.dimensions,
-        )
-    results = await encoding.answer(request, items_of(body), Role(body.input_type))
+
+    def check(info: ModelInfo) -> None:
+        if body.dimensions not in (None, info.dimensions):
+            raise InvalidInput(
+                f"dimensions is {body.dimensions}, but model {info.name} has {info.dimensions} and no others",
+                field="dimensions",
+                value=body.dimensions,
+                limit=info.dimensions,
+            )
+
+    encodings = await encoding.answer(request, body.model, items_of(body), Role(body.input_type), check=check)
     data = []
     tokens = 0
-    for index, result in enumerate(results):
+    for index, result in enumerate(encodings.results):
         if isinstance(result, RetrievalError):
             raise _at(result, index)
         tokens += result.cost
@@ -172,21 +203,20 @@ async def create_embeddings(body: EmbeddingsIn, request: Request, encoding: Enco
             vector = base64.b64encode(result.vector.astype("<f4", copy=False).tobytes()).decode()
         data.append({"object": "embedding", "index": index, "embedding": vector})
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return Json({"object": "list", "model": info.name, "data": data, "usage": usage})
+    return Json({"object": "list", "model": encodings.info.name, "data": data, "usage": usage})
 
 
 @router.get("/v1/models", response_model=OpenAiModelsOut)
 async def list_models(encoding: EncodingOf) -> Response:
-    """List the model, for clients that list models before they use one."""
-    return Json({"object": "list", "data": [model_wire(await encoding.encoder.info())]})
+    """List the models that are loaded, for clients that list models before they use one."""
+    models = await encoding.encoders.served()
+    return Json({"object": "list", "data": [model_wire(model.info) for model in models if model.info is not None]})
 
 
 @router.get("/v1/models/{model}", response_model=OpenAiModelOut)
 async def get_model(name: ModelPath, encoding: EncodingOf) -> Response:
-    """Return the model by its name, for clients that look it up before they use it."""
-    info = await encoding.encoder.info()
-    if name != info.name:
-        raise NotFound(f"there is no model {name!r:.100}, only {info.name!r}", field="model", value=name)
+    """Return a model by its name, for clients that look it up before they use it."""
+    _, info = await encoding.encoders.find(name)
     return Json(model_wire(info))
 
 

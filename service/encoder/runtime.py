@@ -1,4 +1,4 @@
-"""The model behind the batcher: the only module of the service that imports torch; only `service.wiring` imports it."""
+"""A model behind the batcher: the only module of the service that imports torch; only `service.wiring` imports it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ctypes
 import io
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Self, TypeVar
 
 import structlog
@@ -17,6 +18,7 @@ from model.cpu.packed import pack_linears
 from model.cpu.threads import LEAST_COST, ForwardThreads
 from model.errors import EncodeFailed
 from model.retriever import Retriever, dtype_of
+from model.sharing import share_weights
 from model.types import Encoded, Input, Limits, ModelInfo, Prepared, Role
 from service.observability.metrics import DeviceState
 
@@ -41,30 +43,69 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _MEMORY_SHARE = 0.7
 
 
+class ModelDevice:
+    """The device of this process, which its models share: the threads of a CPU, and whether it still computes.
+
+    How the threads are used is measured with the first model that is loaded, and holds for the others.
+    """
+
+    def __init__(self, place: torch.device | str, dtype: torch.dtype = torch.float32) -> None:
+        self.place, self.dtype = torch.device(place), dtype
+        self.broken = False
+        self.threads = ForwardThreads() if self.place.type == "cpu" else None
+        self.threads_chosen = self.threads is None
+
+    @classmethod
+    def open(cls, device: str, precision: str, threads: int | None) -> Self:
+        place = choose_device(device)
+        if place == "cpu":
+            _keep_freed_memory()
+        if threads:
+            torch.set_num_threads(threads)
+        return cls(place, choose_dtype(precision, place))
+
+    def check(self) -> None:
+        """Find out whether the device still computes, after a call of it has failed."""
+        if not self.broken and not _computes(self.place):
+            log.critical("device failed", device=str(self.place))
+            self.broken = True
+
+
 class TorchRuntime:
     """A `Runtime` over a `Retriever`. Only one thread calls `launch`; everything else may be called from any thread."""
 
-    def __init__(self, retriever: Retriever, limits: Limits) -> None:
+    def __init__(
+        self, retriever: Retriever, limits: Limits, device: ModelDevice | None = None, *, name: str | None = None
+    ) -> None:
+        """`name`: what it is served by; unset: its own name."""
         self._retriever = retriever
+        self._name = name or retriever.info.name
         self._limits = limits
         self._oom_recoveries = 0
-        self._broken = False
-        self._threads = ForwardThreads() if retriever.device.type == "cpu" else None
+        self._device = device or ModelDevice(retriever.device)
         self._picture = self.prepare(Input(image=_one_pixel_png()), Role.DOCUMENT)
         self._document = self.prepare(Input(_TEXT, _one_pixel_png()), Role.DOCUMENT)
 
     @classmethod
     def load(
-        cls, source: str, *, device: str, precision: str, compiled: bool, threads: int | None, limits: Limits
+        cls,
+        source: str,
+        device: ModelDevice,
+        limits: Limits,
+        *,
+        name: str | None = None,
+        compiled: bool = False,
+        shared: bool = False,
     ) -> Self:
-        place = choose_device(device)
-        if place == "cpu":
-            _keep_freed_memory()
-        retriever = Retriever.load(source, device=place, dtype=choose_dtype(precision, place), threads=threads)
+        """Load, pack and warm up a model. `shared`: weights that other models of this process have too are theirs."""
+        retriever = Retriever.load(source, device=str(device.place), dtype=device.dtype)
         info = retriever.info
-        log.info("model loaded", model=info.name, commit=info.commit, fingerprint=info.fingerprint)
+        name = name or info.name
+        log.info("model loaded", model=name, source=source, commit=info.commit, fingerprint=info.fingerprint)
+        if shared:
+            share_weights(retriever)
         retriever.pack(vision=not compiled)
-        runtime = cls(retriever, limits)
+        runtime = cls(retriever, limits, device, name=name)
         runtime.warm_up()
         runtime.choose_threads()
         if compiled:
@@ -73,7 +114,7 @@ class TorchRuntime:
 
     @property
     def info(self) -> ModelInfo:
-        return self._retriever.info
+        return replace(self._retriever.info, name=self._name)
 
     @property
     def in_flight(self) -> int:
@@ -89,7 +130,11 @@ class TorchRuntime:
     @property
     def broken(self) -> bool:
         """Whether CUDA fails every call of this process, as it does after an assertion failed inside a kernel."""
-        return self._broken
+        return self._device.broken
+
+    @property
+    def _threads(self) -> ForwardThreads | None:
+        return self._device.threads
 
     def state(self) -> DeviceState:
         """Return the state of the device; callable from any thread."""
@@ -122,9 +167,7 @@ class TorchRuntime:
         try:
             return work()
         except RuntimeError:
-            if not self._broken and not _computes(self._retriever.device):
-                log.critical("device failed", device=str(self._retriever.device))
-                self._broken = True
+            self._device.check()
             raise
 
     def _launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
@@ -159,15 +202,18 @@ class TorchRuntime:
         A model of many small operations is faster with all threads in each operation, for Python runs one thread at
         a time.
         """
-        if self._threads is None:
+        device = self._device
+        if device.threads is None or device.threads_chosen:
             return
-        threads, count = self._threads, self._threads.count * max(_DOCUMENTS, LEAST_COST // self._document.cost + 1)
+        threads = device.threads
+        count = threads.count * max(_DOCUMENTS, LEAST_COST // self._document.cost + 1)
         apart = self._throughput(self._document, count)
-        self._threads = None
+        device.threads = None
         together = self._throughput(self._document, count)
         if apart * _MIN_SPEEDUP_TO_SHARE_THREADS > together:
-            self._threads = threads
-        log.info("threads chosen", apart=self._threads is threads, documents_per_s=round(max(apart, together), 1))
+            device.threads = threads
+        device.threads_chosen = True
+        log.info("threads chosen", apart=device.threads is threads, documents_per_s=round(max(apart, together), 1))
 
     def best_batch_cost(self, within_s: float = 1.5) -> int:
         """Return the smallest batch budget that is about as fast as any, for larger batches only delay searches.
@@ -194,6 +240,7 @@ class TorchRuntime:
         """
         tower = self._retriever.vision_tower
         count = max(1, _MIN_BATCH_COST // self._picture.cost)
+        torch.compiler.set_stance("default")
         try:
             tower.compile(dynamic=True)
             self._throughput(self._picture, 1)
@@ -208,7 +255,8 @@ class TorchRuntime:
         if faster:
             unpack()
             tower._compiled_call_impl = call
-            torch.compiler.set_stance("eager_on_recompile")  # of the process, which has no other model to compile
+            # Of the process: its models are compiled in turn, before any of them serves.
+            torch.compiler.set_stance("eager_on_recompile")
         log.info(
             "compilation measured", kept=faster, images_per_s=round(compiled, 1), plain_images_per_s=round(plain, 1)
         )

@@ -13,21 +13,33 @@ _CHECK_TIMEOUT_S = 5.0  # of one readiness check; over a forward on a slow CPU, 
 
 
 @dataclass(frozen=True, slots=True)
+class ReadyReport:
+    """`ok`, or what is wrong, of each check and of each model. The checks alone decide on readiness."""
+
+    checks: dict[str, str]
+    models: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """`alive` turns false when only a restart helps; a check that raises `RetrievalError` or takes too long makes it
     unready."""
 
     alive: Mapping[str, Callable[[], bool]]
     checks: Mapping[str, Callable[[], Awaitable[Any]]]
+    # The state of each model, `ok` or what is wrong: one that does not work makes its own collections unavailable only.
+    models: Callable[[], Awaitable[dict[str, str]]]
     draining: asyncio.Event
 
     def dead(self) -> list[str]:
         return [name for name, alive in self.alive.items() if not alive()]
 
-    async def states(self) -> dict[str, str]:
-        """Return for each check `ok` or what is wrong."""
+    async def report(self) -> ReadyReport:
+        """Run every check, then read the state of each model, which the checks have tried."""
         checks = {**self.checks, "draining": self._not_draining}
-        return dict(zip(checks, await asyncio.gather(*(_state(check()) for check in checks.values())), strict=True))
+        states = await asyncio.gather(*(_state(check()) for check in checks.values()))
+        # After the checks, which try the models.
+        return ReadyReport(dict(zip(checks, states, strict=True)), await self.models())
 
     async def _not_draining(self) -> None:
         if self.draining.is_set():
@@ -39,11 +51,11 @@ class Readiness:
 
     def __init__(self, health: Callable[[], Health]) -> None:
         self._health = health
-        self._running: asyncio.Task[dict[str, str]] | None = None
+        self._running: asyncio.Task[ReadyReport] | None = None
 
-    async def states(self) -> dict[str, str]:
+    async def report(self) -> ReadyReport:
         if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._health().states())
+            self._running = asyncio.create_task(self._health().report())
         return await asyncio.shield(self._running)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from importlib.metadata import version
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import HTMLResponse, Response
 
-from indexer.encoding.encoder import Encoder
+from indexer.encoding.registry import Encoders, ServedModel
+from model.types import ModelInfo
 from service.http.health import Health
 from service.http.middleware.security_headers import page_policy
 from service.http.responses import Json
@@ -32,7 +33,7 @@ class Process(Protocol):
     def metrics(self) -> Metrics: ...
 
     @property
-    def encoder(self) -> Encoder: ...
+    def encoders(self) -> Encoders: ...
 
     @property
     def health(self) -> Health: ...
@@ -66,10 +67,13 @@ async def check_liveness(process: ProcessOf) -> Response:
 
 @router.get("/readyz", response_model=ReadyOut, responses={503: {"model": ReadyOut}})
 async def check_readiness(request: Request) -> Response:
-    """Check that a forward pass has worked recently and that everything this process needs answers."""
-    checks = await request.app.state.readiness.states()
-    ready = all(state == "ok" for state in checks.values())
-    return Json({"ready": ready, "checks": checks}, 200 if ready else 503)
+    """Check that a forward pass has worked recently and that everything this process needs answers.
+
+    Of several models one is enough: what is wrong with the others is said beside it.
+    """
+    report = await request.app.state.readiness.report()
+    ready = all(state == "ok" for state in report.checks.values())
+    return Json({"ready": ready, "checks": report.checks, "models": report.models}, 200 if ready else 503)
 
 
 @metrics_router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -81,31 +85,29 @@ async def read_metrics(process: ProcessOf) -> Response:
 
 @router.get("/info", response_model=InfoOut)
 async def read_info(process: ProcessOf) -> Response:
-    """Return the model behind this service and the limits on requests."""
-    model, settings = await process.encoder.info(), process.settings
+    """Return the models behind this service, the default first, and the limits on requests."""
+    settings = process.settings
     names = [
         name for name in type(settings).model_fields if name.startswith("max_") and not name.startswith("max_batch")
     ]
     return Json(
         {
             "version": version("ret2"),
-            "model": {
-                "name": model.name,
-                "fingerprint": model.fingerprint,
-                "dimensions": model.dimensions,
-                "max_text_tokens": model.max_text_tokens,
-                "image_size_px": model.image_size_px,
-                "latents": model.latents,
-                "commit": model.commit,
-            },
+            "models": [_model_wire(model) for model in await process.encoders.served()],
             "limits": {name: getattr(settings, name) for name in names},
         }
     )
 
 
+def _model_wire(model: ServedModel) -> dict[str, Any]:
+    """Describe a model; of one that is not loaded its name and state are known."""
+    known = {} if model.info is None else {name: getattr(model.info, name) for name in ModelInfo.__dataclass_fields__}
+    return {**known, "name": model.name, "state": model.state, "detail": model.detail}
+
+
 @router.get("/", response_class=HTMLResponse, include_in_schema=False)
 async def root(process: ProcessOf) -> HTMLResponse:
-    page = _PAGE.format(model=(await process.encoder.info()).name)
+    page = _PAGE.format(models=", ".join(model.name for model in await process.encoders.served()))
     return HTMLResponse(page, headers={"content-security-policy": page_policy("style-src 'unsafe-inline'")})
 
 
@@ -113,10 +115,10 @@ _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>ret2</title>
 <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:40em;margin:4em auto;padding:0 1em}}</style>
 <h1>ret2</h1>
-<p>Multimodal retrieval as a service. Model: {model}.</p>
+<p>Multimodal retrieval as a service. Models: {models}.</p>
 <ul>
 <li><a href="docs">API documentation</a> (<a href="openapi.json">OpenAPI</a>)
-<li><a href="info">Model and limits</a>
+<li><a href="info">Models and limits</a>
 <li><a href="collections">Collections</a>, <a href="jobs">jobs</a>
 <li><a href="readyz">Readiness</a>
 </ul>

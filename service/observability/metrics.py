@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from indexer.domain.jobs import Overview
 from indexer.encoding.encoder import Lane
-from model.types import ModelInfo
+from indexer.encoding.registry import ServedModel
 
 log = structlog.get_logger(__name__)
 
@@ -34,23 +34,26 @@ class DeviceState:
     memory_bytes: Mapping[str, int] = field(default_factory=dict)  # used, reserved and total; none on a CPU
 
 
-class _Device(Collector):
-    """Asked at each scrape."""
+class _Models(Collector):
+    """What the runtimes of the models have counted, asked at each scrape. Memory is of the device, which they share."""
 
     def __init__(self) -> None:
-        self.state: Callable[[], DeviceState] = DeviceState
+        self.states: dict[str, Callable[[], DeviceState]] = {}
 
     def collect(self) -> Iterator[Metric]:
-        state = self.state()
-        positions = CounterMetricFamily("ret2_text_positions", "Text positions computed", labels=["kind"])
-        positions.add_metric(["token"], state.tokens)
-        positions.add_metric(["padding"], state.padding)
+        states = {name: state() for name, state in list(self.states.items())}
+        positions = CounterMetricFamily("ret2_text_positions", "Text positions computed", labels=["model", "kind"])
+        for name, state in states.items():
+            positions.add_metric([name, "token"], state.tokens)
+            positions.add_metric([name, "padding"], state.padding)
         yield positions
         yield CounterMetricFamily(
-            "ret2_oom_recoveries", "Batches halved because the device was out of memory", value=state.oom_recoveries
+            "ret2_oom_recoveries",
+            "Batches halved because the device was out of memory",
+            value=sum(state.oom_recoveries for state in states.values()),
         )
-        memory = GaugeMetricFamily("ret2_device_memory_bytes", "Memory of the model's device", labels=["kind"])
-        for kind, size in state.memory_bytes.items():
+        memory = GaugeMetricFamily("ret2_device_memory_bytes", "Memory of the models' device", labels=["kind"])
+        for kind, size in next((state.memory_bytes for state in states.values()), {}).items():
             memory.add_metric([kind], size)
         yield memory
 
@@ -66,19 +69,23 @@ class Metrics:
         self.requests = counter("ret2_requests", "HTTP requests answered", ["route", "method", "status"])
         self.request_seconds = seconds("ret2_request_seconds", "HTTP request duration", ["route"])
         self.requests_in_flight = gauge("ret2_requests_in_flight", "HTTP requests being answered")
-        self.model = Info("ret2_model", "The model behind this process", registry=registry)
+        self.models = gauge(
+            "ret2_model_info",
+            "The models behind this process, and the state of each",
+            ["name", "fingerprint", "dimensions", "state"],
+        )
         self.queue_wait_seconds = seconds("ret2_queue_wait_seconds", "From prepared to the start of a batch", ["lane"])
         self.batch_fill_ratio = histogram(
-            "ret2_batch_fill_ratio", "Cost of a batch over its budget", ["lane"], buckets=_RATIOS
+            "ret2_batch_fill_ratio", "Cost of a batch over its budget", ["model", "lane"], buckets=_RATIOS
         )
-        self._device = _Device()
-        registry.register(self._device)
+        self._runtimes = _Models()
+        registry.register(self._runtimes)
         self.queue_cost = gauge("ret2_queue_cost", "Cost waiting for the model", ["lane"])
         self.overloaded = counter("ret2_overloaded", "Encoder calls refused because a lane was full", ["lane"])
-        self.encoded = counter("ret2_encoded_inputs", "Inputs answered by the encoder", ["lane", "outcome"])
-        self.batch_inputs = histogram("ret2_batch_inputs", "Inputs per batch", ["lane"], buckets=_COUNTS)
-        self.batch_cost = histogram("ret2_batch_cost", "Cost per batch", ["lane"], buckets=_COSTS)
-        self.forward_seconds = seconds("ret2_forward_seconds", "Duration of a forward", ["lane"])
+        self.encoded = counter("ret2_encoded_inputs", "Inputs answered by the encoder", ["model", "lane", "outcome"])
+        self.batch_inputs = histogram("ret2_batch_inputs", "Inputs per batch", ["model", "lane"], buckets=_COUNTS)
+        self.batch_cost = histogram("ret2_batch_cost", "Cost per batch", ["model", "lane"], buckets=_COSTS)
+        self.forward_seconds = seconds("ret2_forward_seconds", "Duration of a forward", ["model", "lane"])
         self.prepare_seconds = seconds("ret2_prepare_seconds", "Decoding and tokenising one input")
         self.store_seconds = seconds("ret2_store_search_seconds", "Vector search")
         self.hits = histogram("ret2_search_hits", "Hits per search", buckets=(0, *_COUNTS))
@@ -101,19 +108,22 @@ class Metrics:
         for lane in Lane:
             self.queue_cost.labels(lane).set_function(partial(queued_cost, lane))
 
-    def watch_device(self, state: Callable[[], DeviceState]) -> None:
-        self._device.state = state
+    def watch_runtime(self, model: str, state: Callable[[], DeviceState]) -> None:
+        self._runtimes.states[model] = state
 
-    def batch(self, lane: Lane, inputs: int, cost: int, budget: int, forward_s: float) -> None:
-        self.batch_inputs.labels(lane).observe(inputs)
-        self.batch_cost.labels(lane).observe(cost)
-        self.batch_fill_ratio.labels(lane).observe(cost / budget)
-        self.forward_seconds.labels(lane).observe(forward_s)
+    def batch(self, model: str, lane: Lane, inputs: int, cost: int, budget: int, forward_s: float) -> None:
+        self.batch_inputs.labels(model, lane).observe(inputs)
+        self.batch_cost.labels(model, lane).observe(cost)
+        self.batch_fill_ratio.labels(model, lane).observe(cost / budget)
+        self.forward_seconds.labels(model, lane).observe(forward_s)
 
-    def see_model(self, info: ModelInfo) -> None:
-        """Show the present model alone, so that nothing remains of the previous one after a change."""
-        facts = {"name": info.name, "fingerprint": info.fingerprint, "dimensions": str(info.dimensions)}
-        self.model.info(facts)
+    def see_models(self, models: Sequence[ServedModel]) -> None:
+        """Replace what was known of the models: after a change nothing of the last is left."""
+        self.models.clear()
+        for model in models:
+            info = model.info
+            facts = (info.fingerprint, str(info.dimensions)) if info else ("", "")
+            self.models.labels(model.name, *facts, model.state).set(1)
 
     def see_ledger(self, overview: Overview) -> None:
         self.pending_documents.set(overview.pending_documents)

@@ -22,6 +22,8 @@ from model.errors import InvalidInput
 
 T = TypeVar("T")
 
+# Of a served model, or anything else that clients of other services send: unknown names are errors of their own.
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 # A path to a metadata field: keys joined by dots.
 FieldName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 

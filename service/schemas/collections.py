@@ -10,7 +10,7 @@ from indexer.domain.bodies import Wire, examples
 from indexer.domain.names import CollectionName
 from indexer.domain.samples import JOB_ID
 from indexer.filters import FieldType
-from service.schemas.base import ErrorOut, FieldName
+from service.schemas.base import ErrorOut, FieldName, ModelName
 
 
 class CollectionIn(Wire):
@@ -32,6 +32,12 @@ class CollectionIn(Wire):
         None, max_length=2000, description="put before the text of queries that have no instruction of their own"
     )
     limit: int | None = Field(None, ge=1, description="hits of a search that names no limit; by default 10")
+    model: ModelName | None = Field(
+        None,
+        description="the model that embeds its documents and queries, by its name in GET /info; by default the first "
+        "there; fixed until a reindex",
+        examples=["everyday"],
+    )
     language: str | None = Field(
         None,
         max_length=60,
@@ -92,7 +98,7 @@ class CollectionOut(BaseModel):
     )
     aliases: list[str] = Field(description="other names of the collection", examples=[["nations"]])
     limit: int | None = Field(description="hits of a search that names no limit; null: 10", examples=[10])
-    model: str = Field(description="the name of the model that filled it", examples=["ret2-atlas"])
+    model: str = Field(description="the name of the model that filled it", examples=["atlas"])
     fingerprint: str = Field(description="the fingerprint of that model", examples=["3f2c9a"])
     dimensions: int = Field(description="the length of an embedding", examples=[256])
     instruction: str | None = Field(
@@ -108,12 +114,14 @@ class CollectionOut(BaseModel):
     )
     created_at: float = Field(description="Unix time in seconds", examples=[1760000000.0])
     compatible: bool = Field(
-        description="whether the model that filled it runs now; if not, searches and writes are refused",
+        description="whether the model that filled it is served now; if not, searches and writes are refused",
         examples=[True],
     )
     generation: int = Field(description="changes with each reindex", examples=[0])
     error: ErrorOut | None = Field(
-        None, description="in a list: why the index of this collection cannot be read; its documents count as 0 then"
+        None,
+        description="in a list: why the index of this collection cannot be read, so that its documents count as 0, or "
+        "why its model is unavailable",
     )
 
 
@@ -126,13 +134,14 @@ class CollectionsOut(BaseModel):
 class ReindexIn(Wire):
     """The model to reindex with."""
 
-    model_config = ConfigDict(json_schema_extra=examples({"model": "ret2-atlas-2", "max_failures": 10}))
+    model_config = ConfigDict(json_schema_extra=examples({"model": "everyday", "max_failures": 10}))
 
     model: str | None = Field(
         None,
         min_length=1,
         max_length=200,
-        description="the name or fingerprint of a model that this service runs; by default the next one",
+        description="the name or fingerprint of a served model; by default the present one of the collection's name, "
+        "where that has changed, or the only other one",
     )
     max_failures: int = Field(
         0, ge=0, description="documents that the new model may fail to embed; with more failures the job waits"
@@ -143,7 +152,7 @@ class GenerationOut(BaseModel):
     """The part of a collection that one model filled."""
 
     generation: int = Field(description="the number of the generation", examples=[1])
-    model: str = Field(description="the name of the model", examples=["ret2-atlas"])
+    model: str = Field(description="the name of the model", examples=["atlas"])
     fingerprint: str = Field(description="the fingerprint of the model", examples=["3f2c9a"])
     dimensions: int = Field(description="the length of an embedding", examples=[256])
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from indexer.domain.bodies import Wire, examples
 from indexer.domain.inputs import InputIn
 from indexer.domain.samples import PNG_BASE64, PNG_URI, QUESTION
-from service.schemas.base import ErrorOut, Lenient
+from service.schemas.base import ErrorOut, Lenient, ModelName
 
 
 class EncodeIn(Wire):
@@ -23,6 +23,9 @@ class EncodeIn(Wire):
     )
 
     role: Literal["query", "document"] = Field(description="the side of a search that the inputs are on")
+    model: ModelName | None = Field(
+        None, description="the model, by its name in GET /info; by default the first there", examples=["atlas"]
+    )
     lane: Literal["search", "bulk"] | None = Field(
         None,
         description="the queue: searches go before bulk work; by default search for queries and bulk for documents",
@@ -50,7 +53,7 @@ class EncodeErrorOut(BaseModel):
 class EncodeOut(BaseModel):
     """An embedding or an error for each input."""
 
-    model: str = Field(description="the name of the model", examples=["ret2-atlas"])
+    model: str = Field(description="the name of the model", examples=["atlas"])
     dimensions: int = Field(description="the length of an embedding", examples=[2])
     results: list[EmbeddingOut | EncodeErrorOut] = Field(
         description="an embedding or an error for each input, in order",

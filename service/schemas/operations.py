@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -24,30 +24,47 @@ class ReadyOut(BaseModel):
     checks: dict[str, str] = Field(
         description="`ok`, or what is wrong", examples=[{"encoder": "ok", "store": "ok", "ledger": "ok"}]
     )
+    models: dict[str, str] = Field(
+        description="`ok`, or what is wrong, of each model; one that does not work makes its own collections "
+        "unavailable, and not this process unready",
+        examples=[{"everyday": "ok", "atlas": "ok"}],
+    )
 
 
 class ModelOut(BaseModel):
-    """A model."""
+    """A served model. While it is loading, or when it could not be loaded, all but name and state is absent."""
 
-    name: str = Field(description="the name of the model", examples=["ret2-atlas"])
-    fingerprint: str = Field(description="changes with anything that changes embeddings", examples=["3f2c9a"])
-    dimensions: int = Field(description="the length of an embedding", examples=[256])
-    max_text_tokens: int = Field(description="the tokens of a text that the model reads", examples=[128])
-    image_size_px: int = Field(description="the side of the square that images are scaled to", examples=[224])
-    latents: int = Field(
-        description="the vectors of one input; with several, late interaction can rerank", examples=[1]
+    name: str = Field(description="the name it is served by, which requests and collections name", examples=["atlas"])
+    state: Literal["loading", "ready", "failed"] = Field(description="whether it can be used", examples=["ready"])
+    detail: str | None = Field(description="why it does not work; null for a model that does", examples=[None])
+    fingerprint: str | None = Field(
+        None, description="changes with anything that changes embeddings", examples=["3f2c9a"]
+    )
+    dimensions: int | None = Field(None, description="the length of an embedding", examples=[256])
+    modalities: list[Literal["text", "image"]] | None = Field(
+        None, description="what it embeds, alone or together", examples=[["text", "image"]]
+    )
+    max_text_tokens: int | None = Field(None, description="the tokens of a text that it reads", examples=[128])
+    image_size_px: int | None = Field(
+        None, description="the side of the square that images are scaled to", examples=[224]
+    )
+    latents: int | None = Field(
+        None, description="the vectors of one input; with several, late interaction can rerank", examples=[1]
     )
     commit: str | None = Field(
+        None,
         description="the commit of a model from the hub, for `hub:ORG/NAME@COMMIT`; null for any other model",
         examples=["3f2c9a51"],
     )
 
 
 class InfoOut(BaseModel):
-    """The service, its model and its limits."""
+    """The service, its models and its limits."""
 
     version: str = Field(description="the version of ret2", examples=["0.1.0"])
-    model: ModelOut = Field(description="the model behind this service")
+    models: list[ModelOut] = Field(
+        description="the models behind this service; the first is that of requests and new collections that name none"
+    )
     limits: dict[str, float] = Field(
         description="the limits on requests, by the name of the setting", examples=[{"max_image_bytes": 20971520}]
     )

@@ -46,12 +46,17 @@ async function open() {
   const place = by(now === "search" ? "trouble" : "collections-trouble");
   try {
     const info = await get("info");
-    by("model").textContent = `${info.model.name}, ${info.model.dimensions} dimensions, ret2 ${info.version}`;
+    by("model").textContent = `${info.models.map(described).join("; ")}; ret2 ${info.version}`;
     place.replaceChildren();
     await (now === "search" ? search.enter(info) : work.enter());
   } catch (error) {
     if (error.status !== 401) place.replaceChildren(problem(error)); // else the key is asked for
   }
+}
+
+function described({ name, state, dimensions, detail }) {
+  if (state === "loading") return `${name}, being loaded`;
+  return state === "ready" ? `${name}, ${dimensions} dimensions` : `${name}, failed: ${detail}`;
 }
 
 addEventListener("pagehide", () => work.leave());

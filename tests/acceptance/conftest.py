@@ -27,7 +27,7 @@ _START_S = 240.0  # torch and a model, on a machine that may be busy with other 
 class Process:
     """One `ret2 serve`; started again it finds its data and its address as they were.
 
-    It serves ret2-atlas, on whose flags and emoji most tests ask; `model` None serves what `ret2 serve` does by itself.
+    It serves atlas, on whose flags and emoji most tests ask; `model` None serves what `ret2 serve` does by itself.
     """
 
     model: str | None = "bundled:atlas"
@@ -47,7 +47,7 @@ class Process:
     def spawn(self) -> subprocess.Popen[bytes]:
         """Started, not yet ready."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RET2_")}
-        environment |= {} if self.model is None else {"RET2_MODEL": self.model}
+        environment |= {} if self.model is None else {"RET2_MODELS": self.model}
         command = [sys.executable, "-m", "service", "serve", f"--port={self.port}", f"--data-dir={self.data_dir}"]
         command += self.flags
         with self.log.open("ab") as log:

@@ -125,7 +125,9 @@ def deployment(
     key = new_key(api_keys, "--name=ops", "--scope=search,write,admin")
     new_key(encoder_keys, "--name=ret2", "--scope=search,write", "--from-stdin", given=ENCODER_KEY)
     composed = Composed(
-        filled_in(folder, RET2_MODEL=tiny_model, RET2_API_KEYS_FILE=api_keys, RET2_ENCODER_KEYS_FILE=encoder_keys)
+        filled_in(
+            folder, RET2_MODELS=f"tiny={tiny_model}", RET2_API_KEYS_FILE=api_keys, RET2_ENCODER_KEYS_FILE=encoder_keys
+        )
     )
     with ExitStack() as stack:
         objects = _start_stores(composed, stack, need, tmp_path_factory.mktemp("stores"))

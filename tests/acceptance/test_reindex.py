@@ -128,7 +128,11 @@ def under_load(url: str, models: Models, wanted: dict[str, str]) -> Iterator[Loa
 
 
 def begin(serve: Any, models: Models) -> tuple[Client, dict[str, str]]:
-    serve.flags = [f"--model={models.folders[0]}", f"--next-model={models.folders[1]}", "--index-batch-documents=8"]
+    serve.flags = [
+        f"--model=tiny={models.folders[0]}",
+        f"--model=tiny-2={models.folders[1]}",
+        "--index-batch-documents=8",
+    ]
     serve.flags += ["--threads=1", "--request-timeout-s=20"]
     client = serve.start()
     wanted = {f"d{number}": text_of(number) for number in range(DOCUMENTS)}

@@ -52,10 +52,16 @@ def test_the_encoder_has_time_to_load_its_model(startup_s: int, tries: int, find
 # --- one model behind the Service
 
 OTHER_MODELS: dict[str, dict[str, Any]] = {
-    "another revision": {"model": {"hub": {"revision": "f" * 40}}},
-    "another repository": {"model": {"hub": {"repository": "example/other"}}},
+    "another revision": {"encoder": {"models": ["ret2-l=hub:example/ret2-l@" + "f" * 40]}},
+    "another repository": {"encoder": {"models": ["ret2-l=hub:example/other@" + "f" * 40]}},
+    "another name": {"encoder": {"models": ["l=hub:example/ret2-l@0123456789abcdef0123456789abcdef01234567"]}},
+    "one model more": {
+        "encoder": {
+            "models": ["ret2-l=hub:example/ret2-l@0123456789abcdef0123456789abcdef01234567", "atlas=bundled:atlas"]
+        }
+    },
     "another backbone": {"model": {"hub": {"backbones": []}}},
-    "another source": {"model": {"source": "image", "path": "/models/a"}},
+    "another source": {"model": {"source": "image"}, "encoder": {"models": ["a=/opt/a"]}},
 }
 
 
@@ -102,7 +108,7 @@ def test_a_new_chart_does_not_replace_pods(render: Render) -> None:
 
 def test_model_of_the_image(find: Find) -> None:
     pod = _pod(find, "encoder")
-    assert _env(pod["containers"][0])["RET2_MODEL"] == "bundled"
+    assert _env(pod["containers"][0])["RET2_MODELS"] == "atlas=bundled:atlas"
     assert "initContainers" not in pod
     assert "models" not in {volume["name"] for volume in pod["volumes"]}
 
@@ -115,7 +121,7 @@ def test_model_of_the_hub_is_downloaded_at_its_revision_and_then_offline(find: F
         ["hf", "download", "example/clip-vit-large", "--revision", "fedcba9876543210fedcba9876543210fedcba98"],
     ]
     env = _env(pod["containers"][0])
-    assert env["RET2_MODEL"] == "hub:example/ret2-l@0123456789abcdef0123456789abcdef01234567"
+    assert env["RET2_MODELS"] == "ret2-l=hub:example/ret2-l@0123456789abcdef0123456789abcdef01234567"
     assert (env["HF_HUB_OFFLINE"], env["HF_HOME"]) == ("1", _env(pod["initContainers"][0])["HF_HOME"])
     assert {"name": "models", "mountPath": "/models", "readOnly": True} in pod["containers"][0]["volumeMounts"]
     assert "HF_TOKEN" not in env, "the token is for the download"
@@ -140,7 +146,9 @@ def test_model_of_a_volume_is_read_only(case: str, volume: Object, find: Find) -
     name = "ret2-encoder" if case == "external" else "ret2-retrieval-encoder"  # everything has a name of its own
     pod = find("Deployment", name, case)["spec"]["template"]["spec"]
     assert {"name": "models", **volume} in pod["volumes"]
-    assert _env(pod["containers"][0])["RET2_MODEL"] == "/models/ret2-l"
+    assert _env(pod["containers"][0])["RET2_MODELS"] == (
+        "ret2-l=/models/ret2-l" + ("" if case == "external" else ",atlas=bundled:atlas")
+    )
 
 
 # --- GPUs
@@ -389,16 +397,26 @@ def test_hooks_run_where_they_may(render: Render) -> None:
 # --- a second encoder
 
 
-def test_both_who_may_call_it_know_the_next_encoder(find: Find) -> None:
-    """A reindex is ordered by the api and done by the indexer."""
+def test_both_who_may_call_it_know_the_other_encoder(find: Find) -> None:
+    """A reindex is ordered by the api and done by the indexer. The own encoder is first: its first model is the default."""
     url = "http://next-ret2-encoder.search.svc.cluster.local:8080"
+    extra = {"encoder": {"others": [url]}}
     for role in ("api", "indexer"):
-        pod = _pod(find, role, extra={"nextEncoder": {"url": url}})
-        assert _env(pod["containers"][0])["RET2_NEXT_ENCODER_URL"] == url
-        assert "RET2_NEXT_ENCODER_URL" not in _env(_pod(find, role)["containers"][0])
-    assert "RET2_NEXT_ENCODER_URL" not in _env(
-        _pod(find, "encoder", extra={"nextEncoder": {"url": url}})["containers"][0]
-    )
+        own = _env(_pod(find, role)["containers"][0])["RET2_ENCODER_URL"]
+        assert "," not in own
+        assert _env(_pod(find, role, extra=extra)["containers"][0])["RET2_ENCODER_URL"] == f"{own},{url}"
+    assert "RET2_ENCODER_URL" not in _env(_pod(find, "encoder", extra=extra)["containers"][0])
+
+
+def test_models_of_the_hub_are_downloaded_each(find: Find) -> None:
+    commits = ("0" * 40, "1" * 40)
+    models = [f"a=hub:example/a@{commits[0]}", "atlas=bundled:atlas", f"b=hub:example/b@{commits[1]}"]
+    pod = _pod(find, "encoder", extra={"model": {"source": "hub"}, "encoder": {"models": models}})
+    assert [container["command"][2:] for container in pod["initContainers"]] == [
+        ["example/a", "--revision", commits[0]],
+        ["example/b", "--revision", commits[1]],
+    ]
+    assert _env(pod["containers"][0])["RET2_MODELS"] == ",".join(models)
 
 
 # --- stores of its own

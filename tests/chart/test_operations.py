@@ -17,9 +17,8 @@ SECURITY = ROOT / "SECURITY.md"
 _BEGIN = "<!-- metrics: UPDATE_DOCS=1 pytest tests/chart/test_operations.py -->\n"
 _END = "<!-- end of metrics -->\n"
 _LABELS = {
-    "ret2_text_positions": "kind",
+    "ret2_text_positions": "model, kind",
     "ret2_device_memory_bytes": "kind",
-    "ret2_model": "name, fingerprint, dimensions",
 }
 _BOUND = re.compile(
     r"(^|_)max_|^key_|_attempts$|(timeout|grace|age|after)_s$"

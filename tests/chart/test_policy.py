@@ -218,13 +218,13 @@ NEXT = {"podSelector": {"matchLabels": {"app.kubernetes.io/instance": "next"}}}
 @pytest.mark.parametrize(
     ("url", "port"), [("http://next-ret2-encoder.search:8080", 8080), ("https://encoder.example.com", 443)]
 )
-def test_api_and_indexer_reach_the_next_encoder(url: str, port: int, render: Render) -> None:
-    extra = {"nextEncoder": {"url": url}, "networkPolicy": {"nextEncoderTo": [NEXT]}}
+def test_api_and_indexer_reach_the_other_encoder(url: str, port: int, render: Render) -> None:
+    extra = {"encoder": {"others": [url]}, "networkPolicy": {"otherEncodersTo": [NEXT]}}
     policies = _policies(render("default", extra))
     way = {"ports": [{"port": port, "protocol": "TCP"}], "to": [NEXT]}
     assert {component for component, policy in policies.items() if way in policy["egress"]} == {"api", "indexer"}
     anywhere = {"ports": [{"port": port, "protocol": "TCP"}]}
-    assert anywhere in _policies(render("default", {"nextEncoder": {"url": url}}))["indexer"]["egress"]
+    assert anywhere in _policies(render("default", {"encoder": {"others": [url]}}))["indexer"]["egress"]
 
 
 def test_an_encoder_admits_those_of_another_release_that_are_named(render: Render) -> None:
@@ -251,7 +251,7 @@ def test_the_two_releases_of_the_manual_reach_each_other(chart: helm.Chart) -> N
         item for item in following if (item["kind"], item["metadata"]["name"]) == ("Service", "next-ret2-encoder")
     )
     url = f"http://{encoder['metadata']['name']}.search.svc.cluster.local:{encoder['spec']['ports'][0]['port']}"
-    assert of_first["nextEncoder"]["url"] == url
+    assert of_first["encoder"]["others"] == [url]
     (admitted,) = _policies(following)["encoder"]["ingress"][0]["from"][2:]
     for item in first:
         if item["kind"] == "Deployment":

@@ -20,8 +20,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "tag latest": ({"api": {"image": {"tag": "latest"}}}, "tag"),
     "digest that is none": ({"api": {"image": {"digest": "sha256:abc"}}}, "digest"),
     "revision that is a branch": (
-        {"model": {"source": "hub", "hub": {"repository": "a/b", "revision": "main"}}},
-        "revision",
+        {"model": {"source": "hub"}, "encoder": {"models": ["a=hub:a/b@main"]}},
+        "models",
     ),
     "revision that is short": (
         {"model": {"hub": {"backbones": [{"repository": "a/b", "revision": "abc1234"}]}}},
@@ -33,7 +33,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "labels that are ours": ({"commonLabels": {"app.kubernetes.io/name": "mine"}}, "commonLabels"),
     "a label that chooses the model": ({"encoder": {"podLabels": {"ret2/model": "mine"}}}, "podLabels"),
     "a setting among the variables": ({"extraEnv": [{"name": "RET2_HOST", "value": "::"}]}, "extraEnv"),
-    "next encoder as setting": ({"api": {"settings": {"RET2_NEXT_ENCODER_URL": "http://n"}}}, "RET2_NEXT_ENCODER_URL"),
+    "encoder as setting": ({"api": {"settings": {"RET2_ENCODER_URL": "http://n"}}}, "RET2_ENCODER_URL"),
+    "models as setting": ({"encoder": {"settings": {"RET2_MODELS": "a=/a"}}}, "RET2_MODELS"),
+    "a model without a name": ({"encoder": {"models": ["/models/a"]}}, "models"),
+    "no model": ({"encoder": {"models": []}}, "models"),
     "value taken away": ({"drain": {"graceS": None}}, "graceS"),
     "quantity that is none": ({"api": {"resources": {"limits": {"memory": "two gigabytes"}}}}, "memory"),
 }
@@ -41,9 +44,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 # What the schema cannot say: values that do not go together.
 DO_NOT_GO_TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
     "no keys and not anonymous": ({"apiKeys": {"existingSecret": ""}}, "insecure"),
-    "volume without a volume": ({"model": {"source": "volume", "path": "/models/a"}}, "existingClaim"),
+    "volume without a volume": (
+        {"model": {"source": "volume"}, "encoder": {"models": ["a=/models/a"]}},
+        "existingClaim",
+    ),
     "volume with a path elsewhere": ({"model": {"source": "volume", "volume": {"existingClaim": "m"}}}, "/models"),
-    "hub without a model": ({"model": {"source": "hub"}}, "repository"),
+    "hub without a model": ({"model": {"source": "hub"}}, "hub:"),
+    "a model of the hub without a download": ({"encoder": {"models": ["a=hub:a/b@" + "0" * 40]}}, "hub:"),
+    "two models of one name": ({"encoder": {"models": ["a=bundled:atlas", "a=bundled:everyday"]}}, "one name"),
     "KEDA without Prometheus": ({"encoder": {"autoscaling": {"kind": "keda"}}}, "prometheusUrl"),
     "fewer than the least while Prometheus is away": (
         {

@@ -16,6 +16,8 @@ import numpy as np
 from model.types import Encoded, Input, ModelInfo, Prepared, Role
 from service import wiring
 from service.cli.main import app
+from service.encoder.batcher import Batcher
+from service.encoder.models import LocalModels
 from service.observability.metrics import Metrics
 from service.settings import Settings
 
@@ -52,10 +54,10 @@ class HeldRuntime:
         return Encoded(np.eye(D, dtype=np.float32)[[0] * len(batch)])
 
 
-def _load(settings: Settings, _metrics: Metrics) -> tuple[HeldRuntime, int]:
-    return HeldRuntime(Path(settings.model)), 2_048
+def _load(settings: Settings, _metrics: Metrics, serve: Callable[[HeldRuntime, int], Batcher]) -> LocalModels:
+    return LocalModels.of(serve(HeldRuntime(Path(settings.models)), 2_048))
 
 
 if __name__ == "__main__":
-    wiring._load = _load
+    wiring._load_models = _load
     app(prog_name="ret2")

@@ -91,14 +91,13 @@ http://{{ include "ret2.fullname" . }}-qdrant.{{ .Release.Namespace }}.svc.{{ .V
 http://{{ include "ret2.fullname" . }}-encoder.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}:8080
 {{- end }}
 
-{{/* What a pod's embeddings depend on. The encoder's Service selects one generation, so two models are never behind it. */}}
+{{/* What a pod's embeddings depend on. The encoder's Service selects one generation, so all pods behind it have the same models. */}}
 {{- define "ret2.modelGeneration" -}}
 {{- $model := .Values.model -}}
-{{- $of := dict "source" $model.source -}}
+{{- $of := dict "source" $model.source "models" .Values.encoder.models -}}
 {{- if eq $model.source "hub" -}}
-{{- $_ := set $of "hub" (pick $model.hub "repository" "revision" "backbones") -}}
+{{- $_ := set $of "hub" (pick $model.hub "backbones") -}}
 {{- else -}}
-{{- $_ := set $of "path" $model.path -}}
 {{- $_ := set $of "volume" $model.volume -}}
 {{- end -}}
 {{- if eq $model.source "image" -}}

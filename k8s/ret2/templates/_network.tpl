@@ -88,8 +88,8 @@
           {{- include "ret2.selector" (dict "root" . "component" "encoder") | nindent 10 }}
   ports:
     - {port: http, protocol: TCP}
-{{- with .Values.nextEncoder.url }}
-{{ include "ret2.to.port" (dict "to" $.Values.networkPolicy.nextEncoderTo "port" (include "ret2.portOf" (dict "url" . "without" (ternary "80" "443" (hasPrefix "http:" .))))) }}
+{{- range .Values.encoder.others }}
+{{ include "ret2.to.port" (dict "to" $.Values.networkPolicy.otherEncodersTo "port" (include "ret2.portOf" (dict "url" . "without" (ternary "80" "443" (hasPrefix "http:" .))))) }}
 {{- end }}
 {{- $blobs := include "ret2.portOf" (dict "url" .Values.blobs.endpoint "without" (ternary "80" "443" (hasPrefix "http:" .Values.blobs.endpoint))) }}
 {{ include "ret2.to.qdrant" . }}

@@ -165,11 +165,7 @@ ports:
   value: /etc/ret2/keys/api-keys
 {{- end }}
 - name: RET2_ENCODER_URL
-  value: {{ include "ret2.encoderUrl" . | quote }}
-{{- with .Values.nextEncoder.url }}
-- name: RET2_NEXT_ENCODER_URL
-  value: {{ . | quote }}
-{{- end }}
+  value: {{ prepend .Values.encoder.others (include "ret2.encoderUrl" .) | join "," | quote }}
 - name: RET2_ENCODER_API_KEY
   valueFrom:
     secretKeyRef:

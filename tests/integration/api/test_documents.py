@@ -506,14 +506,14 @@ async def test_metrics_and_info(served: Any) -> None:
     text = (await served.client.get("/metrics")).text
     for line in (
         'ret2_requests_total{method="POST",route="/search",status="200"} 1.0',
-        'ret2_encoded_inputs_total{lane="bulk",outcome="ok"} 3.0',
+        'ret2_encoded_inputs_total{lane="bulk",model="fake",outcome="ok"} 3.0',
         'ret2_queue_cost{lane="search"} 0.0',
         "ret2_pending_documents 0.0",
         "ret2_search_hits_sum 3.0",
     ):
         assert line in text, line
     info = (await served.client.get("/info")).json()
-    assert info["model"]["name"] == "fake"
+    assert info["models"][0]["name"] == "fake"
     assert info["limits"]["max_documents_per_call"] == 10_000
 
 
@@ -534,7 +534,7 @@ async def test_overload_is_429_with_retry_after(serve: Serve, runtime: Any, wait
     plug = asyncio.create_task(served.search("plug"))
     await runtime.busy_with("plug")
     waiting = asyncio.create_task(served.search("1234567890"))
-    await wait_until(lambda: served.parts.encoder._queue.held("search") == 10)
+    await wait_until(lambda: served.parts.hosts[0].batcher._queue.held("search") == 10)
     for path, body in (
         ("/search", {"collection": "flags", "query": {"text": "red"}}),
         ("/encode", {"role": "query", "inputs": [{"text": "red"}]}),
@@ -558,7 +558,7 @@ async def test_a_search_that_takes_too_long_is_answered_and_costs_nothing_more(s
     response = await served.client.post("/search", json={"collection": "flags", "query": {"text": "slow"}})
     assert (response.status_code, response.json()["code"]) == (504, "timed_out")
     assert "0.05 s" in response.json()["detail"]
-    assert served.parts.encoder._queue.held("search") == 0
+    assert served.parts.hosts[0].batcher._queue.held("search") == 0
 
 
 async def test_a_caller_who_hangs_up_is_not_encoded(serve: Serve, runtime: Any, wait_until: Any) -> None:
@@ -594,7 +594,7 @@ async def test_a_caller_who_hangs_up_is_not_encoded(serve: Serve, runtime: Any, 
     call = asyncio.create_task(
         app({**scope, "headers": headers, "http_version": "1.1", "scheme": "http"}, receive, send)
     )
-    await wait_until(lambda: served.parts.encoder._queue.held("search") > 0)
+    await wait_until(lambda: served.parts.hosts[0].batcher._queue.held("search") > 0)
     left.set()
     await call
     runtime.gate.set()

@@ -61,10 +61,10 @@ def test_a_model_of_the_hub_serves_documents_of_every_kind(tmp_path: Path, make_
         commit = hub.publish("org/clip-tiny", write_dual_encoder(tmp_path / "published"))
         with serving(tmp_path, "hub:org/clip-tiny", hub.url) as (process, client, log):
             wait_ready(process, client, log)
-            model = client.get("/info").json()["model"]
-            assert (model["name"], model["commit"], model["dimensions"]) == ("org/clip-tiny", commit, 8)
+            model = client.get("/info").json()["models"][0]
+            assert (model["name"], model["commit"], model["dimensions"]) == ("clip-tiny", commit, 8)
             assert f'"commit": "{commit}"' in log.read_text()
-            assert client.get("/v1/models/org%2Fclip-tiny").json()["id"] == "org/clip-tiny"  # as OpenAI's client asks
+            assert client.get("/v1/models/clip-tiny").json()["id"] == "clip-tiny"
             client.put("/collections/shop", json={}).raise_for_status()
             documents = [
                 {"id": "text", "text": "a red square"},

@@ -36,7 +36,7 @@ def client(url: str) -> Iterator[Client]:
 
 def test_from_an_empty_service_to_a_hit(client: Client, make_image: Callable[..., bytes]) -> None:
     assert client.ready()
-    assert client.info().model.dimensions == 64
+    assert client.info().default.dimensions == 64
     assert client.create_collection("c").documents == 0
     documents = [{"id": f"d/{n}", "text": f"word{n}", "metadata": {"n": n}} for n in range(20)]
     documents.append({"id": "picture", "image": make_image("blue")})

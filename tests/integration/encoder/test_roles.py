@@ -16,6 +16,7 @@ from service.api.app import create_app
 from service.components import Parts
 from service.encoder.app import EncoderParts, create_encoder_app
 from service.encoder.batcher import Batcher
+from service.encoder.models import LocalModels
 from service.observability.metrics import Metrics
 from service.settings import Settings
 
@@ -27,7 +28,7 @@ async def start(runtime: Any, postgres_url: str, tmp_path: Path) -> AsyncIterato
     """A process of a role. All have one database, one folder of images, one encoder behind HTTP, and one store."""
     store, metrics = FakeStore(), Metrics(CollectorRegistry())
     batcher = Batcher(runtime, Settings().queue(2_048), metrics)
-    encoder = create_encoder_app(EncoderParts(Settings(role="encoder"), metrics, batcher))
+    encoder = create_encoder_app(EncoderParts(Settings(role="encoder"), metrics, LocalModels.of(batcher)))
     over = httpx.ASGITransport(encoder)
     shared = {"encoder_url": "http://encoder", "qdrant_url": "http://qdrant:6333", "database_url": postgres_url}
     async with AsyncExitStack() as stack:
@@ -36,7 +37,7 @@ async def start(runtime: Any, postgres_url: str, tmp_path: Path) -> AsyncIterato
         async def process(role: str, **settings: Any) -> tuple[Parts, httpx.AsyncClient]:
             described = Settings(role=role, blobs_url=str(tmp_path / "blobs"), **shared, **settings)
             remote = HttpEncoder(described.encoder_client("http://encoder"), transport=over)
-            parts = wiring.build(described, encoder=remote, store=store)
+            parts = wiring.build(described, hosts=[remote], store=store)
             app = create_app(parts)
             await stack.enter_async_context(app.router.lifespan_context(app))
             client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", timeout=30)

@@ -25,6 +25,7 @@ from model.errors import (
 from model.types import Embedding, Input, Role
 from service.encoder.app import EncoderParts, create_encoder_app
 from service.encoder.batcher import Batcher
+from service.encoder.models import LocalModels
 from service.keys import Key, KeyFile, KeyScope, line_of
 from service.observability.metrics import Metrics
 from service.settings import ServerRole, Settings
@@ -51,7 +52,9 @@ class Remote:
         self.settings = Settings(role=ServerRole.ENCODER, **settings)
         self.metrics = Metrics(CollectorRegistry())
         self.batcher = Batcher(runtime, self.settings.queue(2_048), self.metrics)
-        self.app = create_encoder_app(EncoderParts(self.settings, self.metrics, self.batcher, KeyFile(keys)))
+        self.app = create_encoder_app(
+            EncoderParts(self.settings, self.metrics, LocalModels.of(self.batcher), KeyFile(keys))
+        )
         self.way = Way(self.app)
 
     def client(self, **options: Any) -> HttpEncoder:

@@ -36,10 +36,11 @@ async def test_after_searches_and_documents(served: Any) -> None:
     assert found['ret2_jobs{state="succeeded"}'] == 3
     assert found['ret2_jobs{state="failed"}'] == 0
     assert found["ret2_pending_documents"] == found["ret2_oldest_pending_seconds"] == 0
-    assert found['ret2_model_info{dimensions="64",fingerprint="fake-fingerprint",name="fake"}'] == 1
+    assert found['ret2_model_info{dimensions="64",fingerprint="fake-fingerprint",name="fake",state="ready"}'] == 1
     for lane in ("search", "bulk"):
-        for name in ("ret2_queue_wait_seconds", "ret2_batch_fill_ratio", "ret2_forward_seconds", "ret2_batch_cost"):
-            assert found[f'{name}_count{{lane="{lane}"}}'] >= 1
+        assert found[f'ret2_queue_wait_seconds_count{{lane="{lane}"}}'] >= 1
+        for name in ("ret2_batch_fill_ratio", "ret2_forward_seconds", "ret2_batch_cost"):
+            assert found[f'{name}_count{{lane="{lane}",model="fake"}}'] >= 1
     for operation in ("create", "upsert", "fetch", "search", "delete"):
         assert found[f'ret2_store_seconds_count{{operation="{operation}"}}'] >= 1, operation
     assert found["ret2_ledger_seconds_count"] > 5

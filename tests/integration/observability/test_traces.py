@@ -32,6 +32,7 @@ from model.errors import InvalidInput  # noqa: E402
 from model.types import Input, Role  # noqa: E402
 from service.encoder.app import EncoderParts, create_encoder_app  # noqa: E402
 from service.encoder.batcher import Batcher  # noqa: E402
+from service.encoder.models import LocalModels  # noqa: E402
 from service.observability import tracing as service_tracing  # noqa: E402
 from service.observability.metrics import Metrics  # noqa: E402
 from service.settings import ServerRole, Settings  # noqa: E402
@@ -162,7 +163,9 @@ async def test_probes_are_not_traced(spans: Spans, served: Any) -> None:
 async def remote(runtime: Any) -> AsyncIterator[Callable[[], HttpEncoder]]:
     """An encoder application, and clients of it."""
     settings, metrics = Settings(role=ServerRole.ENCODER), Metrics(CollectorRegistry())
-    app = create_encoder_app(EncoderParts(settings, metrics, Batcher(runtime, settings.queue(2_048), metrics)))
+    app = create_encoder_app(
+        EncoderParts(settings, metrics, LocalModels.of(Batcher(runtime, settings.queue(2_048), metrics)))
+    )
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(app.router.lifespan_context(app))
         yield lambda: HttpEncoder(EncoderClientSettings("http://encoder"), transport=httpx.ASGITransport(app))

@@ -132,7 +132,7 @@ def test_upgrade_model(good: bool, tmp_path: Path, make_image: Callable[..., byt
     (tmp_path / "red.png").write_bytes(make_image("red"))
     asked = [{"text": f"text {n}", "id": f"d{n}"} for n in range(30)] + [{"image": "red.png", "id": "picture"}]
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked))
-    settings = Settings(data_dir=tmp_path / "data", next_model="next")
+    settings = Settings(data_dir=tmp_path / "data")
     with serving(lambda: build(settings, FakeRuntime(), Next())) as url, Client(url) as client:
         client.create_collection("c")
         pictured = {"id": "picture", "image": tmp_path / "red.png"}

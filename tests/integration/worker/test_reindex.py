@@ -38,7 +38,7 @@ async def start(runtime: Any, tmp_path: Path) -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
         async def started(**settings: Any) -> httpx.AsyncClient:
-            parts = build(Settings(data_dir=tmp_path, next_model="other", **settings), runtime, other(runtime))
+            parts = build(Settings(data_dir=tmp_path, **settings), runtime, other(runtime))
             app: FastAPI = create_app(parts)
             await stack.enter_async_context(app.router.lifespan_context(app))
             transport = httpx.ASGITransport(app, raise_app_exceptions=True)
@@ -126,7 +126,7 @@ async def test_what_is_no_order(start: Start) -> None:
         assert (await client.post("/collections/c/reindex", json=body)).status_code == 422
     answer = await client.post("/collections/c/reindex", json={"model": "third"})
     assert answer.status_code == 409
-    assert "RET2_NEXT_MODEL" in answer.json()["detail"]
+    assert "--model NAME=SOURCE" in answer.json()["detail"]
     assert (await client.post("/collections/none/reindex")).status_code == 404
 
 

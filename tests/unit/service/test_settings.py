@@ -38,7 +38,11 @@ UNITS = (
 
 def test_the_design_s_defaults() -> None:
     settings = Settings()
-    assert (settings.host, settings.port, settings.model) == ("127.0.0.1", 8080, "bundled:everyday")
+    assert (settings.host, settings.port, settings.models) == (
+        "127.0.0.1",
+        8080,
+        "everyday=bundled:everyday,atlas=bundled:atlas",
+    )
     assert settings.qdrant_url is settings.database_url is settings.blobs_url is settings.encoder_url is None
 
 

@@ -106,7 +106,7 @@ class World:
     reindexers: list[Reindexer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.encoders = Encoders(self.old, self.new)
+        self.encoders = Encoders.of(self.old, self.new)
         self.wakeups = WakeUps()
         self.progress = Progress(self.ledger, 0.01)
         self.catalog = Catalog(self.ledger, self.store, self.encoders)
@@ -331,8 +331,7 @@ async def test_from_a_thumbnail_and_posted_again_it_is_unchanged(
     world = await make_world(documents=0)
     keeper = Keeper(world.blobs, KeepSettings(Keep.THUMBNAIL, 16))
     attempts = world.workers[0]._attempts
-    pipeline = replace(attempts._runner.pipeline, keeper=keeper)
-    attempts._runner = replace(attempts._runner, pipeline=pipeline)
+    attempts._runner = replace(attempts._runner, keeper=keeper)
     posted = Incoming(0, id="i", text="t", image=make_image(size=(400, 300)))
     await world.done(await world.post(posted))
     kept = world.store.kept["c"][1]["i"].image_digest
@@ -361,9 +360,9 @@ async def test_asked_twice_it_is_the_same_job(make_world: Make) -> None:
 
 async def test_no_other_model_runs(make_world: Make) -> None:
     world = await make_world()
-    with pytest.raises(Conflict, match="does not run here"):
+    with pytest.raises(Conflict, match="is not served here"):
         await world.reindexes.start("c", model="old")
-    with pytest.raises(Conflict, match="RET2_NEXT_MODEL"):
+    with pytest.raises(Conflict, match="--model NAME=SOURCE"):
         await world.reindexes.start("c", model="third")
     with pytest.raises(NotFound):
         await world.reindexes.start("none")
@@ -549,8 +548,8 @@ async def test_too_late_and_too_early(make_world: Make) -> None:
         await world.reindexes.cancel("c")
     with pytest.raises(Conflict, match="kept"):
         await world.reindexes.start("c")
-    world.reindexes._encoders = Encoders(world.new)
-    with pytest.raises(Conflict, match="does not run any more"):
+    world.reindexes._encoders = Encoders.of(world.new)
+    with pytest.raises(Conflict, match="is not served any more"):
         await world.reindexes.roll_back("c")
 
 

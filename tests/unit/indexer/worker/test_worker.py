@@ -429,7 +429,7 @@ async def test_an_encoder_of_one_collection_that_times_out_holds_up_no_other(mak
     slow.broken = EncoderTimedOut("slow")
     waits = await world.post(*posted("a"), collection="slow")
     world.encoder.model = first
-    encoders = Encoders(world.encoder, slow)
+    encoders = Encoders.of(world.encoder, slow)
     worker = Worker(world.ledger, world.store, encoders, world.blobs, world.fetcher, world.settings, world.progress)
     world.workers.append(worker)
     await worker.start()

@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from model.errors import InvalidInput
-from service.cli.flags import settings_from, settings_table
+from service.cli.flags import settings_from, settings_table, with_settings
 from service.settings import Settings
 
 PAGE = Path(__file__).parents[4] / "docs" / "settings.md"
@@ -35,9 +37,9 @@ def test_every_setting_says_what_it_is() -> None:
 
 def test_flags_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RET2_PORT", "1234")
-    monkeypatch.setenv("RET2_MODEL", "folder")
+    monkeypatch.setenv("RET2_MODELS", "folder")
     settings = settings_from({"port": 4321})
-    assert (settings.port, settings.model) == (4321, "folder")
+    assert (settings.port, settings.models) == (4321, "folder")
 
 
 def test_a_wrong_setting_is_named_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,3 +54,18 @@ def test_a_secret_is_never_in_the_message(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(InvalidInput) as caught:
         settings_from({})
     assert "hunter2" not in caught.value.detail
+
+
+def test_a_model_is_named_once_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RET2_MODELS", "folder")
+    seen: list[str] = []
+    app = typer.Typer()
+    app.command()(with_settings(lambda settings: seen.append(settings.models)))
+    for arguments in (["--model", "a=/a", "--model", "b=/b"], []):
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert seen == ["a=/a,b=/b", "folder"]
+
+
+def test_two_models_of_one_name_are_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(InvalidInput, match="RET2_MODELS: two models have the name 'a': /a and /b"):
+        settings_from({"models": "a=/a,a=/b"})

@@ -7,7 +7,6 @@ import pytest
 from pydantic import BaseModel
 
 from indexer.domain.bodies import Wire
-from model.types import ModelInfo
 from service.client import types
 from service.schemas.collections import CollectionOut, GenerationOut, ReindexOut
 from service.schemas.documents import RejectedOut
@@ -26,7 +25,7 @@ from service.schemas.search import GroupOut, HitOut, QueryIn, SearchIn, SearchOu
         (types.Generation, GenerationOut),
         (types.Reindex, ReindexOut),
         (types.Rejected, RejectedOut),
-        (ModelInfo, ModelOut),
+        (types.Model, ModelOut),
     ],
 )
 def test_a_class_has_the_fields_of_its_answer(ours: Any, answer: type[BaseModel]) -> None:

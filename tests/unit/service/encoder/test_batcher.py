@@ -5,14 +5,16 @@ import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_runtime import D, FakeRuntime, embed
 
 from indexer.encoding.encoder import Lane
 from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, Overloaded, RetrievalError
-from model.types import Embedding, Encoded, Input, Role
+from model.types import Embedding, Encoded, Input, ModelInfo, Role
 from service.encoder.batcher import Batcher
 
 Make = Callable[..., Awaitable[Batcher]]
@@ -533,8 +535,8 @@ async def test_timing_and_metrics(make_batcher: Make, runtime: Any) -> None:
     result: Any = await one(batcher, "good")
     assert min(result.timing.decode_s, result.timing.queue_s, result.timing.encode_s) >= 0
     value = batcher._metrics.registry.get_sample_value
-    assert value("ret2_encoded_inputs_total", {"lane": "search", "outcome": "ok"}) == 1
-    assert value("ret2_batch_cost_sum", {"lane": "search"}) == 4
+    assert value("ret2_encoded_inputs_total", {"model": "fake", "lane": "search", "outcome": "ok"}) == 1
+    assert value("ret2_batch_cost_sum", {"model": "fake", "lane": "search"}) == 4
     assert value("ret2_queue_cost", {"lane": "search"}) == 0
 
 
@@ -564,3 +566,60 @@ async def test_a_text_does_not_wait_for_pictures_to_be_decoded(
     assert not any(picture.done() for picture in pictures)
     decoding.set()
     await asyncio.gather(*pictures)
+
+
+class Second(FakeRuntime):
+    """Another model on the same device: its vectors are the opposite ones."""
+
+    info = ModelInfo("second", "second-fingerprint", D, 1_000, 16)
+
+    def __init__(self, first: FakeRuntime) -> None:
+        super().__init__()
+        self.gate = first.gate
+        self.on_forward = lambda texts: -np.stack([embed(text) for text in texts])
+
+
+async def test_two_models_share_the_queue_and_no_batch(make_batcher: Make, runtime: Any, wait_until: Any) -> None:
+    batcher = await make_batcher()
+    second = Second(runtime)
+    model = batcher.add(second, 2_048)
+    runtime.gate.clear()
+    busy = asyncio.create_task(one(batcher, "busy"))
+    await runtime.busy_with("busy")
+    calls = [
+        asyncio.create_task(batcher.encode([Input(text)], role=Role.QUERY, lane=Lane.SEARCH, model=by))
+        for text, by in (("red", None), ("red", model), ("blue", None), ("blue", model))
+    ]
+    await wait_until(lambda: batcher._queue.held(Lane.SEARCH) == 14 and batcher._queue._ready.count(Lane.SEARCH) == 4)
+    runtime.gate.set()
+    answers = [(await call)[0] for call in calls]
+    await busy
+    assert [answer.fingerprint for answer in answers] == ["fake-fingerprint", "second-fingerprint"] * 2
+    for ours, theirs in (answers[:2], answers[2:]):
+        assert np.allclose(ours.vector, -theirs.vector)
+    assert all(set(batch) <= {"red", "blue", "busy"} for batch in (*runtime.batches, *second.batches))
+    value = batcher._metrics.registry.get_sample_value
+    assert value("ret2_encoded_inputs_total", {"model": "second", "lane": "search", "outcome": "ok"}) == 2
+
+
+async def test_a_model_that_is_poisoned_harms_no_other(make_batcher: Make, runtime: Any) -> None:
+    batcher = await make_batcher()
+    second = Second(runtime)
+    second.on_forward = lambda texts: np.full((len(texts), D), np.nan, np.float32)
+    model = batcher.add(second, 2_048)
+    (failed,) = await batcher.encode([Input("red")], role=Role.QUERY, lane=Lane.SEARCH, model=model)
+    assert isinstance(failed, EncodeFailed)
+    assert isinstance(await one(batcher, "red"), Embedding)
+    await batcher.check(max_age_s=30)
+    with pytest.raises(EncodeFailed):
+        await batcher.check(30, model)
+    assert batcher.alive
+
+
+async def test_a_model_of_texts_refuses_images(make_batcher: Make, runtime: Any, make_image: Any) -> None:
+    runtime.info = replace(FakeRuntime.info, modalities=("text",))
+    batcher = await make_batcher()
+    (refused,) = await batcher.encode([Input("red", make_image())], role=Role.QUERY, lane=Lane.SEARCH)
+    assert isinstance(refused, InvalidInput)
+    assert "model fake embeds text alone, and this input has image" in refused.detail
+    assert isinstance(await one(batcher, "red"), Embedding)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from unittest.mock import sentinel
 
 import pytest
+from fake_runtime import FakeRuntime
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from indexer.encoding.encoder import Lane
 from model.errors import DependencyUnavailable
 from model.types import Input, Prepared, Role
 from service.encoder.lanes import Entry
+from service.encoder.loaded import LoadedModel
 from service.encoder.queue import Queue
 from service.settings import QueueSettings
 
@@ -21,9 +23,16 @@ Traffic = list[tuple[Lane, int, bool, bool]]  # lane, cost, its caller leaves, i
 traffic = st.lists(st.tuples(st.sampled_from(Lane), st.integers(1, 12), st.booleans(), st.booleans()), max_size=40)
 
 
-def entry(lane: Lane, cost: int) -> Entry:
+def model(max_batch_cost: int = 2_048) -> LoadedModel:
+    return LoadedModel(FakeRuntime(), max_batch_cost)
+
+
+MODEL = model()
+
+
+def entry(lane: Lane, cost: int, by: LoadedModel | None = None) -> Entry:
     future: asyncio.Future[object] = sentinel.never_awaited
-    return Entry(Input(text="x"), Role.QUERY, lane, future, cost)  # type: ignore[arg-type]
+    return Entry(Input(text="x"), by or MODEL, Role.QUERY, lane, future, cost)  # type: ignore[arg-type]
 
 
 def prepare_all(queue: Queue) -> None:
@@ -40,7 +49,8 @@ def drained(queue: Queue) -> Iterator[list[Entry]]:
 
 def filled(items: Traffic, **settings: int) -> tuple[Queue, list[Entry]]:
     queue = Queue(QueueSettings(max_search_cost=10**6, max_bulk_cost=10**6, **settings))
-    entries = [entry(lane, cost) for lane, cost, _, _ in items]
+    by = model(settings.get("max_batch_cost", 2_048))
+    entries = [entry(lane, cost, by) for lane, cost, _, _ in items]
     for one in entries:
         assert queue.admit(one.lane, [one]) == 0
     prepare_all(queue)
@@ -138,7 +148,8 @@ def test_searches_are_prepared_before_bulk() -> None:
 
 def test_close_hands_over_whoever_has_no_answer() -> None:
     queue = Queue(QueueSettings(max_batch_cost=1))
-    entries = [entry(Lane.SEARCH, 1), entry(Lane.SEARCH, 1), entry(Lane.BULK, 1)]
+    by = model(1)
+    entries = [entry(Lane.SEARCH, 1, by), entry(Lane.SEARCH, 1, by), entry(Lane.BULK, 1, by)]
     for one in entries[:2]:
         queue.admit(one.lane, [one])
     prepare_all(queue)
@@ -190,9 +201,10 @@ def after_a_batch(
 ) -> Queue:
     """So many have just been answered after a forward of that long, and so many wait."""
     queue = Queue(QueueSettings(max_batch_cost=10, max_wait_s=max_wait_s))
-    come(queue, *(entry(lane, 1) for _ in range(answered)))
+    by = model(10)
+    come(queue, *(entry(lane, 1, by) for _ in range(answered)))
     batch = queue.next_batch()
-    come(queue, *(entry(lane, 1) for _ in range(waiting)))
+    come(queue, *(entry(lane, 1, by) for _ in range(waiting)))
     queue.answered(batch, forward_s)
     return queue
 
@@ -203,9 +215,10 @@ def test_a_batch_waits_for_callers_who_were_just_answered() -> None:
     with ThreadPoolExecutor(1) as model:
         batch = model.submit(queue.next_batch)
         assert not wait([batch], SOON_S).done
-        come(queue, entry(Lane.SEARCH, 1))
+        by = queue._ready.head(Lane.SEARCH).model
+        come(queue, entry(Lane.SEARCH, 1, by))
         assert not wait([batch], SOON_S).done
-        come(queue, entry(Lane.SEARCH, 1))
+        come(queue, entry(Lane.SEARCH, 1, by))
         assert len(batch.result(timeout=10)) == 3
 
 
@@ -256,7 +269,8 @@ def test_a_batch_waits_for_what_is_being_prepared() -> None:
 def beside(count: int, *costs: int, budget: int = 2_048) -> Queue:
     """Two batches are computed side by side; each wants 96 at least."""
     queue = Queue(QueueSettings(max_batch_cost=budget), beside=count, least_cost=96)
-    come(queue, *(entry(Lane.SEARCH, cost) for cost in costs))
+    by = model(budget)
+    come(queue, *(entry(Lane.SEARCH, cost, by) for cost in costs))
     return queue
 
 
@@ -286,8 +300,8 @@ def test_too_little_for_all_threads_is_shared_out_where_some_are_busy() -> None:
     queue = beside(16, *[16] * 32, budget=16 * 600)
     assert len(queue.next_batch()) == 32
     queue = beside(16, 16, budget=16 * 600)
-    queue.next_batch()
-    come(queue, *(entry(Lane.SEARCH, 16) for _ in range(31)))
+    (first,) = queue.next_batch()
+    come(queue, *(entry(Lane.SEARCH, 16, first.model) for _ in range(31)))
     assert [len(queue.next_batch()) for _ in range(5)] == [7, 7, 7, 7, 3]
 
 
@@ -295,13 +309,14 @@ def test_uneven_batches_become_even() -> None:
     """One caller came first, the others together: without sharing out they would stay so, and one thread would do nearly everything."""
     queue = beside(2, 16)
     first = queue.next_batch()
-    come(queue, *(entry(Lane.SEARCH, 16) for _ in range(31)))
+    by = first[0].model
+    come(queue, *(entry(Lane.SEARCH, 16, by) for _ in range(31)))
     second = queue.next_batch()
     assert (len(first), len(second)) == (1, 16)
     for _ in range(3):
         first, second = second, first
         queue.answered(second, forward_s=0.0)
-        come(queue, *(entry(Lane.SEARCH, 16) for _ in second))  # who was answered asks again
+        come(queue, *(entry(Lane.SEARCH, 16, by) for _ in second))  # who was answered asks again
         second = queue.next_batch()
     assert (len(first), len(second)) == (16, 16)
 
@@ -316,3 +331,47 @@ def test_what_is_alone() -> None:
     assert not queue.alone(second)
     queue.answered(first, forward_s=0.0)
     assert queue.alone(second)
+
+
+def test_a_batch_is_of_one_model_and_the_oldest_input_decides_which() -> None:
+    queue, first, second = Queue(QueueSettings()), model(), model()
+    order = [first, second, first, second, second]
+    entries = [entry(Lane.SEARCH, 1, by) for by in order]
+    come(queue, *entries)
+    assert queue.next_batch() == [entries[0], entries[2]]
+    late = entry(Lane.SEARCH, 1, first)
+    come(queue, late)
+    assert queue.next_batch() == [entries[1], entries[3], entries[4]]
+    assert queue.next_batch() == [late]
+
+
+def test_the_budget_of_a_batch_is_that_of_its_model() -> None:
+    queue, small, large = Queue(QueueSettings()), model(2), model(4)
+    come(queue, *(entry(Lane.SEARCH, 1, by) for by in [small] * 4 + [large] * 4))
+    assert [len(batch) for batch in drained(queue)] == [2, 2, 4]
+
+
+def test_bounds_and_turns_hold_over_all_models() -> None:
+    queue, first, second = Queue(QueueSettings(max_search_cost=2, searches_per_bulk=1)), model(1), model(1)
+    assert queue.admit(Lane.SEARCH, [entry(Lane.SEARCH, 1, first), entry(Lane.SEARCH, 1, second)]) == 0
+    assert queue.admit(Lane.SEARCH, [entry(Lane.SEARCH, 1, second)]) > 0
+    assert queue.admit(Lane.BULK, [entry(Lane.BULK, 1, second)]) == 0
+    prepare_all(queue)
+    assert [batch[0].lane for batch in drained(queue)] == [Lane.SEARCH, Lane.BULK, Lane.SEARCH]
+
+
+def test_a_failed_batch_goes_before_younger_inputs_of_other_models() -> None:
+    queue, first, second = Queue(QueueSettings()), model(), model()
+    failing = [entry(Lane.SEARCH, 1, first), entry(Lane.SEARCH, 1, first)]
+    come(queue, *failing)
+    batch = queue.next_batch()
+    come(queue, entry(Lane.SEARCH, 1, second))
+    queue.retry_alone(batch)
+    assert [queue.next_batch(), queue.next_batch()] == [[failing[0]], [failing[1]]]
+
+
+def test_models_side_by_side_share_the_threads() -> None:
+    """Each thread has a batch, whichever models they are of."""
+    queue, first, second = Queue(QueueSettings(), beside=2, least_cost=96), model(), model()
+    come(queue, *(entry(Lane.BULK, 16, by) for by in [first] * 16 + [second] * 16))
+    assert [len(queue.next_batch()), len(queue.next_batch())] == [16, 16]

@@ -19,7 +19,7 @@ from model.errors import EncodeFailed  # noqa: E402
 from model.retriever import Retriever  # noqa: E402
 from model.types import Input, Limits, Prepared, Role  # noqa: E402
 from service.encoder import runtime as runtime_module  # noqa: E402
-from service.encoder.runtime import TorchRuntime, choose_dtype  # noqa: E402
+from service.encoder.runtime import ModelDevice, TorchRuntime, choose_dtype  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +39,8 @@ def tiny(folder: Path) -> TorchRuntime:
 
 
 def load(folder: Path, **options: Any) -> TorchRuntime:
-    defaults = {"device": "cpu", "precision": "auto", "compiled": False, "threads": None, "limits": Limits()}
-    return TorchRuntime.load(str(folder), **{**defaults, **options})
+    device = ModelDevice.open("cpu", options.pop("precision", "auto"), None)
+    return TorchRuntime.load(str(folder), device, Limits(), **options)
 
 
 def prepared(runtime: TorchRuntime, *texts: str) -> list[Prepared]:
@@ -127,7 +127,7 @@ def test_the_budget_is_the_smallest_that_is_about_as_fast(tiny: TorchRuntime, mo
 
 def test_the_budget_ends_where_memory_does(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime_module, "_MIN_BATCH_COST", 1)
-    tiny._threads = None  # a device takes a batch whole
+    tiny._device.threads = None  # a device takes a batch whole
     with_memory_for(tiny, 5 * tiny._document.cost, monkeypatch)
     measured = tiny._throughput
     monkeypatch.setattr(tiny, "_throughput", lambda item, count: count * float(measured(item, count) > 0))

@@ -172,7 +172,7 @@ def calls_of(app: Any) -> Iterator[str]:
 def applications() -> list[Any]:
     """Declaring routes needs no running parts."""
     parts: Any = SimpleNamespace(
-        settings=Settings(), metrics=Metrics(CollectorRegistry()), encoder=None, fetcher=None, api_keys=None
+        settings=Settings(), metrics=Metrics(CollectorRegistry()), encoders=None, fetcher=None, api_keys=None
     )
     return [create_app(parts), create_encoder_app(parts)]
 

@@ -26,7 +26,7 @@ FILE = Path(__file__).parents[5] / "docs" / "openapi.json"
 def openapi() -> dict[str, Any]:
     """Declaring routes needs no running parts."""
     parts: Any = SimpleNamespace(
-        settings=Settings(), metrics=Metrics(CollectorRegistry()), encoder=None, fetcher=None, api_keys=()
+        settings=Settings(), metrics=Metrics(CollectorRegistry()), encoders=None, fetcher=None, api_keys=()
     )
     return create_app(parts).openapi()
 

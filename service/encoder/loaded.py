@@ -1,0 +1,59 @@
+"""A loaded model as the batcher uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from model.types import Encoded, Input, ModelInfo, Prepared, Role
+
+
+class Runtime(Protocol):
+    """A model on its device. `launch` is called by a single thread, everything else by several at once.
+
+    Models of one batcher share a device: `in_flight`, `least_cost` and `broken` are the device's.
+    """
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def in_flight(self) -> int:
+        """The number of batches that may be launched and not yet done."""
+        ...
+
+    @property
+    def least_cost(self) -> int | None:
+        """The least cost of a batch where batches are computed side by side; None where they are computed in turn."""
+        ...
+
+    @property
+    def broken(self) -> bool:
+        """Whether the device fails every call until the process is replaced."""
+        ...
+
+    def estimate(self, item: Input) -> int:
+        """Return an upper bound, at least 1, of the cost that `prepare` will find, without decoding or tokenising."""
+        ...
+
+    def prepare(self, item: Input, role: Role) -> Prepared:
+        """Decode and tokenise. Raises `InvalidInput` or `TooLarge`."""
+        ...
+
+    def launch(self, batch: Sequence[Prepared], *, alone: bool) -> Callable[[], Encoded]:
+        """Start the forward and return a function that waits for the result, in any thread.
+
+        With `alone` nothing else is in the model or waits for it: the batch may use the whole device, and may be
+        done on return.
+        """
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class LoadedModel:
+    """A model in the batcher: what a batch of it may cost, and when a forward of it last worked."""
+
+    runtime: Runtime
+    max_batch_cost: int
+    last_success: float | None = None
