@@ -31,17 +31,18 @@ class Jobs(Part):
         *,
         collection: str | None = None,
         prefixes: Iterable[str] = (),
+        names: Iterable[str] = (),
         states: Iterable[JobState] = (),
         limit: int = 50,
         offset: int = 0,
     ) -> list[Job]:
         """Return a page of jobs, newest first; with `prefixes`, only jobs of collections whose names begin with one of
-        them."""
+        them, or are among `names`."""
         query = sa.select(jobs).where(jobs.c.seq.is_not(None)).order_by(jobs.c.seq.desc()).limit(limit).offset(offset)
         if collection is not None:
             query = query.where(jobs.c.collection == collection)
         if begins := [jobs.c.collection.startswith(prefix, autoescape=True) for prefix in prefixes]:
-            query = query.where(sa.or_(*begins))
+            query = query.where(sa.or_(*begins, jobs.c.collection.in_(list(names))))
         if chosen_states := list(states):
             query = query.where(jobs.c.state.in_(chosen_states))
         with self._database.read() as connection:

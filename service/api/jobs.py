@@ -67,13 +67,14 @@ async def list_jobs(
     limit: Limit = 50,
     offset: Offset = 0,
 ) -> Response:
-    """List jobs, newest first, of the collections that the API key may see."""
+    """List jobs, newest first, of the collections that the API key may see, by their own names or by an alias."""
     prefixes = () if caller.sees_all else caller.prefixes
-    if collection is not None and caller.sees(collection):
-        target = (await parts.catalog.aliases()).get(collection)
-        collection, prefixes = (target, ()) if target else (collection, prefixes)
+    aliases = await parts.catalog.aliases() if prefixes or collection is not None else {}
+    if collection is not None and caller.sees(collection) and (target := aliases.get(collection)):
+        collection, prefixes = target, ()
+    opened = {target for alias, target in aliases.items() if caller.sees(alias)} if prefixes else set()
     jobs = await parts.ledger.jobs.newest(
-        collection=collection, prefixes=prefixes, states=state or (), limit=limit, offset=offset
+        collection=collection, prefixes=prefixes, names=opened, states=state or (), limit=limit, offset=offset
     )
     return Json({"jobs": [job_wire(job) for job in jobs]})
 

@@ -109,7 +109,11 @@ class ContentEncoding:
         headers = Headers(scope=scope)
         coding = headers.get("content-encoding", "identity").strip().lower()
         charset = _charset(headers.get("content-type", ""))
-        if coding not in _DECODERS and coding != "identity":
+        error: InvalidInput
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # RFC 9112, section 6.3: a proxy that reads the other of the two takes a part of the body for a request.
+            error = InvalidInput("the body has a length and comes in chunks: send content-length or transfer-encoding")
+        elif coding not in _DECODERS and coding != "identity":
             error = UnsupportedMediaType(
                 f"content-encoding {coding!r:.100} is not supported: send gzip, deflate, zstd or none",
                 field="content-encoding",
@@ -131,7 +135,9 @@ class ContentEncoding:
             scope["headers"] = [(name, value) for name, value in scope["headers"] if name not in plain]
             await self._app(scope, _Expanded(receive, _DECODERS[coding](), coding), send)
             return
-        await problem_of(error, scope["state"]["request_id"])(scope, receive, send)
+        answer = problem_of(error, scope["state"]["request_id"])
+        answer.headers["connection"] = "close"
+        await answer(scope, receive, send)
 
 
 class _Expanded:

@@ -91,6 +91,17 @@ def test_a_body_is_never_the_next_request(serve: Callable[..., Caller]) -> None:
     assert httpx.get(f"{caller.url}/collections/victim", trust_env=False).status_code == 200
 
 
+def test_a_body_of_two_lengths_is_refused_and_its_connection_closed(serve: Callable[..., Caller]) -> None:
+    """Whichever of the two a proxy in front believed, nothing of the body is read as a request."""
+    caller = serve()
+    head = b"POST /search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+    for length in (5, 5 + len(DELETE)):
+        received = caller.answers(head + b"Content-Length: %d\r\n\r\n0\r\n\r\n" % length + DELETE, wait_s=3)
+        assert STATUS.findall(received) == [b"400"]
+        assert b"send content-length or transfer-encoding" in received
+    assert httpx.get(f"{caller.url}/collections/victim", trust_env=False).status_code == 200
+
+
 def test_what_offers_an_upgrade_is_answered_as_what_offers_none(serve: Callable[..., Caller]) -> None:
     caller = serve()
     body = json.dumps({"indexes": {"brand": "number"}}).encode()
