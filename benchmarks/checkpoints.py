@@ -86,8 +86,8 @@ def ret2_config(shape: ClipShape, fusion: Fusion, towers: Path) -> Ret2Config:
 def _write_ret2(shape: ClipShape, fusion: Fusion, towers: Path, folder: Path) -> None:
     config = ret2_config(shape, fusion, towers)
     torch.manual_seed(1)
-    widths = ((part.width,) * fusion.steps for part in (shape.text, shape.vision.encoder))
-    side = build_fusion(config, *widths)
+    text, vision = ((part.width,) * fusion.steps for part in (shape.text, shape.vision.encoder))
+    side = build_fusion(config, text, vision)
     save_checkpoint(folder, config.to_json(), {f"shared.{key}": value for key, value in side.state_dict().items()})
 
 

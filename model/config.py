@@ -19,6 +19,10 @@ from model.errors import InvalidInput
 Family = Literal["transformers", "efficientnet_lite0"]
 Resize = Literal["pad", "crop", "squash"]
 Resample = Literal["bicubic", "bilinear", "lanczos"]
+# What the towers say of a whole text and a whole image, beside the cell's state. "added": the means of both towers' last
+# tapped layers, projected, are added to the state. "base": the state is added to the embedding of the dual encoder that
+# both towers are of.
+GlobalFeatures = Literal["added", "base"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,7 @@ class Ret2Config:
     shared_sides: bool = True  # one encoder for queries and documents (ReT-2); False: one for each (v1's default)
     shared_text_tower: bool = True  # False: each side has its own, both in the checkpoint
     shared_vision_tower: bool = True
+    global_features: GlobalFeatures | None = None  # through a gate that begins at zero: model/ret2.py
 
     def __post_init__(self) -> None:
         if self.fusion == "recurrent" and len(self.text.layers) != len(self.vision.layers):
@@ -116,6 +121,22 @@ class Ret2Config:
                     f"and {name}.source 'checkpoint' (is {part.source!r})"
                 )
 
+        self._check_global_features()
+
+    def _check_global_features(self) -> None:
+        if self.global_features is None:
+            return
+        if self.fusion != "recurrent":
+            raise InvalidInput(f"global_features need fusion 'recurrent', it is {self.fusion!r}")
+        if self.global_features != "base":
+            return
+        if self.text.source != self.vision.source or self.pooling != "mean" or not self.shared_sides:
+            raise InvalidInput(
+                "global_features 'base' need one dual encoder for text.source and vision.source, pooling 'mean' and "
+                f"shared_sides; they are {self.text.source!r}, {self.vision.source!r}, {self.pooling!r}, "
+                f"{self.shared_sides}"
+            )
+
     @property
     def steps(self) -> int:
         return len(self.text.layers)
@@ -135,7 +156,11 @@ class Ret2Config:
         return self.steps if self.fusion == "recurrent" else 0
 
     def to_json(self) -> dict[str, Any]:
-        return {"model_type": "ret2", **dataclasses.asdict(self)}
+        """Leave out what a checkpoint of before does not have, so that its fingerprint stays."""
+        fields = dataclasses.asdict(self)
+        if self.global_features is None:
+            del fields["global_features"]
+        return {"model_type": "ret2", **fields}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Ret2Config:

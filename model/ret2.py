@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from model.cell import RecurrentCell
 from model.config import Ret2Config
+from model.score_fusion import FusionWeights, weighted_sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,14 @@ class Ret2(nn.Module):
     E = config.dimensions.
     """
 
-    def __init__(self, config: Ret2Config, text_widths: Sequence[int], vision_widths: Sequence[int]) -> None:
+    def __init__(
+        self,
+        config: Ret2Config,
+        text_widths: Sequence[int],
+        vision_widths: Sequence[int],
+        base: FusionWeights | None = None,
+    ) -> None:
+        """`base` are the weights of the dual encoder whose embedding the cell's state is added to, if it is."""
         super().__init__()
         self.pooled = config.pooling == "mean"
         self.text_adapters = nn.ModuleList(nn.Linear(width, config.hidden_size) for width in text_widths)
@@ -48,6 +56,11 @@ class Ret2(nn.Module):
         self.projection = (
             nn.Linear(config.hidden_size, config.output_size, bias=False) if config.output_size else nn.Identity()
         )
+        self.features: FeaturesOnState | StateOnEmbedding | None = None
+        if config.global_features == "added":
+            self.features = FeaturesOnState(config, text_widths, vision_widths)
+        elif config.global_features == "base":
+            self.features = StateOnEmbedding(config, base or FusionWeights())
 
     def forward(self, states: States, contributions: list[Tensor] | None = None) -> Tensor:
         """Fuse the states. Where `contributions` is given, append (B, 2) for each step: what it took from text and
@@ -65,7 +78,43 @@ class Ret2(nn.Module):
             )
         if self.pooled:
             latents = latents.mean(dim=1, keepdim=True)  # (B, 1, D)
-        return F.normalize(self.projection(latents), dim=-1)  # (B, K, E)
+        state: Tensor = self.projection(latents)  # (B, K, E)
+        if self.features is not None:
+            state = self.features(state, states)
+        return F.normalize(state, dim=-1)
+
+
+class FeaturesOnState(nn.Module):
+    """What the towers say of a whole text and a whole image, as the plain sum has it, added to the cell's state."""
+
+    def __init__(self, config: Ret2Config, text_widths: Sequence[int], vision_widths: Sequence[int]) -> None:
+        super().__init__()
+        self.sum = SumFusion(config, text_widths, vision_widths)
+        self.gate = nn.Parameter(torch.zeros(config.dimensions))
+
+    def forward(self, state: Tensor, states: States) -> Tensor:
+        """state (B, K, E) before normalisation -> (B, K, E)."""
+        features: Tensor = self.sum(states)  # (B, 1, E)
+        return _gated(state, features, self.gate)
+
+
+class StateOnEmbedding(nn.Module):
+    """The cell's state, added to the embedding of a dual encoder, whose towers give their feature as the last state."""
+
+    def __init__(self, config: Ret2Config, weights: FusionWeights) -> None:
+        super().__init__()
+        self.weights = weights
+        self.gate = nn.Parameter(torch.zeros(config.dimensions))
+
+    def forward(self, state: Tensor, states: States) -> Tensor:
+        """state (B, 1, E) before normalisation -> (B, 1, E)."""
+        return _gated(weighted_sum(self.weights, states), F.normalize(state, dim=-1), self.gate)
+
+
+def _gated(base: Tensor, addition: Tensor, gate: Tensor) -> Tensor:
+    """Add what is of unit length, by the gate times the length of the base; at gate 0 the base stays as it is."""
+    length: Tensor = torch.linalg.vector_norm(base, dim=-1, keepdim=True)
+    return base + gate * addition * length
 
 
 class SumFusion(nn.Module):
@@ -87,7 +136,7 @@ class SumFusion(nn.Module):
         total = torch.zeros(())
         if states.text is not None:
             last = states.text[-1]
-            weight = torch.ones(last.shape[:2]) if states.text_mask is None else states.text_mask.to(last.dtype)
+            weight = torch.ones_like(last[..., 0]) if states.text_mask is None else states.text_mask.to(last.dtype)
             mean = (last * weight[..., None]).sum(1) / weight.sum(1, keepdim=True).clamp(min=1)  # (B, Wt)
             total = total + F.normalize(self.text(mean), dim=-1) * _rows(states.text_present)
         if states.vision is not None:
@@ -95,8 +144,15 @@ class SumFusion(nn.Module):
         return F.normalize(total, dim=-1)[:, None]  # (B, 1, E)
 
 
-def build_fusion(config: Ret2Config, text_widths: Sequence[int], vision_widths: Sequence[int]) -> nn.Module:
-    return (SumFusion if config.fusion == "sum" else Ret2)(config, text_widths, vision_widths)
+def build_fusion(
+    config: Ret2Config,
+    text_widths: Sequence[int],
+    vision_widths: Sequence[int],
+    base: FusionWeights | None = None,
+) -> nn.Module:
+    if config.fusion == "sum":
+        return SumFusion(config, text_widths, vision_widths)
+    return Ret2(config, text_widths, vision_widths, base)
 
 
 def _projector(width: int, hidden: int, output: int) -> nn.Module:

@@ -64,8 +64,7 @@ class Retriever(nn.Module):
         """The configuration of a model with a cell. Raises `InvalidInput` for one without."""
         if not isinstance(self.config, Ret2Config):
             raise InvalidInput(
-                f"{self.config.name} has no recurrent cell that could be trained. A fresh cell over its towers: "
-                "ret2 train --backbone SOURCE",
+                f"{self.config.name} has no recurrent cell. ret2 train --start-from SOURCE adds one to it",
                 field="model",
             )
         return self.config

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.errors import InvalidInput
-from model.ret2 import States
+
+if TYPE_CHECKING:
+    from model.ret2 import States
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,19 @@ class ScoreFusion(nn.Module):
 
     def forward(self, states: States, contributions: list[Tensor] | None = None) -> Tensor:
         """Fuse the states by their weighted sum. There are no gates, so nothing is appended to `contributions`."""
-        text = None if states.text is None else F.normalize(states.text[-1], dim=-1)
-        image = None if states.vision is None else F.normalize(states.vision[-1], dim=-1)
-        if text is None or image is None:
-            alone = image if text is None else text
-            if alone is None:
-                raise ValueError("neither text nor image")
-            return alone
-        return F.normalize(self.weights.text * text + self.weights.image * image, dim=-1)
+        return F.normalize(weighted_sum(self.weights, states), dim=-1)
+
+
+def weighted_sum(weights: FusionWeights, states: States) -> Tensor:
+    """Return the sum (B, 1, E) of both features, each of unit length and weighted; a feature that is alone as it is.
+
+    A feature is the last state (B, 1, E) of its tower.
+    """
+    text = None if states.text is None else states.text[-1]
+    image = None if states.vision is None else states.vision[-1]
+    if text is None or image is None:
+        alone = image if text is None else text
+        if alone is None:
+            raise ValueError("neither text nor image")
+        return alone
+    return weights.text * F.normalize(text, dim=-1) + weights.image * F.normalize(image, dim=-1)

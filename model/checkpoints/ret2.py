@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ from torch import Tensor
 
 from model import preprocess
 from model.checkpoints import ret2_published, ret_v1
+from model.checkpoints.dual import read_dual
 from model.checkpoints.foreign import other_kind
-from model.checkpoints.sources import locate
+from model.checkpoints.sources import find, locate
 from model.checkpoints.weights import CONFIG_FILE, fingerprint, load_strict, read_weights, weight_files
 from model.config import BackboneConfig, Ret2Config
 from model.errors import InvalidInput
 from model.parts import Location, Parts
 from model.ret2 import build_fusion
+from model.score_fusion import FusionWeights
+from model.towers.tapped import TappedTower
 from model.towers.tokenizers import TOKENIZER_FILE, read_tokenizer
 from model.towers.towers import Modality, TransformersTower, build_document_towers, build_towers, with_prefix
 
@@ -40,8 +44,36 @@ def read_published(location: Location, raw: Mapping[str, Any]) -> Parts:
 
 def untrained(config: Ret2Config) -> Parts:
     """Return pretrained towers with a cell of fresh weights."""
+    if config.global_features == "base":
+        return build_on_dual(config, _read_base(config, None), None)
     folders = _tower_folders(config, None)
     return _build(config, folders, {}, [folders["text"]], [])
+
+
+def build_on_dual(config: Ret2Config, base: Parts, folder: Path | None) -> Parts:
+    """Return the towers of a dual encoder, with taps, and a fresh cell. `folder` is the checkpoint's."""
+    weights: FusionWeights = next(iter(base.sides.values())).weights  # type: ignore[assignment]
+    if config.dimensions != base.config.dimensions:
+        raise InvalidInput(
+            f"{base.config.name} has {base.config.dimensions} dimensions, the cell that is added to it has "
+            f"{config.dimensions}: set output_size to {base.config.dimensions}",
+            field="output_size",
+        )
+    text = TappedTower(base.text_tower, config.text.layers, "text")
+    vision = TappedTower(base.vision_tower, config.vision.layers, "vision")
+    parts = {"config": config.to_json(), "base": base.fingerprint}
+    return Parts(
+        config=replace(config, image=base.config.image, max_text_tokens=base.config.max_text_tokens),
+        text_tower=text,
+        vision_tower=vision,
+        sides={"shared": build_fusion(config, text.widths, vision.widths, weights).requires_grad_(False)},
+        preprocessor=base.preprocessor,
+        fingerprint=fingerprint(parts, [] if folder is None else weight_files(folder), preprocess.VERSION),
+    )
+
+
+def _read_base(config: Ret2Config, folder: Path | None) -> Parts:
+    return read_dual(find(config.text.source, config.text.revision, folder))
 
 
 def _assemble(config: Ret2Config, tensors: dict[str, Tensor], folder: Path) -> Parts:
@@ -52,7 +84,10 @@ def _assemble(config: Ret2Config, tensors: dict[str, Tensor], folder: Path) -> P
     prefixes += () if config.shared_vision_tower else ("document_vision.",)
     if unknown := [key for key in tensors if not key.startswith(prefixes)]:
         raise InvalidInput(f"{folder.name}: {len(unknown)} weights have no place, the first is {sorted(unknown)[0]}")
-    parts = _build(config, folders, tensors, [folder, folders["text"]], weight_files(folder))
+    if config.global_features == "base":
+        parts = build_on_dual(config, _read_base(config, folder), folder)
+    else:
+        parts = _build(config, folders, tensors, [folder, folders["text"]], weight_files(folder))
     for prefix in side_prefixes(config):
         name = prefix.rstrip(".")
         load_strict(parts.sides[name], with_prefix(tensors, prefix), f"{folder.name}: {name} cell")

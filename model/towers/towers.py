@@ -94,7 +94,7 @@ class TransformersTower(TransformersEncoder):
 
     def __init__(self, encoder: Any, layers: tuple[int, ...], modality: Modality, image_px: int | None = None) -> None:
         super().__init__(encoder, modality, image_px)
-        blocks = _blocks(encoder)
+        blocks = blocks_of(encoder)
         if max(layers) >= len(blocks) or min(layers) < 0:
             raise InvalidInput(
                 f"{modality} layer {max(layers)} is tapped, the tower has {len(blocks)} (0 to {len(blocks) - 1})"
@@ -157,7 +157,7 @@ class EfficientNetTower(nn.Module):
         if max(layers) >= len(BLOCK_CHANNELS):
             raise InvalidInput(f"vision layer {max(layers)} is tapped, the tower has {len(BLOCK_CHANNELS)}")
         self.network = EfficientNetLite0(depth=max(layers) + 1)
-        positions = grid_positions(EFFICIENTNET_GRID)  # (P, 8)
+        positions = position_features()  # (P, 8)
         self.register_buffer("positions", positions[None], persistent=False)
         self.widths = tuple(BLOCK_CHANNELS[index] + positions.shape[-1] for index in layers)
         self.patches = EFFICIENTNET_GRID**2
@@ -169,11 +169,18 @@ class EfficientNetTower(nn.Module):
             passes = [self(part) for part in torch.split(pixels, CPU_PASS)]
             return [torch.cat(layer) for layer in zip(*passes, strict=True)]
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        states = []
-        for feature_map in self.network(pixels, self._layers):
-            tokens = F.adaptive_avg_pool2d(feature_map, EFFICIENTNET_GRID).flatten(2).transpose(1, 2)  # (B, P, C)
-            states.append(torch.cat([tokens, self.positions.to(tokens).expand(len(tokens), -1, -1)], dim=-1))
-        return states
+        return [grid_tokens(feature_map, self.positions) for feature_map in self.network(pixels, self._layers)]
+
+
+def position_features() -> Tensor:
+    """Where each of EfficientNet's tokens lies in the picture: (P, 8)."""
+    return grid_positions(EFFICIENTNET_GRID)
+
+
+def grid_tokens(feature_map: Tensor, positions: Tensor) -> Tensor:
+    """A map (B, C, h, w) and positions (1, P, 8) to tokens (B, P, C + 8)."""
+    tokens = F.adaptive_avg_pool2d(feature_map, EFFICIENTNET_GRID).flatten(2).transpose(1, 2)  # (B, P, C)
+    return torch.cat([tokens, positions.to(tokens).expand(len(tokens), -1, -1)], dim=-1)
 
 
 Tower = TransformersTower | EfficientNetTower
@@ -319,7 +326,7 @@ def _model_class(config: Any) -> Any:
         return type(transformers.AutoModel.from_config(config))
 
 
-def _blocks(encoder: Any) -> nn.ModuleList:
+def blocks_of(encoder: Any) -> nn.ModuleList:
     depth = encoder.config.num_hidden_layers
     for module in encoder.modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:

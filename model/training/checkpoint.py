@@ -137,7 +137,10 @@ def _with_norms(folded: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def tokenizer_files(config: Ret2Config, origin: Path | None) -> list[Path]:
-    """The files of the text tower's tokeniser: the checkpoint's own, else those beside the tower."""
+    """The files of the text tower's tokeniser: the checkpoint's own, else those beside the tower. A dual encoder that
+    the cell is added to brings its own."""
+    if config.global_features == "base":
+        return []
     places = [] if origin is None else [origin]
     if config.text.source != "checkpoint":
         places.append(locate(config.text.source, config.text.revision, origin))

@@ -1,5 +1,5 @@
-"""The configuration of a new model over two backbones that a user names: layers, image size and normalisation read off
-their folders."""
+"""The configuration of a model with a fresh cell, over two backbones or over a dual encoder that a user names: layers,
+image size and normalisation are read off their folders."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import transformers
+from torch import nn
 
 from model.checkpoints.sources import find, locate
 from model.checkpoints.weights import CONFIG_FILE
-from model.config import BackboneConfig, ImageConfig, Ret2Config
+from model.config import BackboneConfig, Family, ImageConfig, Ret2Config
 from model.errors import InvalidInput
-from model.towers.efficientnet import BLOCK_CHANNELS
+from model.parts import Location, Parts
+from model.towers.efficientnet import BLOCK_CHANNELS, EfficientNetLite0
 from model.towers.image_processors import image_config
+from model.towers.tapped import network_of, tower_blocks
 from model.towers.towers import Modality
 
 _DEFAULT_TEXT_TOKENS = 128  # where a tower could take more: a paragraph; `max_text_tokens` says otherwise
@@ -46,6 +49,36 @@ def fresh_config(
         image=_image(vision_part, vision_config),
         max_text_tokens=max_text_tokens or min(_DEFAULT_TEXT_TOKENS, longest),
         **cast(dict[str, Any], cell),
+    )
+
+
+def config_on_dual(
+    base: Parts,
+    source: str,
+    location: Location,
+    *,
+    text_layers: tuple[int, ...] | None = None,
+    vision_layers: tuple[int, ...] | None = None,
+    **cell: int,
+) -> Ret2Config:
+    """Return the configuration of a cell whose state is added to the embedding of `base`, the model of `source`."""
+    kind = source.partition(":")[0]
+    if kind == "hub":  # what is trained on it keeps to this commit
+        source = f"hub:{location.name}"
+    elif kind not in ("bundled", "package"):
+        source = f"folder:{location.folder.resolve()}"
+
+    def part(tower: nn.Module, layers: tuple[int, ...] | None) -> BackboneConfig:
+        family: Family = "efficientnet_lite0" if isinstance(network_of(tower), EfficientNetLite0) else "transformers"
+        return BackboneConfig(family, source, layers or spread(len(tower_blocks(tower))), location.commit)
+
+    return Ret2Config(
+        text=part(base.text_tower, text_layers),
+        vision=part(base.vision_tower, vision_layers),
+        image=base.config.image,
+        max_text_tokens=base.config.max_text_tokens,
+        global_features="base",
+        **cast(dict[str, Any], cell | {"output_size": base.config.dimensions}),
     )
 
 

@@ -12,19 +12,23 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from model.checkpoints.sources import locate
+from model.checkpoints.dual import is_dual, read_dual
+from model.checkpoints.ret2 import build_on_dual
+from model.checkpoints.sources import find
 from model.checkpoints.weights import read_tensors, save_tensors
 from model.config import Ret2Config
 from model.errors import InvalidInput
+from model.ret2 import build_fusion
 from model.retriever import Retriever
 from model.training.batch import Entry
 from model.training.checkpoint import modalities, save_trained, tokenizer_files, towers
 from model.training.data import Data
 from model.training.distributed import Ranks
+from model.training.fresh_config import config_on_dual
 from model.training.pairs import Report
 from model.training.run_folder import STATE_FILE, claim
 from model.training.settings import RunOptions, TrainSettings
@@ -56,12 +60,43 @@ class Outcome:
         return not self.best or self.best_step > 0
 
 
-def begin(start_from: str, config: Ret2Config | None, name: str, seed: int) -> tuple[Retriever, Path | None]:
-    """The model that a run called `name` starts with: fresh by `config`, or a checkpoint and its folder."""
+def begin(
+    start_from: str,
+    config: Ret2Config | None,
+    name: str,
+    seed: int,
+    *,
+    global_features: bool = False,
+    cell: Mapping[str, Any] | None = None,
+) -> tuple[Retriever, Path | None]:
+    """Return the model that a run called `name` starts with, and the folder of its checkpoint if it has a cell already.
+
+    It is fresh by `config`, or a model that is served; to a dual encoder a fresh cell is added, whose layers and sizes
+    `cell` has. It gives the same embeddings as the model that it starts from.
+    """
     torch.manual_seed(seed)
-    retriever = Retriever.untrained(config) if config is not None else Retriever.load(start_from)
+    origin = None
+    if config is not None:
+        retriever = Retriever.untrained(config)
+    elif is_dual(location := find(start_from)):
+        base = read_dual(location)
+        config = config_on_dual(base, start_from, location, **(cell or {}))
+        retriever = Retriever(build_on_dual(config, base, None))
+    else:
+        retriever, origin = Retriever.load(start_from), location.folder
+    if global_features and retriever.ret2_config.global_features is None:
+        _add_features(retriever)
     retriever.config = replace(retriever.ret2_config, name=name)
-    return retriever, None if config is not None else locate(start_from)
+    return retriever.eval(), origin
+
+
+def _add_features(retriever: Retriever) -> None:
+    retriever.config = replace(retriever.ret2_config, global_features="added")
+    widths = retriever.text_tower.widths, retriever.vision_tower.widths
+    for name, side in retriever.sides.items():
+        fusion = build_fusion(retriever.config, *widths).requires_grad_(False).eval()
+        fusion.load_state_dict(fusion.state_dict() | side.state_dict())
+        retriever.sides[name] = fusion.to(retriever.device, retriever.dtype)
 
 
 def train(
@@ -88,8 +123,17 @@ def train(
         "pairs": data.digest,
         "start": retriever.info.fingerprint,
         "self_contained": options.self_contained,
+        "global_features": retriever.ret2_config.global_features,
     }
     _check(settings, data, ranks)
+    if retriever.ret2_config.global_features == "base" and (
+        settings.train_backbones != "none" or options.self_contained
+    ):
+        raise InvalidInput(
+            "the towers of a dual encoder that a cell is added to stay as and where they are: leave out "
+            "--train-backbones and --self-contained, or begin with --backbone",
+            field="train_backbones",
+        )
     resumed = claim(options.output, record, ranks, fresh=options.fresh)
     retriever = retriever.to(ranks.device)
     cache = _filled_cache(retriever, data, settings, int(options.cache_gib * 2**30), report)

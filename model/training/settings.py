@@ -39,7 +39,11 @@ class StartOptions:
     """The model that a run begins with: a checkpoint, or a fresh cell over two backbones."""
 
     start_from: Annotated[
-        str | None, Option("a model with a cell: bundled:atlas (what --data starts with), a folder, or hub:ORG/NAME")
+        str | None,
+        Option(
+            "any served model: bundled:atlas (what --data starts with), bundled:everyday, a folder, hub:ORG/NAME; to a "
+            "dual encoder a fresh cell is added"
+        ),
     ] = None
     backbone: Annotated[
         str | None,
@@ -47,6 +51,9 @@ class StartOptions:
     ] = None
     text_backbone: Annotated[str | None, Option("the same, for the text tower alone")] = None
     vision_backbone: Annotated[str | None, Option("the same, for the vision tower alone")] = None
+    global_features: Annotated[
+        bool, Option("add what the towers say of a whole text and image to a cell that does without")
+    ] = False
     text_layers: Annotated[str | None, Option("tapped blocks, such as 3,7,11; without: early, middle, last")] = None
     vision_layers: Annotated[str | None, Option("as many as of text")] = None
     hidden_size: Annotated[int, Option("of a fresh cell; without: 256", least=8)] = 256

@@ -28,8 +28,11 @@ class StateCache:
     def __init__(self, retriever: Retriever) -> None:
         self._retriever = retriever
         self._text_layers: list[Tensor] = []  # (tokens of all texts, Wt)
-        self._spans: dict[str, tuple[int, int]] = {}  # first token and number of tokens
+        self._spans: dict[str, tuple[int, int, int]] = {}  # first token, number of tokens, place among the texts
         self._image_layers: list[Tensor] = []  # (images, P, Wv)
+        # The features (E) of a dual encoder's towers, in float32: embeddings begin with them.
+        self._text_features: list[Tensor] = []
+        self._image_features: list[Tensor] = []
         self._places: dict[str, int] = {}
 
     @property
@@ -50,17 +53,20 @@ class StateCache:
             torch.empty(sum(map(len, tokens.values())), width, dtype=torch.float16) for width in self._widths("text")
         ]
         filled = 0
+        features: list[Tensor] = []
         for start in range(0, len(ordered), _TEXTS_A_PASS):
             batch = ordered[start : start + _TEXTS_A_PASS]
             layers, mask = self._retriever.text_states([tokens[text] for text in batch])
+            features += layers[len(room) :]
             for row, text in enumerate(batch):
-                self._spans[text] = filled, len(tokens[text])
+                self._spans[text] = filled, len(tokens[text]), start + row
                 end = filled + len(tokens[text])
-                for whole, layer in zip(room, layers, strict=True):
+                for whole, layer in zip(room, layers, strict=False):
                     whole[filled:end] = layer[row, mask[row]]
                 filled = end
             report(len(batch))
         self._text_layers = room
+        self._text_features = _joined(features)
 
     @torch.inference_mode()
     def add_images(
@@ -69,13 +75,17 @@ class StateCache:
         """Add every image of the data set, in one call: `together` of them in a pass of the tower."""
         config, patches = self._retriever.config.image, self._retriever.vision_tower.patches
         room = [torch.empty(len(keys), patches, width, dtype=torch.float16) for width in self._widths("vision")]
+        features: list[Tensor] = []
         for start in range(0, len(keys), together):
             batch = keys[start : start + together]
             pixels = [image_pixels(decode_image(images[key], Limits()), config) for key in batch]
-            for whole, layer in zip(room, self._retriever.vision_states(pixels), strict=True):
+            layers = self._retriever.vision_states(pixels)
+            features += layers[len(room) :]
+            for whole, layer in zip(room, layers, strict=False):
                 whole[start : start + len(batch)] = layer
             report(len(batch))
         self._image_layers = room
+        self._image_features = _joined(features)
         self._places = {key: place for place, key in enumerate(keys)}
 
     def states(self, rows: Sequence[Row]) -> States:
@@ -88,16 +98,24 @@ class StateCache:
         images = [image for _, image in rows if image is not None]
         states = States()
         if texts:
-            starts, lengths = torch.tensor([self._spans[text] for text in texts]).T[..., None]
+            starts, lengths, rows_of_texts = torch.tensor([self._spans[text] for text in texts]).T[..., None]
             tokens = torch.arange(-(-int(lengths.max()) // 8) * 8)
             mask = tokens < lengths  # (B, T)
             places = torch.where(mask, starts + tokens, starts)
-            states = States([layer[places].float() for layer in self._text_layers], mask)
+            layers = [layer[places].float() for layer in self._text_layers]
+            states = States([*layers, *(feature[rows_of_texts] for feature in self._text_features)], mask)
         if images:
             shown = torch.tensor([self._places[image] for image in images])
-            states = States(states.text, states.text_mask, [layer[shown].float() for layer in self._image_layers])
+            layers = [layer[shown].float() for layer in self._image_layers]
+            layers += [feature[shown, None] for feature in self._image_features]
+            states = States(states.text, states.text_mask, layers)
         return states
 
     def _widths(self, modality: Modality) -> tuple[int, ...]:
         widths: tuple[int, ...] = self._retriever.tower(modality, Role.QUERY).widths  # type: ignore[assignment]
         return widths
+
+
+def _joined(features: list[Tensor]) -> list[Tensor]:
+    """Features (b, 1, E) of several passes as one (N, E); nothing where a tower gives none."""
+    return [torch.cat(features)[:, 0]] if features else []

@@ -91,6 +91,8 @@ def train(given: dict[str, dict[str, Any]]) -> None:
 
 
 def _run(command: _Command, ranks: Ranks, bar: _Bar, stopped: Callable[[], bool]) -> Outcome:
+    from model.checkpoints.dual import is_dual
+    from model.checkpoints.sources import find
     from model.training import run
     from model.training.data import settings_for
     from model.training.trainer import best_precision
@@ -98,11 +100,20 @@ def _run(command: _Command, ranks: Ranks, bar: _Bar, stopped: Callable[[], bool]
     output = command.run.output or Path("runs") / command.name
     data = _read(command, bar)
     config = _fresh_config(command)
-    settings = settings_for(data, command.learning, fresh=config is not None)
+    source = command.start.start_from or "bundled:atlas"
+    fresh = config is not None or is_dual(find(source))
+    settings = settings_for(data, command.learning, fresh=fresh)
     if settings.precision == "auto":
         settings = replace(settings, precision=best_precision(ranks.device))
     name = output.name if command.pairs.data else command.start.variant
-    retriever, origin = run.begin(command.start.start_from or "bundled:atlas", config, name, settings.seed)
+    retriever, origin = run.begin(
+        source,
+        config,
+        name,
+        settings.seed,
+        global_features=command.start.global_features,
+        cell=_cell(command.start),
+    )
     bar.say(
         f"{len(data.train)} pairs to train on, {len(data.validation)} to validate with; {settings.steps} steps of "
         f"{settings.batch_size} pairs in {settings.precision} on {ranks.world} x {ranks.device.type}"
@@ -133,14 +144,17 @@ def _fresh_config(command: _Command) -> Ret2Config | None:
     if command.pairs.data is None:
         return None if start.start_from else VARIANTS[start.variant]
     sources = _sources(start)
-    return sources and fresh_config(
-        *sources,
-        text_layers=_layers("text_layers", start.text_layers),
-        vision_layers=_layers("vision_layers", start.vision_layers),
-        max_text_tokens=start.max_text_tokens,
-        intermediate_size=4 * start.hidden_size,
+    return sources and fresh_config(*sources, max_text_tokens=start.max_text_tokens, **_cell(start))
+
+
+def _cell(start: StartOptions) -> dict[str, Any]:
+    """The layers and sizes of a fresh cell."""
+    return {
+        "text_layers": _layers("text_layers", start.text_layers),
+        "vision_layers": _layers("vision_layers", start.vision_layers),
+        "intermediate_size": 4 * start.hidden_size,
         **{name: getattr(start, name) for name in _CELL_SIZES},
-    )
+    }
 
 
 def _refuse_needless(given: Sequence[str], command: _Command) -> None:
@@ -152,7 +166,7 @@ def _refuse_needless(given: Sequence[str], command: _Command) -> None:
             )
         _sources(command.start)  # before the pairs are read, which takes its time
         return
-    if needless := [flag(name) for name in given if name not in ("start_from", "variant")]:
+    if needless := [flag(name) for name in given if name not in ("start_from", "global_features", "variant")]:
         raise InvalidInput(f"{', '.join(needless)}: only with --data, pairs to train on", field="data")
 
 

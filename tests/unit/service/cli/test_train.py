@@ -86,11 +86,29 @@ def test_a_run_that_learnt_nothing_says_so_and_exits_with_3(
         assert torch.equal(value.half(), after.sides.state_dict()[name].half())
 
 
-def test_a_dual_encoder_has_no_cell_to_train(file: Path, tmp_path: Path) -> None:
-    result = invoke("--data", file, "--start-from", write_dual_encoder(tmp_path / "clip"), *HALF)
-    assert result.exit_code == 1
-    assert "clip has no recurrent cell" in words(result.stderr)
-    assert "ret2 train --backbone" in words(result.stderr)
+def test_a_run_on_a_dual_encoder_says_what_it_is_and_opens(file: Path, tmp_path: Path) -> None:
+    clip = write_dual_encoder(tmp_path / "clip")
+    arguments = ("--data", file, "--start-from", clip, "--output", tmp_path / "run", "--steps", 2, "--batch-size", 4)
+    cell = ("--hidden-size", 16, "--num-heads", 2, "--text-layers", "0,2", "--vision-layers", "1,2")
+    result = invoke(*arguments, *cell, "--validation-share", 0, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    opened = Retriever.load(str(tmp_path / "run"))
+    config = opened.ret2_config
+    assert (config.global_features, config.hidden_size, config.text.layers) == ("base", 16, (0, 2))
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["settings"]["learning_rate"] == 1e-3  # its cell is fresh
+    more = invoke("--data", file, "--start-from", tmp_path / "run", "--output", tmp_path / "more", "--steps", 1, *HALF)
+    assert more.exit_code in (0, 3), more.output
+    refused = invoke(*arguments, "--validation-share", 0, "--fresh", "--train-backbones", "both")
+    assert "leave out --train-backbones" in words(refused.stderr)
+
+
+def test_global_features_are_added_where_they_are_asked_for(file: Path, start: Path, tmp_path: Path) -> None:
+    arguments = ("--data", file, "--start-from", start, "--steps", 1, "--validation-share", 0)
+    for given, expected in (((), None), (("--global-features",), "added")):
+        folder = tmp_path / str(len(given))
+        assert invoke(*arguments, *given, "--output", folder).exit_code == 0
+        assert Retriever.load(str(folder)).ret2_config.global_features == expected
 
 
 def test_a_signal_ends_the_run_after_its_step_and_the_command_goes_on(
