@@ -67,6 +67,7 @@ def test_every_command_of_the_page_works(page: str, serve: Any, tmp_path: Path) 
     serve.flags = [f"--import-roots={tmp_path}"]
     if page != "README.md":  # its requests are for what `make demo` serves
         serve.model = None
+    (tmp_path / "datasets").symlink_to(ROOT / "datasets")  # commands that are run in the clone
     client = serve.start()
     if page == "README.md":  # a little of what `make demo` has loaded
         client.create_collection("atlas")

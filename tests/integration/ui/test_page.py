@@ -215,6 +215,35 @@ def test_nothing_loaded_yet_says_how_to_begin(serve: Callable[..., Site], make_i
     expect(first_hit(page)).to_contain_text("a red square")
 
 
+def test_a_hit_shows_its_thumbnail_and_a_click_the_large_one(
+    serve: Callable[..., Site], make_image: Callable[..., bytes]
+) -> None:
+    site = serve()
+    site.client.create_collection("colours")
+    picture = make_image("red", (1600, 800))
+    site.client.load("colours", [{"id": "red", "text": "a red square", "image": picture}])
+    page = site.page()
+    widths: list[str] = []
+    page.on("request", lambda request: widths.extend(parse_qs(urlsplit(request.url).query).get("width", [])))
+    page.goto(f"{site.url}/?collection=colours&q=red")
+    small = first_hit(page).locator("img")
+    assert small.evaluate("image => image.decode().then(() => image.naturalWidth)") == 256
+    assert widths == ["256"]
+    opener = page.get_by_role("button", name="Show the picture of red larger")
+    opener.press("Enter")
+    dialog = page.get_by_role("dialog", name="Picture of red")
+    large = dialog.get_by_role("img", name="Picture of red")
+    assert large.evaluate("image => image.decode().then(() => image.naturalWidth)") == 1024
+    assert widths == ["256", "1024"]
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    expect(opener).to_be_focused()
+    opener.click()
+    dialog.get_by_role("button", name="Close").click()
+    expect(dialog).to_have_count(0)
+    site.check()
+
+
 def test_words_find_and_the_address_can_be_shared(site: Site) -> None:
     page = site.page("?collection=colours")
     asked(page, "a blue square")
