@@ -62,6 +62,7 @@ def test_every_block_says_whether_it_is_run(page: str) -> None:
     assert indented is None, f"{page}: code that is only indented says nothing about itself: {indented and indented[1]}"
 
 
+@pytest.mark.timeout(400)  # a page has a dozen commands, each a process of its own
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
 def test_every_command_of_the_page_works(page: str, serve: Any, tmp_path: Path) -> None:
     serve.flags = [f"--import-roots={tmp_path}"]
