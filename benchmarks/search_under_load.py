@@ -21,11 +21,11 @@ from benchmarks.figures import Bar, Ratio, Row
 from benchmarks.load import Run, Target, closed_loop
 from benchmarks.plan import Plan
 from benchmarks.servers import start_ret2
-from indexer.domain.jobs import Job
 from model.evaluation.atlas import Atlas
 from model.evaluation.recall import Carries, questions
 from service.cli.demo import COLLECTION, atlas_documents
 from service.client.client import Client
+from service.client.types import Job
 
 _SEARCHES = 256  # sent in turn
 _CHUNK, _AHEAD = 64, 8  # documents of a request of the loader, and how many requests are not indexed yet

@@ -42,9 +42,7 @@ def main() -> int:
         client.create_collection(given.collection)
         loaded = client.load(given.collection, documents(given.file), on_progress=progress)
     failed = [{"row": one.position, "id": one.id, "code": one.code, "detail": one.detail} for one in loaded.rejected]
-    failed += [
-        {"row": one.position, "id": one.document_id, "code": one.code, "detail": one.detail} for one in loaded.failures
-    ]
+    failed += [{"row": one.position, "id": one.id, "code": one.code, "detail": one.detail} for one in loaded.failures]
     given.file.with_suffix(".failures.jsonl").write_text("".join(json.dumps(one) + "\n" for one in failed))
     print(f"{loaded.sent} rows: {loaded.indexed} indexed, {loaded.skipped} skipped, {len(failed)} failed")
     return 1 if failed or loaded.left else 0

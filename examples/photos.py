@@ -73,7 +73,7 @@ def main() -> None:
             console.print(f"  {reason}", markup=False)
         if given.question or given.image:
             found = client.search(COLLECTION, given.question, given.image, filter=given.filter, limit=given.limit)
-            console.print(hits_table(found))
+            console.print(hits_table(found.hits))
 
 
 if __name__ == "__main__":

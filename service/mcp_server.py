@@ -7,7 +7,6 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +20,7 @@ from model.errors import InvalidInput, RetrievalError
 from model.images.decoding import decode_image
 from model.types import Limits
 from service.client.client import Client
-from service.client.types import Hit
+from service.client.types import Document, Hit
 
 _IMAGE_PX = 512  # the longer side of an image in an answer: enough to see what is on it, some tens of kilobytes
 _MAX_HITS = 50  # an answer is read by a model, whole
@@ -146,7 +145,7 @@ class _Tools:
 
     def _answer(self, collection: str, hits: Sequence[Hit], with_images: bool) -> CallToolResult:
         """Return a block of text for each hit, followed by its image."""
-        documents = [_found_document(asdict(hit)) for hit in hits]
+        documents = [_found_document(hit) for hit in hits]
         content = [block for document in documents for block in self._content(collection, document, with_images)]
         return CallToolResult(
             content=content or [TextContent(type="text", text="no hits")],
@@ -160,13 +159,13 @@ class _Tools:
         return content
 
 
-def _found_document(document: dict[str, Any]) -> FoundDocument:
+def _found_document(document: Document | Hit) -> FoundDocument:
     return FoundDocument(
-        id=document["id"],
-        text=document["text"],
-        metadata=document["metadata"],
-        has_image=document["image_url"] is not None,
-        score=document.get("score"),
+        id=document.id,
+        text=document.text,
+        metadata=document.metadata,
+        has_image=document.image_url is not None,
+        score=document.score if isinstance(document, Hit) else None,
     )
 
 

@@ -31,9 +31,10 @@ from service.http.middleware.security_headers import NOTHING
 from service.http.problems import JSON, content_type_error
 from service.http.responses import Json, StrictRoute
 from service.schemas.base import schema_of
-from service.schemas.documents import AcceptedOut, DeleteIn, DocumentOut
+from service.schemas.documents import AcceptedOut, DeleteIn
+from service.schemas.hits import DocumentOut, Shown, wire
 from service.schemas.jobs import JobAcceptedOut
-from service.search.hits import content_wire, name_for
+from service.search.hits import name_for
 from service.search.query import stored_points
 
 router = APIRouter(route_class=StrictRoute, tags=["documents"])
@@ -156,7 +157,8 @@ async def get_document(
     """Return one document as it is stored."""
     collection = await parts.catalog.get(name)
     (point,) = await stored_points(parts.catalog.points(collection), collection.name, [document_id])
-    return Json(content_wire(name_for(caller, name, collection.name), point, with_vector=with_vector))
+    shown = Shown(point, name_for(caller, name, collection.name), with_vector=with_vector)
+    return Json(wire(DocumentOut, shown))
 
 
 @router.delete(

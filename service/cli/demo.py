@@ -282,7 +282,7 @@ def _show(client: Client, atlas: Atlas, example: Example, console: Console) -> b
     parts += [] if example.filter is None else [f"filter {json.dumps(example.filter)}"]
     console.print()
     console.print(f"[bold]{escape(example.title)}[/bold]: {escape(' + '.join(parts))}")
-    console.print(hits_table(result))
+    console.print(hits_table(result.hits))
     verdict = "[green]the expected hit is first[/green]" if right else "[red]the expected hit is NOT first[/red]"
     console.print(f"{verdict}; {timings_line(result)}")
     return right

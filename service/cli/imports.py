@@ -11,11 +11,12 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from indexer.domain.jobs import Job, JobState
+from indexer.domain.jobs import JobState
 from indexer.imports.mapping import FORMATS
 from model.errors import Forbidden, InvalidInput
 from service.cli.tables import Failed, failures_table, print_left_out, progress_bar
 from service.client.client import DEFAULT_URL, Client
+from service.client.types import Job
 
 _PATIENCE_S = 600.0  # an import outlives a restart of the service, and so does who waits for it
 _WAIT_S = 7 * 24 * 3600.0
@@ -86,7 +87,7 @@ def _show(bar: Progress, task: TaskID, job: Job) -> None:
 def _failures(client: Client, job: Job) -> list[Failed]:
     failures = islice(client.failures(job.id), _SHOWN_FAILURES) if job.failed else ()
     return [
-        (f"{failure.file or ''} #{failure.position} {failure.document_id}".strip(), failure.code, failure.detail)
+        (f"{failure.file or ''} #{failure.position} {failure.id}".strip(), failure.code, failure.detail)
         for failure in failures
     ]
 
@@ -98,6 +99,6 @@ def _print(job: Job, failed: list[Failed]) -> None:
         f"{job.indexed} indexed, {job.skipped} skipped, {job.failed} failed"
         + (f", {unfinished} not done" if unfinished else "")
     )
-    print_left_out(console, (job.source or {}).get("left_out", {}))
+    print_left_out(console, job.progress.left_out if job.progress else {})
     if failed:
         console.print(failures_table(failed))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from indexer.domain.jobs import Job, JobState
+from indexer.domain.jobs import JobState
 from model.errors import InvalidInput, RetrievalError
 from service.cli import demo as demonstration
 from service.cli.backup import backup, restore
@@ -37,7 +36,7 @@ from service.cli.tables import (
 )
 from service.cli.train import train
 from service.client.client import DEFAULT_URL, Client
-from service.client.types import Hit, SearchResult
+from service.client.types import Hit, Job, SearchResult
 from service.settings import Settings
 
 Url = Annotated[str, typer.Option(envvar="RET2_URL", help="address of the service")]
@@ -167,7 +166,7 @@ def search(
             metadata_fields=fields or True,
         )
     if as_json:
-        groups = [{"value": group.value, "hits": _hits_json(group.hits)} for group in result.groups]
+        groups = [{"value": group.value, "hits": _hits_json(group.hits)} for group in result.groups or ()]
         _print_json(groups if group_by else _hits_json(result.hits))
     else:
         _print_hits(result, group_by)
@@ -176,10 +175,10 @@ def search(
 def _print_hits(result: SearchResult, group_by: str | None) -> None:
     console = Console()
     if group_by is None:
-        console.print(hits_table(result))
-    for group in result.groups:
+        console.print(hits_table(result.hits))
+    for group in result.groups or ():
         console.print(f"{group_by} = {group.value}", markup=False)
-        console.print(hits_table(replace(result, hits=group.hits)))
+        console.print(hits_table(group.hits))
     console.print(timings_line(result), style="dim")
     if result.cursor:
         console.print(f"more: --cursor {result.cursor}", style="dim", markup=False, soft_wrap=True)
@@ -231,7 +230,7 @@ def jobs(
         console.print(jobs_table([job]))
         if job.failed:
             failures = [
-                (f"#{failure.position} {failure.document_id}", failure.code, failure.detail)
+                (f"#{failure.position} {failure.id}", failure.code, failure.detail)
                 for failure in client.failures(job.id)
             ]
             console.print(failures_table(failures))
@@ -310,12 +309,8 @@ app.add_typer(eval_app, name="eval")
 
 
 def _hits_json(hits: Iterable[Hit]) -> list[dict[str, Any]]:
-    return [_hit_json(hit) for hit in hits]
-
-
-def _hit_json(hit: Hit) -> dict[str, Any]:
-    wire = {"id": hit.id, "score": hit.score, "text": hit.text, "metadata": hit.metadata}
-    return wire if hit.explanation is None else {**wire, "explanation": hit.explanation}
+    """Return the hits as the service sent them."""
+    return [hit.model_dump(mode="json", exclude_unset=True) for hit in hits]
 
 
 def _print_json(value: Any) -> None:

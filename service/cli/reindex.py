@@ -9,11 +9,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from indexer.domain.jobs import Job, JobState
+from indexer.domain.jobs import JobState
 from model.errors import InvalidInput
 from service.cli.tables import failures_table, progress_bar
 from service.client.client import DEFAULT_URL, Client
-from service.client.types import Reindex
+from service.client.types import Job, Reindex
 
 
 class Order(StrEnum):
@@ -78,7 +78,7 @@ def _follow(client: Client, job: Job, *, wait: bool) -> None:
         done = client.wait_job(job.id, timeout_s=float("inf"), on_progress=on_progress)
     console.print(f"{done.state}: {done.indexed} embedded, {done.skipped} skipped, {done.failed} failed")
     if done.failed:
-        failures = [(failure.document_id, failure.code, failure.detail) for failure in client.failures(job.id)]
+        failures = [(failure.id, failure.code, failure.detail) for failure in client.failures(job.id)]
         console.print(failures_table(failures))
     if done.state is JobState.FAILED:
         console.print(Text(done.waiting_on or ""))

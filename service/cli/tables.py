@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -14,8 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from indexer.domain.jobs import Job, JobKind
-from service.client.types import Collection, SearchResult
+from indexer.domain.jobs import JobKind
+from service.client.types import Collection, Hit, Job, SearchResult
+from service.schemas.hits import ExplanationOut
 
 Failed = tuple[str, str, str]  # which document, code, why
 
@@ -25,40 +25,40 @@ _SHOWN_PLACES = 5
 _METADATA_WIDTH = 24  # one line: it is there to recognise a document by, not to be read out
 
 
-def hits_table(result: SearchResult) -> Table:
+def hits_table(hits: Sequence[Hit]) -> Table:
     table = Table("", "score")
     table.add_column("id", no_wrap=True)
     table.add_column("text")
     table.add_column("metadata", no_wrap=True, overflow="ellipsis", max_width=_METADATA_WIDTH)
-    explained = any(hit.explanation for hit in result.hits)
+    explained = any(hit.explanation for hit in hits)
     if explained:
         table.add_column("why", no_wrap=True)
-    for rank, hit in enumerate(result.hits, 1):
+    for rank, hit in enumerate(hits, 1):
         metadata = ", ".join(f"{name}={value}" for name, value in hit.metadata.items())
         cells = (str(rank), f"{hit.score:.3f}", hit.id, short(hit.text or "(a picture alone)"), metadata)
         _row(table, *cells, *([why(hit.explanation)] if explained and hit.explanation else []))
     return table
 
 
-def why(explanation: Mapping[str, Any]) -> str:
+def why(explanation: ExplanationOut) -> str:
     """Return a line for each side and part of an explanation. Of the shares it shows those of the image, from the
     earliest layer to the last."""
     lines = []
-    for side in ("query", "document"):
-        if shares := explanation[side]:
-            lines.append(f"{side} image " + " ".join(f"{layer['image']:.0%}" for layer in shares["layers"]))
-    for part in ("text", "image"):
-        if (score := explanation[f"without_{part}"]) is not None:
+    for side, shares in (("query", explanation.query), ("document", explanation.document)):
+        if shares is not None:
+            lines.append(f"{side} image " + " ".join(f"{layer.image:.0%}" for layer in shares.layers))
+    for part, score in (("text", explanation.without_text), ("image", explanation.without_image)):
+        if score is not None:
             lines.append(f"without {part} {score:.3f}")
-    if lexical := explanation["lexical"]:
-        lines.append(f"words {lexical['score']:.2f}, {lexical['share']:.0%} of the score")
+    if (lexical := explanation.lexical) is not None:
+        lines.append(f"words {lexical.score:.2f}, {lexical.share:.0%} of the score")
     return "\n".join(lines)
 
 
 def timings_line(result: SearchResult) -> str:
     t = result.timings
     parts = f"decode {t.decode_ms:.1f}, queue {t.queue_ms:.1f}, encode {t.encode_ms:.1f}, store {t.store_ms:.1f}"
-    count = len(result.hits) + sum(len(group.hits) for group in result.groups)
+    count = len(result.hits) + sum(len(group.hits) for group in result.groups or ())
     return f"{count} hits in {t.total_ms:.1f} ms ({parts})"
 
 
@@ -67,7 +67,7 @@ def collections_table(collections: Iterable[Collection]) -> Table:
     for collection in collections:
         usable = "yes" if collection.compatible else "no: filled by another model"
         if collection.error is not None:
-            usable = f"no: {collection.error['detail']}"
+            usable = f"no: {collection.error.detail}"
         _row(table, collection.name, f"{collection.documents:,}", collection.model, str(collection.dimensions), usable)
     return table
 

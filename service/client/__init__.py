@@ -3,9 +3,12 @@
 from service.client.client import Client
 from service.client.types import (
     Collection,
+    Document,
+    Failure,
     Group,
     Hit,
     Info,
+    Job,
     Loaded,
     Model,
     Posted,
@@ -18,9 +21,12 @@ from service.client.types import (
 __all__ = [
     "Client",
     "Collection",
+    "Document",
+    "Failure",
     "Group",
     "Hit",
     "Info",
+    "Job",
     "Loaded",
     "Model",
     "Posted",

@@ -16,37 +16,42 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
 import orjson
+from pydantic import BaseModel, ValidationError
 
 from indexer.backoff import Backoff
-from indexer.domain.jobs import Failure, Job, JobKind, JobState
+from indexer.domain.incoming import unwritable
 from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TimedOut, error_class
 from service.client.types import (
     Collection,
-    Generation,
-    Group,
+    Document,
+    Failure,
     Hit,
     Image,
     Info,
+    Job,
     Loaded,
-    Model,
     Posted,
     Reindex,
     Rejected,
     Search,
     SearchResult,
-    Timings,
     _present,
     image_wire,
 )
+from service.schemas.collections import AliasesOut, CollectionsOut
+from service.schemas.documents import AcceptedOut
+from service.schemas.encode import EncodeErrorOut, EncodeOut
+from service.schemas.jobs import FailuresOut, JobAcceptedOut, JobsOut
+from service.schemas.search import SearchBatchOut, SearchErrorOut
 
-T = TypeVar("T")
+Answer = TypeVar("Answer", bound=BaseModel)
+Placed = TypeVar("Placed", Rejected, Failure)
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 
@@ -97,8 +102,7 @@ class Client:
     # --- service
 
     def info(self) -> Info:
-        body = self._object("GET", "/info")
-        return Info(body["version"], tuple(_build(Model, model) for model in body["models"]), body["limits"])
+        return self._answer(Info, "GET", "/info")
 
     def ready(self) -> bool:
         """One try of /readyz, without retries."""
@@ -114,9 +118,10 @@ class Client:
         wire = [
             {**item, "image": image_wire(item["image"])} if item.get("image") is not None else item for item in inputs
         ]
-        body = self._object("POST", "/encode", _present({"role": role, "model": model, "inputs": wire}))
+        body = _present({"role": role, "model": model, "inputs": wire})
+        answer = self._answer(EncodeOut, "POST", "/encode", body)
         return tuple(
-            result["embedding"] if "embedding" in result else _item_error(result["error"]) for result in body["results"]
+            _item_error(result) if isinstance(result, EncodeErrorOut) else result.embedding for result in answer.results
         )
 
     # --- search
@@ -125,7 +130,7 @@ class Client:
         self, collection: str, text: str | None = None, image: Image | None = None, **options: Any
     ) -> SearchResult:
         """`options` are the other fields of `Search`."""
-        return _search_result(self._object("POST", "/search", Search(collection, text, image, **options).wire()))
+        return self._answer(SearchResult, "POST", "/search", Search(collection, text, image, **options).wire())
 
     def search_all(
         self, collection: str, text: str | None = None, image: Image | None = None, *, page: int = 100, **options: Any
@@ -142,27 +147,26 @@ class Client:
 
     def search_batch(self, searches: Sequence[Search]) -> tuple[SearchResult | RetrievalError, ...]:
         """A result or an error for each search, in order."""
-        body = self._object("POST", "/search/batch", {"searches": [search.wire() for search in searches]})
-        return tuple(
-            _item_error(result["error"]) if "error" in result else _search_result(result) for result in body["results"]
-        )
+        body = {"searches": [search.wire() for search in searches]}
+        answer = self._answer(SearchBatchOut, "POST", "/search/batch", body)
+        return tuple(_item_error(result) if isinstance(result, SearchErrorOut) else result for result in answer.results)
 
     # --- collections
 
     def create_collection(self, name: str, **settings: Any) -> Collection:
         """`settings`: model, instruction, limit, language, indexes such as {"region": "keyword"}. One that is there has
         to have those that are given."""
-        return _build(Collection, self._object("PUT", _path("collections", name), settings))
+        return self._answer(Collection, "PUT", _path("collections", name), settings)
 
     def change_collection(self, name: str, **settings: Any) -> Collection:
         """The same settings; `indexes` are added to those there are."""
-        return _build(Collection, self._object("PATCH", _path("collections", name), settings))
+        return self._answer(Collection, "PATCH", _path("collections", name), settings)
 
     def collections(self) -> list[Collection]:
-        return [_build(Collection, collection) for collection in self._object("GET", "/collections")["collections"]]
+        return self._answer(CollectionsOut, "GET", "/collections").collections
 
     def collection(self, name: str) -> Collection:
-        return _build(Collection, self._object("GET", _path("collections", name)))
+        return self._answer(Collection, "GET", _path("collections", name))
 
     def delete_collection(self, name: str) -> None:
         self._request("DELETE", _path("collections", name))
@@ -173,23 +177,23 @@ class Client:
         """Its job; wait for that with `wait_job`. `model` is the name or fingerprint of a served one, which
         may be left out where there is only one other."""
         body = _present({"model": model, "max_failures": max_failures or None})
-        return _job(self._object("POST", _path("collections", collection, "reindex"), body)["job"])
+        return self._answer(JobAcceptedOut, "POST", _path("collections", collection, "reindex"), body).job
 
     def generations(self, collection: str) -> Reindex:
         """Raises `NotFound` when there is one only."""
-        return _reindex(self._object("GET", _path("collections", collection, "reindex")))
+        return self._answer(Reindex, "GET", _path("collections", collection, "reindex"))
 
     def cancel_reindex(self, collection: str) -> Job:
         """Before the switch."""
-        return _job(self._object("POST", _path("collections", collection, "reindex", "cancel"))["job"])
+        return self._answer(JobAcceptedOut, "POST", _path("collections", collection, "reindex", "cancel")).job
 
     def roll_back_reindex(self, collection: str) -> Reindex:
         """After the switch, while the previous generation is kept. The answer comes before it serves again."""
-        return _reindex(self._object("POST", _path("collections", collection, "reindex", "rollback")))
+        return self._answer(Reindex, "POST", _path("collections", collection, "reindex", "rollback"))
 
     def finish_reindex(self, collection: str) -> Reindex:
         """After the switch: the previous generation is given up."""
-        return _reindex(self._object("POST", _path("collections", collection, "reindex", "finish")))
+        return self._answer(Reindex, "POST", _path("collections", collection, "reindex", "finish"))
 
     def set_alias(self, alias: str, collection: str) -> None:
         """Makes the alias, or switches it at once."""
@@ -197,7 +201,7 @@ class Client:
 
     def aliases(self) -> dict[str, str]:
         """Collections by alias."""
-        return {alias["alias"]: alias["collection"] for alias in self._object("GET", "/aliases")["aliases"]}
+        return {alias.alias: alias.collection for alias in self._answer(AliasesOut, "GET", "/aliases").aliases}
 
     def delete_alias(self, alias: str) -> None:
         self._request("DELETE", _path("aliases", alias))
@@ -246,20 +250,17 @@ class Client:
         """Rejections come back with positions of the whole call. A refused request of one document is its rejection."""
         path = _path("collections", collection, "documents")
         try:
-            body = self._object("POST", path, b"[" + b",".join(chunk) + b"]", headers={"Idempotency-Key": key})
+            body = b"[" + b",".join(chunk) + b"]"
+            answer = self._answer(AcceptedOut, "POST", path, body, headers={"Idempotency-Key": key})
         except InvalidInput as error:
             if len(chunk) > 1:
                 raise
-            return Posted(None, (Rejected(position, None, error.code, error.detail),), 1)
-        rejected = (_build(Rejected, rejection) for rejection in body.get("rejected", ()))
-        moved = tuple(
-            Rejected(position + rejection.position, rejection.id, rejection.code, rejection.detail)
-            for rejection in rejected
-        )
-        return Posted(_job(body["job"]) if body.get("job") else None, moved, len(chunk))
+            refused = Rejected(position=position, id=None, code=error.code, detail=error.detail)
+            return Posted(None, (refused,), 1)
+        return Posted(answer.job, tuple(_moved(rejection, position) for rejection in answer.rejected), len(chunk))
 
-    def document(self, collection: str, document_id: str) -> dict[str, Any]:
-        return self._object("GET", _path("collections", collection, "documents", document_id))
+    def document(self, collection: str, document_id: str) -> Document:
+        return self._answer(Document, "GET", _path("collections", collection, "documents", document_id))
 
     def image(self, collection: str, document_id: str, *, width: int | None = None) -> bytes:
         """The file of a document's image, or its thumbnail of width 256 or 1024. Raises `NotFound` when it has none."""
@@ -276,7 +277,7 @@ class Client:
         """By ids, or those in the index that fulfil a filter now. A retry of the latter may make a second, harmless
         job."""
         body = _present({"ids": ids, "filter": filter})
-        return _job(self._object("POST", _path("collections", collection, "documents", "delete"), body)["job"])
+        return self._answer(JobAcceptedOut, "POST", _path("collections", collection, "documents", "delete"), body).job
 
     def import_files(
         self,
@@ -291,36 +292,35 @@ class Client:
         """Has the service read documents from files that it can reach; `load` sends those that only the caller can."""
         body = _present({"uri": uri, "format": format, "mapping": mapping, "image_root": image_root})
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        return _job(self._object("POST", _path("collections", collection, "imports"), body, headers=headers)["job"])
+        return self._answer(
+            JobAcceptedOut, "POST", _path("collections", collection, "imports"), body, headers=headers
+        ).job
 
     # --- jobs
 
     def jobs(self, *, collection: str | None = None, limit: int = 50) -> list[Job]:
         """Newest first."""
-        body = self._object("GET", "/jobs", params=_present({"collection": collection, "limit": limit}))
-        return [_job(job) for job in body["jobs"]]
+        params = _present({"collection": collection, "limit": limit})
+        return self._answer(JobsOut, "GET", "/jobs", params=params).jobs
 
     def job(self, job_id: str) -> Job:
-        body = self._object("GET", _path("jobs", job_id))
-        return _job(body.get("job", body))
+        return self._answer(Job, "GET", _path("jobs", job_id))
 
     def cancel_job(self, job_id: str) -> Job:
         """What a worker has in hand is finished first: wait for it with `wait_job`."""
-        return _job(self._object("POST", _path("jobs", job_id, "cancel")))
+        return self._answer(Job, "POST", _path("jobs", job_id, "cancel"))
 
     def retry_job(self, job_id: str) -> Job:
         """A new job of what failed in this one. Raises `Conflict` when there is nothing to try again."""
-        return _job(self._object("POST", _path("jobs", job_id, "retry"))["job"])
+        return self._answer(JobAcceptedOut, "POST", _path("jobs", job_id, "retry")).job
 
     def failures(self, job_id: str, *, page: int = 100) -> Iterator[Failure]:
         """Every document of a job that could not be indexed."""
         offset = 0
         while True:
             params = {"limit": page, "offset": offset}
-            failures = self._object("GET", _path("jobs", job_id, "failures"), params=params)["failures"]
-            yield from (
-                _build(Failure, {**failure, "job_id": job_id, "document_id": failure["id"]}) for failure in failures
-            )
+            failures = self._answer(FailuresOut, "GET", _path("jobs", job_id, "failures"), params=params).failures
+            yield from failures
             if len(failures) < page:
                 return
             offset += page
@@ -357,7 +357,7 @@ class Client:
                 raise error_of(response, _retry_after_s(response))
             for line in response.iter_lines():
                 if line.startswith("data: "):
-                    yield _job(orjson.loads(line.removeprefix("data: ")))
+                    yield self._read(Job, line.removeprefix("data: ").encode())
 
     def wait_job(
         self, job_id: str, *, timeout_s: float = 3600.0, on_progress: Callable[[Job], None] | None = None
@@ -378,15 +378,20 @@ class Client:
 
     # --- requests
 
-    def _object(self, method: str, path: str, body: Any = None, **options: Any) -> dict[str, Any]:
-        response = self._request(method, path, body, **options)
+    def _answer(self, kind: type[Answer], method: str, path: str, body: Any = None, **options: Any) -> Answer:
+        return self._read(kind, self._request(method, path, body, **options).content)
+
+    def _read(self, kind: type[Answer], content: bytes) -> Answer:
+        """Fields that a newer service has besides are left out."""
         try:
-            answer = orjson.loads(response.content)
-        except orjson.JSONDecodeError as error:
-            raise DependencyUnavailable(f"{self.url} answers something other than JSON: is it ret2?") from error
-        if not isinstance(answer, dict):
-            raise DependencyUnavailable(f"{self.url} answers JSON of another kind: is it ret2?")
-        return answer
+            return kind.model_validate_json(content)
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, fault["loc"]))
+            raise DependencyUnavailable(
+                f"{self.url} answers something other than {kind.__name__} ({place or 'body'}: {fault['msg']}): "
+                "is it ret2, of the same version?"
+            ) from error
 
     def _request(
         self,
@@ -463,7 +468,7 @@ class _LoadProgress:
             self._client.wait_job(self._open[0][0].id, on_progress=self._advance)
         jobs = [job for job, _ in self._done]
         failures = tuple(
-            replace(failure, position=start + failure.position)
+            _moved(failure, start)
             for job, start in self._done
             if job.failed
             for failure in self._client.failures(job.id)
@@ -504,8 +509,8 @@ def error_of(response: httpx.Response, retry_after_s: float = 0.0) -> RetrievalE
     return kind(detail, field=first.get("field"), value=first.get("value"), limit=first.get("limit"))
 
 
-def _item_error(error: Mapping[str, Any]) -> RetrievalError:
-    return error_class(str(error.get("code")), 500)(str(error.get("detail")))
+def _item_error(item: SearchErrorOut | EncodeErrorOut) -> RetrievalError:
+    return error_class(item.error.code, 500)(item.error.detail)
 
 
 def _in_progress(response: httpx.Response) -> bool:
@@ -546,33 +551,13 @@ def _serialised(document: Mapping[str, Any]) -> bytes:
         document = {**document, "image": image_wire(image)}
     try:
         return orjson.dumps(document)
-    except (TypeError, orjson.JSONEncodeError) as error:
-        raise InvalidInput(f"document {document.get('id')!r:.100} cannot be written as JSON: {error}") from error
+    except TypeError as error:
+        raise unwritable(f"document {document.get('id')!r:.100}", document, error) from error
 
 
-def _search_result(body: Mapping[str, Any]) -> SearchResult:
-    groups = tuple(Group(group["value"], _hits(group["hits"])) for group in body.get("groups") or ())
-    return SearchResult(_hits(body["hits"]), _build(Timings, body.get("timings", {})), body.get("cursor"), groups)
-
-
-def _hits(wire: Iterable[Mapping[str, Any]]) -> tuple[Hit, ...]:
-    return tuple(_build(Hit, hit) for hit in wire)
-
-
-def _reindex(body: Mapping[str, Any]) -> Reindex:
-    generations = {name: _build(Generation, body[name]) for name in ("serving", "other")}
-    return _build(Reindex, {**body, **generations})
-
-
-def _job(body: Mapping[str, Any]) -> Job:
-    typed = {"kind": JobKind(body["kind"]), "state": JobState(body["state"]), "source": body.get("progress")}
-    return _build(Job, {**body, **typed})
-
-
-def _build(kind: type[T], body: Mapping[str, Any]) -> T:
-    """A dataclass from the fields it knows, so that a newer server may say more."""
-    known_fields = {field_.name for field_ in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in body.items() if name in known_fields})
+def _moved(item: Placed, start: int) -> Placed:
+    """Return an item with the position of the whole call."""
+    return item.model_copy(update={"position": start + item.position})
 
 
 def _path(*parts: str) -> str:

@@ -1,17 +1,37 @@
-"""What the client sends and returns, as frozen dataclasses."""
+"""What the client sends and returns. Answers of the service are the models that it writes them by."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from indexer.domain.jobs import Failure, Job
 from model.errors import InvalidInput
+from service.schemas.collections import CollectionOut, GenerationOut, ReindexOut
+from service.schemas.documents import RejectedOut
+from service.schemas.hits import DocumentOut, HitOut
+from service.schemas.jobs import FailureOut, JobOut
+from service.schemas.operations import InfoOut, ModelOut
+from service.schemas.search import GroupOut, SearchOut, TimingsOut
 
-Image = bytes | Path | str  # a file's bytes, a file, or a URL or data URI
+Collection = CollectionOut
+Document = DocumentOut
+Failure = FailureOut
+Generation = GenerationOut
+Group = GroupOut
+Hit = HitOut
+Info = InfoOut
+Job = JobOut
+Model = ModelOut
+Reindex = ReindexOut
+Rejected = RejectedOut
+SearchResult = SearchOut
+Timings = TimingsOut
+
+# A file's bytes, a file, or a URL or data URI.
+Image = bytes | Path | str
 
 
 Example = str | Mapping[str, Any]  # a document's id, or {"text"?, "image"?}
@@ -78,143 +98,9 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
-    """`image_url` and `thumbnail_url` are paths of the service; `explanation` is there when asked for, as
-    docs/explain.md has it."""
-
-    id: str
-    score: float
-    text: str | None = None
-    image_url: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    vector: Sequence[float] | None = None
-    explanation: Mapping[str, Any] | None = None
-    thumbnail_url: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Where the time of one search went on the server."""
-
-    decode_ms: float = 0.0
-    queue_ms: float = 0.0
-    encode_ms: float = 0.0
-    store_ms: float = 0.0
-    total_ms: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    value: str | float | bool
-    hits: tuple[Hit, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SearchResult:
-    """`cursor` leads to the hits behind these, None when there are none. With `group_by` the hits are in `groups`."""
-
-    hits: tuple[Hit, ...]
-    timings: Timings
-    cursor: str | None = None
-    groups: tuple[Group, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A served model. Before it is loaded, and when it could not be, all but name, state and detail is None.
-
-    `state` is loading, ready or failed; `detail` says why it failed.
-    """
-
-    name: str
-    state: str
-    detail: str | None = None
-    fingerprint: str | None = None
-    dimensions: int | None = None
-    modalities: tuple[str, ...] | None = None
-    max_text_tokens: int | None = None
-    image_size_px: int | None = None
-    latents: int | None = None
-    commit: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Info:
-    """The service's version, its models, the default first, and the bounds on what may be sent, by the name of the
-    setting."""
-
-    version: str
-    models: tuple[Model, ...]
-    limits: Mapping[str, float]
-
-    @property
-    def default(self) -> Model:
-        """The model of requests and new collections that name none."""
-        return self.models[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Collection:
-    """A collection as it stands: `compatible` says whether the model that filled it is served now.
-
-    `documents` are in the index, `pending` accepted and not yet, `failed` those whose last accepted write failed.
-    `error`, in a list, says by `code` and `detail` why its index cannot be read, or its model is unavailable.
-    """
-
-    name: str
-    documents: int
-    model: str
-    fingerprint: str
-    dimensions: int
-    created_at: float
-    instruction: str | None = None
-    compatible: bool = True
-    pending: int = 0
-    failed: int = 0
-    size_bytes: int | None = None
-    limit: int | None = None
-    indexes: Mapping[str, str] = field(default_factory=dict)
-    indexing: Sequence[str] = ()
-    aliases: Sequence[str] = ()
-    language: str | None = None
-    latents: bool = False
-    generation: int = 0
-    error: Mapping[str, str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    generation: int
-    model: str
-    fingerprint: str
-    dimensions: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reindex:
-    """The two generations of a collection. `job` is the id of the job that fills, or filled, the newer one."""
-
-    collection: str
-    state: str
-    serving: Generation
-    other: Generation
-    job: str
-    until: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A document that was not accepted; `position` counts from 0 in what was given to `post_documents`."""
-
-    position: int
-    id: str | None
-    code: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
 class Posted:
-    """One request's worth of documents: the job that will index those accepted (None if none were), and the others."""
+    """One request's worth of documents: the job that will index those accepted (None if none were), and the others.
+    Positions count from 0 in what was given to `post_documents`."""
 
     job: Job | None
     rejected: tuple[Rejected, ...]

@@ -14,8 +14,6 @@ from indexer.imports.mapping import Format
 from service.schemas.base import ErrorOut, FilterTree
 from service.schemas.jobs import JobOut
 
-_IMAGE_URL = "/collections/flags/documents/flag%3Afr%2Fborders/image?v=9f86d081884c7d65"
-
 
 class DeleteIn(Wire):
     """The documents to delete: by their ids, or by a filter on their metadata."""
@@ -30,33 +28,6 @@ class DeleteIn(Wire):
         if (self.ids is None) == (self.filter is None):
             raise ValueError("give either ids or filter")
         return self
-
-
-class ContentOut(BaseModel):
-    """The content of a document as it is stored."""
-
-    id: str = Field(description="the document's id", examples=[DOCUMENT_ID])
-    text: str | None = Field(
-        description="the text; null when there is none", examples=["France borders Belgium, Spain and others."]
-    )
-    image_url: str | None = Field(
-        description="the path of the image on this service; null when there is none", examples=[_IMAGE_URL]
-    )
-    thumbnail_url: str | None = Field(
-        description="the path of a small copy of the image, at most 256 px wide and high; `width=1024` in place of "
-        "`width=256` is a larger one; null when there is no image",
-        examples=[_IMAGE_URL + "&width=256"],
-    )
-    metadata: dict[str, Any] = Field(
-        description="the metadata, or the part that was asked for", examples=[{"region": "Europe", "area_km2": 551695}]
-    )
-    vector: list[float] | None = Field(
-        None, description="with `with_vector`: the embedding, of unit length", examples=[[0.6, 0.8]]
-    )
-
-
-class DocumentOut(ContentOut):
-    """A document as it is stored."""
 
 
 class ImportIn(Wire):

@@ -58,6 +58,11 @@ class JobOut(BaseModel):
     )
     progress: ProgressOut | None = Field(None, description="the progress of an import; null for other jobs")
 
+    @property
+    def left(self) -> int:
+        """The documents that are neither done nor given up."""
+        return self.accepted - self.indexed - self.skipped - self.failed - self.cancelled
+
 
 class JobAcceptedOut(BaseModel):
     """The job that carries the request out."""

@@ -69,6 +69,11 @@ class InfoOut(BaseModel):
         description="the limits on requests, by the name of the setting", examples=[{"max_image_bytes": 20971520}]
     )
 
+    @property
+    def default(self) -> ModelOut:
+        """The model of requests and new collections that name none."""
+        return self.models[0]
+
 
 class OpenAiError(BaseModel):
     """The error as OpenAI's clients read it."""

@@ -12,7 +12,7 @@ from indexer.domain.inputs import ImageField, InputIn
 from indexer.domain.names import CollectionName, DocumentId
 from indexer.domain.samples import DOCUMENT_ID, IN_EUROPE, OTHER_ID, PNG_BASE64, QUESTION
 from service.schemas.base import ErrorOut, FieldName, FilterTree, Lenient
-from service.schemas.documents import ContentOut
+from service.schemas.hits import HitOut
 
 # Examples of each kind in one query: one call of the encoder.
 MAX_EXAMPLES = 16
@@ -242,63 +242,6 @@ class SearchBatchIn(Wire):
 
     searches: list[Annotated[SearchIn, Lenient]] = Field(
         min_length=1, description="the searches; each succeeds or fails on its own"
-    )
-
-
-class LayerOut(BaseModel):
-    """How much text and image contributed to an embedding at one layer. Both are 0 for a layer that contributed
-    nothing."""
-
-    layer: int = Field(description="the layer: 0 is the earliest that the model reads", examples=[0])
-    text: float = Field(description="the share of the text", examples=[0.62])
-    image: float = Field(description="the share of the image", examples=[0.38])
-
-
-class SharesOut(BaseModel):
-    """How much of an embedding came from text and how much from the image."""
-
-    layers: list[LayerOut] = Field(description="the layers of the model, earliest first")
-
-
-class LexicalOut(BaseModel):
-    """What the words of the query contributed, beside the embeddings."""
-
-    score: float = Field(description="BM25", examples=[7.4])
-    share: float = Field(description="the share of the words in the hit's score", examples=[0.5])
-
-
-class ExplanationOut(BaseModel):
-    """Why a hit is a hit."""
-
-    document: SharesOut | None = Field(
-        description="of the document's embedding; null where shares are not stored, and for a model without gates, "
-        "such as CLIP"
-    )
-    query: SharesOut | None = Field(
-        description="of the query's embedding; null when it is not the embedding of one input, as with examples"
-    )
-    similarity: float | None = Field(
-        description="cosine of query and document embedding, whatever `score` is; null in mode lexical", examples=[0.83]
-    )
-    without_text: float | None = Field(
-        description="similarity when the query's text is left out; null unless it has both", examples=[0.31]
-    )
-    without_image: float | None = Field(
-        description="similarity when the query's image is left out; null unless it has both", examples=[0.44]
-    )
-    lexical: LexicalOut | None = Field(description="the words' part; null where no word of the query counted")
-
-
-class HitOut(ContentOut):
-    """A document that was found."""
-
-    score: float = Field(
-        description="similarity to the query: the cosine of the two embeddings; another scale in modes lexical and "
-        "hybrid",
-        examples=[0.83],
-    )
-    explanation: ExplanationOut | None = Field(
-        None, description="with `explain`: what came from text and what from the image"
     )
 
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,9 @@ def assert_the_same(found: Sequence[Hit], expected: Sequence[Hit]) -> None:
     """A process chooses by trial how it multiplies, so two differ in the last digits, and hits that are equal but for those in order."""
     assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected], abs=1e-5)
     cut = expected[-1].score + 1e-5  # of those that are as good as the last, others may have been cut off
-    kept = [{hit.id: replace(hit, score=0.0) for hit in hits if hit.score > cut} for hits in (found, expected)]
+    kept = [
+        {hit.id: hit.model_copy(update={"score": 0.0}) for hit in hits if hit.score > cut} for hits in (found, expected)
+    ]
     assert kept[0] == kept[1]
     assert len(kept[0]) >= 20
 
@@ -79,7 +80,7 @@ def test_there_and_back(serve: Any, tmp_path: Path) -> None:
         assert_the_same(found.hits, expected.hits)
     assert client.collection("c").instruction == "what is"
     assert client.load("c", documents).skipped == 60
-    image = client.document("c", "d3")["image_url"]
+    image = client.document("c", "d3").image_url
     assert client._request("GET", image).content == picture(3)
 
 

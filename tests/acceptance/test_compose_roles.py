@@ -225,7 +225,7 @@ def test_documents_are_indexed_and_found(deployment: Deployment) -> None:
         ],
     )
     assert (loaded.sent, loaded.indexed, loaded.skipped, loaded.left) == (4, 3, 0, 0)
-    assert [one.document_id for one in loaded.failures] + [one.id for one in loaded.rejected] == ["bad"]
+    assert [one.id for one in loaded.failures] + [one.id for one in loaded.rejected] == ["bad"]
     assert client.collection("flags").documents == 3
 
     assert client.search("flags", "a green square").hits[0].id == "text"

@@ -95,5 +95,5 @@ def test_memory_is_flat_and_kill_9_repeats_at_most_a_unit(serve_imports: Any, tm
     assert client.collection("many").documents == MANY
     for number in (0, GROUP - 1, MANY // 2, MANY - 1):
         document = client.document("many", f"row-{number}")
-        assert document["metadata"]["n"] == number
+        assert document.metadata["n"] == number
     assert max(large, peak_bytes(serve)) < small + MAY_GROW_BYTES

@@ -53,7 +53,7 @@ def test_from_an_empty_service_to_a_hit(client: Client, make_image: Callable[...
     assert result.timings.total_ms > 0
     assert client.search("c", image=make_image("blue")).hits[0].id == "picture"
     assert client.search("c", "word7", filter={"field": "n", "equals": 8}).hits[0].id == "d/8"
-    assert client.document("c", "d/7")["text"] == "word7"
+    assert client.document("c", "d/7").text == "word7"
     assert len({hit.id for hit in client.search_all("c", "word7", page=8)}) == 21
     assert client.search("c", positive=["d/7"], negative=[{"text": "word8"}], limit=30).hits[-1].id == "d/8"
     groups = client.search("c", "word7", group_by="n", limit=2, metadata_fields=False).groups
@@ -81,7 +81,7 @@ def test_one_bad_item_harms_only_itself(client: Client) -> None:
         "c", [{"id": "a", "text": "x"}, {"id": "b"}, {"id": "d", "text": "y", "image": b"not an image"}]
     )
     assert loaded.indexed == 1
-    assert {one.id for one in loaded.rejected} | {one.document_id for one in loaded.failures} == {"b", "d"}
+    assert {one.id for one in loaded.rejected} | {one.id for one in loaded.failures} == {"b", "d"}
     first, second = client.search_batch([Search("c", "x"), Search("none", "x")])
     assert isinstance(first, SearchResult)
     assert first.hits[0].id == "a"

@@ -67,7 +67,7 @@ def test_photos(url: str, folder: Path, make_image: Callable[..., bytes]) -> Non
     assert "red.png" not in again.stdout
     with Client(url) as client:
         known = client.document("photos", "blue.jpg")
-    assert known["metadata"] == {"folder": ".", "width": 30, "height": 20, "taken": "2024-05-06T07:08:09Z"}
+    assert known.metadata == {"folder": ".", "width": 30, "height": 20, "taken": "2024-05-06T07:08:09Z"}
 
 
 def test_batch_job(url: str, tmp_path: Path, make_image: Callable[..., bytes]) -> None:
@@ -90,7 +90,7 @@ def test_batch_job(url: str, tmp_path: Path, make_image: Callable[..., bytes]) -
     assert again.stdout.splitlines()[-1] == "600 rows: 2 indexed, 598 skipped, 0 failed"
     assert (tmp_path / "products.failures.jsonl").read_text() == ""
     with Client(url) as client:
-        assert client.document("shop", "3")["metadata"] == {"price": 3}
+        assert client.document("shop", "3").metadata == {"price": 3}
 
 
 def test_every_flag_passage_has_a_fact_of_its_own_topic_alone() -> None:

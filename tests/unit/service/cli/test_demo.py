@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from service_answers import answer
 
 from model.errors import NotFound
 from model.evaluation.atlas import Atlas
 from service.cli import demo
-from service.client.types import Hit, Loaded, SearchResult, Timings
+from service.client.types import Hit, Loaded, SearchResult
 from service.data_lock import only_server_of, server_of
 
 URL = "http://127.0.0.1:1"
@@ -51,7 +52,7 @@ class Service:
         return Loaded(len(documents), len(documents), 0, (), ())
 
     def search(self, *_asked: Any, **_options: Any) -> SearchResult:
-        return SearchResult((Hit(next(self.first), 0.9),), Timings())
+        return SearchResult.model_validate(answer(SearchResult, hits=[answer(Hit, id=next(self.first))]))
 
     def __enter__(self) -> Service:
         return self

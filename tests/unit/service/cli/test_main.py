@@ -10,27 +10,21 @@ from typing import Any
 
 import httpx
 import pytest
+from service_answers import answer
 from typer.testing import CliRunner
 
 from service.cli import load as load_command
 from service.cli import main
 from service.client.client import Client
+from service.schemas.collections import CollectionOut
+from service.schemas.documents import AcceptedOut
+from service.schemas.hits import ExplanationOut, HitOut
+from service.schemas.jobs import JobOut
+from service.schemas.search import SearchOut, TimingsOut
 from service.settings import Settings
 
-JOB = {
-    "id": "j1",
-    "collection": "c",
-    "kind": "documents",
-    "accepted": 0,
-    "indexed": 0,
-    "skipped": 0,
-    "failed": 0,
-    "state": "succeeded",
-    "created_at": 1.0,
-    "updated_at": 1.0,
-    "waiting_on": None,
-}
-HIT = {"id": "fr [bold]", "score": 0.987, "text": "[/red] France", "image_url": None, "metadata": {"region": "Europe"}}
+JOB = answer(JobOut, id="j1", collection="c", kind="documents", state="succeeded", indexed=0, waiting_on=None)
+HIT = answer(HitOut, id="fr [bold]", score=0.987, text="[/red] France", image_url=None, metadata={"region": "Europe"})
 
 
 class Service:
@@ -50,7 +44,8 @@ class Service:
                 found: dict[str, Any] = {"hits": [HIT], "cursor": "abc"}
                 if "group_by" in body:
                     found = {"hits": [], "groups": [{"value": "[bold]Europe", "hits": [HIT]}]}
-                return httpx.Response(200, json={**found, "timings": {"total_ms": 12.34}})
+                found["timings"] = answer(TimingsOut, total_ms=12.34)
+                return httpx.Response(200, json=answer(SearchOut, **found))
             case "POST", "/collections/c/documents":
                 self.posted = body
                 rejected = [
@@ -58,7 +53,7 @@ class Service:
                     for n, one in enumerate(body)
                     if one.get("text") == "bad"
                 ]
-                return httpx.Response(202, json={"job": {**JOB, "state": "queued"}, "rejected": rejected})
+                return httpx.Response(202, json=answer(AcceptedOut, job={**JOB, "state": "queued"}, rejected=rejected))
             case "GET", "/jobs/j1":
                 late = sum(one.get("text") == "late" for one in self.posted)
                 good = sum(one.get("text") == "good" for one in self.posted)
@@ -75,14 +70,7 @@ class Service:
             case "GET", "/jobs":
                 return httpx.Response(200, json={"jobs": [JOB]})
             case (("GET" | "PUT"), ("/collections" | "/collections/c")):
-                one = {
-                    "name": "c",
-                    "documents": 1234,
-                    "model": "ret2-atlas",
-                    "fingerprint": "f",
-                    "dimensions": 8,
-                    "created_at": 1.0,
-                }
+                one = answer(CollectionOut, name="c", documents=1234)
                 return httpx.Response(200, json=one if request.url.path.endswith("/c") else {"collections": [one]})
         return httpx.Response(404, json={"code": "not_found", "detail": f"nothing at {request.url.path}"})
 
@@ -125,7 +113,7 @@ def test_search_explains_when_asked(
     ]
     why = {"query": shares[0], "document": shares[1], "without_text": 0.123, "without_image": None}
     lexical = {"score": 4.2, "share": 0.25}
-    monkeypatch.setitem(HIT, "explanation", {**why, "lexical": lexical})
+    monkeypatch.setitem(HIT, "explanation", answer(ExplanationOut, **why, lexical=lexical))
     output = ret2("search", "which?", "-c", "c", "--explain").output
     for shown in (
         "query image 41% 60%",

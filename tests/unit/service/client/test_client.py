@@ -10,6 +10,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from service_answers import answer
 
 from indexer.domain.jobs import JobState
 from model.errors import (
@@ -27,23 +28,29 @@ from model.errors import (
 )
 from service.client.client import Client, _chunks
 from service.client.types import Search, image_wire
+from service.schemas.documents import AcceptedOut
+from service.schemas.hits import DocumentOut, HitOut
+from service.schemas.jobs import JobOut
+from service.schemas.search import GroupOut, SearchOut, TimingsOut
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
-JOB = {
-    "id": "j1",
-    "collection": "c",
-    "kind": "documents",
-    "state": "queued",
-    "accepted": 1,
-    "indexed": 0,
-    "skipped": 0,
-    "failed": 0,
-    "created_at": 1.0,
-    "updated_at": 1.0,
-    "waiting_on": None,
-    "of_a_newer_version": True,
-}
+JOB = answer(
+    JobOut,
+    id="j1",
+    collection="c",
+    kind="documents",
+    state="queued",
+    accepted=1,
+    indexed=0,
+    waiting_on=None,
+    of_a_newer_version=True,
+)
+NO_HITS = answer(SearchOut)
+
+
+def hit(name: str, **fields: Any) -> dict[str, Any]:
+    return answer(HitOut, id=name, **fields)
 
 
 class Service:
@@ -92,8 +99,8 @@ def ok(body: Any) -> httpx.Response:
     ],
 )
 def test_what_may_pass_is_tried_again(passing: httpx.Response | Exception) -> None:
-    service = Service(passing, passing, ok({"hits": [], "timings": {}}))
-    assert service.client().search("c", "x").hits == ()
+    service = Service(passing, passing, ok(NO_HITS))
+    assert service.client().search("c", "x").hits == []
     assert len(service.requests) == 3
     assert len(service.slept) == 2
 
@@ -171,7 +178,7 @@ def posted(request: httpx.Request) -> list[dict[str, Any]]:
 
 
 def test_a_retried_post_carries_the_same_key_and_others_do_not() -> None:
-    accepted = httpx.Response(202, json={"job": JOB, "rejected": []})
+    accepted = httpx.Response(202, json=answer(AcceptedOut, job=JOB))
     service = Service(accepted, httpx.ReadTimeout("lost"), problem(503, "dependency_unavailable"), accepted)
     results = service.client().post_documents("c", [{"id": str(n)} for n in range(4)], max_documents=2)
     keys = [request.headers["idempotency-key"] for request in service.requests]
@@ -184,7 +191,7 @@ def test_a_retried_post_carries_the_same_key_and_others_do_not() -> None:
 
 def test_rejections_come_back_in_positions_of_the_whole_call() -> None:
     rejected = {"position": 1, "id": "x", "code": "invalid_input", "detail": "bad image"}
-    service = Service(httpx.Response(202, json={"job": JOB, "rejected": [rejected]}))
+    service = Service(httpx.Response(202, json=answer(AcceptedOut, job=JOB, rejected=[rejected])))
     seen: list[int] = []
     results = service.client().post_documents(
         "c", ({"id": str(n)} for n in range(6)), max_documents=3, on_posted=lambda one: seen.append(one.sent)
@@ -194,7 +201,9 @@ def test_rejections_come_back_in_positions_of_the_whole_call() -> None:
 
 
 def test_one_document_that_the_service_refuses_whole_is_its_own_rejection() -> None:
-    service = Service(problem(413, "too_large", "body is over the limit"), httpx.Response(202, json={"job": JOB}))
+    service = Service(
+        problem(413, "too_large", "body is over the limit"), httpx.Response(202, json=answer(AcceptedOut, job=JOB))
+    )
     results = service.client().post_documents("c", [{"text": "x" * 100}, {"text": "y"}], max_bytes=50)
     assert results[0].job is None
     assert (results[0].rejected[0].position, results[0].rejected[0].code) == (0, "too_large")
@@ -218,8 +227,8 @@ def test_chunks_keep_every_document_in_order_within_both_bounds(
 
 
 def test_search_sends_what_was_asked_and_types_what_comes_back() -> None:
-    hit = {"id": "fr", "score": 0.9, "text": "France", "image_url": "/i", "metadata": {"a": 1}, "new": 1}
-    service = Service(ok({"hits": [hit], "timings": {"total_ms": 3.0, "encode_ms": 2.0}}))
+    france = hit("fr", metadata={"a": 1}, of_a_newer_version=1)
+    service = Service(ok(answer(SearchOut, hits=[france], timings=answer(TimingsOut, total_ms=3.0))))
     result = service.client().search("flags", "which?", b"PNG", limit=3, filter={"field": "a", "equals": 1})
     assert (result.hits[0].id, result.hits[0].metadata, result.timings.total_ms) == ("fr", {"a": 1}, 3.0)
     assert json.loads(service.requests[0].content) == {
@@ -231,7 +240,7 @@ def test_search_sends_what_was_asked_and_types_what_comes_back() -> None:
 
 
 def test_every_option_of_a_search_is_sent() -> None:
-    service = Service(ok({"hits": [], "groups": [{"value": "x", "hits": [{"id": "a", "score": 1.0}]}], "timings": {}}))
+    service = Service(ok(answer(SearchOut, groups=[answer(GroupOut, value="x", hits=[hit("a")])])))
     result = service.client().search(
         "flags",
         "which?",
@@ -247,6 +256,7 @@ def test_every_option_of_a_search_is_sent() -> None:
         timeout_s=1.5,
         consistency="all",
     )
+    assert result.groups is not None
     assert (result.groups[0].value, result.groups[0].hits[0].id) == ("x", "a")
     image = {"base64": base64.b64encode(b"PNG").decode()}
     assert json.loads(service.requests[0].content) == {
@@ -276,17 +286,17 @@ def test_every_option_of_a_search_is_sent() -> None:
 
 
 def test_all_hits_come_page_by_page() -> None:
-    pages = [([{"id": "a", "score": 1.0}, {"id": "b", "score": 0.9}], "next"), ([{"id": "c", "score": 0.8}], None)]
-    service = Service(*(ok({"hits": hits, "cursor": cursor, "timings": {}}) for hits, cursor in pages))
+    pages = [([hit("a"), hit("b")], "next"), ([hit("c")], None)]
+    service = Service(*(ok(answer(SearchOut, hits=hits, cursor=cursor)) for hits, cursor in pages))
     assert [hit.id for hit in service.client().search_all("c", "x", page=2)] == ["a", "b", "c"]
     assert [json.loads(request.content).get("cursor") for request in service.requests] == [None, "next"]
 
 
 def test_batches_keep_one_answer_each() -> None:
     error = {"error": {"code": "invalid_input", "detail": "no such collection"}}
-    service = Service(ok({"results": [{"hits": [], "timings": {}}, error]}))
+    service = Service(ok({"results": [NO_HITS, error]}))
     first, second = service.client().search_batch([Search("a", "x"), Search("b", "y")])
-    assert first.hits == ()  # type: ignore[union-attr]
+    assert first.hits == []  # type: ignore[union-attr]
     assert isinstance(second, InvalidInput)
     service = Service(ok({"model": "m", "dimensions": 2, "results": [{"embedding": [0.6, 0.8]}, error]}))
     embedding, failed = service.client().encode([{"text": "x"}, {"text": "y", "image": b"?"}])
@@ -341,12 +351,12 @@ def test_wait_job_has_a_deadline() -> None:
 def test_failures_are_paged_through() -> None:
     failure = {"position": 0, "id": "d", "code": "invalid_input", "detail": "bad"}
     service = Service(ok({"failures": [failure] * 2}), ok({"failures": [failure]}))
-    assert [one.document_id for one in service.client().failures("j1", page=2)] == ["d"] * 3
+    assert [one.id for one in service.client().failures("j1", page=2)] == ["d"] * 3
     assert service.requests[1].url.params["offset"] == "2"
 
 
 def test_names_are_escaped_in_paths() -> None:
-    service = Service(ok({"id": "a/b ?"}))
+    service = Service(ok(answer(DocumentOut, id="a/b ?")))
     service.client().document("c", "a/b ?#é")
     assert service.requests[0].url.raw_path == b"/collections/c/documents/a%2Fb%20%3F%23%C3%A9"
 
@@ -373,3 +383,18 @@ def test_an_environment_proxy_is_not_asked_for_our_own_machine(monkeypatch: pyte
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     assert Client()._http._mounts == {}
     assert Client("http://search.example")._http._mounts != {}
+
+
+def test_an_answer_of_another_form_is_an_error_of_ours() -> None:
+    for content in (b"<html>", b"[]", b'{"hits": 1, "timings": {}}'):
+        service = Service(httpx.Response(200, content=content))
+        with pytest.raises(DependencyUnavailable, match=r"answers something other than SearchOut .*: is it ret2"):
+            service.client().search("c", "x")
+
+
+def test_a_document_that_json_cannot_hold_is_named() -> None:
+    service = Service(ok(answer(AcceptedOut, job=JOB)))
+    with pytest.raises(
+        InvalidInput, match=r"document 'a'\.metadata\.n is 18446744073709551616, a whole number must be"
+    ):
+        service.client().post_documents("c", [{"id": "a", "text": "x", "metadata": {"n": 2**64}}])

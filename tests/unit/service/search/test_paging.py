@@ -17,7 +17,7 @@ from indexer.domain.documents import point_id
 from indexer.domain.points import Hit
 from indexer.filters import Filter
 from model.errors import InvalidInput
-from service.search.hits import selected
+from service.schemas.hits import selected
 from service.search.paging import Mark, Pager, read_cursor
 from service.search.query import average
 

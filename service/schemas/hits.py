@@ -1,0 +1,195 @@
+"""Documents and hits as they are answered: a field is declared with its description and where its value comes from,
+in one place. The OpenAPI document and the Python client follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from pydantic import BaseModel, Field
+
+from indexer.domain.samples import DOCUMENT_ID
+from indexer.filters import steps
+
+_IMAGE_URL = "/collections/flags/documents/flag%3Afr%2Fborders/image?v=9f86d081884c7d65"
+# The value of a field that an answer leaves out, because nobody asked for it.
+ABSENT: Any = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A document out of the store, and what an answer is to show of it."""
+
+    content: Any  # Hit | Point
+    collection: str
+    metadata_fields: bool | Sequence[str] = True
+    with_vector: bool = False
+    explanation: Any = ABSENT
+
+    def image_url(self) -> str | None:
+        """Return a path of this service. It holds the image's digest, so that a browser may cache the image for
+        good."""
+        digest = self.content.image_digest
+        if digest is None:
+            return None
+        name, document_id = quote(self.collection), quote(self.content.document_id, safe="")
+        return f"/collections/{name}/documents/{document_id}/image?v={digest[:16]}"
+
+    def thumbnail_url(self) -> str | None:
+        """Return the path of a small copy of the image, which may be cached as the image may."""
+        url = self.image_url()
+        return None if url is None else f"{url}&width={ThumbnailWidth.SMALL}"
+
+    def metadata(self) -> dict[str, Any]:
+        return selected(self.content.metadata, self.metadata_fields)
+
+    def vector(self) -> Any:
+        return self.content.vector if self.with_vector else ABSENT
+
+
+@dataclass(frozen=True, slots=True)
+class From:
+    """Stands beside the type of a field: how its value is read."""
+
+    read: Callable[[Shown], Any]
+
+
+def wire(model: type[ContentOut], shown: Shown) -> dict[str, Any]:
+    """Return an answer as plain data, whose vectors are arrays still."""
+    values = ((name, read(shown)) for name, read in _readers(model))
+    return {name: value for name, value in values if value is not ABSENT}
+
+
+@lru_cache
+def _readers(model: type[ContentOut]) -> tuple[tuple[str, Callable[[Shown], Any]], ...]:
+    readers = []
+    for name, field in model.model_fields.items():
+        (source,) = (mark for mark in field.metadata if isinstance(mark, From))
+        readers.append((name, source.read))
+    return tuple(readers)
+
+
+class ContentOut(BaseModel):
+    """The content of a document as it is stored."""
+
+    id: Annotated[str, From(lambda shown: shown.content.document_id)] = Field(
+        description="the document's id", examples=[DOCUMENT_ID]
+    )
+    text: Annotated[str | None, From(lambda shown: shown.content.text)] = Field(
+        description="the text; null when there is none", examples=["France borders Belgium, Spain and others."]
+    )
+    image_url: Annotated[str | None, From(lambda shown: shown.image_url())] = Field(
+        description="the path of the image on this service; null when there is none", examples=[_IMAGE_URL]
+    )
+    thumbnail_url: Annotated[str | None, From(lambda shown: shown.thumbnail_url())] = Field(
+        description="the path of a small copy of the image, at most 256 px wide and high; `width=1024` in place of "
+        "`width=256` is a larger one; null when there is no image",
+        examples=[_IMAGE_URL + "&width=256"],
+    )
+    metadata: Annotated[dict[str, Any], From(lambda shown: shown.metadata())] = Field(
+        description="the metadata, or the part that was asked for", examples=[{"region": "Europe", "area_km2": 551695}]
+    )
+    vector: Annotated[list[float] | None, From(lambda shown: shown.vector())] = Field(
+        None, description="with `with_vector`: the embedding, of unit length", examples=[[0.6, 0.8]]
+    )
+
+
+class DocumentOut(ContentOut):
+    """A document as it is stored."""
+
+
+class LayerOut(BaseModel):
+    """How much text and image contributed to an embedding at one layer. Both are 0 for a layer that contributed
+    nothing."""
+
+    layer: int = Field(description="the layer: 0 is the earliest that the model reads", examples=[0])
+    text: float = Field(description="the share of the text", examples=[0.62])
+    image: float = Field(description="the share of the image", examples=[0.38])
+
+
+class SharesOut(BaseModel):
+    """How much of an embedding came from text and how much from the image."""
+
+    layers: list[LayerOut] = Field(description="the layers of the model, earliest first")
+
+
+class LexicalOut(BaseModel):
+    """What the words of the query contributed, beside the embeddings."""
+
+    score: float = Field(description="BM25", examples=[7.4])
+    share: float = Field(description="the share of the words in the hit's score", examples=[0.5])
+
+
+class ExplanationOut(BaseModel):
+    """Why a hit is a hit."""
+
+    document: SharesOut | None = Field(
+        description="of the document's embedding; null where shares are not stored, and for a model without gates, "
+        "such as CLIP"
+    )
+    query: SharesOut | None = Field(
+        description="of the query's embedding; null when it is not the embedding of one input, as with examples"
+    )
+    similarity: float | None = Field(
+        description="cosine of query and document embedding, whatever `score` is; null in mode lexical", examples=[0.83]
+    )
+    without_text: float | None = Field(
+        description="similarity when the query's text is left out; null unless it has both", examples=[0.31]
+    )
+    without_image: float | None = Field(
+        description="similarity when the query's image is left out; null unless it has both", examples=[0.44]
+    )
+    lexical: LexicalOut | None = Field(description="the words' part; null where no word of the query counted")
+
+
+class HitOut(ContentOut):
+    """A document that was found."""
+
+    score: Annotated[float, From(lambda shown: shown.content.score)] = Field(
+        description="similarity to the query: the cosine of the two embeddings; another scale in modes lexical and "
+        "hybrid",
+        examples=[0.83],
+    )
+    explanation: Annotated[ExplanationOut | None, From(lambda shown: shown.explanation)] = Field(
+        None, description="with `explain`: what came from text and what from the image"
+    )
+
+
+# --- a part of the metadata
+
+
+def selected(metadata: Mapping[str, Any], fields: bool | Sequence[str]) -> dict[str, Any]:
+    """Return the metadata with these fields only, each named by its path; True: all of it, False: nothing."""
+    if isinstance(fields, bool):
+        return dict(metadata) if fields else {}
+    return _selected(metadata, _field_tree(tuple(fields)))
+
+
+@lru_cache(maxsize=256)
+def _field_tree(fields: tuple[str, ...]) -> dict[str, Any]:
+    """Return the keys of the paths as nested mappings, None for a whole field. Built once for all hits of a search."""
+    tree: dict[str, Any] = {}
+    for path in map(steps, fields):
+        node: Any = tree
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+            if node is None:
+                break
+        else:
+            node[path[-1]] = None
+    return tree
+
+
+def _selected(metadata: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
+    chosen = {}
+    for key, value in metadata.items():
+        if key not in tree:
+            continue
+        if tree[key] is None:
+            chosen[key] = value
+        elif isinstance(value, Mapping) and (part := _selected(value, tree[key])):
+            chosen[key] = part
+    return chosen
