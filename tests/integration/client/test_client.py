@@ -118,7 +118,7 @@ def test_the_commands_end_to_end(url: str, tmp_path: Path, monkeypatch: pytest.M
     loaded = ret2("load", file, "-c", "c")
     assert loaded.exit_code == 1
     assert "300 indexed, 0 skipped, 1 failed" in loaded.stdout
-    assert "docs.jsonl line 301 bad" in loaded.stdout
+    assert "docs.jsonl line 301: neither text nor image" in loaded.stdout
     assert "0 indexed, 300 skipped" in ret2("load", file, "-c", "c").stdout
     assert "word42" in ret2("search", "word42", "-c", "c", "-n", 1).stdout
     assert "300" in ret2("collections").stdout
