@@ -272,7 +272,7 @@ async def test_a_bad_document_is_rejected_and_the_others_are_not(served: Any) ->
         (6, "e", "too_large"),
         (8, "g", "too_large"),
     ]
-    assert "txt: no such field" in answer["rejected"][0]["detail"]
+    assert "unknown field 'txt'" in answer["rejected"][0]["detail"]
     assert "limit is 100000" in answer["rejected"][4]["detail"]
     assert answer["job"]["accepted"] == 3
     assert len(answer["results"]) == 3
