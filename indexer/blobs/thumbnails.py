@@ -19,10 +19,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from functools import partial
 
 from indexer.blobs.image_store import Blobs
+from indexer.domain.documents import ThumbnailWidth
 from model.errors import DependencyUnavailable, InvalidInput, NotFound, Overloaded
 from model.images.thumbnail import thumbnail
 from model.settings import setting
@@ -80,13 +81,6 @@ class Keeper:
         data = await self._blobs.get(digest) if original is None else original
         small = await self._blobs.run(partial(thumbnail, data, self._settings.thumbnail_px, self._limits))
         return digest if small is data else await self._blobs.put(small)
-
-
-class ThumbnailWidth(IntEnum):
-    """The longer sides that thumbnails have: for a list of hits, and for a picture that fills a screen."""
-
-    SMALL = 256
-    LARGE = 1024
 
 
 class Thumbnails:

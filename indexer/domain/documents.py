@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
 
@@ -60,6 +61,13 @@ class Document:
     text: str | None = None
     image: ImageRef | None = None
     metadata: Metadata = field(default_factory=dict)
+
+
+class ThumbnailWidth(IntEnum):
+    """The longer sides that thumbnails have: for a list of hits, and for a picture that fills a screen."""
+
+    SMALL = 256
+    LARGE = 1024
 
 
 def point_id(document_id: str) -> str:

@@ -27,7 +27,6 @@ import structlog
 from indexer.blobs.image_store import Blobs
 from indexer.domain.documents import Incoming, Rejected
 from indexer.domain.jobs import Outcome, Status
-from indexer.imports.formats.base import ReadingStopped
 from indexer.imports.planner import Imports, Unit
 from indexer.intake import document_of
 from indexer.ledger.imports import Step
@@ -35,6 +34,7 @@ from indexer.ledger.ledger import Ledger
 from indexer.loops import WakeUps, heartbeat, poll_forever
 from indexer.settings import IndexerSettings
 from model.errors import DependencyUnavailable, InvalidInput, NotFound, RetrievalError
+from model.records.base import ReadingStopped
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)

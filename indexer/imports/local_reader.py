@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from indexer.domain.incoming import check_document
-from indexer.imports.formats import parquet
-from indexer.imports.formats.opened_file import OpenedFile
 from indexer.imports.locations import local_image
 from indexer.imports.mapping import FORMATS, Columns, Format, wire, with_picture
 from indexer.imports.photos import read_photos
 from indexer.imports.reading import BY_NAME, ReadDocument, format_by_name, located, read_documents, suffixes_of
 from model.errors import InvalidInput, RetrievalError
+from model.records import parquet
+from model.records.local_file import open_local
 
 Item = tuple[str, dict[str, Any] | InvalidInput]
 
@@ -49,7 +49,7 @@ def read(
     file = _metadata_file(path) if kind == "images" and path.is_dir() else path
     columns = Columns.parse(mapping, kind)
     folder = Path(columns.image_root) if columns and columns.image_root else file.parent
-    with _opened(file) as source:
+    with open_local(file) as source:
         has_begun = False
         try:
             for document in read_documents(source, kind, columns):
@@ -92,7 +92,7 @@ def count(path: Path) -> int | None:
     """Return how many records a file holds, where that is known without reading it all; for progress bars."""
     if path.suffix.lower() != ".parquet" or not path.is_file():
         return None
-    with _opened(path) as source:
+    with open_local(path) as source:
         return parquet.count(source)
 
 
@@ -125,13 +125,3 @@ def _tables(folder: Path) -> list[str]:
     """Return the names of the files that may name the images of a folder: those called metadata, else all of them."""
     names = sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(suffixes_of("images")))
     return [name for name in names if name.partition(".")[0] == "metadata"] or names
-
-
-def _opened(path: Path) -> OpenedFile:
-    if not path.is_file():
-        raise InvalidInput(f"{path} is not a file")
-    try:
-        raw = path.open("rb", buffering=0)
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror or type(error).__name__}") from error
-    return OpenedFile(raw, path.name, path.stat().st_size, path.resolve().parent.name)

@@ -23,10 +23,10 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 from indexer.imports.downloads import Copies, Copy
-from indexer.imports.formats.base import MAX_IMAGE_BYTES
-from indexer.imports.formats.opened_file import OpenedFile
 from indexer.object_storage import StoreErrors, connect, is_local, named
 from model.errors import Forbidden, InvalidInput, NotFound, TooLarge
+from model.records.base import MAX_IMAGE_BYTES
+from model.records.opened_file import OpenedFile
 
 # Stores that hold objects and nothing else. Others of fsspec's (sftp, github, reference, …) open more than we can
 # answer for.

@@ -25,15 +25,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from indexer.imports.formats import webdataset
-from indexer.imports.formats.base import FieldFilter, FixedBytes, Refused, every_field
-from indexer.imports.formats.csv_dialect import DELIMITERS, ENCODINGS
 from indexer.imports.locations import ReadImage
 from model.errors import InvalidInput
 from model.evaluation.benchmark_files import Row
-from model.evaluation.mbeir import sentence
+from model.evaluation.m2kr import passage
+from model.evaluation.mbeir import candidate
 from model.images.sources import is_data_uri, is_web_address
-from model.records import strict_json
+from model.records import strict_json, webdataset
+from model.records.base import FieldFilter, FixedBytes, Refused, every_field
+from model.records.csv_dialect import DELIMITERS, ENCODINGS
 
 Format = Literal["jsonl", "csv", "parquet", "webdataset", "images", "photos", "m2kr", "mbeir"]
 FORMATS: tuple[Format, ...] = ("jsonl", "csv", "parquet", "webdataset", "images", "photos", "m2kr", "mbeir")
@@ -249,13 +249,8 @@ def _member(fields: Mapping[str, Any], kinds: Sequence[str], matches: FieldFilte
 
 def _benchmark(fields: Mapping[str, Any], columns: Columns | None, kind: str, where: str) -> Mapped:
     row = Row(where, fields)
-    if kind == "mbeir":
-        text, image, picked = sentence(row.text("txt") or "") or None, row.text("img_path"), {"id": row.id("did")}
-    else:
-        original = not row.has("passage_text") and row.has("passage_content")
-        text = row.text("passage_content" if original else "passage_text")
-        image, picked = row.text("passage_image_path"), {"id": row.id("passage_id")}
-    picked |= {key: value for key, value in (("text", text), ("image", image)) if value is not None}
+    entry = candidate(row) if kind == "mbeir" else passage(row)
+    picked = {"id": entry.id, "text": entry.text, "image": entry.image}
     names = () if columns is None or columns.metadata == ALL_OTHERS else columns.metadata
     return _finished(picked, {name: fields[name] for name in names if row.has(name)}, where)
 

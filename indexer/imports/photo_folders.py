@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from indexer.imports.formats.base import Cut, Span
 from indexer.imports.locations import Place, Places, ReadImage, is_web
 from indexer.imports.photos import (
     HIDDEN,
@@ -28,6 +27,7 @@ from indexer.imports.reading import ReadDocument, located
 from indexer.object_storage import StoreErrors, is_local
 from model.errors import InvalidInput, NotFound
 from model.images.formats import image_format
+from model.records.base import Cut, Span
 
 UNREADABLE = "a file or folder that cannot be read, or whose name is not UTF-8"
 

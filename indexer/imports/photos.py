@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from indexer.imports.formats.base import MAX_IMAGE_BYTES
 from model.errors import InvalidInput, TooLarge
 from model.images.description import describe_picture
 from model.images.formats import image_format
+from model.records.base import MAX_IMAGE_BYTES
 
 # What a collection that is made for photographs can be filtered by.
 FIELDS = {"folder": "keyword", "taken": "datetime", "camera": "keyword", "width": "number", "height": "number"}

@@ -23,8 +23,6 @@ from urllib.parse import urlsplit
 from indexer.domain.documents import Incoming, Rejected
 from indexer.domain.incoming import DocumentBounds, incoming
 from indexer.imports.downloads import Copies, CopySettings
-from indexer.imports.formats.base import Cut, FieldFilter, ReadingStopped, Span
-from indexer.imports.formats.opened_file import OpenedFile
 from indexer.imports.locations import Places, is_web
 from indexer.imports.mapping import FORMATS, Columns, Format, used_fields, with_picture
 from indexer.imports.photo_folders import PhotoList, check_folder, list_photos, read_photo
@@ -39,6 +37,8 @@ from indexer.imports.reading import (
     suffixes_of,
 )
 from model.errors import InvalidInput, RetrievalError
+from model.records.base import Cut, FieldFilter, ReadingStopped, Span
+from model.records.opened_file import OpenedFile
 from model.settings import setting
 
 _MAX_URI_CHARS = 4096

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from indexer.imports.formats import csv_rows, jsonl, parquet, webdataset
-from indexer.imports.formats.base import Cut, FieldFilter, Record, Span
-from indexer.imports.formats.csv_rows import CsvOptions
-from indexer.imports.formats.opened_file import OpenedFile
 from indexer.imports.mapping import Columns, Format, document, used_fields
 from model.errors import InvalidInput, RetrievalError
+from model.records import csv_rows, jsonl, parquet, webdataset
+from model.records.base import Cut, FieldFilter, Record, Span
+from model.records.csv_rows import CsvOptions
+from model.records.opened_file import OpenedFile
 
 PACKED = (".gz", ".zst", ".bz2", ".xz")
 BY_NAME: tuple[Format, ...] = ("jsonl", "csv", "parquet", "webdataset")

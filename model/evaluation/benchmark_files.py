@@ -7,7 +7,6 @@ No torch.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,12 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from model.errors import InvalidInput
+from model.records.local_file import read_local
 
-_ROWS_PER_BATCH = 1024  # Parquet rows decoded at once; benchmark rows hold paths of images, not images
 _DATA = (".jsonl", ".parquet", ".tsv", ".txt")
 
 
@@ -95,37 +91,11 @@ class Row:
 
 
 def rows(path: Path) -> Iterator[Row]:
-    """Records of a .jsonl or .parquet file. Raises `InvalidInput` where the file or a line cannot be read."""
-    try:
-        yield from _parquet(path) if path.suffix == ".parquet" else _lines(path)
-    except OSError as error:
-        raise InvalidInput(f"{path}: {error.strerror or error}") from error
-
-
-def _lines(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            where = f"{path.name} line {number}"
-            try:
-                fields = json.loads(line)  # not orjson: files written through pandas have NaN
-            except ValueError as error:
-                raise InvalidInput(f"{where} is not JSON: {error}") from error
-            if not isinstance(fields, dict):
-                raise InvalidInput(f"{where} is {_shown(fields)}, expected an object")
-            yield Row(where, fields)
-
-
-def _parquet(path: Path) -> Iterator[Row]:
-    try:
-        with pq.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH, use_threads=False):
-                for number, fields in enumerate(batch.to_pylist(), number + 1):  # noqa: B020 - goes on counting
-                    yield Row(f"{path.name} row {number}", fields)
-    except pa.ArrowException as error:
-        raise InvalidInput(f"{path.name} is not a readable Parquet file: {error}") from error
+    """Records of a JSONL or Parquet file. Raises `InvalidInput` where the file or a record cannot be read."""
+    for record in read_local(path):
+        if isinstance(record.fields, InvalidInput):
+            raise record.fields
+        yield Row(record.where, record.fields)
 
 
 def data_files(folder: Path) -> list[Path]:

@@ -83,8 +83,7 @@ class M2krSet:
         return (read(row) for row in _all(self.query_files))
 
     def passages(self) -> Iterator[Entry]:
-        read = _ret_passage if self.layout is Layout.RET else _original_passage
-        return (read(row) for row in _all(self.passage_files))
+        return (passage(row) for row in _all(self.passage_files))
 
 
 def find(folder: Path) -> list[M2krSet]:
@@ -144,12 +143,11 @@ def _original_query(row: Row) -> Query:
     )
 
 
-def _ret_passage(row: Row) -> Entry:
-    return Entry(row.id("passage_id"), row.text("passage_text"), row.text("passage_image_path"))
-
-
-def _original_passage(row: Row) -> Entry:
-    return Entry(row.id("passage_id"), row.text("passage_content"), None)
+def passage(row: Row) -> Entry:
+    """Return a passage, of ReT-M2KR or of the original, which has other names and no images."""
+    is_original = not row.has("passage_text") and row.has("passage_content")
+    text = row.text("passage_content" if is_original else "passage_text")
+    return Entry(row.id("passage_id"), text, row.text("passage_image_path"))
 
 
 def _asked(row: Row) -> str | None:

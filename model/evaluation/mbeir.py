@@ -181,8 +181,12 @@ def global_pool(folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def candidates(path: Path) -> Iterator[Entry]:
-    for row in rows(path):
-        yield Entry(row.id("did"), sentence(row.text("txt") or "") or None, row.text("img_path"))
+    return (candidate(row) for row in rows(path))
+
+
+def candidate(row: Row) -> Entry:
+    """Return a candidate, its text as UniIR writes it."""
+    return Entry(row.id("did"), sentence(row.text("txt") or "") or None, row.text("img_path"))
 
 
 def qrels(path: Path) -> dict[str, frozenset[str]]:

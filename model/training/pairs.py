@@ -18,20 +18,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from model.errors import InvalidInput, TooLarge
 from model.images.decoding import decode_image
 from model.images.sources import is_data_uri, is_web_address, read_base64, read_data_uri
 from model.preprocess import normalise_text
+from model.records.local_file import read_local
 from model.types import Limits
 
 Row = tuple[str | None, str | None]  # text, key of an image
 Report = Callable[[str, int, int], None]  # stage, done, of
 
 _LIMITS = Limits()
-_PARQUET_ROWS = 64  # decoded at once: with photographs in them, some hundred MB at most
 _CHECK_PX = 224  # a JPEG is checked at a part of its size, which still reads all of the file
 _LEAST_BASE64 = 64  # characters; no image is shorter, and a path that does not exist should be called that
 
@@ -314,37 +311,12 @@ def _shown(value: Any) -> str:
 
 
 def _records(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
-    """Where a row stands, and its fields or why it has none."""
-    suffix = path.suffix.lower()
-    if suffix not in (".jsonl", ".ndjson", ".parquet"):
-        raise InvalidInput(f"{path.name} is of type {suffix!r}, readable are .jsonl, .ndjson, .parquet", field="data")
+    """Yield where a row stands, and its fields or why it has none."""
     try:
-        yield from _rows(path) if suffix == ".parquet" else _lines(path)
-    except OSError as error:
-        raise InvalidInput(f"{path}: {error.strerror or error}", field="data") from error
-
-
-def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                fields = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
-            except ValueError as error:
-                fields = f"not JSON: {error}"
+        for record in read_local(path):
+            if isinstance(record.fields, InvalidInput):
+                yield record.where, record.fields.detail.removeprefix(record.where).lstrip(": ")
             else:
-                fields = fields if isinstance(fields, dict) else f"it is {_shown(fields)}, expected an object"
-            yield f"{path.name} line {number}", fields
-
-
-def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
-    try:
-        with pq.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, use_threads=False):
-                for fields in batch.to_pylist():
-                    number += 1
-                    yield f"{path.name} row {number}", fields
-    except pa.ArrowException as error:
-        raise InvalidInput(f"{path.name} is not a readable Parquet file: {error}", field="data") from error
+                yield record.where, record.fields
+    except InvalidInput as error:
+        raise InvalidInput(error.detail, field="data") from error

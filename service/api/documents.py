@@ -13,7 +13,8 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from indexer import filters
-from indexer.blobs.thumbnails import Keep, ThumbnailWidth
+from indexer.blobs.thumbnails import Keep
+from indexer.domain.documents import ThumbnailWidth
 from indexer.domain.incoming import DocumentIn
 from indexer.domain.jobs import Job, Outcome
 from indexer.domain.samples import DOCUMENTS

@@ -139,8 +139,7 @@ class _Reading:
             for rejection in loaded.rejected
         ]
         failed = [
-            (self._where(failure.position, failure.document_id), failure.code, failure.detail)
-            for failure in loaded.failures
+            (self._where(failure.position, failure.id), failure.code, failure.detail) for failure in loaded.failures
         ]
         return self._unreadable + rejected + failed
 

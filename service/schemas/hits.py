@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 
+from indexer.domain.documents import ThumbnailWidth
 from indexer.domain.samples import DOCUMENT_ID
 from indexer.filters import steps
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from indexer.imports.formats.base import Cut
-from indexer.imports.formats.opened_file import OpenedFile
 from indexer.imports.mapping import Columns
 from indexer.imports.reading import ReadDocument, read_documents, spans_of
 from model.errors import InvalidInput
+from model.records.base import Cut
+from model.records.opened_file import OpenedFile
 
 PNG = b"\x89PNG\r\n\x1a\n pixels"
 

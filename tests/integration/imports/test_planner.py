@@ -17,10 +17,10 @@ from s3_server import S3Server
 from indexer.domain.documents import Incoming, Rejected
 from indexer.fetcher import FetchSettings
 from indexer.imports.downloads import Copies, CopySettings, ToFile
-from indexer.imports.formats.base import Cut
 from indexer.imports.locations import Places
 from indexer.imports.planner import Imports, ImportSettings, Unit
 from model.errors import DependencyUnavailable, Forbidden, InvalidInput, NotFound, TooLarge
+from model.records.base import Cut
 
 PNG = b"\x89PNG\r\n\x1a\n pixels"
 LINES = b"".join(orjson.dumps({"id": f"d{n}", "text": f"text {n}"}) + b"\n" for n in range(25))

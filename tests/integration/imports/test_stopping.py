@@ -25,7 +25,7 @@ async def _begin(serve: Callable[..., Any], tmp_path: Path) -> tuple[Any, str]:
 
 
 async def test_cancel_is_heard_inside_one_line(serve: Callable[..., Any], tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("indexer.imports.formats.jsonl.MAX_SKIPPED_BYTES", 2**60)
+    monkeypatch.setattr("model.records.jsonl.MAX_SKIPPED_BYTES", 2**60)
     served, job_id = await _begin(serve, tmp_path)
     began = time.monotonic()
     await served.client.post(f"/jobs/{job_id}/cancel")
@@ -36,7 +36,7 @@ async def test_cancel_is_heard_inside_one_line(serve: Callable[..., Any], tmp_pa
 
 async def test_other_imports_go_on_beside_one_line(serve: Callable[..., Any], tmp_path: Path, monkeypatch: Any) -> None:
     """There is one reader. While a read of it is slow, other jobs have another."""
-    monkeypatch.setattr("indexer.imports.formats.jsonl.MAX_SKIPPED_BYTES", 2**60)
+    monkeypatch.setattr("model.records.jsonl.MAX_SKIPPED_BYTES", 2**60)
     served, job_id = await _begin(serve, tmp_path)
     for name in ("second", "third"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": name, "text": "a line"}) + "\n")
@@ -54,7 +54,7 @@ async def test_other_imports_go_on_beside_one_line(serve: Callable[..., Any], tm
 
 async def test_the_thread_ends_with_its_reader(serve: Callable[..., Any], tmp_path: Path, monkeypatch: Any) -> None:
     """The interpreter waits for its threads when it exits."""
-    monkeypatch.setattr("indexer.imports.formats.jsonl.MAX_SKIPPED_BYTES", 2**60)
+    monkeypatch.setattr("model.records.jsonl.MAX_SKIPPED_BYTES", 2**60)
     served, _ = await _begin(serve, tmp_path)
     importer = served.parts.worker._chores[0]
     threads = list(importer._threads._threads)

@@ -12,7 +12,8 @@ from PIL import Image
 
 from indexer.blobs.image_store import Blobs
 from indexer.blobs.local_files import LocalFiles
-from indexer.blobs.thumbnails import Keep, Keeper, KeepSettings, Thumbnails, ThumbnailWidth
+from indexer.blobs.thumbnails import Keep, Keeper, KeepSettings, Thumbnails
+from indexer.domain.documents import ThumbnailWidth
 from model.errors import DependencyUnavailable, InvalidInput, NotFound, Overloaded, TooLarge
 from model.images.thumbnail import thumbnail
 from model.types import Limits

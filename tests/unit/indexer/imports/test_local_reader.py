@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from indexer.imports import local_reader
-from indexer.imports.formats import jsonl as lines
 from model.errors import InvalidInput, TooLarge
+from model.records import jsonl as lines
 
 PNG = b"\x89PNG\r\n\x1a\n pixels"
 PNG_BASE64 = {"base64": base64.b64encode(PNG).decode()}

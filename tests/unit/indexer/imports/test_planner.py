@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 
 from indexer.domain.documents import Incoming, Rejected
 from indexer.domain.incoming import DocumentBounds, incoming
-from indexer.imports.formats.base import Cut
 from indexer.imports.locations import Places
 from indexer.imports.planner import Imports, ImportSettings, Unit
 from model.errors import DependencyUnavailable, Forbidden, InvalidInput, NotFound
+from model.records.base import Cut
 from model.types import Limits
 
 PNG = b"\x89PNG\r\n\x1a\n pixels"
@@ -182,7 +182,7 @@ def test_wrong_rows_are_rejected_in_their_place_and_the_others_read(tmp_path: Pa
     rejected = {item.position: item for _, item in items if isinstance(item, Rejected)}
     assert [(item.code, item.detail[:50]) for item in rejected.values()] == [
         ("invalid_input", rejected[1].detail[:50]),
-        ("invalid_input", "docs.jsonl line 4 is a JSON list, a document is an"),
+        ("invalid_input", "docs.jsonl line 4 is a JSON list, it must be an ob"),
         ("invalid_input", "docs.jsonl line 5: id: must be 1 to 512 characters"),
         ("invalid_input", "docs.jsonl line 6: neither text nor image: at leas"),
         ("invalid_input", "docs.jsonl line 7: text: Input should be a valid s"),

@@ -49,6 +49,7 @@ def test_what_was_not_asked_for_is_left_out() -> None:
         "score": 0.9,
         "text": "text",
         "image_url": "/collections/flags/documents/a%2Fb/image?v=9f86d081884c7d65",
+        "thumbnail_url": "/collections/flags/documents/a%2Fb/image?v=9f86d081884c7d65&width=256",
         "metadata": {"region": "Europe"},
     }
     assert wire(HitOut, Shown(HIT, "flags", explanation=ABSENT)).keys() == answered.keys()

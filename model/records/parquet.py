@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexer.imports.formats.arrow_values import json_values
-from indexer.imports.formats.base import MAX_RECORD_BYTES, Cut, FieldFilter, Record, Span, every_field
-from indexer.imports.formats.opened_file import OpenedFile
-from indexer.imports.formats.parquet_pages import plan_row_group
 from model.errors import InvalidInput, TooLarge
+from model.records.arrow_values import json_values
+from model.records.base import MAX_RECORD_BYTES, Cut, FieldFilter, Record, Span, every_field
+from model.records.opened_file import OpenedFile
+from model.records.parquet_pages import plan_row_group
 
 # Rows decoded at once: 64 photographs are some hundred MB at most.
 _ROWS_PER_BATCH = 64

@@ -18,7 +18,9 @@ from typing import Any, BinaryIO, cast
 
 import orjson
 
-from indexer.imports.formats.base import (
+from model.errors import InvalidInput, TooLarge
+from model.records import strict_json
+from model.records.base import (
     MAX_RECORD_BYTES,
     MAX_SKIPPED_BYTES,
     Cut,
@@ -27,9 +29,7 @@ from indexer.imports.formats.base import (
     Span,
     every_field,
 )
-from indexer.imports.formats.opened_file import OpenedFile
-from model.errors import InvalidInput, TooLarge
-from model.records import strict_json
+from model.records.opened_file import OpenedFile
 
 KEY, SHARD = RESERVED = ("__key__", "__shard__")
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from indexer.imports.formats.jsonl import BOM, wide_encoding
-from indexer.imports.formats.opened_file import OpenedFile
 from model.errors import InvalidInput
+from model.records.jsonl import BOM, wide_encoding
+from model.records.opened_file import OpenedFile
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 ENCODINGS = (

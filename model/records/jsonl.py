@@ -8,7 +8,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-from indexer.imports.formats.base import (
+from model.errors import InvalidInput, TooLarge
+from model.records import strict_json
+from model.records.base import (
     MAX_RECORD_BYTES,
     MAX_SKIPPED_BYTES,
     Cut,
@@ -17,9 +19,7 @@ from indexer.imports.formats.base import (
     Span,
     every_field,
 )
-from indexer.imports.formats.opened_file import OpenedFile
-from model.errors import InvalidInput, TooLarge
-from model.records import strict_json
+from model.records.opened_file import OpenedFile
 
 BOM = b"\xef\xbb\xbf"
 NO_END = 2**63
@@ -149,7 +149,7 @@ def _parsed(data: bytes, where: str, loads: Loads) -> dict[str, Any] | InvalidIn
     except (ValueError, RecursionError) as error:
         return InvalidInput(f"{where} is not JSON: {error}")
     if not isinstance(record, dict):
-        return InvalidInput(f"{where} is a JSON {type(record).__name__}, a document is an object")
+        return InvalidInput(f"{where} is a JSON {type(record).__name__}, it must be an object")
     return record
 
 

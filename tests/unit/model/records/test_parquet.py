@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from import_files import PNG, faults_of, fields_of, open_file, read_both, read_whole
 
-from indexer.imports.formats import parquet, parquet_pages
-from indexer.imports.formats.arrow_values import json_values
-from indexer.imports.formats.base import Refused
+from model.records import parquet, parquet_pages
+from model.records.arrow_values import json_values
+from model.records.base import Refused
 
 U = uuid.UUID("12345678-1234-5678-1234-567812345678")
 

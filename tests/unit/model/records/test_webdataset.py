@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from import_files import PNG, faults_of, fields_of, read_both, read_whole, write_tar
 
 from indexer.imports import local_reader
-from indexer.imports.formats import webdataset
+from model.records import webdataset
 
 MODES = [("x.tar", "w"), ("x.tar.gz", "w:gz"), ("x.tar.xz", "w:xz")]
 

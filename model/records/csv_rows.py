@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from indexer.imports.formats.base import MAX_RECORD_BYTES, Cut, FieldFilter, Record, Span, every_field
-from indexer.imports.formats.csv_dialect import find_dialect
-from indexer.imports.formats.jsonl import BOM, NO_END, cut_spans, skip_line
-from indexer.imports.formats.opened_file import OpenedFile
 from model.errors import InvalidInput, TooLarge
+from model.records.base import MAX_RECORD_BYTES, Cut, FieldFilter, Record, Span, every_field
+from model.records.csv_dialect import find_dialect
+from model.records.jsonl import BOM, NO_END, cut_spans, skip_line
+from model.records.opened_file import OpenedFile
 
 _READ_BYTES = 2**18
 # Cells of one row; a list of more empty ones is many times as large as their line.

@@ -6,8 +6,8 @@ import io
 import threading
 from typing import Any, BinaryIO, cast
 
-from indexer.imports.formats.base import ReadingStopped
-from indexer.imports.formats.compression import Decompressed, codec_of
+from model.records.base import ReadingStopped
+from model.records.compression import Decompressed, codec_of
 
 BUFFER_BYTES = 2**19
 

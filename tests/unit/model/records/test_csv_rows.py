@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from import_files import faults_of, fields_of, read_both, read_whole
 
-from indexer.imports.formats import csv_rows
+from model.records import csv_rows
 
 
 def write(path: Path, content: str | bytes, encoding: str = "utf-8") -> Path:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from import_files import faults_of, fields_of, read_both, read_whole
 
-from indexer.imports.formats import jsonl
+from model.records import jsonl
 
 ROWS = [{"id": str(number), "text": 'quo"te, [brackets] {braces} \\ ' + "x" * number} for number in range(7)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -78,7 +78,7 @@ def test_an_array_is_a_file_of_documents(tmp_path: Path, indent: int | None, mon
     (tmp_path / "x.json").write_text(json.dumps([*ROWS[:3], 7, *ROWS[3:]], indent=indent))
     documents = read_both(tmp_path / "x.json", "jsonl")
     assert fields_of(documents) == ROWS
-    assert faults_of(documents) == ["x.json element 4 is a JSON int, a document is an object"]
+    assert faults_of(documents) == ["x.json element 4 is a JSON int, it must be an object"]
 
 
 @pytest.mark.parametrize(

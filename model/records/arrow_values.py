@@ -15,8 +15,8 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from indexer.imports.formats.base import FixedBytes, Refused
 from model.records import strict_json
+from model.records.base import FixedBytes, Refused
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _INT64, _UINT64 = -(2**63), 2**64

@@ -1,5 +1,0 @@
-"""Records out of files, one module for each format. Each has the same two functions, for imports and for `ret2 load`:
-
-spans(opened, cut)              the parts of a file that can be read by themselves, with how many records each has
-records(opened, span, is_used)  the records of one part, in order, one at a time
-"""
