@@ -115,7 +115,7 @@ def test_a_wrong_row_says_file_line_and_what(tmp_path: Path, changes: dict[str, 
         list(m2kr.find(tmp_path)[0].queries())
 
 
-@pytest.mark.parametrize(("line", "what"), [("{", "is not JSON"), ("[1]", "is list")])
+@pytest.mark.parametrize(("line", "what"), [("{", "is not JSON"), ("[1]", "is a JSON list")])
 def test_a_line_that_is_no_record_says_where(tmp_path: Path, line: str, what: str) -> None:
     ret(tmp_path)
     (tmp_path / "jsonl/m2kr/oven_passages_test.jsonl").write_text(f"{json.dumps(PASSAGE)}\n\n{line}\n")

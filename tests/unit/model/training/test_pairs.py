@@ -65,7 +65,7 @@ def test_parquet_has_the_same_rows_and_bytes(tmp_path: Path, png: Callable[..., 
 
 BAD = [
     ("nonsense", "not JSON"),
-    ([1], "it is list '[1]', expected an object"),
+    ([1], "is a JSON list, it must be an object"),
     ({"document": {"text": "d"}}, "query is missing, expected an object"),
     ({"query": {"text": "  "}, "document": {"text": "d"}}, "query has neither text nor image"),
     ({"query": {"text": 3}, "document": {"text": "d"}}, "query.text is int '3', expected text"),
@@ -109,7 +109,7 @@ def test_a_truncated_picture_is_found_before_training(tmp_path: Path, png: Calla
 def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"\.csv'"):
         read_pairs(tmp_path / "p.csv")
-    with pytest.raises(InvalidInput, match="No such file"):
+    with pytest.raises(InvalidInput, match="is not a file"):
         read_pairs(tmp_path / "p.jsonl")
     (tmp_path / "p.parquet").write_bytes(b"PAR0")
     with pytest.raises(InvalidInput, match="not a readable Parquet file"):
