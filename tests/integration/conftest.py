@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from checked_answers import checking
 from fastapi import FastAPI
 from s3_server import bucket, s3, s3_process  # noqa: F401 - fixtures
 
@@ -52,7 +53,9 @@ async def serve(runtime: Any, tmp_path: Path) -> AsyncIterator[Callable[..., Awa
             app = create_app(parts)
             await stack.enter_async_context(app.router.lifespan_context(app))
             transport = httpx.ASGITransport(app, raise_app_exceptions=True)
-            client = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://test"))
+            client = await stack.enter_async_context(
+                httpx.AsyncClient(transport=transport, base_url="http://test", event_hooks=checking(app))
+            )
             return Served(app, parts, client)
 
         yield start

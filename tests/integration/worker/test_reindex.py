@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from checked_answers import checking
 from fastapi import FastAPI
 
 from model.types import Encoded, ModelInfo, Prepared
@@ -37,12 +38,14 @@ def other(runtime: Any) -> Any:
 async def start(runtime: Any, tmp_path: Path) -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
-        async def started(**settings: Any) -> httpx.AsyncClient:
-            parts = build(Settings(data_dir=tmp_path, **settings), runtime, other(runtime))
+        async def started(next_runtime: Any = None, **settings: Any) -> httpx.AsyncClient:
+            parts = build(Settings(data_dir=tmp_path, **settings), runtime, next_runtime or other(runtime))
             app: FastAPI = create_app(parts)
             await stack.enter_async_context(app.router.lifespan_context(app))
             transport = httpx.ASGITransport(app, raise_app_exceptions=True)
-            client = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://test"))
+            client = await stack.enter_async_context(
+                httpx.AsyncClient(transport=transport, base_url="http://test", event_hooks=checking(app))
+            )
             await client.put("/collections/c")
             loaded = await client.post("/collections/c/documents", params={"wait": True}, json=DOCUMENTS)
             assert loaded.json()["job"]["indexed"] == 20
@@ -118,6 +121,22 @@ async def test_cancel_and_finish(start: Start) -> None:
     await until(client, "kept", "dropping", "gone")
     too_late = await client.post("/collections/c/reindex/cancel")
     assert too_late.status_code in (404, 409), too_late.text
+
+
+async def test_every_order_answers_as_its_model_says(start: Start, runtime: Any) -> None:
+    """The client checks the answers."""
+    held = other(runtime)
+    client = await start(held)
+    held.gate.clear()
+    try:
+        await client.post("/collections/c/reindex")
+        assert (await client.post("/collections/c/reindex/cancel")).status_code == 202
+    finally:
+        held.gate.set()
+    await until(client, "gone")
+    await client.post("/collections/c/reindex")
+    await until(client, "kept")
+    assert (await client.post("/collections/c/reindex/finish")).status_code == 202
 
 
 async def test_what_is_no_order(start: Start) -> None:
