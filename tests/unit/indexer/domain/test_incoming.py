@@ -26,7 +26,7 @@ async def _posted(line: bytes) -> Incoming | Rejected:
     async def stream() -> AsyncIterator[bytes]:
         yield line
 
-    [item] = [item async for item in each_line(stream(), Bounds(BOUNDS, 5, 10_000))]
+    [item] = [item async for item in each_line(stream(), Bounds(BOUNDS, 5, 10_000, max_values=1_000))]
     return item
 
 
@@ -104,7 +104,7 @@ async def test_whole_numbers_of_64_bits_are_exact_everywhere(tmp_path: Path, num
 
 async def test_a_larger_number_harms_its_document_alone() -> None:
     body = b'[{"text": "a", "metadata": {"n": 100000000000000000000}}, {"text": "b", "metadata": {"n": 1e20}}]'
-    values = documents_in(body, Bounds(BOUNDS, 5, 10_000))
+    values = documents_in(body, Bounds(BOUNDS, 5, 10_000, max_values=1_000))
     with pytest.raises(InvalidInput, match=r"metadata\.n is 100000000000000000000"):
         incoming(0, values[0], BOUNDS)
     assert incoming(1, values[1], BOUNDS).metadata == {"n": 1e20}
