@@ -51,14 +51,16 @@ class Qdrant(CollectionsServicer, PointsServicer):  # type: ignore[misc]
             await self.answer(request, context)
             return wire.GetResponse()
         vectors = wire.VectorsConfig(params=wire.VectorParams(size=D, distance=wire.Distance.Cosine))
+        words = wire.SparseVectorConfig(map={"words_simple": wire.SparseVectorParams(modifier=wire.Modifier.Idf)})
+        params = {"vectors_config": vectors, "sparse_vectors_config": words, "shard_number": 1, "on_disk_payload": True}
         config = wire.CollectionConfig(
-            params=wire.CollectionParams(vectors_config=vectors, shard_number=1, on_disk_payload=True),
+            params=wire.CollectionParams(**params),
             hnsw_config=wire.HnswConfigDiff(m=16, ef_construct=100, full_scan_threshold=10_000),
             optimizer_config=wire.OptimizersConfigDiff(
                 deleted_threshold=0.2, vacuum_min_vector_number=1_000, default_segment_number=0, flush_interval_sec=5
             ),
             wal_config=wire.WalConfigDiff(wal_capacity_mb=32, wal_segments_ahead=0),
-            metadata={"ret2": json_to_value({"prefix": "", "collection": "c"})},
+            metadata={"ret2": json_to_value({"prefix": "", "collection": "c", "format": 2, "indexes": {}})},
         )
         info = wire.CollectionInfo(status=wire.CollectionStatus.Green, config=config, segments_count=1)
         return wire.GetCollectionInfoResponse(result=info)
