@@ -87,6 +87,10 @@ class Parts:
             draining=self.draining,
         )
 
+    @property
+    def qdrant_versions(self) -> list[str]:
+        return sorted({version for version in self.store.versions.values() if version})
+
     async def refresh_metrics(self) -> None:
         """Update the metrics of ledger and store. What does not answer keeps its last values, because metrics are
         needed most when something is wrong."""

@@ -209,8 +209,9 @@ class Settings(_PartsSettings):
     # --- vectors on a Qdrant server
     qdrant_url: str | None = Field(
         None,
-        pattern=r"^https?://[^/@]+(/[^@]*)?$",
-        description="Qdrant server or cluster; https is TLS for gRPC too; unset: embedded Qdrant Edge in data_dir",
+        pattern=r"^https?://[^/@,]+(/[^@,]*)?(, *https?://[^/@,]+(/[^@,]*)?)*$",
+        description="Qdrant server, or the nodes of a cluster with commas between; https is TLS for gRPC too; unset: "
+        "embedded Qdrant Edge in data_dir",
     )
     qdrant_api_key: SecretStr | None = Field(None, description="API key that the Qdrant server wants")
 
@@ -329,6 +330,8 @@ class Settings(_PartsSettings):
     @model_validator(mode="after")
     def _qdrant_can_be_so(self) -> Self:
         self._part(CollectionSettings)
+        if self.qdrant_url is not None:
+            self.qdrant(self.qdrant_url)
         return self
 
     @model_validator(mode="after")

@@ -140,6 +140,11 @@ class Store(Protocol):
         ...
 
     @property
+    def versions(self) -> Mapping[str, str | None]:
+        """The versions of the servers by address, None where none was asked yet; none for an embedded engine."""
+        ...
+
+    @property
     def alive(self) -> bool:
         """False when calls no longer end, which only a restart helps."""
         ...

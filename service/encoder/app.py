@@ -44,6 +44,10 @@ class EncoderParts:
             draining=self.draining,
         )
 
+    @property
+    def qdrant_versions(self) -> list[str]:
+        return []
+
     async def refresh_metrics(self) -> None:
         self.metrics.see_models(await self.models.models())
 

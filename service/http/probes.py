@@ -41,6 +41,9 @@ class Process(Protocol):
     @property
     def draining(self) -> asyncio.Event: ...
 
+    @property
+    def qdrant_versions(self) -> list[str]: ...
+
     async def refresh_metrics(self) -> None:
         """Brings up to date what is counted elsewhere."""
         ...
@@ -85,7 +88,7 @@ async def read_metrics(process: ProcessOf) -> Response:
 
 @router.get("/info", response_model=InfoOut)
 async def read_info(process: ProcessOf) -> Response:
-    """Return the models behind this service, the default first, and the limits on requests."""
+    """Return the models behind this service, the default first, the versions of its Qdrant servers and the limits on requests."""
     settings = process.settings
     names = [
         name for name in type(settings).model_fields if name.startswith("max_") and not name.startswith("max_batch")
@@ -94,6 +97,7 @@ async def read_info(process: ProcessOf) -> Response:
         {
             "version": version("ret2"),
             "models": [_model_wire(model) for model in await process.encoders.served()],
+            "qdrant_versions": process.qdrant_versions,
             "limits": {name: getattr(settings, name) for name in names},
         }
     )

@@ -61,6 +61,10 @@ class FakeStore:
         self.check()
 
     @property
+    def versions(self) -> dict[str, str | None]:
+        return {}
+
+    @property
     def alive(self) -> bool:
         return True
 

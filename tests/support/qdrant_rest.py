@@ -36,7 +36,8 @@ class Collections:
     def __init__(self) -> None:
         self._engine = AsyncQdrantClient(":memory:")
         self._indexes: dict[str, dict[str, q.PayloadIndexInfo]] = {}  # local mode keeps none,
-        self._thresholds: dict[str, int] = {}  # nor what its optimizers are told
+        self._thresholds: dict[str, int] = {}  # nor what its optimizers are told,
+        self._metadata: dict[str, dict[str, Any]] = {}  # nor a change of metadata
 
     def router(self, **options: Any) -> APIRouter:
         router = APIRouter(prefix="/collections", **options)
@@ -72,11 +73,13 @@ class Collections:
             raise HTTPException(409, f"Wrong input: Collection `{name}` already exists!")
         await self._engine.create_collection(name, body.vectors, body.sparse_vectors, metadata=body.metadata)
         self._indexes[name] = {}
+        self._metadata[name] = dict(body.metadata or {})
         return Answer(True)
 
     async def describe(self, name: str) -> Answer:
         info = await self._engine.get_collection(name)
         info.payload_schema = self._of(name)
+        info.config.metadata = self._metadata.get(name)
         info.config.optimizer_config.indexing_threshold = self._thresholds.get(name)
         return Answer(info)
 
@@ -84,10 +87,12 @@ class Collections:
         self._of(name)
         if body.optimizers_config is not None and body.optimizers_config.indexing_threshold is not None:
             self._thresholds[name] = body.optimizers_config.indexing_threshold
+        self._metadata[name] |= body.metadata or {}
         return Answer(True)
 
     async def drop(self, name: str) -> Answer:
         self._thresholds.pop(name, None)
+        self._metadata.pop(name, None)
         self._indexes.pop(name, None)
         return Answer(await self._engine.delete_collection(name))
 
@@ -173,8 +178,13 @@ def create_app(api_key: str) -> FastAPI:
 
     app = FastAPI(exception_handlers=dict.fromkeys((HTTPException, RequestValidationError, ValueError), refused))
     app.include_router(Collections().router(dependencies=[Depends(check)]))
+
+    async def root() -> q.VersionInfo:
+        return q.VersionInfo(title="qdrant - vector search engine", version="1.19.0")
+
     for path in ("/readyz", "/healthz"):
         app.add_api_route(path, healthy)
+    app.add_api_route("/", root)
     return app
 
 

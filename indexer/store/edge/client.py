@@ -113,6 +113,10 @@ class EdgeStore:
         await self._call("ping")
 
     @property
+    def versions(self) -> dict[str, str | None]:
+        return {}
+
+    @property
     def alive(self) -> bool:
         """Always true: a call over its time ends the child process, and the next one starts another."""
         return True

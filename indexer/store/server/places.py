@@ -13,11 +13,10 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from qdrant_client import AsyncQdrantClient
-
 from model.errors import DependencyUnavailable
 
-# A call and its wait for a place end within two time-outs; twice that without any place becoming free is no load.
+# A call that is asked twice, and its wait for a place, end within two time-outs; twice that without any place becoming
+# free is no load.
 _CALL_TIMEOUTS, _STUCK_TIMEOUTS = 2.0, 4.0
 
 
@@ -25,9 +24,16 @@ class BoundedClient:
     """The methods of `AsyncQdrantClient`, at most `count` of them at a time. For one event loop."""
 
     def __init__(
-        self, client: AsyncQdrantClient, count: int, timeout_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        client: Any,
+        count: int,
+        timeout_s: float,
+        longest_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`timeout_s` bounds the wait for a place; `longest_s` is the longest time-out of a call, unset: the same."""
         self._client, self._count, self._timeout_s, self._clock = client, count, timeout_s, clock
+        self._longest_s = longest_s or timeout_s
         self._places = asyncio.Semaphore(count)
         self._last_change = clock()
 
@@ -35,7 +41,7 @@ class BoundedClient:
     def alive(self) -> bool:
         """Whether places become free: each call ends in time, so places that are all in use for longer are lost."""
         exhausted_s = self._clock() - self._last_change if self._places.locked() else 0.0
-        return exhausted_s < _STUCK_TIMEOUTS * self._timeout_s
+        return exhausted_s < _STUCK_TIMEOUTS * self._longest_s
 
     def __getattr__(self, name: str) -> Any:
         """Return a method that waits for a place first. Raises `DependencyUnavailable` when none becomes free."""
@@ -45,7 +51,7 @@ class BoundedClient:
 
         @wraps(method)
         async def bounded(*args: Any, **kwargs: Any) -> Any:
-            async with asyncio.timeout(_CALL_TIMEOUTS * self._timeout_s):
+            async with asyncio.timeout(_CALL_TIMEOUTS * self._longest_s):
                 await self._acquire()
                 try:
                     return await method(*args, **kwargs)

@@ -3,8 +3,10 @@ imported."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from indexer.store.indexes import READABLE_DOCUMENTS
 from model.settings import setting
@@ -75,12 +77,26 @@ class CollectionSettings:
 class ServerStoreSettings:
     """An https URL means TLS for REST and gRPC alike."""
 
+    # One address, or several of one cluster with commas between.
     url: str
     api_key: str | None = field(default=None, repr=False)
+    api_key_file: Path | None = setting(
+        None, "qdrant_api_key_file", "file with that key, read again whenever it changes; instead of the key itself"
+    )
+    client_certificate: Path | None = setting(
+        None, "qdrant_client_certificate", "PEM file with the certificate to show to the Qdrant server"
+    )
+    client_key: Path | None = setting(
+        None, "qdrant_client_key", "PEM file with the key of that certificate; unset: it is in the same file"
+    )
     prefer_grpc: bool = setting(True, "qdrant_prefer_grpc", "speak gRPC with Qdrant, which is faster; else HTTP alone")
     grpc_port: int = setting(6334, "qdrant_grpc_port", "Qdrant's port for gRPC", ge=1, le=65535)
     # As the client has them.
-    timeout_s: int = setting(10, "qdrant_timeout_s", "one call of Qdrant; whole seconds", gt=0)
+    timeout_s: int = setting(10, "qdrant_timeout_s", "one search or other read of Qdrant; whole seconds", gt=0)
+    write_timeout_s: int = setting(30, "qdrant_write_timeout_s", "one write of points to Qdrant; whole seconds", gt=0)
+    definition_timeout_s: int = setting(
+        60, "qdrant_definition_timeout_s", "making, changing or dropping a Qdrant collection; whole seconds", gt=0
+    )
     upsert_points: int = 128  # of one call
     # They wait within `timeout_s`.
     connections: int = setting(100, "qdrant_connections", "calls of Qdrant at a time; others wait for a place", gt=0)
@@ -99,3 +115,20 @@ class ServerStoreSettings:
             raise ValueError(f"upsert_points is {self.upsert_points}, limit is 64 to 256")
         if self.timeout_s < 1:
             raise ValueError(f"timeout_s is {self.timeout_s}, the least is 1")
+        if self.api_key and self.api_key_file:
+            raise ValueError("RET2_QDRANT_API_KEY and RET2_QDRANT_API_KEY_FILE are both set: keep one")
+        for url in self.urls:
+            if self.prefer_grpc and "//" in url and urlsplit(url).path.strip("/"):
+                raise ValueError(
+                    f"the Qdrant address {url} has a path, which gRPC cannot use: set RET2_QDRANT_PREFER_GRPC=false, or "
+                    "give an address without a path"
+                )
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The addresses, one by one."""
+        return tuple(url.strip() for url in self.url.split(",") if url.strip())
+
+    def at(self, url: str) -> ServerStoreSettings:
+        """Return these settings for one of the addresses."""
+        return replace(self, url=url)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -21,7 +20,6 @@ import orjson
 from qdrant_client import AsyncQdrantClient
 from qdrant_client import models as q
 
-from indexer.connections import BoundedTransport
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Page, Point
 from indexer.errors import CollectionDamaged
@@ -33,6 +31,7 @@ from indexer.store.indexes import answered, check_kinds, declared_indexes, refus
 from indexer.store.measure import measured
 from indexer.store.payload import digests, engine_name, hit_of, payload_of, point_of, quoted
 from indexer.store.search_terms import FORMAT
+from indexer.store.server.connection import reach
 from indexer.store.server.errors import translating_errors
 from indexer.store.server.filters import INDEX_KINDS, KINDS, to_server
 from indexer.store.server.places import BoundedClient
@@ -48,9 +47,6 @@ log = logging.getLogger(__name__)
 # Names and metadata of our collections on a server begin with it.
 MARK = "ret2"
 MAX_DIMENSIONS = 65_535
-# A connection that a firewall or a node took along silently is given up within 15 s; without these only TCP itself does
-# so, after a quarter of an hour in which every call times out.
-_GRPC_OPTIONS = {"grpc.keepalive_time_ms": 10_000, "grpc.keepalive_timeout_ms": 5_000}
 FETCH_POINTS = 256  # of one read of whole points
 DESCRIPTION_MAX_AGE_S = (
     60.0  # how long what a collection is counts as known; another process may drop it and make another
@@ -92,7 +88,9 @@ class ServerStore:
     ) -> None:
         self.settings = settings
         self.watch = watch
-        self._bounded = BoundedClient(client or connect(settings), settings.connections, settings.timeout_s)
+        self._addresses = None if client else reach(settings)
+        longest_s = max(settings.timeout_s, settings.write_timeout_s, settings.definition_timeout_s)
+        self._bounded = BoundedClient(client or self._addresses, settings.connections, settings.timeout_s, longest_s)
         self.client = cast(AsyncQdrantClient, self._bounded)
         self._descriptions: dict[str, _Description] = {}
 
@@ -129,7 +127,7 @@ class ServerStore:
         except NotFound:
             return
         with translating_errors("drop"):
-            await self.client.delete_collection(self.engine_name(name), timeout=self.settings.timeout_s)
+            await self.client.delete_collection(self.engine_name(name), timeout=self.settings.definition_timeout_s)
         self._descriptions.pop(name, None)
 
     def points(self, name: str) -> ServerPoints:
@@ -140,6 +138,11 @@ class ServerStore:
         """A server tells it of its whole disk alone."""
         await self.describe(name)
         return None
+
+    @property
+    def versions(self) -> dict[str, str | None]:
+        """The versions of the servers by address; None where none was asked since the last connection was lost."""
+        return self._addresses.versions if self._addresses else {}
 
     @measured
     async def ping(self) -> None:
@@ -168,7 +171,7 @@ class ServerStore:
             await self.client.update_collection(
                 self.engine_name(name),
                 optimizers_config=q.OptimizersConfigDiff(indexing_threshold=threshold_kb),
-                timeout=self.settings.timeout_s,
+                timeout=self.settings.definition_timeout_s,
             )
         return True
 
@@ -242,7 +245,7 @@ class ServerStore:
                     self.engine_name(name),
                     **creation(layout, self.settings.collection),
                     metadata={MARK: self.mark(name) | {"format": FORMAT, "indexes": {}}},
-                    timeout=self.settings.timeout_s,
+                    timeout=self.settings.definition_timeout_s,
                 )
         except (Conflict, InvalidInput):
             # Another process may have been quicker; gRPC has called that an invalid argument.
@@ -260,7 +263,7 @@ class ServerStore:
                 await self.client.update_collection(
                     self.engine_name(name),
                     metadata={MARK: mark | {"indexes": declared}},
-                    timeout=self.settings.timeout_s,
+                    timeout=self.settings.definition_timeout_s,
                 )
         indexed = (await self.describe(name)).indexed
         for path, kind in declared_indexes(fields).items():
@@ -446,25 +449,6 @@ class ServerPoints:
     @measured
     async def unfinished_indexes(self, fields: Mapping[str, FieldType]) -> list[str]:
         return unfinished(fields, (await self._store.describe(self._name, fresh=True)).indexed)
-
-
-def connect(settings: ServerStoreSettings) -> AsyncQdrantClient:
-    """Opens no connection yet. `:memory:` is the client's own small engine, for tests."""
-    if settings.api_key and settings.url.startswith("http:"):
-        log.warning("the Qdrant API key goes over an unencrypted connection", extra={"url": settings.url})
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
-        return AsyncQdrantClient(
-            # REST calls only: callers must not queue inside httpx, which loses connections when they are cancelled.
-            transport=BoundedTransport(settings.connections),
-            location=settings.url,
-            api_key=settings.api_key,
-            prefer_grpc=settings.prefer_grpc,
-            grpc_port=settings.grpc_port,
-            grpc_options=dict(_GRPC_OPTIONS),
-            timeout=settings.timeout_s,
-            check_compatibility=False,  # it would ask over REST, from a thread, while this is made
-        )
 
 
 def creation(layout: Layout, settings: CollectionSettings) -> dict[str, Any]:

@@ -85,7 +85,7 @@ async def test_stalled_image_hosts(leave: bool) -> None:
 
 
 async def test_a_stalled_qdrant_over_rest() -> None:
-    answer = b'{"result": {"collections": []}, "status": "ok", "time": 0.0}'
+    answer = b'{"result": {"collections": []}, "status": "ok", "time": 0.0, "title": "qdrant", "version": "1.19.0"}'
     async with stalled_server(answer) as server:
         store = ServerStore(ServerStoreSettings(server.url, prefer_grpc=False, timeout_s=20, connections=16))
         calls = [asyncio.ensure_future(store.ping()) for _ in range(64)]
@@ -103,7 +103,7 @@ async def test_a_full_pool_of_qdrant_is_seen_by_the_probes() -> None:
         calls = [asyncio.ensure_future(store.ping()) for _ in range(2)]
         await asyncio.sleep(0.05)
         assert store.alive
-        store._bounded._timeout_s = 0.1
+        store._bounded._timeout_s = store._bounded._longest_s = 0.1
         with pytest.raises(DependencyUnavailable, match=r"all 2 calls to it are in use"):
             await store.ping()
         await asyncio.sleep(0.4)

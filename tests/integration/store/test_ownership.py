@@ -15,8 +15,9 @@ from qdrant_server import QdrantServer, qdrant  # noqa: F401 - a fixture
 from indexer.domain.points import Point
 from indexer.filters import Equals
 from indexer.store.base import SearchWindow
+from indexer.store.server.connection import connect
 from indexer.store.server.settings import ServerStoreSettings
-from indexer.store.server.store import ServerStore, connect
+from indexer.store.server.store import ServerStore
 from model.errors import Conflict, NotFound
 
 D = 4

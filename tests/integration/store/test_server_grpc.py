@@ -1,17 +1,21 @@
 """The server store over gRPC against a small server in this process: what is sent, and what each refusal becomes."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from forgetful_proxy import forgetful_proxy
 from qdrant_client import grpc as wire
 from qdrant_client.conversions.conversion import json_to_value
 from qdrant_client.grpc.collections_service_pb2_grpc import CollectionsServicer, add_CollectionsServicer_to_server
 from qdrant_client.grpc.points_service_pb2_grpc import PointsServicer, add_PointsServicer_to_server
+from qdrant_client.grpc.qdrant_pb2_grpc import QdrantServicer, add_QdrantServicer_to_server
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Point
@@ -24,7 +28,7 @@ from model.errors import DependencyUnavailable, InvalidInput, NotFound, Overload
 D = 4
 
 
-class Qdrant(CollectionsServicer, PointsServicer):  # type: ignore[misc]
+class Qdrant(CollectionsServicer, PointsServicer, QdrantServicer):  # type: ignore[misc]
     """Has one collection, `c`. `refusal` is (code, trailing metadata) of every call on points; `hangs` answers none."""
 
     def __init__(self) -> None:
@@ -32,6 +36,7 @@ class Qdrant(CollectionsServicer, PointsServicer):  # type: ignore[misc]
         self.asked: list[Any] = []
         self.refusal: tuple[grpc.StatusCode, tuple[tuple[str, str], ...]] | None = None
         self.hangs = False
+        self.version = "1.19.0"
 
     async def answer(self, request: Any, context: grpc.aio.ServicerContext) -> None:
         self.asked.append(request)
@@ -41,6 +46,9 @@ class Qdrant(CollectionsServicer, PointsServicer):  # type: ignore[misc]
         if self.refusal is not None:
             code, metadata = self.refusal
             await context.abort(code, "what Qdrant said", metadata)
+
+    async def HealthCheck(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return wire.HealthCheckReply(title="qdrant - vector search engine", version=self.version)
 
     async def CollectionExists(self, request: Any, context: Any) -> Any:  # noqa: N802
         exists = wire.CollectionExists(exists=request.collection_name == "ret2~~c")
@@ -98,6 +106,7 @@ async def store(qdrant: Qdrant) -> AsyncIterator[ServerStore]:
     server = grpc.aio.server()
     add_CollectionsServicer_to_server(qdrant, server)
     add_PointsServicer_to_server(qdrant, server)
+    add_QdrantServicer_to_server(qdrant, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     opened = ServerStore(ServerStoreSettings("http://127.0.0.1:1", api_key="secret", grpc_port=port, timeout_s=2))
@@ -183,6 +192,43 @@ async def test_a_stall_is_over_when_the_stall_is_over(qdrant: Qdrant, store: Ser
         async with asyncio.timeout(5):
             assert await asyncio.gather(*(points.count() for _ in range(20))) == [7] * 20
         assert store.alive
+
+
+async def test_connections_that_a_firewall_forgot_are_given_up_within_15_s(qdrant: Qdrant) -> None:
+    """Each search ends in its own time-out meanwhile."""
+    server = grpc.aio.server()
+    add_CollectionsServicer_to_server(qdrant, server)
+    add_PointsServicer_to_server(qdrant, server)
+    add_QdrantServicer_to_server(qdrant, server)
+    async with forgetful_proxy(server.add_insecure_port("127.0.0.1:0")) as proxy:
+        await server.start()
+        store = ServerStore(ServerStoreSettings("http://127.0.0.1:1", grpc_port=proxy.port, timeout_s=2))
+        points = store.points("c")
+        for _ in range(6):
+            await points.count()
+        before = proxy.accepted
+        proxy.forget()
+        began = time.monotonic()
+        answered = False
+        while not answered and time.monotonic() - began < 40:
+            asked = time.monotonic()
+            with suppress(DependencyUnavailable):
+                await points.count()
+                answered = True
+            assert time.monotonic() - asked < 2 * 2 + 1
+        assert time.monotonic() - began < 17
+        assert proxy.accepted > before
+        await store.close()
+        await server.stop(None)
+
+
+async def test_an_old_server_is_refused_over_grpc(qdrant: Qdrant, store: ServerStore) -> None:
+    qdrant.version = "1.18.3"
+    with pytest.raises(DependencyUnavailable, match=r"has version 1\.18\.3, the least is 1\.19: upgrade it"):
+        await store.points("c").count()
+    qdrant.version = "1.20.0"
+    assert await store.points("c").count() == 7
+    assert list(store.versions.values()) == ["1.20.0"]
 
 
 async def test_no_more_calls_than_places_reach_the_server(qdrant: Qdrant, store: ServerStore) -> None:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from qdrant_client import grpc as wire
 from qdrant_client.grpc.collections_service_pb2_grpc import CollectionsServicer, add_CollectionsServicer_to_server
+from qdrant_client.grpc.qdrant_pb2_grpc import QdrantServicer, add_QdrantServicer_to_server
 from qdrant_server import QdrantServer, serving
 
 from indexer.domain.points import Point
@@ -173,9 +174,12 @@ asyncio.run(ping())
 """
 
 
-class Collections(CollectionsServicer):  # type: ignore[misc]
+class Collections(CollectionsServicer, QdrantServicer):  # type: ignore[misc]
     def __init__(self) -> None:
         self.keys: list[str] = []
+
+    def HealthCheck(self, _request: Any, _context: Any) -> Any:  # noqa: N802
+        return wire.HealthCheckReply(title="qdrant - vector search engine", version="1.19.0")
 
     def List(self, _request: Any, context: Any) -> Any:  # noqa: N802
         self.keys += [value for name, value in context.invocation_metadata() if name == "api-key"]
@@ -188,6 +192,7 @@ def test_grpc_trusts_whom_it_is_told_to(authority: Authority, trusted: str, tmp_
     certificate = authority.certificate("127.0.0.1").read_bytes()
     server, collections = grpc.server(ThreadPoolExecutor(1)), Collections()
     add_CollectionsServicer_to_server(collections, server)
+    add_QdrantServicer_to_server(collections, server)
     credentials = grpc.ssl_server_credentials([(certificate[: certificate.index(b"-----BEGIN CERT")], certificate)])
     port = server.add_secure_port("127.0.0.1:0", credentials)
     server.start()

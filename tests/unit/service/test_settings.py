@@ -205,10 +205,25 @@ def test_qdrant_is_reached_and_its_collections_made_as_said(monkeypatch: pytest.
     )
     made = CollectionSettings(6, 3, 2, True, False, "scalar", False, 3.0, 32, 200, 99, 5_000)
     wanted = ServerStoreSettings(
-        "https://qdrant.example:6333", "secret", False, 7, 3, 128, collection_prefix="a-", collection=made
+        "https://qdrant.example:6333",
+        "secret",
+        prefer_grpc=False,
+        grpc_port=7,
+        timeout_s=3,
+        collection_prefix="a-",
+        collection=made,
     )
     assert settings.qdrant(str(settings.qdrant_url)) == wanted
     assert "secret" not in repr(settings)
+
+
+def test_a_qdrant_cluster_has_several_addresses() -> None:
+    settings = Settings(qdrant_url="http://a:6333, http://b:6333")
+    assert settings.qdrant(str(settings.qdrant_url)).urls == ("http://a:6333", "http://b:6333")
+    with pytest.raises(ValidationError, match="has a path, which gRPC cannot use"):
+        Settings(qdrant_url="http://a:6333,http://b:6333/path")
+    with pytest.raises(ValidationError):
+        Settings(qdrant_url="http://a:6333,b:6333")
 
 
 def test_unset_qdrant_settings_are_the_store_s_own() -> None:

@@ -29,11 +29,12 @@ from indexer.store.base import Consistency, Layout, SearchWindow
 from indexer.store.criteria import LateInteraction
 from indexer.store.payload import path_of, quoted
 from indexer.store.server import store as server
+from indexer.store.server.connection import connect, reach
 from indexer.store.server.errors import TRANSLATED, to_retrieval_error, translating_errors
 from indexer.store.server.filters import to_server
 from indexer.store.server.ranking import asked as reranked
 from indexer.store.server.settings import CollectionSettings, Quantization, ServerStoreSettings
-from indexer.store.server.store import ServerStore, connect, search_params
+from indexer.store.server.store import ServerStore, search_params
 from indexer.store.vectors import just_below
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, Overloaded, RetrievalError, TooLarge
 
@@ -449,7 +450,7 @@ async def test_the_connection_is_what_the_settings_say() -> None:
 
 
 async def test_a_key_over_an_open_connection_is_warned_of_without_the_key(caplog: pytest.LogCaptureFixture) -> None:
-    await connect(ServerStoreSettings("http://qdrant:6333", api_key="secret")).close()
+    await reach(ServerStoreSettings("http://qdrant:6333", api_key="secret")).close()
     assert "unencrypted" in caplog.text
     assert "secret" not in caplog.text
     assert "secret" not in repr(ServerStoreSettings("http://qdrant:6333", api_key="secret"))

@@ -1,0 +1,160 @@
+"""The addresses of a Qdrant cluster: which of them a call goes to, and what happens when its connection is lost.
+
+A call goes to the address with the fewest calls in hand. An address whose connection is lost rests for a while, as long
+as another does not, and says its version again before it is used. A read whose connection was lost is asked a second
+time; a write is not, for it may have been done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+import httpx
+from qdrant_client import AsyncQdrantClient
+from qdrant_client.http.exceptions import ResponseHandlingException
+
+from model.errors import DependencyUnavailable
+
+# Older servers count deleted documents in the scores of words.
+LEAST_VERSION = (1, 19)
+
+REST_S = 5.0
+_READS = frozenset(
+    {"query_points", "query_batch_points", "retrieve", "scroll", "count", "get_collection", "collection_exists"}
+    | {"get_collections", "info"}
+)
+_WRITES = frozenset({"upsert", "delete"})
+# A server that is gone, that goes, or that has reset the stream.
+_LOST = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+@dataclass(slots=True)
+class Address:
+    """One server. Searches and other reads have a client of their own, so that no load of documents is before them."""
+
+    url: str
+    reads: AsyncQdrantClient
+    writes: AsyncQdrantClient
+    definitions: AsyncQdrantClient
+    calls: int = 0
+    rests_until: float = 0.0
+    version: str | None = None
+    _check: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    def client_for(self, method: str) -> AsyncQdrantClient:
+        if method in _READS:
+            return self.reads
+        return self.writes if method in _WRITES else self.definitions
+
+    async def check(self) -> None:
+        """Ask for the version once for each connection. Raises `DependencyUnavailable` for what this service cannot
+        use."""
+        if self.version is not None:
+            return
+        if self._check is None or self._check.done():
+            self._check = asyncio.ensure_future(self._ask_version())
+        # A caller who leaves takes the question from nobody else.
+        await asyncio.shield(self._check)
+
+    async def _ask_version(self) -> None:
+        version = str((await self.reads.info()).version)
+        numbers = re.match(r"(\d+)\.(\d+)", version)
+        if numbers is None:
+            raise DependencyUnavailable(f"{self.url} is no Qdrant server: it says version {version!r:.100}")
+        if (int(numbers[1]), int(numbers[2])) < LEAST_VERSION:
+            least = ".".join(map(str, LEAST_VERSION))
+            raise DependencyUnavailable(
+                f"the Qdrant server at {self.url} has version {version}, the least is {least}: upgrade it"
+            )
+        self.version = version
+
+    async def close(self) -> None:
+        if self._check is not None:
+            self._check.cancel()
+        for client in {id(client): client for client in (self.reads, self.writes, self.definitions)}.values():
+            await client.close()
+
+
+class Addresses:
+    """The methods of `AsyncQdrantClient`, over one address or several. For one event loop."""
+
+    def __init__(self, addresses: Sequence[Address], clock: Callable[[], float] = time.monotonic) -> None:
+        self._addresses, self._clock = list(addresses), clock
+
+    @property
+    def versions(self) -> dict[str, str | None]:
+        """The versions of the servers by address; None where none was asked since its connection was lost."""
+        return {address.url: address.version for address in self._addresses}
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(AsyncQdrantClient, name)
+
+        @wraps(method)
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return await self._call(name, lambda client: getattr(client, name)(*args, **kwargs))
+
+        return call
+
+    async def close(self) -> None:
+        for address in self._addresses:
+            await address.close()
+
+    async def _call(self, name: str, ask: Callable[[AsyncQdrantClient], Awaitable[Any]]) -> Any:
+        address = self._choose(None)
+        try:
+            return await self._ask(address, name, ask)
+        except Exception as error:
+            if not is_lost(error):
+                raise
+            # The version is asked before the call, so a write that lost only that may go to another server.
+            if name not in _READS and address.version is not None:
+                address.version = None
+                raise
+            address.version = None
+        return await self._ask(self._choose(address), name, ask)
+
+    async def _ask(self, address: Address, name: str, ask: Callable[[AsyncQdrantClient], Awaitable[Any]]) -> Any:
+        address.calls += 1
+        try:
+            await address.check()
+            return await ask(address.client_for(name))
+        except Exception as error:
+            if is_lost(error) or _is_late(error) or address.version is None:
+                address.rests_until = self._clock() + REST_S
+            raise
+        finally:
+            address.calls -= 1
+
+    def _choose(self, lost: Address | None) -> Address:
+        """Return the least busy address that does not rest; where all do, the one that has rested longest."""
+        now = self._clock()
+        return min(
+            self._addresses,
+            key=lambda address: (max(now, address.rests_until), address is lost, address.calls),
+        )
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the call had no answer because its connection could not be made, or was closed."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return error.code() in _LOST
+    if isinstance(error, ResponseHandlingException):
+        return isinstance(error.source, httpx.TransportError) and not _is_timeout(error.source)
+    return False
+
+
+def _is_late(error: BaseException) -> bool:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return bool(error.code() == grpc.StatusCode.DEADLINE_EXCEEDED)
+    return isinstance(error, ResponseHandlingException) and _is_timeout(error.source)
+
+
+def _is_timeout(error: BaseException) -> bool:
+    return isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout)

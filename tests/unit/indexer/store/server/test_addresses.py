@@ -1,0 +1,145 @@
+"""Which address of a Qdrant cluster a call goes to, and what becomes of one whose connection is lost."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from qdrant_client.http.exceptions import ResponseHandlingException
+
+from indexer.store.server.addresses import REST_S, Address, Addresses
+from model.errors import DependencyUnavailable
+
+METADATA = grpc.aio.Metadata()
+CLOSED = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, METADATA, METADATA, "Socket closed")
+RESET = ResponseHandlingException(httpx.ReadError("reset"))
+LATE = grpc.aio.AioRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, METADATA, METADATA, "late")
+REFUSED = grpc.aio.AioRpcError(grpc.StatusCode.INVALID_ARGUMENT, METADATA, METADATA, "no")
+
+
+class Node:
+    """A server that answers with its name, or raises what stands first in `faults`."""
+
+    def __init__(self, name: str, version: str = "1.19.0") -> None:
+        self.name, self.version = name, version
+        self.faults: list[Exception] = []
+        self.asked: list[str] = []
+        self.ends = asyncio.Event()
+        self.ends.set()
+
+    async def info(self) -> Any:
+        self.asked.append("info")
+        return SimpleNamespace(version=self.version)
+
+    async def count(self) -> str:
+        return await self._answer("count")
+
+    async def upsert(self) -> str:
+        return await self._answer("upsert")
+
+    async def _answer(self, method: str) -> str:
+        self.asked.append(method)
+        await self.ends.wait()
+        if self.faults:
+            raise self.faults.pop(0)
+        return self.name
+
+    @property
+    def address(self) -> Address:
+        client: Any = self
+        return Address(f"http://{self.name}:6333", client, client, client)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def addresses(*nodes: Node, clock: Clock | None = None) -> Addresses:
+    return Addresses([node.address for node in nodes], clock or Clock())
+
+
+@pytest.mark.parametrize("fault", [CLOSED, RESET])
+async def test_a_read_whose_connection_was_closed_is_asked_once_more(fault: Exception) -> None:
+    node = Node("a")
+    cluster = addresses(node)
+    node.faults = [fault]
+    assert await cluster.count() == "a"
+    # The server may be another one now.
+    assert node.asked == ["info", "count", "info", "count"]
+    node.faults = [fault, fault]
+    with pytest.raises(type(fault)):
+        await cluster.count()
+
+
+@pytest.mark.parametrize("fault", [LATE, REFUSED])
+async def test_a_read_that_was_late_or_refused_is_asked_once(fault: Exception) -> None:
+    node = Node("a")
+    node.faults = [fault]
+    with pytest.raises(grpc.aio.AioRpcError):
+        await addresses(node).count()
+    assert node.asked.count("count") == 1
+
+
+async def test_a_write_whose_connection_was_closed_is_not_repeated() -> None:
+    first, second = Node("a"), Node("b")
+    cluster = addresses(first, second)
+    first.faults = [CLOSED]
+    with pytest.raises(grpc.aio.AioRpcError):
+        await cluster.upsert()
+    assert second.asked == []
+    assert await cluster.upsert() == "b"
+
+
+async def test_a_call_goes_to_the_least_busy_address() -> None:
+    first, second = Node("a"), Node("b")
+    cluster = addresses(first, second)
+    first.ends.clear()
+    slow = [asyncio.ensure_future(cluster.count()) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    assert [await cluster.count() for _ in range(3)] == ["b"] * 3
+    first.ends.set()
+    assert sorted(await asyncio.gather(*slow)) == ["a", "b"]
+
+
+async def test_an_address_that_was_lost_rests_while_another_does_not() -> None:
+    first, second, clock = Node("a"), Node("b"), Clock()
+    cluster = addresses(first, second, clock=clock)
+    first.faults = [CLOSED]
+    assert await cluster.count() == "b"
+    assert [await cluster.count() for _ in range(3)] == ["b"] * 3
+    clock.now += REST_S
+    assert await cluster.count() == "a"
+    first.faults, second.faults = [CLOSED], [CLOSED]
+    with pytest.raises(grpc.aio.AioRpcError):
+        await cluster.count()
+    # Both rest; one is tried all the same.
+    assert await cluster.count() in ("a", "b")
+
+
+@pytest.mark.parametrize("version", ["1.18.3", "0.9.0"])
+async def test_an_old_server_is_refused_by_name(version: str) -> None:
+    node = Node("a", version)
+    with pytest.raises(
+        DependencyUnavailable, match=rf"http://a:6333 has version {version}, the least is 1.19: upgrade"
+    ):
+        await addresses(node).count()
+    assert "count" not in node.asked
+
+
+async def test_the_version_is_asked_once_for_all_callers_and_shown() -> None:
+    node = Node("a", "1.20.1-dev")
+    cluster = addresses(node)
+    assert cluster.versions == {"http://a:6333": None}
+    await asyncio.gather(*(cluster.count() for _ in range(20)))
+    assert node.asked.count("info") == 1
+    assert cluster.versions == {"http://a:6333": "1.20.1-dev"}
+
+
+async def test_another_service_is_no_qdrant() -> None:
+    with pytest.raises(DependencyUnavailable, match="http://a:6333 is no Qdrant server: it says version 'nginx'"):
+        await addresses(Node("a", "nginx")).count()
