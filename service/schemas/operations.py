@@ -64,6 +64,7 @@ class InfoOut(BaseModel):
     version: str = Field(description="the version of ret2", examples=["0.1.0"])
     models: list[ModelOut] = Field(
         description="the models behind this service; the first is that of requests and new collections that name none"
+    )
     qdrant_versions: list[str] = Field(
         description="the versions of the Qdrant servers in use; empty with the embedded index, and before the first call",
         examples=[["1.20.0"]],
