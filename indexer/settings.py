@@ -32,6 +32,8 @@ class IndexerSettings:
         ge=0,
     )
     reindex_linger_s: float = 30.0  # how long a generation that was given up outlives the searches under way in it
+    # The longest that the switch of a reindex keeps writes waiting; one encoder call is usual.
+    max_pause_s: float = 30.0
 
     @property
     def backoff(self) -> Backoff:

@@ -76,7 +76,6 @@ def build(
     catalog = Catalog(ledger, store, encoders)
     progress = Progress(ledger, settings.indexer.poll_s)
     wakeups, orders = WakeUps(), WakeUps()
-    keeper = Keeper(blobs, settings.keep, settings.limits)
     imports = Imports(settings.imports)
     importer = Importer(ledger, blobs, imports, settings.indexer, readers=settings.import_readers, wakeups=wakeups)
     worker = Worker(
@@ -88,7 +87,7 @@ def build(
         settings.indexer,
         progress,
         wakeups=wakeups,
-        keeper=keeper,
+        keeper=Keeper(blobs, settings.keep, settings.limits),
         chores=[importer, *_periodic_chores(settings, ledger, store, blobs)],
         watch=metrics,
     )

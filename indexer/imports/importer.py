@@ -39,7 +39,6 @@ from model.records.base import ReadingStopped
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
-_AHEAD_DOCUMENTS = 4096  # read and not yet indexed, of one job: seconds of work for several machines with a GPU
 _UNITS, _PLAN_S = 50, 1.0  # of one transaction, and of the search for them
 _LISTED = 1000  # failures of one transaction
 _RECORDS_BYTES = 64 * 2**20  # of images read at once
@@ -63,6 +62,9 @@ class Importer:
     Held: of each of `readers` the records of one batch, of which the images have no more than 64 MiB or are one. While a
     read is slow, another reader does the steps of other jobs in its place.
     """
+
+    # Of one job, read and not yet indexed: seconds of work for several machines with a GPU.
+    ahead_documents = 4096
 
     def __init__(
         self,
@@ -106,7 +108,7 @@ class Importer:
         if not await self._ledger.imports.steps_remain():
             return None
         without = frozenset(self._slow_jobs) if spare else frozenset()
-        step = await self._ledger.imports.claim(self._settings.lease_s, _AHEAD_DOCUMENTS, without)
+        step = await self._ledger.imports.claim(self._settings.lease_s, self.ahead_documents, without)
         if step is None:
             return _BUSY_S
         await self._work(step)
@@ -170,7 +172,7 @@ class Importer:
         async for records in self._records(step, unit, stop):
             waiting = await self._add(step, records, last_attempt=last)
             while (
-                step.read < step.size and waiting > 2 * _AHEAD_DOCUMENTS
+                step.read < step.size and waiting > 2 * self.ahead_documents
             ):  # a compressed file is one unit, however large
                 await asyncio.sleep(_BUSY_S)
                 waiting = await self._ledger.imports.documents_waiting(step.job_id)

@@ -13,12 +13,14 @@ from indexer.ledger.sql.operation import Part, operation
 from indexer.ledger.sql.rows import as_job, find_job, unpack_outcomes
 from indexer.ledger.sql.schema import batches, failures, jobs
 
-_RESULT_BATCHES = 50  # of one page: with the default size some 3,000 documents
 _accepted, _open = jobs.c.seq.is_not(None), jobs.c.finished_at.is_(None)
 _done = jobs.c.indexed + jobs.c.skipped + jobs.c.failed + jobs.c.cancelled
 
 
 class Jobs(Part):
+    # Of one page of results: with the default size some 3,000 documents.
+    result_batches = 50
+
     @operation
     def find(self, job_id: str) -> Job:
         """Return a job. Raises `NotFound`."""
@@ -75,7 +77,7 @@ class Jobs(Part):
         none."""
         query = sa.select(batches.c.id, batches.c.outcomes).where(batches.c.job_id == job_id, batches.c.id > after)
         with self._database.read() as connection:
-            rows = connection.execute(query.order_by(batches.c.id).limit(_RESULT_BATCHES)).all()
+            rows = connection.execute(query.order_by(batches.c.id).limit(self.result_batches)).all()
         if not rows:
             return None
         outcomes = [outcome for row in rows for outcome in unpack_outcomes(row.outcomes)]

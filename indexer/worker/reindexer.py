@@ -27,7 +27,6 @@ log = structlog.get_logger(__name__)
 
 _WINDOW_BATCHES = 16  # planned ahead; small, for claiming looks at each of them
 _FEW_BATCHES = 4  # with no more than this left to fill a switch is tried
-_PAUSE_S = 30.0  # the longest that a switch keeps writes waiting; one encoder call is usual
 _PASSES = 3  # scans after which generations that are still unequal are somebody's bug
 _STEP_S = 0.1  # between two looks at a reindex that is under way
 
@@ -187,7 +186,7 @@ class Reindexer:
     async def _wait_or_resume(self, reindex: Reindex) -> float:
         paused_s = await self._ledger.housekeeping.now() - reindex.since
         # A clock that was set back since gives a negative time, which may be hours.
-        if abs(paused_s) > _PAUSE_S or await self._ledger.reindexes.writes_were_abandoned(reindex):
+        if abs(paused_s) > self._settings.max_pause_s or await self._ledger.reindexes.writes_were_abandoned(reindex):
             await self._ledger.reindexes.resume(reindex)
             await self._moved(reindex, "switch put off, writes go on", paused_s=round(paused_s, 1))
         return _STEP_S

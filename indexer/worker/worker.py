@@ -82,7 +82,7 @@ class Worker:
         rng: random.Random | None = None,
         watch: Watch = NOBODY,
     ) -> None:
-        self._ledger, self._settings, self._progress, self._chores = ledger, settings, progress, chores
+        self._ledger, self._settings, self._progress, self.chores = ledger, settings, progress, chores
         self._wakeups = wakeups or WakeUps()
         self._rng = rng or random.Random()
         encoders = Encoders.of(encoder)
@@ -113,7 +113,7 @@ class Worker:
         ]
         tidying = poll_forever(self._tidy, _TIDY_S, failure="cannot tidy the ledger", rng=self._rng, wait_first=True)
         self._periodic = [watched_task(tidying, "worker-tidy")]
-        self._periodic += [watched_task(chore.run(), type(chore).__name__) for chore in self._chores]
+        self._periodic += [watched_task(chore.run(), type(chore).__name__) for chore in self.chores]
 
     async def stop(self, timeout_s: float = _STOP_S) -> None:
         """Finish the batches in flight, or give them back after `timeout_s`."""

@@ -18,10 +18,11 @@ import structlog
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
 from starlette.routing import compile_path
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from model.errors import Forbidden, NotFound, RetrievalError, Unauthorized
 from service.http.middleware.paths import decoded
+from service.http.middleware.status import StatusRecorder
 from service.http.problems import advice_on, path_sent, problem_of
 from service.keys import ANYONE, Key, KeyFile, KeyScope
 
@@ -163,18 +164,11 @@ def _refusal(call: Call | None, key: Key | None, scope: Scope) -> RetrievalError
 
 async def _audited(answer: ASGIApp, call: Call, key: Key | None, scope: Scope, receive: Receive, send: Send) -> None:
     """Log one event named `audit`; its status is 0 if there was no answer."""
-    status = 0
-
-    async def seen(message: Message) -> None:
-        nonlocal status
-        if message["type"] == "http.response.start":
-            status = message["status"]
-        await send(message)
-
+    recorder = StatusRecorder(send)
     try:
-        await answer(scope, receive, seen)
+        await answer(scope, receive, recorder)
     finally:
-        parameters = call.parameters
+        parameters, status = call.parameters, recorder.status
         job = structlog.contextvars.get_contextvars().get("job")  # of the call's own making
         log.info(
             "audit",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from indexer.observability import tracing
 from service.http.middleware.limits import PROBES
+from service.http.middleware.status import StatusRecorder
 
 
 class Traces:
@@ -23,18 +24,13 @@ class Traces:
         if scope["type"] != "http" or scope["path"] in PROBES or not (tracing.recording() or _is_traced(scope)):
             await self._app(scope, receive, send)
             return
-        status = 0
-
-        async def seen(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
+        recorder = StatusRecorder(send)
 
         with tracing.span("request", SpanKind.SERVER, parent=tracing.received(Headers(scope=scope))) as span:
             try:
-                await self._app(scope, receive, seen)
+                await self._app(scope, receive, recorder)
             finally:
+                status = recorder.status
                 state, method = scope.get("state", {}), scope["method"]
                 if route := state.get("route"):
                     span.update_name(f"{method} {route}")

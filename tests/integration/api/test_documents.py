@@ -3,7 +3,6 @@
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable
-from importlib import import_module
 from typing import Any
 from urllib.parse import quote
 
@@ -325,10 +324,10 @@ async def test_ndjson_as_a_stream(served: Any) -> None:
 
 
 async def test_results_of_a_long_stream_are_read_and_sent_in_pages(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
+    serve: Serve,
 ) -> None:
-    monkeypatch.setattr(import_module("indexer.ledger.jobs"), "_RESULT_BATCHES", 3)
     served = await serve(index_batch_documents=2)
+    served.parts.ledger.jobs.result_batches = 3
     await served.client.put("/collections/flags")
     lines = [{"id": f"d{number}", "text": "" if number == 4 else f"red {number}"} for number in range(20)]
     lines[7] |= {"image": {"url": "http://127.0.0.1:9/x.png"}}

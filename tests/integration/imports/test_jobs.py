@@ -19,7 +19,6 @@ import pytest
 from ledger_steps import replace_operation
 
 from indexer.domain.jobs import JobState
-from indexer.imports import importer
 from model.errors import DependencyUnavailable, InvalidInput
 from model.types import Input
 
@@ -254,10 +253,8 @@ async def test_the_same_key_is_the_same_job(served: Any, files: Path) -> None:
     assert len((await served.client.get("/jobs")).json()["jobs"]) == 1
 
 
-async def test_cancel_stops_within_a_batch_and_adds_up(
-    served: Any, files: Path, runtime: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(importer, "_AHEAD_DOCUMENTS", 100)
+async def test_cancel_stops_within_a_batch_and_adds_up(served: Any, files: Path, runtime: Any) -> None:
+    served.parts.worker.chores[0].ahead_documents = 100
     write_jsonl(files / "docs.jsonl", rows(5000))
     runtime.gate.clear()
     answer = await start(served, files / "docs.jsonl")

@@ -45,7 +45,7 @@ async def test_other_imports_go_on_beside_one_line(serve: Callable[..., Any], tm
         await served.parts.progress.wait(second_id, 20)
         assert (await served.client.get(f"/jobs/{second_id}")).json()["indexed"] == 1
     assert (await served.client.get(f"/jobs/{job_id}")).json()["state"] == "running"
-    importer = served.parts.worker._chores[0]
+    importer = served.parts.worker.chores[0]
     assert importer._slow_jobs == [job_id]
     await served.client.post(f"/jobs/{job_id}/cancel")
     await served.parts.progress.wait(job_id, 20)
@@ -56,7 +56,7 @@ async def test_the_thread_ends_with_its_reader(serve: Callable[..., Any], tmp_pa
     """The interpreter waits for its threads when it exits."""
     monkeypatch.setattr("model.records.jsonl.MAX_SKIPPED_BYTES", 2**60)
     served, _ = await _begin(serve, tmp_path)
-    importer = served.parts.worker._chores[0]
+    importer = served.parts.worker.chores[0]
     threads = list(importer._threads._threads)
     assert any(thread.is_alive() for thread in threads)
     began = time.monotonic()

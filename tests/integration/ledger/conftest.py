@@ -8,6 +8,7 @@ import pytest
 from ledger_steps import Clock, collection
 
 from indexer.ledger.ledger import Ledger
+from indexer.ledger.sql.schema import metadata
 
 
 @pytest.fixture
@@ -42,3 +43,20 @@ def ledger(open_ledger: Callable[..., Ledger]) -> Ledger:
     made = open_ledger()
     made.collections.create.blocking(collection())
     return made
+
+
+@pytest.fixture
+def empty(url: str, clock: Clock) -> Iterator[Callable[[], Ledger]]:
+    """The same ledger for every example, empty again."""
+    ledger = Ledger.open(url, clock=clock)
+
+    def emptied() -> Ledger:
+        with ledger.database.write() as connection:
+            for table in reversed(metadata.sorted_tables):
+                if table.name != "counters":
+                    connection.execute(table.delete())
+        ledger.collections.create.blocking(collection())
+        return ledger
+
+    yield emptied
+    ledger.close()

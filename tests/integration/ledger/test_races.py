@@ -6,14 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledger_steps import LEASE_S, Clock, accept, check_counts, collection, documents, ids, outcomes, settle, settle_all
+from ledger_steps import LEASE_S, Clock, accept, check_counts, documents, ids, outcomes, settle, settle_all
 
 from indexer.domain.jobs import Batch, Job, JobKind, JobState, Status
 from indexer.ledger.ledger import Ledger
-from indexer.ledger.sql.schema import metadata
 from model.errors import Conflict
 
 OpenLedger = Callable[..., Ledger]
@@ -123,23 +121,6 @@ def test_workers_keep_the_order_of_writes_while_more_come_in(ledger: Ledger) -> 
 
 
 # --- whatever happens
-
-
-@pytest.fixture
-def empty(url: str, clock: Clock) -> Iterator[Callable[[], Ledger]]:
-    """The same ledger for every example, empty again."""
-    ledger = Ledger.open(url, clock=clock)
-
-    def emptied() -> Ledger:
-        with ledger.database.write() as connection:
-            for table in reversed(metadata.sorted_tables):
-                if table.name != "counters":
-                    connection.execute(table.delete())
-        ledger.collections.create.blocking(collection())
-        return ledger
-
-    yield emptied
-    ledger.close()
 
 
 def test_counts_add_up_whatever_happens(empty: Callable[[], Ledger], clock: Clock, url: str) -> None:

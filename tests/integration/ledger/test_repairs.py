@@ -1,17 +1,16 @@
 """A worker that stood still for longer than its lease writes over what was accepted later: the last accepted write stands in the end."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledger_steps import LEASE_S, Clock, accept, claim, collection, outcomes, settle, settle_all
+from ledger_steps import LEASE_S, Clock, accept, claim, outcomes, settle, settle_all
 
 from indexer.domain.documents import Document, ImageRef
 from indexer.domain.jobs import Batch, JobKind, JobState, Status
 from indexer.ledger.ledger import Ledger
-from indexer.ledger.sql.schema import metadata
 from model.errors import Conflict
 
 
@@ -120,23 +119,6 @@ def test_images_of_what_may_be_repeated_are_in_use_until_the_holder_is_forgotten
 
 
 # --- whatever happens
-
-
-@pytest.fixture
-def empty(url: str, clock: Clock) -> Iterator[Callable[[], Ledger]]:
-    """The same ledger for every example, empty again."""
-    ledger = Ledger.open(url, clock=clock)
-
-    def emptied() -> Ledger:
-        with ledger.database.write() as connection:
-            for table in reversed(metadata.sorted_tables):
-                if table.name != "counters":
-                    connection.execute(table.delete())
-        ledger.collections.create.blocking(collection())
-        return ledger
-
-    yield emptied
-    ledger.close()
 
 
 def test_the_last_accepted_write_stands_whoever_stands_still(

@@ -5,11 +5,10 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import httpx
 import pytest
 import qdrant_server
 import s3_server
+from local_http import serving
 from needs import needed
 from s3_server import S3Server
 
@@ -116,14 +116,9 @@ class _Refuses(BaseHTTPRequestHandler):
 @pytest.fixture
 def refusing() -> Iterator[Any]:
     """A server that wants another key than it is sent."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Refuses)
-    server.keys, server.url = [], f"http://127.0.0.1:{server.server_address[1]}"  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(_Refuses) as server:
+        server.keys, server.url = [], f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
+        yield server
 
 
 def password_in(url: str) -> str:

@@ -4,16 +4,16 @@ import asyncio
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import structlog
+from local_http import serving
 from needs import needed
 from opentelemetry import trace
 from prometheus_client import CollectorRegistry
@@ -247,14 +247,9 @@ class Receiver(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def collector() -> Iterator[Any]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-    server.received = []  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Receiver) as server:
+        server.received = []  # type: ignore[attr-defined]
+        yield server
 
 
 _PROCESS = """

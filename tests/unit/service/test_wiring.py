@@ -17,7 +17,7 @@ async def test_bulk_loads_are_a_chore_where_there_is_a_qdrant_server(
     tmp_path: Path, runtime: Any, qdrant_url: str | None
 ) -> None:
     parts = wiring.build(Settings(data_dir=tmp_path, qdrant_url=qdrant_url), runtime)
-    assert any(isinstance(chore, BulkLoads) for chore in parts.worker._chores) == (qdrant_url is not None)
+    assert any(isinstance(chore, BulkLoads) for chore in parts.worker.chores) == (qdrant_url is not None)
     await parts.store.close()
     parts.ledger.close()
 

@@ -498,8 +498,7 @@ async def test_the_switch_waits_for_what_is_being_written(make_world: Make) -> N
 async def test_a_switch_that_takes_too_long_is_put_off_and_writes_go_on(
     make_world: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("indexer.worker.reindexer._PAUSE_S", 0.2)
-    world = await make_world(documents=4)
+    world = await make_world(documents=4, max_pause_s=1.0)
     await world.reindexes.start("c")
     replace_operation(monkeypatch, world.ledger.reindexes, "writes_are_open", lambda _: True)
     await world.until_state(ReindexState.SWITCHING)
@@ -583,8 +582,7 @@ async def test_a_rollback_after_writes_loses_none(make_world: Make) -> None:
 async def test_a_rollback_that_takes_too_long_is_put_off_and_comes_all_the_same(
     make_world: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("indexer.worker.reindexer._PAUSE_S", 0.2)
-    world = await make_world(documents=4, reindex_grace_s=100.0)
+    world = await make_world(documents=4, reindex_grace_s=100.0, max_pause_s=1.0)
     await world.done((await world.reindexes.start("c"))[0])
     replace_operation(monkeypatch, world.ledger.reindexes, "writes_are_open", lambda _: True)
     await world.reindexes.roll_back("c")

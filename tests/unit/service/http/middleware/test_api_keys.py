@@ -9,11 +9,11 @@ import httpx
 import pytest
 import structlog
 from prometheus_client import CollectorRegistry
+from request_state import WithState
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.app import create_app
 from service.encoder.app import create_encoder_app
@@ -33,15 +33,6 @@ TABLE = {
 }
 SECRETS = {scope: f"0123456789abcdef-{scope}" for scope in KeyScope}
 OF_SHOP = "0123456789abcdef-shop"
-
-
-class WithState:
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["state"] = {"request_id": "id-1"}
-        await self._app(scope, receive, send)
 
 
 @pytest.fixture

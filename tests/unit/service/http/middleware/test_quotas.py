@@ -8,12 +8,12 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from request_state import WithState
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.http.middleware.api_keys import ApiKeyGate
 from service.http.middleware.quotas import Bucket, KeyQuotas
@@ -21,15 +21,6 @@ from service.http.settings import QuotaSettings
 from service.keys import Key, KeyFile, KeyScope, line_of
 
 A, B = "0123456789abcdef-a", "0123456789abcdef-b"
-
-
-class WithState:
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["state"] = {"request_id": "id-1"}
-        await self._app(scope, receive, send)
 
 
 class Service:
