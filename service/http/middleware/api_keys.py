@@ -20,6 +20,7 @@ from starlette.datastructures import Headers
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from indexer.domain.validation import shown
 from model.errors import Forbidden, NotFound, RetrievalError, Unauthorized
 from service.http.middleware.paths import decoded
 from service.http.middleware.status import StatusRecorder
@@ -174,7 +175,7 @@ async def _audited(answer: ASGIApp, call: Call, key: Key | None, scope: Scope, r
             "audit",
             key=key.name if key else None,
             action=call.template,
-            collection=parameters.get("name"),
+            collection=shown(parameters.get("name")),
             job=job or (parameters.get("id") if "/jobs/" in call.template else None),
             status=status,
             outcome="done" if 200 <= status < 400 else "refused" if 400 <= status < 500 else "failed",

@@ -22,6 +22,7 @@ from service.settings import Settings
 from service.wiring import build
 
 needed("torch")
+pytestmark = pytest.mark.timeout(1_200)
 
 LIMIT_S = 0.25
 KINDS = kinds()
@@ -60,7 +61,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
     def start() -> Parts:
         probe.start()
-        return build(Settings(data_dir=folder, model=str(model), max_batch_cost=2_048, threads=1))
+        return build(Settings(data_dir=folder, models=str(model), max_batch_cost=2_048, threads=1))
 
     with serving(start) as url, httpx.Client(base_url=url, timeout=120, trust_env=False) as client:
         client.put("/collections/flags").raise_for_status()
@@ -82,6 +83,7 @@ def test_nobody_waits_for_a_body(target: Target, kind: str, data: st.DataObject)
     check(target, data.draw(KINDS[kind]))
 
 
+_FILTER = b'{"collection": "flags", "query": {"text": "x"}, "filter": {"any": [%s]}}'
 HOSTILE = [
     ("/search", orjson.dumps({f"f{number}": 0 for number in range(49_000)})),
     ("/v1/embeddings", b'{"input": [' + b",".join([b"{}"] * 49_000) + b"]}"),
@@ -99,6 +101,9 @@ HOSTILE = [
     ("/collections/flags/documents", b'[{"a":' + b"[" * 500_000 + b"]" * 500_000 + b"}]"),
     ("/collections/flags/documents", b"[" + orjson.dumps({f"f{number}": 0 for number in range(400_000)}) + b"]"),
     ("/collections/flags/documents", b'[{"text": "' + b"\\u00e9" * 10_000_000 + b'"}]'),
+    ("/search", _FILTER % (b'{"field": "a", "in": [' + b",".join([b"%d" % n for n in range(1_000)]) + b"]}")),
+    ("/search", _FILTER % b",".join([b'{"field": "a", "match": "' + b"red " * 1_024 + b'"}'] * 99)),
+    ("/search", b'{"collection": "flags", "query": {"text": ' + b"9" * 8_000_000 + b"}}"),
     ("/collections/flags/documents", b'["' + b",\\\\" * 20_000_000 + b'"]'),
     (
         "/collections/flags/documents",
@@ -113,6 +118,12 @@ HOSTILE = [
 @pytest.mark.parametrize(("path", "content"), HOSTILE, ids=range(len(HOSTILE)))
 def test_nobody_waits_for_what_once_held_everybody_up(target: Target, path: str, content: bytes) -> None:
     check(target, Body("POST", path, content, {"content-type": "application/json"}, False))
+
+
+def test_nobody_waits_for_lines_that_hold_nothing(target: Target) -> None:
+    lines = {"content-type": "application/x-ndjson"}
+    for content in (b"\n" * 20_000_000, b" \n" * 5_000_000, b"{}\n" * 200_000):
+        check(target, Body("POST", "/collections/flags/documents", content, lines, False))
 
 
 def check(target: Target, body: Body) -> None:
