@@ -98,9 +98,15 @@ class Blobs:
         protocols = [self._files.protocol] if isinstance(self._files.protocol, str) else self._files.protocol
         self._atomic = not _ATOMIC_PROTOCOLS.isdisjoint(protocols)
         self._is_memory = "memory" in protocols
+        self._made_at_s, self._made_monotonic_s = time.time(), time.monotonic()
         self._threads = ThreadPoolExecutor(
             _LOCAL_THREADS if self._local else _REMOTE_THREADS, thread_name_prefix="blobs"
         )
+
+    def _now_s(self) -> float:
+        """Return the time, or where the clock was set forward since the start, what it would be: no image becomes old by
+        that."""
+        return min(time.time(), self._made_at_s + time.monotonic() - self._made_monotonic_s)
 
     async def put_thumbnail(self, digest: str, side_px: int, data: bytes) -> None:
         """Keep what was drawn of the image of this digest, until a sweep finds the image without a document. Raises
@@ -163,7 +169,7 @@ class Blobs:
         """Delete images that were set aside a grace time ago: a document that was posted at that time refers to its
         image by now, or nothing does."""
         async for page in self._pages(self._aside, _PAGE):
-            before_s = time.time() - grace_s
+            before_s = self._now_s() - grace_s
             old = [blob.digest for blob in page if blob.modified_s < before_s]
             needed = await ask(old) if old else frozenset()
             for digest in old:
@@ -206,7 +212,7 @@ class Blobs:
             await self._sweep_aside(ask, grace_s)
         kept_images = deleted = deleted_bytes = 0
         async for page in self.pages():
-            before_s = time.time() - grace_s
+            before_s = self._now_s() - grace_s
             old = [blob for blob in page if blob.modified_s < before_s]
             referenced_digests = await ask([blob.digest for blob in old]) if old else frozenset()
             for blob in [candidate for candidate in old if candidate.digest not in referenced_digests]:
@@ -214,7 +220,7 @@ class Blobs:
                     deleted, deleted_bytes = deleted + 1, deleted_bytes + blob.size_bytes
             kept_images += len(page)
         if self._local:
-            await self._run(partial(self._local.remove_temporaries, time.time() - grace_s))
+            await self._run(partial(self._local.remove_temporaries, self._now_s() - grace_s))
         return Swept(kept_images - deleted, deleted, deleted_bytes)
 
     async def run(self, work: Callable[[], T]) -> T:

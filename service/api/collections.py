@@ -86,13 +86,17 @@ def _check_limit(body: CollectionIn, parts: Parts) -> None:
 
 
 async def _stored(parts: Parts, collection: Collection) -> tuple[Layout, int, int | None, list[str]]:
-    """Return the layout, the number of documents, the bytes on disk and the fields whose index is being built."""
-    return await asyncio.gather(
-        parts.catalog.layout(collection),
-        parts.catalog.points(collection).count(),
-        parts.catalog.size_bytes(collection),
-        parts.catalog.unfinished_indexes(collection),
-    )
+    """Return the layout, the number of documents, the bytes on disk and the fields whose index is being built.
+
+    Few collections are described at a time: searches wait in the same queue of the store.
+    """
+    async with parts.describing:
+        return await asyncio.gather(
+            parts.catalog.layout(collection),
+            parts.catalog.points(collection).count(),
+            parts.catalog.size_bytes(collection),
+            parts.catalog.unfinished_indexes(collection),
+        )
 
 
 async def _wire(parts: Parts, caller: Key, collection: Collection, *, mark_damage: bool = False) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Collections over HTTP, with Qdrant Edge and with the server store: declared fields, defaults, aliases, counts, deletion by filter."""
 
+import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_store import FakeStore
 
 from indexer.store.edge.client import EdgeStore
 from indexer.store.server.settings import ServerStoreSettings
@@ -250,3 +252,29 @@ async def test_a_damaged_collection_is_marked_in_the_list_and_the_others_go_on(
     assert (await served.client.get("/collections/a")).status_code == 503
     response = await served.client.post("/collections/b/documents?wait=true", json=[{"id": "y", "text": "blue"}])
     assert response.json()["results"][0]["status"] == "indexed"
+
+
+class CountingStore(FakeStore):
+    """Counts the sizes that it is asked for at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.running = self.most = 0
+
+    async def size_bytes(self, name: str) -> int | None:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        await asyncio.sleep(0.005)
+        self.running -= 1
+        return None
+
+
+async def test_lists_of_collections_leave_the_store_to_searches(serve: Callable[..., Awaitable[Any]]) -> None:
+    """They would be before every search in the one queue of the store, four calls for each collection."""
+    store = CountingStore()
+    served = await serve(store=store)
+    for number in range(20):
+        await served.client.put(f"/collections/c{number}")
+    lists = await asyncio.gather(*(served.client.get("/collections") for _ in range(10)))
+    assert [len(listed.json()["collections"]) for listed in lists] == [20] * 10
+    assert store.most == 2

@@ -60,6 +60,7 @@ async def test_pages_and_sweep(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) ->
     assert (await blobs.sweep([])).deleted == 0  # all are young
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 25 * 3600)
+    monkeypatch.setattr(blobs, "_made_at_s", real() + 25 * 3600)
     swept = await blobs.sweep(digests[:5])
     assert (swept.kept, swept.deleted) == (5, 25)
     assert {blob.digest for page in [page async for page in blobs.pages()] for blob in page} == set(digests[:5])
@@ -76,10 +77,12 @@ async def test_a_put_at_the_moment_of_the_deletion_wins(blobs: Blobs, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(time, "time", lambda: real() + 25 * 3600)
+        patch.setattr(blobs, "_made_at_s", real() + 25 * 3600)
         patch.setattr(blobs._files, "rm_file", put_and_remove)
         assert (await blobs.sweep([])).deleted == 2
     assert [page async for page in blobs.pages()] == []
     monkeypatch.setattr(time, "time", lambda: real() + 50 * 3600)
+    monkeypatch.setattr(blobs, "_made_at_s", real() + 50 * 3600)
     await blobs.sweep([digest])
     assert await blobs.get(digest) == b"data"
     with pytest.raises(NotFound):

@@ -239,6 +239,7 @@ async def test_on_s3(serve: Make, s3: S3Server, bucket: str, runtime: Any, monke
     real = time.time
     with monkeypatch.context() as later:
         later.setattr(time, "time", lambda: real() + 25 * 3600)
+        later.setattr(parts.blobs, "_made_at_s", real() + 25 * 3600)
         assert (await sweeper.sweep()).deleted == 1
     left = {path.rpartition("/")[2] for path in s3.files().find(f"{bucket}/images") if "/aside/" not in path}
     assert left == {digest_of(picture(number)) for number in (1, 2, 3, 9)}

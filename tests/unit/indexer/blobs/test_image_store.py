@@ -173,6 +173,17 @@ async def test_sweep_asks_a_page_at_a_time_and_about_the_old_alone(local: Blobs,
     assert (await local.sweep(lambda _digests: set())).deleted == 10
 
 
+@pytest.mark.parametrize("jump", [-30 * HOUR_S, 30 * HOUR_S])
+async def test_a_clock_that_is_set_makes_no_image_old(
+    local: Blobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    await local.put(b"before")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump)
+    age(tmp_path / "blobs", await local.put(b"after"), 0.0)
+    assert (await local.sweep([])).deleted == 0
+
+
 async def test_a_put_of_an_old_blob_makes_it_young_and_keeps_it_from_the_sweep(local: Blobs, tmp_path: Path) -> None:
     """Its document is about to be committed; nobody refers to it yet."""
     digest = await local.put(b"data")
@@ -209,6 +220,7 @@ async def test_on_an_object_store_a_put_at_the_moment_of_the_deletion_wins(monke
                 remove(path)
 
             patch.setattr(time, "time", lambda: real() + day_s)
+            patch.setattr(blobs, "_made_at_s", real() + day_s)
             patch.setattr(blobs._files, "rm_file", put_and_remove)
             assert (await blobs.sweep([])).deleted == 2
             patch.setattr(blobs._files, "rm_file", remove)
@@ -216,6 +228,7 @@ async def test_on_an_object_store_a_put_at_the_moment_of_the_deletion_wins(monke
             if asked_for:
                 assert await blobs.get(digest) == b"data"
             patch.setattr(time, "time", lambda: real() + 2 * day_s)
+            patch.setattr(blobs, "_made_at_s", real() + 2 * day_s)
             await blobs.sweep([digest])
             assert await blobs.get(digest) == b"data"
             assert [len(page) async for page in blobs.pages()] == [1]
