@@ -51,6 +51,11 @@ LOAD_WAIT_S = 5.0
 FLUSH_EVERY_POINTS = 20_000  # bounds the log replayed after a crash (100,000 points: 1 s); a flush takes 0.1 to 0.4 s
 MIN_FREE_BYTES = 64 * 2**20  # two files of Edge's log; on a full disk a write through a memory map kills the process
 
+# An open shard has 8 threads and some 40 memory maps; opening one takes 20 ms.
+MAX_OPEN = 64
+# What Edge says where the process may have no more threads or files.
+_NO_ROOM = ("thread pool", "Too many open files", "Cannot allocate memory")
+
 # No HNSW. An index built in bounded steps needs small segments, and many small graphs are no faster than the exact
 # scan:
 # of 256 dimensions, 50,000 points take 2.8 ms exact and 3.3 ms in 25 graphs, 200,000 take 12 ms and 13 ms in 98 graphs,
@@ -82,6 +87,8 @@ class _Open:
     rewrite: Rewrite | None = None
     unflushed: int = 0
     untidy: bool = False
+    # The number of the call that used it last.
+    used: int = 0
 
     @property
     def shards(self) -> list[Any]:
@@ -102,13 +109,15 @@ class _Open:
 
 
 class Shards:
-    """Collections are opened when first used. Writes are on disk when they return."""
+    """Collections are opened when used; of more than `max_open` the one unused for longest is closed. Writes are on disk
+    when they return."""
 
     def __init__(
         self,
         folder: Path,
         reads_per_call: int = READS_PER_CALL,
         readable_documents: int = READABLE_DOCUMENTS,
+        max_open: int = MAX_OPEN,
     ) -> None:
         """`reads_per_call` bounds the payloads that a filter reads in one call: over it, the answer is `Slices`. A
         filter that would read those of more than `readable_documents` is refused."""
@@ -116,6 +125,8 @@ class Shards:
         self._reads_per_call = reads_per_call
         self._readable_documents = readable_documents
         self._open: dict[str, _Open] = {}
+        self._max_open = max_open
+        self._uses = 0
         for leftover in [*folder.glob(".new-*"), *folder.glob(".gone-*")]:
             shutil.rmtree(leftover)
 
@@ -363,10 +374,37 @@ class Shards:
             folder = self._path(name)
             if not folder.exists():
                 raise NotFound(f"there is no collection {name} in the store", field="collection", value=name)
+            while len(self._open) >= self._max_open and self._close_least_used():
+                pass
             with _damage_named(name, folder):
-                opened = self._open[name] = _opened_from(folder)
+                opened = self._open[name] = self._opened_with_room(name, folder)
             opened.untidy = opened.worn
+        self._uses += 1
+        self._open[name].used = self._uses
         return self._open[name]
+
+    def _opened_with_room(self, name: str, folder: Path) -> _Open:
+        """Open a collection, closing others where the process may have no more threads or files."""
+        while True:
+            try:
+                return _opened_from(folder)
+            except BaseException as error:
+                if not any(words in str(error) for words in _NO_ROOM):
+                    raise
+                if not self._close_least_used():
+                    raise DependencyUnavailable(
+                        f"collection {name} cannot be opened, for the process may have no more threads or files: "
+                        f"{error}"[:300]
+                    ) from error
+
+    def _close_least_used(self) -> bool:
+        """Close the collection unused for longest, one that needs upkeep after the others and none that is being
+        rewritten. Return whether there was one."""
+        names = [name for name, candidate in self._open.items() if candidate.rewrite is None]
+        if not names:
+            return False
+        self._close(min(names, key=lambda name: (self._open[name].worn, self._open[name].used)))
+        return True
 
     def _close(self, name: str) -> None:
         if name in self._open:
@@ -475,7 +513,8 @@ def _load(path: Path, layout: Layout) -> qe.EdgeShard:
         try:
             return qe.EdgeShard.load(str(path), _config(layout))
         except Exception as error:
-            if "WouldBlock" not in str(error) or time.monotonic() > give_up_at:
+            lacks_room = any(words in str(error) for words in _NO_ROOM)
+            if "WouldBlock" not in str(error) or lacks_room or time.monotonic() > give_up_at:
                 raise
             time.sleep(0.05)
 

@@ -426,6 +426,60 @@ def test_a_file_that_edge_renames_meanwhile_is_synced(tmp_path: Path, monkeypatc
     assert {"open-1", "open-2", tmp_path.name} <= set(synced)
 
 
+def test_few_collections_are_open_at_a_time(tmp_path: Path) -> None:
+    shards = edge_shards.Shards(tmp_path, max_open=3)
+    names = [f"c{number}" for number in range(8)]
+    for name in names:
+        shards.create(name, D, {})
+        shards.upsert(name, batch(0))
+        shards.count("c0")
+    assert len(shards._open) == 3
+    assert "c0" in shards._open
+    assert [shards.count(name) for name in names] == [64] * 8
+    assert list(shards._open) == names[-3:]
+    shards.close()
+
+
+def test_a_collection_that_is_rewritten_stays_open(tmp_path: Path) -> None:
+    shards = edge_shards.Shards(tmp_path, max_open=1)
+    shards.create("c", D, {})
+    shards.upsert("c", batch(0))
+    shards.create("c", D, {"i": FieldType.NUMBER})
+    while shards._open["c"].rewrite is None:
+        shards.tidy()
+    shards.create("d", D, {})
+    assert shards.count("d") == 0
+    assert list(shards._open) == ["c", "d"]
+    while shards.untidy:
+        shards.tidy()
+    assert shards._opened("c").indexed == {"i": FieldType.NUMBER}
+    shards.close()
+
+
+def test_a_process_that_may_have_no_more_threads_closes_other_collections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = edge_shards.Shards(tmp_path)
+    for name in "abcd":
+        shards.create(name, D, {})
+    shards.close()
+    load, room = edge_shards.qe.EdgeShard.load, [2]
+
+    def load_with_room(path: str, config: Any) -> Any:
+        if len(shards._open) >= room[0]:
+            raise OSError("failed to build edge edge-search thread pool: Resource temporarily unavailable WouldBlock")
+        return load(path, config)
+
+    monkeypatch.setattr(edge_shards, "qe", SimpleNamespace(**vars(edge_shards.qe)))
+    monkeypatch.setattr(edge_shards.qe, "EdgeShard", SimpleNamespace(load=load_with_room), raising=False)
+    assert [shards.count(name) for name in "abcd"] == [0] * 4
+    assert list(shards._open) == ["c", "d"]
+    room[0] = 0
+    with pytest.raises(DependencyUnavailable, match="a cannot be opened, for the process may have no more threads"):
+        shards.count("a")
+    shards.close()
+
+
 def test_a_full_disk_is_said_before_it_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards = edge_shards.Shards(tmp_path)
     shards.create("c", D, {})
