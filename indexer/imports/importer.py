@@ -44,7 +44,7 @@ _LISTED = 1000  # failures of one transaction
 _RECORDS_BYTES = 64 * 2**20  # of images read at once
 # Between two looks whether a step that is being read is still wanted: its job may be cancelled meanwhile.
 _LISTEN_S = 0.5
-# A read that takes longer, such as one long line or a slow host, no longer counts as a reader; so many may do so at once.
+# A read that takes longer, such as one long line or a slow host, no longer counts as a reader; so many may at once.
 _SLOW_READ_S, _SPARE_READERS = 2.0, 3
 _BUSY_S = 0.5  # between two looks while what was read is being indexed
 
@@ -59,8 +59,7 @@ class Importer:
     """The loop that carries out imports, in the event loop that starts it; any number of processes may have one. It
     wakes the workers by `wakeups`.
 
-    Held: of each of `readers` the records of one batch, of which the images have no more than 64 MiB or are one. While a
-    read is slow, another reader does the steps of other jobs in its place.
+    Each of `readers` holds the records of one batch, whose images have at most 64 MiB or are one. While a read is slow, another reader does the steps of other jobs in its place.
     """
 
     # Of one job, read and not yet indexed: seconds of work for several machines with a GPU.
@@ -104,7 +103,7 @@ class Importer:
         )
 
     async def _claim_and_work(self, spare: bool) -> float | None:
-        """Return the seconds until the next claim. A spare reader leaves the jobs alone for whose reads it stands in."""
+        """Return the seconds until the next claim. A spare reader leaves out the jobs whose reads are slow."""
         if not await self._ledger.imports.steps_remain():
             return None
         without = frozenset(self._slow_jobs) if spare else frozenset()

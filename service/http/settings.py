@@ -1,4 +1,4 @@
-"""The limits of callers: what they may send, hold and receive, and how long they may take (docs/promises.md#promise-5)."""
+"""The limits of callers: what they may send, hold and receive, and in what time (docs/promises.md#promise-5)."""
 
 from __future__ import annotations
 
