@@ -43,9 +43,11 @@ CONFIG = Ret2Config(
     attention_dropout=0.1,
 )
 
-# The ablations that evaluation compares with, trained the same way.
+# The bundled model, its two parts by themselves (the cell, the plain sum), and the cell over the last layer alone:
+# the ablations that evaluation compares with. benchmarks/global_features.py joins the parts.
 VARIANTS = {
-    "ret2-atlas": CONFIG,
+    "ret2-atlas": replace(CONFIG, global_features="added"),
+    "cell": replace(CONFIG, name="cell"),
     "last-layer": replace(
         CONFIG, name="last-layer", text=replace(CONFIG.text, layers=(5,)), vision=replace(CONFIG.vision, layers=(15,))
     ),

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Backbones = Literal["none", "text", "vision", "both"]
 EPOCHS = 10.0  # passes over the pairs
-Variant = Literal["ret2-atlas", "last-layer", "sum"]
+Variant = Literal["ret2-atlas", "cell", "last-layer", "sum"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,9 @@ class StartOptions:
     max_text_tokens: Annotated[int | None, Option("of a fresh model; without: the tower's, at most 128", least=4)] = (
         None
     )
-    variant: Annotated[Variant, Option("without --data: ret2-atlas, or an ablation: last-layer, sum")] = "ret2-atlas"
+    variant: Annotated[
+        Variant, Option("without --data: ret2-atlas, or a part or ablation of it: cell, last-layer, sum")
+    ] = "ret2-atlas"
 
 
 @dataclass(frozen=True, slots=True)

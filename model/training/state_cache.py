@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from model.checkpoints.weights import read_tensors, save_tensors
 from model.images.decoding import decode_image
 from model.preprocess import image_pixels, normalise_text
 from model.ret2 import States
 from model.retriever import Retriever
-from model.towers.towers import Modality
+from model.towers.towers import Modality, with_prefix
 from model.training.pairs import Row
 from model.types import Limits, Role
 
@@ -87,6 +90,39 @@ class StateCache:
         self._image_layers = room
         self._image_features = _joined(features)
         self._places = {key: place for place, key in enumerate(keys)}
+
+    def save(self, path: Path) -> None:
+        """Write all of it into one file of safetensors, the names of texts and images as JSON in a tensor."""
+        names = json.dumps([list(self._spans), list(self._places)]).encode()
+        tensors = {
+            f"{group}.{number}": tensor
+            for group, parts in self._groups().items()
+            for number, tensor in enumerate(parts)
+        }
+        tensors["spans"] = torch.tensor(list(self._spans.values()), dtype=torch.long)
+        tensors["names"] = torch.frombuffer(bytearray(names), dtype=torch.uint8)
+        save_tensors(path, tensors)
+
+    @classmethod
+    def load(cls, retriever: Retriever, path: Path) -> StateCache:
+        """Read what `save` wrote for a model with the same towers."""
+        tensors = read_tensors(path)
+        texts, images = json.loads(bytes(tensors.pop("names").tolist()))
+        cache = cls(retriever)
+        spans = tensors.pop("spans").tolist()
+        cache._spans = {text: (span[0], span[1], span[2]) for text, span in zip(texts, spans, strict=True)}
+        cache._places = {image: place for place, image in enumerate(images)}
+        for group, parts in cache._groups().items():
+            parts += [tensors[f"{group}.{number}"] for number in range(len(with_prefix(tensors, f"{group}.")))]
+        return cache
+
+    def _groups(self) -> dict[str, list[Tensor]]:
+        return {
+            "text": self._text_layers,
+            "image": self._image_layers,
+            "text_feature": self._text_features,
+            "image_feature": self._image_features,
+        }
 
     def states(self, rows: Sequence[Row]) -> States:
         """Return the states of rows that all have the same modalities.

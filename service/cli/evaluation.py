@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 eval_app = typer.Typer(no_args_is_help=True, help="Benchmarks: how well a model retrieves.")
 ABLATIONS = Path(__file__).parents[2] / "benchmarks" / "ablations"
+ABLATION_LABELS = {
+    "cell": "without global features",
+    "last-layer": "without them, last layer only",
+    "sum": "sum of projected vectors",
+}
 _BATCH = 64
 _CONNECTIONS = 8
 
@@ -88,8 +93,8 @@ def atlas(
         items = corpus(data, Carries.BOTH)
         search = embedder.searcher(items)
         both = questions(data, Carries.BOTH, Carries.BOTH)
-        rows = {"multi-layer recurrence (ours)": recall(both, items, search)}
-        for name, label in (("last-layer", "last layer only"), ("sum", "sum of projected vectors")):
+        rows = {"recurrence and global features (ours)": recall(both, items, search)}
+        for name, label in ABLATION_LABELS.items():
             if not (ABLATIONS / name).exists():
                 console.print(f"{label}: no checkpoint in benchmarks/ablations/{name} (ret2 train --variant {name})")
                 continue

@@ -190,6 +190,8 @@ def test_features_come_out_of_the_cache_with_the_states(tmp_path: Path) -> None:
     cache = StateCache(retriever)
     cache.add_texts([text for text, _ in data.rows() if text], lambda _: None)
     cache.add_images(data.images, list(data.images), lambda _: None, together=4)
+    cache.save(tmp_path / "states.safetensors")
+    cache = StateCache.load(retriever, tmp_path / "states.safetensors")
     side(retriever).features.gate.data.fill_(0.5)
     rows = [example.document for example in data.train]
     items = [Input(text, data.images[image] if image else None) for text, image in rows]

@@ -188,7 +188,7 @@ def test_without_pairs_the_settings_reach_the_run_of_the_variant(monkeypatch: py
 def test_a_variant_that_is_not_known_is_refused_with_those_that_are() -> None:
     result = invoke("--variant", "nonsense")
     assert result.exit_code == 2
-    assert "'ret2-atlas', 'last-layer', 'sum'" in words(result.stderr).replace("│ ", "")
+    assert "'ret2-atlas', 'cell', 'last-layer', 'sum'" in words(result.stderr).replace("│ ", "")
 
 
 def option_names() -> set[str]:
