@@ -16,12 +16,6 @@ from service.client.client import Client
 GOLDEN = Path(__file__).parents[3] / "golden" / "ret-v1-small"
 
 
-def test_an_unknown_variant_is_refused_by_name() -> None:
-    result = CliRunner().invoke(app, ["train", "--variant", "nonsense"])
-    assert result.exit_code == 1
-    assert "known are ret2-atlas, last-layer, sum" in " ".join(result.stderr.split())
-
-
 def test_an_evaluation_over_http_sends_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     made = {}
 
