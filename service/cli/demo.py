@@ -1,4 +1,4 @@
-"""The demo of `make demo`: serve, load atlas, ask questions over HTTP, measure recall, stay up.
+"""The demo of `make demo`: serve, load atlas and a few photographs, ask questions over HTTP, measure recall, stay up.
 
 It uses the public API alone.
 """
@@ -29,7 +29,8 @@ from model.errors import DependencyUnavailable, NotFound
 from model.evaluation.atlas import Atlas, AtlasDocument
 from model.evaluation.recall import KS, Carries, corpus, questions, recall
 from model.types import Input
-from service.cli.tables import hits_table, progress_bar, timings_line
+from service.cli import demo_photographs
+from service.cli.tables import print_answer, progress_bar
 from service.client.client import Client
 from service.data_lock import server_of
 
@@ -73,7 +74,9 @@ def run(*, once: bool, port: int, data_dir: Path) -> bool:
             Client(url, api_key=os.environ.get("RET2_API_KEY")) as client,
         ):
             fill(client, atlas, console)
+            demo_photographs.fill(client, console)
             right = [_show(client, atlas, example, console) for example in examples(atlas)]
+            right.append(demo_photographs.ask(client, console))
             _measure(client, atlas, console)
             console.print(f"[bold]{sum(right)} of {len(right)}[/bold] expected hits are first")
             if not once:
@@ -107,7 +110,6 @@ def running_service(console: Console, port: int, data_dir: Path) -> Iterator[str
                 "-m",
                 "service",
                 "serve",
-                "--model=bundled:atlas",
                 "--host=127.0.0.1",
                 f"--port={port}",
                 f"--data-dir={data_dir}",
@@ -280,11 +282,8 @@ def _show(client: Client, atlas: Atlas, example: Example, console: Console) -> b
     parts = [] if example.text is None else [f"“{example.text}”"]
     parts += [] if example.image is None else ["a picture"]
     parts += [] if example.filter is None else [f"filter {json.dumps(example.filter)}"]
-    console.print()
-    console.print(f"[bold]{escape(example.title)}[/bold]: {escape(' + '.join(parts))}")
-    console.print(hits_table(result.hits))
-    verdict = "[green]the expected hit is first[/green]" if right else "[red]the expected hit is NOT first[/red]"
-    console.print(f"{verdict}; {timings_line(result)}")
+    heading = f"[bold]{escape(example.title)}[/bold]: {escape(' + '.join(parts))}"
+    print_answer(console, heading, result, right=right)
     return right
 
 

@@ -262,7 +262,7 @@ def demo(
     ] = 8080,
     data_dir: Annotated[Path, typer.Option(envvar="RET2_DATA_DIR")] = Path("data"),
 ) -> None:
-    """Serve, load the bundled benchmark, ask it four questions over HTTP, and stay up."""
+    """Serve, load the bundled benchmark and a few photographs, ask five questions over HTTP, and stay up."""
     if not demonstration.run(once=once, port=port, data_dir=data_dir):
         raise typer.Exit(1)
 

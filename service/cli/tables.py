@@ -110,6 +110,14 @@ def _row(table: Table, *cells: str) -> None:
     table.add_row(*map(Text, cells))
 
 
+def print_answer(console: Console, heading: str, result: SearchResult, *, right: bool) -> None:
+    """Print a search of the demo, its hits, and whether the first is the expected one."""
+    console.print(f"\n{heading}")
+    console.print(hits_table(result.hits))
+    verdict = "[green]the expected hit is first[/green]" if right else "[red]the expected hit is NOT first[/red]"
+    console.print(f"{verdict}; {timings_line(result)}")
+
+
 @dataclass(frozen=True, slots=True)
 class LeftOut:
     """Things that were left out, counted by reason, with the first few places of each."""

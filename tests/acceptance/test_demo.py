@@ -1,4 +1,4 @@
-"""`ret2 demo --once` as a newcomer runs it: four right answers, exit 0; the second start has nothing to load.
+"""`ret2 demo --once` as a newcomer runs it: five right answers, exit 0; the second start has nothing to load.
 
 What it leaves, all of atlas, is asked by examples/rag.py too."""
 
@@ -34,10 +34,11 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
 def test_the_demo_twice(first: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, begun = first
     assert begun.returncode == 0, begun.stdout + begun.stderr
-    assert "4 of 4 expected hits are first" in begun.stdout
+    assert "5 of 5 expected hits are first" in begun.stdout
     again = demo(folder / "data")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "is complete" in again.stdout
+    assert "collection photographs: 0 new, 8 were there" in again.stdout
     assert "loaded" not in again.stdout
 
 

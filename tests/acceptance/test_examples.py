@@ -12,6 +12,7 @@ from example_files import EXAMPLES, load_example
 
 from model.evaluation.atlas import Atlas
 from service.cli.demo import atlas_documents
+from service.cli.demo_photographs import FOLDER as PHOTOGRAPHS
 
 
 def test_retrieval_by_text_and_image_answers_best(serve: Any, rag_accuracies: Callable[..., dict[str, float]]) -> None:
@@ -47,20 +48,17 @@ def test_rag_as_a_command(serve: Any) -> None:
 
 
 def test_photos_in_one_command(tmp_path: Path) -> None:
-    """It starts the service itself, finds a flag by another artist's drawing of it, and leaves nothing running."""
-    atlas = Atlas.read()
-    folder = tmp_path / "flags"
+    """It starts the service itself, finds the cat, and leaves nothing running."""
+    folder = tmp_path / "Pictures"
     folder.mkdir()
-    for country in ("ke", "br", "ch", "jp"):
-        (folder / f"{country}.png").write_bytes(atlas.images[f"flag/{country}/noto"])
-    query = tmp_path / "query.png"
-    query.write_bytes(atlas.images["flag/ch/twemoji"])
+    for name in ("cat", "coffee", "rocket", "retina"):
+        (folder / f"{name}.jpg").write_bytes((PHOTOGRAPHS / f"{name}.jpg").read_bytes())
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RET2_")}
-    command = [sys.executable, f"{EXAMPLES}/photos.py", str(folder), "--image", str(query), "--limit", "1"]
+    command = [sys.executable, f"{EXAMPLES}/photos.py", str(folder), "a cat", "--limit", "1"]
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment | {"COLUMNS": "160"}, timeout=110, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 new, 0 known, 0 failed" in done.stdout
-    assert "ch.png" in done.stdout
+    assert "cat.jpg" in done.stdout
     assert not (folder / ".ret2" / "demo.json").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from service_answers import answer
 
 from model.errors import NotFound
 from model.evaluation.atlas import Atlas
-from service.cli import demo
+from service.cli import demo, demo_photographs
 from service.client.types import Hit, Loaded, SearchResult
 from service.data_lock import only_server_of, server_of
 
@@ -44,11 +44,13 @@ class Service:
     def delete_collection(self, name: str) -> None:
         self.calls.append(f"delete {name}")
 
-    def create_collection(self, name: str, **_settings: Any) -> None:
+    def create_collection(self, name: str, **settings: Any) -> None:
         self.calls.append(f"create {name}")
+        self.settings = settings
 
-    def load(self, name: str, documents: list[Any], **_options: Any) -> Loaded:
+    def load(self, name: str, documents: Iterable[Any], **_options: Any) -> Loaded:
         self.calls.append(f"load {name}")
+        documents = self.loaded = list(documents)
         return Loaded(len(documents), len(documents), 0, (), ())
 
     def search(self, *_asked: Any, **_options: Any) -> SearchResult:
@@ -103,11 +105,28 @@ def test_fill_loads_what_is_missing(atlas: Atlas, console: Console) -> None:
         assert service.calls == calls
 
 
-@pytest.mark.parametrize("wrong", [None, 2])
+def test_the_photographs_are_those_of_the_folder(console: Console) -> None:
+    for service, calls in (
+        (Service(), ["create photographs", "load photographs"]),
+        (Service(documents=8), ["create photographs", "load photographs"]),
+        (Service(documents=8, compatible=False), ["delete photographs", "create photographs", "load photographs"]),
+    ):
+        demo_photographs.fill(service, console)  # type: ignore[arg-type]
+        assert service.calls == calls
+        assert service.settings["model"] == "everyday"
+        assert len(service.loaded) == 8
+        assert demo_photographs.RIGHT in {document["id"] for document in service.loaded}
+    listed = (demo_photographs.FOLDER / "ATTRIBUTION.md").read_text()
+    for file in demo_photographs.FOLDER.glob("*.jpg"):
+        assert f"| `{file.name}` |" in listed, "its author and licence"
+        assert file.stat().st_size <= 60_000
+
+
+@pytest.mark.parametrize("wrong", [None, 2, 4])
 def test_one_wrong_first_hit_is_a_failure(
     atlas: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: int | None
 ) -> None:
-    first = list(demo.EXAMPLE_DOCUMENTS)
+    first = [*demo.EXAMPLE_DOCUMENTS, demo_photographs.RIGHT]
     if wrong is not None:
         first[wrong] = first[wrong - 1]
     service = Service(documents=len(demo.atlas_documents(atlas)), first=first)
