@@ -298,7 +298,7 @@ def require_same_model(collection: Collection, fingerprint: str) -> None:
 
 
 def mismatch(collection: Collection, fingerprint: str) -> str:
-    """What to say of an embedding of another model, as after an encoder was restarted with one."""
+    """Return the message for an embedding of another model, as after an encoder was restarted with one."""
     return (
         f"collection {collection.name!r} was filled by model {collection.model} ({collection.fingerprint[:12]}), "
         f"this embedding is by {fingerprint[:12]}: serve that model, or reindex the collection"
@@ -306,7 +306,7 @@ def mismatch(collection: Collection, fingerprint: str) -> str:
 
 
 async def not_served(encoders: Encoders, target: Collection | Reindex) -> str:
-    """What to say of a collection whose model no host has."""
+    """Return the message for a collection whose model no encoder serves."""
     name = target.name if isinstance(target, Collection) else target.collection
     served = ", ".join(
         f"{model.name} ({model.info.fingerprint[:12]})" if model.info else model.name

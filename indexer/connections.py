@@ -49,7 +49,7 @@ class Connections(Generic[C]):
         return self._clock() - self._last_change if self._semaphore.locked() else 0.0
 
     async def acquire(self, timeout_s: float | None = None) -> C:
-        """The client that was used last, or a new one. Raises `TimeoutError` when none becomes free in time."""
+        """Return the client that was used last, or a new one. Raises `TimeoutError` if none becomes free in time."""
         async with asyncio.timeout(timeout_s):
             await self._semaphore.acquire()
         # Nothing is awaited from here on: a caller that is cancelled has its place or has none.

@@ -163,7 +163,7 @@ class _Rejections:
         self._codes: Counter[str] = Counter()
 
     async def taken_from(self, documents: AsyncIterable[Incoming | Rejected]) -> AsyncIterator[Incoming]:
-        """Raises `InvalidInput` at the end when there was nothing at all."""
+        """Yield the documents and collect the rejections. Raises `InvalidInput` at the end if there was neither."""
         some = False
         async for item in documents:
             some = True

@@ -84,9 +84,8 @@ class Reindexes:
         return await self._ledger.reindexes.find(reindex.collection) or reindex
 
     async def _target(self, collection: Collection, model: str | None) -> ModelInfo:
-        """The model to go to: the one that is named; else the present model of the collection's name, where that has
-        changed; else the only other one.
-        """
+        """Return the model to reindex to: the named one; else the present model of the collection's name, if that has
+        changed; else the only other one."""
         running = [served.info for served in await self._encoders.served() if served.info is not None]
         candidates = [info for info in running if info.fingerprint != collection.fingerprint]
         loaded = ", ".join(f"{info.name} ({info.fingerprint[:12]})" for info in running)

@@ -81,7 +81,7 @@ class KeyFile:
     """The keys of a file. A new file that cannot be used is logged once and changes nothing."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises `InvalidInput`."""
+        """Read the file. Raises `InvalidInput`."""
         self._path, self._clock = path, clock
         self._read_at = clock()
         self._content = _content(path)

@@ -65,7 +65,7 @@ class QueueSettings:
     )
 
     def bound(self, lane: Lane, cost_per_s: float | None) -> int:
-        """What may wait in a lane at once; `cost_per_s` is None while nothing has been measured."""
+        """Return what may wait in a lane at once; `cost_per_s` is None while nothing has been measured."""
         fixed = self.max_search_cost if lane is Lane.SEARCH else self.max_bulk_cost
         return fixed if cost_per_s is None else min(fixed, max(self.max_batch_cost, int(cost_per_s * self.max_queue_s)))
 
@@ -280,7 +280,7 @@ class Settings(_PartsSettings):
 
     @model_validator(mode="after")
     def _shared_with_others(self) -> Self:
-        """Of a role whose data is other processes' too, none of it may be in this machine's data folder."""
+        """Check that a role whose data is shared with other processes keeps none of it in this machine's data folder."""
         for name in _SHARED if self.role.shares else ():
             if getattr(self, name) is None:
                 raise ValueError(f"RET2_ROLE={self.role} works together with other processes: set RET2_{name.upper()}")

@@ -71,9 +71,8 @@ class Keeper:
         self._blobs, self._settings, self._limits = blobs, settings, limits or Limits()
 
     async def keep(self, digest: str, original: bytes | None = None) -> str | None:
-        """The digest that the document's point is to carry, of a blob that is stored; `original` saves reading it once
-        more.
-        """
+        """Return the digest of the stored image that the document's point refers to. `original` saves reading the image
+        again."""
         if self._settings.keep is Keep.ORIGINAL:
             return digest
         if self._settings.keep is Keep.NONE:

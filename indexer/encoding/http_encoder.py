@@ -128,7 +128,7 @@ class HttpEncoder:
         return RemoteModel(self, model)
 
     async def info(self) -> ModelInfo:
-        """Return the default model of the encoder."""
+        """Return what the model is. Raises `ModelUnavailable` if the encoder has not loaded it, or no longer has it."""
         return await RemoteModel(self, (await self.models())[0].name).info()
 
     async def encode(
@@ -256,7 +256,7 @@ class RemoteModel:
     name: str
 
     async def info(self) -> ModelInfo:
-        """Raises `ModelUnavailable` for a model that the encoder has not loaded, or has not any more."""
+        """Return what the model is. Raises `ModelUnavailable` if the encoder has not loaded it, or no longer has it."""
         model = next((model for model in await self.host.models() if model.name == self.name), None)
         if model is None:
             raise ModelUnavailable(f"encoder {self.host.name} does not serve model {self.name} any more")

@@ -57,7 +57,7 @@ class Copies:
         self._settings, self._make_fetcher = settings, make_fetcher or ToFile
 
     def get(self, url: str) -> Copy:
-        """Raises what `Fetcher.fetch` raises."""
+        """Return a copy of the file, and download it if there is none. Raises what `Fetcher.fetch` raises."""
         path = self._path(url)
         digest_file = path.with_suffix(".sha256")
         with _locked(path.with_suffix(".lock")):
@@ -68,7 +68,7 @@ class Copies:
             return Copy(path, digest_file.read_text())
 
     def forget(self, url: str) -> None:
-        """The next `get` downloads it again. Whoever has it open goes on reading."""
+        """Make the next `get` download the file again. Open copies stay readable."""
         path = self._path(url)
         with _locked(path.with_suffix(".lock")):
             path.unlink(missing_ok=True)
@@ -79,7 +79,7 @@ class Copies:
         return self._settings.folder / hashlib.sha256(url.encode()).hexdigest()[:_NAME_CHARS]
 
     def _download(self, url: str, path: Path) -> str:
-        """The digest of what is then at `path`."""
+        """Download a file to `path`, and return its digest."""
         part = path.with_suffix(".part")
         settings = self._settings
         bounds = FetchSettings(

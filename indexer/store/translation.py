@@ -20,14 +20,14 @@ class Vocabulary(Protocol):
     def all_of(self, conditions: Sequence[Any]) -> Any: ...
 
     def any_of(self, conditions: Sequence[Any]) -> Any:
-        """One condition or more: to the engines, an empty list is no condition."""
+        """Combine one condition or more: to the engines, an empty list is no condition."""
 
     def at_least(self, count: int, conditions: Sequence[Any]) -> Any: ...
 
     def none_of(self, conditions: Sequence[Any]) -> Any: ...
 
     def nothing(self) -> Any:
-        """A condition that no point fulfils."""
+        """Return a condition that no point satisfies."""
 
     def nested(self, path: str, condition: Any) -> Any: ...
 
@@ -99,8 +99,8 @@ class _Translation:
         return self._engine.any_of(conditions) if conditions else self._engine.nothing()
 
     def _equals(self, field: str, value: Scalar) -> Any:
-        """A number is a range, because a match is of integers, and 1.0 or 2.5 in a payload is none. A large whole
-        number is a search term."""
+        """Translate an equality. A number becomes a range, because a match is of integers and 1.0 or 2.5 in a payload
+        is none. A large whole number is a search term."""
         path = self._path(field)
         if isinstance(value, bool | str):
             return self._engine.value(path, value)
@@ -117,7 +117,7 @@ class _Translation:
         return self._any_of(conditions)
 
     def _full_text(self, field: str, text: str) -> Any:
-        """The field's search terms have the words. The engines' own full text differs between an index, none, and their
+        """Match the field's search terms. The engines' own full text differs between an index, none, and their
         versions."""
         terms_path = self._terms_path(field)
         return self._engine.all_of([self._engine.value(terms_path, word) for word in sorted(set(words(text)))])

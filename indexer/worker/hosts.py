@@ -128,7 +128,7 @@ class FetchPlaces:
         self._departure = asyncio.Event()
 
     def _blocking(self, jobs: frozenset[str]) -> list[Place]:
-        """The places of which one has to be left before a claim of these jobs gets one."""
+        """Return the places of which one must become free before a claim of these jobs gets one."""
         for job in jobs:
             of_job = [place for place in self._taken if job in place.job_ids]
             if len(of_job) >= self._per_job:

@@ -16,7 +16,7 @@ def is_dual(location: Location) -> bool:
 
 
 def read_dual(location: Location) -> Parts:
-    """Raises `InvalidInput` for a model of another kind."""
+    """Read a dual encoder. Raises `InvalidInput` for a model of another kind."""
     raw = read_config(location.folder)
     model_type = raw.get("model_type")
     if model_type in DUAL_ENCODERS:

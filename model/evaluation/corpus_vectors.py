@@ -116,7 +116,7 @@ class Embedder:
         return self._cache / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.npy"
 
     def _prepared(self, entries: Iterator[Entry], role: Role) -> Iterator[list[tuple[Prepared | None, str | None]]]:
-        """Batches in order, the next in preparation while one is encoded."""
+        """Yield batches in order; the next one is prepared while one is encoded."""
         ahead: deque[list[Future[tuple[Prepared | None, str | None]]]] = deque()
         with ThreadPoolExecutor(self._threads, "prepare") as pool:
             while batch := list(islice(entries, self._batch)):
@@ -127,7 +127,7 @@ class Embedder:
                 yield [future.result() for future in futures]
 
     def _prepare(self, entry: Entry, role: Role) -> tuple[Prepared | None, str | None]:
-        """What is left of an entry, None for nothing; and why it goes without its image."""
+        """Return the prepared entry, or None if nothing is left of it, and why its image is missing."""
         text = normalise_text((entry.text or "")[: _LIMITS.max_text_chars], _LIMITS)
         fault = None
         if entry.image is not None:
@@ -254,7 +254,7 @@ class Corpus:
         return [[place for place in row if place >= 0] for row in places.cpu().tolist()]
 
     def _chunks(self) -> Iterator[tuple[int, Float32, NDArray[np.bool_]]]:
-        """(place of the first, vectors (n, E) float32, which of them may be found)."""
+        """Yield (place of the first, vectors (n, E) float32, which of them may be found)."""
         start = 0
         for part, mask in zip(self.parts, self._kept, strict=True):
             for row in range(0, len(part.ids), _CHUNK_ROWS):

@@ -113,7 +113,7 @@ class TaskFiles:
     pool_file: Path | None  # the local pool
 
     def queries(self, prompts: Prompts, choice: Choice) -> Iterator[Query]:
-        """In the file's order.
+        """Yield the queries in the file's order.
 
         Raises `InvalidInput` for a query without a line of qrels, or a task without a prompt.
         """

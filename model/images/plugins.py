@@ -10,8 +10,8 @@ from model.images.formats import ImageFormat
 
 @cache
 def load_plugin(image_format: ImageFormat) -> None:
-    """Have Pillow read a format of a plugin from now on. For child processes: its code is native and reads what
-    strangers made."""
+    """Register a format of a Pillow plugin in this process. Only child processes call it, because its native code reads
+    untrusted data."""
     assert image_format.module is not None
     plugin = import_module(image_format.module)
     # pillow-jxl-plugin registers itself as it is imported.

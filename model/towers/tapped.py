@@ -80,13 +80,13 @@ class TappedTower(nn.Module):
 
 
 def tower_blocks(tower: nn.Module) -> list[nn.Module]:
-    """The blocks of a dual encoder's tower, in their order."""
+    """Return the blocks of a dual encoder's tower, in order."""
     network = network_of(tower)
     return list(network._blocks if isinstance(network, EfficientNetLite0) else blocks_of(network))
 
 
 def network_of(tower: Any) -> Any:
-    """The network that has the blocks: EfficientNet, or an encoder of transformers."""
+    """Return the network that contains the blocks: EfficientNet, or an encoder of transformers."""
     if hasattr(tower, "network"):
         return tower.network
     encoder = tower.encoder

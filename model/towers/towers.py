@@ -173,12 +173,12 @@ class EfficientNetTower(nn.Module):
 
 
 def position_features() -> Tensor:
-    """Where each of EfficientNet's tokens lies in the picture: (P, 8)."""
+    """Return sines and cosines of row and column for each token of the grid."""
     return grid_positions(EFFICIENTNET_GRID)
 
 
 def grid_tokens(feature_map: Tensor, positions: Tensor) -> Tensor:
-    """A map (B, C, h, w) and positions (1, P, 8) to tokens (B, P, C + 8)."""
+    """Map a feature map (B, C, h, w) and positions (1, P, 8) to tokens (B, P, C + 8)."""
     tokens = F.adaptive_avg_pool2d(feature_map, EFFICIENTNET_GRID).flatten(2).transpose(1, 2)  # (B, P, C)
     return torch.cat([tokens, positions.to(tokens).expand(len(tokens), -1, -1)], dim=-1)
 

@@ -207,13 +207,13 @@ class VersionedImages(Mapping[str, bytes]):
 
 
 def version_key(image: str, version: int) -> str:
-    """Version 0 is the plain one."""
+    """Return the key of a version of an image; version 0 is the plain one."""
     return f"{image}#{version}" if version else image
 
 
 def augment(image: Image.Image, rng: random.Random) -> Image.Image:
-    """The same drawing as another hand might place it: another shape, round corners, a little turned, paler or
-    stronger, coarser, on another ground."""
+    """Redraw an image as another hand might: stretched, with round corners, a little turned, paler or stronger,
+    coarser, on another ground."""
     ground = tuple(rng.choice((255, 255, 255, 245, 230, rng.randrange(256))) for _ in range(3))
     stretch = rng.uniform(0.85, 1.18)
     image = image.resize((max(1, round(image.width * stretch)), image.height), Image.Resampling.BICUBIC)
@@ -243,7 +243,7 @@ def _codes(keys: Sequence[str]) -> Tensor:
 
 
 def _example(atlas: Atlas, row: AtlasQuery) -> Example:
-    """A question with another artist's drawing than its document's, where there is one."""
+    """Return a question with another artist's drawing than its document has, if there is one."""
     document = atlas.by_id[row.positive_id]
     image = next((image for image in row.image_ids if image != document.image_id), document.image_id)
     return Example((row.question, image), (document.text, document.image_id), document.id, document.id)

@@ -70,10 +70,10 @@ def draw(
     keep_both: float,
     rng: random.Random,
 ) -> Batch:
-    """Each pair with up to `negatives` of its hard negatives. Rows of text and image may lose one of them, by
-    `keep_both`.
+    """Return a batch of pairs, each with up to `negatives` of its hard negatives. Rows of text and image may lose one
+    of them, by `keep_both`.
 
-    A hard negative that is another pair's own document is there already.
+    A hard negative that is another pair's own document stands in the batch only once.
     """
     own = {example.key for example in examples}
     drawn = {
@@ -108,7 +108,7 @@ def assemble(
 
 
 def relevance(query_labels: Sequence[str], keys: Sequence[str], labels: Mapping[str, Collection[str]]) -> Tensor:
-    """(B, M): 1 where a document has the label that a query asks for, whoever it stands with."""
+    """Return (B, M): 1 where a document has the label that a query asks for, whichever pair it belongs to."""
     answers = {label: place for place, label in enumerate(dict.fromkeys(query_labels))}
     has = torch.zeros(len(answers), len(keys))
     for column, key in enumerate(keys):

@@ -53,7 +53,7 @@ _NORM_EPS = 1e-3
 
 
 def towers(retriever: Retriever) -> dict[str, Tower]:
-    """Every tower by the prefix of its weights in a checkpoint."""
+    """Return every tower by the prefix of its weights in a checkpoint."""
     encoders: dict[str, Any] = {"text": retriever.text_tower, "vision": retriever.vision_tower}
     return encoders | {f"document_{modality}": tower for modality, tower in retriever.document_towers.items()}
 
@@ -66,7 +66,8 @@ def tower_network(tower: Tower) -> nn.Module:
 def save_trained(
     folder: Path, retriever: Retriever, stored: Collection[str], tokenizer_files: Sequence[Path], origin: Path | None
 ) -> None:
-    """`stored` are the modalities whose towers go into the checkpoint; those it held before always do.
+    """Save a trained model. `stored` are the modalities whose towers go into the checkpoint; towers that it held before
+    always do.
 
     `origin` is the checkpoint that the run began with: `folder:` sources that are relative to it become absolute.
     """
@@ -104,7 +105,7 @@ def _saved_part(part: BackboneConfig, tower: Any, stored: bool, origin: Path | N
 
 
 def _architecture(tower: Tower, layers: tuple[int, ...]) -> Mapping[str, Any] | None:
-    """Of the tower as it is: without the blocks after the last tapped one."""
+    """Return the architecture of a tower without the blocks after the last tapped one."""
     if isinstance(tower, EfficientNetTower):
         return None
     config = tower.encoder.config
@@ -113,14 +114,14 @@ def _architecture(tower: Tower, layers: tuple[int, ...]) -> Mapping[str, Any] | 
 
 
 def tower_tensors(tower: Tower) -> dict[str, Tensor]:
-    """A tower's weights under the names that loading it knows."""
+    """Return a tower's weights under the names that loading expects."""
     tensors = tower_network(tower).state_dict()
     return _with_norms(tensors) if isinstance(tower, EfficientNetTower) else tensors
 
 
 def _with_norms(folded: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Folded convolutions as convolutions without bias and norms that only add it: folding these again gives the
-    same."""
+    """Write folded convolutions as convolutions without bias, followed by norms that only add the bias. Folding these
+    again gives the same."""
     tensors = {}
     for key, value in folded.items():
         path, _, kind = key.rpartition(".")
@@ -137,8 +138,8 @@ def _with_norms(folded: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def tokenizer_files(config: Ret2Config, origin: Path | None) -> list[Path]:
-    """The files of the text tower's tokeniser: the checkpoint's own, else those beside the tower. A dual encoder that
-    the cell is added to brings its own."""
+    """Return the files of the text tower's tokeniser: the checkpoint's own, else those beside the tower. A dual encoder
+    to which the cell is added brings its own."""
     if config.global_features == "base":
         return []
     places = [] if origin is None else [origin]
@@ -151,6 +152,6 @@ def tokenizer_files(config: Ret2Config, origin: Path | None) -> list[Path]:
 
 
 def modalities(train_text: bool, train_vision: bool, every: bool) -> set[Modality]:
-    """Whose towers a checkpoint holds: those that were trained, or all for one that needs nothing else."""
+    """Return whose towers a checkpoint holds: the trained ones, or all for a checkpoint that needs nothing else."""
     trained_towers: dict[Modality, bool] = {"text": train_text, "vision": train_vision}
     return {modality for modality, trained in trained_towers.items() if trained or every}

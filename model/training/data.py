@@ -64,8 +64,8 @@ class Data:
 
 
 def read_data(options: PairsOptions, report: Report) -> tuple[Data, list[Fault]]:
-    """Pairs to train on and to validate with, from a file each or from one. Raises `InvalidInput` where a part would be
-    empty."""
+    """Read pairs to train on and to validate with, from a file each or from one. Raises `InvalidInput` if a part would
+    be empty."""
     assert options.data is not None
     pairs = read_pairs(options.data, image_root=options.images, strict=options.strict, report=report)
     faults = list(pairs.faults)

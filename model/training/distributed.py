@@ -29,7 +29,7 @@ class Ranks:
         return self.rank == 0
 
     def add(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, in place."""
+        """Sum a tensor over all processes, in place."""
         if self.world > 1:
             dist.all_reduce(tensor)
         return tensor
@@ -38,14 +38,14 @@ class Ranks:
         return bool(self.add(torch.tensor(float(flag), device=self.device)) > 0) if self.world > 1 else flag
 
     def from_first(self, tensor: Tensor) -> Tensor:
-        """What the first process has, in place."""
+        """Copy a tensor from the first process, in place."""
         if self.world > 1:
             dist.broadcast(tensor, 0)
         return tensor
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """The sum of gradients. A parameter that no process used keeps none, as it would with one process: AdamW leaves
-        it alone."""
+        """Sum the gradients over all processes. A parameter that no process used keeps no gradient, as with one
+        process, so that AdamW leaves it alone."""
         if self.world == 1:
             return
         parameter_list = list(parameters)
@@ -61,10 +61,11 @@ class Ranks:
 
 @contextmanager
 def joined(device: str | None = None) -> Iterator[Ranks]:
-    """The group that torchrun's variables describe, left at the end; a single process where there are none.
+    """Join the group that torchrun's variables describe, and leave it at the end; without them the group is this
+    process.
 
-    gloo on a CPU, NCCL on CUDA, where each process of a machine takes the GPU of its number. `device` None: CUDA where
-    it is.
+    gloo on a CPU, NCCL on CUDA, where each process of a machine takes the GPU of its number. A `device` of None means
+    CUDA where it is available.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")

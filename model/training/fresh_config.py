@@ -34,10 +34,10 @@ def fresh_config(
     max_text_tokens: int | None = None,
     **cell: int,
 ) -> Ret2Config:
-    """`text` and `vision` are sources (`folder:PATH`, `package:NAME/FOLDER`, `hub:ORG/NAME`); `cell` is sizes of
-    `Ret2Config`.
+    """Return the configuration of a model with a fresh cell. `text` and `vision` are sources (`folder:PATH`,
+    `package:NAME/FOLDER`, `hub:ORG/NAME`); `cell` has sizes of `Ret2Config`.
 
-    Without layers: an early, a middle and the last one. Raises `InvalidInput` when a folder is no backbone.
+    Without layers, an early, a middle and the last one are read. Raises `InvalidInput` if a folder is no backbone.
     """
     text_part, text_config = _part(text, "text", text_layers)
     vision_part, vision_config = _part(vision, "vision", vision_layers)
@@ -83,7 +83,7 @@ def config_on_dual(
 
 
 def spread(depth: int, steps: int = _STEPS) -> tuple[int, ...]:
-    """The last block of each of `steps` equal parts: early, middle, late."""
+    """Return the last block of each of `steps` equal parts: early, middle, late."""
     return tuple(sorted({max(1, round(depth * part / steps)) - 1 for part in range(1, steps + 1)}))
 
 

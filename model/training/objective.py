@@ -23,8 +23,9 @@ T = TypeVar("T")
 
 
 def symmetric_cross_entropy(logits: Tensor, targets: Tensor, document_targets: Tensor) -> Tensor:
-    """logits and targets (B, M) of each query over the documents; document_targets (B, B) of the first B documents,
-    which are the queries' own, over the queries. What follows them are hard negatives: nobody asked for those."""
+    """Return the loss in both directions. logits and targets (B, M) are of each query over the documents;
+    document_targets (B, B) are of the first B documents, the queries' own, over the queries. The documents after them
+    are hard negatives, which answer no query."""
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits[:, : len(logits)].T, document_targets)) / 2
 
 
@@ -37,9 +38,11 @@ class Kept(Enum):
 
 
 def draw_kept(rows: int, keep_both: float, rng: random.Random) -> list[Kept]:
-    """For each row. It keeps both with the chance `keep_both`, else its text or its image alike. All of them together
-    keep these shares to within one row: products of a new shape take longer, a whole step half as long again where the
-    numbers were left to chance."""
+    """Draw for each row what it keeps: both with the chance `keep_both`, else text or image with equal chances.
+
+    The shares over all rows are exact to within one row: matrix products of a new shape take longer, and a step took
+    half as long again where the numbers were left to chance.
+    """
     start = rng.random()
     places = [(row + start) / rows for row in range(rows)]
     rng.shuffle(places)
@@ -54,7 +57,7 @@ def drop_modality(text: str, text_alone: str, image: str, parts: Kept) -> Row:
 def decay_groups(
     parameters: Iterable[nn.Parameter], weight_decay: float, other_parameters: Sequence[nn.Parameter] = ()
 ) -> list[dict[str, Any]]:
-    """For an optimizer: matrices decay, vectors and `others` do not."""
+    """Return parameter groups for an optimizer: matrices decay, vectors and other parameters do not."""
     parameter_list = list(parameters)
     return [
         {"params": [value for value in parameter_list if value.dim() > 1], "weight_decay": weight_decay},
@@ -63,7 +66,7 @@ def decay_groups(
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """AdamW's moments as `adam.NUMBER.KEY`, numbered in the order of its parameters."""
+    """Return AdamW's moments as `adam.NUMBER.KEY`, numbered in the order of its parameters."""
     return {
         f"adam.{number}.{key}": value
         for number, parameter in enumerate(_optimized(optimizer))
@@ -91,7 +94,8 @@ def _optimized(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 
 
 def embed_by_kind(rows: Sequence[T], kind: Callable[[T], Any], embed: Callable[[Sequence[T]], Tensor]) -> Tensor:
-    """(N, E) of unit length. Rows of one kind go together, so that no time is spent on a modality that is absent."""
+    """Embed rows to (N, E) of unit length. Rows of one kind go together, so that no time is spent on an absent
+    modality."""
     order = sorted(range(len(rows)), key=lambda row: kind(rows[row]))
     parts = [embed([rows[row] for row in alike]) for _, alike in groupby(order, key=lambda row: kind(rows[row]))]
     back = torch.empty(len(rows), dtype=torch.long)
@@ -100,7 +104,8 @@ def embed_by_kind(rows: Sequence[T], kind: Callable[[T], Any], embed: Callable[[
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """On two cores with AVX512-BF16 a step took half the time; where a CPU has to emulate it, it would take longer."""
+    """Return whether a device computes in bfloat16. On two cores with AVX512-BF16 a step took half the time; a CPU that
+    emulates it would take longer."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
@@ -115,7 +120,7 @@ class Scheduled(Protocol):
 
 
 def schedule(step: int, settings: Scheduled) -> float:
-    """Linear warm-up, then a cosine to a twentieth."""
+    """Return the factor of the learning rate: a linear warm-up, then a cosine down to a twentieth."""
     if step < settings.warmup_steps:
         return (step + 1) / settings.warmup_steps
     progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)

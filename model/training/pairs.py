@@ -61,7 +61,7 @@ class Images(Mapping[str, bytes]):
         self._places: dict[str, Path | bytes] = {}
 
     def add_file(self, path: Path, name: str) -> str:
-        """`name` is its path in the data: the key does not change when all of it moves."""
+        """Add a file. `name` is its path in the data, so that its key stays the same when the data is moved."""
         key = f"file:{name}"
         return self._add(key if self._places.get(key, path) == path else f"file:{path}", path)
 
@@ -102,7 +102,7 @@ class Pairs:
     faults: list[Fault] = field(default_factory=list)
 
     def digest(self) -> str:
-        """SHA-256 of every pair; an image file counts by its name."""
+        """Return the SHA-256 of every pair; an image file counts by its name."""
         lines = (
             json.dumps([example.query, example.document, example.key, example.label, example.negatives])
             for example in self.examples
@@ -110,7 +110,7 @@ class Pairs:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def labels(self) -> dict[str, frozenset[str]]:
-        """For each document's key, the labels that it answers."""
+        """Return, for each document's key, the labels that it answers."""
         documents_by_label: dict[str, set[str]] = {}
         for example in self.examples:
             documents_by_label.setdefault(example.key, set()).add(example.label)
@@ -125,11 +125,11 @@ def read_pairs(
     images: Images | None = None,
     report: Report = lambda stage, done, total: None,
 ) -> Pairs:
-    """Every pair of a file, each image decoded once to see that it can be.
+    """Read every pair of a file, and decode each image once to check it.
 
-    Raises `InvalidInput` when the file cannot be read or has no good pair, and with `strict` for the first bad row.
-    `image_root` is where paths start and what they may not leave, the file's folder by default. `images`, another
-    file's, is added to.
+    Raises `InvalidInput` if the file cannot be read or has no good pair, and with `strict` for the first bad row. Image
+    paths are relative to `image_root`, the file's folder by default, and may not leave it. `images`, those of another
+    file, are added to.
     """
     images = Images() if images is None else images
     known_images = set(images)
@@ -163,8 +163,8 @@ def read_pairs(
 
 
 def split(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
-    """What is trained on, and about `share` of the pairs to validate with: by a hash of the query, so that equal ones
-    stay together."""
+    """Split pairs into those to train on and about `share` of them to validate with, by a hash of the query, so that
+    equal queries stay together."""
     limit = round(share * 2**32)
     validation = [example for example in examples if int(_digest(example.query)[:8], 16) < limit]
     chosen = set(map(id, validation))
@@ -181,7 +181,7 @@ def _keys(example: Example) -> list[str]:
 
 
 def _broken(images: Images, keys: Sequence[str], name: str, report: Report) -> dict[str, str]:
-    """Why, for each image that cannot be decoded."""
+    """Return the reason for each image that cannot be decoded."""
 
     def fault(key: str) -> str | None:
         try:
@@ -200,7 +200,7 @@ def _broken(images: Images, keys: Sequence[str], name: str, report: Report) -> d
 
 
 def _one_name_each(examples: list[Example]) -> list[Example]:
-    """A document that has an id in one row and none in another, or stands among the negatives, is the same document."""
+    """Give each document one name, also if it has an id in one row and none in another, or stands among the negatives."""
     named = {_key(None, example.document): example.key for example in examples}
 
     def renamed(example: Example) -> Example:
@@ -298,7 +298,7 @@ def _named(name: str, read: Callable[[str, Limits], bytes], text: str) -> bytes:
 
 
 def _name(value: Any, field_name: str) -> str | None:
-    """An id or label: text, or a number as text."""
+    """Return an id or label: text, or a number as text."""
     if value is None:
         return None
     if isinstance(value, str | int) and not isinstance(value, bool):

@@ -111,11 +111,11 @@ def train(
     say: Callable[[str], None],
     should_stop: Callable[[], bool],
 ) -> Outcome:
-    """A run into the options' folder, or the rest of the one that is there. Every process of it calls this with the
-    same arguments.
+    """Train into the options' folder, or continue the run that is there. Every process calls this with the same
+    arguments.
 
-    `origin` is the checkpoint folder that `retriever` was loaded from, if it was. Raises `InvalidInput` when the folder
-    has something else.
+    `origin` is the checkpoint folder that `retriever` was loaded from, if any. Raises `InvalidInput` if the folder
+    contains something else.
     """
     assert options.output is not None
     record = {
@@ -237,7 +237,7 @@ class _Run:
             )
 
     def _measure(self) -> tuple[dict[int, float], float]:
-        """Recall and loss over the validation pairs; empty and infinite where there are none."""
+        """Return recall and loss over the validation pairs; empty and infinite if there are none."""
         if not self._data.validation:
             return {}, math.inf
         query_vectors = self._trainer.embed([Entry(Role.QUERY, example.query) for example in self._data.validation])
@@ -282,7 +282,7 @@ def _check(settings: TrainSettings, data: Data, ranks: Ranks) -> None:
 
 
 def _filled_cache(retriever: Retriever, data: Data, settings: TrainSettings, limit: int, report: Report) -> StateCache:
-    """States of frozen towers, computed once where they fit into `limit` bytes; for texts, and for images."""
+    """Compute the states of frozen towers once, where they fit into `limit` bytes, for texts and for images."""
     cache = StateCache(retriever)
     if retriever.document_towers:  # the cache has one tower of each kind
         return cache

@@ -21,10 +21,10 @@ _SAID = {
 
 
 def claim(folder: Path, record: Mapping[str, Any], ranks: Ranks, *, fresh: bool) -> bool:
-    """Makes the folder this run's. True when it has an unfinished run to go on with.
+    """Claim the folder for this run. Return True if it has an unfinished run to continue.
 
-    `record` is all that decides what the run learns. Raises `InvalidInput` when the folder holds another run or another
-    model.
+    `record` is all that decides what the run learns. Raises `InvalidInput` if the folder contains another run or
+    another model.
     """
     record = json.loads(json.dumps(record))  # tuples become lists, as they come back from the file
     began = (folder / RUN_FILE).exists()

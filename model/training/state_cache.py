@@ -153,5 +153,5 @@ class StateCache:
 
 
 def _joined(features: list[Tensor]) -> list[Tensor]:
-    """Features (b, 1, E) of several passes as one (N, E); nothing where a tower gives none."""
+    """Join features (b, 1, E) of several passes to one (N, E); a tower without features gives none."""
     return [torch.cat(features)[:, 0]] if features else []

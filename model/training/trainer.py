@@ -130,8 +130,8 @@ class Trainer:
         return Step(loss, float(norm), self.settings.learning_rate * rate, self.log_scale.exp().item())
 
     def _backward(self, batch: Batch, chunks: Sequence[Chunk]) -> float:
-        """Leaves on every parameter this process's part of the gradient, scaled, and on the temperature the whole;
-        returns the loss."""
+        """Compute the gradients, and return the loss. Each parameter gets this process's scaled part of the gradient,
+        the temperature the whole."""
         leaves = self._vectors(len(batch.entries))
         alone = len(chunks) == 1  # its graph may stay: there is no other to make room for
         output: Tensor | None = None
@@ -159,7 +159,8 @@ class Trainer:
 
     @torch.no_grad()
     def _add_to_average(self) -> None:
-        """Early on the average is of fewer steps, or it would remember how the weights began."""
+        """Add the present weights to the average. It begins as an average of few steps, so that it does not remember
+        the initial weights."""
         decay = min(self.settings.averaging, self.done / (self.done + 10))
         for average, weight in zip(self._average, self._parameters() if self._average else (), strict=True):
             average.lerp_(weight, 1 - decay)
@@ -179,7 +180,8 @@ class Trainer:
 
     @torch.no_grad()
     def embed(self, entries: Sequence[Entry]) -> Tensor:
-        """(N, E) of any entries, as the model with its present weights would; the same in every process."""
+        """Embed any entries to (N, E) as the model with its present weights would. The result is the same in every
+        process."""
         self._train(False)
         vectors = self._vectors(len(entries))
         ahead: Chunk | None = None
@@ -191,7 +193,7 @@ class Trainer:
         return self._ranks.add(vectors)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that resuming needs."""
+        """Return everything that resuming needs."""
         state = {
             f"{name}.{key}": value for name, part in self.trained.items() for key, value in part.state_dict().items()
         }
@@ -239,7 +241,7 @@ class Trainer:
         )
 
     def _next(self) -> tuple[Batch, list[Chunk]]:
-        """This step's batch; the images of the next one are decoded meanwhile."""
+        """Return this step's batch, while the images of the next one are being decoded."""
         step, batch, chunks = self._ahead or (-1, None, [])
         if step != self.done or batch is None:
             batch, chunks = self._drawn(self.done)
@@ -252,7 +254,7 @@ class Trainer:
         return batch, [self._submitted(chunk) for chunk in self._chunks(batch.entries)]
 
     def _chunks(self, entries: Sequence[Entry]) -> list[Chunk]:
-        """This process's, of as many for each as are needed, all of one size give or take an entry."""
+        """Return this process's chunks. All processes have equally many, of equal size to within one entry."""
         world, total = self._ranks.world, len(entries)
         count = min(total, world * math.ceil(total / self.settings.chunk_size / world))
         bounds = [total * number // count for number in range(count + 1)]
@@ -264,7 +266,7 @@ class Trainer:
         return chunk._replace(prepared=[self._pool.submit(self._prepare, entry) for entry in chunk.entries])
 
     def _prepare(self, entry: Entry) -> Prepared | None:
-        """What the towers that run need; None where the cache has it all."""
+        """Prepare what the towers that run need; None if the cache has everything."""
         text = None if self._cache.has_texts else entry.row[0]
         image = None if self._cache.has_images else entry.row[1]
         if text is None and image is None:
@@ -273,13 +275,14 @@ class Trainer:
         return self.retriever.prepare(content, entry.role, _LIMITS)
 
     def _forward(self, chunk: Chunk) -> Tensor:
-        """(n, E) of unit length. The same dropout each time it is called within a step."""
+        """Embed a chunk to (n, E) of unit length, with the same dropout each time within a step."""
         torch.manual_seed(((self.settings.seed * 1_000_003 + self.done) * 100_003 + chunk.number) % 2**63)
         rows = [Ready(entry, future.result()) for entry, future in zip(chunk.entries, chunk.prepared, strict=True)]
         return embed_by_kind(rows, self._kind, self._embed_alike)
 
     def _kind(self, row: Ready) -> tuple[str, bool, bool]:
-        """What rows that go through the model together have in common: the role only where sides or towers differ."""
+        """Return what rows that go through the model together have in common; the role counts only where sides or
+        towers differ."""
         role, has_image, has_text = row.entry.kind
         shared = len(self.retriever.sides) == 1 and not self.retriever.document_towers
         return "" if shared else role, has_image, has_text
@@ -291,7 +294,7 @@ class Trainer:
             return latents.mean(dim=1).to(self.retriever.dtype)  # type: ignore[no-any-return]
 
     def _states(self, rows: Sequence[Ready]) -> States:
-        """Of rows of one kind: from the cache where it has them, else by the towers."""
+        """Return the states of rows of one kind, from the cache if it has them, else by the towers."""
         role, (text, image) = rows[0].entry.role, rows[0].entry.row
         states = States()
         if text is not None and self._cache.has_texts:
@@ -335,7 +338,7 @@ class Ready(NamedTuple):
 
 
 def trained_parts(retriever: Retriever, settings: TrainSettings) -> dict[str, nn.Module]:
-    """What a run changes, by the prefix that it has in a checkpoint: every side, and the towers that are asked for."""
+    """Return the parts that a run changes, by their prefix in a checkpoint: every side, and the towers to be trained."""
     parts: dict[str, nn.Module] = dict(retriever.sides.items())
     trained = {"text": settings.train_text, "vision": settings.train_vision}
     return parts | {
@@ -346,7 +349,7 @@ def trained_parts(retriever: Retriever, settings: TrainSettings) -> dict[str, nn
 
 
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """None for float32. Raises `InvalidInput` for what the device has not."""
+    """Return the type of a precision, None for float32. Raises `InvalidInput` if the device does not have it."""
     if precision == "auto":
         precision = best_precision(device)
     if precision == "fp32":

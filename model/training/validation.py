@@ -14,10 +14,10 @@ _SCALE = 20.0  # of cosines: a temperature of 0.05
 def validation_loss(
     vectors: Tensor, documents: Tensor, labels: Sequence[str], answers: Sequence[Collection[str]]
 ) -> float:
-    """Mean over queries (Q, E) of minus the log of the share that right answers have of the softmax over documents (M,
-    E).
+    """Return the mean over queries (Q, E) of minus the log of the share that right answers have in the softmax over
+    documents (M, E).
 
-    At a fixed temperature, so that steps can be compared: the one that is learnt moves.
+    The temperature is fixed, so that steps can be compared; the learnt one changes.
     """
     by_label: dict[str, list[int]] = {}
     for place, names in enumerate(answers):
@@ -35,8 +35,8 @@ def validation_loss(
 def hits(
     vectors: Tensor, documents: Tensor, labels: Sequence[str], answers: Sequence[Collection[str]]
 ) -> dict[int, float]:
-    """Recall@k of queries (Q, E) over documents (M, E): the share with a right one among the first k, for each of
-    `KS`."""
+    """Return Recall@k of queries (Q, E) over documents (M, E): for each of `KS`, the share of queries with a right
+    document among the first k."""
     hit_counts = dict.fromkeys(KS, 0)
     for start in range(0, len(vectors), _BLOCK):
         best = (vectors[start : start + _BLOCK] @ documents.T).topk(min(max(KS), len(documents)), dim=1).indices

@@ -123,7 +123,8 @@ class _Embedder:
         return exact_search(lambda inputs: self._embed(inputs, Role.QUERY), documents, [item.id for item in items])
 
     def _embed(self, inputs: Sequence[Input], role: Role) -> Float32:
-        """(N, D). Equal inputs once: without their texts, all passages about one subject are the same picture."""
+        """Return the embeddings (N, D). Equal inputs are embedded once: without their texts, all passages about one
+        subject are the same picture."""
         places = {item: place for place, item in enumerate(dict.fromkeys(inputs))}
         distinct = list(places)
         parts = []

@@ -133,7 +133,7 @@ class _Reading:
                 yield document
 
     def failures(self, loaded: Loaded) -> list[Failed]:
-        """(where, code, detail) of every document of the file that is not indexed."""
+        """Return (where, code, detail) of every document of the file that is not indexed."""
         rejected = [
             (self._where(rejection.position, rejection.id), rejection.code, rejection.detail)
             for rejection in loaded.rejected

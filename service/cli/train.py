@@ -136,7 +136,7 @@ def _read(command: _Command, bar: _Bar) -> Data:
 
 
 def _fresh_config(command: _Command) -> Ret2Config | None:
-    """The configuration of a model with a fresh cell; None to start from a checkpoint."""
+    """Return the configuration of a model with a fresh cell, or None to start from a checkpoint."""
     from model.training.atlas import VARIANTS
     from model.training.fresh_config import fresh_config
 
@@ -148,7 +148,7 @@ def _fresh_config(command: _Command) -> Ret2Config | None:
 
 
 def _cell(start: StartOptions) -> dict[str, Any]:
-    """The layers and sizes of a fresh cell."""
+    """Return the layers and sizes of a fresh cell."""
     return {
         "text_layers": _layers("text_layers", start.text_layers),
         "vision_layers": _layers("vision_layers", start.vision_layers),
@@ -171,7 +171,7 @@ def _refuse_needless(given: Sequence[str], command: _Command) -> None:
 
 
 def _sources(start: StartOptions) -> tuple[str, str] | None:
-    """The sources of a fresh model's text and vision tower; None to start from a checkpoint."""
+    """Return the sources of a fresh model's text and vision tower, or None to start from a checkpoint."""
     named = [name for name in _BACKBONES if getattr(start, name)]
     if not named:
         return None
@@ -208,7 +208,8 @@ def _summary(outcome: Outcome) -> str:
 
 @contextmanager
 def _stop_asked() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C or SIGTERM has asked for an end, which comes after the step. A second Ctrl-C does not wait."""
+    """Yield a function that tells whether Ctrl-C or SIGTERM has asked the run to end after its step. A second Ctrl-C
+    does not wait."""
     interrupted = False
 
     def ask(number: int, _frame: object) -> None:
@@ -249,7 +250,7 @@ class _Bar:
         self._progress.stop()
 
     def report(self, stage: str, done: int, total: int) -> None:
-        """`of` 0: nobody knows how many."""
+        """Show the progress of a stage; a `total` of 0 means that it is unknown."""
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total or None)
         self._progress.update(self._tasks[stage], completed=done)

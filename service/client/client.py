@@ -105,7 +105,7 @@ class Client:
         return self._answer(Info, "GET", "/info")
 
     def ready(self) -> bool:
-        """One try of /readyz, without retries."""
+        """Ask /readyz once, without retries."""
         try:
             return self._http.get("/readyz").status_code == httpx.codes.OK
         except httpx.RequestError:
@@ -114,7 +114,8 @@ class Client:
     def encode(
         self, inputs: Sequence[Mapping[str, Any]], *, role: str = "query", model: str | None = None
     ) -> tuple[list[float] | RetrievalError, ...]:
-        """An embedding or an error for each {"text"?, "image"?}, in order; by the default model if none is named."""
+        """Return an embedding or an error for each {"text"?, "image"?}, in order, by the default model unless one is
+        named."""
         wire = [
             {**item, "image": image_wire(item["image"])} if item.get("image") is not None else item for item in inputs
         ]
@@ -129,14 +130,13 @@ class Client:
     def search(
         self, collection: str, text: str | None = None, image: Image | None = None, **options: Any
     ) -> SearchResult:
-        """`options` are the other fields of `Search`."""
+        """Search a collection. `options` are the other fields of `Search`."""
         return self._answer(SearchResult, "POST", "/search", Search(collection, text, image, **options).wire())
 
     def search_all(
         self, collection: str, text: str | None = None, image: Image | None = None, *, page: int = 100, **options: Any
     ) -> Iterator[Hit]:
-        """Every hit, best first, page by page, until `max_search_depth` of the service, beyond which it raises
-        `InvalidInput`."""
+        """Yield every hit, best first, page by page. Raises `InvalidInput` after the service's `max_search_depth` hits."""
         cursor: str | None = None
         while True:
             result = self.search(collection, text, image, limit=page, cursor=cursor, **options)
@@ -146,7 +146,7 @@ class Client:
                 return
 
     def search_batch(self, searches: Sequence[Search]) -> tuple[SearchResult | RetrievalError, ...]:
-        """A result or an error for each search, in order."""
+        """Return a result or an error for each search, in order."""
         body = {"searches": [search.wire() for search in searches]}
         answer = self._answer(SearchBatchOut, "POST", "/search/batch", body)
         return tuple(_item_error(result) if isinstance(result, SearchErrorOut) else result for result in answer.results)
@@ -154,12 +154,14 @@ class Client:
     # --- collections
 
     def create_collection(self, name: str, **settings: Any) -> Collection:
-        """`settings`: model, instruction, limit, language, indexes such as {"region": "keyword"}. One that is there has
-        to have those that are given."""
+        """Create a collection, or check that the present one has the given settings.
+
+        `settings` are model, instruction, limit, language, and indexes such as {"region": "keyword"}.
+        """
         return self._answer(Collection, "PUT", _path("collections", name), settings)
 
     def change_collection(self, name: str, **settings: Any) -> Collection:
-        """The same settings; `indexes` are added to those there are."""
+        """Change settings of a collection; `indexes` are added to the present ones."""
         return self._answer(Collection, "PATCH", _path("collections", name), settings)
 
     def collections(self) -> list[Collection]:
@@ -174,33 +176,34 @@ class Client:
     # --- reindex
 
     def reindex(self, collection: str, *, model: str | None = None, max_failures: int = 0) -> Job:
-        """Its job; wait for that with `wait_job`. `model` is the name or fingerprint of a served one, which
-        may be left out where there is only one other."""
+        """Start a reindex, and return its job; wait for it with `wait_job`. `model` is the name or fingerprint of a
+        served model, and may be left out if there is only one other."""
         body = _present({"model": model, "max_failures": max_failures or None})
         return self._answer(JobAcceptedOut, "POST", _path("collections", collection, "reindex"), body).job
 
     def generations(self, collection: str) -> Reindex:
-        """Raises `NotFound` when there is one only."""
+        """Return the two generations of a collection. Raises `NotFound` if there is only one."""
         return self._answer(Reindex, "GET", _path("collections", collection, "reindex"))
 
     def cancel_reindex(self, collection: str) -> Job:
-        """Before the switch."""
+        """Cancel a reindex before the switch."""
         return self._answer(JobAcceptedOut, "POST", _path("collections", collection, "reindex", "cancel")).job
 
     def roll_back_reindex(self, collection: str) -> Reindex:
-        """After the switch, while the previous generation is kept. The answer comes before it serves again."""
+        """Roll a reindex back, after the switch and while the previous generation is kept. The answer comes before that
+        generation serves again."""
         return self._answer(Reindex, "POST", _path("collections", collection, "reindex", "rollback"))
 
     def finish_reindex(self, collection: str) -> Reindex:
-        """After the switch: the previous generation is given up."""
+        """Give up the previous generation, after the switch."""
         return self._answer(Reindex, "POST", _path("collections", collection, "reindex", "finish"))
 
     def set_alias(self, alias: str, collection: str) -> None:
-        """Makes the alias, or switches it at once."""
+        """Create an alias, or switch it to another collection in one step."""
         self._request("PUT", _path("aliases", alias), {"collection": collection})
 
     def aliases(self) -> dict[str, str]:
-        """Collections by alias."""
+        """Return the collection of each alias."""
         return {alias.alias: alias.collection for alias in self._answer(AliasesOut, "GET", "/aliases").aliases}
 
     def delete_alias(self, alias: str) -> None:
@@ -218,10 +221,10 @@ class Client:
         max_documents: int = _CHUNK_DOCUMENTS,
         max_bytes: int = _CHUNK_BYTES,
     ) -> list[Posted]:
-        """Posts any number of documents in requests of bounded size. The documents may come from a generator.
+        """Post any number of documents in requests of bounded size. The documents may come from a generator.
 
-        Every request carries an idempotency key, so a retry whose first try did arrive doubles nothing. With a key of
-        your own, running the same call again doubles nothing either.
+        Every request carries an idempotency key, so a retry of a request that did arrive duplicates nothing. With your
+        own key, repeating this call duplicates nothing either.
         """
         key = idempotency_key or uuid.uuid4().hex
         posted: list[Posted] = []
@@ -241,13 +244,15 @@ class Client:
         idempotency_key: str | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> Loaded:
-        """Posts documents and waits until each is indexed, skipped or a failure. `on_progress` gets how many are."""
+        """Post documents and wait until each is indexed, skipped or a failure. `on_progress` is called with their
+        number."""
         progress = _LoadProgress(self, on_progress or (lambda done: None))
         self.post_documents(collection, documents, idempotency_key=idempotency_key, on_posted=progress.posted)
         return progress.finish()
 
     def _post_chunk(self, collection: str, chunk: list[bytes], position: int, key: str) -> Posted:
-        """Rejections come back with positions of the whole call. A refused request of one document is its rejection."""
+        """Post a chunk, and return its rejections with positions of the whole call. If a request of one document is
+        refused, that is the document's rejection."""
         path = _path("collections", collection, "documents")
         try:
             body = b"[" + b",".join(chunk) + b"]"
@@ -263,7 +268,8 @@ class Client:
         return self._answer(Document, "GET", _path("collections", collection, "documents", document_id))
 
     def image(self, collection: str, document_id: str, *, width: int | None = None) -> bytes:
-        """The file of a document's image, or its thumbnail of width 256 or 1024. Raises `NotFound` when it has none."""
+        """Return the file of a document's image, or its thumbnail of width 256 or 1024. Raises `NotFound` if there is
+        none."""
         path = _path("collections", collection, "documents", document_id, "image")
         return self._request("GET", path, params=_present({"width": width})).content
 
@@ -274,8 +280,8 @@ class Client:
         *,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the wire's name
     ) -> Job:
-        """By ids, or those in the index that fulfil a filter now. A retry of the latter may make a second, harmless
-        job."""
+        """Delete documents by their ids, or those in the index that match a filter now. A retry of the latter may make
+        a second, harmless job."""
         body = _present({"ids": ids, "filter": filter})
         return self._answer(JobAcceptedOut, "POST", _path("collections", collection, "documents", "delete"), body).job
 
@@ -289,7 +295,8 @@ class Client:
         image_root: str | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
-        """Has the service read documents from files that it can reach; `load` sends those that only the caller can."""
+        """Let the service read documents from files that it can reach; `load` sends files that only the caller can
+        reach."""
         body = _present({"uri": uri, "format": format, "mapping": mapping, "image_root": image_root})
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         return self._answer(
@@ -299,7 +306,7 @@ class Client:
     # --- jobs
 
     def jobs(self, *, collection: str | None = None, limit: int = 50) -> list[Job]:
-        """Newest first."""
+        """Return jobs, newest first."""
         params = _present({"collection": collection, "limit": limit})
         return self._answer(JobsOut, "GET", "/jobs", params=params).jobs
 
@@ -307,15 +314,15 @@ class Client:
         return self._answer(Job, "GET", _path("jobs", job_id))
 
     def cancel_job(self, job_id: str) -> Job:
-        """What a worker has in hand is finished first: wait for it with `wait_job`."""
+        """Cancel a job. Work in progress is finished first; wait for that with `wait_job`."""
         return self._answer(Job, "POST", _path("jobs", job_id, "cancel"))
 
     def retry_job(self, job_id: str) -> Job:
-        """A new job of what failed in this one. Raises `Conflict` when there is nothing to try again."""
+        """Start a new job with the failures of this one. Raises `Conflict` if there is nothing to retry."""
         return self._answer(JobAcceptedOut, "POST", _path("jobs", job_id, "retry")).job
 
     def failures(self, job_id: str, *, page: int = 100) -> Iterator[Failure]:
-        """Every document of a job that could not be indexed."""
+        """Yield every document of a job that could not be indexed."""
         offset = 0
         while True:
             params = {"limit": page, "offset": offset}
@@ -326,9 +333,9 @@ class Client:
             offset += page
 
     def follow_job(self, job_id: str) -> Iterator[Job]:
-        """The job now and after each change, the last time as it finished.
+        """Yield the job now and after each change, the last time when it has finished.
 
-        A stream that breaks off is asked for again.
+        A broken stream is opened again.
         """
         failed = 0
         while True:
@@ -362,7 +369,8 @@ class Client:
     def wait_job(
         self, job_id: str, *, timeout_s: float = 3600.0, on_progress: Callable[[Job], None] | None = None
     ) -> Job:
-        """The job once it has finished, well or not. Raises `DependencyUnavailable` when `timeout_s` is over first."""
+        """Wait until the job has finished, successfully or not, and return it. Raises `DependencyUnavailable` after
+        `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         poll_s = _POLL_MIN_S
         while True:
@@ -382,7 +390,7 @@ class Client:
         return self._read(kind, self._request(method, path, body, **options).content)
 
     def _read(self, kind: type[Answer], content: bytes) -> Answer:
-        """Fields that a newer service has besides are left out."""
+        """Parse an answer. Fields that only a newer service has are ignored."""
         try:
             return kind.model_validate_json(content)
         except ValidationError as error:
@@ -419,7 +427,8 @@ class Client:
             self._sleep(delay_s)
 
     def _try(self, request: httpx.Request) -> tuple[httpx.Response | RetrievalError, float | None]:
-        """One try: the answer, or its error and after how many seconds another try makes sense (None: it does not)."""
+        """Send a request once. Return the answer, or its error with the seconds after which a retry makes sense (None:
+        it does not)."""
         try:
             response = self._http.send(request)
         except httpx.UnsupportedProtocol as error:
@@ -477,7 +486,7 @@ class _LoadProgress:
         return Loaded(self._start, indexed, skipped, tuple(self._rejected), failures)
 
     def _advance(self, job: Job) -> None:
-        """`job` is the oldest open one as it stands now."""
+        """Record the present state of the oldest open job."""
         if job.state.finished:
             self._done.append((job, self._open.popleft()[1]))
         running = 0 if job.state.finished else job.indexed + job.skipped + job.failed
@@ -492,7 +501,7 @@ def _unreachable(url: str, error: httpx.RequestError) -> DependencyUnavailable:
 
 
 def error_of(response: httpx.Response, retry_after_s: float = 0.0) -> RetrievalError:
-    """A problem+json answer as the error it was on the server; anything else by its status."""
+    """Return the error that a problem+json answer describes, or an error by the status of any other answer."""
     try:
         problem = orjson.loads(response.content)
     except orjson.JSONDecodeError:
@@ -514,12 +523,13 @@ def _item_error(item: SearchErrorOut | EncodeErrorOut) -> RetrievalError:
 
 
 def _in_progress(response: httpx.Response) -> bool:
-    """An idempotency key whose first request is still being received, or was, by a process that has died since."""
+    """Return whether the first request with an idempotency key is still being received, or was, by a process that has
+    died since."""
     return response.status_code == 409 and "retry-after" in response.headers
 
 
 def _retry_after_s(response: httpx.Response) -> float:
-    """Seconds, from either form of the header (RFC 9110 §10.2.3); 0 when it is absent or unreadable."""
+    """Return the seconds of either form of the header (RFC 9110 §10.2.3), or 0 if it is absent or unreadable."""
     value = response.headers.get("retry-after", "")
     if value.isdigit():
         return float(value)
@@ -530,7 +540,7 @@ def _retry_after_s(response: httpx.Response) -> float:
 
 
 def _chunks(documents: Iterable[Mapping[str, Any]], max_documents: int, max_bytes: int) -> Iterator[list[bytes]]:
-    """Runs of serialised documents within both bounds; one document over `max_bytes` travels alone."""
+    """Yield runs of serialised documents within both bounds. A document over `max_bytes` travels alone."""
     chunk: list[bytes] = []
     size = 0
     for document in documents:
@@ -545,7 +555,7 @@ def _chunks(documents: Iterable[Mapping[str, Any]], max_documents: int, max_byte
 
 
 def _serialised(document: Mapping[str, Any]) -> bytes:
-    """One document as JSON; its image may be a `Path` or bytes."""
+    """Serialise a document as JSON; its image may be a `Path` or bytes."""
     image = document.get("image")
     if isinstance(image, bytes | Path):
         document = {**document, "image": image_wire(image)}

@@ -126,7 +126,8 @@ class Loaded:
         return self.sent - self.indexed - self.skipped - len(self.rejected) - len(self.failures)
 
     def require_all(self) -> None:
-        """Raises `InvalidInput` unless every document is indexed, with how many are not and why the first is not."""
+        """Raise `InvalidInput` unless every document is indexed. The message says how many are not, and why the first
+        is not."""
         reasons = [rejection.detail for rejection in self.rejected] + [problem.detail for problem in self.failures]
         if reasons or self.left:
             first = f"; the first: {reasons[0]}" if reasons else ""
@@ -134,7 +135,7 @@ class Loaded:
 
 
 def image_wire(image: Image | Mapping[str, str]) -> Mapping[str, str] | str:
-    """An image as it travels. Raises `InvalidInput` for a file that cannot be read."""
+    """Return an image in the form in which it is sent. Raises `InvalidInput` for a file that cannot be read."""
     if isinstance(image, Mapping):
         return image
     if isinstance(image, str):

@@ -74,7 +74,8 @@ async def read_apart(read: Callable[[bytes], T], body: bytes) -> T:
 
 
 def check_encoding(body: bytes | bytearray) -> None:
-    """Raises `UnsupportedMediaType` for UTF-16 and UTF-32, told by their marks or the zeros of their first characters."""
+    """Raise `UnsupportedMediaType` for UTF-16 and UTF-32, recognised by their marks or the zeros of their first
+    characters."""
     if body[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in body[:4]:
         raise UnsupportedMediaType("the body is UTF-16 or UTF-32: send it as UTF-8", field="body", limit="utf-8")
 

@@ -45,7 +45,7 @@ class Process(Protocol):
     def qdrant_versions(self) -> list[str]: ...
 
     async def refresh_metrics(self) -> None:
-        """Brings up to date what is counted elsewhere."""
+        """Update the metrics of what is counted elsewhere."""
         ...
 
 

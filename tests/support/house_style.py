@@ -1,4 +1,6 @@
-"""Refuse names that say nothing and lines over 120 columns; run by `make check` as `python tests/support/house_style.py`.
+"""Refuse names that say nothing, docstrings of functions without a verb, and lines over 120 columns.
+
+`make check` runs it as `python tests/support/house_style.py`.
 
 A name is refused where it is bound: assigned, a parameter, a loop or `with` target. Tables and pictures in Markdown
 cannot be wrapped, so their lines may be longer.
@@ -22,6 +24,12 @@ VAGUE_NAMES = frozenset(
 )
 # Names that the wire or the filter language has, as annotated fields of a class alone.
 FIELD_NAMES = frozenset({"of", "left", "other", "kept"})
+# Words with which a docstring opens that does not say what its function does.
+FRAGMENT_OPENERS = frozenset(
+    """a all an any are as at by every for from has have his how in is it its none nothing of on one only raises
+    returns some starts that the their there they this those to until what when where whether which who whoever whose why
+    with without""".split()  # noqa: SIM905  as above
+)
 # Diagrams, and lists of words that are data.
 _DRAWN = re.compile(r"[─►└┘├│]|noqa|\w+( \w+){20}|\w+(\|\w+){4}|(\"[\w-]+\", ){6}")
 # What Markdown cannot wrap: rows of tables, pictures, headings, HTML comments, and lines that are one word after a list sign.
@@ -49,6 +57,20 @@ def vague_names(source: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, name
 
 
+def fragments(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the name of every function whose docstring does not open with a verb."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name == "__init__":
+            continue
+        is_property = any("property" in ast.unparse(decorator) for decorator in node.decorator_list)
+        words = (ast.get_docstring(node) or "").split()
+        if not words or is_property:
+            continue
+        opener = words[0].rstrip(".,:;")
+        if not opener[:1].isupper() or opener.lower() in FRAGMENT_OPENERS:
+            yield node.lineno, node.name
+
+
 def long_lines(text: str, markdown: bool = False) -> Iterator[int]:
     """Yield the number of every line over `MAX_COLUMNS`, but for what cannot be wrapped."""
     in_code = False
@@ -62,8 +84,14 @@ def long_lines(text: str, markdown: bool = False) -> Iterator[int]:
 
 def complaints(path: str, text: str) -> list[str]:
     """Return a sentence for everything in this file that is refused."""
-    found_names = vague_names(text) if path.startswith(PRODUCT) and path.endswith(".py") else ()
-    sentences = [f"{path}:{line}: `{name}` says nothing; use a noun of the domain" for line, name in found_names]
+    sentences = []
+    if path.startswith(PRODUCT) and path.endswith(".py"):
+        sentences += [
+            f"{path}:{line}: `{name}` says nothing; use a noun of the domain" for line, name in vague_names(text)
+        ]
+        sentences += [
+            f"{path}:{line}: the docstring of `{name}` opens without a verb" for line, name in fragments(text)
+        ]
     sentences += [
         f"{path}:{line}: longer than {MAX_COLUMNS} columns" for line in long_lines(text, markdown=path.endswith(".md"))
     ]

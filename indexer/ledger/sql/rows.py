@@ -62,7 +62,7 @@ def as_job(row: sa.Row[Any]) -> Job:
 
 
 def find_job(connection: sa.Connection, job_id: str) -> Job:
-    """Raises `NotFound`."""
+    """Return a job. Raises `NotFound`."""
     row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
     if row is None:
         raise no_job(job_id)

@@ -204,7 +204,7 @@ class EdgePoints:
 
     @measured
     async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
-        """Of one stretch of points after another, where the condition reads their payloads."""
+        """Return a page, one stretch of points after another if the condition reads their payloads."""
         ids: list[str] = []
         while True:
             page: Page = await self._call("page", self._name, after, limit - len(ids), condition)
@@ -281,7 +281,7 @@ class _Child:
         return {"ending": how, "last_words": "" if output is None else output.last_words()}
 
     def stop(self) -> None:
-        """The closed pipe is the order to flush and end."""
+        """Close the pipe, which tells the child to flush and end."""
         if self._pipe is not None:
             self._pipe.close()
         if self._process is not None:
@@ -295,7 +295,7 @@ class _Child:
         return self._receive(pipe, COPY_TIMEOUT_S if method in ("copy", "restore") else self._answer_timeout_s)
 
     def _start(self) -> Connection[Any, Any]:
-        """Raises `DependencyUnavailable` for a child that does not start, which is no caller's fault."""
+        """Start the child. Raises `DependencyUnavailable` if it does not start, which is no caller's fault."""
         try:
             pipe = self._pipe = self._spawn()
         except (OSError, RuntimeError) as error:

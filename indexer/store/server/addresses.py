@@ -142,7 +142,7 @@ class Addresses:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether the call had no answer because its connection could not be made, or was closed."""
+    """Return whether a call got no answer because its connection could not be made, or was closed."""
     if isinstance(error, grpc.aio.AioRpcError):
         return error.code() in _LOST
     if isinstance(error, ResponseHandlingException):

@@ -25,7 +25,7 @@ _NO_GRAPH = q.HnswConfigDiff(m=0)  # latents are read of candidates alone
 
 
 def vector_params(layout: Layout, on_disk: bool) -> dict[str, Any]:
-    """The part of `create_collection`'s arguments that says what points hold."""
+    """Return the arguments of `create_collection` that describe the vectors of the points."""
     size, cosine = layout.dimensions, q.Distance.COSINE
     dense = q.VectorParams(size=size, distance=cosine, on_disk=on_disk)
     params: dict[str, Any] = {"vectors_config": dense}
@@ -40,7 +40,7 @@ def vector_params(layout: Layout, on_disk: bool) -> dict[str, Any]:
 
 
 def layout_of(params: q.CollectionParams) -> Layout | None:
-    """None for a collection that this service did not make."""
+    """Return the layout of a collection, or None if this service did not create it."""
     vectors = params.vectors
     named = vectors if isinstance(vectors, dict) else {DENSE: vectors}
     dense = named.get(DENSE)

@@ -135,7 +135,7 @@ class ServerStore:
 
     @measured
     async def size_bytes(self, name: str) -> int | None:
-        """A server tells it of its whole disk alone."""
+        """Return None, because a server reports only its whole disk."""
         await self.describe(name)
         return None
 
@@ -186,7 +186,7 @@ class ServerStore:
         return {"prefix": self.settings.collection_prefix, "collection": name}
 
     async def describe(self, name: str, *, fresh: bool = False) -> _Description:
-        """Raises `NotFound`. At most a minute old, or asked for now."""
+        """Return what is known of a collection, at most a minute old unless `fresh`. Raises `NotFound`."""
         description = self._descriptions.get(name)
         if description is None or fresh or description.until < time.monotonic():
             description = self._descriptions[name] = await self._read_description(name)
@@ -386,7 +386,8 @@ class ServerPoints:
         return digests(record.payload for record in records), None if following is None else str(following)
 
     def _whole_s(self, timeout_s: float | None) -> int:
-        """The server ends a search on its side too; it and its client count whole seconds."""
+        """Return the time-out in whole seconds, as the server and its client count it. The server ends a search on its
+        side too."""
         most = self._store.settings.timeout_s
         return most if timeout_s is None else max(1, min(most, math.ceil(timeout_s)))
 
@@ -452,7 +453,7 @@ class ServerPoints:
 
 
 def creation(layout: Layout, settings: CollectionSettings) -> dict[str, Any]:
-    """The arguments of `create_collection`."""
+    """Return the arguments of `create_collection`."""
     return {
         **vector_params(layout, settings.vectors_on_disk),
         "shard_number": settings.shards,

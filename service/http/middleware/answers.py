@@ -51,7 +51,7 @@ class AnswerShare:
         self.held_bytes = 0
 
     def grow_to(self, size_bytes: int) -> None:
-        """Raises `Overloaded` where all answers together would be over their limit."""
+        """Grow to this size. Raises `Overloaded` if all answers together would be over their limit."""
         if size_bytes > max(self.held_bytes, _SMALL_BYTES):
             self._limits.hold(size_bytes - self.held_bytes)
             self.held_bytes = size_bytes

@@ -139,7 +139,7 @@ class _Body:
         return message
 
     async def _next_message(self) -> Message:
-        """The next part of the body. The time that its reader takes in between does not count."""
+        """Return the next part of the body. The time that its reader takes in between does not count."""
         began = self._clock()
         try:
             async with asyncio.timeout(self._timeout_s - self._waited_s):

@@ -26,7 +26,7 @@ class Bucket:
         self._settings, self._tokens, self._at = settings, settings.capacity, now
 
     def take(self, now: float) -> float:
-        """0 when there was a token, else the seconds until there is one."""
+        """Take a token. Return 0, or the seconds until there is one."""
         rate = self._settings.requests_per_s
         if rate is None:
             return 0.0
