@@ -113,7 +113,8 @@ class Fetcher:
             raise DependencyUnavailable(detail, value=target.host) from error
 
     async def _read(self, response: httpcore.Response, host: str) -> bytes:
-        """Read the decompressed body, and stop once it is over the limit, so that a decompression bomb costs one chunk."""
+        """Read the decompressed body, and stop once it is over the limit, so that a decompression bomb costs one
+        chunk."""
         limit = self._settings.max_bytes
         declared = _header(response, b"content-length")
         if declared.isdigit() and int(declared) > limit:

@@ -1,4 +1,5 @@
-"""Every error that this project raises on purpose, in one tree. The HTTP layer renders each as problem+json by its class.
+"""Every error that this project raises on purpose, in one tree. The HTTP layer renders each as problem+json by its
+class.
 
 RetrievalError                 status, code, retryable; the docstring's first line is the default message
 ├─ InvalidInput          400   the caller must change it (422 stays FastAPI's for schema errors)

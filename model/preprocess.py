@@ -58,7 +58,8 @@ class Preprocessor:
     text_positions: int | None = None  # what a text costs in a tower that pads all texts alike; None: its tokens
 
     def prepare(self, item: Input, role: Role, limits: Limits) -> Prepared:
-        """Prepare an input for the towers. Raises `InvalidInput` or `TooLarge` with the field, its value and the limit."""
+        """Prepare an input for the towers. Raises `InvalidInput` or `TooLarge` with the field, its value and the
+        limit."""
         text = normalise_text(item.text or "", limits)
         if not text and item.image is None:
             raise InvalidInput("neither text nor image: text is empty and there is no image", field="text")

@@ -93,7 +93,7 @@ class FeaturesOnState(nn.Module):
         self.gate = nn.Parameter(torch.zeros(config.dimensions))
 
     def forward(self, state: Tensor, states: States) -> Tensor:
-        """state (B, K, E) before normalisation -> (B, K, E)."""
+        """Add the features to the state, (B, K, E) before normalisation."""
         features: Tensor = self.sum(states)  # (B, 1, E)
         return _gated(state, features, self.gate)
 
@@ -107,7 +107,7 @@ class StateOnEmbedding(nn.Module):
         self.gate = nn.Parameter(torch.zeros(config.dimensions))
 
     def forward(self, state: Tensor, states: States) -> Tensor:
-        """state (B, 1, E) before normalisation -> (B, 1, E)."""
+        """Add the state, (B, 1, E) before normalisation, to the dual encoder's embedding."""
         return _gated(weighted_sum(self.weights, states), F.normalize(state, dim=-1), self.gate)
 
 

@@ -280,7 +280,8 @@ class Settings(_PartsSettings):
 
     @model_validator(mode="after")
     def _shared_with_others(self) -> Self:
-        """Check that a role whose data is shared with other processes keeps none of it in this machine's data folder."""
+        """Check that a role whose data is shared with other processes keeps none of it in this machine's data
+        folder."""
         for name in _SHARED if self.role.shares else ():
             if getattr(self, name) is None:
                 raise ValueError(f"RET2_ROLE={self.role} works together with other processes: set RET2_{name.upper()}")

@@ -122,7 +122,7 @@ class ToFile(Fetcher):
         self.digest = hashlib.sha256()
 
     async def _read(self, response: httpcore.Response, host: str) -> bytes:
-        """As it was sent: a compressed body is told by its first bytes when it is opened."""
+        """Read the body as it was sent; a compressed file is recognised by its first bytes when it is opened."""
         received = 0
         chunks = response.aiter_stream().__aiter__()
         while True:

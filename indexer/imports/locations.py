@@ -91,7 +91,8 @@ class Places:
         return Place(files, path, f"{named(uri)} … {name}", name)
 
     def find(self, uri: str, suffixes: Sequence[str]) -> list[str]:
-        """Return the sorted files of a folder (those with one of `suffixes`) or of a pattern with `*`, or the one file."""
+        """Return the sorted files of a folder (those with one of `suffixes`) or of a pattern with `*`, or the one
+        file."""
         if is_web(uri):
             return [uri]
         if "*" in uri:

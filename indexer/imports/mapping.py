@@ -223,7 +223,8 @@ def _row(fields: Mapping[str, Any], where: str) -> Mapped:
 
 
 def _sample(fields: Mapping[str, Any], where: str) -> Mapped:
-    """Take the picture and the text of a sample by their whole extension, `jpg`, or else by its last part, `front.jpg`."""
+    """Take the picture and the text of a sample by their whole extension, `jpg`, or else by its last part,
+    `front.jpg`."""
     image = _member(fields, webdataset.IMAGES, webdataset.is_picture)
     text = _member(fields, webdataset.TEXTS, webdataset.is_text)
     picked = {"id": f"{fields[webdataset.SHARD]}/{fields[webdataset.KEY]}"}

@@ -1,4 +1,5 @@
-"""Jobs as callers see them: their state, the outcomes of their documents, cancelling one, and when jobs are forgotten."""
+"""Jobs as callers see them: their state, the outcomes of their documents, cancelling one, and when jobs are
+forgotten."""
 
 from __future__ import annotations
 

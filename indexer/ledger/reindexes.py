@@ -167,7 +167,8 @@ class Reindexes(Part):
 
     @operation
     def writes_are_open(self, reindex: Reindex) -> bool:
-        """Return whether a write to the collection is in progress or was interrupted, or documents remain to be filled."""
+        """Return whether a write to the collection is in progress or was interrupted, or documents remain to be
+        filled."""
         writing = sa.or_(batches.c.lease.is_not(None), batches.c.touched)
         with self._database.read() as connection:
             return _any_batch(connection, reindex, sa.or_(OF_REINDEX, writing))

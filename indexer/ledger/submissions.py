@@ -164,7 +164,8 @@ def erase_abandoned(database: Database, job_id: str) -> None:
 
 @again_on_deadlock
 def erase_some(database: Database, job_id: str) -> bool:
-    """Delete a part of a job and of all that belongs to it in one small transaction, and return whether there is more."""
+    """Delete a part of a job and of all that belongs to it in one small transaction, and return whether there is
+    more."""
     with database.write() as connection:
         for table, some in ((failures, 1_000), (batches, 200), (steps, 1_000)):
             chosen = sa.select(table.c.id).where(table.c.job_id == job_id).limit(some)

@@ -135,9 +135,9 @@ class Attempts:
         return result
 
     async def _one_by_one_recorded(self, claim: Claim) -> None:
-        """Run a batch during which workers, encoders or stores died, document by document. Each document is noted in the
-        ledger before it is tried, so that a document that kills its worker is identified. After `max_attempts` deaths
-        it has failed.
+        """Run a batch during which workers, encoders or stores died, document by document. Each document is noted in
+        the ledger before it is tried, so that a document that kills its worker is identified. After `max_attempts`
+        deaths it has failed.
 
         No document is blamed for an outage: before each attempt, encoder and store have to answer for a harmless one.
         """

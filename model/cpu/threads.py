@@ -25,7 +25,8 @@ Forward = Callable[[Sequence[Prepared]], Callable[[], Encoded]]
 
 
 class ForwardThreads:
-    """Threads that compute forwards side by side: as many as torch would use within an operation, each single-threaded."""
+    """Threads that compute forwards side by side: as many as torch would use within an operation, each
+    single-threaded."""
 
     def __init__(self) -> None:
         self.count = torch.get_num_threads()

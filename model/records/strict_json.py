@@ -1,4 +1,5 @@
-"""Strict JSON, as bodies and files have it: no NaN, no half of a surrogate pair, and whole numbers of any size exact."""
+"""Strict JSON, as bodies and files have it: no NaN, no half of a surrogate pair, and whole numbers of any size
+exact."""
 
 from __future__ import annotations
 

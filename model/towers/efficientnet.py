@@ -31,8 +31,8 @@ BLOCK_CHANNELS = tuple(channels for _, channels, repeats, _, _ in STAGES for _ i
 
 
 class SameConv(nn.Conv2d):
-    """A convolution with TensorFlow's "same" padding: its output has ceil(input / stride) rows, and an odd row of padding
-    stands at the end."""
+    """A convolution with TensorFlow's "same" padding: its output has ceil(input / stride) rows, and an odd row of
+    padding stands at the end."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = (
@@ -142,7 +142,8 @@ def _fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Module:
 
 
 def grid_positions(side: int, frequencies: int = 2) -> Tensor:
-    """Return sines and cosines of row and column, (side · side, 4 · frequencies): the place of each token in the picture.
+    """Return sines and cosines of row and column, (side · side, 4 · frequencies): the place of each token in the
+    picture.
 
     Features of convolutions, unlike those of a transformer, do not contain it, and the flags of Indonesia and Poland
     differ in nothing else.

@@ -32,7 +32,7 @@ class Data:
     patience: int = field(default=5, kw_only=True)
 
     def batches(self, settings: TrainSettings) -> Batches:
-        """Epoch after epoch, each in an order of its own, with hard negatives."""
+        """Return batches, epoch after epoch, each in its own order and with hard negatives."""
         order = Order(len(self.train), settings.batch_size, settings.seed)
         return lambda step: draw(
             [self.train[place] for place in order.places(step)],
@@ -43,15 +43,15 @@ class Data:
         )
 
     def rows(self) -> Iterable[Row]:
-        """Every text and image that training or validation may embed."""
+        """Yield every text and image that training or validation may embed."""
         for example in (*self.train, *self.validation):
             yield example.query
             yield example.document
             yield from (row for _, row in example.negatives)
 
     def pool(self, settings: TrainSettings) -> dict[str, Row]:
-        """What validation searches: its own documents and hard negatives, and documents of the training part to make
-        it harder."""
+        """Return the documents that validation searches: its own, their hard negatives, and training documents that
+        make it harder."""
         pool: dict[str, Row] = {}
         for example in self.validation:
             pool.setdefault(example.key, example.document)

@@ -200,7 +200,8 @@ def _broken(images: Images, keys: Sequence[str], name: str, report: Report) -> d
 
 
 def _one_name_each(examples: list[Example]) -> list[Example]:
-    """Give each document one name, also if it has an id in one row and none in another, or stands among the negatives."""
+    """Give each document one name, also if it has an id in one row and none in another, or stands among the
+    negatives."""
     named = {_key(None, example.document): example.key for example in examples}
 
     def renamed(example: Example) -> Example:

@@ -338,7 +338,8 @@ class Ready(NamedTuple):
 
 
 def trained_parts(retriever: Retriever, settings: TrainSettings) -> dict[str, nn.Module]:
-    """Return the parts that a run changes, by their prefix in a checkpoint: every side, and the towers to be trained."""
+    """Return the parts that a run changes, by their prefix in a checkpoint: every side, and the towers to be
+    trained."""
     parts: dict[str, nn.Module] = dict(retriever.sides.items())
     trained = {"text": settings.train_text, "vision": settings.train_vision}
     return parts | {

@@ -94,7 +94,8 @@ def run(*, once: bool, port: int, data_dir: Path) -> bool:
 
 @contextmanager
 def running_service(console: Console, port: int, data_dir: Path) -> Iterator[str]:
-    """Yield the address of a ready service over `data_dir`: one that an earlier demo left running, or a child process."""
+    """Yield the address of a ready service over `data_dir`: one that an earlier demo left running, or a child
+    process."""
     note = data_dir / "demo.json"  # where the running demo of this folder is to be found
     if (running := _running(note, data_dir)) is not None:
         console.print(f"using the service that already runs on {running}")

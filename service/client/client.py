@@ -136,7 +136,8 @@ class Client:
     def search_all(
         self, collection: str, text: str | None = None, image: Image | None = None, *, page: int = 100, **options: Any
     ) -> Iterator[Hit]:
-        """Yield every hit, best first, page by page. Raises `InvalidInput` after the service's `max_search_depth` hits."""
+        """Yield every hit, best first, page by page. Raises `InvalidInput` after the service's `max_search_depth`
+        hits."""
         cursor: str | None = None
         while True:
             result = self.search(collection, text, image, limit=page, cursor=cursor, **options)

@@ -88,7 +88,8 @@ async def read_metrics(process: ProcessOf) -> Response:
 
 @router.get("/info", response_model=InfoOut)
 async def read_info(process: ProcessOf) -> Response:
-    """Return the models behind this service, the default first, the versions of its Qdrant servers and the limits on requests."""
+    """Return the models behind this service, the default first, the versions of its Qdrant servers and the limits on
+    requests."""
     settings = process.settings
     names = [
         name for name in type(settings).model_fields if name.startswith("max_") and not name.startswith("max_batch")

@@ -21,7 +21,8 @@ class ImageFetcher(Protocol):
 
 
 async def read(text: str | None, image: ImageField | None, limits: Limits, fetcher: ImageFetcher | None) -> Input:
-    """Read an input. Raises `InvalidInput`, `TooLarge`, or what fetching raises. Without a fetcher, URLs are refused."""
+    """Read an input. Raises `InvalidInput`, `TooLarge`, or what fetching raises. Without a fetcher, URLs are
+    refused."""
     check_text(text, limits)
     if image is None:
         return Input(text or None)

@@ -1,9 +1,9 @@
 """The process that owns one data directory's Qdrant Edge shards: one request at a time over a pipe, tidying up when
 idle.
 
-`indexer.store.edge` starts it as `python -m indexer.store.edge.process FOLDER FD PARENT_PID LOCK_WAIT_S
-READS_PER_CALL READABLE_DOCUMENTS`. It exists because every Edge call holds the GIL. It lives as long as its end of the pipe, and dies with
-its parent. No torch.
+`indexer.store.edge` starts it as `python -m indexer.store.edge.process FOLDER FD PARENT_PID LOCK_WAIT_S READS_PER_CALL
+READABLE_DOCUMENTS`. It exists because every Edge call holds the GIL. It lives as long as its end of the pipe, and dies
+with its parent. No torch.
 """
 
 from __future__ import annotations

@@ -72,7 +72,8 @@ def unpack(file: Path, folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Fsync a folder and the files in it, and retry while Edge renames one of them, such as the next part of its log."""
+    """Fsync a folder and the files in it, and retry while Edge renames one of them, such as the next part of its
+    log."""
     for _ in range(_RENAMES):
         with contextlib.suppress(FileNotFoundError):
             for path in (*folder.iterdir(), folder):

@@ -1,7 +1,7 @@
 """The check of names and line lengths that `make check` runs."""
 
 import pytest
-from house_style import complaints, long_lines, vague_names
+from house_style import complaints, fragments, long_lines, vague_names
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,26 @@ def test_what_markdown_cannot_wrap_may_be_longer() -> None:
     table = f"| {words} |"
     code = f"```\n{words}\n```"
     assert list(long_lines("\n".join([table, code, words]), markdown=True)) == [5]
+
+
+@pytest.mark.parametrize(
+    ("docstring", "count"),
+    [
+        ("Return the number of hits.", 0),
+        ("The number of hits.", 1),
+        ("Whether there are hits.", 1),
+        ("Raises `NotFound`.", 1),
+        ("(B, T) -> (B, D).", 1),
+        ("`limit` is the number of hits.", 1),
+    ],
+)
+def test_the_docstring_of_a_function_opens_with_a_verb(docstring: str, count: int) -> None:
+    assert len(list(fragments(f'def count_hits():\n    """{docstring}"""\n'))) == count
+    assert (
+        list(
+            fragments(
+                f'class Hits:\n    """{docstring}"""\n    @property\n    def count(self):\n        """{docstring}"""\n'
+            )
+        )
+        == []
+    )
