@@ -133,7 +133,7 @@ def test_an_evaluation_searches_the_corpus_and_nothing_else(client: Client) -> N
         return [Item(f"d{n}", "s", Input(f"word{n}")) for n in numbers]
 
     def fill(corpus: list[Item]) -> None:
-        evaluation._fill(client, "atlas-eval-text", corpus, lambda _: None)
+        evaluation._fill(client, "atlas-eval-text", client.info().default.name, corpus, lambda _: None)
 
     fill(items(1, 2, 3))
     made = client.collection("atlas-eval-text").created_at
