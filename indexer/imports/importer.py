@@ -59,8 +59,8 @@ class Importer:
     """The loop that carries out imports, in the event loop that starts it; any number of processes may have one. It
     wakes the workers by `wakeups`.
 
-    Each of `readers` holds the records of one batch, whose images have at most 64 MiB or are one. While a read is slow, another
-    reader does the steps of other jobs in its place.
+    Each of `readers` holds the records of one batch, whose images have at most 64 MiB or are one. While a read is slow,
+    another reader does the steps of other jobs in its place.
     """
 
     # Of one job, read and not yet indexed: seconds of work for several machines with a GPU.
