@@ -32,8 +32,9 @@ class SearchWindow:
     """The part of a ranking that a search reads, and how it reads it.
 
     `condition` and `score_threshold` decide what is ranked; `limit` and `offset` cut the window from that. Hits carry
-    their vector only `with_vector`. `consistency` changes nothing where a shard has one copy. The caller waits no
-    longer than `timeout_s`, so the engine may give up then.
+    their vector only `with_vector`. `consistency` changes nothing where a shard has one copy; `exact` and `ef` change
+    nothing where every vector is compared anyway. The caller waits no longer than `timeout_s`, so the engine may give up
+    then.
     """
 
     limit: int
@@ -42,6 +43,10 @@ class SearchWindow:
     score_threshold: float | None = None
     with_vector: bool = False
     consistency: Consistency = "one"
+    # Compare every vector, instead of those that a graph leads to.
+    exact: bool = False
+    # How many neighbours a graph is searched for; None: as the store does by itself.
+    ef: int | None = None
     timeout_s: float | None = None
 
     @property

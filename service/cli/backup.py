@@ -30,10 +30,10 @@ def backup(
     ] = False,
 ) -> None:
     """Save collections, jobs and images into an empty folder. On one machine, stop the service first."""
-    settings = _settings(data_dir)
+    settings = settings_of(data_dir)
     if _is_embedded(settings) and not (settings.data_dir.expanduser() / "ledger.sqlite").exists():
         raise NotFound(f"{settings.data_dir.expanduser()} has no ledger: there is nothing to back up")
-    with _installation(settings) as installation:
+    with open_installation(settings) as installation:
         made = _run(
             installation, backups.back_up(installation, folder, version=_version(), portable=portable, report=_report)
         )
@@ -42,13 +42,13 @@ def backup(
 
 def restore(folder: Folder, data_dir: DataDir = None) -> None:
     """Bring a backup into an empty installation. Everything is checked before anything is written."""
-    settings = _settings(data_dir)
-    with _installation(settings) as installation:
+    settings = settings_of(data_dir)
+    with open_installation(settings) as installation:
         manifest = _run(installation, backups.restore(folder, installation, report=_report))
     typer.echo(f"restored from {folder}, of ret2 {manifest.version}: {_summary(manifest)}")
 
 
-def _settings(data_dir: Path | None) -> Settings:
+def settings_of(data_dir: Path | None) -> Settings:
     return settings_from({} if data_dir is None else {"data_dir": data_dir})
 
 
@@ -58,7 +58,7 @@ def _is_embedded(settings: Settings) -> bool:
 
 
 @contextmanager
-def _installation(settings: Settings) -> Iterator[Installation]:
+def open_installation(settings: Settings) -> Iterator[Installation]:
     # Here, so that the other commands start without uvicorn and Qdrant.
     from service.data_lock import only_server_of
     from service.wiring import stored

@@ -25,6 +25,7 @@ from service.cli.imports import import_files
 from service.cli.keys import keys_app
 from service.cli.load import load
 from service.cli.models import models_app
+from service.cli.recall import recall
 from service.cli.reindex import reindex
 from service.cli.tables import (
     collections_table,
@@ -298,6 +299,7 @@ def mcp(
 app.command()(load)
 app.command("import")(import_files)
 app.command()(reindex)
+app.command()(recall)
 app.command()(backup)
 app.command()(restore)
 app.command()(train)

@@ -64,6 +64,8 @@ class Search:
     metadata_fields: bool | Sequence[str] = True
     timeout_s: float | None = None
     consistency: str | None = None
+    exact: bool = False
+    ef: int | None = None
 
     def wire(self) -> dict[str, Any]:
         query = {
@@ -93,6 +95,8 @@ class Search:
             "metadata_fields": None if fields is True else fields if fields is False else list(fields),
             "timeout_s": self.timeout_s,
             "consistency": self.consistency,
+            "exact": self.exact or None,
+            "ef": self.ef,
         }
         return _present(body)
 

@@ -149,7 +149,9 @@ class SearchIn(Wire):
                 "metadata_fields": ["region"],
                 "with_vector": True,
                 "consistency": "majority",
+                "ef": 1024,
             },
+            {"collection": "flags", "query": _QUERY, "exact": True},
             {"collection": "flags", "query": {"text": "borders"}, "group_by": "region", "group_size": 2},
             {
                 "collection": "flags",
@@ -215,8 +217,22 @@ class SearchIn(Wire):
         "one", description="how many copies of a shard are read on a Qdrant cluster"
     )
 
+    exact: bool = Field(
+        False,
+        description="compare every vector instead of following the graph of a Qdrant server; slow on a large collection",
+    )
+    ef: int | None = Field(
+        None,
+        ge=16,
+        le=4096,
+        description="how many neighbours the graph of a Qdrant server is searched for: more find more and take longer; by "
+        "default the service's `qdrant_hnsw_ef`",
+    )
+
     @model_validator(mode="after")
     def _check_options(self) -> SearchIn:
+        if self.exact and self.ef is not None:
+            raise ValueError("ef is for searches through a graph, and exact asks for none: give one of them")
         if self.cursor is not None and self.offset:
             raise ValueError("cursor and offset both say where the page begins: give one of them")
         if self.group_by is None and self.group_size is not None:

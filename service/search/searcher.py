@@ -95,6 +95,8 @@ class Searcher:
             score_threshold=search.score_threshold,
             with_vector=search.with_vector or search.explain,
             consistency=search.consistency,
+            exact=search.exact,
+            ef=search.ef,
         )
         points = self.catalog.points(collection)
         return RankedSearch(points, mode, query.vector, query.latents, query.text, options, clock)

@@ -1,6 +1,7 @@
 """A Qdrant server on the wire (REST) that remembers what it was asked, without a socket."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ class Qdrant:
         self.indexes: dict[str, dict[str, str]] = {}
         self.strict: dict[str, Any] | None = None
         self.points: list[Any] = []
+        self.answer_query: Callable[[Any], list[Any]] | None = None
         self.held: dict[str, int] = {}
         self.thresholds: dict[str, int] = {}
         self.refuse: httpx.Response | None = None
@@ -49,7 +51,7 @@ class Qdrant:
             self.dimensions[name] = body["vectors"]["size"]
             self.metadata[name] = body.get("metadata")
         elif path.endswith("/query"):
-            result = {"points": self.points}
+            result = {"points": self.points if self.answer_query is None else self.answer_query(body)}
         elif path.endswith("/scroll"):
             result = {"points": []}
         elif path.endswith("/points") and request.method == "POST":

@@ -68,6 +68,10 @@ def _address(settings: ServerStoreSettings, url: str) -> Address:
     if (settings.api_key or settings.api_key_file) and url.startswith("http:"):
         log.warning("the Qdrant API key goes over an unencrypted connection", extra={"url": url})
     here = settings.at(url)
+    if not url.startswith("http"):
+        # Each client would have an engine of its own.
+        only = connect(here)
+        return Address(url, only, only, only)
     return Address(
         url,
         reads=connect(here, channels=_READ_CHANNELS),

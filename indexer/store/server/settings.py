@@ -11,6 +11,9 @@ from urllib.parse import urlsplit
 from indexer.store.indexes import READABLE_DOCUMENTS
 from model.settings import setting
 
+# With 100,000 vectors of 256 dimensions, recall@10 of queries in a random direction is 0.93 with it, and 0.63 with the
+# server's own 100 (docs/sizing.md); near a document both are 1.00. A search takes 4.1 ms instead of 2.0.
+HNSW_EF = 512
 INDEXING_THRESHOLD_KB = 10_000  # Qdrant's default: segments over it get an HNSW index
 
 Quantization = Literal["none", "scalar", "binary", "product"]
@@ -50,8 +53,12 @@ class CollectionSettings:
         "neighbours looked at as the HNSW graph is built; unset: Qdrant's default",
         gt=0,
     )
-    hnsw_ef: int | None = setting(
-        None, "qdrant_hnsw_ef", "neighbours looked at by a search; unset: Qdrant's default", gt=0
+    hnsw_ef: int = setting(
+        HNSW_EF,
+        "qdrant_hnsw_ef",
+        "neighbours looked at by a search that names no `ef`; more are slower",
+        ge=16,
+        le=4096,
     )
     indexing_threshold_kb: int = setting(
         INDEXING_THRESHOLD_KB,

@@ -34,6 +34,7 @@ from indexer.store.search_terms import FORMAT
 from indexer.store.server.connection import reach
 from indexer.store.server.errors import translating_errors
 from indexer.store.server.filters import INDEX_KINDS, KINDS, to_server
+from indexer.store.server.graph import GraphSearch
 from indexer.store.server.places import BoundedClient
 from indexer.store.server.ranking import asked, layout_of, sparse, vector_params
 from indexer.store.server.settings import CollectionSettings, ServerStoreSettings
@@ -343,7 +344,8 @@ class ServerPoints:
         description = await self._store.describe(self._name)
         window.check()
         chosen = None if window.condition is None else await self._chosen(window.condition)
-        query = asked(criterion, description.layout, self._name, chosen, search_params(self._store.settings.collection))
+        graph = GraphSearch.of(self._store.settings.collection, window)
+        query = asked(criterion, description.layout, self._name, chosen, graph.params(graph.ef, graph.ef))
         if window.limit == 0 or query is None:
             return [], {}
         request, scale = query
@@ -351,7 +353,10 @@ class ServerPoints:
             request["score_threshold"] = just_below(window.score_threshold)
         request["consistency"] = _CONSISTENCY[window.consistency]
         request["timeout"] = self._whole_s(window.timeout_s)
-        ranked, records = await self._ranked(request, parts, window.end)
+        if isinstance(criterion, Nearest):
+            ranked, records = await self._walk(request, parts, window.end, graph)
+        else:
+            ranked, records = await self._ranked(request, parts, window.end)
         return window.cut([(point, score * scale) for point, score in ranked]), records
 
     @measured
@@ -391,8 +396,29 @@ class ServerPoints:
         most = self._store.settings.timeout_s
         return most if timeout_s is None else max(1, min(most, math.ceil(timeout_s)))
 
+    async def _walk(
+        self, request: dict[str, Any], parts: dict[str, Any], count: int, graph: GraphSearch
+    ) -> tuple[list[tuple[str, float]], _Records]:
+        """As `_ranked`, through the graph: see `store.server.graph`."""
+        walked: dict[str, float] = {}
+        whole: _Records = {}
+        for breadth in graph.breadths(count):
+            size = count if graph.exact else min(breadth, count)
+            ranked, records = await self._ranked(request, _NOTHING if walked else parts, size, graph, breadth)
+            whole |= records
+            # A hit of both keeps its place.
+            walked |= dict(ranked)
+            if len(ranked) < size:
+                break
+        return list(walked.items())[:count], whole
+
     async def _ranked(
-        self, request: dict[str, Any], parts: dict[str, Any], count: int
+        self,
+        request: dict[str, Any],
+        parts: dict[str, Any],
+        count: int,
+        graph: GraphSearch | None = None,
+        breadth: int = 0,
     ) -> tuple[list[tuple[str, float]], _Records]:
         """Ids and scores of the best `count` in the order of `store.ties`, and the points that came whole, by id.
 
@@ -401,6 +427,8 @@ class ServerPoints:
         whole: _Records = {}
         hits: list[q.ScoredPoint] = []
         for limit in query_limits(count):
+            if graph is not None:
+                request = {**request, "search_params": graph.params(breadth, limit)}
             hits = await self._query(request, _NOTHING if hits else parts, limit)
             whole |= {str(hit.id): hit for hit in hits if hit.payload}
             if is_complete([hit.score for hit in hits], count, limit):
@@ -479,16 +507,6 @@ def _quantization(settings: CollectionSettings) -> q.QuantizationConfig | None:
             return q.ProductQuantization(product=product)
         case "none":
             return None
-
-
-def search_params(settings: CollectionSettings) -> q.SearchParams | None:
-    """Quantized candidates are always rescored with the whole vectors, so that scores are the cosine on every store."""
-    quantization = None
-    if settings.quantization != "none":
-        quantization = q.QuantizationSearchParams(rescore=True, oversampling=settings.oversampling)
-    if quantization is None and settings.hnsw_ef is None:
-        return None
-    return q.SearchParams(hnsw_ef=settings.hnsw_ef, quantization=quantization)
 
 
 def _kind_of(index: q.PayloadIndexInfo, name: str, path: str) -> FieldType:

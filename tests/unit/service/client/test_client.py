@@ -255,6 +255,7 @@ def test_every_option_of_a_search_is_sent() -> None:
         with_vector=True,
         timeout_s=1.5,
         consistency="all",
+        ef=64,
     )
     assert result.groups is not None
     assert (result.groups[0].value, result.groups[0].hits[0].id) == ("x", "a")
@@ -275,7 +276,9 @@ def test_every_option_of_a_search_is_sent() -> None:
         "with_vector": True,
         "timeout_s": 1.5,
         "consistency": "all",
+        "ef": 64,
     }
+    assert Search("c", "x", exact=True).wire()["exact"] is True
     assert Search("c", "x", metadata_fields=False).wire()["metadata_fields"] is False
     modes = Search("c", "x", mode="hybrid", fusion={"method": "rrf", "k": 10}, rerank={"oversampling": 8}).wire()
     assert (modes["mode"], modes["fusion"], modes["rerank"]) == (

@@ -4,9 +4,11 @@ import asyncio
 import importlib
 import inspect
 import json
+import math
 import pkgutil
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import grpc
 import httpx
@@ -26,15 +28,16 @@ from indexer.domain.points import Point
 from indexer.errors import CollectionDamaged, IndexUnfinished
 from indexer.filters import AllOf, Empty, Equals, FieldType, Filter, FullText, Nested, Not, Range
 from indexer.store.base import Consistency, Layout, SearchWindow
-from indexer.store.criteria import LateInteraction
+from indexer.store.criteria import LateInteraction, Nearest
 from indexer.store.payload import path_of, quoted
 from indexer.store.server import store as server
 from indexer.store.server.connection import connect, reach
 from indexer.store.server.errors import TRANSLATED, to_retrieval_error, translating_errors
 from indexer.store.server.filters import to_server
+from indexer.store.server.graph import GraphSearch
 from indexer.store.server.ranking import asked as reranked
 from indexer.store.server.settings import CollectionSettings, Quantization, ServerStoreSettings
-from indexer.store.server.store import ServerStore, search_params
+from indexer.store.server.store import ServerStore
 from indexer.store.vectors import just_below
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, Overloaded, RetrievalError, TooLarge
 
@@ -258,14 +261,48 @@ async def test_quantized_candidates_are_rescored(
     await store.points("c").search(np.ones(D, np.float32), SearchWindow(limit=5))
     (made,), (asked,) = qdrant.bodies("PUT", "/ret2~~c"), qdrant.bodies("POST", "/query")
     late = LateInteraction(np.ones(D, np.float32), np.ones((2, D), np.float32), 400)
-    outer, _ = reranked(late, Layout(D, latents=True), "c", None, search_params(store.settings.collection)) or ({}, 0)
-    assert outer["search_params"] == outer["prefetch"].params == search_params(store.settings.collection)
+    params = GraphSearch.of(store.settings.collection, SearchWindow(5)).params(99, 99)
+    outer, _ = reranked(late, Layout(D, latents=True), "c", None, params) or ({}, 0)
+    assert outer["search_params"] == outer["prefetch"].params == params
+    assert asked["params"]["hnsw_ef"] == 100
     if quantization == "none":
         assert "quantization_config" not in made
-        assert asked["params"] == {"hnsw_ef": 99}
+        assert "quantization" not in asked["params"]
     else:
         assert quantization in made["quantization_config"]
-        assert asked["params"] == {"hnsw_ef": 99, "quantization": {"rescore": True, "oversampling": 3}}
+        # As many candidates for every page: 297 of 3 * 99, for the six hits that are asked for.
+        assert asked["params"]["quantization"]["rescore"]
+        assert math.ceil(6 * asked["params"]["quantization"]["oversampling"]) == 297
+
+
+async def test_every_page_asks_the_graph_alike(qdrant: Qdrant, serve: Callable[..., ServerStore]) -> None:
+    """The second hundred comes from a wider search, without the hits of the first."""
+    store = serve(collection=CollectionSettings(hnsw_ef=100))
+    await store.create("c", D)
+    hits = [{"id": str(UUID(int=number)), "version": 0, "score": 1 - number / 1_000} for number in range(300)]
+    answers = {101: [hits[number] for number in range(0, 300, 2)], 201: hits}
+    qdrant.answer_query = lambda body: answers[body["params"]["hnsw_ef"]][: body["limit"]]
+    points, ones = store.points("c"), np.ones(D, np.float32)
+    walked = []
+    for offset in range(0, 200, 10):
+        ranked = await points.rank(Nearest(ones), SearchWindow(10, offset))
+        walked += [UUID(point).int for point, _ in ranked]
+    assert len(set(walked)) == 200
+    assert walked[:100] == list(range(0, 200, 2))
+    assert set(walked[100:]) == set(range(200)) - set(walked[:100])
+    assert {body["params"]["hnsw_ef"] for body in qdrant.bodies("POST", "/query")[:10]} == {101}
+
+
+async def test_a_search_may_be_exact_or_as_wide_as_it_says(qdrant: Qdrant, serve: Callable[..., ServerStore]) -> None:
+    store = serve(collection=CollectionSettings(quantization="scalar"))
+    await store.create("c", D)
+    ones = np.ones(D, np.float32)
+    await store.points("c").search(ones, SearchWindow(5, exact=True))
+    await store.points("c").search(ones, SearchWindow(5, ef=50))
+    await store.points("c").search(ones, SearchWindow(5))
+    asked = [body["params"] for body in qdrant.bodies("POST", "/query")]
+    assert asked[0] == {"exact": True, "quantization": {"ignore": True}}
+    assert [params["hnsw_ef"] for params in asked[1:]] == [51, 513]
 
 
 @pytest.mark.parametrize("consistency", ["one", "majority", "quorum", "all"])
