@@ -37,7 +37,8 @@ def recall(
         console.print("The embedded index compares every vector, so that its recall is always 1.", highlight=False)
     else:
         console.print(
-            f"Searches that name no ef have {settings.qdrant(settings.qdrant_url).collection.hnsw_ef} (RET2_QDRANT_HNSW_EF).", highlight=False
+            f"Searches that name no ef have {settings.qdrant(settings.qdrant_url).collection.hnsw_ef} (RET2_QDRANT_HNSW_EF).",
+            highlight=False,
         )
 
 
