@@ -72,10 +72,10 @@ def test_a_folder_is_loaded_twice(site: str, run: Callable[..., Any], pictures: 
     assert "left out once: a link, which is not followed (link.png)" in first.stdout
     with Client(site) as client:
         document = client.document("photos", "2006/red.jpg")
-        assert document["text"] is None
+        assert document.text is None
         taken = {"taken": "2006-07-08T09:10:11", "camera": "D70"}
-        assert document["metadata"] == {"folder": "2006", "width": 40, "height": 60, **taken}
-        assert client.document("photos", "phone.heic")["metadata"]["camera"] == "Apple iPhone 15"
+        assert document.metadata == {"folder": "2006", "width": 40, "height": 60, **taken}
+        assert client.document("photos", "phone.heic").metadata["camera"] == "Apple iPhone 15"
         small = Image.open(io.BytesIO(client.image("photos", "phone.heic", width=256)))
         assert (small.format, small.size) == ("JPEG", (48, 64))
         assert client.collection("photos").indexes == {
@@ -170,5 +170,6 @@ def test_an_import_from_s3(
         assert (job.indexed, job.failed) == (2, 1)
         (failure,) = client.failures(job.id)
         assert failure.detail == "g.jpg is not the picture that its name says"
-        assert client.document("photos", "b/c.png")["metadata"] == {"folder": "b", "width": 8, "height": 8}
-        assert sum((job.source or {})["left_out"].values()) == 2
+        assert client.document("photos", "b/c.png").metadata == {"folder": "b", "width": 8, "height": 8}
+        assert job.progress is not None
+        assert sum(job.progress.left_out.values()) == 2
