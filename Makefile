@@ -18,7 +18,7 @@ JOBS   ?= 2
 BIN   := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo serve test test-slow test-images check bench docs
+.PHONY: setup demo serve test test-qdrant test-slow test-images check bench docs
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -46,6 +46,10 @@ serve: $(READY)
 # In the order of the folders: acceptance, which takes longest, begins.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "$(MARK)" -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+# What needs a Qdrant server, against the one at URL. Its own collections are removed afterwards.
+test-qdrant: $(READY)
+	RET2_TEST_QDRANT_URL='$(URL)' REQUIRE_INTEGRATION=1 OMP_NUM_THREADS=1 $(BIN)/pytest -m qdrant_server
 
 test-slow:
 	$(MAKE) test MARK=slow

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Lexical
+from indexer.errors import CollectionDamaged
 from indexer.filters import AllOf, Filter
 from indexer.store.base import Points, SearchWindow
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, WordMatch
-from model.errors import InvalidInput
+from model.errors import InvalidInput, NotFound
 from model.types import Float32
 from service.schemas.search import RerankIn, RrfIn, SearchIn, WeightedIn
 from service.search.clock import Clock
@@ -102,7 +103,14 @@ class RankedSearch:
             timeout_s=self.clock.remaining_s,
         )
         with self.clock.in_store():
-            return await self._hits(window)
+            try:
+                return await self._hits(window)
+            except NotFound as error:
+                raise CollectionDamaged(
+                    f"{error.detail}, though the ledger has it: restore a backup, or delete the collection and index its "
+                    "documents again",
+                    field="collection",
+                ) from error
 
     async def _hits(self, window: SearchWindow) -> list[Hit]:
         if self.mode.mode == "fused" and not self.mode.reranks and self.vector is not None:

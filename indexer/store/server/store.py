@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -40,7 +40,7 @@ from indexer.store.server.ranking import asked, layout_of, sparse, vector_params
 from indexer.store.server.settings import CollectionSettings, ServerStoreSettings
 from indexer.store.ties import in_order, is_complete, query_limits
 from indexer.store.vectors import DENSE, LATENTS, fits, just_below, new_layout, unpacked, vectors_of
-from model.errors import Conflict, InvalidInput, NotFound
+from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 from model.types import Float32
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,9 @@ log = logging.getLogger(__name__)
 # Names and metadata of our collections on a server begin with it.
 MARK = "ret2"
 MAX_DIMENSIONS = 65_535
+# Of one write: servers take 32 MB over REST unless they are told otherwise.
+CALL_BYTES = 16_000_000
+_VALUE_BYTES = 12  # of a vector, as JSON
 FETCH_POINTS = 256  # of one read of whole points
 DESCRIPTION_MAX_AGE_S = (
     60.0  # how long what a collection is counts as known; another process may drop it and make another
@@ -248,8 +251,9 @@ class ServerStore:
                     metadata={MARK: self.mark(name) | {"format": FORMAT, "indexes": {}}},
                     timeout=self.settings.definition_timeout_s,
                 )
-        except (Conflict, InvalidInput):
-            # Another process may have been quicker; gRPC has called that an invalid argument.
+        except (Conflict, InvalidInput, DependencyUnavailable):
+            # Another process may have been quicker; gRPC has called that an invalid argument. And with a node down a
+            # server makes the collection and says that time ran out.
             with translating_errors("collection_exists"):
                 if not await self.client.collection_exists(self.engine_name(name)):
                     raise
@@ -289,16 +293,18 @@ class ServerPoints:
         self._client = store.client
         self._name = name
         self._engine_name = store.engine_name(name)
+        # Else two processes that write one document through two nodes may leave its copies different for good.
+        copies = store.settings.collection.replication_factor
+        self._ordering = q.WriteOrdering.MEDIUM if copies > 1 else None
 
     @measured
     async def upsert(self, points: Sequence[Point]) -> None:
         """Checked all before the first is sent; a failure between two calls is mended by repeating the whole."""
         layout = (await self._store.describe(self._name)).layout
         written = list({point.document_id: _struct(point, layout) for point in points}.values())
-        size = self._store.settings.upsert_points
-        for start in range(0, len(written), size):
+        for part in _calls(written, self._store.settings.upsert_points):
             with translating_errors("upsert"):
-                await self._client.upsert(self._engine_name, written[start : start + size], wait=True)
+                await self._client.upsert(self._engine_name, part, wait=True, ordering=self._ordering)
 
     @measured
     async def delete(self, document_ids: Sequence[str]) -> None:
@@ -306,7 +312,9 @@ class ServerPoints:
         ids: list[Any] = [point_id(document_id) for document_id in document_ids]
         if ids:
             with translating_errors("delete"):
-                await self._client.delete(self._engine_name, q.PointIdsList(points=ids), wait=True)
+                await self._client.delete(
+                    self._engine_name, q.PointIdsList(points=ids), wait=True, ordering=self._ordering
+                )
 
     @measured
     async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
@@ -527,6 +535,29 @@ def _describe_foreign(info: q.CollectionInfo) -> str:
     named = vectors if isinstance(vectors, dict) else {"": vectors}
     sizes = [f"{params.size} dimensions, {params.distance.value}" for params in named.values() if params is not None]
     return f"{info.points_count or 0} points of {' and '.join(sizes) or 'no vectors'}"
+
+
+def _calls(points: Sequence[q.PointStruct], most: int) -> Iterator[list[q.PointStruct]]:
+    """Cut points into calls by their number and their bytes. A point over the bytes has a call of its own."""
+    part: list[q.PointStruct] = []
+    held_bytes = 0
+    for point in points:
+        size_bytes = len(orjson.dumps(point.payload)) + _VALUE_BYTES * _count_values(point.vector)
+        if part and (len(part) == most or held_bytes + size_bytes > CALL_BYTES):
+            yield part
+            part, held_bytes = [], 0
+        part.append(point)
+        held_bytes += size_bytes
+    if part:
+        yield part
+
+
+def _count_values(vector: Any) -> int:
+    if isinstance(vector, Mapping):
+        return sum(map(_count_values, vector.values()))
+    if isinstance(vector, q.SparseVector):
+        return 2 * len(vector.indices)
+    return sum(map(_count_values, vector)) if isinstance(vector, list) else 1
 
 
 def _struct(point: Point, layout: Layout) -> q.PointStruct:

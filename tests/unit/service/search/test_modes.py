@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from indexer.domain.points import Hit
+from indexer.errors import CollectionDamaged
 from indexer.store.base import SearchWindow
 from indexer.store.criteria import Criterion, LateInteraction, Ranked
+from model.errors import NotFound
 from service.search.modes import RankedSearch, RankingMode
 
 
@@ -50,3 +52,13 @@ async def test_hits_are_read_for_the_page_alone_and_without_vectors(mode: str) -
     await search.window(20, 10)
     await replace(search, options=SearchWindow(0, with_vector=True)).window(0, 5)
     assert reads == [(10, False), (5, True)]
+
+
+async def test_an_index_that_is_gone_is_no_unknown_collection() -> None:
+    class Gone(Asked):
+        async def search(self, *_: Any) -> Any:
+            raise NotFound("there is no collection c in the store", field="collection")
+
+    search = RankedSearch(cast("Any", Gone()), RankingMode(), np.ones(4, np.float32))
+    with pytest.raises(CollectionDamaged, match="no collection c in the store, though the ledger has it: restore"):
+        await search.window(0, 10)

@@ -507,3 +507,46 @@ async def test_a_key_over_an_open_connection_is_warned_of_without_the_key(caplog
 def test_settings_that_cannot_be_are_refused(make: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=r"limit is|the least is"):
         make()
+
+
+async def test_writes_are_cut_by_their_bytes_too(
+    qdrant: Qdrant, serve: Callable[..., ServerStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "CALL_BYTES", 10_000)
+    store = serve(upsert_points=64)
+    await store.create("c", D)
+    texts = ["x" * 4_000] * 4 + ["x" * 20_000] + ["x"] * 70
+    written = [Point(f"d{i}", np.ones(D, np.float32), text, None, {}, "") for i, text in enumerate(texts)]
+    await store.points("c").upsert(written)
+    sent = [body["points"] for method, path, _, body in qdrant.asked if path.endswith("/points")]
+    assert [len(points) for points in sent] == [2, 2, 1, 64, 6]
+    assert [point["id"] for points in sent for point in points] == [point_id(point.document_id) for point in written]
+
+
+@pytest.mark.parametrize(("copies", "ordering"), [(1, None), (2, "medium")])
+async def test_writes_to_copies_have_one_order(
+    qdrant: Qdrant, serve: Callable[..., ServerStore], copies: int, ordering: str | None
+) -> None:
+    store = serve(collection=CollectionSettings(replication_factor=copies))
+    await store.create("c", D)
+    await store.points("c").upsert(points(1))
+    await store.points("c").delete(["d0"])
+    writes = [query for method, path, query, _ in qdrant.asked if path.endswith(("/points", "/delete"))]
+    assert [query.get("ordering") for query in writes] == [ordering] * 2
+
+
+async def test_a_collection_that_is_made_though_time_ran_out_is_there(
+    qdrant: Qdrant, serve: Callable[..., ServerStore]
+) -> None:
+    """A server with a node down answers so."""
+    store = serve()
+    answer = qdrant.__call__
+
+    def late(request: httpx.Request) -> httpx.Response:
+        made = answer(request)
+        late_now = request.method == "PUT" and request.url.path == "/collections/ret2~~c"
+        return httpx.Response(503, json={"status": {"error": "Deadline Exceeded"}}) if late_now else made
+
+    store.client.http.client._async_client._transport = httpx.MockTransport(late)
+    await store.create("c", D)
+    assert (await store.points("c").layout()).dimensions == D
