@@ -272,7 +272,8 @@ def _unknown_points(name: str, documents: int) -> Conflict:
 def _of_another_model(collection: Collection, model: str) -> Conflict:
     return Conflict(
         f"collection {collection.name!r} exists with model {collection.model} ({collection.fingerprint[:12]}), not "
-        f"{model}. POST /collections/{collection.name}/reindex embeds it again with another model, and switches to that",
+        f"{model}. POST /collections/{collection.name}/reindex embeds it again with another model, and "
+        "switches to that",
         field="model",
         value=model,
         limit=collection.model,

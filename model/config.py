@@ -19,7 +19,8 @@ from model.errors import InvalidInput
 Family = Literal["transformers", "efficientnet_lite0"]
 Resize = Literal["pad", "crop", "squash"]
 Resample = Literal["bicubic", "bilinear", "lanczos"]
-# What the towers say of a whole text and a whole image, beside the cell's state. "added": the means of both towers' last
+# What the towers say of a whole text and a whole image, beside the cell's state. "added": the means of both towers'
+# last
 # tapped layers, projected, are added to the state. "base": the state is added to the embedding of the dual encoder that
 # both towers are of.
 GlobalFeatures = Literal["added", "base"]

@@ -104,8 +104,8 @@ class Blobs:
         )
 
     def _now_s(self) -> float:
-        """Return the time, or where the clock was set forward since the start, what it would be: no image becomes old by
-        that."""
+        """Return the time, or where the clock was set forward since the start, what it would be: no image becomes
+        old by that."""
         return min(time.time(), self._made_at_s + time.monotonic() - self._made_monotonic_s)
 
     async def put_thumbnail(self, digest: str, side_px: int, data: bytes) -> None:

@@ -322,6 +322,6 @@ def _served_models(response: httpx.Response, name: str) -> list[ServedModel]:
 def _served_model(model: dict[str, Any]) -> ServedModel:
     info = None
     if model.get("fingerprint"):
-        known = {name: model[name] for name in ModelInfo.__dataclass_fields__}
-        info = ModelInfo(**known | {"modalities": tuple(model["modalities"])})
+        fields = {name: model[name] for name in ModelInfo.__dataclass_fields__}
+        info = ModelInfo(**fields | {"modalities": tuple(model["modalities"])})
     return ServedModel(model["name"], ModelState(model["state"]), info, model.get("detail"))

@@ -33,8 +33,8 @@ class SearchWindow:
 
     `condition` and `score_threshold` decide what is ranked; `limit` and `offset` cut the window from that. Hits carry
     their vector only `with_vector`. `consistency` changes nothing where a shard has one copy; `exact` and `ef` change
-    nothing where every vector is compared anyway. The caller waits no longer than `timeout_s`, so the engine may give up
-    then.
+    nothing where every vector is compared anyway. The caller waits no longer than `timeout_s`, so the engine may give
+    up then.
     """
 
     limit: int

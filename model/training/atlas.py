@@ -92,13 +92,13 @@ class AtlasData(Data):
         rows_by_part: dict[str, dict[str, list[AtlasQuery]]] = {}
         for row in trained:
             rows_by_part.setdefault(row.part, {}).setdefault(row.subject, []).append(row)
-        train, held = ([_example(atlas, row) for row in rows] for rows in (trained, validation))
-        lines = json.dumps([*map(_fields, train), None, *map(_fields, held)])
+        train, held_out = ([_example(atlas, row) for row in rows] for rows in (trained, validation))
+        lines = json.dumps([*map(_fields, train), None, *map(_fields, held_out)])
         return cls(
             train=train,
-            validation=held,
+            validation=held_out,
             images=VersionedImages(atlas.images),
-            labels={example.key: frozenset([example.label]) for example in (*train, *held)},
+            labels={example.key: frozenset([example.label]) for example in (*train, *held_out)},
             digest=hashlib.sha256(lines.encode()).hexdigest(),
             defaults=DEFAULTS,
             patience=0,
@@ -149,9 +149,9 @@ def draw(
     subjects = [list(part.values()) for part in rows_by_part.values()]
     shares = [SHARES.get(part, 1.0) for part in rows_by_part]
     rows = [rng.choice(rng.choice(*rng.choices(subjects, shares))) for _ in range(settings.batch_size)]
-    kept = [draw_kept(len(rows), settings.keep_both, rng) for _ in range(2)]
+    kept_parts = [draw_kept(len(rows), settings.keep_both, rng) for _ in range(2)]
     drawn: list[tuple[Row, Row]] = []
-    for row, of_query, of_document in zip(rows, *kept, strict=True):
+    for row, of_query, of_document in zip(rows, *kept_parts, strict=True):
         query_image = rng.choice(row.image_ids)
         document_image = rng.choice([image for image in row.image_ids if image != query_image] or row.image_ids)
         text = texts[row.positive_id]

@@ -141,9 +141,9 @@ class StateCache:
             layers = [layer[places].float() for layer in self._text_layers]
             states = States([*layers, *(feature[rows_of_texts] for feature in self._text_features)], mask)
         if images:
-            shown = torch.tensor([self._places[image] for image in images])
-            layers = [layer[shown].float() for layer in self._image_layers]
-            layers += [feature[shown, None] for feature in self._image_features]
+            rows_of_images = torch.tensor([self._places[image] for image in images])
+            layers = [layer[rows_of_images].float() for layer in self._image_layers]
+            layers += [feature[rows_of_images, None] for feature in self._image_features]
             states = States(states.text, states.text_mask, layers)
         return states
 

@@ -33,7 +33,7 @@ from service.http.problems import JSON, content_type_error
 from service.http.responses import Json, StrictRoute
 from service.schemas.base import schema_of
 from service.schemas.documents import AcceptedOut, DeleteIn
-from service.schemas.hits import DocumentOut, Shown, wire
+from service.schemas.hits import ContentView, DocumentOut, wire
 from service.schemas.jobs import JobAcceptedOut
 from service.search.hits import name_for
 from service.search.query import stored_points
@@ -158,8 +158,8 @@ async def get_document(
     """Return one document as it is stored."""
     collection = await parts.catalog.get(name)
     (point,) = await stored_points(parts.catalog.points(collection), collection.name, [document_id])
-    shown = Shown(point, name_for(caller, name, collection.name), with_vector=with_vector)
-    return Json(wire(DocumentOut, shown))
+    view = ContentView(point, name_for(caller, name, collection.name), with_vector=with_vector)
+    return Json(wire(DocumentOut, view))
 
 
 @router.delete(

@@ -1,4 +1,5 @@
-"""The demo's question over photographs: a few, loaded as `ret2 load` loads a folder of pictures, by the model everyday."""
+"""The demo's question over photographs: a few, loaded as `ret2 load` loads a folder of pictures, by the model
+everyday."""
 
 from __future__ import annotations
 

@@ -55,8 +55,8 @@ def atlas(
     model: Annotated[
         str | None,
         typer.Option(
-            help="a checkpoint folder, or hub:ORG/NAME; without: bundled. With --url the name of a model that is served "
-            "there; without: its default"
+            help="a checkpoint folder, or hub:ORG/NAME; without: bundled. With --url the name of a model "
+            "that is served there; without: its default"
         ),
     ] = None,
     url: Annotated[

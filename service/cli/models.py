@@ -55,8 +55,8 @@ def served(
     table = Table("model", "state", "dimensions", "embeds", "text tokens", "image px", "fingerprint")
     for model in models:
         facts = (model.dimensions, " and ".join(model.modalities or ()), model.max_text_tokens, model.image_size_px)
-        known = ["" if fact is None else str(fact) for fact in facts]
-        table.add_row(model.name, model.state, *known, (model.fingerprint or "")[:12])
+        cells = ["" if fact is None else str(fact) for fact in facts]
+        table.add_row(model.name, model.state, *cells, (model.fingerprint or "")[:12])
     _console().print(table)
     for model in models:
         if model.detail:

@@ -21,7 +21,8 @@ def recall(
     hits: Annotated[int, typer.Option(min=1, max=100, help="how many hits of each query are compared")] = 10,
     target: Annotated[float, typer.Option(min=0, max=1, help="the recall that is wanted")] = 0.99,
 ) -> None:
-    """Measure the recall of a collection's graph against exact search, and name the least `ef` that reaches a target."""
+    """Measure the recall of a collection's graph against exact search, and name the least `ef` that reaches a
+    target."""
     settings = settings_of(data_dir)
     measured = asyncio.run(_measure(settings, collection, queries, hits))
     console = Console()
@@ -37,7 +38,8 @@ def recall(
         console.print("The embedded index compares every vector, so that its recall is always 1.", highlight=False)
     else:
         console.print(
-            f"Searches that name no ef have {settings.qdrant(settings.qdrant_url).collection.hnsw_ef} (RET2_QDRANT_HNSW_EF).",
+            f"Searches that name no ef have {settings.qdrant(settings.qdrant_url).collection.hnsw_ef} "
+            "(RET2_QDRANT_HNSW_EF).",
             highlight=False,
         )
 

@@ -66,13 +66,13 @@ class _Command:
 
 
 @with_options(_PANELS)
-def train(given: dict[str, dict[str, Any]]) -> None:
+def train(options: dict[str, dict[str, Any]]) -> None:
     """Learn from your own (query, document) pairs; without --data, train ret2-atlas itself.
 
     Stop and repeat the command at will: it goes on. Exit status 3 says that nothing was learnt.
     Several processes: torchrun --nproc-per-node N -m service train ...
     """
-    pairs, start, learning, run = (given[panel] for panel in _PANELS)
+    pairs, start, learning, run = (options[panel] for panel in _PANELS)
     command = _Command(PairsOptions(**pairs), StartOptions(**start), learning, RunOptions(**run))
     _refuse_needless([*pairs, *start], command)
     keep_prepared(1024)  # before the model is imported, which keeps few: a step's products come in some hundred shapes
@@ -157,16 +157,16 @@ def _cell(start: StartOptions) -> dict[str, Any]:
     }
 
 
-def _refuse_needless(given: Sequence[str], command: _Command) -> None:
+def _refuse_needless(names: Sequence[str], command: _Command) -> None:
     """Raise `InvalidInput` for options that exclude each other or have no part in what was asked for."""
     if command.pairs.data is not None:
-        if "variant" in given:
+        if "variant" in names:
             raise InvalidInput(
                 "--variant: only without --data, for the bundled model", field="variant", value=command.start.variant
             )
         _sources(command.start)  # before the pairs are read, which takes its time
         return
-    if needless := [flag(name) for name in given if name not in ("start_from", "global_features", "variant")]:
+    if needless := [flag(name) for name in names if name not in ("start_from", "global_features", "variant")]:
         raise InvalidInput(f"{', '.join(needless)}: only with --data, pairs to train on", field="data")
 
 

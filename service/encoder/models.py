@@ -60,10 +60,10 @@ class LocalModels:
         self._stopping = threading.Event()
 
     @classmethod
-    def of(cls, batcher: Batcher, *others: LoadedModel) -> LocalModels:
+    def of(cls, batcher: Batcher, *more_models: LoadedModel) -> LocalModels:
         """Return the models of a batcher, each under its own name."""
         places = []
-        for model in (batcher.first, *others):
+        for model in (batcher.first, *more_models):
             name = model.runtime.info.name
             place = _Place(name, ModelSource(name, name), model)
             place.settled.set()

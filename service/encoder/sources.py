@@ -25,9 +25,9 @@ def read_sources(declared: str) -> tuple[ModelSource, ...]:
     sources: dict[str, ModelSource] = {}
     for item in filter(None, (item.strip() for item in declared.split(","))):
         source = _read_source(item)
-        if (other := sources.get(source.name)) is not None:
+        if (earlier := sources.get(source.name)) is not None:
             raise InvalidInput(
-                f"two models have the name {source.name!r}: {other.source} and {source.source}. Give one of them "
+                f"two models have the name {source.name!r}: {earlier.source} and {source.source}. Give one of them "
                 "another name, as NAME=SOURCE",
                 field="models",
                 value=source.name,
@@ -62,8 +62,8 @@ def _read_source(item: str) -> ModelSource:
 def _own_name(source: str) -> str:
     if source == "bundled":
         return "atlas"
-    kind, _, rest = source.partition(":")
-    path = rest if kind in ("bundled", "hub", "package", "folder") and rest else source
+    kind, _, location = source.partition(":")
+    path = location if kind in ("bundled", "hub", "package", "folder") and location else source
     if kind == "hub":
         path = path.partition("@")[0]
     return PurePath(path).name

@@ -106,8 +106,8 @@ async def read_info(process: ProcessOf) -> Response:
 
 def _model_wire(model: ServedModel) -> dict[str, Any]:
     """Describe a model; of one that is not loaded its name and state are known."""
-    known = {} if model.info is None else {name: getattr(model.info, name) for name in ModelInfo.__dataclass_fields__}
-    return {**known, "name": model.name, "state": model.state, "detail": model.detail}
+    facts = {} if model.info is None else {name: getattr(model.info, name) for name in ModelInfo.__dataclass_fields__}
+    return {**facts, "name": model.name, "state": model.state, "detail": model.detail}
 
 
 @router.get("/", response_class=HTMLResponse, include_in_schema=False)

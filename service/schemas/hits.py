@@ -21,7 +21,7 @@ ABSENT: Any = object()
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ContentView:
     """A document out of the store, and what an answer is to show of it."""
 
     content: Any  # Hit | Point
@@ -55,17 +55,17 @@ class Shown:
 class From:
     """Stands beside the type of a field: how its value is read."""
 
-    read: Callable[[Shown], Any]
+    read: Callable[[ContentView], Any]
 
 
-def wire(model: type[ContentOut], shown: Shown) -> dict[str, Any]:
+def wire(model: type[ContentOut], view: ContentView) -> dict[str, Any]:
     """Return an answer as plain data, whose vectors are arrays still."""
-    values = ((name, read(shown)) for name, read in _readers(model))
+    values = ((name, read(view)) for name, read in _readers(model))
     return {name: value for name, value in values if value is not ABSENT}
 
 
 @lru_cache
-def _readers(model: type[ContentOut]) -> tuple[tuple[str, Callable[[Shown], Any]], ...]:
+def _readers(model: type[ContentOut]) -> tuple[tuple[str, Callable[[ContentView], Any]], ...]:
     readers = []
     for name, field in model.model_fields.items():
         (source,) = (mark for mark in field.metadata if isinstance(mark, From))
@@ -76,24 +76,24 @@ def _readers(model: type[ContentOut]) -> tuple[tuple[str, Callable[[Shown], Any]
 class ContentOut(BaseModel):
     """The content of a document as it is stored."""
 
-    id: Annotated[str, From(lambda shown: shown.content.document_id)] = Field(
+    id: Annotated[str, From(lambda view: view.content.document_id)] = Field(
         description="the document's id", examples=[DOCUMENT_ID]
     )
-    text: Annotated[str | None, From(lambda shown: shown.content.text)] = Field(
+    text: Annotated[str | None, From(lambda view: view.content.text)] = Field(
         description="the text; null when there is none", examples=["France borders Belgium, Spain and others."]
     )
-    image_url: Annotated[str | None, From(lambda shown: shown.image_url())] = Field(
+    image_url: Annotated[str | None, From(lambda view: view.image_url())] = Field(
         description="the path of the image on this service; null when there is none", examples=[_IMAGE_URL]
     )
-    thumbnail_url: Annotated[str | None, From(lambda shown: shown.thumbnail_url())] = Field(
+    thumbnail_url: Annotated[str | None, From(lambda view: view.thumbnail_url())] = Field(
         description="the path of a small copy of the image, at most 256 px wide and high; `width=1024` in place of "
         "`width=256` is a larger one; null when there is no image",
         examples=[_IMAGE_URL + "&width=256"],
     )
-    metadata: Annotated[dict[str, Any], From(lambda shown: shown.metadata())] = Field(
+    metadata: Annotated[dict[str, Any], From(lambda view: view.metadata())] = Field(
         description="the metadata, or the part that was asked for", examples=[{"region": "Europe", "area_km2": 551695}]
     )
-    vector: Annotated[list[float] | None, From(lambda shown: shown.vector())] = Field(
+    vector: Annotated[list[float] | None, From(lambda view: view.vector())] = Field(
         None, description="with `with_vector`: the embedding, of unit length", examples=[[0.6, 0.8]]
     )
 
@@ -149,12 +149,12 @@ class ExplanationOut(BaseModel):
 class HitOut(ContentOut):
     """A document that was found."""
 
-    score: Annotated[float, From(lambda shown: shown.content.score)] = Field(
+    score: Annotated[float, From(lambda view: view.content.score)] = Field(
         description="similarity to the query: the cosine of the two embeddings; another scale in modes lexical and "
         "hybrid",
         examples=[0.83],
     )
-    explanation: Annotated[ExplanationOut | None, From(lambda shown: shown.explanation)] = Field(
+    explanation: Annotated[ExplanationOut | None, From(lambda view: view.explanation)] = Field(
         None, description="with `explain`: what came from text and what from the image"
     )
 

@@ -66,7 +66,8 @@ class InfoOut(BaseModel):
         description="the models behind this service; the first is that of requests and new collections that name none"
     )
     qdrant_versions: list[str] = Field(
-        description="the versions of the Qdrant servers in use; empty with the embedded index, and before the first call",
+        description="the versions of the Qdrant servers in use; empty with the embedded index, and before "
+        "the first call",
         examples=[["1.20.0"]],
     )
     limits: dict[str, float] = Field(

@@ -219,14 +219,15 @@ class SearchIn(Wire):
 
     exact: bool = Field(
         False,
-        description="compare every vector instead of following the graph of a Qdrant server; slow on a large collection",
+        description="compare every vector instead of following the graph of a Qdrant server; slow on a large "
+        "collection",
     )
     ef: int | None = Field(
         None,
         ge=16,
         le=4096,
-        description="how many neighbours the graph of a Qdrant server is searched for: more find more and take longer; by "
-        "default the service's `qdrant_hnsw_ef`",
+        description="how many neighbours the graph of a Qdrant server is searched for: more find more and "
+        "take longer; by default the service's `qdrant_hnsw_ef`",
     )
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from typing import Any
 from indexer.domain.points import Hit
 from model.types import SHARE_DIGITS, Float32, Shares
 from service.keys import Key
-from service.schemas.hits import ABSENT, HitOut, Shown, wire
+from service.schemas.hits import ABSENT, ContentView, HitOut, wire
 from service.schemas.search import SearchIn
 from service.search.query import EncodedQuery
 
@@ -21,7 +21,7 @@ def name_for(caller: Key, requested: str, own: str) -> str:
 def hit_wire(collection: str, hit: Hit, search: SearchIn, query: EncodedQuery) -> dict[str, Any]:
     """Return `HitOut` as plain data, with what the search asked for."""
     explained = explanation(query, hit) if search.explain else ABSENT
-    return wire(HitOut, Shown(hit, collection, search.metadata_fields, search.with_vector, explained))
+    return wire(HitOut, ContentView(hit, collection, search.metadata_fields, search.with_vector, explained))
 
 
 # --- explanations: docs/explain.md says what each number is

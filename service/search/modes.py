@@ -107,8 +107,8 @@ class RankedSearch:
                 return await self._hits(window)
             except NotFound as error:
                 raise CollectionDamaged(
-                    f"{error.detail}, though the ledger has it: restore a backup, or delete the collection and index its "
-                    "documents again",
+                    f"{error.detail}, though the ledger has it: restore a backup, or delete the collection "
+                    "and index its documents again",
                     field="collection",
                 ) from error
 

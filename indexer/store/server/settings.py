@@ -127,8 +127,8 @@ class ServerStoreSettings:
         for url in self.urls:
             if self.prefer_grpc and "//" in url and urlsplit(url).path.strip("/"):
                 raise ValueError(
-                    f"the Qdrant address {url} has a path, which gRPC cannot use: set RET2_QDRANT_PREFER_GRPC=false, or "
-                    "give an address without a path"
+                    f"the Qdrant address {url} has a path, which gRPC cannot use: set "
+                    "RET2_QDRANT_PREFER_GRPC=false, or give an address without a path"
                 )
 
     @property

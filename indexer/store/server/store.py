@@ -205,8 +205,8 @@ class ServerStore:
         mark = (info.config.metadata or {})[MARK]
         if mark.get("format") != FORMAT:
             raise CollectionDamaged(
-                f"collection {name} was filled by an earlier version of ret2, which stored metadata another way: delete "
-                "it and index its documents again",
+                f"collection {name} was filled by an earlier version of ret2, which stored metadata another "
+                "way: delete it and index its documents again",
                 field="collection",
                 value=name,
             )
@@ -407,7 +407,7 @@ class ServerPoints:
     async def _walk(
         self, request: dict[str, Any], parts: dict[str, Any], count: int, graph: GraphSearch
     ) -> tuple[list[tuple[str, float]], _Records]:
-        """As `_ranked`, through the graph: see `store.server.graph`."""
+        """Rank as `_ranked` does, through the graph: see `store.server.graph`."""
         walked: dict[str, float] = {}
         whole: _Records = {}
         for breadth in graph.breadths(count):
