@@ -66,7 +66,7 @@ def timings_line(result: SearchResult) -> str:
 def collections_table(collections: Iterable[Collection]) -> Table:
     table = Table("collection", "documents", "model", "dimensions", "usable")
     for collection in collections:
-        usable = "yes" if collection.compatible else "no: filled by another model"
+        usable = "yes" if collection.compatible else "no: its model is not served"
         if collection.error is not None:
             usable = f"no: {collection.error.detail}"
         _row(table, collection.name, f"{collection.documents:,}", collection.model, str(collection.dimensions), usable)

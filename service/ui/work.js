@@ -83,7 +83,7 @@ function row(name) {
     update(one) {
       [number(one.documents), number(one.pending), number(one.failed), size(one.size_bytes)].forEach((count, n) => { counts[n].textContent = count; });
       fill(model, `${one.model}, ${number(one.dimensions)} dimensions `, el("code", { title: one.fingerprint }, short(one.fingerprint)),
-        one.compatible ? null : el("b", { className: "bad" }, " filled by another model than the one that runs: reindex it"));
+        one.compatible ? null : el("b", { className: "bad" }, " its model is not served: start the service with it, or reindex"));
       made.textContent = when(one.created_at);
     },
   };

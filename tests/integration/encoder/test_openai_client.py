@@ -109,7 +109,7 @@ def test_usage_counts_tokens_and_patches(client: Any, make_image: Callable[..., 
 
 def test_dimensions_are_the_model_s_or_refused(client: Any) -> None:
     assert len(client.embeddings.create(model="tiny", input="red", dimensions=16).data[0].embedding) == 16
-    with pytest.raises(openai.BadRequestError, match="dimensions is 8, but this model has 16 and no others") as raised:
+    with pytest.raises(openai.BadRequestError, match="dimensions is 8, but model tiny has 16 and no others") as raised:
         client.embeddings.create(model="tiny", input="red", dimensions=8)
     assert raised.value.param == "dimensions"
 
@@ -119,9 +119,9 @@ def test_models(client: Any) -> None:
     assert (listed.id, listed.object, listed.owned_by, listed.dimensions) == ("tiny", "model", "ret2", 16)
     assert client.models.retrieve("tiny") == listed
     for unknown in ("text-embedding-3-small", "org/name"):
-        with pytest.raises(openai.NotFoundError, match=f"no model '{unknown}', only 'tiny'") as raised:
+        with pytest.raises(openai.NotFoundError, match="there is no model") as raised:
             client.models.retrieve(unknown)
-        assert (raised.value.type, raised.value.code) == ("not_found_error", "not_found")
+        assert (raised.value.type, raised.value.code) == ("not_found_error", "model_not_found")
 
 
 def test_wrong_inputs_say_what_is_wrong(client: Any) -> None:
