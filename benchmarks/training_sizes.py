@@ -1,9 +1,9 @@
 """`python -m benchmarks.training_sizes`: recall before and after training on 20, 200 and 2,000 pairs, on data that is held out.
 
-Everything starts from `bundled:everyday`. A recurrent cell, added to its embedding through the gate that begins at zero, is compared with
-a linear head on the same features: each modality's feature times a matrix that begins as the identity. Both are trained by the trainer of
-`ret2 train`; a fifth of the pairs chooses the step that is kept, of equal recall the one with the lower loss, step 0 among them. States of
-the towers are kept in --cache FOLDER, so that a run takes seconds or a few minutes.
+Everything starts from `bundled:everyday`, in the way of `ret2 train --start-from`: a recurrent cell is added to the embedding through a
+gate that begins at zero, and a linear map of each modality's feature, zero too, to the feature. The two are measured apart and together.
+A fifth of the pairs chooses the step that is kept, of equal recall the one with the lower loss, step 0 among them. States of the towers
+are kept in --cache FOLDER, so that a run takes seconds or a few minutes.
 
 - shop: questions "colour kind", documents that are a picture alone, or a picture and a text that names two colours. Training products are
   drawn with other seeds than those that are searched.
@@ -22,16 +22,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks import shop
 from benchmarks.machine import Machine
 from model.evaluation.atlas import Atlas
-from model.ret2 import States
 from model.retriever import Retriever
-from model.score_fusion import FusionWeights, weighted_sum
 from model.training.batch import Entry
 from model.training.data import Data, settings_for
 from model.training.distributed import Ranks
@@ -47,21 +43,8 @@ KINDS, PAIRS_A_KIND = 10, 15
 _MOST_STEPS = 60
 _VALIDATION = 5  # one pair in so many
 _START = "bundled:everyday"
-_HEADS = ("recurrent cell", "linear head")
-
-
-class LinearHead(nn.Module):
-    """The features of a dual encoder, each times a matrix that begins as the identity, fused as before."""
-
-    def __init__(self, size: int, weights: FusionWeights) -> None:
-        super().__init__()
-        self.text, self.vision = (nn.Parameter(torch.eye(size)) for _ in range(2))
-        self.weights = weights
-
-    def forward(self, states: States, contributions: list[Tensor] | None = None) -> Tensor:
-        text = None if states.text is None else [states.text[-1] @ self.text]
-        vision = None if states.vision is None else [states.vision[-1] @ self.vision]
-        return F.normalize(weighted_sum(self.weights, States(text, None, vision)), dim=-1)
+_MAPS = ("features.text", "features.vision")  # of the linear head; all else is of the cell and its gate
+HEADS = ("recurrent cell", "linear head", "both")
 
 
 @dataclass(frozen=True)
@@ -142,7 +125,7 @@ def filled(retriever: Retriever, alike: Sequence[Task], file: Path) -> StateCach
     return cache
 
 
-def fit(retriever: Retriever, task: Task, count: int, cache: StateCache) -> tuple[float, float, int, int]:
+def fit(retriever: Retriever, head: str, task: Task, count: int, cache: StateCache) -> tuple[float, float, int, int]:
     """Recall@1 on the test before and after, the step that was kept and the number of steps."""
     pairs = task.pairs[:count]
     held, train = pairs[::_VALIDATION], [pair for place, pair in enumerate(pairs) if place % _VALIDATION]
@@ -153,6 +136,7 @@ def fit(retriever: Retriever, task: Task, count: int, cache: StateCache) -> tupl
     side = retriever.sides["shared"]
     pool = data.pool(settings)
     with closing(Trainer(retriever, data.batches(settings), data.images, settings, Ranks(), cache)) as trainer:
+        freeze(side, head)
 
         def measure(
             questions: Sequence[Example], corpus: Mapping[str, Row], right: Mapping[str, frozenset[str]]
@@ -175,31 +159,33 @@ def fit(retriever: Retriever, task: Task, count: int, cache: StateCache) -> tupl
         return before, measure(task.test, task.corpus, task.labels)[0], kept, settings.steps
 
 
-def started(head: str, seed: int) -> Retriever:
+def started(seed: int) -> Retriever:
     """The model that a run begins with."""
-    retriever, _ = begin(_START, None, "sizes", seed)
-    if head == "linear head":
-        weights: FusionWeights = retriever.sides["shared"].features.weights  # type: ignore[assignment, union-attr]
-        retriever.sides["shared"] = LinearHead(retriever.config.dimensions, weights).requires_grad_(False)
-    return retriever
+    return begin(_START, None, "sizes", seed)[0]
+
+
+def freeze(side: nn.Module, head: str) -> None:
+    """Let a run change one of the two parts alone."""
+    for name, value in side.named_parameters():
+        value.requires_grad_(head == "both" or (name in _MAPS) == (head == "linear head"))
 
 
 def table(cache_folder: Path, sizes: Sequence[int], seeds: Sequence[int]) -> Iterator[str]:
-    yield "| data | pairs | before | recurrent cell | linear head | step kept: cell, head |"
-    yield "|---|---|---|---|---|---|"
+    yield "| data | pairs | before | recurrent cell | linear head | both | step kept, in this order |"
+    yield "|---|---|---|---|---|---|---|"
     for name, alike in tasks(sizes).items():
-        cache = filled(started(_HEADS[0], 0), alike, cache_folder / f"{name}.safetensors")
+        cache = filled(started(0), alike, cache_folder / f"{name}.safetensors")
         for task in alike:
             yield from (row(task, count, cache, seeds) for count in task.sizes)
 
 
 def row(task: Task, count: int, cache: StateCache, seeds: Sequence[int]) -> str:
-    results = {head: [fit(started(head, seed), task, count, cache) for seed in seeds] for head in _HEADS}
-    before = results[_HEADS[0]][0][0]
-    after = [" ".join(f"{result[1]:.3f}" for result in results[head]) for head in _HEADS]
-    kept = [" ".join(str(result[2]) for result in results[head]) for head in _HEADS]
-    steps = results[_HEADS[0]][0][3]
-    return f"| {task.name} | {count} | {before:.3f} | {after[0]} | {after[1]} | {kept[0]}; {kept[1]} of {steps} |"
+    results = {head: [fit(started(seed), head, task, count, cache) for seed in seeds] for head in HEADS}
+    before = results[HEADS[0]][0][0]
+    after = [" ".join(f"{result[1]:.3f}" for result in results[head]) for head in HEADS]
+    kept = [" ".join(str(result[2]) for result in results[head]) for head in HEADS]
+    steps = results[HEADS[0]][0][3]
+    return f"| {task.name} | {count} | {before:.3f} | {' | '.join(after)} | {'; '.join(kept)} of {steps} |"
 
 
 def main() -> None:

@@ -92,7 +92,9 @@ def test_a_cell_on_a_dual_encoder_begins_as_the_dual_encoder_and_learns(family: 
     trained = encode(retriever, inputs())
     assert side(retriever).features.gate.abs().max() > 0
     assert np.abs(trained - expected).max() > 1e-3
-    side(retriever).features.gate.data.zero_()
+    assert side(retriever).features.text.abs().max() > 0
+    for value in (side(retriever).features.gate, side(retriever).features.text, side(retriever).features.vision):
+        value.data.zero_()
     assert np.array_equal(encode(retriever, inputs()), expected)  # the base itself has not moved
 
 
@@ -239,3 +241,13 @@ def test_a_model_of_another_size_than_its_cell_is_refused(tmp_path: Path) -> Non
     other = replace(wrong, text=replace(wrong.text, source=source), vision=replace(wrong.vision, source=source))
     with pytest.raises(InvalidInput, match="tiny is a ret2, expected a dual encoder: clip, siglip"):
         Retriever.untrained(other)
+
+
+def test_a_linear_map_moves_a_feature_before_fusion() -> None:
+    added = StateOnEmbedding(replace(CONFIG, output_size=2), FusionWeights())
+    added.text.data = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    text, image = torch.tensor([[[2.0, 0.0]]]), torch.tensor([[[0.0, 3.0]]])
+    alone = added(torch.ones(1, 1, 2), States([text]))
+    torch.testing.assert_close(alone, torch.tensor([[[2.0, 2.0]]]))
+    both = added(torch.ones(1, 1, 2), States([text], None, [image]))
+    torch.testing.assert_close(both, torch.tensor([[[0.5**1.5, 0.5**1.5 + 0.5]]]))
