@@ -526,8 +526,9 @@ def _note(opened: _Open) -> None:
 def _upkeep(folder: Path) -> _Upkeep:
     try:
         noted = json.loads((folder / "upkeep.json").read_text())
-        return _Upkeep(noted["deleted"], {path: FieldType(kind) for path, kind in noted["due"].items()})
-    except (OSError, ValueError, KeyError):
+        return _Upkeep(int(noted["deleted"]), {path: FieldType(kind) for path, kind in noted["due"].items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        # Whatever stands there: it is an estimate.
         return _Upkeep()
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import io
+import json
 import os
 import re
 import shutil
@@ -230,6 +231,74 @@ async def test_a_damaged_collection_is_named_and_harms_no_other(tmp_path: Path, 
     await store.drop("a")
     await store.create("a", D)
     assert await store.points("a").count() == 0
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "noted",
+    [
+        b"",
+        b"\xff\xfe\x00",
+        b"null",
+        b"[]",
+        b"7",
+        b'{"deleted": 5}',
+        b'{"deleted": "many", "due": {}}',
+        b'{"deleted": [], "due": {}}',
+        b'{"deleted": Infinity, "due": {}}',
+        b'{"deleted": 5, "due": ["brand"]}',
+        b'{"deleted": 5, "due": {"brand": "no kind"}}',
+        b'{"deleted": 5, "due": {"brand": []}}',
+        b"[" * 100_000,
+    ],
+)
+def test_garbage_in_the_file_of_deferred_work_costs_no_document(tmp_path: Path, noted: bytes) -> None:
+    shards = edge_shards.Shards(tmp_path)
+    shards.create("a", D, {})
+    shards.upsert("a", batch(0))
+    shards.close()
+    (tmp_path / "a" / "upkeep.json").write_bytes(noted)
+    shards = edge_shards.Shards(tmp_path)
+    assert shards.count("a") == 64
+    shards.delete("a", ["d0"])
+    while shards.untidy:
+        shards.tidy()
+    assert shards.count("a") == 63
+    shards.close()
+    assert json.loads((tmp_path / "a" / "upkeep.json").read_bytes()) == {"deleted": 1, "due": {}}
+
+
+@pytest.mark.parametrize(
+    ("zeroed_bytes", "batches"), [(0, 3), (1, 2), (1_000, 2), (10**9, None)], ids=["unused", "byte", "page", "all"]
+)
+async def test_a_log_whose_tail_is_zeroed_opens_with_whole_batches_or_is_named(
+    tmp_path: Path, zeroed_bytes: int, batches: int | None
+) -> None:
+    """The log is all there is of writes that no flush followed. What was zeroed beyond them harms nothing."""
+    store = EdgeStore(tmp_path / "index")
+    for name in ("a", "b"):
+        await store.create(name, D)
+        for start in (0, 64, 128):
+            await store.points(name).upsert(batch(start))
+    os.kill(pid_of(store), signal.SIGKILL)
+    await store.close()
+    logs = (tmp_path / "index" / "a" / "shard" / "wal").glob("open-*")
+    log = max(logs, key=lambda path: len(path.read_bytes().rstrip(b"\0")))
+    written = log.read_bytes().rstrip(b"\0")
+    size = log.stat().st_size
+    log.write_bytes(written[: max(0, len(written) - zeroed_bytes)].ljust(size, b"\0"))
+    store = EdgeStore(tmp_path / "index")
+    points = store.points("a")
+    if batches is None:
+        with pytest.raises(CollectionDamaged, match="collection a cannot be opened") as raised:
+            await points.count()
+        assert str(tmp_path / "index" / "a") in raised.value.detail
+    else:
+        present = await points.fetch([f"d{number}" for number in range(192)])
+        assert [point is not None for point in present] == [number < 64 * batches for number in range(192)]
+        await points.upsert(batch(1_000))
+        assert await points.count() == 64 * (batches + 1)
+    assert await store.points("b").count() == 192
     await store.close()
 
 

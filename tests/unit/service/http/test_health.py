@@ -2,7 +2,7 @@
 
 import asyncio
 
-from service.http.health import Health, Readiness
+from service.http.health import Health, Readiness, ReadyReport
 
 
 async def test_a_flood_of_probes_is_one_check() -> None:
@@ -13,9 +13,12 @@ async def test_a_flood_of_probes_is_one_check() -> None:
         runs += 1
         await asyncio.sleep(0.01)
 
-    readiness = Readiness(lambda: Health({}, {"store": check}, asyncio.Event()))
-    answers = await asyncio.gather(*(readiness.states() for _ in range(200)))
-    assert answers == [{"store": "ok", "draining": "ok"}] * 200
+    async def models() -> dict[str, str]:
+        return {"m": "ok"}
+
+    readiness = Readiness(lambda: Health({}, {"store": check}, models, asyncio.Event()))
+    answers = await asyncio.gather(*(readiness.report() for _ in range(200)))
+    assert answers == [ReadyReport({"store": "ok", "draining": "ok"}, {"m": "ok"})] * 200
     assert runs == 1
-    await readiness.states()
+    await readiness.report()
     assert runs == 2
