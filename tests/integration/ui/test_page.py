@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import httpx
 import pytest
@@ -634,6 +634,80 @@ def test_the_page_may_reach_nothing_but_its_service(site: Site) -> None:
     )
     assert refused == ["style-src-attr", "script-src-elem", "connect-src"]
     site.complaints.clear()  # the browser's own words about these three
+
+
+HOSTILE = (
+    "<script>window.hacked = 1</script>",
+    "<img src=x onerror='window.hacked = 1'>",
+    '"><svg/onload=window.hacked=1>',
+    "</p></li><iframe srcdoc='<script>parent.hacked = 1</script>'>",
+    "javascript:window.hacked=1",
+    "<a href='javascript:window.hacked=1' autofocus onfocus='window.hacked = 1'>here</a>",
+    "&lt;b&gt; ${window.hacked = 1} {{hacked}}",
+)
+# What none of these may become, wherever the page shows it.
+MADE_OF_MARKUP = (
+    "script:not([src]), iframe, svg, b:has(a), [onerror], [onload], [onfocus], [href^='javascript:'], img[src='x']"
+)
+
+
+def test_markup_of_documents_is_shown_as_text(serve: Callable[..., Site]) -> None:
+    """In ids, texts, names and values of metadata, reasons and addresses. The browser's own policy is turned off, so that
+    markup would be carried out."""
+    site = serve()
+    site.client.create_collection("hostile", indexes={f'"{HOSTILE[1]}"': "keyword"})
+    documents: list[dict[str, Any]] = [
+        {"id": f"{n} {markup}", "text": f"red {markup}", "metadata": {markup: [markup, {"deep": markup}]}}
+        for n, markup in enumerate(HOSTILE)
+    ]
+    list(site.client.post_documents("hostile", documents, idempotency_key="good"))
+    bad = [
+        {"id": f"bad {n} {markup}", "image": {"url": f"http://127.0.0.1:9/{quote(markup, safe='')}"}}
+        for n, markup in enumerate(HOSTILE)
+    ]
+    for posted in site.client.post_documents("hostile", bad):
+        assert posted.job is not None
+        site.client.wait_job(posted.job.id)
+    wait_until_searched(site, len(HOSTILE))
+
+    page = site.page("?collection=hostile&q=red", bypass_csp=True)
+    expect(page.locator(".hit")).to_have_count(len(HOSTILE))
+    for n, markup in enumerate(HOSTILE):
+        hit = page.locator(".hit").filter(has=page.get_by_role("button", name=f"More like {n} {markup}", exact=True))
+        assert hit.locator(".id").text_content() == f"{n} {markup}"
+        assert hit.locator("p").text_content() == f"red {markup}"
+        assert hit.locator("dt").text_content() == markup
+        assert hit.locator("dd").text_content() == json.dumps(
+            [markup, {"deep": markup}], separators=(",", ":"), ensure_ascii=False
+        )
+    expect(page.locator(MADE_OF_MARKUP)).to_have_count(0)
+    page.get_by_role("button", name=f"More like 1 {HOSTILE[1]}", exact=True).click()
+    expect(page.get_by_role("status")).to_contain_text("hits")
+    expect(page.locator(MADE_OF_MARKUP)).to_have_count(0)
+
+    work = site.page("?view=work", bypass_csp=True)
+    failed = work.get_by_role("article").filter(has=work.get_by_role("button", name="Show failures"))
+    failed.get_by_role("button", name="Show failures").click()
+    for n, markup in enumerate(HOSTILE):
+        expect(failed.get_by_role("row").filter(has_text=f"bad {n} {markup}")).to_have_count(1)
+    expect(work.locator(MADE_OF_MARKUP)).to_have_count(0)
+
+    shown = [page, work]
+    for markup in HOSTILE:
+        for field in ("q", "filter", "like", "mode", "collection"):
+            address = {"collection": "hostile", "q": "red", field: markup}
+            shown.append(site.page(f"?{urlencode(address)}", bypass_csp=True))
+            expect(shown[-1].get_by_role("button", name="Search", exact=True)).to_be_visible()
+            expect(shown[-1].locator(MADE_OF_MARKUP)).to_have_count(0)
+            assert shown[-1].evaluate("window.hacked") is None
+            shown[-1].context.close()
+    assert [one.evaluate("window.hacked") for one in shown[:2]] == [None, None]
+
+
+def wait_until_searched(site: Site, documents: int) -> None:
+    for job in site.client.jobs():
+        site.client.wait_job(job.id)
+    assert site.client.collection("hostile").documents == documents
 
 
 @pytest.fixture
