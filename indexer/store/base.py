@@ -90,7 +90,7 @@ class Points(Protocol):
         """Return point ids and scores alone. Raises `Conflict` for what the collection does not hold: see `layout`."""
         ...
 
-    async def hits(self, ranked: Ranked, *, with_vector: bool = False) -> list[Hit]:
+    async def hits(self, ranked: Ranked, *, with_vector: bool = False, consistency: Consistency = "one") -> list[Hit]:
         """Return the hits of a ranking in its order, without the documents deleted since. Vectors are read
         `with_vector` alone.
         """

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from indexer.domain.documents import point_id
@@ -95,16 +97,28 @@ class RankedSearch:
     async def window(self, offset: int, limit: int, extra_condition: Filter | None = None) -> list[Hit]:
         """Return a window of the ranking of the documents that also fulfil the extra condition. Raise `Conflict` where
         the collection does not hold what the mode needs."""
-        window = replace(
-            self.options,
-            limit=limit,
-            offset=offset,
-            condition=_joined(self.options.condition, extra_condition),
-            timeout_s=self.clock.remaining_s,
-        )
+        window = self._window(offset, limit, extra_condition)
+        with self._in_store():
+            if self._by_search and self.vector is not None:
+                return await self.points.search(self.vector, window)
+            return await self._read(await self._places(window))
+
+    async def places(self, offset: int, limit: int) -> list[Fused]:
+        """Return the ids and scores of a window, without reading its documents. Raise as `window` does."""
+        with self._in_store():
+            return await self._places(self._window(offset, limit))
+
+    async def read(self, places: Sequence[Fused]) -> list[Hit]:
+        """Return the documents of these places in their order, without those deleted since. Raise as `window` does."""
+        with self._in_store():
+            return await self._read(places)
+
+    @contextmanager
+    def _in_store(self) -> Iterator[None]:
+        """Count the time in the store, and name a collection that the ledger has and the store has not."""
         with self.clock.in_store():
             try:
-                return await self._hits(window)
+                yield
             except NotFound as error:
                 raise CollectionDamaged(
                     f"{error.detail}, though the ledger has it: restore a backup, or delete the collection "
@@ -112,12 +126,30 @@ class RankedSearch:
                     field="collection",
                 ) from error
 
-    async def _hits(self, window: SearchWindow) -> list[Hit]:
-        if self.mode.mode == "fused" and not self.mode.reranks and self.vector is not None:
-            return await self.points.search(self.vector, window)
+    def _window(self, offset: int, limit: int, extra_condition: Filter | None = None) -> SearchWindow:
+        condition = _joined(self.options.condition, extra_condition)
+        return replace(self.options, limit=limit, offset=offset, condition=condition, timeout_s=self.clock.remaining_s)
+
+    @property
+    def _by_search(self) -> bool:
+        """Whether one call of the store ranks and reads."""
+        return self.mode.mode == "fused" and not self.mode.reranks
+
+    async def _places(self, window: SearchWindow) -> list[Fused]:
+        if self._by_search:
+            ranked = await self.points.rank(self._by_embedding(), window)
+            return [Fused(point, score, None, 0.0) for point, score in ranked]
         fused = {document.point_id: document for document in await self._ranking(window)}
         page = window.cut([(document.point_id, document.score) for document in fused.values()])
-        hits = await self.points.hits(page, with_vector=window.with_vector)
+        return [fused[point] for point, _ in page]
+
+    async def _read(self, places: Sequence[Fused]) -> list[Hit]:
+        fused = {document.point_id: document for document in places}
+        hits = await self.points.hits(
+            [(document.point_id, document.score) for document in places],
+            with_vector=self.options.with_vector,
+            consistency=self.options.consistency,
+        )
         return [_with_words(hit, fused[point_id(hit.document_id)]) for hit in hits]
 
     async def _ranking(self, window: SearchWindow) -> list[Fused]:

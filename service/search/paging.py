@@ -19,6 +19,7 @@ from indexer.domain.documents import point_id
 from indexer.domain.points import Hit
 from indexer.filters import Empty, Equals, Filter, Not, Scalar, elements
 from model.errors import InvalidInput
+from service.search.fusion import Fused
 
 # Hits of one window while groups are looked for.
 _MIN_WINDOW, MAX_WINDOW = 32, 1_000
@@ -30,6 +31,14 @@ class Ranking(Protocol):
     """A ranking that can be read in windows: `modes.RankedSearch`."""
 
     async def window(self, offset: int, limit: int, extra_condition: Filter | None = None) -> list[Hit]: ...
+
+    async def places(self, offset: int, limit: int) -> list[Fused]:
+        """Return the ids and scores of a window, without reading its documents."""
+        ...
+
+    async def read(self, places: Sequence[Fused]) -> list[Hit]:
+        """Return the documents of these places, without those deleted since."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,58 +109,68 @@ class Pager:
     steady: bool = True
 
     async def page(self, offset: int, limit: int) -> Page:
+        if not self.excluded:
+            hits = await self.ranking.window(offset, limit + 1)
+            return _page(list(enumerate(hits, offset + 1)), limit, goes_on=len(hits) > limit)
         # Excluded documents have to be counted from the first hit on, and come on top of the others.
-        start = 0 if self.excluded else offset
-        hits = await self.ranking.window(start, offset - start + limit + 1 + len(self.excluded))
-        return _page(self._placed(start, hits)[offset - start :], limit)
+        ranked = await self.ranking.places(0, offset + limit + 1 + len(self.excluded))
+        return await self._read(self._placed(0, ranked)[offset:], limit)
 
     async def after(self, mark: Mark, limit: int) -> Page:
         """Return the hits behind the mark, even if documents came and went before it."""
-        start, hits, ended = await self._window_around(mark, limit)
-        behind = self._count_to(mark, hits)
+        start, ranked, ended = await self._window_around(mark, limit)
+        behind = self._count_to(mark, ranked)
         if not behind and not self.steady:
-            return await self._after_place(mark, len(hits), limit)
-        placed = self._placed(start + behind, hits[behind:])
-        place = start + len(hits)
+            return await self._after_place(mark, len(ranked), limit)
+        placed = self._placed(start + behind, ranked[behind:])
+        place = start + len(ranked)
         while len(placed) <= limit and not ended and place < self.depth:
             size = min(limit + 1, self.depth - place)
-            following = await self.ranking.window(place, size)
+            following = await self.ranking.places(place, size)
             behind = 0 if placed else self._count_to(mark, following)
             placed += self._placed(place + behind, following[behind:])
             ended, place = len(following) < size, place + len(following)
-        return _page(placed, limit, goes_on=not ended)
+        return await self._read(placed, limit, goes_on=not ended)
 
-    async def _window_around(self, mark: Mark, limit: int) -> tuple[int, list[Hit], bool]:
+    async def _window_around(self, mark: Mark, limit: int) -> tuple[int, list[Fused], bool]:
         """Return a window that begins at or before the mark, usually exactly there; and whether the ranking ends in
         it."""
         back = 1
         while True:
             start = max(0, mark.place - back)
             size = limit + 1 + mark.place - start
-            hits = await self.ranking.window(start, size)
-            if start == 0 or self._count_to(mark, hits):
-                return start, hits, len(hits) < size
+            ranked = await self.ranking.places(start, size)
+            if start == 0 or self._count_to(mark, ranked):
+                return start, ranked, len(ranked) < size
             back *= _STEP_BACK
 
     async def _after_place(self, mark: Mark, seen: int, limit: int) -> Page:
         """Page on where scores change: the marked document is not among the best `seen`, so it is further behind, or it
         was deleted and those behind it moved up by one."""
-        ahead = await self.ranking.window(seen, max(0, min(MAX_WINDOW, self.depth - seen)))
+        ahead = await self.ranking.places(seen, max(0, min(MAX_WINDOW, self.depth - seen)))
         further = _count_to_document(mark, ahead)
         place = seen + further if further else mark.place - 1
         size = max(0, min(limit + 1 + len(self.excluded), self.depth - place))
-        hits = await self.ranking.window(place, size)
-        return _page(self._placed(place, hits), limit, goes_on=len(hits) == size)
+        ranked = await self.ranking.places(place, size)
+        return await self._read(self._placed(place, ranked), limit, goes_on=len(ranked) == size)
 
-    def _count_to(self, mark: Mark, hits: Sequence[Hit]) -> int:
-        """Count the hits at the mark or before it: by the marked document, or when it was deleted by its score and id.
+    async def _read(self, placed: Sequence[tuple[int, Fused]], limit: int, *, goes_on: bool = False) -> Page:
+        """Read the documents of a page and no others; what was skipped before it is ids and scores."""
+        goes_on = goes_on or len(placed) > limit
+        places = {document.point_id: place for place, document in placed[: limit + 1]}
+        hits = await self.ranking.read([document for _, document in placed[: limit + 1]])
+        return _page([(places[point_id(hit.document_id)], hit) for hit in hits], limit, goes_on=goes_on)
+
+    def _count_to(self, mark: Mark, ranked: Sequence[Fused]) -> int:
+        """Count the places at the mark or before it: by the marked document, or when it was deleted by its score and
+        id.
 
         The document comes first: the query is encoded anew for each page, and a score may differ in its last digit.
         """
-        if (count := _count_to_document(mark, hits)) or not self.steady:
+        if (count := _count_to_document(mark, ranked)) or not self.steady:
             return count
         key = -mark.score, point_id(mark.document_id)
-        return sum((-hit.score, point_id(hit.document_id)) <= key for hit in hits)
+        return sum((-document.score, document.point_id) <= key for document in ranked)
 
     async def groups(self, field: str, limit: int, size: int) -> list[Group]:
         """Return the best `limit` values of a metadata field, each with its best `size` hits, by their best hit.
@@ -184,22 +203,24 @@ class Pager:
         hits = await self.ranking.window(0, size + len(self.excluded), Equals(field, group.value))
         group.hits[:] = [hit for hit in hits if hit.document_id not in self.excluded][:size]
 
-    def _placed(self, start: int, hits: Sequence[Hit]) -> list[tuple[int, Hit]]:
-        """Return the hits that are not excluded, each with its place."""
-        placed = enumerate(hits, start + 1)
-        return [(place, hit) for place, hit in placed if hit.document_id not in self.excluded]
+    def _placed(self, start: int, ranked: Sequence[Fused]) -> list[tuple[int, Fused]]:
+        """Return the documents that are not excluded, each with its place."""
+        excluded = {point_id(document_id) for document_id in self.excluded}
+        return [
+            (place, document) for place, document in enumerate(ranked, start + 1) if document.point_id not in excluded
+        ]
 
 
-def _page(placed: Sequence[tuple[int, Hit]], limit: int, *, goes_on: bool = False) -> Page:
-    """Cut a page. A hit beyond it shows that the ranking goes on."""
+def _page(placed: Sequence[tuple[int, Hit]], limit: int, *, goes_on: bool) -> Page:
+    """Cut a page out of hits and their places."""
     chosen = placed[:limit]
-    is_last = not (chosen and (goes_on or len(placed) > limit))
-    return Page([hit for _, hit in chosen], None if is_last else chosen[-1][0])
+    return Page([hit for _, hit in chosen], chosen[-1][0] if chosen and goes_on else None)
 
 
-def _count_to_document(mark: Mark, hits: Sequence[Hit]) -> int:
-    """Count the hits up to the marked document, it included; 0 where it is not among them."""
-    return next((count for count, hit in enumerate(hits, 1) if hit.document_id == mark.document_id), 0)
+def _count_to_document(mark: Mark, ranked: Sequence[Fused]) -> int:
+    """Count the places up to the marked document, it included; 0 where it is not among them."""
+    marked = point_id(mark.document_id)
+    return next((count for count, document in enumerate(ranked, 1) if document.point_id == marked), 0)
 
 
 def _add(hit: Hit, field: str, groups: dict[tuple[bool, Scalar], Group], limit: int, size: int) -> None:

@@ -11,7 +11,7 @@ from filter_meaning import matches
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, Page, Point
 from indexer.filters import FieldType, Filter
-from indexer.store.base import Layout, SearchWindow
+from indexer.store.base import Consistency, Layout, SearchWindow
 from indexer.store.bm25 import tokens
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked, WordMatch
 from indexer.store.vectors import new_layout
@@ -103,7 +103,7 @@ class FakePoints:
     async def search(self, vector: Float32, window: SearchWindow) -> list[Hit]:
         return await self.hits(await self.rank(Nearest(vector), window), with_vector=window.with_vector)
 
-    async def hits(self, ranked: Ranked, *, with_vector: bool = False) -> list[Hit]:
+    async def hits(self, ranked: Ranked, *, with_vector: bool = False, consistency: Consistency = "one") -> list[Hit]:
         by_id = {point_id(name): point for name, point in self._kept()[1].items()}
         points = [(by_id[key], score) for key, score in ranked if key in by_id]
         return [

@@ -21,7 +21,7 @@ from indexer.domain.points import Hit, Page, Point
 from indexer.errors import StoreDied, StoreTimedOut
 from indexer.filters import FieldType, Filter
 from indexer.observability.watch import NOBODY, Watch
-from indexer.store.base import Layout, SearchWindow
+from indexer.store.base import Consistency, Layout, SearchWindow
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked
 from indexer.store.edge.slices import READS_PER_CALL, Slice, Slices
 from indexer.store.edge.snapshot import pack
@@ -172,7 +172,8 @@ class EdgePoints:
         return await self._rank_slices(ranked, criterion, window) if isinstance(ranked, Slices) else ranked
 
     @measured
-    async def hits(self, ranked: Ranked, *, with_vector: bool = False) -> list[Hit]:
+    async def hits(self, ranked: Ranked, *, with_vector: bool = False, consistency: Consistency = "one") -> list[Hit]:
+        """Return the hits of a ranking. There is one copy, so `consistency` changes nothing."""
         hits: list[Hit] = await self._call("hits", self._name, list(ranked), with_vector) if ranked else []
         return hits
 

@@ -341,10 +341,10 @@ class ServerPoints:
         return (await self._rank(criterion, window, _NOTHING))[0]
 
     @measured
-    async def hits(self, ranked: Ranked, *, with_vector: bool = False) -> list[Hit]:
+    async def hits(self, ranked: Ranked, *, with_vector: bool = False, consistency: Consistency = "one") -> list[Hit]:
         await self._store.describe(self._name)
         records: _Records = {}
-        records |= await self._retrieve([point for point, _ in ranked], [DENSE] if with_vector else False)
+        records |= await self._retrieve([point for point, _ in ranked], [DENSE] if with_vector else False, consistency)
         return _hits(ranked, records, with_vector)
 
     async def _rank(self, criterion: Criterion, window: SearchWindow, parts: dict[str, Any]) -> tuple[Ranked, _Records]:

@@ -8,7 +8,7 @@ import pytest
 
 from indexer.domain.points import Hit
 from indexer.errors import CollectionDamaged
-from indexer.store.base import SearchWindow
+from indexer.store.base import Consistency, SearchWindow
 from indexer.store.criteria import Criterion, LateInteraction, Ranked
 from model.errors import NotFound
 from service.search.modes import RankedSearch, RankingMode
@@ -24,7 +24,7 @@ class Asked:
         self.by.append(by)
         return []
 
-    async def hits(self, ranked: Ranked, *, with_vector: bool) -> list[Hit]:
+    async def hits(self, ranked: Ranked, *, with_vector: bool, consistency: Consistency) -> list[Hit]:
         return []
 
 
@@ -43,7 +43,7 @@ async def test_hits_are_read_for_the_page_alone_and_without_vectors(mode: str) -
         async def rank(self, by: Criterion, window: SearchWindow) -> Ranked:
             return [(f"p{number:04}", 1.0 - number / 1_000) for number in range(500)]
 
-        async def hits(self, ranked: Ranked, *, with_vector: bool) -> list[Hit]:
+        async def hits(self, ranked: Ranked, *, with_vector: bool, consistency: Consistency) -> list[Hit]:
             reads.append((len(ranked), with_vector))
             return []
 

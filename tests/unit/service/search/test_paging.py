@@ -5,6 +5,7 @@ import json
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from indexer.domain.points import Hit
 from indexer.filters import Filter
 from model.errors import InvalidInput
 from service.schemas.hits import selected
+from service.search.fusion import Fused
 from service.search.paging import Mark, Pager, read_cursor
 from service.search.query import average
 
@@ -27,11 +29,12 @@ def hit(document_id: str, score: float, **metadata: Any) -> Hit:
 
 
 class Documents:
-    """A ranking that can change; `windows` has what was asked of it."""
+    """A ranking that can change; `windows` has what was asked of it, `documents_read` how many documents came whole."""
 
     def __init__(self, hits: Sequence[Hit]) -> None:
         self.hits = {each.document_id: each for each in hits}
         self.windows: list[tuple[int, int]] = []
+        self.documents_read = 0
 
     def ranked(self) -> list[Hit]:
         return sorted(self.hits.values(), key=lambda each: (-each.score, point_id(each.document_id)))
@@ -39,7 +42,19 @@ class Documents:
     async def window(self, offset: int, limit: int, extra_condition: Filter | None = None) -> list[Hit]:
         self.windows.append((offset, limit))
         found = [each for each in self.ranked() if extra_condition is None or matches(extra_condition, each.metadata)]
-        return found[offset : offset + limit]
+        window = found[offset : offset + limit]
+        self.documents_read += len(window)
+        return window
+
+    async def places(self, offset: int, limit: int) -> list[Fused]:
+        self.windows.append((offset, limit))
+        ranked = self.ranked()[offset : offset + limit]
+        return [Fused(point_id(hit.document_id), hit.score, None, 0.0) for hit in ranked]
+
+    async def read(self, places: Sequence[Fused]) -> list[Hit]:
+        self.documents_read += len(places)
+        by_point = {point_id(hit.document_id): hit for hit in self.hits.values()}
+        return [replace(by_point[one.point_id], score=one.score) for one in places if one.point_id in by_point]
 
     def ranking(self, *left_out: str, depth: int = 10_000, steady: bool = True) -> Pager:
         return Pager(self, frozenset(left_out), depth, steady)
@@ -108,6 +123,37 @@ async def test_a_page_behind_a_cursor_is_one_small_window() -> None:
     second = await documents.ranking().after(mark_of(first), 10)
     assert [each.document_id for each in second.hits] == [f"d{i:03}" for i in range(410, 420)]
     assert documents.windows == [(409, 12)]
+
+
+async def test_documents_are_read_for_the_page_alone() -> None:
+    """What is skipped, for examples left out and for marks that moved, is ids and scores."""
+    documents = Documents([hit(f"d{i:04}", 1 - i / 10_000) for i in range(9_000)])
+    page = await documents.ranking("d0003", "d8000").page(8_500, 10)
+    assert [each.document_id for each in page.hits] == [f"d{i}" for i in range(8_502, 8_512)]
+    assert documents.documents_read == 11
+    for steady in (True, False):
+        documents.documents_read = 0
+        documents.hits |= {f"n{i}": hit(f"n{i}", 2.0) for i in range(900)}
+        following = await documents.ranking("d0003", "d8000", steady=steady).after(mark_of(page), 10)
+        assert [each.document_id for each in following.hits] == [f"d{i}" for i in range(8_512, 8_522)]
+        assert documents.documents_read == 11
+
+
+async def test_documents_deleted_between_ranking_and_reading_end_no_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = Documents([hit(f"d{i}", 1 - i / 100) for i in range(9)])
+    page = await documents.ranking("d0").page(0, 1)
+    places = documents.places
+
+    async def places_then_deletion(offset: int, limit: int) -> list[Fused]:
+        ranked = await places(offset, limit)
+        documents.hits.pop("d2", None)
+        return ranked
+
+    monkeypatch.setattr(documents, "places", places_then_deletion)
+    following = await documents.ranking("d0").after(mark_of(page), 1)
+    assert [each.document_id for each in following.hits] == ["d3"]
+    assert following.place is not None
+    assert [each.document_id for each in (await documents.ranking("d0").after(mark_of(following), 1)).hits] == ["d4"]
 
 
 async def test_a_score_that_differs_in_its_last_digit_repeats_nothing() -> None:
