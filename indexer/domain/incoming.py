@@ -15,6 +15,7 @@ from indexer.domain.inputs import InputIn, check_text, check_unicode, image_sour
 from indexer.domain.names import DocumentId
 from indexer.domain.samples import DOCUMENTS
 from indexer.domain.validation import invalid, shown
+from indexer.filters.nodes import MAX_PATH_CHARS, can_be_named
 from indexer.filters.values import EXACT_INTEGERS, WHOLE_NUMBERS
 from model.errors import InvalidInput, TooLarge
 from model.settings import setting
@@ -126,6 +127,26 @@ def _check_metadata(metadata: dict[str, Any], bounds: DocumentBounds) -> None:
         raise TooLarge(f"metadata is nested {depth} deep, limit is {bounds.max_metadata_depth}", field="metadata")
     if (size := json_bytes(metadata)) > bounds.max_metadata_bytes:
         raise TooLarge(f"metadata has {size} bytes as JSON, limit is {bounds.max_metadata_bytes}", field="metadata")
+    _check_keys(metadata)
+
+
+def _check_keys(metadata: dict[str, Any]) -> None:
+    """Refuse keys that no filter could name."""
+    values: list[Any] = [metadata]
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            for key in value:
+                if not can_be_named(key):
+                    raise InvalidInput(
+                        f"metadata has the key {shown(key)!r}: a key has 1 to {MAX_PATH_CHARS} characters, none of them a "
+                        "double quote or a backslash, so that filters can name it",
+                        field="metadata",
+                        value=shown(key),
+                    )
+            values += value.values()
+        elif isinstance(value, list):
+            values += value
 
 
 def nesting(value: Any) -> int:

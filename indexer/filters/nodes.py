@@ -19,6 +19,7 @@ _PLAIN_KEY, _QUOTED_KEY = r'[^."\\]+', r'"[^"\\]+"'
 PATH_PATTERN = rf"^({_PLAIN_KEY}|{_QUOTED_KEY})(\.({_PLAIN_KEY}|{_QUOTED_KEY}))*$"
 _PATH = re.compile(PATH_PATTERN, re.DOTALL)
 _KEY = re.compile(rf"{_QUOTED_KEY}|{_PLAIN_KEY}")
+MAX_PATH_CHARS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,11 @@ def tight_bounds(condition: Range | DateRange) -> dict[str, Any]:
     if "lt" in bounds and "lte" in bounds:
         bounds.pop("lte" if bounds["lt"] <= bounds["lte"] else "lt")
     return bounds
+
+
+def can_be_named(key: str) -> bool:
+    """Return whether a path can name a key of metadata."""
+    return 1 <= len(key) <= MAX_PATH_CHARS and '"' not in key and "\\" not in key
 
 
 def steps(path: str) -> list[str]:

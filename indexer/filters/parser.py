@@ -40,7 +40,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
 from indexer.filters import nodes
-from indexer.filters.nodes import LAST_LATITUDE, LAST_LONGITUDE, Scalar
+from indexer.filters.nodes import LAST_LATITUDE, LAST_LONGITUDE, MAX_PATH_CHARS, Scalar
 from indexer.filters.values import EXACT_INTEGERS, WHOLE_NUMBERS, read_moment
 from indexer.filters.words import words
 from model.errors import InvalidInput
@@ -50,7 +50,6 @@ MAX_DEPTH = 8
 MAX_CONDITIONS = 100
 # The values of one `in`.
 MAX_VALUES = 1_000
-MAX_FIELD_CHARS = 128
 MAX_TEXT_CHARS = 4_096
 
 _BOUNDS = ("gt", "gte", "lt", "lte")
@@ -72,8 +71,8 @@ def _refused(message: str) -> PydanticCustomError:
 
 def _check_path(path: str) -> str:
     problem = nodes.path_problem(path)
-    if problem is None and len(path) > MAX_FIELD_CHARS:
-        problem = f"has {len(path)} characters, at most {MAX_FIELD_CHARS}"
+    if problem is None and len(path) > MAX_PATH_CHARS:
+        problem = f"has {len(path)} characters, at most {MAX_PATH_CHARS}"
     if problem is not None:
         raise _refused(problem)
     return path
@@ -144,7 +143,7 @@ FieldPath = Annotated[
     AfterValidator(_check_path),
     Field(
         description='a key of the metadata, or keys joined by dots; a key with a dot in it stands in quotes: "a.b".c',
-        json_schema_extra={"pattern": nodes.PATH_PATTERN, "maxLength": MAX_FIELD_CHARS},
+        json_schema_extra={"pattern": nodes.PATH_PATTERN, "maxLength": MAX_PATH_CHARS},
     ),
 ]
 _TEXT_LENGTH = Field(json_schema_extra={"maxLength": MAX_TEXT_CHARS})

@@ -138,3 +138,12 @@ def test_half_a_surrogate_pair_is_no_character(document: dict[str, Any], says: s
 def test_the_bytes_of_a_file_are_an_image_and_not_in_the_schema(make_image: Any) -> None:
     assert incoming(0, {"image": make_image()}, BOUNDS).image == make_image()
     assert "binary" not in json.dumps(DocumentIn.model_json_schema())
+
+
+@pytest.mark.parametrize("key", ["", 'say "hello"', "back\\slash", "k" * 129])
+def test_a_key_that_no_filter_can_name_is_refused(key: str) -> None:
+    for metadata in ({key: 1}, {"parts": [{"inner": {key: 1}}]}):
+        with pytest.raises(InvalidInput, match="a key has 1 to 128 characters"):
+            incoming(0, {"id": "a", "text": "t", "metadata": metadata}, BOUNDS)
+    longest = incoming(0, {"text": "t", "metadata": {"k" * 128: 1, "a.b [c]": 2}}, BOUNDS)
+    assert set(longest.metadata) == {"k" * 128, "a.b [c]"}
