@@ -118,9 +118,9 @@ class StateOnEmbedding(nn.Module):
         return _gated(weighted_sum(self.weights, features), F.normalize(state, dim=-1), self.gate)
 
 
-def _moved(states: Sequence[Tensor] | None, by: Tensor) -> Sequence[Tensor] | None:
-    """The last state of a tower, its feature (B, 1, E), and what a linear map adds to it."""
-    return None if states is None else [states[-1] + states[-1] @ by]
+def _moved(states: Sequence[Tensor] | None, weight: Tensor) -> Sequence[Tensor] | None:
+    """Return the last state of a tower, its feature (B, 1, E), moved by a linear map of itself."""
+    return None if states is None else [states[-1] + states[-1] @ weight]
 
 
 def _gated(base: Tensor, addition: Tensor, gate: Tensor) -> Tensor:

@@ -139,8 +139,8 @@ def _check_keys(metadata: dict[str, Any]) -> None:
             for key in value:
                 if not can_be_named(key):
                     raise InvalidInput(
-                        f"metadata has the key {shown(key)!r}: a key has 1 to {MAX_PATH_CHARS} characters, none of them a "
-                        "double quote or a backslash, so that filters can name it",
+                        f"metadata has the key {shown(key)!r}: a key has 1 to {MAX_PATH_CHARS} characters, "
+                        "none of them a double quote or a backslash, so that filters can name it",
                         field="metadata",
                         value=shown(key),
                     )

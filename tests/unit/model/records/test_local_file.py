@@ -29,7 +29,7 @@ def fields(path: Path) -> list[Any]:
         ("a.jsonl", LINES),
         ("a.ndjson", LINES.replace(b"\n", b"\r\n\r\n")),
         ("a.jsonl", b"\xef\xbb\xbf" + LINES),
-        ("a.jsonl.gz", gzip.compress(LINES)),
+        ("a.jsonl.gz", gzip.compress(LINES, mtime=0)),
         ("a.jsonl", json.dumps(ROWS).encode()),
     ],
 )
