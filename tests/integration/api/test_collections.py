@@ -164,6 +164,38 @@ async def test_an_alias_stands_for_a_collection_and_is_switched(served: Any) -> 
     assert len(await hits(served, "one")) == 3
 
 
+async def test_an_alias_switched_under_searches_answers_from_either_collection(served: Any) -> None:
+    """Never from both, and never with an error."""
+    for name in ("one", "two"):
+        texts = [{**document, "id": f"{name}-{document['id']}"} for document in documents(8)]
+        await served.load(*texts, collection=name)
+    await ask(served, "PUT", "/aliases/live", {"collection": "one"}, status=201)
+    answered: list[set[str]] = []
+    switches = 0
+
+    async def search(number: int) -> None:
+        for turn in range(15):
+            options: dict[str, Any] = [{}, {"offset": 2}, {"mode": "hybrid"}, {"group_by": "region"}][
+                (number + turn) % 4
+            ]
+            body = {"collection": "live", "query": {"text": "word1"}, "limit": 5, **options}
+            answer = await ask(served, "POST", "/search", body)
+            hits = [*answer["hits"], *(hit for group in answer.get("groups") or [] for hit in group["hits"])]
+            answered.append({hit["id"].partition("-")[0] for hit in hits})
+
+    async def switch() -> None:
+        nonlocal switches
+        while not all(search.done() for search in searches):
+            switches += 1
+            await ask(served, "PUT", "/aliases/live", {"collection": ("one", "two")[switches % 2]})
+
+    searches = [asyncio.create_task(search(number)) for number in range(6)]
+    await asyncio.gather(switch(), *searches)
+    assert len(answered) == 90
+    assert {frozenset(names) for names in answered} == {frozenset({"one"}), frozenset({"two"})}
+    assert switches > 2
+
+
 async def test_an_alias_is_no_collection(served: Any) -> None:
     await served.load(*documents(2), collection="one")
     await ask(served, "PUT", "/aliases/live", {"collection": "one"}, status=201)
