@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from indexer.filters import Filter, Leaf, Scalar, nodes, tight_bounds
@@ -46,6 +46,19 @@ class Vocabulary(Protocol):
     def box(self, path: str, box: nodes.GeoBox, west: float, east: float) -> Any: ...
 
 
+def _whole_microseconds(bounds: dict[str, datetime]) -> dict[str, datetime]:
+    """Return bounds that mean the same to an engine that reads nanoseconds as to one that cuts them off."""
+    following, moved = timedelta(microseconds=1), {"lte": "lt", "gt": "gte"}
+    # Nothing follows the last moment.
+    last = datetime.max.replace(tzinfo=UTC)
+    return {
+        moved[name] if name in moved and bound < last else name: bound + following
+        if name in moved and bound < last
+        else bound
+        for name, bound in bounds.items()
+    }
+
+
 def translate(condition: Filter, engine: Vocabulary) -> Any:
     """Return the engine's filter, which selects the points that the condition means."""
     return engine.all_of([_Translation(engine, inside_list=False).condition(condition)])
@@ -85,7 +98,7 @@ class _Translation:
             case nodes.Range():
                 return self._engine.numbers(path, widened(tight_bounds(condition)))
             case nodes.DateRange():
-                return self._engine.times(path, tight_bounds(condition))
+                return self._engine.times(path, _whole_microseconds(tight_bounds(condition)))
             case nodes.Empty():
                 return self._engine.is_empty(path)
             case nodes.FullText(field, text):
