@@ -151,7 +151,8 @@ class Result:
 class Pipeline:
     """Repeating a batch is harmless: point ids derive from document ids, and unchanged documents are not written again.
 
-    Without a `keeper` the original images are kept.
+    Without a `keeper` the original images are kept. While the image storage does not answer, only the collection waits
+    whose images are needed: documents of others may have none.
     """
 
     encoder: Encoder
@@ -226,7 +227,8 @@ class Pipeline:
                     else:
                         document.fail(error)
                 else:
-                    document.image_digest = await self.blobs.put(data)
+                    with one_collection_waits():
+                        document.image_digest = await self.blobs.put(data)
 
         await _gather_or_cancel(map(store, _open(documents)))
 
@@ -237,7 +239,8 @@ class Pipeline:
         for document in _open(documents):
             try:
                 if document.image_digest is not None:
-                    document.image = await self.blobs.get(document.image_digest)
+                    with one_collection_waits():
+                        document.image = await self.blobs.get(document.image_digest)
             except NotFound as error:
                 document.fail(error)
                 continue
@@ -276,7 +279,8 @@ class Pipeline:
         async def keep(document: IndexedDocument) -> None:
             if document.image_digest is not None:
                 try:
-                    document.image_digest = await keeper.keep(document.image_digest, document.image)
+                    with one_collection_waits():
+                        document.image_digest = await keeper.keep(document.image_digest, document.image)
                 except InvalidInput as error:
                     document.fail(error)
 
