@@ -25,7 +25,15 @@ from indexer.encoding.encoder import Encoder, Lane
 from indexer.encoding.registry import Encoders
 from indexer.errors import CollectionUnavailable, Died, ModelUnavailable, one_collection_waits
 from indexer.store.base import Points
-from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, NotFound, RetrievalError
+from model.errors import (
+    DependencyUnavailable,
+    EncodeFailed,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    RateLimited,
+    RetrievalError,
+)
 from model.types import Embedding, Input, ModelInfo, Role
 
 T = TypeVar("T")
@@ -200,12 +208,29 @@ class Pipeline:
     ) -> None:
         """Embed documents whose images are stored, and write their points."""
         async for call in self._encoder_calls(documents):
+            await self._write_call(call, collection, points, hold=hold)
+
+    async def _write_call(
+        self, call: Sequence[IndexedDocument], collection: Collection, points: Points, *, hold: HoldLease
+    ) -> None:
+        """Embed and write the documents of one encoder call, in halves if the encoder has no room for all of them.
+
+        A large call might never find room beside many small ones of other callers.
+        """
+        try:
             await self._embed(call, collection)
-            await self._keep_images(call)
-            await hold()
-            await _upsert(_open(call), points)
-            for document in call:
-                document.image = document.embedding = None
+        except Overloaded as error:
+            if len(call) == 1 or isinstance(error, RateLimited):
+                raise
+            middle = len(call) // 2
+            for half in (call[:middle], call[middle:]):
+                await self._write_call(half, collection, points, hold=hold)
+            return
+        await self._keep_images(call)
+        await hold()
+        await _upsert(_open(call), points)
+        for document in call:
+            document.image = document.embedding = None
 
     async def _store_images(self, documents: Sequence[IndexedDocument], *, last_attempt: bool) -> None:
         """Fetch the images that are known by their URL, so that the blobs have all of them. No image is held longer

@@ -28,7 +28,7 @@ from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
 from indexer.worker.progress import Progress
 from indexer.worker.worker import Worker
-from model.errors import EncodeFailed, InvalidInput, NotFound, RetrievalError
+from model.errors import EncodeFailed, InvalidInput, NotFound, Overloaded, RetrievalError
 from model.types import Embedding, Float32, Input, ModelInfo, Role
 
 D = 8
@@ -43,13 +43,15 @@ def embed(item: Input) -> Float32:
 class FakeEncoder:
     """A text that starts with `bad` is invalid, with `fails` fails in the forward, with `nan` gives NaN, with `poison` raises.
 
-    `gate` closed holds every call; `broken` set is raised by every call; `calls` has the texts of each.
+    `gate` closed holds every call; `broken` set is raised by every call; a call of more than `room` inputs is refused;
+    `calls` has the texts of each.
     """
 
     def __init__(self) -> None:
         self.model = ModelInfo("fake", "fingerprint-1", D, 100, 16)
         self.calls: list[list[str | None]] = []
         self.broken: BaseException | None = None
+        self.room = 1_000
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -62,6 +64,8 @@ class FakeEncoder:
         await self.gate.wait()
         if self.broken:
             raise self.broken
+        if len(inputs) > self.room:
+            raise Overloaded("the queue is full")
         return [self._one(item) for item in inputs]
 
     def _one(self, item: Input) -> Embedding | RetrievalError:

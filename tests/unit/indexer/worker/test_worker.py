@@ -18,7 +18,7 @@ from indexer.encoding.registry import Encoders
 from indexer.errors import EncoderDied, EncoderTimedOut, StoreDied, StoreTimedOut
 from indexer.worker import runner
 from indexer.worker.worker import Worker
-from model.errors import DependencyUnavailable, EncodeFailed, Forbidden, Overloaded
+from model.errors import DependencyUnavailable, EncodeFailed, Forbidden, Overloaded, RateLimited
 
 Make = Callable[..., Any]
 
@@ -188,6 +188,22 @@ async def test_an_encoder_that_is_away_is_waited_for(world: Any, posted: Make, e
     world.encoder.broken = None
     done = await world.done(job)
     assert (done.state, counts(done), done.waiting_on) == (JobState.SUCCEEDED, (5, 5, 0, 0), None)
+
+
+async def test_a_batch_for_which_the_encoder_has_no_room_goes_in_parts(world: Any, posted: Make) -> None:
+    world.encoder.room = 2
+    job = await world.post(*posted("a", "b", "c", "d", "e"))
+    assert counts(await world.done(job)) == (5, 5, 0, 0)
+    assert [len(texts) for texts in world.encoder.calls] == [5, 2, 3, 1, 2]
+
+
+async def test_a_batch_of_a_caller_at_its_own_limit_stays_whole(world: Any, posted: Make) -> None:
+    world.encoder.broken = RateLimited("too many requests", retry_after_s=0.001)
+    job = await world.post(*posted("a", "b", "c"))
+    await world.until(lambda: len(world.encoder.calls) > 3)
+    assert {len(texts) for texts in world.encoder.calls} == {3}
+    world.encoder.broken = None
+    assert counts(await world.done(job)) == (3, 3, 0, 0)
 
 
 async def test_a_store_that_is_away_is_waited_for(world: Any, posted: Make) -> None:
