@@ -73,8 +73,8 @@ class _Description:
     layout: Layout
     # By path.
     indexed: Mapping[str, FieldType]
-    # Paths whose indexes are being built.
-    coming: frozenset[str]
+    # Those that are declared and not shown yet, because they are being built.
+    coming: Mapping[str, FieldType]
     # Whose metadata a filter may read where no index answers it.
     readable_documents: int
     documents: int
@@ -217,7 +217,7 @@ class ServerStore:
         return _Description(
             layout,
             indexed,
-            frozenset(declared.keys() - indexed.keys()),
+            {path: kind for path, kind in declared.items() if path not in indexed},
             0 if reads_none else self.settings.readable_documents,
             info.points_count or 0,
             time.monotonic() + DESCRIPTION_MAX_AGE_S,
@@ -466,7 +466,8 @@ class ServerPoints:
         """Return the filter in the server's terms. Raises `InvalidInput` or `IndexUnfinished` for one that would read
         the metadata of too many documents."""
         description = await self._store.describe(self._name)
-        check_kinds(condition, description.indexed)
+        # Some segments may have an index that the collection does not show.
+        check_kinds(condition, {**description.coming, **description.indexed})
         if unanswered(condition, description.indexed) and description.documents > description.readable_documents:
             await self._check_readable(condition)
         return to_server(condition)
