@@ -59,6 +59,32 @@ def widened(bounds: dict[str, float]) -> dict[str, float]:
     return {name: _moved(bound, outward[name]) if _is_unsure(bound) else bound for name, bound in bounds.items()}
 
 
+def legible(bounds: dict[str, float]) -> dict[str, float]:
+    """Return bounds of the same meaning whose whole numbers a server reads as they are written.
+
+    Over REST a bound is written with a point, so that one in seven of 16 digits is misread. Being at least such a
+    number is being above the double before it, which is read rightly.
+    """
+    return dict(_legible(name, float(bound)) for name, bound in bounds.items())
+
+
+def _legible(name: str, bound: float) -> tuple[str, float]:
+    if is_read_back(bound) or not isinstance(engine_number(bound), int) or _as_read(bound) == bound:
+        return name, bound
+    twins = {"gte": ("gt", -math.inf), "gt": ("gte", math.inf), "lte": ("lt", math.inf), "lt": ("lte", -math.inf)}
+    twin, towards = twins[name]
+    return twin, math.nextafter(bound, towards)
+
+
+def _as_read(number: float) -> float:
+    """Return what a server makes of the text of a finite double."""
+    mantissa, _, exponent = repr(number).partition("e")
+    whole, _, fraction = mantissa.partition(".")
+    power = int(exponent or 0) - len(fraction)
+    digits = float(int(whole + fraction))
+    return digits * 10.0**power if power >= 0 else digits / 10.0**-power
+
+
 def _is_unsure(bound: float) -> bool:
     return not is_read_back(float(bound)) and not isinstance(engine_number(float(bound)), int)
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 from qdrant_client import models as q
 
 from indexer.filters import FieldType, Filter, GeoBox, GeoRadius
+from indexer.store.numbers import legible
 from indexer.store.translation import translate
 
 INDEX_KINDS = {
@@ -58,7 +59,7 @@ class _Server:
         return q.FieldCondition(key=path, match=q.MatchAny(any=list(values)))
 
     def numbers(self, path: str, bounds: dict[str, float]) -> q.FieldCondition:
-        return q.FieldCondition(key=path, range=q.Range(**bounds))
+        return q.FieldCondition(key=path, range=q.Range(**legible(bounds)))
 
     def times(self, path: str, bounds: dict[str, datetime]) -> q.FieldCondition:
         return q.FieldCondition(key=path, range=q.DatetimeRange(**bounds))
