@@ -215,6 +215,11 @@ def test_equal_numbers_are_sent_as_a_range() -> None:
     assert (condition.range.gte, condition.range.lte) == (2.5, 2.5)
 
 
+def test_a_bound_that_a_server_misreads_is_sent_as_the_double_beside_it() -> None:
+    (condition,) = to_server(Range("x", gte=float(2**53 - 1))).must  # type: ignore[union-attr, misc]
+    assert (condition.range.gt, condition.range.gte) == (float(2**53 - 2), None)
+
+
 @pytest.mark.parametrize("field", ["x", "a b", "n.y", "br[0]", "é-x_1", "x[]"])
 def test_paths_as_qdrant_shows_them_are_known_again(field: str) -> None:
     shown = "metadata." + ".".join(key if key.isidentifier() else f'"{key}"' for key in field.split("."))
