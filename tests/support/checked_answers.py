@@ -30,7 +30,9 @@ def checking(app: FastAPI) -> dict[str, list[Callable[[httpx.Response], Awaitabl
 
 
 def check_answer(app: FastAPI, response: httpx.Response) -> str | None:
-    """Return the call that was checked, `GET /jobs`; None where its answer has no model."""
+    """Return the call that was checked, `GET /jobs`; None where its answer has no model or, as to HEAD, no body."""
+    if response.request.method == "HEAD":
+        return None
     if response.headers.get("content-type", "").startswith("application/problem+json"):
         _check(Problem, response.text)
         return None

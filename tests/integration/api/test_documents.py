@@ -211,6 +211,7 @@ async def test_collections(served: Any) -> None:
         "failed": 0,
         "size_bytes": 0,
         "indexes": {},
+        "indexing": [],
         "aliases": [],
         "limit": None,
         "language": "simple",

@@ -934,8 +934,8 @@ def test_older_jobs_and_what_a_collection_was_filled_by(site: Site) -> None:
     expect(jobs.nth(30)).to_be_focused()
     row = page.get_by_role("row").filter(has_text="shop")
     expect(row).to_contain_text("fake-fingerp")
-    expect(page.get_by_role("row").filter(has_text="another model")).to_have_count(1)
-    expect(row).to_contain_text("another model")
+    expect(page.get_by_role("row").filter(has_text="its model is not served")).to_have_count(1)
+    expect(row).to_contain_text("its model is not served")
 
 
 def given(page: Page, content: bytes) -> None:

@@ -21,7 +21,7 @@ inputs = st.lists(
 
 @given(items=inputs, role=st.sampled_from(Role), lane=st.sampled_from(["search", "bulk"]))
 def test_a_call_arrives_as_it_was_sent(items: list[Input], role: Role, lane: str) -> None:
-    assert codec.unpack_call(codec.pack_call(items, role, lane)) == codec.Call(role, lane, items)  # type: ignore[arg-type]
+    assert codec.unpack_call(codec.pack_call(items, role, lane)) == codec.Call(role, lane, None, items)  # type: ignore[arg-type]
 
 
 def test_an_answer_arrives_as_it_was_sent() -> None:
@@ -80,7 +80,7 @@ def test_a_wrong_input_harms_only_itself(item: object, says: str) -> None:
         (msgpack.packb({"role": "query", "inputs": []}), "inputs is not a list of one or more"),
         (msgpack.packb({"role": "query", "inputs": {"text": "x"}}), "inputs is not a list"),
         (msgpack.packb({"role": "query", "lane": 4, "inputs": [{}]}), "lane is 4"),
-        (msgpack.packb({"role": "query", "model": "x", "inputs": [{}]}), "unknown fields: model"),
+        (msgpack.packb({"role": "query", "models": "x", "inputs": [{}]}), "unknown fields: models"),
         (msgpack.packb({1: "x"}), "unknown fields: 1"),
     ],
 )
