@@ -337,7 +337,7 @@ def noting(method: Any, told: list[float]) -> Any:
 async def test_an_overdue_search_goes_on_in_no_store(
     serve: Callable[..., Awaitable[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight slices of 0.3 s each; there is time for three."""
+    """Eight slices of 0.3 s each; at most four begin within the second. The search after them is one call more."""
     call = client._Child.call
     slices: list[None] = []
 
@@ -354,7 +354,7 @@ async def test_an_overdue_search_goes_on_in_no_store(
     response = await served.client.post("/search", json=body)
     assert (response.status_code, response.json()["code"]) == (504, "timed_out")
     await search(served, {"document_id": "d01"})
-    assert 3 <= len(slices) <= 4
+    assert 3 <= len(slices) <= 5
     hits = (await search(served, {"document_id": "d01"}, filter={"field": "n", "gte": 0}))["hits"]
     assert len(hits) == 10
 
