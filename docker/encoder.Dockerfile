@@ -5,8 +5,7 @@
 #
 # BASE      as in app.Dockerfile. CUDA's libraries come with torch, the driver from the host: no base of its own is needed.
 # DEVICE    cuda or cpu: the default of RET2_DEVICE, and what is asked of the build of torch
-# TORCH     what pip is asked for. On Linux the plain one is the CUDA build; for the CPU build, a tenth of the size:
-#           --build-arg DEVICE=cpu --build-arg TORCH="torch==2.13.0 --index-url URL-OF-THE-CPU-BUILDS"
+# TORCH     what pip is asked for; unset: the pinned version, built for DEVICE (install_torch.py)
 # EXTRAS    as in app.Dockerfile; without encoder no model can be loaded
 # BUNDLED   1: with ret2-atlas, the model of the demo, and the weights that it builds on; 0: no model at all, it is mounted
 # The user is 10001, nothing but /tmp is written to: run it with a read-only root file system.
@@ -14,7 +13,7 @@ ARG BASE=python:3.13-slim-bookworm
 
 FROM ${BASE} AS build
 ARG DEVICE=cuda
-ARG TORCH="torch==2.13.0"
+ARG TORCH=""
 ARG EXTRAS="encoder,otel"
 ARG PIP_FIND_LINKS=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONDONTWRITEBYTECODE=1
@@ -23,9 +22,10 @@ RUN python3 -m venv /opt/ret2
 ENV PATH=/opt/ret2/bin:$PATH
 # What changes rarely comes first, and torch, the largest, before all: these layers stay until their files do not.
 # TORCH is several words: that is what eval is for. A build of torch that does not fit DEVICE is refused now, not on a node.
-COPY docker/check_torch.py ./
-RUN eval "pip install ${TORCH}" && python check_torch.py "${DEVICE}"
-COPY pyproject.toml constraints.txt docker/requirements.py ./
+COPY constraints.txt ./
+COPY docker/check_torch.py docker/install_torch.py docker/
+RUN eval "python docker/install_torch.py \"${DEVICE}\" ${TORCH}" && python docker/check_torch.py "${DEVICE}"
+COPY pyproject.toml docker/requirements.py ./
 RUN python requirements.py pyproject.toml "${EXTRAS}" > requirements.txt \
  && pip install --constraint constraints.txt --requirement requirements.txt hatchling==1.33.0 editables==0.6
 ARG BUNDLED=1
@@ -39,7 +39,7 @@ COPY service service
 # pip compiles what it installs: at run time the file system is read-only.
 RUN if [ "${BUNDLED}" != 1 ]; then rm -rf model/checkpoints; fi \
  && pip install --no-deps --no-build-isolation . \
- && pip uninstall --yes hatchling editables pathspec pluggy trove-classifiers pip
+ && pip uninstall --yes hatchling editables pathspec pluggy trove-classifiers uv pip
 
 FROM ${BASE}
 ARG DEVICE=cuda
