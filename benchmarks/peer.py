@@ -43,7 +43,11 @@ def installed() -> Path:
                 [sys.executable, "-m", "venv", "--clear", str(folder)], check=True, capture_output=True, text=True
             )
             # The same torch for both: `TORCH` is what `make` installed ours from.
-            install_torch = [str(folder / "bin/python"), str(Path(__file__).parents[1] / "docker/install_torch.py"), "auto"]
+            install_torch = [
+                str(folder / "bin/python"),
+                str(Path(__file__).parents[1] / "docker/install_torch.py"),
+                "auto",
+            ]
             torch = os.environ.get("TORCH", "").split()
             subprocess.run([*install_torch, *torch], check=True, capture_output=True, text=True)
             pip("install", *_PACKAGES, python=folder / "bin/python")
