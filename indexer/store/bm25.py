@@ -19,7 +19,7 @@ from functools import cache, lru_cache
 import snowballstemmer
 import stop_words
 
-from indexer.filters.words import iterate_words
+from indexer.filters.words import iterate_spans, iterate_words
 from model.errors import InvalidInput
 
 SIMPLE = "simple"  # words as they are, in lower case
@@ -80,6 +80,19 @@ def query_words(text: str, language: str) -> Words:
 def tokens(text: str, language: str) -> list[str]:
     """Return the words of a text as they are compared: of Unicode's letters, digits and marks, case folded, stemmed."""
     return [_stem(word, language) for word in _content_words(text, language)]
+
+
+def matching_spans(text: str, query: str, language: str) -> Iterator[tuple[int, int, int]]:
+    """Yield where the words of a query are in a text: begin, end, and the number of the word."""
+    sought = frozenset(query_words(query, language).ids)
+    stop_list = _stop_words(language)
+    numbers: dict[str, int] = {}
+    for word, start, end in iterate_spans(text):
+        if word not in stop_list:
+            if (number := numbers.get(word)) is None:
+                number = numbers[word] = _id(word, language)
+            if number in sought:
+                yield start, end, number
 
 
 def _content_words(text: str, language: str) -> Iterator[str]:

@@ -126,6 +126,9 @@ def search(
     ] = None,
     rerank: Annotated[bool, typer.Option("--rerank", help="rank the nearest again by all their latents")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="say what came from text and what from the image")] = False,
+    highlight: Annotated[
+        bool, typer.Option("--highlight", help="show the passages with words of the query; modes lexical and hybrid")
+    ] = False,
     like: Annotated[list[str] | None, typer.Option(help="id of a document to find more like; may be repeated")] = None,
     unlike: Annotated[
         list[str] | None, typer.Option(help="id of a document to keep away from; may be repeated")
@@ -157,6 +160,7 @@ def search(
             mode=mode and mode.value,
             rerank=rerank,
             explain=explain,
+            highlight=highlight,
             positive=like or (),
             negative=[*(unlike or ()), *({"text": text} for text in avoid or ())],
             instruction=instruction,

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from indexer.domain.jobs import JobKind
 from service.client.types import Collection, Hit, Job, SearchResult
-from service.schemas.hits import ExplanationOut
+from service.schemas.hits import ExplanationOut, PassageOut
 
 Failed = tuple[str, str, str]  # which document, code, why
 
@@ -36,9 +36,24 @@ def hits_table(hits: Sequence[Hit]) -> Table:
         table.add_column("why", no_wrap=True)
     for rank, hit in enumerate(hits, 1):
         metadata = ", ".join(f"{name}={value}" for name, value in hit.metadata.items())
-        cells = (str(rank), f"{hit.score:.3f}", hit.id, short(hit.text or "(a picture alone)"), metadata)
+        cells = (str(rank), f"{hit.score:.3f}", hit.id, _shown_text(hit), metadata)
         _row(table, *cells, *([why(hit.explanation)] if explained and hit.explanation else []))
     return table
+
+
+def _shown_text(hit: Hit) -> str:
+    """Return the passages of a hit, a line each, with the words of the query in brackets; without any, its text."""
+    if not hit.highlights:
+        return short(hit.text or "(a picture alone)")
+    return "\n".join(_bracketed(passage) for passage in hit.highlights)
+
+
+def _bracketed(passage: PassageOut) -> str:
+    text = passage.text
+    for word in reversed(passage.words):
+        start, end = word.start - passage.start, word.end - passage.start
+        text = f"{text[:start]}[{text[start:end]}]{text[end:]}"
+    return " ".join(text.split())
 
 
 def why(explanation: ExplanationOut) -> str:

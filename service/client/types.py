@@ -53,6 +53,7 @@ class Search:
     score_threshold: float | None = None
     with_vector: bool = False
     explain: bool = False
+    highlight: bool = False
     mode: str | None = None
     fusion: Mapping[str, Any] | None = None
     rerank: bool | Mapping[str, Any] = False
@@ -86,6 +87,7 @@ class Search:
             "score_threshold": self.score_threshold,
             "with_vector": self.with_vector or None,
             "explain": self.explain or None,
+            "highlight": self.highlight or None,
             "mode": self.mode,
             "fusion": self.fusion,
             "rerank": self.rerank or None,

@@ -29,6 +29,7 @@ class ContentView:
     metadata_fields: bool | Sequence[str] = True
     with_vector: bool = False
     explanation: Any = ABSENT
+    highlights: Any = ABSENT
 
     def image_url(self) -> str | None:
         """Return a path of this service. It holds the image's digest, so that a browser may cache the image for
@@ -146,6 +147,20 @@ class ExplanationOut(BaseModel):
     lexical: LexicalOut | None = Field(description="the words' part; null where no word of the query counted")
 
 
+class SpanOut(BaseModel):
+    """Part of the text, in characters (Unicode code points) from its beginning."""
+
+    start: int = Field(description="the first character", examples=[12])
+    end: int = Field(description="the character behind the last", examples=[20])
+
+
+class PassageOut(SpanOut):
+    """A part of the text that holds words of the query."""
+
+    text: str = Field(description="the passage", examples=["The Kenyan shilling is the currency of Kenya."])
+    words: list[SpanOut] = Field(description="the words of the query in the text, as `start` counts")
+
+
 class HitOut(ContentOut):
     """A document that was found."""
 
@@ -156,6 +171,9 @@ class HitOut(ContentOut):
     )
     explanation: Annotated[ExplanationOut | None, From(lambda view: view.explanation)] = Field(
         None, description="with `explain`: what came from text and what from the image"
+    )
+    highlights: Annotated[list[PassageOut] | None, From(lambda view: view.highlights)] = Field(
+        None, description="with `highlight`: at most three passages with words of the query, in the order of the text"
     )
 
 

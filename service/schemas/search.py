@@ -166,7 +166,7 @@ class SearchIn(Wire):
                 "mode": "hybrid",
                 "fusion": {"method": "weighted", "weight": 0.3},
             },
-            {"collection": "flags", "query": _QUERY, "mode": "lexical"},
+            {"collection": "flags", "query": _QUERY, "mode": "lexical", "highlight": True},
         )
     )
 
@@ -197,6 +197,9 @@ class SearchIn(Wire):
         True, description="the metadata fields that hits hold; true for all, false for none"
     )
     with_vector: bool = Field(False, description="whether hits hold their embedding")
+    highlight: bool = Field(
+        False, description="whether hits hold the passages with the words of the query; in modes lexical and hybrid"
+    )
     explain: bool = Field(False, description="whether hits explain what came from text and what from the image")
     mode: Literal["fused", "lexical", "hybrid"] | None = Field(
         None, description="by embedding, by the words of the texts (BM25), or by both; by default fused"

@@ -8,6 +8,7 @@ from indexer.domain.collections import Collection
 from model.errors import InvalidInput
 from model.settings import setting
 from service.schemas.search import MAX_GROUPS, SearchIn
+from service.search.highlights import MAX_HIGHLIGHTED
 
 # Hits of a search where neither the request nor the collection names a limit.
 DEFAULT_LIMIT = 10
@@ -52,6 +53,9 @@ class SearchBounds:
                 search.group_size,
                 self.hits,
             )
+        if search.highlight and limit * size > MAX_HIGHLIGHTED:
+            detail = f"highlight reads the texts of {limit * size} hits again, at most {MAX_HIGHLIGHTED}"
+            raise _over("limit", detail, limit * size, MAX_HIGHLIGHTED)
         timeout_s = search.timeout_s
         if timeout_s is not None and timeout_s > self.timeout_s:
             raise _over(

@@ -18,10 +18,12 @@ def name_for(caller: Key, requested: str, own: str) -> str:
     return own if caller.sees(own) else requested
 
 
-def hit_wire(collection: str, hit: Hit, search: SearchIn, query: EncodedQuery) -> dict[str, Any]:
+def hit_wire(
+    collection: str, hit: Hit, search: SearchIn, query: EncodedQuery, highlights: Any = ABSENT
+) -> dict[str, Any]:
     """Return `HitOut` as plain data, with what the search asked for."""
     explained = explanation(query, hit) if search.explain else ABSENT
-    return wire(HitOut, ContentView(hit, collection, search.metadata_fields, search.with_vector, explained))
+    return wire(HitOut, ContentView(hit, collection, search.metadata_fields, search.with_vector, explained, highlights))
 
 
 # --- explanations: docs/explain.md says what each number is

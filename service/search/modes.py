@@ -56,6 +56,11 @@ class RankingMode:
             raise _unfit("mode", "mode lexical reads words only and would ignore the image: use hybrid or fused")
         if lexical and examples:
             raise _unfit("mode", "mode lexical reads the query's own words only, not its examples: use hybrid or fused")
+        if search.highlight and mode == "fused":
+            raise _unfit(
+                "highlight",
+                "highlight shows the words of the query, and mode fused compares embeddings alone: use lexical or hybrid",
+            )
         if search.rerank and examples:
             raise _unfit("rerank", "rerank needs the latents of one query, and several examples have none")
         rerank = RerankIn() if search.rerank is True else search.rerank

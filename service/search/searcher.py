@@ -26,6 +26,7 @@ from service.schemas.search import SearchIn
 from service.search.answers import AnswerWriter
 from service.search.bounds import SearchBounds
 from service.search.clock import Clock
+from service.search.highlights import passages
 from service.search.hits import hit_wire, name_for
 from service.search.modes import RankedSearch, RankingMode
 from service.search.paging import MAX_WINDOW, Mark, Page, Pager, read_cursor
@@ -33,7 +34,9 @@ from service.search.query import EncodedQuery, QueryEncoder
 from service.search.room import HitRoom
 
 # Options that may differ from page to page. The filter counts, by its meaning.
-_PAGE_OPTIONS = {"filter", "cursor", "limit", "offset", "metadata_fields", "with_vector", "timeout_s", "consistency"}
+_PAGE_OPTIONS = {
+    *("filter", "cursor", "limit", "offset", "metadata_fields", "with_vector", "highlight", "timeout_s", "consistency")
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +108,21 @@ class Searcher:
         self, search: SearchIn, pager: Pager, limit: int, collection: Collection, query: EncodedQuery, clock: Clock
     ) -> dict[str, Any]:
         name = name_for(self.caller, search.collection, collection.name)
+        language = (await self.catalog.layout(collection)).language if search.highlight else ""
 
-        def wires(hits: list[Hit]) -> list[dict[str, Any]]:
-            return [hit_wire(name, hit, search, query) for hit in hits]
+        async def wires(hits: list[Hit]) -> list[dict[str, Any]]:
+            if not search.highlight:
+                return [hit_wire(name, hit, search, query) for hit in hits]
+            marked = await asyncio.to_thread(lambda: [passages(hit.text, query.text, language) for hit in hits])
+            return [hit_wire(name, hit, search, query, cut) for hit, cut in zip(hits, marked, strict=True)]
 
         if search.group_by is None:
             page = await self._page(search, pager, limit)
             self._observe(len(page.hits), clock)
-            return {"hits": wires(page.hits), "cursor": _cursor(page, search), "timings": clock.timings()}
+            return {"hits": await wires(page.hits), "cursor": _cursor(page, search), "timings": clock.timings()}
         groups = await pager.groups(search.group_by, limit, search.group_size or 1)
         self._observe(sum(len(group.hits) for group in groups), clock)
-        answered = [{"value": group.value, "hits": wires(group.hits)} for group in groups]
+        answered = [{"value": group.value, "hits": await wires(group.hits)} for group in groups]
         return {"hits": [], "groups": answered, "cursor": None, "timings": clock.timings()}
 
     def _observe(self, hits: int, clock: Clock) -> None:

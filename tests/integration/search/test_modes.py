@@ -283,3 +283,20 @@ async def test_words_help_on_texts_that_the_model_never_saw(tmp_path: Any, need:
         await store.close()
     assert words[0] > fused[0] + 0.1
     assert both[1] > fused[1] + 0.05
+
+
+async def test_hits_show_the_passages_with_the_words_of_the_query(shop: Any) -> None:
+    answer = await shop.search("X200 shoe", collection="shop", mode="hybrid", highlight=True)
+    passages = {hit["id"]: hit["highlights"] for hit in answer["hits"]}
+    words = [{"start": 4, "end": 8}, {"start": 9, "end": 13}]
+    assert passages["b"] == [{"text": "red shoe x200", "start": 0, "end": 13, "words": words}]
+    assert passages["d"] == []
+    (hit,) = (await shop.search("hat", collection="shop", mode="lexical"))["hits"]
+    assert "highlights" not in hit
+    grouped = await shop.search("shoe", collection="shop", mode="lexical", highlight=True, group_by="n")
+    assert [group["hits"][0]["highlights"][0]["text"] for group in grouped["groups"]] == [
+        "red shoe x200",
+        "red red red shoe",
+    ]
+    assert "mode fused compares embeddings alone" in (await refused(shop, highlight=True))["detail"]
+    assert "at most 100" in (await refused(shop, highlight=True, mode="lexical", limit=101))["detail"]
