@@ -65,6 +65,18 @@ class Ret2(nn.Module):
     def forward(self, states: States, contributions: list[Tensor] | None = None) -> Tensor:
         """Fuse the states. Where `contributions` is given, append (B, 2) for each step: what it took from text and
         image, see `model.contributions`."""
+        state = self._state(states, contributions)
+        if self.features is not None:
+            state = self.features(state, states)
+        return F.normalize(state, dim=-1)
+
+    def parts(self, states: States) -> Tensor:
+        """Return what `FeaturesOnState` adds up: the cell's state and the features, (B, 2, E), each of unit length."""
+        assert isinstance(self.features, FeaturesOnState)
+        state = F.normalize(self._state(states), dim=-1).mean(dim=1, keepdim=True)  # (B, 1, E)
+        return F.normalize(torch.cat([state, self.features.sum(states)], dim=1), dim=-1)
+
+    def _state(self, states: States, contributions: list[Tensor] | None = None) -> Tensor:
         latents = self.cell.initial(states.batch)  # (B, K, D)
         for step in range(len(self.text_adapters)):
             latents = self.cell(
@@ -78,10 +90,8 @@ class Ret2(nn.Module):
             )
         if self.pooled:
             latents = latents.mean(dim=1, keepdim=True)  # (B, 1, D)
-        state: Tensor = self.projection(latents)  # (B, K, E)
-        if self.features is not None:
-            state = self.features(state, states)
-        return F.normalize(state, dim=-1)
+        state: Tensor = self.projection(latents)  # (B, K, E), or (B, 1, E) when pooled
+        return state
 
 
 class FeaturesOnState(nn.Module):

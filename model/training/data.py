@@ -88,9 +88,9 @@ def read_data(options: PairsOptions, report: Report) -> tuple[Data, list[Fault]]
     return Data(train, validation, pairs.images, both.labels(), digest), faults
 
 
-def settings_for(data: Data, chosen: Mapping[str, Any], *, fresh: bool = False) -> TrainSettings:
+def settings_for(data: Data, chosen: Mapping[str, Any], *, fresh: bool = False, apart: bool = False) -> TrainSettings:
     """Return what was chosen, and where that says nothing what suits the data; `fresh` is a cell that has learnt
-    nothing yet."""
+    nothing yet, `apart` one with global features beside it that have not either."""
     explicit = {name: value for name, value in chosen.items() if value is not None}
     if unknown := set(explicit) - {part.name for part in fields(TrainSettings)}:
         raise TypeError(f"no settings of training: {', '.join(sorted(unknown))}")
@@ -106,5 +106,6 @@ def settings_for(data: Data, chosen: Mapping[str, Any], *, fresh: bool = False) 
         "warmup_steps": min(100, steps // 10),
         "eval_every": min(100, math.ceil(pairs / batch)),
         "learning_rate": 1e-3 if fresh else 3e-4,
+        "apart": apart,
     }
     return TrainSettings(**(fitted | known_settings))

@@ -126,6 +126,12 @@ def train(
         "global_features": retriever.ret2_config.global_features,
     }
     _check(settings, data, ranks)
+    if settings.apart and (origin is not None or retriever.ret2_config.global_features != "added"):
+        raise InvalidInput(
+            "--apart is for a fresh cell with global features, such as the bundled model's: a run that starts from a "
+            "checkpoint begins with what that gives, and its gate is learnt",
+            field="apart",
+        )
     if retriever.ret2_config.global_features == "base" and (
         settings.train_backbones != "none" or options.self_contained
     ):

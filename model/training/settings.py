@@ -109,6 +109,13 @@ class TrainSettings:
     ] = 0.0
     temperature: Annotated[float, Option("of the loss at the start; it is learnt; without: 0.07", least=0.01)] = 0.07
     seed: Annotated[int, Option("of shuffling, dropout and fresh weights; without: 17")] = 17
+    apart: Annotated[
+        bool,
+        Option(
+            "the cell and its global features learn each by a loss of its own, and are added at gate 1; without: a "
+            "gate that is learnt (the bundled model: apart)"
+        ),
+    ] = False
     precision: Annotated[Precision, Option("auto: bf16 where it is fast")] = "auto"
     eval_every: Annotated[
         int, Option("steps between validations; without: an epoch, at most 100 (atlas: 100)", least=1)

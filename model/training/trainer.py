@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from model.checkpoints.weights import load_strict
 from model.errors import InvalidInput
-from model.ret2 import States
+from model.ret2 import FeaturesOnState, Ret2, States
 from model.retriever import Retriever
 from model.towers.towers import with_prefix
 from model.training.batch import Batch, Entry
@@ -97,14 +97,17 @@ class Trainer:
         self._pool = ThreadPoolExecutor(_PREPARE_THREADS, "prepare")
         self._ahead: tuple[int, Batch, list[Chunk]] | None = None
         self.trained = trained_parts(retriever, settings)
+        if settings.apart:
+            _open_gates(retriever)
         for module in self.trained.values():
             module.requires_grad_(True)
             for value in module.state_dict().values():
                 ranks.from_first(value)
         # The moving average of the weights is what is validated and kept: the weights themselves go to and fro.
         self._average = [value.detach().clone() for value in self._parameters()] if settings.averaging else []
-        start = torch.tensor(math.log(1 / settings.temperature), dtype=retriever.dtype, device=ranks.device)
-        self.log_scale = nn.Parameter(start)
+        self._losses = 2 if settings.apart else 1
+        start = torch.full((self._losses,), math.log(1 / settings.temperature), dtype=retriever.dtype)
+        self.log_scale = nn.Parameter(start.to(ranks.device))
         self.optimizer = self._optimizer()
         self.done = 0
 
@@ -127,17 +130,17 @@ class Trainer:
         self._add_to_average()
         self.log_scale.data.clamp_(max=MAX_LOG_SCALE)
         self.done += 1
-        return Step(loss, float(norm), self.settings.learning_rate * rate, self.log_scale.exp().item())
+        return Step(loss, float(norm), self.settings.learning_rate * rate, self.log_scale.exp().mean().item())
 
     def _backward(self, batch: Batch, chunks: Sequence[Chunk]) -> float:
         """Compute the gradients, and return the loss. Each parameter gets this process's scaled part of the gradient,
         the temperature the whole."""
-        leaves = self._vectors(len(batch.entries))
+        leaves = self._vectors(len(batch.entries), self._losses)
         alone = len(chunks) == 1  # its graph may stay: there is no other to make room for
         output: Tensor | None = None
         for chunk in chunks:
             with torch.set_grad_enabled(alone):
-                output = self._forward(chunk)
+                output = self._forward(chunk, apart=self.settings.apart)
             leaves[chunk.places] = output.detach()
         self._ranks.add(leaves).requires_grad_()
         loss = self._loss(batch, leaves)
@@ -146,16 +149,20 @@ class Trainer:
         assert self.log_scale.grad is not None
         self.log_scale.grad = self._scaler.scale(self.log_scale.grad)
         for chunk in chunks:
-            vectors = output if alone and output is not None else self._forward(chunk)
+            vectors = output if alone and output is not None else self._forward(chunk, apart=self.settings.apart)
             vectors.backward(self._scaler.scale(leaves.grad[chunk.places]))  # type: ignore[no-untyped-call]
         return loss.item()
 
     def _loss(self, batch: Batch, vectors: Tensor) -> Tensor:
-        queries, documents = vectors[batch.queries], vectors[batch.documents]  # (B, E), (M, E)
-        logits = queries @ documents.T * self.log_scale.exp()  # (B, M)
-        if batch.ignored is not None:
-            logits = logits.masked_fill(batch.ignored.to(logits.device), _IGNORED)
-        return symmetric_cross_entropy(logits, batch.targets.to(logits), batch.document_targets.to(logits))
+        """Return the sum of the losses of the parts that learn apart, each at a temperature of its own."""
+        total = torch.zeros((), dtype=vectors.dtype, device=vectors.device)
+        for part, log_scale in zip(vectors.unbind(1), self.log_scale, strict=True):
+            queries, documents = part[batch.queries], part[batch.documents]  # (B, E), (M, E)
+            logits = queries @ documents.T * log_scale.exp()  # (B, M)
+            if batch.ignored is not None:
+                logits = logits.masked_fill(batch.ignored.to(logits.device), _IGNORED)
+            total += symmetric_cross_entropy(logits, batch.targets.to(logits), batch.document_targets.to(logits))
+        return total
 
     @torch.no_grad()
     def _add_to_average(self) -> None:
@@ -183,14 +190,14 @@ class Trainer:
         """Embed any entries to (N, E) as the model with its present weights would. The result is the same in every
         process."""
         self._train(False)
-        vectors = self._vectors(len(entries))
+        vectors = self._vectors(len(entries), 1)
         ahead: Chunk | None = None
         for following in (*self._chunks(entries), None):
             submitted = None if following is None else self._submitted(following)
             if ahead is not None:
                 vectors[ahead.places] = self._forward(ahead)
             ahead = submitted
-        return self._ranks.add(vectors)
+        return self._ranks.add(vectors)[:, 0]
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that resuming needs."""
@@ -235,10 +242,9 @@ class Trainer:
         for part in self.trained.values():
             part.train(mode)
 
-    def _vectors(self, count: int) -> Tensor:
-        return torch.zeros(
-            count, self.retriever.config.dimensions, dtype=self.retriever.dtype, device=self._ranks.device
-        )
+    def _vectors(self, count: int, parts: int) -> Tensor:
+        size = self.retriever.config.dimensions
+        return torch.zeros(count, parts, size, dtype=self.retriever.dtype, device=self._ranks.device)
 
     def _next(self) -> tuple[Batch, list[Chunk]]:
         """Return this step's batch, while the images of the next one are being decoded."""
@@ -274,11 +280,12 @@ class Trainer:
         content = Input(text, None if image is None else self._images[image])
         return self.retriever.prepare(content, entry.role, _LIMITS)
 
-    def _forward(self, chunk: Chunk) -> Tensor:
-        """Embed a chunk to (n, E) of unit length, with the same dropout each time within a step."""
+    def _forward(self, chunk: Chunk, *, apart: bool = False) -> Tensor:
+        """Embed a chunk to (n, 1, E) of unit length, or to (n, 2, E) with its parts apart, with the same dropout each
+        time within a step."""
         torch.manual_seed(((self.settings.seed * 1_000_003 + self.done) * 100_003 + chunk.number) % 2**63)
         rows = [Ready(entry, future.result()) for entry, future in zip(chunk.entries, chunk.prepared, strict=True)]
-        return embed_by_kind(rows, self._kind, self._embed_alike)
+        return embed_by_kind(rows, self._kind, lambda alike: self._embed_alike(alike, apart=apart))
 
     def _kind(self, row: Ready) -> tuple[str, bool, bool]:
         """Return what rows that go through the model together have in common; the role counts only where sides or
@@ -287,11 +294,12 @@ class Trainer:
         shared = len(self.retriever.sides) == 1 and not self.retriever.document_towers
         return "" if shared else role, has_image, has_text
 
-    def _embed_alike(self, rows: Sequence[Ready]) -> Tensor:
-        entry = rows[0].entry
+    def _embed_alike(self, rows: Sequence[Ready], *, apart: bool) -> Tensor:
+        side: Any = self.retriever.side(rows[0].entry.role)
         with torch.autocast(self._ranks.device.type, self._dtype, enabled=self._dtype is not None):
-            latents = self.retriever.side(entry.role)(self._states(rows))  # (n, K, E)
-            return latents.mean(dim=1).to(self.retriever.dtype)  # type: ignore[no-any-return]
+            states = self._states(rows)
+            vectors: Tensor = side.parts(states) if apart else side(states).mean(dim=1, keepdim=True)
+            return vectors.to(self.retriever.dtype)
 
     def _states(self, rows: Sequence[Ready]) -> States:
         """Return the states of rows of one kind, from the cache if it has them, else by the towers."""
@@ -335,6 +343,15 @@ class Ready(NamedTuple):
         assert self.prepared is not None
         assert self.prepared.pixels is not None
         return self.prepared.pixels
+
+
+@torch.no_grad()
+def _open_gates(retriever: Retriever) -> None:
+    """Add the global features whole: parts that learn apart give the gate no gradient."""
+    for side in retriever.sides.values():
+        assert isinstance(side, Ret2)
+        assert isinstance(side.features, FeaturesOnState)
+        side.features.gate.fill_(1)
 
 
 def trained_parts(retriever: Retriever, settings: TrainSettings) -> dict[str, nn.Module]:

@@ -102,7 +102,8 @@ def _run(command: _Command, ranks: Ranks, bar: _Bar, stopped: Callable[[], bool]
     config = _fresh_config(command)
     source = command.start.start_from or "bundled:atlas"
     fresh = config is not None or is_dual(find(source))
-    settings = settings_for(data, command.learning, fresh=fresh)
+    apart = config is not None and config.global_features == "added"
+    settings = settings_for(data, command.learning, fresh=fresh, apart=apart)
     if settings.precision == "auto":
         settings = replace(settings, precision=best_precision(ranks.device))
     name = output.name if command.pairs.data else command.start.variant

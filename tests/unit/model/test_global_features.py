@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from dual_encoders import write_dual_encoder
 from PIL import Image
 from tiny_model import CONFIG, write_tiny_checkpoint
+from torch import Tensor
 
 from model.config import Ret2Config
 from model.errors import InvalidInput
@@ -28,6 +30,7 @@ from model.training.pairs import Example, Images, Pairs
 from model.training.run import begin, train
 from model.training.settings import RunOptions, TrainSettings
 from model.training.state_cache import StateCache
+from model.training.trainer import Trainer
 from model.types import Float32, Input, Limits, Role
 
 CELL = {"hidden_size": 32, "num_heads": 2, "intermediate_size": 64, "num_latents": 2}
@@ -134,6 +137,64 @@ def test_global_features_are_added_to_a_cell_without_a_change_at_step_0(tmp_path
     opened = Retriever.load(str(tmp_path / "run"))
     assert opened.ret2_config.global_features == "added"
     assert isinstance(side(opened).features, FeaturesOnState)
+
+
+def fresh_with_features(folder: Path) -> Retriever:
+    """A cell with global features, neither of which has learnt anything."""
+    start = write_tiny_checkpoint(folder, replace(CONFIG, dropout=0.0, attention_dropout=0.0))
+    return begin(str(start), None, "mine", 17, global_features=True)[0]
+
+
+def test_parts_that_learn_apart_get_the_gradients_of_their_own_losses(tmp_path: Path) -> None:
+    """The cell's are those of a model without features, whatever the features are, and theirs those of the plain sum.
+    The gate is 1 and stays."""
+    settings = replace(SETTINGS, chunk_size=5)
+    data = pairs()
+
+    def gradients(retriever: Retriever, settings: TrainSettings) -> dict[str, Tensor]:
+        with closing(Trainer(retriever, data.batches(settings), data.images, settings, Ranks())) as trainer:
+            trainer._train(True)
+            trainer._backward(*trainer._drawn(0))
+            values = {**dict(retriever.sides["shared"].named_parameters()), "log_scale": trainer.log_scale}
+            return {key: value.grad for key, value in values.items() if value.grad is not None}
+
+    whole = fresh_with_features(tmp_path / "whole")
+    apart = gradients(whole, replace(settings, apart=True))
+    assert "features.gate" not in apart
+    assert torch.equal(side(whole).features.gate, torch.ones(whole.config.dimensions))
+    alone = fresh_with_features(tmp_path / "alone")
+    plain_sum = side(alone).features.sum
+    side(alone).features = None
+    cell = gradients(alone, settings)
+    alone.sides["shared"] = plain_sum
+    features = {f"features.sum.{key}": value for key, value in gradients(alone, settings).items()}
+    scales = torch.cat([cell.pop("log_scale"), features.pop("features.sum.log_scale")])
+    expected = {**cell, **features, "log_scale": scales}
+    assert apart.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(apart[key], value, atol=1e-6, rtol=1e-4, msg=key)
+
+
+def test_a_run_apart_keeps_gate_1_and_both_parts_learn(tmp_path: Path) -> None:
+    retriever = fresh_with_features(tmp_path / "start")
+    before = {key: value.clone() for key, value in side(retriever).state_dict().items()}
+    run(retriever, tmp_path / "run", replace(SETTINGS, apart=True, averaging=0.5))
+    changed = {key for key, value in side(retriever).state_dict().items() if not torch.equal(value, before[key])}
+    assert {"features.sum.text.1.0.weight", "cell.latents", "features.gate"} <= changed
+    opened = side(Retriever.load(str(tmp_path / "run")))
+    assert torch.equal(opened.features.gate, torch.ones_like(opened.features.gate))
+
+
+def test_apart_is_refused_where_a_run_starts_from_what_was_learnt(tmp_path: Path) -> None:
+    start = write_tiny_checkpoint(tmp_path / "start")
+    for features in (True, False):
+        retriever, origin = begin(str(start), None, "mine", 17, global_features=features)
+        with pytest.raises(InvalidInput, match="--apart is for a fresh cell with global features"):
+            train(
+                retriever, origin if features else None, pairs(), replace(SETTINGS, apart=True),
+                RunOptions(tmp_path / "run"), Ranks(),
+                report=lambda *_: None, say=lambda _: None, should_stop=lambda: False,
+            )  # fmt: skip
 
 
 def test_sides_of_their_own_have_features_of_their_own(tmp_path: Path) -> None:

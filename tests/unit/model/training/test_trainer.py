@@ -119,7 +119,9 @@ def test_gradients_are_those_of_autograd_over_all(tmp_path: Path, png: Callable[
     with tuner(load(tmp_path), data, settings) as other:
         other._train(True)
         batch, _ = other._drawn(0)
-        vectors = torch.cat([other._embed_alike([ready]) for ready in other_rows(other, batch.entries)])
+        vectors = torch.cat(
+            [other._embed_alike([ready], apart=False)[:, 0] for ready in other_rows(other, batch.entries)]
+        )
         vectors = torch.nn.functional.normalize(vectors, dim=-1)
         logits = vectors[batch.queries] @ vectors[batch.documents].T * other.log_scale.exp()
         forward = -(batch.targets * logits.log_softmax(1)).sum(1).mean()
@@ -255,7 +257,9 @@ def test_queries_and_documents_go_through_a_shared_side_together(tmp_path: Path,
         with tuner(retriever, pairs(png)) as run:
             entries = [Entry(role, (f"a {role}", None)) for role in Role]
             embed_alike = run._embed_alike
-            run._embed_alike = lambda rows, inner=embed_alike: calls.append(len(rows)) or inner(rows)  # type: ignore[method-assign]
+            run._embed_alike = lambda rows, *, apart, inner=embed_alike: (  # type: ignore[method-assign]
+                calls.append(len(rows)) or inner(rows, apart=apart)
+            )
             run.embed(entries)
         assert calls == [2] if expected == 1 else [1, 1]
         calls.clear()
@@ -270,10 +274,10 @@ def test_ignored_pairs_take_no_part_in_the_loss(tmp_path: Path, png: Callable[..
         both = Batch([], *places, right, right)
         logits = vectors[:2] @ vectors[2:].T * run.log_scale.exp()
         expected = -(logits.log_softmax(1).diag().mean() + logits.log_softmax(0).diag().mean()) / 2
-        torch.testing.assert_close(run._loss(both, vectors), expected)
+        torch.testing.assert_close(run._loss(both, vectors[:, None]), expected)
         ignored = replace(both, ignored=torch.tensor([[False, True], [False, False]]))
         forward, backward = logits.log_softmax(1), logits.log_softmax(0)
-        torch.testing.assert_close(run._loss(ignored, vectors), -(forward[1, 1] + backward[0, 0]) / 4)
+        torch.testing.assert_close(run._loss(ignored, vectors[:, None]), -(forward[1, 1] + backward[0, 0]) / 4)
 
 
 def test_the_average_of_the_steps_is_what_is_validated_and_it_is_restored(
