@@ -7,7 +7,7 @@
 # DEVICE    cuda or cpu: the default of RET2_DEVICE, and what is asked of the build of torch
 # TORCH     what pip is asked for; unset: the pinned version, built for DEVICE (install_torch.py)
 # EXTRAS    as in app.Dockerfile; without encoder no model can be loaded
-# BUNDLED   1: with ret2-atlas, the model of the demo, and the weights that it builds on; 0: no model at all, it is mounted
+# BUNDLED   1: with everyday, ret2-atlas and the weights that both build on; 0: no model at all, it is mounted
 # The user is 10001, nothing but /tmp is written to: run it with a read-only root file system.
 ARG BASE=python:3.13-slim-bookworm
 

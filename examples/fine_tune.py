@@ -92,15 +92,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("train", type=Path, nargs="?")
     parser.add_argument("test", type=Path, nargs="?")
-    parser.add_argument("--start-from", default="bundled", help="the checkpoint that learns")
+    parser.add_argument("--start-from", help="the model that learns; without: bundled:everyday, of atlas' pairs bundled:atlas")
     parser.add_argument("--output", type=Path, default=Path("runs/fine-tuned"))
     parser.add_argument("--emoji", type=int, default=200, help="of the pairs made of atlas")
     given, of_training = parser.parse_known_args()
     made = given.train is None or given.test is None
     train, test = write_atlas_pairs(given.output / "pairs", given.emoji) if made else (given.train, given.test)
 
-    before = recall(given.start_from, train, test)
-    command = [sys.executable, "-m", "service", "train", f"--data={train}", f"--start-from={given.start_from}"]
+    start_from = given.start_from or ("bundled:atlas" if made else "bundled:everyday")
+    before = recall(start_from, train, test)
+    command = [sys.executable, "-m", "service", "train", f"--data={train}", f"--start-from={start_from}"]
     folder = given.output / "model"
     status = subprocess.run([*command, f"--output={folder}", *of_training], check=False).returncode
     if status not in (0, NOTHING_LEARNT):

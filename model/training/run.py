@@ -137,7 +137,8 @@ def train(
     ):
         raise InvalidInput(
             "the towers of a dual encoder that a cell is added to stay as and where they are: leave out "
-            "--train-backbones and --self-contained, or begin with --backbone",
+            "--train-backbones and --self-contained, or begin with --backbone, or with --start-from and a model that "
+            "has a cell, such as bundled:atlas",
             field="train_backbones",
         )
     resumed = claim(options.output, record, ranks, fresh=options.fresh)

@@ -41,7 +41,7 @@ class StartOptions:
     start_from: Annotated[
         str | None,
         Option(
-            "any served model: bundled:atlas (what --data starts with), bundled:everyday, a folder, hub:ORG/NAME; to a "
+            "any served model: bundled:everyday (what --data starts with), a folder, hub:ORG/NAME, bundled:atlas; to a "
             "dual encoder a fresh cell is added"
         ),
     ] = None

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from model.training.run import Outcome
 
 _SHOWN_FAULTS = 20
+# What a service answers with by default: training on one's own pairs betters that.
+_START = "bundled:everyday"
 NOTHING_LEARNT = 3  # exit status of a run whose best checkpoint is the model that it began with
 _PANELS = {
     "Your own pairs": PairsOptions,
@@ -100,7 +102,7 @@ def _run(command: _Command, ranks: Ranks, bar: _Bar, stopped: Callable[[], bool]
     output = command.run.output or Path("runs") / command.name
     data = _read(command, bar)
     config = _fresh_config(command)
-    source = command.start.start_from or "bundled:atlas"
+    source = command.start.start_from or _START
     fresh = config is not None or is_dual(find(source))
     apart = config is not None and config.global_features == "added"
     settings = settings_for(data, command.learning, fresh=fresh, apart=apart)

@@ -1,18 +1,23 @@
 """The models of this process: which there are, which of them are loaded, and why one is not.
 
 The first one that can be loaded is loaded before the process starts. The others are loaded beside its work, so that the
-start takes no longer with several; a call of a model that is being loaded waits for it.
+start takes no longer with several; a call of a model that is being loaded waits for it. A model that failed for a
+reason that can pass, such as a hub that does not answer, is tried again, after longer and longer pauses.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
+from indexer.backoff import Backoff
 from indexer.encoding.encoder import Lane
 from indexer.encoding.registry import ModelState, ServedModel
 from indexer.errors import ModelUnavailable
@@ -30,6 +35,19 @@ log = structlog.get_logger(__name__)
 Loader = Callable[[ModelSource], tuple[Runtime, int]]
 
 
+# Of loading a model again. A hub that is back is noticed within five minutes; a download of gigabytes that breaks off
+# each time is not begun more often.
+LOADING_BACKOFF = Backoff(first_s=10.0, longest_s=300.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why a model could not be loaded, and whether the reason can pass."""
+
+    reason: str
+    passing: bool
+
+
 @dataclass(slots=True)
 class _Place:
     """A model of the list: loaded, failed with the reason, or neither yet."""
@@ -39,6 +57,10 @@ class _Place:
     model: LoadedModel | None = None
     failure: str | None = None
     settled: asyncio.Event = field(default_factory=asyncio.Event)
+    passing: bool = False  # whether the failure can pass, so that the model is tried again
+    tries: int = 0
+    # When it is loaded, by the monotonic clock; None once it is loaded, or failed for good.
+    due: float | None = 0.0
 
     @property
     def served(self) -> ServedModel:
@@ -46,7 +68,15 @@ class _Place:
             state = ModelState.FAILED if self.failure else ModelState.READY
             return ServedModel(self.name, state, self.model.runtime.info, self.failure)
         state = ModelState.FAILED if self.failure else ModelState.LOADING
-        return ServedModel(self.name, state, None, self.failure)
+        return ServedModel(self.name, state, None, self.explained)
+
+    @property
+    def explained(self) -> str | None:
+        """The reason of its failure, and when it is tried again."""
+        if self.failure is None or not self.passing:
+            return self.failure
+        next_s = max(0, math.ceil((self.due or 0) - time.monotonic()))
+        return f"{self.failure.removesuffix('.')}. Failed {self.tries} times so far, the next try is in {next_s} s"
 
 
 class LocalModels:
@@ -65,7 +95,7 @@ class LocalModels:
         places = []
         for model in (batcher.first, *more_models):
             name = model.runtime.info.name
-            place = _Place(name, ModelSource(name, name), model)
+            place = _Place(name, ModelSource(name, name), model, due=None)
             place.settled.set()
             places.append(place)
         return cls(batcher, places)
@@ -86,18 +116,15 @@ class LocalModels:
         places = [_Place(source.name, source) for source in sources]
         batcher: Batcher | None = None
         for place in places:
-            try:
-                runtime, max_batch_cost = loader(place.source)
-            except RetrievalError as error:
-                if len(places) == 1:
-                    raise
-                _fail(place, error.detail)
+            outcome = _loaded(place, loader, raises=len(places) == 1)
+            if isinstance(outcome, _Failure):
+                _fail(place, outcome)
                 continue
             if batcher is None:
-                batcher = serve(runtime, max_batch_cost)
+                batcher = serve(*outcome)
                 place.model = batcher.first
             else:
-                place.model = batcher.add(runtime, max_batch_cost)
+                place.model = batcher.add(*outcome)
             place.settled.set()
             if not all_before_start:
                 break
@@ -110,7 +137,7 @@ class LocalModels:
 
     def start(self) -> None:
         self.batcher.start()
-        if any(not place.settled.is_set() for place in self._places.values()):
+        if any(place.due is not None for place in self._places.values()):
             # A thread that ends: OpenMP keeps helpers for every thread that computes.
             loop = asyncio.get_running_loop()
             self._thread = threading.Thread(target=self._load_remaining, args=(loop,), name="load-models", daemon=True)
@@ -127,30 +154,25 @@ class LocalModels:
                 place.settled.set()
 
     def _load_remaining(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Load what is due, in the order of the list, until nothing is."""
         assert self._loader is not None
-        for place in self._places.values():
-            if place.settled.is_set() or self._stopping.is_set():
-                continue
-            outcome: tuple[Runtime, int] | str = "its loading was cut short"
-            try:
-                outcome = self._loader(place.source)
-            except RetrievalError as error:
-                outcome = error.detail
-            except Exception as error:
-                log.exception("model failed to load", model=place.name)
-                outcome = f"{type(error).__name__}: {error}"[:500]
+        while due := [
+            (place.due, number, place) for number, place in enumerate(self._places.values()) if place.due is not None
+        ]:
+            due_at, _, place = min(due)
+            if self._stopping.wait(max(0.0, due_at - time.monotonic())):
+                return
+            outcome = _loaded(place, self._loader)
             try:
                 loop.call_soon_threadsafe(self._settle, place, outcome)
             except RuntimeError:
                 return  # the loop is closed: nobody waits any more
 
-    def _settle(self, place: _Place, outcome: tuple[Runtime, int] | str) -> None:
-        if place.settled.is_set():
-            return
-        if isinstance(outcome, str):
+    def _settle(self, place: _Place, outcome: tuple[Runtime, int] | _Failure) -> None:
+        if isinstance(outcome, _Failure):
             _fail(place, outcome)
-        else:
-            place.model = self.batcher.add(*outcome)
+        elif not self._stopping.is_set():
+            place.model, place.failure = self.batcher.add(*outcome), None
             place.settled.set()
 
     # --- health
@@ -196,10 +218,9 @@ class LocalModels:
         place = self._places[name]
         await place.settled.wait()
         if place.model is None:
+            advice = "" if place.passing else ". Mend it and restart the service"
             raise ModelUnavailable(
-                f"model {name} could not be loaded: {place.failure}. Mend it and restart the service",
-                field="model",
-                value=name,
+                f"model {name} could not be loaded: {place.explained}{advice}", field="model", value=name
             )
         return place.model
 
@@ -219,7 +240,30 @@ class LocalEncoder:
         return await self.host.batcher.encode(inputs, role=role, lane=lane, model=model)
 
 
-def _fail(place: _Place, reason: str) -> None:
-    log.error("model failed to load", model=place.name, source=place.source.source, reason=reason)
-    place.failure = reason
+def _loaded(place: _Place, loader: Loader, *, raises: bool = False) -> tuple[Runtime, int] | _Failure:
+    """Load a model, and note when it is due again if that failed for a reason that can pass. `raises` an error that is
+    one of ours instead."""
+    place.tries += 1
+    try:
+        loaded = loader(place.source)
+    except RetrievalError as error:
+        if raises:
+            raise
+        failure = _Failure(error.detail, error.retryable)
+    except Exception as error:
+        if raises:
+            raise
+        log.exception("model failed to load", model=place.name)
+        failure = _Failure(f"{type(error).__name__}: {error}"[:500], isinstance(error, (OSError, MemoryError)))
+    else:
+        place.due = None
+        return loaded
+    pause_s = LOADING_BACKOFF.delay_s(place.tries - 1, random.Random())
+    place.due = time.monotonic() + pause_s if failure.passing else None
+    return failure
+
+
+def _fail(place: _Place, failure: _Failure) -> None:
+    place.failure, place.passing = failure.reason, failure.passing
+    log.error("model failed to load", model=place.name, source=place.source.source, reason=place.explained)
     place.settled.set()

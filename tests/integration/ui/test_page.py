@@ -753,6 +753,22 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(locked: Site) -> None:
     assert page.evaluate("localStorage.length") == 0
 
 
+def test_the_footer_names_every_model_and_what_is_wrong_with_it(site: Site) -> None:
+    page = site.page()
+    footer = page.get_by_role("contentinfo")
+    expect(footer).to_have_text(re.compile(r"^fake, \d+ dimensions; ret2 \d+\.\d+\.\d+"))
+    info = httpx.get(f"{site.url}/info").json()
+    info["models"] += [
+        {"name": "large", "state": "loading", "dimensions": None, "detail": None},
+        {"name": "broken", "state": "failed", "dimensions": None, "detail": "no folder <b>'x'</b>"},
+    ]
+    page.route("**/info", lambda route: route.fulfill(json=info))
+    page.reload()
+    expect(footer).to_contain_text("; large, being loaded; broken, failed: no folder <b>'x'</b>; ret2")
+    page.goto(f"{site.url}/?view=work")
+    expect(footer).to_contain_text("large, being loaded")
+
+
 def test_another_key_takes_the_place_of_the_first(locked: Site) -> None:
     """Everything is bound once, and a late refusal of the first key does not take the second away."""
     page = locked.page("?view=work")

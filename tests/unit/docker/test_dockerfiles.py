@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +82,12 @@ def test_traces_can_be_turned_on(file: Path) -> None:
     """A process that is told where to send them and cannot does not start."""
     assert "otel" in _extras(file)
     assert 'requirements.py pyproject.toml "${EXTRAS}"' in "\n".join(instructions(file))
+
+
+def test_photographs_of_telephones_can_be_read(file: Path) -> None:
+    """HEIC needs a decoder beside Pillow's, in the process that checks a picture and in the one that embeds it."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(line.startswith("pi-heif") for extra in _extras(file) for line in extras[extra])
 
 
 def _extras(file: Path) -> list[str]:

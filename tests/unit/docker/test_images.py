@@ -173,6 +173,12 @@ def test_config(image: str, buildah: Buildah, request: pytest.FixtureRequest) ->
 
 
 @pytest.mark.parametrize("image", ["app_image", "encoder_image"])
+def test_photographs_of_telephones_can_be_read(image: str, buildah: Buildah, request: pytest.FixtureRequest) -> None:
+    with mounted(buildah, request.getfixturevalue(image)) as root:
+        run("chroot", str(root), "/opt/ret2/bin/python", "-c", "import pi_heif; pi_heif.register_heif_opener()")
+
+
+@pytest.mark.parametrize("image", ["app_image", "encoder_image"])
 def test_traces_can_be_turned_on(image: str, buildah: Buildah, request: pytest.FixtureRequest) -> None:
     with mounted(buildah, request.getfixturevalue(image)) as root:
         packages = {path.name for path in (root / "opt/ret2/lib").glob("python3.*/site-packages/opentelemetry/*")}

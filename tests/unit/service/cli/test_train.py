@@ -16,12 +16,15 @@ from dual_encoders import write_dual_encoder
 from tiny_model import write_tiny_checkpoint
 from typer.testing import CliRunner, Result
 
+from model.errors import InvalidInput
 from model.retriever import Retriever
 from model.training import run
 from model.training.atlas import DEFAULTS, AtlasData
 from model.training.settings import PairsOptions, RunOptions, StartOptions, TrainSettings
 from service.cli import train
 from service.cli.main import app
+from service.encoder.sources import read_sources
+from service.settings import Settings
 
 HALF = ("--validation-share", "0.3")
 
@@ -153,6 +156,33 @@ def test_what_cannot_be_is_said_in_one_line(
     result = invoke(*given, "--output", tmp_path / "run")
     assert result.exit_code == 1
     assert message in words(result.stderr)
+
+
+def test_own_pairs_start_from_the_model_that_a_service_answers_with(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources: list[str] = []
+
+    def begin(source: str, *_: Any, **__: Any) -> Any:
+        sources.append(source)
+        raise InvalidInput("far enough")
+
+    monkeypatch.setattr(run, "begin", begin)
+    invoke("--data", file, "--output", tmp_path / "run", "--validation-share", 0)
+    assert sources == [read_sources(Settings().models)[0].source]
+
+
+def test_the_bundled_model_s_parts_learn_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apart: dict[str, bool] = {}
+
+    def train_model(retriever: Retriever, _: Any, __: Any, settings: TrainSettings, *___: Any, **____: Any) -> Any:
+        apart[retriever.config.name] = settings.apart
+        return run.Outcome(settings.steps, "finished", {}, {}, settings.steps, tmp_path)
+
+    monkeypatch.setattr(run, "train", train_model)
+    for variant in ("ret2-atlas", "cell"):
+        assert invoke("--variant", variant, "--device", "cpu").exit_code == 0
+    assert apart == {"ret2-atlas": True, "cell": False}
 
 
 def test_without_pairs_the_settings_reach_the_run_of_the_variant(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,11 @@ import pytest
 from fake_runtime import D, FakeRuntime
 from prometheus_client import CollectorRegistry
 
+from indexer.backoff import Backoff
 from indexer.encoding.encoder import Lane
 from indexer.encoding.registry import Encoders, ModelState
 from indexer.errors import ModelUnavailable
-from model.errors import EncodeFailed, InvalidInput, RetrievalError
+from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, RetrievalError
 from model.types import Embedding, Input, Role
 from service.encoder.batcher import Batcher
 from service.encoder.models import LocalModels
@@ -121,6 +122,52 @@ async def test_where_the_default_cannot_be_loaded_the_next_one_starts_the_proces
     assert isinstance(await encode(models, "second"), Embedding)
     with pytest.raises(ModelUnavailable, match="model first could not be loaded: 2 weights do not fit"):
         await Encoders((models,)).find()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.encoder.models.LOADING_BACKOFF", Backoff(first_s=0.05, longest_s=0.05))
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+@pytest.mark.parametrize(
+    "error", [DependencyUnavailable("the hub cannot be reached (no answer in time)"), OSError("Stale file handle")]
+)
+async def test_a_model_whose_failure_can_pass_is_tried_again(
+    start: Any, loads: Loads, impatient: None, name: str, error: Exception
+) -> None:
+    """Also the default, which another model has replaced at the start."""
+    loads.failing[name] = error
+    models = start()
+    with pytest.raises(ModelUnavailable, match=r"Failed \d+ times so far, the next try is in \d+ s$"):
+        await encode(models, name)
+    (failed,) = [model for model in await models.models() if model.state is ModelState.FAILED]
+    assert failed.name == name
+    assert str(error).removesuffix(".") in (failed.detail or "")
+    del loads.failing[name]
+    async with asyncio.timeout(5):
+        while (await states(models))[name] == "failed":  # noqa: ASYNC110  what is waited for is another thread's doing
+            await asyncio.sleep(0.01)
+    assert isinstance(await encode(models, name), Embedding)
+    assert all(model.detail is None for model in await models.models())
+
+
+async def test_a_model_that_has_to_be_mended_is_not_tried_again(start: Any, loads: Loads, impatient: None) -> None:
+    loads.failing["second"] = InvalidInput("2 weights do not fit")
+    models = start()
+    await encode(models, "third")
+    del loads.failing["second"]
+    await asyncio.sleep(0.2)
+    with pytest.raises(ModelUnavailable, match=r"2 weights do not fit. Mend it and restart the service$"):
+        await encode(models, "second")
+
+
+async def test_the_process_stops_between_two_tries(start: Any, loads: Loads) -> None:
+    loads.failing["second"] = DependencyUnavailable("the hub cannot be reached")
+    models = start()
+    await encode(models, "third")
+    async with asyncio.timeout(2):
+        await models.stop(grace_s=10)
 
 
 def test_the_only_model_ends_the_start_with_its_sentence(loads: Loads) -> None:
