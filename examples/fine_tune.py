@@ -92,7 +92,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("train", type=Path, nargs="?")
     parser.add_argument("test", type=Path, nargs="?")
-    parser.add_argument("--start-from", help="the model that learns; without: bundled:everyday, of atlas' pairs bundled:atlas")
+    parser.add_argument(
+        "--start-from", help="the model that learns; without: bundled:everyday, of atlas' pairs bundled:atlas"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/fine-tuned"))
     parser.add_argument("--emoji", type=int, default=200, help="of the pairs made of atlas")
     given, of_training = parser.parse_known_args()
