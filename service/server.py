@@ -24,11 +24,12 @@ from service.api.app import create_app
 from service.components import Parts
 from service.data_lock import only_server_of
 from service.encoder.app import EncoderParts, create_encoder_app
+from service.environment import unknown_variables
 from service.http.application import metrics_application
 from service.http.protocol import server_config
 from service.observability.logs import configure_logs
 from service.observability.tracing import start_traces
-from service.settings import ServerRole, Settings
+from service.settings import ServerRole, Settings, all_settings
 from service.wiring import build, build_encoder
 
 log = structlog.get_logger(__name__)
@@ -42,6 +43,8 @@ def serve(settings: Settings) -> None:
     restarts it."""
     configure_logs(settings.log_level, settings.log_format)
     start_traces(settings.role)
+    for name, similar in unknown_variables(os.environ, all_settings()).items():
+        log.warning("unknown setting", variable=name, similar=similar)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _leave)
     for port in (settings.port, settings.metrics_port):

@@ -228,13 +228,18 @@ def test_what_cannot_be_served_is_one_line(start: Callable[..., Server]) -> None
         assert "Traceback" not in server.log.read_text()
 
 
-def test_a_port_in_use_is_one_line_before_the_model_loads(start: Callable[..., Server]) -> None:
+def test_a_port_in_use_is_one_line_before_the_model_loads(
+    start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RET2_MODEL", "bundled")  # as an earlier version read it
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server = start(port=taken.getsockname()[1])
         assert server.process.wait(60) == 1
     log = server.log.read_text()
     assert "cannot listen on 127.0.0.1:" in log
     assert "Address already in use" in log
+    assert "unknown setting" in log
+    assert "RET2_MODELS" in log
     assert "loading the model" not in log
     assert "Traceback" not in log
 
