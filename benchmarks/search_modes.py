@@ -195,7 +195,7 @@ async def late(store: EdgeStore, collection: Collection, embeddings: Embeddings,
             exact = _maxsim(asked.latents[row], documents.latents)
             best = {point_id(collection.ids[place]) for place in np.argsort(-exact, kind="stable")[:10]}
             by = LateInteraction(asked.vectors[row], asked.latents[row], 10 * oversampling)
-            kept.append(len(best & {name for name, _ in await points.rank(by, SearchWindow(limit=10))}) / 10)
+            kept.append(len(best & {place.point_id for place in await points.rank(by, SearchWindow(limit=10))}) / 10)
         print(f"{10 * oversampling} candidates for 10 hits: {np.mean(kept):.4f} of the exact MaxSim ten")
 
 

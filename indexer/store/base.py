@@ -9,9 +9,8 @@ from typing import Literal, Protocol
 from indexer.domain.points import Hit, Page, Point
 from indexer.filters import FieldType, Filter
 from indexer.store.bm25 import SIMPLE
-from indexer.store.criteria import Criterion, Ranked
+from indexer.store.criteria import Criterion, Place, Ranked
 from model.errors import InvalidInput
-from model.types import Float32
 
 # How many copies of a shard a search asks.
 Consistency = Literal["one", "majority", "quorum", "all"]
@@ -80,18 +79,20 @@ class Points(Protocol):
         """Return points with their vectors in the order of the ids, None for a missing one."""
         ...
 
-    async def search(self, vector: Float32, window: SearchWindow) -> list[Hit]:
-        """Rank by the cosine with `vector` (D,). Best first, equal scores by point id. Cancelling the call ends its
-        work early.
+    async def search(self, criterion: Criterion, window: SearchWindow) -> list[Hit]:
+        """Return the hits in the window of a ranking. Best first, equal scores by point id. Raises `Conflict` for what
+        the collection does not hold: see `layout`. Cancelling the call ends its work early.
         """
         ...
 
-    async def rank(self, criterion: Criterion, window: SearchWindow) -> Ranked:
-        """Return point ids and scores alone. Raises `Conflict` for what the collection does not hold: see `layout`."""
+    async def rank(self, criterion: Criterion, window: SearchWindow) -> Sequence[Place]:
+        """Return point ids and scores alone, as `search` orders them."""
         ...
 
-    async def hits(self, ranked: Ranked, *, with_vector: bool = False, consistency: Consistency = "one") -> list[Hit]:
-        """Return the hits of a ranking in its order, without the documents deleted since. Vectors are read
+    async def hits(
+        self, places: Sequence[Place], *, with_vector: bool = False, consistency: Consistency = "one"
+    ) -> list[Hit]:
+        """Return the hits of these places in their order, without the documents deleted since. Vectors are read
         `with_vector` alone.
         """
         ...

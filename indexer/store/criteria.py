@@ -1,4 +1,4 @@
-"""The criteria by which a ranking orders: a vector, words, or latents."""
+"""The criteria by which a ranking orders: a vector, words, latents, or an embedding and words fused."""
 
 from __future__ import annotations
 
@@ -8,9 +8,19 @@ from dataclasses import dataclass
 from model.types import Float32
 
 # Point id and score, best first; equal scores by point id. Not document ids: those are in the payloads, and reading a
-# thousand of
-# them takes an engine longer than the ranking.
+# thousand of them takes an engine longer than the ranking.
 Ranked = Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One document of a ranking. `words` is its BM25 score, None where words do not count or none of the query is in
+    it; `share` is the part of `score` that comes from words."""
+
+    point_id: str
+    score: float
+    words: float | None = None
+    share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,4 +49,28 @@ class LateInteraction:
     candidates: int
 
 
-Criterion = Nearest | WordMatch | LateInteraction
+@dataclass(frozen=True, slots=True)
+class ReciprocalRanks:
+    """Fuse by Σ 1 / (k + rank) over the rankings that contain the document, with ranks from 1."""
+
+    k: int
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedScores:
+    """Fuse by (1 - weight) · embedding + weight · words, each scaled to between 0 and 1."""
+
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hybrid:
+    """Order by the fusion of two rankings, of each the best `candidates`."""
+
+    embedding: Nearest | LateInteraction
+    words: WordMatch
+    fusion: ReciprocalRanks | WeightedScores
+    candidates: int
+
+
+Criterion = Nearest | WordMatch | LateInteraction | Hybrid

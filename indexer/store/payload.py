@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from indexer.domain.points import Hit, Point
+from indexer.domain.points import Hit, Lexical, Point
 from indexer.filters import steps
+from indexer.store.criteria import Place
 from indexer.store.search_terms import TERMS, with_terms, without_terms
 from model.errors import InvalidInput
 from model.types import SHARE_DIGITS, Float32, Shares
@@ -43,15 +44,16 @@ def point_of(payload: Mapping[str, Any], vector: Float32, latents: Float32 | Non
     )
 
 
-def hit_of(payload: Mapping[str, Any], score: float, vector: Float32 | None) -> Hit:
+def hit_of(payload: Mapping[str, Any], place: Place, vector: Float32 | None) -> Hit:
     return Hit(
         document_id=payload["document_id"],
-        score=score,
+        score=place.score,
         text=payload["text"],
         image_digest=payload["image_digest"],
         metadata=without_terms(payload["metadata"]),
         vector=vector,
         shares=_shares(payload),
+        lexical=None if place.words is None else Lexical(place.words, place.share),
     )
 
 

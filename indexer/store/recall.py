@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from indexer.store.base import Points, SearchWindow
+from indexer.store.criteria import Nearest
 from model.errors import InvalidInput
 from model.types import Float32
 
@@ -62,7 +63,7 @@ def _queries(vectors: Float32, count: int, random: np.random.Generator) -> Itera
 
 
 async def _ids(points: Points, query: Float32, window: SearchWindow) -> set[str]:
-    return {hit.document_id for hit in await points.search(query, replace(window, consistency="one"))}
+    return {hit.document_id for hit in await points.search(Nearest(query), replace(window, consistency="one"))}
 
 
 def _mean_recall(rankings: Sequence[set[str]], truth: Sequence[set[str]]) -> float:

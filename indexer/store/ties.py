@@ -6,20 +6,21 @@ the page has, and where the last score continues behind the page, for more until
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from heapq import nsmallest
+from heapq import nlargest
 
 # Equal scores that most queries end with.
 _FEW = 1_000
 # Of more equal scores than this every page takes the same points, those that the engine gives for this limit: 12,000
-# ids are read in
-# 20 ms, and 10,000 hits is as far as a ranking can be walked unless the settings say otherwise.
+# ids are read in 20 ms, and 10,000 hits is as far as a ranking can be walked unless the settings say otherwise.
 MANY = 12_000
 
 
-def query_limits(count: int) -> tuple[int, ...]:
-    """Return the limits to query with, one after another, until the answer `is_complete`."""
-    return (count + 1,) if count >= MANY else tuple(sorted({count + 1, min(count + _FEW, MANY), MANY}))
+def query_limits(count: int, spare: int = 1) -> tuple[int, ...]:
+    """Return the limits to query with, one after another, until the answer `is_complete`. The first has `spare` points
+    more than are asked for: words have many equal scores."""
+    return (count + 1,) if count >= MANY else tuple(sorted({min(count + spare, MANY), min(count + _FEW, MANY), MANY}))
 
 
 def is_complete(scores: Sequence[float], count: int, limit: int) -> bool:
@@ -30,4 +31,7 @@ def is_complete(scores: Sequence[float], count: int, limit: int) -> bool:
 
 def in_order(ranked: Sequence[tuple[str, float]], count: int) -> list[tuple[str, float]]:
     """Return the best `count` of point ids and their scores."""
-    return nsmallest(count, ranked, key=lambda scored: (-scored[1], scored[0]))
+    if len(ranked) > count:
+        least = nlargest(count, [score for _, score in ranked])[-1] if count else math.inf
+        ranked = [scored for scored in ranked if scored[1] >= least]
+    return sorted(ranked, key=lambda scored: (-scored[1], scored[0]))[:count]

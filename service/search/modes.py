@@ -6,23 +6,29 @@ windows.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from indexer.domain.documents import point_id
-from indexer.domain.points import Hit, Lexical
+from indexer.domain.points import Hit
 from indexer.errors import CollectionDamaged
 from indexer.filters import AllOf, Filter
 from indexer.store.base import Points, SearchWindow
-from indexer.store.criteria import Criterion, LateInteraction, Nearest, WordMatch
+from indexer.store.criteria import (
+    Criterion,
+    Hybrid,
+    LateInteraction,
+    Nearest,
+    Place,
+    ReciprocalRanks,
+    WeightedScores,
+    WordMatch,
+)
 from model.errors import InvalidInput, NotFound
 from model.types import Float32
 from service.schemas.search import RerankIn, RrfIn, SearchIn, WeightedIn
 from service.search.clock import Clock
-from service.search.fusion import Fused, reciprocal_ranks, weighted
 
 # Candidates of each of the two rankings that hybrid fuses, so that all pages are windows into the same one.
 CANDIDATES = 1_000
@@ -104,19 +110,18 @@ class RankedSearch:
         the collection does not hold what the mode needs."""
         window = self._window(offset, limit, extra_condition)
         with self._in_store():
-            if self._by_search and self.vector is not None:
-                return await self.points.search(self.vector, window)
-            return await self._read(await self._places(window))
+            return await self.points.search(self._criterion(), window)
 
-    async def places(self, offset: int, limit: int) -> list[Fused]:
+    async def places(self, offset: int, limit: int) -> Sequence[Place]:
         """Return the ids and scores of a window, without reading its documents. Raise as `window` does."""
         with self._in_store():
-            return await self._places(self._window(offset, limit))
+            return await self.points.rank(self._criterion(), self._window(offset, limit))
 
-    async def read(self, places: Sequence[Fused]) -> list[Hit]:
+    async def read(self, places: Sequence[Place]) -> list[Hit]:
         """Return the documents of these places in their order, without those deleted since. Raise as `window` does."""
+        options = self.options
         with self._in_store():
-            return await self._read(places)
+            return await self.points.hits(places, with_vector=options.with_vector, consistency=options.consistency)
 
     @contextmanager
     def _in_store(self) -> Iterator[None]:
@@ -135,55 +140,18 @@ class RankedSearch:
         condition = _joined(self.options.condition, extra_condition)
         return replace(self.options, limit=limit, offset=offset, condition=condition, timeout_s=self.clock.remaining_s)
 
-    @property
-    def _by_search(self) -> bool:
-        """Whether one call of the store ranks and reads."""
-        return self.mode.mode == "fused" and not self.mode.reranks
-
-    async def _places(self, window: SearchWindow) -> list[Fused]:
-        if self._by_search:
-            ranked = await self.points.rank(self._by_embedding(), window)
-            return [Fused(point, score, None, 0.0) for point, score in ranked]
-        fused = {document.point_id: document for document in await self._ranking(window)}
-        page = window.cut([(document.point_id, document.score) for document in fused.values()])
-        return [fused[point] for point, _ in page]
-
-    async def _read(self, places: Sequence[Fused]) -> list[Hit]:
-        fused = {document.point_id: document for document in places}
-        hits = await self.points.hits(
-            [(document.point_id, document.score) for document in places],
-            with_vector=self.options.with_vector,
-            consistency=self.options.consistency,
-        )
-        return [_with_words(hit, fused[point_id(hit.document_id)]) for hit in hits]
-
-    async def _ranking(self, window: SearchWindow) -> list[Fused]:
-        whole = replace(window, limit=window.end, offset=0, score_threshold=None)
+    def _criterion(self) -> Criterion:
         match self.mode.mode:
             case "fused":
-                ranked = await self.points.rank(self._by_embedding(), whole)
-                return [Fused(point, score, None, 0.0) for point, score in ranked]
+                return self._by_embedding()
             case "lexical":
-                ranked = await self.points.rank(self._by_words(), whole)
-                return [Fused(point, score, score, 1.0) for point, score in ranked]
+                return self._by_words()
             case _:
-                return await self._hybrid(replace(whole, limit=CANDIDATES))
+                # A query without words is ranked by its embedding alone, as if no document had its words.
+                fusion = _fusion(self.mode.fusion or RrfIn(method="rrf"))
+                return Hybrid(self._by_embedding(), WordMatch(self.text or ""), fusion, CANDIDATES)
 
-    async def _hybrid(self, candidates: SearchWindow) -> list[Fused]:
-        """Fuse two rankings. A query without words is ranked by its embedding alone, as if no document had its
-        words."""
-        criteria = [self._by_embedding()]
-        if self.text:
-            criteria.append(self._by_words())
-        ranked = await asyncio.gather(*(self.points.rank(criterion, candidates) for criterion in criteria))
-        embedding, words = ranked[0], ranked[1] if len(ranked) > 1 else ()
-        match self.mode.fusion or RrfIn(method="rrf"):
-            case RrfIn(k=k):
-                return reciprocal_ranks(embedding, words, k)
-            case WeightedIn(weight=weight):
-                return weighted(embedding, words, weight)
-
-    def _by_embedding(self) -> Criterion:
+    def _by_embedding(self) -> Nearest | LateInteraction:
         if self.vector is None:
             raise _unfit("query", "the query has no embedding")
         if self.mode.oversampling is None:
@@ -204,8 +172,12 @@ def _joined(condition: Filter | None, extra: Filter | None) -> Filter | None:
     return AllOf((condition, extra))
 
 
-def _with_words(hit: Hit, fused: Fused) -> Hit:
-    return hit if fused.words is None else replace(hit, lexical=Lexical(fused.words, fused.share))
+def _fusion(fusion: Fusion) -> ReciprocalRanks | WeightedScores:
+    match fusion:
+        case RrfIn(k=k):
+            return ReciprocalRanks(k)
+        case WeightedIn(weight=weight):
+            return WeightedScores(weight)
 
 
 def _unfit(field_name: str, detail: str) -> InvalidInput:

@@ -18,8 +18,8 @@ import orjson
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit
 from indexer.filters import Empty, Equals, Filter, Not, Scalar, elements
+from indexer.store.criteria import Place
 from model.errors import InvalidInput
-from service.search.fusion import Fused
 
 # Hits of one window while groups are looked for.
 _MIN_WINDOW, MAX_WINDOW = 32, 1_000
@@ -32,11 +32,11 @@ class Ranking(Protocol):
 
     async def window(self, offset: int, limit: int, extra_condition: Filter | None = None) -> list[Hit]: ...
 
-    async def places(self, offset: int, limit: int) -> list[Fused]:
+    async def places(self, offset: int, limit: int) -> Sequence[Place]:
         """Return the ids and scores of a window, without reading its documents."""
         ...
 
-    async def read(self, places: Sequence[Fused]) -> list[Hit]:
+    async def read(self, places: Sequence[Place]) -> list[Hit]:
         """Return the documents of these places, without those deleted since."""
         ...
 
@@ -132,7 +132,7 @@ class Pager:
             ended, place = len(following) < size, place + len(following)
         return await self._read(placed, limit, goes_on=not ended)
 
-    async def _window_around(self, mark: Mark, limit: int) -> tuple[int, list[Fused], bool]:
+    async def _window_around(self, mark: Mark, limit: int) -> tuple[int, Sequence[Place], bool]:
         """Return a window that begins at or before the mark, usually exactly there; and whether the ranking ends in
         it."""
         back = 1
@@ -154,14 +154,14 @@ class Pager:
         ranked = await self.ranking.places(place, size)
         return await self._read(self._placed(place, ranked), limit, goes_on=len(ranked) == size)
 
-    async def _read(self, placed: Sequence[tuple[int, Fused]], limit: int, *, goes_on: bool = False) -> Page:
+    async def _read(self, placed: Sequence[tuple[int, Place]], limit: int, *, goes_on: bool = False) -> Page:
         """Read the documents of a page and no others; what was skipped before it is ids and scores."""
         goes_on = goes_on or len(placed) > limit
         places = {document.point_id: place for place, document in placed[: limit + 1]}
         hits = await self.ranking.read([document for _, document in placed[: limit + 1]])
         return _page([(places[point_id(hit.document_id)], hit) for hit in hits], limit, goes_on=goes_on)
 
-    def _count_to(self, mark: Mark, ranked: Sequence[Fused]) -> int:
+    def _count_to(self, mark: Mark, ranked: Sequence[Place]) -> int:
         """Count the places at the mark or before it: by the marked document, or when it was deleted by its score and
         id.
 
@@ -203,7 +203,7 @@ class Pager:
         hits = await self.ranking.window(0, size + len(self.excluded), Equals(field, group.value))
         group.hits[:] = [hit for hit in hits if hit.document_id not in self.excluded][:size]
 
-    def _placed(self, start: int, ranked: Sequence[Fused]) -> list[tuple[int, Fused]]:
+    def _placed(self, start: int, ranked: Sequence[Place]) -> list[tuple[int, Place]]:
         """Return the documents that are not excluded, each with its place."""
         excluded = {point_id(document_id) for document_id in self.excluded}
         return [
@@ -217,7 +217,7 @@ def _page(placed: Sequence[tuple[int, Hit]], limit: int, *, goes_on: bool) -> Pa
     return Page([hit for _, hit in chosen], chosen[-1][0] if chosen and goes_on else None)
 
 
-def _count_to_document(mark: Mark, ranked: Sequence[Fused]) -> int:
+def _count_to_document(mark: Mark, ranked: Sequence[Place]) -> int:
     """Count the places up to the marked document, it included; 0 where it is not among them."""
     marked = point_id(mark.document_id)
     return next((count for count, document in enumerate(ranked, 1) if document.point_id == marked), 0)

@@ -9,11 +9,12 @@ import numpy as np
 from filter_meaning import matches
 
 from indexer.domain.documents import point_id
-from indexer.domain.points import Hit, Page, Point
+from indexer.domain.points import Hit, Lexical, Page, Point
 from indexer.filters import FieldType, Filter
 from indexer.store.base import Consistency, Layout, SearchWindow
 from indexer.store.bm25 import tokens
-from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked, WordMatch
+from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
+from indexer.store.fusion import fuse, places
 from indexer.store.vectors import new_layout
 from model.errors import Conflict, InvalidInput, NotFound, RetrievalError
 from model.types import Float32
@@ -100,18 +101,36 @@ class FakePoints:
         points = [kept.get(document_id) for document_id in document_ids]
         return points if with_latents else [point and replace(point, latents=None) for point in points]
 
-    async def search(self, vector: Float32, window: SearchWindow) -> list[Hit]:
-        return await self.hits(await self.rank(Nearest(vector), window), with_vector=window.with_vector)
+    async def search(self, criterion: Criterion, window: SearchWindow) -> list[Hit]:
+        return await self.hits(await self.rank(criterion, window), with_vector=window.with_vector)
 
-    async def hits(self, ranked: Ranked, *, with_vector: bool = False, consistency: Consistency = "one") -> list[Hit]:
+    async def hits(
+        self, places: Sequence[Place], *, with_vector: bool = False, consistency: Consistency = "one"
+    ) -> list[Hit]:
         by_id = {point_id(name): point for name, point in self._kept()[1].items()}
-        points = [(by_id[key], score) for key, score in ranked if key in by_id]
         return [
-            Hit(p.document_id, score, p.text, p.image_digest, p.metadata, p.vector if with_vector else None, p.shares)
-            for p, score in points
+            Hit(
+                point.document_id,
+                place.score,
+                point.text,
+                point.image_digest,
+                point.metadata,
+                point.vector if with_vector else None,
+                point.shares,
+                None if place.words is None else Lexical(place.words, place.share),
+            )
+            for place in places
+            if (point := by_id.get(place.point_id))
         ]
 
-    async def rank(self, criterion: Criterion, window: SearchWindow) -> Ranked:
+    async def rank(self, criterion: Criterion, window: SearchWindow) -> list[Place]:
+        if not isinstance(criterion, Hybrid):
+            return places(criterion, self._ranked(criterion, window))
+        candidates = replace(window, limit=criterion.candidates, offset=0, score_threshold=None)
+        parts = self._ranked(criterion.embedding, candidates), self._ranked(criterion.words, candidates)
+        return fuse(criterion, *parts, window)
+
+    def _ranked(self, criterion: Nearest | WordMatch | LateInteraction, window: SearchWindow) -> Ranked:
         layout, kept = self._kept()
         window.check()
         condition = window.condition
@@ -127,7 +146,7 @@ class FakePoints:
                 if not layout.latents:
                     raise Conflict("the collection keeps no latents")
                 nearest = SearchWindow(candidates, condition=condition)
-                near = {key for key, _ in await self.rank(Nearest(vector), nearest)}
+                near = {key for key, _ in self._ranked(Nearest(vector), nearest)}
                 scores = {name: maxsim(latents, each.latents) for name, each in there.items() if point_id(name) in near}
         by_id = [(point_id(name), score) for name, score in scores.items()]
         return window.cut(sorted(by_id, key=lambda scored: (-scored[1], scored[0])))

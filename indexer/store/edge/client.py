@@ -22,15 +22,15 @@ from indexer.errors import StoreDied, StoreTimedOut
 from indexer.filters import FieldType, Filter
 from indexer.observability.watch import NOBODY, Watch
 from indexer.store.base import Consistency, Layout, SearchWindow
-from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked
+from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
 from indexer.store.edge.slices import READS_PER_CALL, Slice, Slices
 from indexer.store.edge.snapshot import pack
+from indexer.store.fusion import fuse, places
 from indexer.store.indexes import READABLE_DOCUMENTS
 from indexer.store.measure import measured
 from indexer.store.ties import in_order
 from model.child_output import ChildOutput, ending
 from model.errors import DependencyUnavailable, RetrievalError
-from model.types import Float32
 
 log = logging.getLogger(__name__)
 
@@ -159,25 +159,38 @@ class EdgePoints:
         return points
 
     @measured
-    async def search(self, vector: Float32, window: SearchWindow) -> list[Hit]:
-        hits: list[Hit] | Slices = await self._call("search", self._name, vector, window)
+    async def search(self, criterion: Criterion, window: SearchWindow) -> list[Hit]:
+        """Rank and read in one call of the child process, of which the hits of the window come back."""
+        hits: list[Hit] | Slices = await self._call("search", self._name, criterion, window)
         if isinstance(hits, Slices):
-            ranked = await self._rank_slices(hits, Nearest(vector), window)
-            hits = await self._call("hits", self._name, ranked, window.with_vector)
+            ranking = await self._rank_in_slices(hits, criterion, window)
+            hits = await self._call("hits", self._name, ranking, window.with_vector)
         return cast(list[Hit], hits)
 
     @measured
-    async def rank(self, criterion: Criterion, window: SearchWindow) -> Ranked:
-        ranked: Ranked | Slices = await self._call("rank", self._name, criterion, window)
-        return await self._rank_slices(ranked, criterion, window) if isinstance(ranked, Slices) else ranked
+    async def rank(self, criterion: Criterion, window: SearchWindow) -> Sequence[Place]:
+        ranking: list[Place] | Slices = await self._call("rank", self._name, criterion, window)
+        return await self._rank_in_slices(ranking, criterion, window) if isinstance(ranking, Slices) else ranking
 
     @measured
-    async def hits(self, ranked: Ranked, *, with_vector: bool = False, consistency: Consistency = "one") -> list[Hit]:
+    async def hits(
+        self, places: Sequence[Place], *, with_vector: bool = False, consistency: Consistency = "one"
+    ) -> list[Hit]:
         """Return the hits of a ranking. There is one copy, so `consistency` changes nothing."""
-        hits: list[Hit] = await self._call("hits", self._name, list(ranked), with_vector) if ranked else []
+        hits: list[Hit] = await self._call("hits", self._name, list(places), with_vector) if places else []
         return hits
 
-    async def _rank_slices(self, slices: Slices, criterion: Criterion, window: SearchWindow) -> Ranked:
+    async def _rank_in_slices(self, slices: Slices, criterion: Criterion, window: SearchWindow) -> list[Place]:
+        if not isinstance(criterion, Hybrid):
+            return places(criterion, await self._rank_slices(slices, criterion, window))
+        candidates = replace(window, limit=criterion.candidates, offset=0, score_threshold=None)
+        embedding = await self._rank_slices(slices, criterion.embedding, candidates)
+        words = await self._rank_slices(slices, criterion.words, candidates)
+        return fuse(criterion, embedding, words, window)
+
+    async def _rank_slices(
+        self, slices: Slices, criterion: Nearest | WordMatch | LateInteraction, window: SearchWindow
+    ) -> Ranked:
         """Rank one slice of the collection after another. Other calls run between two of them, and a cancelled call
         stops there.
         """
@@ -189,7 +202,7 @@ class EdgePoints:
         whole = replace(window, limit=window.end, offset=0)
         best: list[tuple[str, float]] = []
         for index in range(slices.total):
-            best += await self._call("rank", self._name, criterion, whole, Slice(slices.total, index))
+            best += await self._call("ranked", self._name, criterion, whole, Slice(slices.total, index))
             best = in_order(best, window.end)
         return window.cut(best)
 

@@ -66,6 +66,7 @@ def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
         s.search,
         s.hits,
         s.rank,
+        s.ranked,
         s.rerank,
         s.layout,
         s.count,

@@ -13,9 +13,9 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import qdrant_edge as qe
 
@@ -25,12 +25,13 @@ from indexer.durability import sync
 from indexer.errors import CollectionDamaged
 from indexer.filters import FieldType, Filter
 from indexer.store.base import Layout, SearchWindow
-from indexer.store.criteria import Criterion, LateInteraction, Nearest, Ranked
+from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
 from indexer.store.edge.filters import INDEX_KINDS, sliced, to_edge
 from indexer.store.edge.ranking import rank, sparse, vector_params
 from indexer.store.edge.rewrite import Rewrite, recover
 from indexer.store.edge.slices import READS_PER_CALL, Slice, Slices
 from indexer.store.edge.snapshot import copy, sync_folder, unpack
+from indexer.store.fusion import fuse, places
 from indexer.store.indexes import (
     READABLE_DOCUMENTS,
     answered,
@@ -44,7 +45,6 @@ from indexer.store.payload import digests, engine_name, hit_of, payload_of, poin
 from indexer.store.search_terms import FORMAT
 from indexer.store.vectors import DENSE, LATENTS, fits, just_below, new_layout, unpacked, vectors_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
-from model.types import Float32
 
 MAX_DIMENSIONS = 65_535
 LOAD_WAIT_S = 5.0
@@ -87,6 +87,8 @@ class _Open:
     rewrite: Rewrite | None = None
     unflushed: int = 0
     untidy: bool = False
+    # Points were deleted or replaced since the shard was loaded.
+    removed: bool = False
     # The number of the call that used it last.
     used: int = 0
 
@@ -204,11 +206,15 @@ class Shards:
         layout = self._opened(name).layout
         self._check_free_space()
         written = [qe.Point(point_id(p.document_id), vectors_of(p, layout, sparse), payload_of(p)) for p in points]
+        before = self._opened(name).shard.info().points_count
         self._write(name, qe.UpdateOperation.upsert_points(written), len(written))
+        opened = self._opened(name)
+        opened.removed |= opened.shard.info().points_count < before + len(written)
 
     def delete(self, name: str, document_ids: Sequence[str]) -> None:
         opened = self._opened(name)
         before = opened.shard.info().points_count
+        opened.removed = True
         self._write(
             name,
             qe.UpdateOperation.delete_points([point_id(document_id) for document_id in document_ids]),
@@ -223,22 +229,43 @@ class Shards:
         points = {str(record.id): point_of(record.payload, *unpacked(record.vector)) for record in records}
         return [points.get(record) for record in ids]
 
-    def search(self, name: str, vector: Float32, window: SearchWindow) -> list[Hit] | Slices:
-        ranked = self.rank(name, Nearest(vector), window)
-        return ranked if isinstance(ranked, Slices) else self.hits(name, ranked, window.with_vector)
+    def search(self, name: str, criterion: Criterion, window: SearchWindow) -> list[Hit] | Slices:
+        ranking = self.rank(name, criterion, window)
+        return ranking if isinstance(ranking, Slices) else self.hits(name, ranking, window.with_vector)
 
-    def hits(self, name: str, ranked: Ranked, with_vector: bool) -> list[Hit]:
+    def hits(self, name: str, ranking: Sequence[Place], with_vector: bool) -> list[Hit]:
         """Return the hits of a ranking, without the documents deleted since."""
         parts = [DENSE] if with_vector else False
-        retrieved = self._opened(name).shard.retrieve([point for point, _ in ranked], True, parts)
+        retrieved = self._opened(name).shard.retrieve([place.point_id for place in ranking], True, parts)
         records = {str(record.id): record for record in retrieved}
         vectors = {point: unpacked(record.vector)[0] for point, record in records.items() if with_vector}
         return [
-            hit_of(records[point].payload, score, vectors.get(point)) for point, score in ranked if point in records
+            hit_of(records[place.point_id].payload, place, vectors.get(place.point_id))
+            for place in ranking
+            if place.point_id in records
         ]
 
-    def rank(self, name: str, criterion: Criterion, window: SearchWindow, part: Slice | None = None) -> Ranked | Slices:
-        """Rank a part of the collection, or all of it unless that reads too many payloads."""
+    def rank(self, name: str, criterion: Criterion, window: SearchWindow) -> list[Place] | Slices:
+        """Rank the collection, unless that reads too many payloads for one call."""
+        if not isinstance(criterion, Hybrid):
+            ranked = self.ranked(name, criterion, window)
+            return ranked if isinstance(ranked, Slices) else places(criterion, ranked)
+        window.check()
+        candidates = replace(window, limit=criterion.candidates, offset=0, score_threshold=None)
+        embedding = self.ranked(name, criterion.embedding, candidates)
+        words = self.ranked(name, criterion.words, candidates)
+        if isinstance(embedding, Slices) or isinstance(words, Slices):
+            return embedding if isinstance(embedding, Slices) else cast(Slices, words)
+        return fuse(criterion, embedding, words, window)
+
+    def ranked(
+        self,
+        name: str,
+        criterion: Nearest | WordMatch | LateInteraction,
+        window: SearchWindow,
+        part: Slice | None = None,
+    ) -> Ranked | Slices:
+        """Rank a part of the collection by one criterion, or all of it unless that reads too many payloads."""
         opened = self._opened(name)
         window.check()
         chosen = None
@@ -252,7 +279,18 @@ class Shards:
         threshold = None
         if window.score_threshold is not None and isinstance(criterion, Nearest):
             threshold = just_below(window.score_threshold)
-        return window.cut(rank(opened.shard, name, opened.layout, criterion, window.end, chosen, threshold))
+        return window.cut(
+            rank(
+                opened.shard,
+                name,
+                opened.layout,
+                criterion,
+                window.end,
+                chosen,
+                threshold,
+                removed=opened.removed,
+            )
+        )
 
     def rerank(self, name: str, criterion: LateInteraction, window: SearchWindow, point_ids: Sequence[str]) -> Ranked:
         """Rank these points, already chosen."""

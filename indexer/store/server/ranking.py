@@ -8,7 +8,7 @@ from qdrant_client import models as q
 
 from indexer.store.base import Layout
 from indexer.store.bm25 import Words, query_words
-from indexer.store.criteria import Criterion, LateInteraction, Nearest, WordMatch
+from indexer.store.criteria import LateInteraction, Nearest, WordMatch
 from indexer.store.vectors import (
     DENSE,
     LATENTS,
@@ -51,7 +51,11 @@ def layout_of(params: q.CollectionParams) -> Layout | None:
 
 
 def asked(
-    criterion: Criterion, layout: Layout, name: str, filter_: q.Filter | None, params: q.SearchParams | None
+    criterion: Nearest | WordMatch | LateInteraction,
+    layout: Layout,
+    name: str,
+    filter_: q.Filter | None,
+    params: q.SearchParams | None,
 ) -> tuple[dict[str, Any], float] | None:
     """Arguments of `query_points`, and what its scores are multiplied by; None where nothing can be found."""
     match criterion:

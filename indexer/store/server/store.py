@@ -8,11 +8,12 @@ says so in its metadata; whatever lacks that mark is neither read nor written no
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -26,7 +27,8 @@ from indexer.errors import CollectionDamaged
 from indexer.filters import FieldType, Filter
 from indexer.observability.watch import NOBODY, Watch
 from indexer.store.base import Consistency, Layout, SearchWindow
-from indexer.store.criteria import Criterion, Nearest, Ranked
+from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
+from indexer.store.fusion import fuse, places
 from indexer.store.indexes import answered, check_kinds, declared_indexes, refuse_reading, unanswered, unfinished
 from indexer.store.measure import measured
 from indexer.store.payload import digests, engine_name, hit_of, payload_of, point_of, quoted
@@ -41,7 +43,6 @@ from indexer.store.server.settings import CollectionSettings, ServerStoreSetting
 from indexer.store.ties import in_order, is_complete, query_limits
 from indexer.store.vectors import DENSE, LATENTS, fits, just_below, new_layout, unpacked, vectors_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
-from model.types import Float32
 
 log = logging.getLogger(__name__)
 
@@ -327,27 +328,47 @@ class ServerPoints:
         return [points.get(point) for point in ids]
 
     @measured
-    async def search(self, vector: Float32, window: SearchWindow) -> list[Hit]:
+    async def search(self, criterion: Criterion, window: SearchWindow) -> list[Hit]:
         parts = [DENSE] if window.with_vector else False
         # The first page comes whole with its ranking; of a later one the hits before it would come for nothing.
         whole = {"with_payload": True, "with_vectors": parts} if window.offset == 0 else _NOTHING
-        ranked, records = await self._rank(Nearest(vector), window, whole)
-        absent = [point for point, _ in ranked if point not in records]
+        records: _Records = {}
+        if isinstance(criterion, Hybrid):
+            ranking = await self._fused(criterion, window)
+        else:
+            ranked, records = await self._rank(criterion, window, whole)
+            ranking = places(criterion, ranked)
+        absent = [place.point_id for place in ranking if place.point_id not in records]
         records |= await self._retrieve(absent, parts, window.consistency)
-        return _hits(ranked, records, window.with_vector)
+        return _hits(ranking, records, window.with_vector)
 
     @measured
-    async def rank(self, criterion: Criterion, window: SearchWindow) -> Ranked:
-        return (await self._rank(criterion, window, _NOTHING))[0]
+    async def rank(self, criterion: Criterion, window: SearchWindow) -> list[Place]:
+        if isinstance(criterion, Hybrid):
+            return await self._fused(criterion, window)
+        return places(criterion, (await self._rank(criterion, window, _NOTHING))[0])
 
     @measured
-    async def hits(self, ranked: Ranked, *, with_vector: bool = False, consistency: Consistency = "one") -> list[Hit]:
+    async def hits(
+        self, places: Sequence[Place], *, with_vector: bool = False, consistency: Consistency = "one"
+    ) -> list[Hit]:
         await self._store.describe(self._name)
         records: _Records = {}
-        records |= await self._retrieve([point for point, _ in ranked], [DENSE] if with_vector else False, consistency)
-        return _hits(ranked, records, with_vector)
+        ids = [place.point_id for place in places]
+        records |= await self._retrieve(ids, [DENSE] if with_vector else False, consistency)
+        return _hits(places, records, with_vector)
 
-    async def _rank(self, criterion: Criterion, window: SearchWindow, parts: dict[str, Any]) -> tuple[Ranked, _Records]:
+    async def _fused(self, hybrid: Hybrid, window: SearchWindow) -> list[Place]:
+        window.check()
+        candidates = replace(window, limit=hybrid.candidates, offset=0, score_threshold=None)
+        (embedding, _), (words, _) = await asyncio.gather(
+            self._rank(hybrid.embedding, candidates, _NOTHING), self._rank(hybrid.words, candidates, _NOTHING)
+        )
+        return fuse(hybrid, embedding, words, window)
+
+    async def _rank(
+        self, criterion: Nearest | WordMatch | LateInteraction, window: SearchWindow, parts: dict[str, Any]
+    ) -> tuple[Ranked, _Records]:
         """Return the ranking in the window, and the points that came with it in `parts`, by id."""
         description = await self._store.describe(self._name)
         window.check()
@@ -586,10 +607,10 @@ def _has_nan(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(_has_nan(item) for item in value)
 
 
-def _hits(ranked: Ranked, records: _Records, with_vector: bool) -> list[Hit]:
+def _hits(ranking: Sequence[Place], records: _Records, with_vector: bool) -> list[Hit]:
     """Return the hits of a ranking, without the documents deleted since."""
-    pairs = [(records[point], score) for point, score in ranked if point in records]
+    present = [(records[place.point_id], place) for place in ranking if place.point_id in records]
     return [
-        hit_of(record.payload or {}, score, unpacked(record.vector)[0] if with_vector else None)
-        for record, score in pairs
+        hit_of(record.payload or {}, place, unpacked(record.vector)[0] if with_vector else None)
+        for record, place in present
     ]

@@ -24,6 +24,7 @@ from indexer.domain.points import Page, Point
 from indexer.filters import FieldType
 from indexer.ledger.ledger import Ledger
 from indexer.store.base import SearchWindow, Store
+from indexer.store.criteria import Nearest
 from indexer.store.edge.client import EdgeStore
 from indexer.store.server.store import ServerStore, ServerStoreSettings
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
@@ -112,8 +113,8 @@ async def same(one: Installation, other: Installation) -> None:
         for seed in range(3):
             query = np.random.default_rng(seed).standard_normal(D).astype(np.float32)
             expected, found = (
-                await mine.search(query, SearchWindow(limit=50)),
-                await theirs.search(query, SearchWindow(limit=50)),
+                await mine.search(Nearest(query), SearchWindow(limit=50)),
+                await theirs.search(Nearest(query), SearchWindow(limit=50)),
             )
             assert [hit.document_id for hit in found] == [hit.document_id for hit in expected]
             np.testing.assert_allclose([h.score for h in found], [h.score for h in expected], atol=1e-6)

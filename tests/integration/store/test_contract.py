@@ -37,6 +37,7 @@ from indexer.filters import (
 )
 from indexer.filters.values import read_moment
 from indexer.store.base import Consistency, Points, SearchWindow, Store
+from indexer.store.criteria import Nearest
 from indexer.store.edge.client import EdgeStore
 from indexer.store.server.store import ServerStore
 from model.errors import Conflict, InvalidInput, NotFound
@@ -181,7 +182,7 @@ async def test_search_is_the_cosine_ranking(points: Points) -> None:
     by_id = {each.document_id: each for each in data}
     for seed in range(20):
         query = random_vector(rng(100 + seed)) * 50
-        hits = await points.search(query, SearchWindow(limit=10))
+        hits = await points.search(Nearest(query), SearchWindow(limit=10))
         assert_hits(hits, expected(data, query)[:10])
         for hit in hits:
             point = by_id[hit.document_id]
@@ -200,7 +201,7 @@ async def test_search_with_filters_keeps_what_matches(points: Points, compared: 
         present = data if i >= 100 else data[: N // 2]
         condition, query = random_filter(random), random_vector(random)
         wanted = expected(present, query, condition)
-        hits = await points.search(query, SearchWindow(limit=N, condition=condition))
+        hits = await points.search(Nearest(query), SearchWindow(limit=N, condition=condition))
         assert {hit.document_id for hit in hits} == {document_id for document_id, _ in wanted}, condition
         assert_hits(hits[:50], wanted[:50])
         compared()
@@ -230,7 +231,7 @@ async def test_random_filters_over_every_kind_of_value(
     points: Points, loaded: list[Point], compared: Callable[[], None], condition: Filter
 ) -> None:
     wanted = {each.document_id for each in loaded if matches(condition, each.metadata)}
-    hits = await points.search(loaded[0].vector, SearchWindow(limit=len(loaded), condition=condition))
+    hits = await points.search(Nearest(loaded[0].vector), SearchWindow(limit=len(loaded), condition=condition))
     assert {hit.document_id for hit in hits} == wanted
     compared()
 
@@ -256,9 +257,9 @@ async def test_random_data_and_random_filters(
     await points.upsert(data)
     for condition in conditions:
         wanted = expected(data, query, condition)
-        hits = await points.search(query, SearchWindow(limit=8, condition=condition))
+        hits = await points.search(Nearest(query), SearchWindow(limit=8, condition=condition))
         assert_same(hits, wanted)
-        window = await points.search(query, SearchWindow(limit=2, offset=1, condition=condition))
+        window = await points.search(Nearest(query), SearchWindow(limit=2, offset=1, condition=condition))
         assert [hit.document_id for hit in window] == [hit.document_id for hit in hits[1:3]]
         compared()
 
@@ -284,7 +285,7 @@ async def test_filters_mean_the_same_whatever_is_indexed(
     for condition in [leaf for field in fields for leaf in every_leaf(field)]:
         wanted = {f"d{i}" for i, each in enumerate(documents) if matches(condition, each)}
         try:
-            hits = await points.search(vector, SearchWindow(limit=len(documents), condition=condition))
+            hits = await points.search(Nearest(vector), SearchWindow(limit=len(documents), condition=condition))
         except InvalidInput:
             assert isinstance(condition, clash), condition
             continue
@@ -321,14 +322,14 @@ async def test_numbers_come_back_as_they_were_posted(
             # The client's local mode tells such a double from the whole numbers beside it, the engines do not.
             continue
         condition = Equals("n", number)
-        hits = await points.search(vector, SearchWindow(limit=50, condition=condition))
+        hits = await points.search(Nearest(vector), SearchWindow(limit=50, condition=condition))
         assert {hit.document_id for hit in hits} == {
             each.document_id for each in data if matches(condition, each.metadata)
         }
         if isinstance(number, float):
             for bounds in ({"gte": number}, {"lte": number}, {"gt": number}, {"lt": number}):
                 window = SearchWindow(limit=len(data), condition=Range("n", **bounds))
-                hits = await points.search(vector, window)
+                hits = await points.search(Nearest(vector), window)
                 present = {hit.document_id for hit in hits}
                 assert ({f"d{numbers.index(number)}"} <= present) == ("gte" in bounds or "lte" in bounds), (
                     number,
@@ -355,7 +356,7 @@ async def test_a_field_asked_for_as_number_and_as_time_answers_both(points: Poin
     for field, kinds in (("x", (numbers, times, numbers)), ("y", (times, numbers, times))):
         for kind in kinds:
             condition = replace(kind, field=field)
-            hits = await points.search(vector, SearchWindow(limit=10, condition=condition))
+            hits = await points.search(Nearest(vector), SearchWindow(limit=10, condition=condition))
             assert [hit.document_id for hit in hits] == [i for i, _ in expected(data, vector, condition)], condition
 
 
@@ -373,7 +374,7 @@ async def test_of_two_bounds_on_a_side_the_tighter_counts(points: Points, compar
             ]
             for condition in conditions:
                 assert_same(
-                    await points.search(vector, SearchWindow(limit=9, condition=condition)),
+                    await points.search(Nearest(vector), SearchWindow(limit=9, condition=condition)),
                     expected(data, vector, condition),
                 )
                 compared()
@@ -396,7 +397,8 @@ async def test_whole_numbers_beyond_doubles(
     conditions += [In("x", (each, 1)) for each in numbers if isinstance(each, int)]
     for condition in conditions:
         assert_same(
-            await points.search(vector, SearchWindow(limit=N, condition=condition)), expected(data, vector, condition)
+            await points.search(Nearest(vector), SearchWindow(limit=N, condition=condition)),
+            expected(data, vector, condition),
         )
         compared()
 
@@ -407,7 +409,7 @@ async def test_equals_tells_types_apart(points: Points) -> None:
     for field in FIELDS:
         for value in (1, 1.0, True, False, "1", "true", 2**53 - 1, ""):
             condition = Equals(field, value)
-            hits = await points.search(data[0].vector, SearchWindow(limit=N, condition=condition))
+            hits = await points.search(Nearest(data[0].vector), SearchWindow(limit=N, condition=condition))
             wanted = {each.document_id for each in data if matches(condition, each.metadata)}
             assert {hit.document_id for hit in hits} == wanted, condition
 
@@ -418,8 +420,10 @@ async def test_offset_walks_the_same_ranking(points: Points) -> None:
     query = random_vector(rng(2))
     wanted = expected(data, query)
     for offset in (0, 1, 10, N - 3, N, N + 100):
-        assert_hits(await points.search(query, SearchWindow(limit=7, offset=offset)), wanted[offset : offset + 7])
-    assert await points.search(query, SearchWindow(limit=0)) == []
+        assert_hits(
+            await points.search(Nearest(query), SearchWindow(limit=7, offset=offset)), wanted[offset : offset + 7]
+        )
+    assert await points.search(Nearest(query), SearchWindow(limit=0)) == []
 
 
 @pytest.mark.parametrize("consistency", ["one", "majority", "quorum", "all"])
@@ -430,7 +434,7 @@ async def test_any_consistency_is_the_same_where_nothing_is_being_written(
     await points.upsert(data)
     query = random_vector(rng(2))
     for offset in (0, 5):
-        hits = await points.search(query, SearchWindow(limit=7, offset=offset, consistency=consistency))
+        hits = await points.search(Nearest(query), SearchWindow(limit=7, offset=offset, consistency=consistency))
         assert_hits(hits, expected(data, query)[offset : offset + 7])
 
 
@@ -441,11 +445,11 @@ async def test_a_search_that_nobody_waits_for_harms_no_other(points: Points) -> 
     condition = Not(Equals("absent", 1))
     with suppress(TimeoutError):
         async with asyncio.timeout(0):
-            await points.search(query, SearchWindow(limit=7, condition=condition, timeout_s=0.0))
+            await points.search(Nearest(query), SearchWindow(limit=7, condition=condition, timeout_s=0.0))
     for timeout_s in (1.5, 30.0, None):
         found = await asyncio.gather(
             *(
-                points.search(query, SearchWindow(limit=7, condition=each, timeout_s=timeout_s))
+                points.search(Nearest(query), SearchWindow(limit=7, condition=each, timeout_s=timeout_s))
                 for each in (condition, None)
             )
         )
@@ -507,18 +511,20 @@ async def test_score_threshold(points: Points) -> None:
     query = random_vector(rng(3))
     wanted = expected(data, query)
     between = (wanted[9][1] + wanted[10][1]) / 2
-    assert_hits(await points.search(query, SearchWindow(limit=N, score_threshold=between)), wanted[:10])
-    assert_hits(await points.search(query, SearchWindow(limit=4, offset=8, score_threshold=between)), wanted[8:10])
-    exactly = (await points.search(query, SearchWindow(limit=10)))[9].score
-    assert len(await points.search(query, SearchWindow(limit=N, score_threshold=exactly))) == 10
-    assert await points.search(query, SearchWindow(limit=N, score_threshold=1.5)) == []
-    assert len(await points.search(query, SearchWindow(limit=N, score_threshold=-1.5))) == N
+    assert_hits(await points.search(Nearest(query), SearchWindow(limit=N, score_threshold=between)), wanted[:10])
+    assert_hits(
+        await points.search(Nearest(query), SearchWindow(limit=4, offset=8, score_threshold=between)), wanted[8:10]
+    )
+    exactly = (await points.search(Nearest(query), SearchWindow(limit=10)))[9].score
+    assert len(await points.search(Nearest(query), SearchWindow(limit=N, score_threshold=exactly))) == 10
+    assert await points.search(Nearest(query), SearchWindow(limit=N, score_threshold=1.5)) == []
+    assert len(await points.search(Nearest(query), SearchWindow(limit=N, score_threshold=-1.5))) == N
 
 
 async def test_vectors_come_when_asked_for(points: Points) -> None:
     data = make_points(20)
     await points.upsert(data)
-    (hit,) = await points.search(data[3].vector, SearchWindow(limit=1, with_vector=True))
+    (hit,) = await points.search(Nearest(data[3].vector), SearchWindow(limit=1, with_vector=True))
     assert hit.document_id == data[3].document_id
     assert hit.score == pytest.approx(1, abs=1e-5)
     assert hit.vector is not None
@@ -532,7 +538,9 @@ async def test_equal_scores_come_by_point_id_on_every_page(points: Points, n: in
     ids = [f"{i:04}" for i in rng(6).permutation(n)]
     await points.upsert([Point(each, same, None, None, {}, "") for each in ids])
     await points.upsert([Point(f"x{each}", other, None, None, {}, "") for each in ids[:5]])
-    pages = [await points.search(same, SearchWindow(limit=limit, offset=offset)) for offset in range(0, n, limit)]
+    pages = [
+        await points.search(Nearest(same), SearchWindow(limit=limit, offset=offset)) for offset in range(0, n, limit)
+    ]
     assert [hit.document_id for page in pages for hit in page][:n] == sorted(ids, key=point_id)
 
 
@@ -547,7 +555,7 @@ async def test_upsert_replaces_the_whole_point(points: Points) -> None:
     (found,) = await points.fetch([new.document_id])
     assert found is not None
     assert (found.text, found.metadata, found.content_hash) == (None, {"only": 1}, new.content_hash)
-    assert (await points.search(new.vector, SearchWindow(limit=1)))[0].document_id == new.document_id
+    assert (await points.search(Nearest(new.vector), SearchWindow(limit=1)))[0].document_id == new.document_id
 
 
 async def test_the_last_of_one_batch_wins(points: Points) -> None:
@@ -569,7 +577,7 @@ async def test_delete(points: Points) -> None:
     assert await points.count() == 40
     assert await points.fetch(gone) == [None] * 10
     query = random_vector(rng(7))
-    assert_hits(await points.search(query, SearchWindow(limit=100)), expected(data[:10] + data[20:], query))
+    assert_hits(await points.search(Nearest(query), SearchWindow(limit=100)), expected(data[:10] + data[20:], query))
     await points.upsert(data[10:11])
     assert await points.count() == 41
 
@@ -656,10 +664,12 @@ async def test_size(store: Store, points: Points) -> None:
 async def test_an_empty_collection(points: Points) -> None:
     await points.upsert([])
     assert await points.count() == 0
-    assert await points.search(random_vector(rng()), SearchWindow(limit=5)) == []
+    assert await points.search(Nearest(random_vector(rng())), SearchWindow(limit=5)) == []
     assert (await points.page(None, 5)).document_ids == ()
     assert (
-        await points.search(random_vector(rng()), SearchWindow(limit=5, condition=Equals("x", 1), score_threshold=0.1))
+        await points.search(
+            Nearest(random_vector(rng())), SearchWindow(limit=5, condition=Equals("x", 1), score_threshold=0.1)
+        )
         == []
     )
 
@@ -690,7 +700,7 @@ async def test_declared_indexes_are_made_and_can_be_added(store: Store) -> None:
     await store.points("c").upsert(data)
     query = random_vector(rng(9))
     assert_hits(
-        await store.points("c").search(query, SearchWindow(limit=20, condition=Range("number", gte=1.0))),
+        await store.points("c").search(Nearest(query), SearchWindow(limit=20, condition=Range("number", gte=1.0))),
         expected(data, query, Range("number", gte=1.0)),
     )
 
@@ -720,7 +730,7 @@ async def test_an_unknown_collection_is_found_missing_on_use(store: Store) -> No
     with pytest.raises(NotFound):
         await unknown.fetch(["a"])
     with pytest.raises(NotFound):
-        await unknown.search(random_vector(rng()), SearchWindow(limit=1))
+        await unknown.search(Nearest(random_vector(rng())), SearchWindow(limit=1))
     await store.drop("unknown")
 
 
@@ -741,7 +751,7 @@ async def test_a_bad_vector_is_refused_and_harms_nothing(points: Points, bad: Fl
     with pytest.raises(InvalidInput):
         await points.upsert([replace(good[0], document_id="new"), replace(good[1], vector=bad)])
     with pytest.raises(InvalidInput):
-        await points.search(bad, SearchWindow(limit=1))
+        await points.search(Nearest(bad), SearchWindow(limit=1))
     assert await points.count() == 5
     assert await points.fetch(["new"]) == [None]
 
@@ -751,7 +761,7 @@ async def test_length_does_not_matter(points: Points, scale: float) -> None:
     data = make_points(20)
     await points.upsert([replace(each, vector=unit(each.vector) * np.float32(scale)) for each in data])
     query = unit(random_vector(rng(8))) * np.float32(scale)
-    hits = await points.search(query, SearchWindow(limit=5))
+    hits = await points.search(Nearest(query), SearchWindow(limit=5))
     assert_hits(hits, expected(data, query / np.float32(scale))[:5])
 
 

@@ -102,7 +102,7 @@ async def test_kill_9_at_any_moment_loses_nothing_acknowledged(store: EdgeStore)
         new = batch(len(written))
         await points.upsert(new)
         written += [each.document_id for each in new]
-        assert (await points.search(new[7].vector, SearchWindow(limit=1)))[0].document_id == new[7].document_id
+        assert (await points.search(Nearest(new[7].vector), SearchWindow(limit=1)))[0].document_id == new[7].document_id
         if round_ % 2 == 1:
             await asyncio.sleep(0.05)
             await store.ping()  # meets a kill that fell in the pause, so that no call meets two
@@ -221,7 +221,7 @@ async def test_a_damaged_collection_is_named_and_harms_no_other(tmp_path: Path, 
     for operation in (
         lambda: points.count(),
         lambda: points.upsert(batch(0)),
-        lambda: points.search(np.ones(D, np.float32), SearchWindow(3)),
+        lambda: points.search(Nearest(np.ones(D, np.float32)), SearchWindow(3)),
         lambda: store.create("a", D),
     ):
         with pytest.raises(CollectionDamaged, match="collection a cannot be opened") as raised:
@@ -855,7 +855,7 @@ async def test_a_snapshot_is_the_collection_as_it_was(store: EdgeStore, tmp_path
     points = store.points("c")
     await points.upsert(batch(0))
     await points.search(
-        batch(0)[0].vector, SearchWindow(limit=1, condition=Equals("i", 3))
+        Nearest(batch(0)[0].vector), SearchWindow(limit=1, condition=Equals("i", 3))
     )  # a payload index goes with it
     await store.snapshot("c", file)
     await points.upsert(batch(64))
@@ -863,7 +863,9 @@ async def test_a_snapshot_is_the_collection_as_it_was(store: EdgeStore, tmp_path
     await store.snapshot("c", tmp_path / "later.snapshot")
     await store.restore("then", file)
     assert await store.points("then").count() == 64
-    (hit,) = await store.points("then").search(batch(0)[0].vector, SearchWindow(limit=1, condition=Equals("i", 0)))
+    (hit,) = await store.points("then").search(
+        Nearest(batch(0)[0].vector), SearchWindow(limit=1, condition=Equals("i", 0))
+    )
     assert hit.document_id == "d0"
     await store.drop("c")
     await store.restore("c", tmp_path / "later.snapshot")
@@ -910,9 +912,9 @@ async def test_a_store_that_is_never_quiet_is_tidied_between_searches(store: Edg
     rewritten = tmp_path / "index" / "c" / "moved"
     give_up_at = time.monotonic() + 30
     while not rewritten.exists():
-        assert len(await points.search(batch(0)[0].vector, SearchWindow(limit=100))) == 50
+        assert len(await points.search(Nearest(batch(0)[0].vector), SearchWindow(limit=100))) == 50
         assert time.monotonic() < give_up_at
-    assert len(await points.search(batch(0)[0].vector, SearchWindow(limit=100))) == 50
+    assert len(await points.search(Nearest(batch(0)[0].vector), SearchWindow(limit=100))) == 50
 
 
 @pytest.mark.slow
@@ -933,7 +935,7 @@ async def test_100_000_points_are_there_again_within_a_second(tmp_path: Path) ->
                 await store.close()
                 store = EdgeStore(folder)
             began = time.perf_counter()
-            assert len(await store.points("c").search(batch(0)[0].vector, SearchWindow(limit=10))) == 10
+            assert len(await store.points("c").search(Nearest(batch(0)[0].vector), SearchWindow(limit=10))) == 10
             took_s.append(time.perf_counter() - began)
         assert min(took_s) < 1, (kill, took_s)
     assert await store.points("c").count() == n
@@ -974,12 +976,12 @@ async def test_other_calls_pass_between_the_slices_of_a_search(
 ) -> None:
     calls = counted(slow, monkeypatch)
     query = batch(0)[7].vector
-    searched = asyncio.create_task(slow.points("c").search(query, SearchWindow(limit=3, condition=UNDECLARED)))
+    searched = asyncio.create_task(slow.points("c").search(Nearest(query), SearchWindow(limit=3, condition=UNDECLARED)))
     await asyncio.sleep(0)
     assert await slow.points("c").count() == 1_000
     assert not searched.done()
     hits = await searched
-    assert hits == await slow.points("c").search(query, SearchWindow(limit=3))
+    assert hits == await slow.points("c").search(Nearest(query), SearchWindow(limit=3))
     assert calls == ["search", "count", *["rank"] * 50, "hits", "search"]
 
 
@@ -987,7 +989,9 @@ async def test_whoever_has_gone_costs_no_more(slow: EdgeStore, monkeypatch: pyte
     """Neither the slices that are left nor a call that still waits in the queue; a search's time-out goes this way too."""
     calls = counted(slow, monkeypatch)
     points = slow.points("c")
-    searched = asyncio.create_task(points.search(batch(0)[7].vector, SearchWindow(limit=3, condition=UNDECLARED)))
+    searched = asyncio.create_task(
+        points.search(Nearest(batch(0)[7].vector), SearchWindow(limit=3, condition=UNDECLARED))
+    )
     await asyncio.sleep(0)
     for _ in range(4):  # each passes between two slices
         await points.count()
@@ -1037,6 +1041,6 @@ async def test_documents_deleted_between_ranking_and_reading_are_left_out(
         return call(method, arguments)
 
     monkeypatch.setattr(slow._child, "call", with_deletion)
-    hits = await points.search(batch(0, 1_000)[7].vector, SearchWindow(limit=3, condition=UNDECLARED))
+    hits = await points.search(Nearest(batch(0, 1_000)[7].vector), SearchWindow(limit=3, condition=UNDECLARED))
     assert len(hits) == 2
     assert "d7" not in {hit.document_id for hit in hits}

@@ -15,6 +15,7 @@ from qdrant_server import QdrantServer, qdrant  # noqa: F401 - a fixture
 from indexer.domain.points import Point
 from indexer.filters import Equals
 from indexer.store.base import SearchWindow
+from indexer.store.criteria import Nearest
 from indexer.store.server.connection import connect
 from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
@@ -105,7 +106,7 @@ async def test_a_collection_of_our_very_name_without_our_mark_is_refused_by_ever
         lambda: points.upsert([point("a")]),
         lambda: points.delete(["a"]),
         lambda: points.fetch(["a"]),
-        lambda: points.search(np.ones(D, np.float32), window),
+        lambda: points.search(Nearest(np.ones(D, np.float32)), window),
         lambda: points.count(),
         lambda: points.page(None, 10),
         lambda: points.images(None, 10),

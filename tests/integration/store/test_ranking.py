@@ -51,9 +51,13 @@ async def rank(
 ) -> list[tuple[str, float]]:
     """With document ids, each read by the point id that the ranking gave."""
     found = await points.rank(by, SearchWindow(limit=limit, condition=condition))
-    assert list(found) == sorted(found, key=lambda one: (-one[1], one[0]))
+    assert list(found) == sorted(found, key=lambda place: (-place.score, place.point_id))
     hits = await points.hits(found)
-    assert [(point_id(hit.document_id), hit.score) for hit in hits] == list(found)
+    assert [(point_id(hit.document_id), hit.score) for hit in hits] == [
+        (place.point_id, place.score) for place in found
+    ]
+    searched = await points.search(by, SearchWindow(limit=limit, condition=condition))
+    assert {hit.document_id for hit in searched} == {hit.document_id for hit in hits}
     return [(hit.document_id, hit.score) for hit in hits]
 
 
@@ -153,7 +157,7 @@ async def test_ranking_by_embedding_is_the_search(store: Store) -> None:
     points = store.points("c")
     await points.upsert(worded(texts(100)))
     query, condition = rows(D, seed=9), Range("n", gte=30.0)
-    hits = await points.search(query, SearchWindow(limit=20, condition=condition))
+    hits = await points.search(Nearest(query), SearchWindow(limit=20, condition=condition))
     ranked = await rank(points, Nearest(query), limit=20, condition=condition)
     assert [name for name, _ in ranked] == [hit.document_id for hit in hits]
     np.testing.assert_allclose([score for _, score in ranked], [hit.score for hit in hits], atol=1e-6)
@@ -169,7 +173,9 @@ async def test_equal_scores_of_words_come_by_point_id_on_every_page(store: Store
     await points.upsert([Point(each, rows(D), f"shoe {each}", None, {}, "") for each in ids])
     wanted = sorted(map(point_id, ids))
     for limit in (1, 10, 1_500, 2_999):
-        assert [key for key, _ in await points.rank(WordMatch("shoe"), SearchWindow(limit=limit))] == wanted[:limit]
+        assert [place.point_id for place in await points.rank(WordMatch("shoe"), SearchWindow(limit=limit))] == wanted[
+            :limit
+        ]
 
 
 def late(n: int, spread: float, seed: int = 0, size: int = D) -> list[Point]:
@@ -210,7 +216,7 @@ async def test_latents_are_written_and_read_back_at_length_1(store: Store) -> No
     assert whole.latents is not None
     np.testing.assert_allclose(whole.latents, point.latents, atol=1e-5)
     np.testing.assert_allclose(plain.vector, point.vector / np.linalg.norm(point.vector), atol=1e-5)
-    (hit,) = await points.search(point.vector, SearchWindow(limit=1, with_vector=True))
+    (hit,) = await points.search(Nearest(point.vector), SearchWindow(limit=1, with_vector=True))
     np.testing.assert_allclose(hit.vector, plain.vector, atol=1e-5)
     with pytest.raises(InvalidInput):
         await points.upsert([replace(point, latents=None)])
@@ -222,7 +228,7 @@ async def test_shares_are_kept_with_the_point(store: Store) -> None:
     points, shares = store.points("c"), ((0.41, 0.59), (1.0, 0.0))
     await points.upsert([Point("a", rows(D), None, None, {}, "", shares), Point("b", rows(D), None, None, {}, "")])
     assert [each and each.shares for each in await points.fetch(["a", "b"])] == [shares, None]
-    hits = {hit.document_id: hit.shares for hit in await points.search(rows(D), SearchWindow(limit=2))}
+    hits = {hit.document_id: hit.shares for hit in await points.search(Nearest(rows(D)), SearchWindow(limit=2))}
     assert hits == {"a": shares, "b": None}
 
 
@@ -260,7 +266,9 @@ async def test_reranking_finds_what_exact_maxsim_does(
         candidates = await points.rank(Nearest(latents.mean(axis=0)), SearchWindow(limit=400))
         search = RankedSearch(points, RankingMode(oversampling=RerankIn().oversampling), latents.mean(axis=0), latents)
         hits = await search.window(0, 10)
-        found["candidates"].append(len({point_id(each) for each in exact} & {key for key, _ in candidates}) / 10)
+        found["candidates"].append(
+            len({point_id(each) for each in exact} & {place.point_id for place in candidates}) / 10
+        )
         found["reranked"].append(len(exact & {hit.document_id for hit in hits}) / 10)
         assert hits[0].score == pytest.approx(scores.max(), abs=1e-4)
     for shares in found.values():

@@ -21,6 +21,7 @@ from indexer.domain.documents import point_id
 from indexer.domain.points import Point
 from indexer.filters import Equals
 from indexer.store.base import SearchWindow
+from indexer.store.criteria import Nearest
 from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
 from model.errors import DependencyUnavailable, InvalidInput, NotFound, Overloaded, RetrievalError
@@ -127,7 +128,7 @@ async def test_what_is_sent(qdrant: Qdrant, store: ServerStore) -> None:
     assert deleted.points.points.ids[0].uuid == point_id("d0")
     assert qdrant.keys == {"secret"}
     assert await points.count() == 7
-    await points.search(np.ones(D, np.float32), SearchWindow(limit=3, condition=Equals("x", 2.5)))
+    await points.search(Nearest(np.ones(D, np.float32)), SearchWindow(limit=3, condition=Equals("x", 2.5)))
     query = qdrant.asked[-1]
     assert query.filter.must[0].field.range.gte == 2.5
     assert query.limit == 4
@@ -136,7 +137,7 @@ async def test_what_is_sent(qdrant: Qdrant, store: ServerStore) -> None:
 async def test_the_server_is_told_how_long_anyone_waits(qdrant: Qdrant, store: ServerStore) -> None:
     store.settings = replace(store.settings, timeout_s=10)
     for timeout_s, wanted in ((2.1, 3), (0.2, 1), (30.0, 10), (None, 10)):
-        await store.points("c").search(np.ones(D, np.float32), SearchWindow(limit=3, timeout_s=timeout_s))
+        await store.points("c").search(Nearest(np.ones(D, np.float32)), SearchWindow(limit=3, timeout_s=timeout_s))
         assert qdrant.asked[-1].timeout == wanted
 
 
@@ -160,7 +161,7 @@ async def test_refusals(qdrant: Qdrant, store: ServerStore, code: grpc.StatusCod
         lambda: points.upsert([point]),
         lambda: points.delete(["d"]),
         lambda: points.fetch(["d"]),
-        lambda: points.search(point.vector, SearchWindow(limit=1)),
+        lambda: points.search(Nearest(point.vector), SearchWindow(limit=1)),
     ]
     for call in calls:
         with pytest.raises(kind, match="what Qdrant said") as raised:

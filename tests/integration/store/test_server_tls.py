@@ -28,6 +28,7 @@ from qdrant_server import QdrantServer, serving
 from indexer.domain.points import Point
 from indexer.filters import Range
 from indexer.store.base import SearchWindow
+from indexer.store.criteria import Nearest
 from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
 from model.errors import DependencyUnavailable
@@ -108,7 +109,9 @@ async def test_a_server_of_a_trusted_authority(store: ServerStore) -> None:
     await store.create("c", D)
     points = store.points("c")
     await points.upsert([Point(f"d{i}", np.eye(D, dtype=np.float32)[i], "text", None, {"i": i}, "") for i in range(D)])
-    hits = await points.search(np.eye(D, dtype=np.float32)[2], SearchWindow(limit=2, condition=Range("i", gte=2.0)))
+    hits = await points.search(
+        Nearest(np.eye(D, dtype=np.float32)[2]), SearchWindow(limit=2, condition=Range("i", gte=2.0))
+    )
     assert [hit.document_id for hit in hits] == ["d2", "d3"]
     await store.drop("c")
 

@@ -6,9 +6,9 @@ from fake_store import FakeStore
 
 from indexer.domain.points import Hit, Point
 from indexer.store.base import SearchWindow
+from indexer.store.criteria import Nearest
 from indexer.store.recall import BREADTHS, Recall, measure_recall
 from model.errors import InvalidInput
-from model.types import Float32
 
 D = 8
 
@@ -20,8 +20,8 @@ class Graph:
         self._points = store.points("c")
         self.page, self.fetch = self._points.page, self._points.fetch
 
-    async def search(self, vector: Float32, window: SearchWindow) -> list[Hit]:
-        hits = await self._points.search(vector, SearchWindow(2 * window.limit))
+    async def search(self, nearest: Nearest, window: SearchWindow) -> list[Hit]:
+        hits = await self._points.search(nearest, SearchWindow(2 * window.limit))
         narrow = window.ef is not None and window.ef < 256
         return hits[:: 2 if narrow else 1][: window.limit]
 

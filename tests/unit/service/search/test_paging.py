@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit
 from indexer.filters import Filter
+from indexer.store.criteria import Place
 from model.errors import InvalidInput
 from service.schemas.hits import selected
-from service.search.fusion import Fused
 from service.search.paging import Mark, Pager, read_cursor
 from service.search.query import average
 
@@ -46,12 +46,12 @@ class Documents:
         self.documents_read += len(window)
         return window
 
-    async def places(self, offset: int, limit: int) -> list[Fused]:
+    async def places(self, offset: int, limit: int) -> list[Place]:
         self.windows.append((offset, limit))
         ranked = self.ranked()[offset : offset + limit]
-        return [Fused(point_id(hit.document_id), hit.score, None, 0.0) for hit in ranked]
+        return [Place(point_id(hit.document_id), hit.score) for hit in ranked]
 
-    async def read(self, places: Sequence[Fused]) -> list[Hit]:
+    async def read(self, places: Sequence[Place]) -> list[Hit]:
         self.documents_read += len(places)
         by_point = {point_id(hit.document_id): hit for hit in self.hits.values()}
         return [replace(by_point[one.point_id], score=one.score) for one in places if one.point_id in by_point]
@@ -144,7 +144,7 @@ async def test_documents_deleted_between_ranking_and_reading_end_no_walk(monkeyp
     page = await documents.ranking("d0").page(0, 1)
     places = documents.places
 
-    async def places_then_deletion(offset: int, limit: int) -> list[Fused]:
+    async def places_then_deletion(offset: int, limit: int) -> list[Place]:
         ranked = await places(offset, limit)
         documents.hits.pop("d2", None)
         return ranked

@@ -263,7 +263,7 @@ async def test_quantized_candidates_are_rescored(
 ) -> None:
     store = serve(collection=CollectionSettings(quantization=quantization, oversampling=3, hnsw_ef=99))
     await store.create("c", D)
-    await store.points("c").search(np.ones(D, np.float32), SearchWindow(limit=5))
+    await store.points("c").search(Nearest(np.ones(D, np.float32)), SearchWindow(limit=5))
     (made,), (asked,) = qdrant.bodies("PUT", "/ret2~~c"), qdrant.bodies("POST", "/query")
     late = LateInteraction(np.ones(D, np.float32), np.ones((2, D), np.float32), 400)
     params = GraphSearch.of(store.settings.collection, SearchWindow(5)).params(99, 99)
@@ -291,7 +291,7 @@ async def test_every_page_asks_the_graph_alike(qdrant: Qdrant, serve: Callable[.
     walked = []
     for offset in range(0, 200, 10):
         ranked = await points.rank(Nearest(ones), SearchWindow(10, offset))
-        walked += [UUID(point).int for point, _ in ranked]
+        walked += [UUID(place.point_id).int for place in ranked]
     assert len(set(walked)) == 200
     assert walked[:100] == list(range(0, 200, 2))
     assert set(walked[100:]) == set(range(200)) - set(walked[:100])
@@ -302,9 +302,9 @@ async def test_a_search_may_be_exact_or_as_wide_as_it_says(qdrant: Qdrant, serve
     store = serve(collection=CollectionSettings(quantization="scalar"))
     await store.create("c", D)
     ones = np.ones(D, np.float32)
-    await store.points("c").search(ones, SearchWindow(5, exact=True))
-    await store.points("c").search(ones, SearchWindow(5, ef=50))
-    await store.points("c").search(ones, SearchWindow(5))
+    await store.points("c").search(Nearest(ones), SearchWindow(5, exact=True))
+    await store.points("c").search(Nearest(ones), SearchWindow(5, ef=50))
+    await store.points("c").search(Nearest(ones), SearchWindow(5))
     asked = [body["params"] for body in qdrant.bodies("POST", "/query")]
     assert asked[0] == {"exact": True, "quantization": {"ignore": True}}
     assert [params["hnsw_ef"] for params in asked[1:]] == [51, 513]
@@ -318,7 +318,9 @@ async def test_consistency_goes_with_both_calls_of_a_search(
     await store.create("c", D)
     hit = {"id": point_id("d0"), "version": 0, "score": 1.0}
     qdrant.points = [hit, {**hit, "id": point_id("d1")}]
-    await store.points("c").search(np.ones(D, np.float32), SearchWindow(limit=1, offset=1, consistency=consistency))
+    await store.points("c").search(
+        Nearest(np.ones(D, np.float32)), SearchWindow(limit=1, offset=1, consistency=consistency)
+    )
     queries = {path: query.get("consistency") for method, path, query, _ in qdrant.asked if method == "POST"}
     wanted = None if consistency == "one" else consistency
     assert queries == {"/ret2~~c/points/query": wanted, "/ret2~~c/points": wanted}
@@ -356,7 +358,7 @@ async def test_a_search_makes_no_index(qdrant: Qdrant, serve: Callable[..., Serv
     await store.create("c", D)
     writes = len([method for method, *_ in qdrant.asked if method in ("PUT", "PATCH", "DELETE")])
     for condition in (Equals("region", "Europe"), FullText("region", "red"), Range("n", gt=1.0)):
-        await store.points("c").search(np.ones(D, np.float32), SearchWindow(limit=5, condition=condition))
+        await store.points("c").search(Nearest(np.ones(D, np.float32)), SearchWindow(limit=5, condition=condition))
         await store.points("c").page(None, 10, condition)
     assert len([method for method, *_ in qdrant.asked if method in ("PUT", "PATCH", "DELETE")]) == writes
 
@@ -371,18 +373,18 @@ async def test_a_filter_that_would_read_too_many_documents_is_refused_with_what_
     with pytest.raises(
         InvalidInput, match=r'no index for field a.b .* 1001 documents, the limit is 1000.*"a.b": "bool"'
     ):
-        await points.search(ones, SearchWindow(5, condition=Not(Equals("a.b", True))))
+        await points.search(Nearest(ones), SearchWindow(5, condition=Not(Equals("a.b", True))))
     with pytest.raises(IndexUnfinished, match=r"field n .* is being built"):
-        await points.search(ones, SearchWindow(5, condition=Range("n", gt=1.0)))
+        await points.search(Nearest(ones), SearchWindow(5, condition=Range("n", gt=1.0)))
     qdrant.schema = {path: {"data_type": kind, "points": 9} for path, kind in qdrant.indexes["ret2~~c"].items()}
-    await points.search(ones, SearchWindow(5, condition=AllOf((Range("n", gt=1.0), FullText("t", "red")))))
+    await points.search(Nearest(ones), SearchWindow(5, condition=AllOf((Range("n", gt=1.0), FullText("t", "red")))))
     assert await points.unfinished_indexes({"n": FieldType.NUMBER, "x": FieldType.GEO}) == ["x"]
     with pytest.raises(InvalidInput, match="declared as another type"):
         await points.page(None, 5, Equals("t", "red"))
     with pytest.raises(InvalidInput, match="inside nested have no index"):
         await points.page(None, 5, Nested("t", Equals("x", "red")))
     qdrant.held["ret2~~c"] = 1_000
-    await points.search(ones, SearchWindow(5, condition=Equals("a.b", True)))
+    await points.search(Nearest(ones), SearchWindow(5, condition=Equals("a.b", True)))
 
 
 async def test_strict_mode_without_unindexed_filtering_reads_nothing(
@@ -393,7 +395,7 @@ async def test_strict_mode_without_unindexed_filtering_reads_nothing(
     qdrant.held["ret2~~c"] = 1
     await store.create("c", D)
     with pytest.raises(InvalidInput, match="the limit is 0"):
-        await store.points("c").search(np.ones(D, np.float32), SearchWindow(5, condition=Empty("x")))
+        await store.points("c").search(Nearest(np.ones(D, np.float32)), SearchWindow(5, condition=Empty("x")))
 
 
 async def test_an_index_that_another_application_made_is_named(
