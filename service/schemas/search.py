@@ -77,6 +77,18 @@ class QueryIn(Wire):
         return bool(self.text) or self.image is not None or any(isinstance(example, ExampleIn) for example in listed)
 
 
+# Of each of the two rankings. A graph gives this many in 2 ms, and a thousand no sooner than reading every vector does.
+Candidates = Annotated[
+    int,
+    Field(
+        ge=10,
+        le=1_000,
+        description="how many hits of each ranking are fused; the ranking ends with them",
+    ),
+]
+DEFAULT_CANDIDATES = 200
+
+
 class RrfIn(Wire):
     """Fusion by rank: the sum of 1 / (k + rank) in the ranking by embedding and in the ranking by words."""
 
@@ -84,6 +96,7 @@ class RrfIn(Wire):
 
     method: Literal["rrf"] = Field(description="reciprocal rank fusion")
     k: int = Field(default=60, ge=1, le=10_000, description="the larger, the less the first places count")
+    candidates: Candidates = DEFAULT_CANDIDATES
 
 
 class WeightedIn(Wire):
@@ -94,6 +107,7 @@ class WeightedIn(Wire):
 
     method: Literal["weighted"] = Field(description="a weighted sum of scores")
     weight: float = Field(default=0.5, ge=0, le=1, description="the weight of the words, 0 to 1")
+    candidates: Candidates = DEFAULT_CANDIDATES
 
 
 class RerankIn(Wire):

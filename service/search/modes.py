@@ -30,8 +30,6 @@ from model.types import Float32
 from service.schemas.search import RerankIn, RrfIn, SearchIn, WeightedIn
 from service.search.clock import Clock
 
-# Candidates of each of the two rankings that hybrid fuses, so that all pages are windows into the same one.
-CANDIDATES = 1_000
 # Hits that `oversampling` counts for, whichever page is read, so that all pages are windows into the same ranking.
 _RERANKED = 100
 
@@ -148,8 +146,10 @@ class RankedSearch:
                 return self._by_words()
             case _:
                 # A query without words is ranked by its embedding alone, as if no document had its words.
-                fusion = _fusion(self.mode.fusion or RrfIn(method="rrf"))
-                return Hybrid(self._by_embedding(), WordMatch(self.text or ""), fusion, CANDIDATES)
+                fusion = self.mode.fusion or RrfIn(method="rrf")
+                # The same candidates for every page, so that all are windows into one ranking.
+                words = WordMatch(self.text or "")
+                return Hybrid(self._by_embedding(), words, _fusion(fusion), fusion.candidates)
 
     def _by_embedding(self) -> Nearest | LateInteraction:
         if self.vector is None:

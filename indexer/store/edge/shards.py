@@ -63,6 +63,11 @@ _NO_ROOM = ("thread pool", "Too many open files", "Cannot allocate memory")
 # took 77 s to build in steps of up to 1.5 s.
 NEVER_KB = 2**40
 
+# In a shard's folder: points of it were deleted or replaced.
+_REMOVED = "removed"
+# In the folder of a segment that is written to.
+_APPENDABLE = "mutable_id_tracker.mappings"
+
 MANY_DELETED = 0.2  # of the places for points in a shard; searches read them all
 FEW_DELETED = 1_000  # not worth a rewrite, however small the shard
 
@@ -87,7 +92,7 @@ class _Open:
     rewrite: Rewrite | None = None
     unflushed: int = 0
     untidy: bool = False
-    # Points were deleted or replaced since the shard was loaded.
+    # The shard's own statistics of words count points that were deleted or replaced.
     removed: bool = False
     # The number of the call that used it last.
     used: int = 0
@@ -209,12 +214,13 @@ class Shards:
         before = self._opened(name).shard.info().points_count
         self._write(name, qe.UpdateOperation.upsert_points(written), len(written))
         opened = self._opened(name)
-        opened.removed |= opened.shard.info().points_count < before + len(written)
+        if opened.shard.info().points_count < before + len(written):
+            _mark_removed(opened)
 
     def delete(self, name: str, document_ids: Sequence[str]) -> None:
         opened = self._opened(name)
         before = opened.shard.info().points_count
-        opened.removed = True
+        _mark_removed(opened)
         self._write(
             name,
             qe.UpdateOperation.delete_points([point_id(document_id) for document_id in document_ids]),
@@ -519,7 +525,20 @@ def _opened_from(folder: Path) -> _Open:
     shard = _load(path, layout)
     schema = {quoted(path): _kind(index.data_type) for path, index in shard.info().payload_schema.items()}
     indexed = {path: kind for path, kind in schema.items() if kind is not None}
-    return _Open(shard, path, layout, indexed, _upkeep(folder))
+    return _Open(shard, path, layout, indexed, _upkeep(folder), removed=_counts_removed(path))
+
+
+def _mark_removed(opened: _Open) -> None:
+    if not opened.removed:
+        opened.removed = True
+        (opened.path / _REMOVED).touch()
+
+
+def _counts_removed(shard: Path) -> bool:
+    """Return whether the statistics of words may count points that are no longer there: loading a shard leaves them out
+    of its appendable segments alone."""
+    appendable = all((segment / _APPENDABLE).exists() for segment in (shard / "segments").iterdir())
+    return (shard / _REMOVED).exists() and not appendable
 
 
 @contextmanager

@@ -342,7 +342,7 @@ async def test_an_overdue_search_goes_on_in_no_store(
     slices: list[None] = []
 
     def slow(child: Any, method: str, arguments: tuple[Any, ...]) -> Any:
-        if method == "rank":
+        if method == "ranked":
             time.sleep(0.3)
             slices.append(None)
         return call(child, method, arguments)

@@ -620,7 +620,7 @@ def test_deleted_space_is_given_back_in_steps_of_bounded_size(tmp_path: Path) ->
     assert shards._open["c"].path.name == "shard.new"
     assert shards.count("c") == 3_400
     query = batch(0, 5_000)[1_600].vector
-    assert shards.search("c", query, SearchWindow(1))[0].document_id == "d1600"
+    assert shards.search("c", Nearest(query), SearchWindow(1))[0].document_id == "d1600"
     shards.delete("c", [f"d{i}" for i in range(1_600, 2_600)])
     tidied(shards)
     assert sorted(each.name for each in (tmp_path / "c").iterdir()) == ["collection.json", "shard", "upkeep.json"]
@@ -774,7 +774,7 @@ def test_a_search_makes_no_index(tmp_path: Path) -> None:
     shards.upsert("c", batch(0))
     tidied(shards)
     for condition in (Equals("x", "a"), Range("i", gte=0.0)):
-        shards.search("c", np.ones(D, np.float32), SearchWindow(9, condition=condition))
+        shards.search("c", Nearest(np.ones(D, np.float32)), SearchWindow(9, condition=condition))
         shards.page("c", None, 9, condition)
     assert not shards.untidy
     assert shards._open["c"].indexed == {}
@@ -788,7 +788,7 @@ def test_a_filter_that_would_read_too_many_documents_is_refused_with_what_to_dec
     vector = np.ones(D, np.float32)
 
     def search(*conditions: Filter) -> int:
-        return len(shards.search("c", vector, SearchWindow(300, condition=AllOf(conditions))))
+        return len(shards.search("c", Nearest(vector), SearchWindow(300, condition=AllOf(conditions))))
 
     for ask in (search, lambda *conditions: shards.page("c", None, 9, AllOf(conditions))):
         with pytest.raises(
@@ -816,7 +816,7 @@ def test_an_index_of_numbers_is_not_asked_for_times(tmp_path: Path) -> None:
     shards.upsert("c", batch(0))
     moments = DateRange("i", gte=datetime(2024, 1, 1, tzinfo=UTC))
     with pytest.raises(InvalidInput, match="field i is indexed as number, the filter asks for datetime"):
-        shards.search("c", np.ones(D, np.float32), SearchWindow(9, condition=Not(moments)))
+        shards.search("c", Nearest(np.ones(D, np.float32)), SearchWindow(9, condition=Not(moments)))
     shards.close()
 
 
@@ -982,7 +982,7 @@ async def test_other_calls_pass_between_the_slices_of_a_search(
     assert not searched.done()
     hits = await searched
     assert hits == await slow.points("c").search(Nearest(query), SearchWindow(limit=3))
-    assert calls == ["search", "count", *["rank"] * 50, "hits", "search"]
+    assert calls == ["search", "count", *["ranked"] * 50, "hits", "search"]
 
 
 async def test_whoever_has_gone_costs_no_more(slow: EdgeStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -995,7 +995,7 @@ async def test_whoever_has_gone_costs_no_more(slow: EdgeStore, monkeypatch: pyte
     await asyncio.sleep(0)
     for _ in range(4):  # each passes between two slices
         await points.count()
-    assert calls.count("rank") >= 3
+    assert calls.count("ranked") >= 3
     waiting = asyncio.create_task(points.layout())
     searched.cancel()
     waiting.cancel()
@@ -1003,7 +1003,7 @@ async def test_whoever_has_gone_costs_no_more(slow: EdgeStore, monkeypatch: pyte
     await slow.ping()
     reached = len(calls)
     assert calls[-1] == "ping"
-    assert calls.count("rank") < 10
+    assert calls.count("ranked") < 10
     await asyncio.sleep(0.05)
     assert len(calls) == reached
     assert calls.count("layout") <= 1  # at most the one call that had begun

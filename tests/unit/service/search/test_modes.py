@@ -36,7 +36,7 @@ async def test_the_candidates_of_reranking_are_the_same_on_every_page(mode: str)
         await search.window(offset, limit)
     late = [by.embedding if isinstance(by, Hybrid) else by for by in asked.by]
     assert [by.candidates for by in late if isinstance(by, LateInteraction)] == [400, 400, 400]
-    assert {by.candidates for by in asked.by if isinstance(by, Hybrid)} <= {1_000}
+    assert {by.candidates for by in asked.by if isinstance(by, Hybrid)} <= {200}
 
 
 @pytest.mark.parametrize("mode", ["fused", "lexical", "hybrid"])
@@ -52,18 +52,18 @@ async def test_one_call_of_the_store_reads_the_page_alone_and_no_vectors(mode: s
 @pytest.mark.parametrize(
     ("fusion", "text", "criterion"),
     [
-        (None, "red", (WordMatch("red"), ReciprocalRanks(60))),
-        (WeightedIn(method="weighted", weight=0.3), None, (WordMatch(""), WeightedScores(0.3))),
+        (None, "red", (WordMatch("red"), ReciprocalRanks(60), 200)),
+        (WeightedIn(method="weighted", weight=0.3, candidates=50), None, (WordMatch(""), WeightedScores(0.3), 50)),
     ],
 )
-async def test_hybrid_is_one_criterion(fusion: Any, text: str | None, criterion: tuple[Any, Any]) -> None:
+async def test_hybrid_is_one_criterion(fusion: Any, text: str | None, criterion: tuple[Any, ...]) -> None:
     asked = Asked()
     await RankedSearch(cast("Any", asked), RankingMode("hybrid", fusion), np.ones(4, np.float32), None, text).window(
         0, 3
     )
     (by,) = asked.by
     assert isinstance(by, Hybrid)
-    assert (by.words, by.fusion) == criterion
+    assert (by.words, by.fusion, by.candidates) == criterion
 
 
 async def test_an_index_that_is_gone_is_no_unknown_collection() -> None:
