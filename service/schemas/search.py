@@ -84,6 +84,7 @@ Candidates = Annotated[
         ge=10,
         le=1_000,
         description="how many hits of each ranking are fused; the ranking ends with them",
+        examples=[200],
     ),
 ]
 DEFAULT_CANDIDATES = 200
@@ -92,7 +93,7 @@ DEFAULT_CANDIDATES = 200
 class RrfIn(Wire):
     """Fusion by rank: the sum of 1 / (k + rank) in the ranking by embedding and in the ranking by words."""
 
-    model_config = ConfigDict(json_schema_extra=examples({"method": "rrf", "k": 60}))
+    model_config = ConfigDict(json_schema_extra=examples({"method": "rrf", "k": 60, "candidates": 200}))
 
     method: Literal["rrf"] = Field(description="reciprocal rank fusion")
     k: int = Field(default=60, ge=1, le=10_000, description="the larger, the less the first places count")
@@ -103,7 +104,7 @@ class WeightedIn(Wire):
     """Fusion by score: both scaled to 0 to 1 and added, the words with this weight and the embedding with its
     complement."""
 
-    model_config = ConfigDict(json_schema_extra=examples({"method": "weighted", "weight": 0.3}))
+    model_config = ConfigDict(json_schema_extra=examples({"method": "weighted", "weight": 0.3, "candidates": 200}))
 
     method: Literal["weighted"] = Field(description="a weighted sum of scores")
     weight: float = Field(default=0.5, ge=0, le=1, description="the weight of the words, 0 to 1")
