@@ -25,6 +25,7 @@ from indexer.imports.planner import ImportSettings
 from indexer.settings import IndexerSettings
 from indexer.store.indexes import READABLE_DOCUMENTS
 from indexer.store.server.settings import CollectionSettings, ServerStoreSettings
+from model.cpu.quota import usable_cpus
 from model.errors import InvalidInput
 from model.settings import declared_settings, setting
 from model.types import Limits
@@ -176,7 +177,7 @@ class Settings(_PartsSettings):
     compile: bool = Field(
         False, description="compile the vision tower at start, a minute or more, and keep it so if that measures faster"
     )
-    threads: Positive | None = Field(None, description="CPU threads of the models; unset: torch decides")
+    threads: Positive | None = Field(None, description="CPU threads of the models; unset: one per core, within the CPU quota")
     log_level: str = Field(
         "info", pattern="(?i)^(debug|info|warning|error)$", description="debug, info, warning or error"
     )
@@ -266,7 +267,7 @@ class Settings(_PartsSettings):
         "together; unset: measured at start, to be fast and fit",
     )
     prepare_threads: Positive | None = Field(
-        None, description="threads that decode and tokenise; unset: one per core, 2 to 8"
+        None, description="threads that decode and tokenise; unset: one per core within the CPU quota, 2 to 8"
     )
 
     # --- bounds on time
@@ -448,7 +449,7 @@ class Settings(_PartsSettings):
     @property
     def prepares(self) -> int:
         # Two at least: a large image must not keep a short text from being tokenised.
-        return self.prepare_threads or max(2, min(8, os.cpu_count() or 2))
+        return self.prepare_threads or max(2, min(8, usable_cpus()))
 
     @property
     def fetch(self) -> FetchSettings:

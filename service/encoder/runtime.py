@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from model.cpu.packed import pack_linears
+from model.cpu.quota import usable_cpus
 from model.cpu.threads import LEAST_COST, ForwardThreads
 from model.errors import EncodeFailed
 from model.retriever import Retriever, dtype_of
@@ -60,8 +61,7 @@ class ModelDevice:
         place = choose_device(device)
         if place == "cpu":
             _keep_freed_memory()
-        if threads:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads or min(torch.get_num_threads(), usable_cpus()))
         return cls(place, choose_dtype(precision, place))
 
     def check(self) -> None:
