@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -177,7 +176,9 @@ class Settings(_PartsSettings):
     compile: bool = Field(
         False, description="compile the vision tower at start, a minute or more, and keep it so if that measures faster"
     )
-    threads: Positive | None = Field(None, description="CPU threads of the models; unset: one per core, within the CPU quota")
+    threads: Positive | None = Field(
+        None, description="CPU threads of the models; unset: one per core, within the CPU quota"
+    )
     log_level: str = Field(
         "info", pattern="(?i)^(debug|info|warning|error)$", description="debug, info, warning or error"
     )
