@@ -83,6 +83,35 @@ class Catalog:
             return _same(await self._present(name), settings), False
         return collection, True
 
+    async def create_like(self, origin: Collection, name: str) -> Collection:
+        """Return the collection of this name, for documents of another one: a present one of the same model, or a new
+        one with the same settings. Raises `Conflict` for one of another model."""
+        if name == origin.name:
+            raise InvalidInput(f"collection {name!r} cannot be copied to itself", field="to", value=name)
+        try:
+            present = await self.get(name)
+        except NotFound:
+            layout = await self.layout(origin)
+            created, _ = await self.create(
+                name,
+                instruction=origin.instruction,
+                limit=origin.limit,
+                indexes=origin.indexes,
+                language=layout.language,
+                model=origin.model,
+            )
+            return created
+        if present.name == origin.name:
+            raise InvalidInput(f"{name!r} is an alias of {origin.name!r}: it cannot be copied to itself", field="to")
+        if present.fingerprint != origin.fingerprint:
+            raise Conflict(
+                f"collection {present.name!r} is of model {present.model} ({present.fingerprint[:12]}), {origin.name!r} "
+                f"of {origin.model} ({origin.fingerprint[:12]}): copy to a new collection, or reindex one of them",
+                field="to",
+                value=name,
+            )
+        return present
+
     async def _present(self, name: str) -> Collection:
         """Return the collection of exactly this name, if a model that runs here filled it. Raises `NotFound`,
         `Conflict`."""

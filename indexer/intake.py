@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import structlog
 
@@ -22,9 +23,11 @@ from indexer.ledger.submissions import OPEN_S
 from indexer.loops import WakeUps, heartbeat
 from indexer.settings import IndexerSettings
 from indexer.store.base import Points
-from model.errors import InvalidInput
+from model.errors import InvalidInput, TooLarge
 
-_DELETE_IDS = 256  # of one batch of a deletion by filter: ids alone, that need no encoder
+T = TypeVar("T")
+
+_PLAIN_ITEMS = 256  # of one batch that needs no encoder: of a deletion or an update
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,13 @@ class Intake:
         collection: Collection,
         documents: AsyncIterable[Incoming | Rejected],
         *,
+        kind: JobKind = JobKind.DOCUMENTS,
         idempotency_key: str | None = None,
         body_hash: Callable[[], str] | None = None,
         max_rejected: int = 10_000,
     ) -> Accepted:
-        """Accept documents as a job, in constant memory: each batch is on disk before the next is read. A call that
-        ends early, by an error or by cancellation, leaves nothing.
+        """Accept documents, or patches of documents with `UPDATE`, as a job, in constant memory: each batch is on disk
+        before the next is read. A call that ends early, by an error or by cancellation, leaves nothing.
 
         A job whose documents were all rejected has nothing to do and has succeeded; at most `max_rejected` rejections
         are kept. `body_hash` is called when all documents are read. Raises `Conflict`, with nothing accepted, if the
@@ -71,7 +75,7 @@ class Intake:
         read = rejections.taken_from(documents)
         job, new = await self._ledger.submissions.open(
             collection.name,
-            JobKind.DOCUMENTS,
+            kind,
             idempotency_key=idempotency_key,
         )
         structlog.contextvars.bind_contextvars(job=job.id)
@@ -90,9 +94,8 @@ class Intake:
         if not document_ids:
             raise InvalidInput("no document ids", field="ids")
         size = self._settings.batch_documents
-        return await self._delete(
-            collection, _each(document_ids[start : start + size] for start in range(0, len(document_ids), size))
-        )
+        batches = each_of(document_ids[start : start + size] for start in range(0, len(document_ids), size))
+        return await self._submit(collection, JobKind.DELETE, batches, Document)
 
     async def delete_matching(self, collection: Collection, points: Points, condition: Filter) -> Job:
         """Delete by a job the documents in the index that satisfy the condition now. Their ids are collected before the
@@ -101,26 +104,46 @@ class Intake:
         So the deletion comes after every write accepted before it, and before those that follow. Documents that wait to
         be indexed for the first time do not match.
         """
+        return await self._submit(collection, JobKind.DELETE, _matching(points, condition), Document)
 
-        async def matching() -> AsyncIterator[Sequence[str]]:
-            after: str | None = None
-            while True:
-                page = await points.page(after, _DELETE_IDS, condition)
-                if page.document_ids:
-                    yield page.document_ids
-                if page.after is None:
-                    return
-                after = page.after
+    async def update_matching(
+        self, collection: Collection, points: Points, condition: Filter, patch: dict[str, Any], limit: int
+    ) -> Job:
+        """Update by a job the documents in the index that satisfy the condition now, as `delete_matching` deletes them.
+        Raises `TooLarge` if there are more than `limit`, with nothing changed."""
+        if (count := await points.count(condition)) > limit:
+            raise _too_many(count, limit)
 
-        return await self._delete(collection, matching())
+        async def within_limit() -> AsyncIterator[Sequence[str]]:
+            found = 0
+            async for ids in _matching(points, condition):
+                if (found := found + len(ids)) > limit:
+                    raise _too_many(found, limit)
+                yield ids
 
-    async def _delete(self, collection: Collection, batches: AsyncIterable[Sequence[str]]) -> Job:
-        job, _ = await self._ledger.submissions.open(collection.name, JobKind.DELETE)
+        return await self._submit(collection, JobKind.UPDATE, within_limit(), lambda key: Document(key, metadata=patch))
+
+    async def copy(self, origin: Collection, points: Points, condition: Filter | None, target: Collection) -> Job:
+        """Copy by a job of `target` the documents in the index of `origin` that satisfy the condition now, each as it
+        stands when its turn comes."""
+        of_origin = {"from": origin.name}
+        return await self._submit(
+            target, JobKind.COPY, _matching(points, condition), lambda key: Document(key, metadata=of_origin)
+        )
+
+    async def _submit(
+        self,
+        collection: Collection,
+        kind: JobKind,
+        batches: AsyncIterable[Sequence[str]],
+        item: Callable[[str], Document],
+    ) -> Job:
+        job, _ = await self._ledger.submissions.open(collection.name, kind)
         structlog.contextvars.bind_contextvars(job=job.id)
         position = 0
         async with self._open(job):
             async for ids in batches:
-                items = [(place, Document(key)) for place, key in enumerate(ids, position)]
+                items = [(place, item(key)) for place, key in enumerate(ids, position)]
                 await self._ledger.submissions.append(job.id, items)
                 position += len(ids)
             return await self._commit(job)
@@ -136,10 +159,11 @@ class Intake:
                 raise
 
     async def _write(self, job: Job, documents: AsyncIterable[Incoming]) -> None:
+        size = self._settings.batch_documents if job.kind is JobKind.DOCUMENTS else _PLAIN_ITEMS
         batch: list[tuple[int, Document]] = []
         async for item in documents:
             batch.append((item.position, await self._document(item)))
-            if len(batch) == self._settings.batch_documents:
+            if len(batch) == size:
                 await self._ledger.submissions.append(job.id, batch)
                 batch = []
         if batch:
@@ -180,9 +204,32 @@ class _Rejections:
         return Accepted(job, tuple(self._first), self._codes)
 
 
-async def _each(batches: Iterable[Sequence[str]]) -> AsyncIterator[Sequence[str]]:
-    for batch in batches:
-        yield batch
+async def _matching(points: Points, condition: Filter | None) -> AsyncIterator[Sequence[str]]:
+    """Yield the ids of the documents in the index, or of those that satisfy a condition."""
+    after: str | None = None
+    while True:
+        page = await points.page(after, _PLAIN_ITEMS, condition)
+        if page.document_ids:
+            yield page.document_ids
+        if page.after is None:
+            return
+        after = page.after
+
+
+def _too_many(count: int, limit: int) -> TooLarge:
+    return TooLarge(
+        f"the filter matches {count} documents or more, limit is {limit} for one update: narrow the filter and send "
+        "several updates",
+        field="filter",
+        value=count,
+        limit=limit,
+    )
+
+
+async def each_of(items: Iterable[T]) -> AsyncIterator[T]:
+    """Yield items that are there already as if they were still coming in."""
+    for item in items:
+        yield item
 
 
 async def document_of(blobs: Blobs, item: Incoming) -> Document:
@@ -190,4 +237,4 @@ async def document_of(blobs: Blobs, item: Incoming) -> Document:
     digest = await blobs.put(item.image) if item.image is not None else None
     image = ImageRef(digest, item.image_url) if digest or item.image_url else None
     key = item.id or content_id(item.text, digest or item.image_url, item.metadata)
-    return Document(key, item.text, image, item.metadata)
+    return Document(key, item.text, image, item.metadata, item.vector)

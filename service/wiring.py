@@ -88,6 +88,7 @@ def build(
         progress,
         wakeups=wakeups,
         keeper=Keeper(blobs, settings.keep, settings.limits),
+        bounds=settings.document_bounds,
         chores=[importer, *_periodic_chores(settings, ledger, store, blobs)],
         watch=metrics,
     )

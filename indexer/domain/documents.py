@@ -12,6 +12,15 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
+class GivenVector:
+    """The embedding that a document came with, as an export has it: little-endian float32 in base64, and the
+    fingerprint of its model."""
+
+    base64: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
 class Incoming:
     """One posted document that passed the checks at the HTTP edge.
 
@@ -26,6 +35,7 @@ class Incoming:
     metadata: Metadata = field(default_factory=dict)
     # What its record in a file has and it has not: words that are the same for every record of a kind.
     left_out: tuple[str, ...] = ()
+    vector: GivenVector | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,7 @@ class Document:
     text: str | None = None
     image: ImageRef | None = None
     metadata: Metadata = field(default_factory=dict)
+    vector: GivenVector | None = None
 
 
 class ThumbnailWidth(IntEnum):

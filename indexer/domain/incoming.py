@@ -3,14 +3,26 @@ and messages are the same wherever a document comes from."""
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
 import orjson
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
-from indexer.domain.bodies import examples
-from indexer.domain.documents import Incoming
+from indexer.domain.bodies import Wire, examples
+from indexer.domain.documents import GivenVector, Incoming
 from indexer.domain.inputs import InputIn, check_text, check_unicode, image_source
 from indexer.domain.names import DocumentId
 from indexer.domain.samples import DOCUMENTS
@@ -24,6 +36,24 @@ from model.types import Limits
 # Beside the metadata, which has bounds of its own.
 _MAX_DEPTH, _MAX_FIELDS = 100, 100
 _SHOWN_CHARS = 100
+# The base64 of 65,535 numbers, which is what the engines take.
+_MAX_VECTOR_CHARS = 350_000
+
+
+def _check_removed(value: Any) -> None:
+    if value is not None:
+        raise ValueError("can only be null here, which takes it away: post the document whole to replace it")
+
+
+Removed = Annotated[None, BeforeValidator(_check_removed)]
+
+
+# Tags in angle brackets are left out of the names of wrong fields.
+_Vector = Annotated[
+    Annotated[str, StringConstraints(max_length=_MAX_VECTOR_CHARS), Tag("<base64>")]
+    | Annotated[list[float], Field(max_length=65_535), Tag("<numbers>")],
+    Discriminator(lambda value: "<base64>" if isinstance(value, str) else "<numbers>"),
+]
 
 
 class DocumentIn(InputIn):
@@ -36,9 +66,64 @@ class DocumentIn(InputIn):
         default_factory=dict,
         description="anything else about the document, to filter by and to show; whole numbers have at most 64 bits",
     )
+    vector: _Vector | None = Field(
+        None,
+        description="its embedding, as an export has it: numbers, or little-endian float32 in base64. With the "
+        "fingerprint of the collection's model the document is not embedded again; with another one it is, and this "
+        "is not used",
+        examples=[[0.6, 0.8]],
+    )
+    fingerprint: str | None = Field(
+        None, max_length=128, description="the fingerprint of the model that made `vector`", examples=["3f2c9a"]
+    )
+
+    @model_validator(mode="after")
+    def _check_vector(self) -> DocumentIn:
+        if (self.vector is None) != (self.fingerprint is None):
+            raise ValueError("vector and fingerprint go together: give both or neither")
+        return self
 
 
 FIELDS = tuple(DocumentIn.model_fields)
+
+
+class PatchIn(Wire):
+    """What to change of a document that is there. What is not named stays as it is."""
+
+    model_config = ConfigDict(json_schema_extra=examples({"metadata": {"area_km2": 551695, "note": None}}))
+    nullable = frozenset({"text", "image"})
+
+    metadata: dict[str, Any] | None = Field(
+        None,
+        description="a merge patch (RFC 7396) of the metadata: fields are replaced or added, objects are merged, null "
+        "removes a field",
+    )
+    text: Removed = Field(
+        None, description="null takes the text away, and the document is embedded again", examples=[None]
+    )
+    image: Removed = Field(
+        None, description="null takes the image away, and the document is embedded again", examples=[None]
+    )
+
+    @model_validator(mode="after")
+    def _check_content(self) -> PatchIn:
+        if not self.model_fields_set & {"metadata", "text", "image"}:
+            raise ValueError("nothing to change: give metadata, or text or image as null")
+        if {"text", "image"} <= self.model_fields_set:
+            raise ValueError("text and image cannot both be taken away: delete the document instead")
+        return self
+
+    def patch(self) -> dict[str, Any]:
+        """Return the patch of the document as a job keeps it."""
+        return self.model_dump(include=self.model_fields_set & {"metadata", "text", "image"})
+
+
+class UpdateIn(PatchIn):
+    """What to change of the document with this id."""
+
+    model_config = ConfigDict(json_schema_extra=examples({"id": DOCUMENTS[0]["id"], "metadata": {"area_km2": 551695}}))
+
+    id: DocumentId = Field(description="the id of a document that is there")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +143,7 @@ def incoming(position: int, value: Any, bounds: DocumentBounds) -> Incoming:
     document = _parsed(value)
     check_text(document.text, bounds.limits)
     check_unicode(document.text or "", "text", "text")
-    _check_metadata(document.metadata, bounds)
+    check_metadata(document.metadata, bounds)
     source = None if document.image is None else image_source(document.image, bounds.limits)
     return Incoming(
         position=position,
@@ -67,7 +152,38 @@ def incoming(position: int, value: Any, bounds: DocumentBounds) -> Incoming:
         image=source if isinstance(source, bytes) else None,
         image_url=source if isinstance(source, str) else None,
         metadata=document.metadata,
+        vector=_vector(document),
     )
+
+
+def _vector(document: DocumentIn) -> GivenVector | None:
+    if document.vector is None or document.fingerprint is None:
+        return None
+    if isinstance(document.vector, str):
+        try:
+            values = np.frombuffer(base64.b64decode(document.vector, validate=True), "<f4")
+        except ValueError as error:
+            raise InvalidInput("vector is not the base64 of float32 values", field="vector") from error
+    else:
+        with np.errstate(over="ignore"):
+            values = np.asarray(document.vector, "<f4")
+    if not len(values) or not np.isfinite(values).all() or not values.any():
+        raise InvalidInput("vector is empty or zero, or has values that are not finite", field="vector")
+    return GivenVector(base64.b64encode(values.tobytes()).decode(), document.fingerprint)
+
+
+def update(position: int, value: Any, bounds: DocumentBounds) -> Incoming:
+    """Return an update that was posted: an `Incoming` whose metadata are the patch. Raise as `incoming` does."""
+    if not isinstance(value, dict):
+        raise InvalidInput(f"an update is an object, this is {shown(value)!r}")
+    _check_form(value)
+    try:
+        parsed = UpdateIn.model_validate(value)
+    except ValidationError as error:
+        raise invalid(error) from error
+    if parsed.metadata is not None:
+        check_metadata(parsed.metadata, bounds)
+    return Incoming(position=position, id=parsed.id, metadata=parsed.patch())
 
 
 def check_document(value: Any) -> None:
@@ -112,7 +228,7 @@ def _check_form(value: Any) -> None:
             if isinstance(part, dict | list) and len(part) > _MAX_FIELDS:
                 raise InvalidInput(f"{len(part)} fields or values beside the metadata, limit is {_MAX_FIELDS}")
             if isinstance(part, dict):
-                inner += [member for name, member in part.items() if name != "metadata"]
+                inner += [member for name, member in part.items() if name not in ("metadata", "vector")]
             elif isinstance(part, list):
                 inner += part
         level = inner
@@ -121,7 +237,8 @@ def _check_form(value: Any) -> None:
 # --- metadata
 
 
-def _check_metadata(metadata: dict[str, Any], bounds: DocumentBounds) -> None:
+def check_metadata(metadata: Mapping[str, Any], bounds: DocumentBounds) -> None:
+    """Raise `TooLarge` or `InvalidInput` for metadata that no document may have."""
     # Depth first: orjson writes no more than 254 levels, and says so with an error of its own.
     if (depth := nesting(metadata)) > bounds.max_metadata_depth:
         raise TooLarge(f"metadata is nested {depth} deep, limit is {bounds.max_metadata_depth}", field="metadata")
@@ -130,7 +247,7 @@ def _check_metadata(metadata: dict[str, Any], bounds: DocumentBounds) -> None:
     _check_keys(metadata)
 
 
-def _check_keys(metadata: dict[str, Any]) -> None:
+def _check_keys(metadata: Mapping[str, Any]) -> None:
     """Refuse keys that no filter could name."""
     values: list[Any] = [metadata]
     while values:
@@ -158,7 +275,7 @@ def nesting(value: Any) -> int:
     return deepest
 
 
-def json_bytes(metadata: dict[str, Any]) -> int:
+def json_bytes(metadata: Mapping[str, Any]) -> int:
     """Return the size of metadata as JSON. Raise `InvalidInput`, naming the field, for what JSON or a store cannot
     hold."""
     try:

@@ -31,6 +31,8 @@ class JobKind(StrEnum):
 
     DOCUMENTS = "documents"
     DELETE = "delete"
+    UPDATE = "update"  # the metadata of its documents are patches of documents that are there
+    COPY = "copy"  # its documents are ids alone, and in their metadata under `from` the collection they come from
     IMPORT = "import"
     REPAIR = (
         "repair"  # its documents are ids alone, whose last write may have been overwritten by one that came too late

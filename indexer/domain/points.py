@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from indexer.domain.documents import Metadata
 from model.types import Float32, Shares
+
+# The vector of a point that was read without it.
+NO_VECTOR: Float32 = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +18,7 @@ class Point:
     """One document as it stands in the store."""
 
     document_id: str
-    vector: Float32  # (D,)
+    vector: Float32  # (D,), or `NO_VECTOR`
     text: str | None
     image_digest: str | None
     metadata: Metadata
@@ -35,6 +40,23 @@ class Page:
     """Some documents in the order of their points, and what to ask for next: None after the last."""
 
     document_ids: tuple[str, ...]
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataChange:
+    """The metadata that a document has from now on, and the content hash that goes with it."""
+
+    document_id: str
+    metadata: Metadata
+    content_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Some points in their order, and what to ask for next: None after the last."""
+
+    points: tuple[Point, ...]
     after: str | None
 
 

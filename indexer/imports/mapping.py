@@ -218,7 +218,10 @@ def _mapped(fields: Mapping[str, Any], columns: Columns, where: str) -> Mapped:
 def _row(fields: Mapping[str, Any], where: str) -> Mapped:
     text, image = _first(fields, "text", "caption"), _first(fields, "image", "file_name")
     picked = {key: fields[name] for key, name in (("id", "id"), ("text", text), ("image", image)) if name in fields}
-    remaining = {name: value for name, value in fields.items() if name not in ("id", text, image)}
+    if fields.get("vector") is not None and isinstance(fields.get("fingerprint"), str):
+        picked |= {name: fields[name] for name in ("vector", "fingerprint")}
+    used = ("id", text, image, *(name for name in ("vector", "fingerprint") if name in picked))
+    remaining = {name: value for name, value in fields.items() if name not in used}
     return _finished(picked, fields.get("metadata", remaining), where)
 
 
@@ -306,14 +309,15 @@ def _utf8(data: bytes, place: str) -> str:
 
 
 def _plain(value: Any, left_out: list[str]) -> dict[str, Any]:
-    """Return an object, or the JSON of one, without nulls; of what JSON cannot hold, the field is left out and
+    """Return an object without nulls, or the JSON of one as it is; of what JSON cannot hold, the field is left out and
     named."""
     if value is None:
         return {}
     if isinstance(value, Refused):
         left_out.append(f"metadata: {value.reason}")
         return {}
-    if isinstance(value, str | bytes):
+    is_json = isinstance(value, str | bytes)
+    if is_json:
         value = strict_json.loads(value if isinstance(value, bytes) else value.encode())
     if not isinstance(value, dict):
         raise TypeError(f"it is a {type(value).__name__}")
@@ -321,7 +325,7 @@ def _plain(value: Any, left_out: list[str]) -> dict[str, Any]:
     for name, content in value.items():
         if (reason := _fault(content)) is not None:
             left_out.append(f"field {name!r:.100}: {reason}")
-        elif content is not None:
+        elif content is not None or is_json:
             plain[name] = content
     return plain
 

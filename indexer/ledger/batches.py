@@ -407,11 +407,15 @@ def _record_failures(connection: sa.Connection, batch: Batch, outcomes: Sequence
     writes.
     """
     last = {outcome.document_id: outcome for outcome in sorted(outcomes, key=lambda outcome: outcome.position)}
+    # An update that failed is no later write: the document may still wait for an earlier one to be tried again.
+    written = [
+        key for key, outcome in last.items() if batch.kind is not JobKind.UPDATE or outcome.status is not Status.FAILED
+    ]
     superseded = (
         sa.select(failures.c.id)
         .where(
             failures.c.collection == batch.collection,
-            failures.c.document_id.in_(list(last)),
+            failures.c.document_id.in_(written),
             failures.c.item.is_not(None),
         )
         .order_by(failures.c.id)

@@ -12,7 +12,7 @@ from indexer.ledger.batches import cancel_some
 from indexer.ledger.imports import cancel_unread, import_files
 from indexer.ledger.sql.operation import Part, operation
 from indexer.ledger.sql.rows import as_job, find_job, unpack_outcomes
-from indexer.ledger.sql.schema import batches, failures, jobs
+from indexer.ledger.sql.schema import batches, failures, jobs, pending
 
 _accepted, _open = jobs.c.seq.is_not(None), jobs.c.finished_at.is_(None)
 _done = jobs.c.indexed + jobs.c.skipped + jobs.c.failed + jobs.c.cancelled
@@ -50,6 +50,15 @@ class Jobs(Part):
             query = query.where(jobs.c.state.in_(chosen_states))
         with self._database.read() as connection:
             return [as_job(row) for row in connection.execute(query)]
+
+    @operation
+    def write_is_pending(self, collection: str, document_id: str) -> bool:
+        """Return whether an accepted write of a document is not settled yet."""
+        same = pending.c.collection == collection, pending.c.document_id == document_id
+        query = sa.select(pending.c.batch_id).join(batches, batches.c.id == pending.c.batch_id)
+        query = query.join(jobs, jobs.c.id == batches.c.job_id).where(*same, jobs.c.seq.is_not(None))
+        with self._database.read() as connection:
+            return connection.execute(query.limit(1)).first() is not None
 
     @operation
     def failures(self, job_id: str, *, limit: int = 100, offset: int = 0) -> list[Failure]:

@@ -31,7 +31,8 @@ _WRITTEN = (Status.INDEXED, Status.SKIPPED)
 class Repairs(Part):
     @operation
     def latest_writes(self, batch: Batch) -> Mapping[JobKind, Sequence[Item]]:
-        """Return the last write of each document of a batch of repairs, by the kind of its job.
+        """Return the last write of each document of a batch of repairs, by the kind of its job, and under `UPDATE` what
+        came after it, in order.
 
         Under `REPAIR` are documents without a known write: nothing was written after the late write, so it stands.
         """
@@ -39,11 +40,12 @@ class Repairs(Part):
         query = sa.select(doubts).where(doubts.c.collection == batch.collection, in_batch, doubts.c.item.is_not(None))
         with self._database.read() as connection:
             rows = connection.execute(query).all()
-        last = {row.document_id: (JobKind(row.kind), unpack(row.item)[0][1]) for row in rows}
+        last = {row.document_id: (JobKind(row.kind), unpack(row.item)) for row in rows}
         writes: dict[JobKind, list[Item]] = {}
         for position, document in batch.items:
-            kind, content = last.get(document.id, (JobKind.REPAIR, document))
-            writes.setdefault(kind, []).append((position, content))
+            kind, items = last.get(document.id, (JobKind.REPAIR, ((position, document),)))
+            for place, (_, content) in enumerate(items):
+                writes.setdefault(JobKind.UPDATE if place else kind, []).append((position, content))
         return writes
 
     @operation
@@ -73,14 +75,28 @@ def keep_last_writes(connection: sa.Connection, settled: Iterable[tuple[Batch, S
     doubtful = {tuple(row) for row in connection.execute(query)} if ids else set()
     for batch, positions in written if doubtful else ():
         for key, (position, document) in _last_by_id(batch).items():
-            if position not in positions or (batch.collection, key) not in doubtful:
+            if (batch.collection, key) not in doubtful:
                 continue
             same = doubts.c.collection == batch.collection, doubts.c.document_id == key
-            if batch.kind is JobKind.REPAIR:
+            if batch.kind is JobKind.UPDATE:
+                _keep_updates(connection, same, [item for item in batch.items if item[0] in positions])
+            elif position not in positions:
+                continue
+            elif batch.kind is JobKind.REPAIR:
                 connection.execute(sa.delete(doubts).where(*same, doubts.c.job_id == batch.job_id))
             elif batch.kind is not JobKind.REINDEX:
                 write = {"kind": batch.kind, "item": pack([(position, document)])}
                 connection.execute(sa.update(doubts).where(*same).values(write))
+
+
+def _keep_updates(connection: sa.Connection, same: Sequence[sa.ColumnElement[bool]], items: Sequence[Item]) -> None:
+    """Add updates of a document to its last write: an update says nothing of the rest of the document."""
+    for row in connection.execute(sa.select(doubts).where(*same)).all():
+        updates = [item for item in items if item[1].id == row.document_id]
+        earlier = unpack(row.item) if row.item is not None else ()
+        write = {"kind": row.kind or JobKind.UPDATE, "item": pack([*earlier, *updates])}
+        if updates:
+            connection.execute(sa.update(doubts).where(doubts.c.id == row.id).values(write))
 
 
 def repair(connection: sa.Connection, lost: Sequence[Batch], now: float) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from indexer.domain.points import Hit, Page, Point
+from indexer.domain.points import Hit, MetadataChange, Page, Point, Stretch
 from indexer.filters import FieldType, Filter
 from indexer.store.bm25 import SIMPLE
 from indexer.store.criteria import Criterion, Place, Ranked
@@ -73,6 +73,11 @@ class Points(Protocol):
 
     async def upsert(self, points: Sequence[Point]) -> None: ...
 
+    async def set_metadata(self, changes: Sequence[MetadataChange]) -> None:
+        """Give documents other metadata. Everything else of their points stays, vectors too; a document that is not
+        there is left out."""
+        ...
+
     async def delete(self, document_ids: Sequence[str]) -> None: ...
 
     async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
@@ -99,11 +104,19 @@ class Points(Protocol):
 
     async def layout(self) -> Layout: ...
 
-    async def count(self) -> int: ...
+    async def count(self, condition: Filter | None = None) -> int:
+        """Count the documents that satisfy the condition, exactly."""
+        ...
 
     async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
         """Return a page of document ids in the order of their points, which no write changes. `after` comes from the
         page before."""
+        ...
+
+    async def scroll(
+        self, after: str | None, limit: int, condition: Filter | None = None, *, with_vectors: bool = False
+    ) -> Stretch:
+        """Return the points of a page, in the same order. Without vectors each has `NO_VECTOR`."""
         ...
 
     async def unfinished_indexes(self, fields: Mapping[str, FieldType]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from indexer.domain.points import Hit, Lexical, Point
+from indexer.domain.points import NO_VECTOR, Hit, Lexical, MetadataChange, Point
 from indexer.filters import steps
 from indexer.store.criteria import Place
 from indexer.store.search_terms import TERMS, with_terms, without_terms
@@ -31,7 +31,12 @@ def payload_of(point: Point) -> dict[str, Any]:
     return payload
 
 
-def point_of(payload: Mapping[str, Any], vector: Float32, latents: Float32 | None = None) -> Point:
+def payload_change(change: MetadataChange) -> dict[str, Any]:
+    """Return the parts of the payload that other metadata replace."""
+    return {"content_hash": change.content_hash, "metadata": with_terms(change.metadata)}
+
+
+def point_of(payload: Mapping[str, Any], vector: Float32 = NO_VECTOR, latents: Float32 | None = None) -> Point:
     return Point(
         document_id=payload["document_id"],
         vector=vector,

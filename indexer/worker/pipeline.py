@@ -7,6 +7,7 @@ items ─► latest of an id ─► image digest ─► changed? ─► text and
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -278,6 +279,14 @@ class Pipeline:
             yield call
 
     async def _embed(self, call: Sequence[IndexedDocument], collection: Collection) -> None:
+        given = any(document.document.vector for document in call)
+        # A model of several latents made more of a document than the one vector.
+        if given and (await self.encoder.info()).latents == 1:
+            for document in call:
+                document.embedding = given_embedding(document.document, collection)
+        call = [document for document in call if document.embedding is None]
+        if not call:
+            return
         inputs = [Input(document.document.text, document.image) for document in call]
         results = await self.encoder.encode(inputs, role=Role.DOCUMENT, lane=Lane.BULK)
         if len(call) > 1 and all(isinstance(result, EncodeFailed) for result in results):
@@ -336,8 +345,11 @@ def _skip_superseded(documents: Sequence[IndexedDocument]) -> None:
             document.settle(Status.SKIPPED)
 
 
-async def skip_unchanged(documents: Sequence[IndexedDocument], points: Points, fingerprint: str) -> None:
-    """Skip the documents whose text, image, metadata and model are those that the store already has."""
+async def skip_unchanged(
+    documents: Sequence[IndexedDocument], points: Points, fingerprint: str
+) -> list[tuple[IndexedDocument, Point]]:
+    """Skip the documents whose text, image, metadata and model are those that the store already has. Return the others
+    that the store has, each with its point."""
     compared = _open(documents)
     with store_errors():
         stored = await points.fetch([document.document.id for document in compared]) if compared else []
@@ -346,6 +358,8 @@ async def skip_unchanged(documents: Sequence[IndexedDocument], points: Points, f
         document.stamp = stamped(document.content or content_hash(*parts), fingerprint)
         if point is not None and point.content_hash == document.stamp:
             document.settle(Status.SKIPPED)
+    pairs = zip(compared, stored, strict=True)
+    return [(document, point) for document, point in pairs if point is not None and not document.closed]
 
 
 async def _upsert(documents: Sequence[IndexedDocument], points: Points) -> None:
@@ -364,6 +378,15 @@ async def _upsert(documents: Sequence[IndexedDocument], points: Points) -> None:
     else:
         for document in documents:
             document.settle(Status.INDEXED)
+
+
+def given_embedding(document: Document, collection: Collection) -> Embedding | None:
+    """Return the embedding that a document came with, where it is one of the collection's model."""
+    if document.vector is None or document.vector.fingerprint != collection.fingerprint:
+        return None
+    vector = np.frombuffer(base64.b64decode(document.vector.base64), "<f4")
+    embedding = Embedding(vector, collection.fingerprint)
+    return embedding if unusable(embedding, collection) is None else None
 
 
 def unusable(embedding: Embedding, collection: Collection) -> RetrievalError | None:

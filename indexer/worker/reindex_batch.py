@@ -15,7 +15,7 @@ import structlog
 from indexer.domain.collections import Collection
 from indexer.domain.documents import Document, ImageRef, unstamped
 from indexer.domain.jobs import Batch, Outcome, Status
-from indexer.domain.points import Point
+from indexer.domain.points import MetadataChange, Point
 from indexer.errors import CollectionUnavailable
 from indexer.store.base import Points
 from indexer.worker.pipeline import HoldLease, IndexedDocument, Pipeline, Result, skip_unchanged, store_errors
@@ -68,8 +68,9 @@ class ReindexBatch:
         """
         with store_errors():
             points = dict(zip(ids, await self.serving.fetch(ids), strict=True))
-        documents = [_document(place, point) for place, point in enumerate(points.values()) if point is not None]
-        await skip_unchanged(documents, self.target, self.collection.fingerprint)
+        documents = [document_of(place, point) for place, point in enumerate(points.values()) if point is not None]
+        changed = await skip_unchanged(documents, self.target, self.collection.fingerprint)
+        await self._copy_metadata([document for document, point in changed if _is_embedded(document, point)], hold)
         await self.pipeline.write(documents, self.collection, self.target, hold=hold)
         result = Result.of(documents)
         gone = [document_id for document_id, point in points.items() if point is None]
@@ -81,6 +82,19 @@ class ReindexBatch:
                 await self.target.delete([*gone, *failed])
         result.outcomes += [Outcome(0, document_id, Status.SKIPPED) for document_id in gone]
         return result, {key: None if point is None else point.content_hash for key, point in points.items()}
+
+    async def _copy_metadata(self, documents: Sequence[IndexedDocument], hold: HoldLease) -> None:
+        """Give documents that were embedded as they are the metadata that they have by now."""
+        if not documents:
+            return
+        await hold()
+        changes = [
+            MetadataChange(document.document.id, document.document.metadata, document.stamp) for document in documents
+        ]
+        with store_errors():
+            await self.target.set_metadata(changes)
+        for document in documents:
+            document.settle(Status.INDEXED)
 
     async def _changed_since(self, hashes: dict[str, str | None]) -> list[str]:
         with store_errors():
@@ -101,7 +115,12 @@ class ReindexBatch:
         return replace(outcome, position=position)
 
 
-def _document(place: int, point: Point) -> IndexedDocument:
+def _is_embedded(document: IndexedDocument, point: Point) -> bool:
+    """Return whether a point of the other generation was embedded from the text and the kept image of a document."""
+    return point.text == document.document.text and point.image_digest == document.image_digest
+
+
+def document_of(place: int, point: Point) -> IndexedDocument:
     """Return the document of a point, with the hash of its original image, of which the blobs may have a thumbnail
     alone.
 

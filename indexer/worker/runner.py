@@ -14,14 +14,19 @@ from functools import partial
 from indexer.blobs.image_store import Blobs
 from indexer.blobs.thumbnails import Keeper
 from indexer.domain.collections import Collection, Reindex, ReindexState
+from indexer.domain.documents import Document
+from indexer.domain.incoming import DocumentBounds
 from indexer.domain.jobs import Batch, JobKind, Outcome, Status
 from indexer.encoding.registry import Encoders
 from indexer.errors import CollectionUnavailable
 from indexer.ledger.ledger import Ledger
-from indexer.store.base import Store
+from indexer.store.base import Points, Store
 from indexer.worker.claim import Claim
+from indexer.worker.copy_batch import CopyBatch
 from indexer.worker.pipeline import CollectionEncoder, HoldLease, ImageFetcher, Pipeline, Result
 from indexer.worker.reindex_batch import ReindexBatch
+from indexer.worker.update_batch import UpdateBatch
+from model.errors import NotFound
 
 
 class LeaseLost(Exception):
@@ -39,6 +44,7 @@ class Runner:
     fetcher: ImageFetcher
     keeper: Keeper | None
     lease_s: float
+    bounds: DocumentBounds
 
     async def run(self, claim: Claim, batch: Batch, *, last_attempt: bool) -> Result:
         collection = await self.ledger.collections.find(batch.collection)
@@ -51,7 +57,14 @@ class Runner:
         pipeline = self._pipeline(collection, self.keeper)
         if batch.suspect is not None:
             await pipeline.probe(points)
-        run = partial(pipeline.run, collection=collection, points=points, hold=hold, last_attempt=last_attempt)
+
+        async def run(batch: Batch) -> Result:
+            if batch.kind is JobKind.UPDATE:
+                return await UpdateBatch(pipeline, points, collection, self.bounds).run(batch, hold=hold)
+            if batch.kind is JobKind.COPY:
+                return await self._copy(batch, collection, points, hold)
+            return await pipeline.run(batch, collection, points, hold=hold, last_attempt=last_attempt)
+
         return await (self._repair(batch, run) if batch.kind is JobKind.REPAIR else run(batch))
 
     async def _hold(self, claim: Claim) -> None:
@@ -64,13 +77,39 @@ class Runner:
             raise LeaseLost
 
     async def _repair(self, batch: Batch, run: Callable[[Batch], Awaitable[Result]]) -> Result:
-        """Write the last accepted write of each document once more."""
+        """Write the last accepted write of each document once more, and then the updates that came after it."""
         result = Result()
-        for kind, items in (await self.ledger.repairs.latest_writes(batch)).items():
+        writes = await self.ledger.repairs.latest_writes(batch)
+        for kind in sorted(writes, key=lambda kind: kind is JobKind.UPDATE):
+            items = writes[kind]
             if kind is JobKind.REPAIR:
                 result.outcomes += [Outcome(position, document.id, Status.SKIPPED) for position, document in items]
             else:
                 result.merge(await run(replace(batch, kind=kind, items=tuple(items))))
+        # A document that was written and then updated has several outcomes: the worst of them counts.
+        worst: dict[int, Outcome] = {}
+        for outcome in result.outcomes:
+            if outcome.position not in worst or outcome.status is Status.FAILED:
+                worst[outcome.position] = outcome
+        return Result(list(worst.values()), result.waiting)
+
+    async def _copy(self, batch: Batch, collection: Collection, points: Points, hold: HoldLease) -> Result:
+        """Copy documents of other collections, one collection after the other: a claim may have several copies."""
+        # The images that were kept stay as they are.
+        pipeline = self._pipeline(collection, None)
+        by_origin: dict[str, list[tuple[int, Document]]] = {}
+        for item in batch.items:
+            by_origin.setdefault(item[1].metadata["from"], []).append(item)
+        result = Result()
+        for name, items in by_origin.items():
+            try:
+                origin = await self.ledger.collections.find(name)
+            except NotFound as error:
+                detail = f"collection {name!r} was deleted before the document was copied from it"
+                result.merge(Result.alike(replace(batch, items=tuple(items)), Status.FAILED, error.code, detail))
+                continue
+            copy = CopyBatch(pipeline, origin, self.store.points(origin.points_name), collection, points)
+            result.merge(await copy.run(items, hold=hold))
         return result
 
     async def _reindex(self, batch: Batch, collection: Collection, hold: HoldLease) -> Result:

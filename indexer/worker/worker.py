@@ -19,6 +19,7 @@ from opentelemetry.trace import SpanKind
 
 from indexer.blobs.image_store import Blobs
 from indexer.blobs.thumbnails import Keeper
+from indexer.domain.incoming import DocumentBounds
 from indexer.encoding.encoder import Encoder
 from indexer.encoding.registry import Encoders
 from indexer.ledger.ledger import Ledger
@@ -78,6 +79,7 @@ class Worker:
         *,
         wakeups: WakeUps | None = None,
         keeper: Keeper | None = None,
+        bounds: DocumentBounds | None = None,
         chores: Sequence[Chore] = (),
         rng: random.Random | None = None,
         watch: Watch = NOBODY,
@@ -86,7 +88,9 @@ class Worker:
         self._wakeups = wakeups or WakeUps()
         self._rng = rng or random.Random()
         encoders = Encoders.of(encoder)
-        runner = Runner(ledger, store, encoders, blobs, HostBreaker(fetcher, settings), keeper, settings.lease_s)
+        breaker = HostBreaker(fetcher, settings)
+        bounds = bounds or DocumentBounds()
+        runner = Runner(ledger, store, encoders, blobs, breaker, keeper, settings.lease_s, bounds)
         self._pause = Pause(settings, self._rng)
         self._attempts = Attempts(
             ledger, runner, settings, self._pause, self._rng, watch, stopping=lambda: self._stopping

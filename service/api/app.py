@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from fastapi import FastAPI
 
 from service import ui
-from service.api import aliases, collections, documents, imports, jobs, reindex, search
+from service.api import aliases, collections, documents, imports, jobs, reading, reindex, search, updates
 from service.components import Parts
 from service.encoder import routes as encode
 from service.http.application import application
@@ -19,7 +19,9 @@ _ROUTERS = (
     encode.router,
     collections.router,
     aliases.router,
+    reading.router,
     documents.router,
+    updates.router,
     imports.router,
     reindex.router,
     jobs.router,

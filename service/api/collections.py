@@ -8,17 +8,20 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from indexer import filters
 from indexer.domain.collections import Collection
 from indexer.domain.validation import brief
 from indexer.errors import CollectionDamaged
 from indexer.store.base import Layout
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
+from service.api.job_answers import Wait, job_answer
 from service.api.serializers import CollectionPath
 from service.components import Parts, PartsOf
 from service.http.middleware.api_keys import CallerOf
 from service.http.responses import Json, StrictRoute
 from service.keys import Key
-from service.schemas.collections import CollectionIn, CollectionOut, CollectionsOut
+from service.schemas.collections import CollectionIn, CollectionOut, CollectionsOut, CopyIn
+from service.schemas.jobs import JobAcceptedOut
 
 router = APIRouter(route_class=StrictRoute, tags=["collections"])
 
@@ -70,6 +73,30 @@ async def list_collections(parts: PartsOf, caller: CallerOf) -> Response:
     collections = [collection for collection in await parts.catalog.all() if caller.sees(collection.name)]
     wires = await asyncio.gather(*(_wire(parts, caller, collection, mark_damage=True) for collection in collections))
     return Json({"collections": wires})
+
+
+@router.post(
+    "/collections/{name}/copy",
+    operation_id="copy_collection",
+    status_code=202,
+    response_model=JobAcceptedOut,
+    responses={200: {"model": JobAcceptedOut, "description": "with `wait=true`: the copy is done"}},
+)
+async def copy_collection(
+    name: CollectionPath, body: CopyIn, parts: PartsOf, caller: CallerOf, wait: Wait = False
+) -> Response:
+    """Copy documents to another collection with their embeddings, images and metadata, by a job of that collection.
+
+    Nothing is embedded again. The documents are those in the index when the request is accepted, each as it stands when
+    its turn comes.
+    """
+    caller.require(body.to)
+    origin = await parts.catalog.compatible(name)
+    if body.filter is not None:
+        filters.check_types(body.filter, origin.indexes)
+    target = await parts.catalog.create_like(origin, body.to)
+    job = await parts.intake.copy(origin, parts.catalog.points(origin), body.filter, target)
+    return await job_answer(parts, job, wait)
 
 
 @router.delete("/collections/{name}", status_code=204)

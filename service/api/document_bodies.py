@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +18,9 @@ from model.errors import InvalidInput, RetrievalError, TooLarge
 from service.http.json_body import check_encoding, read_apart, read_json
 from service.http.problems import not_json
 from service.settings import Settings
+
+# `incoming` or `update`.
+ReadDocument = Callable[[int, Any, DocumentBounds], Incoming]
 
 # Others have a turn of the event loop after so long at the latest.
 _TURN_S = 0.01
@@ -44,10 +47,19 @@ class Bounds:
 
 def documents_in(body: bytes, bounds: Bounds) -> list[Any]:
     """Return the documents of a JSON body, unchecked. Raises what is wrong with the body as a whole."""
+    return list_in(value_in(body, bounds), bounds)
+
+
+def value_in(body: bytes, bounds: Bounds) -> Any:
+    """Return what stands in a JSON body. Raises what is wrong with the body as a whole."""
     try:
-        value = read_json(body, bounds.max_values)
+        return read_json(body, bounds.max_values)
     except orjson.JSONDecodeError as error:
         raise not_json("the body", error) from error
+
+
+def list_in(value: Any, bounds: Bounds) -> list[Any]:
+    """Return the documents of a body that is a list of them, or an object that holds the list."""
     if isinstance(value, dict):
         if unknown := [key for key in value if key != "documents"]:
             raise InvalidInput(
@@ -66,14 +78,16 @@ def documents_in(body: bytes, bounds: Bounds) -> list[Any]:
     return value
 
 
-async def each(values: list[Any], bounds: Bounds) -> AsyncIterator[Incoming | Rejected]:
+async def each(values: list[Any], bounds: Bounds, read: ReadDocument = incoming) -> AsyncIterator[Incoming | Rejected]:
     turns = _Turns()
     for position, value in enumerate(values):
         await turns.give()
-        yield document_or_rejection(position, value, bounds.document)
+        yield document_or_rejection(position, value, bounds.document, read)
 
 
-async def each_line(stream: AsyncIterator[bytes], bounds: Bounds) -> AsyncIterator[Incoming | Rejected]:
+async def each_line(
+    stream: AsyncIterator[bytes], bounds: Bounds, read: ReadDocument = incoming
+) -> AsyncIterator[Incoming | Rejected]:
     """Yield the documents of an NDJSON body as it arrives. A position is the line number, counted from 0; blank lines
     count but are no documents."""
     position = 0
@@ -84,17 +98,19 @@ async def each_line(stream: AsyncIterator[bytes], bounds: Bounds) -> AsyncIterat
         elif line.strip():
             if position == 0:
                 check_encoding(line)
-            yield await read_apart(partial(_of_line, position, bounds), line)
+            yield await read_apart(partial(_of_line, position, bounds, read), line)
         position += 1
         await turns.give()
 
 
-def document_or_rejection(position: int, value: Any, bounds: DocumentBounds) -> Incoming | Rejected:
+def document_or_rejection(
+    position: int, value: Any, bounds: DocumentBounds, read: ReadDocument = incoming
+) -> Incoming | Rejected:
     """Return a document that is accepted, or why it is not."""
     try:
         if isinstance(value, RetrievalError):
             raise value
-        return incoming(position, value, bounds)
+        return read(position, value, bounds)
     except RetrievalError as error:
         return Rejected(position, shown_id(value), error.code, error.detail)
 
@@ -111,14 +127,14 @@ class _Turns:
             self._since = time.monotonic()
 
 
-def _of_line(position: int, bounds: Bounds, line: bytes) -> Incoming | Rejected:
+def _of_line(position: int, bounds: Bounds, read: ReadDocument, line: bytes) -> Incoming | Rejected:
     try:
         value = read_json(line, bounds.max_values)
     except orjson.JSONDecodeError as error:
         value = not_json("the line", error)
     except InvalidInput as error:
         value = error
-    return document_or_rejection(position, value, bounds.document)
+    return document_or_rejection(position, value, bounds.document, read)
 
 
 async def _lines(stream: AsyncIterator[bytes], max_line_bytes: int) -> AsyncIterator[bytes | None]:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
-import orjson
-from fastapi import APIRouter, Header, Query, Request
-from starlette.responses import Response, StreamingResponse
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
 
 from indexer import filters
 from indexer.blobs.thumbnails import Keep
 from indexer.domain.documents import ThumbnailWidth
 from indexer.domain.incoming import DocumentIn
-from indexer.domain.jobs import Job, Outcome
 from indexer.domain.samples import DOCUMENTS
-from indexer.domain.validation import brief
-from indexer.intake import Accepted
 from model.errors import NotFound
 from model.images.formats import image_format
 from service.api import document_bodies
-from service.api.serializers import CollectionPath, DocumentPath, job_wire
+from service.api.job_answers import IdempotencyKey, Wait, accepted_answer, job_answer, seen
+from service.api.serializers import CollectionPath, DocumentPath
 from service.components import Parts, PartsOf
 from service.http.json_body import read_apart
 from service.http.middleware.api_keys import CallerOf
@@ -40,18 +35,6 @@ from service.search.query import stored_points
 
 router = APIRouter(route_class=StrictRoute, tags=["documents"])
 
-Wait = Annotated[
-    bool,
-    Query(description="answer when the job is done, or with 202 when `wait_timeout_s` is over first", examples=[True]),
-]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        max_length=255,
-        description="a repeated key returns the job of the first request instead of a new one",
-        examples=["load-2025-10-09"],
-    ),
-]
 WithVector = Annotated[bool, Query(description="whether the answer holds the embedding", examples=[False])]
 ImageVersion = Annotated[
     str,
@@ -111,7 +94,7 @@ async def post_documents(
     bounds = document_bodies.Bounds.of(parts.settings)
     body_hash = hashlib.sha256()
     if kind == NDJSON:
-        documents = document_bodies.each_line(_seen(request.stream(), body_hash.update), bounds)
+        documents = document_bodies.each_line(seen(request.stream(), body_hash.update), bounds)
     else:
         body = await request.body()
         values = await read_apart(partial(document_bodies.documents_in, bounds=bounds), body)
@@ -124,9 +107,7 @@ async def post_documents(
         body_hash=body_hash.hexdigest,
         max_rejected=bounds.max_documents,
     )
-    for code, count in accepted.rejected_codes.items():
-        parts.metrics.rejected_documents.labels(code).inc(count)
-    return await _accepted(parts, accepted, wait)
+    return await accepted_answer(parts, accepted, wait)
 
 
 @router.post(
@@ -148,7 +129,7 @@ async def delete_documents(name: CollectionPath, body: DeleteIn, parts: PartsOf,
     condition = body.filter
     filters.check_types(condition, collection.indexes)
     points = parts.catalog.points(collection)
-    return await _deleting(parts, await parts.intake.delete_matching(collection, points, condition), wait)
+    return await job_answer(parts, await parts.intake.delete_matching(collection, points, condition), wait)
 
 
 @router.get("/collections/{name}/documents/{id}", response_model=DocumentOut)
@@ -222,66 +203,6 @@ async def get_image(
     return Response(data, headers=headers, media_type=media_type)
 
 
-async def _seen(stream: AsyncIterator[bytes], take: Callable[[bytes], object]) -> AsyncIterator[bytes]:
-    async for chunk in stream:
-        take(chunk)
-        yield chunk
-
-
-async def _accepted(parts: Parts, accepted: Accepted, wait: bool) -> Response:
-    rejected = [
-        {"position": document.position, "id": document.id, "code": document.code, "detail": brief(document.detail)}
-        for document in accepted.rejected
-    ]
-    job = await _awaited(parts, accepted.job, wait)
-    wire: dict[str, Any] = {
-        "job": job_wire(job),
-        "rejected": rejected,
-        "rejected_count": accepted.rejected_codes.total(),
-    }
-    if not (wait and job.state.finished):
-        return Json(wire, 202)
-    pages = parts.ledger.jobs.results(job.id)
-    first: list[Outcome] = await anext(pages, [])  # before the answer begins: it may be that the ledger does not answer
-    return StreamingResponse(_with_results(parts, wire, first, pages), media_type=JSON)
-
-
-async def _with_results(
-    parts: Parts, wire: dict[str, Any], page: list[Outcome], pages: AsyncIterator[list[Outcome]]
-) -> AsyncIterator[bytes]:
-    """Stream one JSON object, with one page of the results in memory at a time."""
-    yield orjson.dumps(wire)[:-1] + b',"results":['
-    while page:
-        following: list[Outcome] = await anext(pages, [])
-        yield orjson.dumps([_result(outcome) for outcome in page])[1:-1] + (b"," if following else b"")
-        page = following
-    yield b"]}"
-
-
 async def _delete(parts: Parts, name: str, document_ids: list[str], wait: bool) -> Response:
     collection = await parts.catalog.get(name)
-    return await _deleting(parts, await parts.intake.delete(collection, document_ids), wait)
-
-
-async def _deleting(parts: Parts, accepted: Job, wait: bool) -> Response:
-    job = await _awaited(parts, accepted, wait)
-    return Json({"job": job_wire(job)}, 200 if wait and job.state.finished else 202)
-
-
-async def _awaited(parts: Parts, job: Job, wait: bool) -> Job:
-    """Return the job when it is finished, or as it is when the time is over or this process stops."""
-    if not wait or job.state.finished:
-        return job
-    done = asyncio.ensure_future(parts.progress.wait(job.id, parts.settings.wait_timeout_s))
-    stopping = asyncio.ensure_future(parts.draining.wait())
-    try:
-        await asyncio.wait({done, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        return done.result() if done.done() else job
-    finally:
-        done.cancel()
-        stopping.cancel()
-
-
-def _result(result: Outcome) -> dict[str, Any]:
-    wire = {"id": result.document_id, "status": result.status}
-    return {**wire, "error": {"code": result.code, "detail": brief(result.detail or "")}} if result.code else wire
+    return await job_answer(parts, await parts.intake.delete(collection, document_ids), wait)

@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from indexer.imports.planner import format_of
-from service.api.documents import IdempotencyKey
+from service.api.job_answers import IdempotencyKey
 from service.api.serializers import CollectionPath, job_wire
 from service.components import PartsOf
 from service.http.responses import Json, StrictRoute

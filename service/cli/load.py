@@ -64,21 +64,25 @@ def load(
     )
     console = Console()
     failures: list[Failed] = []
-    indexed = skipped = unfinished = 0
+    indexed = skipped = unfinished = foreign = 0
     with Client(url, api_key=api_key, attempts=1000, give_up_after_s=_PATIENCE_S) as client, progress_bar() as bar:
-        _create(client, collection, {"language": language, "model": model}, has_photos=has_photos)
+        options = {"language": language, "model": model}
+        fingerprint = _create(client, collection, options, has_photos=has_photos)
         for file in files:
-            reading = _Reading(file, read)
+            reading = _Reading(file, read, fingerprint)
             task = bar.add_task(file.name, total=local_reader.count(file))
             on_progress = partial(_advance, bar, task)
             loaded = client.load(collection, reading.documents(), on_progress=on_progress)
             bar.update(task, total=loaded.sent, completed=loaded.sent)
             indexed, skipped, unfinished = indexed + loaded.indexed, skipped + loaded.skipped, unfinished + loaded.left
             failures += reading.failures(loaded)
+            foreign += reading.foreign
     console.print(
         f"{indexed} indexed, {skipped} skipped, {len(failures)} failed"
         + (f", {unfinished} not done" if unfinished else "")
     )
+    if foreign:
+        console.print(f"{foreign} documents came with embeddings of another model, and were embedded again")
     print_left_out(console, left_out.counts, left_out.places)
     if failures:
         console.print(failures_table(failures))
@@ -98,8 +102,11 @@ def _has_photos(files: list[Path], format: str | None) -> bool:  # noqa: A002
     return bool(photos)
 
 
-def _create(client: Client, collection: str, options: Mapping[str, str | None], *, has_photos: bool) -> None:
-    """Make the collection if it is not there. A new one for photographs can be filtered by what is known of them."""
+def _create(client: Client, collection: str, options: Mapping[str, str | None], *, has_photos: bool) -> str | None:
+    """Make the collection if it is not there, and return the fingerprint of its model where the key may know it.
+
+    A new one for photographs can be filtered by what is known of them.
+    """
     settings: dict[str, Any] = {name: value for name, value in options.items() if value}
     if has_photos:
         try:
@@ -107,7 +114,8 @@ def _create(client: Client, collection: str, options: Mapping[str, str | None], 
         except NotFound:
             settings["indexes"] = FIELDS
     with suppress(Forbidden):  # a key that may write but makes no collections: this one is there
-        client.create_collection(collection, **settings)
+        return client.create_collection(collection, **settings).fingerprint
+    return None
 
 
 def _advance(bar: Progress, task: TaskID, done: int) -> None:
@@ -117,8 +125,12 @@ def _advance(bar: Progress, task: TaskID, done: int) -> None:
 class _Reading:
     """One file being loaded: posts its good documents and reports answers by the file's own lines."""
 
-    def __init__(self, file: Path, read: Callable[[Path], Iterator[local_reader.Item]]) -> None:
-        self._file, self._read = file, read
+    def __init__(
+        self, file: Path, read: Callable[[Path], Iterator[local_reader.Item]], fingerprint: str | None = None
+    ) -> None:
+        self._file, self._read, self._fingerprint = file, read, fingerprint
+        # Documents that came with an embedding of another model than that of this fingerprint.
+        self.foreign = 0
         self._unreadable: list[Failed] = []
         self._unit = ""  # "docs.jsonl line"
         self._numbers = array("Q")  # of each document that went out, 8 bytes for each however many there are
@@ -130,6 +142,7 @@ class _Reading:
             else:
                 self._unit, _, number = where.rpartition(" ")
                 self._numbers.append(int(number))
+                self.foreign += document.get("fingerprint", self._fingerprint) != self._fingerprint
                 yield document
 
     def failures(self, loaded: Loaded) -> list[Failed]:

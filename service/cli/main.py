@@ -19,7 +19,9 @@ from model.errors import InvalidInput, RetrievalError
 from service.cli import demo as demonstration
 from service.cli.backup import backup, restore
 from service.cli.benchmarks import m2kr, mbeir
+from service.cli.documents import copy, count, documents, update
 from service.cli.evaluation import eval_app
+from service.cli.export import export
 from service.cli.flags import json_object, settings_from, with_settings
 from service.cli.imports import import_files
 from service.cli.keys import keys_app
@@ -301,6 +303,11 @@ def mcp(
 
 
 app.command()(load)
+app.command()(documents)
+app.command()(count)
+app.command()(update)
+app.command()(copy)
+app.command()(export)
 app.command("import")(import_files)
 app.command()(reindex)
 app.command()(recall)

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from indexer.domain.jobs import JobKind
-from service.client.types import Collection, Hit, Job, SearchResult
+from service.client.types import Collection, Document, Hit, Job, SearchResult
 from service.schemas.hits import ExplanationOut, PassageOut
 
 Failed = tuple[str, str, str]  # which document, code, why
@@ -54,6 +54,15 @@ def _bracketed(passage: PassageOut) -> str:
         start, end = word.start - passage.start, word.end - passage.start
         text = f"{text[:start]}[{text[start:end]}]{text[end:]}"
     return " ".join(text.split())
+def documents_table(documents: Iterable[Document]) -> Table:
+    table = Table()
+    table.add_column("id", no_wrap=True)
+    table.add_column("text")
+    table.add_column("metadata", overflow="fold")
+    for document in documents:
+        metadata = ", ".join(f"{name}={value}" for name, value in document.metadata.items())
+        _row(table, document.id, short(document.text or "(a picture alone)"), short(metadata))
+    return table
 
 
 def why(explanation: ExplanationOut) -> str:

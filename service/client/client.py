@@ -48,6 +48,7 @@ from service.schemas.collections import AliasesOut, CollectionsOut
 from service.schemas.documents import AcceptedOut
 from service.schemas.encode import EncodeErrorOut, EncodeOut
 from service.schemas.jobs import FailuresOut, JobAcceptedOut, JobsOut
+from service.schemas.reading import CountOut, DocumentsOut, GotOut
 from service.schemas.search import SearchBatchOut, SearchErrorOut
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -61,6 +62,8 @@ _RETRIED_STATUS = frozenset({429, 502, 503, 504})  # 502 and 504 are a proxy's w
 _CHUNK_DOCUMENTS = (
     256  # small enough that a chunk is accepted within a second or so, large enough to fill encoder batches
 )
+# Updates need no encoder.
+_CHUNK_UPDATES = 2000
 _CHUNK_BYTES = 8 * 2**20
 _POLL_MIN_S, _POLL_MAX_S = 0.05, 1.0
 _SILENCE_S = 60.0  # of a stream of events, which is never silent for long: then it is taken for dead
@@ -174,6 +177,12 @@ class Client:
     def delete_collection(self, name: str) -> None:
         self._request("DELETE", _path("collections", name))
 
+    def copy_collection(self, collection: str, to: str, *, filter: Mapping[str, Any] | None = None) -> Job:  # noqa: A002
+        """Copy documents, all or those that match a filter, to another collection with their embeddings. It is made if
+        it is not there."""
+        body = _present({"to": to, "filter": filter})
+        return self._answer(JobAcceptedOut, "POST", _path("collections", collection, "copy"), body).job
+
     # --- reindex
 
     def reindex(self, collection: str, *, model: str | None = None, max_failures: int = 0) -> Job:
@@ -227,11 +236,23 @@ class Client:
         Every request carries an idempotency key, so a retry of a request that did arrive duplicates nothing. With your
         own key, repeating this call duplicates nothing either.
         """
+        path = _path("collections", collection, "documents")
+        return self._post_chunks(path, documents, idempotency_key, on_posted, max_documents, max_bytes)
+
+    def _post_chunks(
+        self,
+        path: str,
+        documents: Iterable[Mapping[str, Any]],
+        idempotency_key: str | None,
+        on_posted: Callable[[Posted], None] | None,
+        max_documents: int,
+        max_bytes: int,
+    ) -> list[Posted]:
         key = idempotency_key or uuid.uuid4().hex
         posted: list[Posted] = []
         position = 0
         for number, chunk in enumerate(_chunks(documents, max_documents, max_bytes)):
-            posted.append(self._post_chunk(collection, chunk, position, f"{key}-{number}"))
+            posted.append(self._post_chunk(path, chunk, position, f"{key}-{number}"))
             position += len(chunk)
             if on_posted is not None:
                 on_posted(posted[-1])
@@ -251,10 +272,9 @@ class Client:
         self.post_documents(collection, documents, idempotency_key=idempotency_key, on_posted=progress.posted)
         return progress.finish()
 
-    def _post_chunk(self, collection: str, chunk: list[bytes], position: int, key: str) -> Posted:
+    def _post_chunk(self, path: str, chunk: list[bytes], position: int, key: str) -> Posted:
         """Post a chunk, and return its rejections with positions of the whole call. If a request of one document is
         refused, that is the document's rejection."""
-        path = _path("collections", collection, "documents")
         try:
             body = b"[" + b",".join(chunk) + b"]"
             answer = self._answer(AcceptedOut, "POST", path, body, headers={"Idempotency-Key": key})
@@ -267,6 +287,37 @@ class Client:
 
     def document(self, collection: str, document_id: str) -> Document:
         return self._answer(Document, "GET", _path("collections", collection, "documents", document_id))
+
+    def scroll(
+        self,
+        collection: str,
+        *,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the wire's name
+        page: int = 1000,
+        metadata_fields: bool | Sequence[str] = True,
+        with_vector: bool = False,
+    ) -> Iterator[Document]:
+        """Yield every document, or those that match a filter, page by page and whatever their number. No model is
+        asked."""
+        path = _path("collections", collection, "documents", "scroll")
+        body = {"filter": filter, "limit": page, "metadata_fields": metadata_fields, "with_vector": with_vector}
+        cursor: str | None = None
+        while True:
+            answer = self._answer(DocumentsOut, "POST", path, _present({**body, "cursor": cursor}))
+            yield from answer.documents
+            cursor = answer.cursor
+            if cursor is None:
+                return
+
+    def get_documents(self, collection: str, ids: Sequence[str], *, with_vector: bool = False) -> list[Document]:
+        """Return the documents of these ids, each once, without those that the index does not have."""
+        body = {"ids": list(ids), "with_vector": with_vector}
+        return self._answer(GotOut, "POST", _path("collections", collection, "documents", "get"), body).documents
+
+    def count(self, collection: str, *, filter: Mapping[str, Any] | None = None) -> int:  # noqa: A002 - the wire's name
+        """Count the documents in the index, or those that match a filter, exactly."""
+        body = _present({"filter": filter})
+        return self._answer(CountOut, "POST", _path("collections", collection, "count"), body).count
 
     def image(self, collection: str, document_id: str, *, width: int | None = None) -> bytes:
         """Return the file of a document's image, or its thumbnail of width 256 or 1024. Raises `NotFound` if there is
@@ -285,6 +336,40 @@ class Client:
         a second, harmless job."""
         body = _present({"ids": ids, "filter": filter})
         return self._answer(JobAcceptedOut, "POST", _path("collections", collection, "documents", "delete"), body).job
+
+    def patch_document(
+        self,
+        collection: str,
+        document_id: str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        remove: Sequence[str] = (),
+    ) -> Job:
+        """Change metadata of one document by a merge patch, in which None removes a field. `remove` takes its "text" or
+        its "image" away, and the document is embedded again. Raises `NotFound` for a document that is not there."""
+        body = _present({"metadata": metadata}) | dict.fromkeys(remove)
+        path = _path("collections", collection, "documents", document_id)
+        return self._answer(JobAcceptedOut, "PATCH", path, body).job
+
+    def update_documents(
+        self,
+        collection: str,
+        updates: Iterable[Mapping[str, Any]],
+        *,
+        idempotency_key: str | None = None,
+        on_posted: Callable[[Posted], None] | None = None,
+        max_documents: int = _CHUNK_UPDATES,
+        max_bytes: int = _CHUNK_BYTES,
+    ) -> list[Posted]:
+        """Change metadata of any number of documents: `updates` are {"id", "metadata"}, the latter a merge patch. They
+        are sent as `post_documents` sends documents."""
+        path = _path("collections", collection, "documents", "update")
+        return self._post_chunks(path, updates, idempotency_key, on_posted, max_documents, max_bytes)
+
+    def update_matching(self, collection: str, filter: Mapping[str, Any], metadata: Mapping[str, Any]) -> Job:  # noqa: A002
+        """Change metadata of the documents in the index that match a filter now, all by the same merge patch."""
+        path = _path("collections", collection, "documents", "update")
+        return self._answer(AcceptedOut, "POST", path, {"filter": filter, "metadata": metadata}).job
 
     def import_files(
         self,

@@ -48,6 +48,9 @@ class HttpBounds:
     max_documents_per_call: int = setting(
         10_000, "max_documents_per_call", "documents of one JSON call; an NDJSON stream has no such limit", gt=0
     )
+    max_updated_documents: int = setting(
+        100_000, "max_updated_documents", "documents of one update by a filter; over it nothing is changed", gt=0
+    )
     max_inputs_per_call: int = setting(256, "max_inputs_per_call", "inputs of one /encode or /v1/embeddings call", gt=0)
     max_searches_per_call: int = setting(64, "max_searches_per_call", "searches of one /search/batch call", gt=0)
     max_requests_in_flight: int = setting(

@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from indexer.domain.bodies import Wire, examples
 from indexer.domain.names import CollectionName
-from indexer.domain.samples import JOB_ID
+from indexer.domain.samples import IN_EUROPE, JOB_ID
 from indexer.filters import FieldType
-from service.schemas.base import ErrorOut, FieldName, ModelName
+from service.schemas.base import ErrorOut, FieldName, FilterTree, ModelName
 
 
 class CollectionIn(Wire):
@@ -52,6 +52,17 @@ class CollectionIn(Wire):
         "index, "
         "and a filter that uses it as another type is refused; PATCH adds fields",
     )
+
+
+class CopyIn(Wire):
+    """Where to copy a collection to, and which of its documents."""
+
+    model_config = ConfigDict(json_schema_extra=examples({"to": "flags-of-europe", "filter": IN_EUROPE}))
+
+    to: CollectionName = Field(
+        description="a new collection, which gets the same settings, or a present one of the same model"
+    )
+    filter: FilterTree | None = Field(None, description="the documents in the index that fulfil it now; by default all")
 
 
 class AliasIn(Wire):

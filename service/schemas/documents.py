@@ -30,6 +30,15 @@ class DeleteIn(Wire):
         return self
 
 
+class UpdateMatchingIn(Wire):
+    """One change of every document that fulfils a filter."""
+
+    model_config = ConfigDict(json_schema_extra=examples({"filter": IN_EUROPE, "metadata": {"continent": "EU"}}))
+
+    filter: FilterTree = Field(description="the documents in the index that fulfil it now")
+    metadata: dict[str, Any] = Field(description="a merge patch (RFC 7396) of the metadata of each")
+
+
 class ImportIn(Wire):
     """The files to import, and the meaning of their fields."""
 

@@ -1,4 +1,4 @@
-"""Answers of searches as JSON, written hit by hit within the bytes that one call may have."""
+"""Answers of searches and documents as JSON, written hit by hit within the bytes that one call may have."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class AnswerWriter:
         """Write one answer, whose hits are let go. Raises `TooLarge`, or `Overloaded` for all answers together."""
         before = self._size_bytes
         try:
-            parts = {name: self._list(answer[name]) for name in ("hits", "groups") if name in answer}
+            parts = {name: self._list(answer[name]) for name in ("hits", "groups", "documents") if name in answer}
         except BaseException:
             self._size_bytes = before
             raise

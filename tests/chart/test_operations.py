@@ -1,4 +1,6 @@
-"""Every alert has its section in docs/operations.md and every metric its row; every promise and limit has a test that exists."""
+"""Every alert has its section in docs/operations.md and every metric its row; every promise, limit and expectation has
+a test that exists.
+"""
 
 import os
 import re
@@ -13,6 +15,7 @@ from service.settings import Settings
 
 PAGE = ROOT / "docs" / "operations.md"
 PROMISES = ROOT / "docs" / "promises.md"
+EXPECTATIONS = ROOT / "docs" / "expectations.md"
 SECURITY = ROOT / "SECURITY.md"
 _BEGIN = "<!-- metrics: UPDATE_DOCS=1 pytest tests/chart/test_operations.py -->\n"
 _END = "<!-- end of metrics -->\n"
@@ -89,7 +92,7 @@ def test_metrics_and_settings_that_are_named_exist() -> None:
     assert set(re.findall(r"RET2_[A-Z_]+", text)) - settings == set()
 
 
-@pytest.mark.parametrize("page", [PROMISES, SECURITY], ids=["promises", "security"])
+@pytest.mark.parametrize("page", [PROMISES, SECURITY, EXPECTATIONS], ids=["promises", "security", "expectations"])
 def test_tests_that_are_named_exist(page: "os.PathLike[str]") -> None:
     named = re.findall(r"`(tests/[\w/.]+\.py)(?:::(\w+))?`", (ROOT / page).read_text())
     assert len(named) > 20

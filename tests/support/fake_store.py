@@ -9,7 +9,7 @@ import numpy as np
 from filter_meaning import matches
 
 from indexer.domain.documents import point_id
-from indexer.domain.points import Hit, Lexical, Page, Point
+from indexer.domain.points import NO_VECTOR, Hit, Lexical, MetadataChange, Page, Point, Stretch
 from indexer.filters import FieldType, Filter
 from indexer.store.base import Consistency, Layout, SearchWindow
 from indexer.store.bm25 import tokens
@@ -92,6 +92,14 @@ class FakePoints:
         kept.update(new)
         self._store.upserts.append([each.document_id for each in points])
 
+    async def set_metadata(self, changes: Sequence[MetadataChange]) -> None:
+        kept = self._kept()[1]
+        if any(change.metadata.get("unstorable") for change in changes):
+            raise InvalidInput("the store cannot hold this value")
+        for change in changes:
+            if (point := kept.get(change.document_id)) is not None:
+                kept[change.document_id] = replace(point, metadata=change.metadata, content_hash=change.content_hash)
+
     async def delete(self, document_ids: Sequence[str]) -> None:
         for each in document_ids:
             self._kept()[1].pop(each, None)
@@ -154,14 +162,23 @@ class FakePoints:
     async def layout(self) -> Layout:
         return self._kept()[0]
 
-    async def count(self) -> int:
-        return len(self._kept()[1])
+    async def count(self, condition: Filter | None = None) -> int:
+        return sum(condition is None or matches(condition, point.metadata) for point in self._kept()[1].values())
 
     async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
         kept = [each for each in self._kept()[1].values() if condition is None or matches(condition, each.metadata)]
         ids = sorted((each.document_id for each in kept), key=point_id)
         rest = [each for each in ids if after is None or point_id(each) >= after]
         return Page(tuple(rest[:limit]), point_id(rest[limit]) if len(rest) > limit else None)
+
+    async def scroll(
+        self, after: str | None, limit: int, condition: Filter | None = None, *, with_vectors: bool = False
+    ) -> Stretch:
+        page = await self.page(after, limit, condition)
+        points = [replace(self._kept()[1][key], latents=None) for key in page.document_ids]
+        return Stretch(
+            tuple(point if with_vectors else replace(point, vector=NO_VECTOR) for point in points), page.after
+        )
 
     async def unfinished_indexes(self, fields: Mapping[str, FieldType]) -> list[str]:
         self._kept()

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from indexer.domain.collections import Collection
-from indexer.domain.documents import Document, ImageRef
+from indexer.domain.documents import Document, GivenVector, ImageRef
 from indexer.domain.jobs import Batch, Job, JobKind, JobState, Outcome, Status
 from indexer.filters import FieldType
 from indexer.ledger.sql.schema import jobs
@@ -99,6 +99,7 @@ def pack(items: Sequence[Item]) -> str:
                 document.image.digest if document.image else None,
                 document.image.url if document.image else None,
                 dict(document.metadata),
+                *((document.vector.base64, document.vector.fingerprint) if document.vector else ()),
             ]
             for position, document in items
         ],
@@ -108,8 +109,17 @@ def pack(items: Sequence[Item]) -> str:
 
 def unpack(packed: str) -> tuple[Item, ...]:
     return tuple(
-        (position, Document(key, text, ImageRef(digest, url) if digest or url else None, metadata))
-        for position, key, text, digest, url, metadata in json.loads(packed)
+        (
+            position,
+            Document(
+                key,
+                text,
+                ImageRef(digest, url) if digest or url else None,
+                metadata,
+                GivenVector(*vector) if vector else None,
+            ),
+        )
+        for position, key, text, digest, url, metadata, *vector in json.loads(packed)
     )
 
 

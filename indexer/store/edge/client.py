@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from indexer.domain.documents import point_id
-from indexer.domain.points import Hit, Page, Point
+from indexer.domain.points import Hit, MetadataChange, Page, Point, Stretch
 from indexer.errors import StoreDied, StoreTimedOut
 from indexer.filters import FieldType, Filter
 from indexer.observability.watch import NOBODY, Watch
@@ -148,6 +148,10 @@ class EdgePoints:
             await self._call("upsert", self._name, part)
 
     @measured
+    async def set_metadata(self, changes: Sequence[MetadataChange]) -> None:
+        await self._call("set_metadata", self._name, list(changes))
+
+    @measured
     async def delete(self, document_ids: Sequence[str]) -> None:
         await self._call("delete", self._name, list(document_ids))
 
@@ -212,9 +216,13 @@ class EdgePoints:
         return layout
 
     @measured
-    async def count(self) -> int:
-        count: int = await self._call("count", self._name)
-        return count
+    async def count(self, condition: Filter | None = None) -> int:
+        """Count, one slice of the collection after another if the condition reads too many payloads for one call."""
+        count: int | Slices = await self._call("count", self._name, condition)
+        if not isinstance(count, Slices):
+            return count
+        slices = [Slice(count.total, index) for index in range(count.total)]
+        return sum([await self._call("count", self._name, condition, part) for part in slices])
 
     @measured
     async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
@@ -226,6 +234,20 @@ class EdgePoints:
             after = page.after
             if after is None or len(ids) >= limit:
                 return Page(tuple(ids), after)
+
+    @measured
+    async def scroll(
+        self, after: str | None, limit: int, condition: Filter | None = None, *, with_vectors: bool = False
+    ) -> Stretch:
+        points: list[Point] = []
+        while True:
+            stretch: Stretch = await self._call(
+                "scroll", self._name, after, limit - len(points), condition, with_vectors
+            )
+            points += stretch.points
+            after = stretch.after
+            if after is None or len(points) >= limit:
+                return Stretch(tuple(points), after)
 
     @measured
     async def unfinished_indexes(self, fields: Mapping[str, FieldType]) -> list[str]:

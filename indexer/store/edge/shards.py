@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, cast
 import qdrant_edge as qe
 
 from indexer.domain.documents import point_id
-from indexer.domain.points import Hit, Page, Point
+from indexer.domain.points import Hit, MetadataChange, Page, Point, Stretch
 from indexer.durability import sync
 from indexer.errors import CollectionDamaged
 from indexer.filters import FieldType, Filter
@@ -41,7 +41,7 @@ from indexer.store.indexes import (
     unanswered,
     unfinished,
 )
-from indexer.store.payload import digests, engine_name, hit_of, payload_of, point_of, quoted
+from indexer.store.payload import digests, engine_name, hit_of, payload_change, payload_of, point_of, quoted
 from indexer.store.search_terms import FORMAT
 from indexer.store.vectors import DENSE, LATENTS, fits, just_below, new_layout, unpacked, vectors_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
@@ -212,20 +212,34 @@ class Shards:
         self._check_free_space()
         written = [qe.Point(point_id(p.document_id), vectors_of(p, layout, sparse), payload_of(p)) for p in points]
         before = self._opened(name).shard.info().points_count
-        self._write(name, qe.UpdateOperation.upsert_points(written), len(written))
+        operation = qe.UpdateOperation.upsert_points(written)
+        self._write(name, lambda _: [operation], len(written))
         opened = self._opened(name)
         if opened.shard.info().points_count < before + len(written):
             _mark_removed(opened)
+
+    def set_metadata(self, name: str, changes: Sequence[MetadataChange]) -> None:
+        """Replace metadata. Edge refuses points that it does not have; those that a rewrite has not copied yet come to
+        the new shard with their new metadata."""
+        self._opened(name)
+        self._check_free_space()
+        operations = {}
+        for change in changes:
+            point = point_id(change.document_id)
+            operations[point] = qe.UpdateOperation.set_payload([point], payload_change(change))
+
+        def of_present(shard: Any) -> list[Any]:
+            present = {str(record.id) for record in shard.retrieve(list(operations), False, False)}
+            return [operation for point, operation in operations.items() if point in present]
+
+        self._write(name, of_present, len(operations))
 
     def delete(self, name: str, document_ids: Sequence[str]) -> None:
         opened = self._opened(name)
         before = opened.shard.info().points_count
         _mark_removed(opened)
-        self._write(
-            name,
-            qe.UpdateOperation.delete_points([point_id(document_id) for document_id in document_ids]),
-            len(document_ids),
-        )
+        operation = qe.UpdateOperation.delete_points([point_id(document_id) for document_id in document_ids])
+        self._write(name, lambda _: [operation], len(document_ids))
         opened.upkeep.deleted += before - opened.shard.info().points_count
 
     def read(self, name: str, ids: Sequence[str], with_latents: bool = False) -> list[Point | None]:
@@ -274,14 +288,9 @@ class Shards:
         """Rank a part of the collection by one criterion, or all of it unless that reads too many payloads."""
         opened = self._opened(name)
         window.check()
-        chosen = None
-        if window.condition is not None:
-            check_kinds(window.condition, opened.indexed)
-            chosen = to_edge(window.condition)
-            if part is not None:
-                chosen = sliced(chosen, part)
-            elif (slices := Slices(-(-self._reads(opened, window.condition) // self._reads_per_call))).total > 1:
-                return slices
+        chosen = self._chosen(opened, window.condition, part)
+        if isinstance(chosen, Slices):
+            return chosen
         threshold = None
         if window.score_threshold is not None and isinstance(criterion, Nearest):
             threshold = just_below(window.score_threshold)
@@ -321,12 +330,48 @@ class Shards:
     def layout(self, name: str) -> Layout:
         return self._opened(name).layout
 
-    def count(self, name: str) -> int:
-        return int(self._opened(name).shard.count(qe.CountRequest(exact=True)))
+    def count(self, name: str, condition: Filter | None = None, part: Slice | None = None) -> int | Slices:
+        """Count in a part of the collection, or in all of it unless that reads too many payloads."""
+        opened = self._opened(name)
+        chosen = self._chosen(opened, condition, part)
+        if isinstance(chosen, Slices):
+            return chosen
+        return int(opened.shard.count(qe.CountRequest(exact=True, filter=chosen)))
+
+    def _chosen(self, opened: _Open, condition: Filter | None, part: Slice | None) -> Any:
+        """Return the filter in the engine's terms, or in how many slices to ask instead."""
+        if condition is None:
+            return None
+        check_kinds(condition, opened.indexed)
+        if part is not None:
+            return sliced(to_edge(condition), part)
+        slices = Slices(-(-self._reads(opened, condition) // self._reads_per_call))
+        return slices if slices.total > 1 else to_edge(condition)
 
     def page(self, name: str, after: str | None, limit: int, condition: Filter | None) -> Page:
-        """Return a page of points. `after` is the first id of the page, because Edge's scroll includes its offset. A
-        condition that reads payloads is evaluated on a stretch of points, so the page may have fewer than `limit`."""
+        """Return a page of points, as `_stretch` does."""
+        records, following = self._stretch(name, after, limit, condition, ["document_id"], False)
+        return Page(tuple(record.payload["document_id"] for record in records), following)
+
+    def scroll(self, name: str, after: str | None, limit: int, condition: Filter | None, with_vectors: bool) -> Stretch:
+        """Return a page of whole points, as `_stretch` does."""
+        records, following = self._stretch(name, after, limit, condition, True, [DENSE] if with_vectors else False)
+        if not with_vectors:
+            return Stretch(tuple(point_of(record.payload) for record in records), following)
+        return Stretch(tuple(point_of(record.payload, *unpacked(record.vector)) for record in records), following)
+
+    def _stretch(
+        self,
+        name: str,
+        after: str | None,
+        limit: int,
+        condition: Filter | None,
+        with_payload: bool | list[str],
+        with_vector: bool | list[str],
+    ) -> tuple[list[Any], str | None]:
+        """Return a page of records and the `after` of the next page, which is its first id, because Edge's scroll
+        includes its offset. A condition that reads payloads is evaluated on a stretch of points, so the page may have
+        fewer than `limit`."""
         opened = self._opened(name)
         chosen, end = None, None
         if condition is not None:
@@ -338,13 +383,11 @@ class Shards:
                 stretch, end = opened.shard.scroll(ids)
                 chosen = qe.Filter(should=[qe.HasIdCondition({record.id for record in stretch})], must=[chosen])
         request = qe.ScrollRequest(
-            offset=after, limit=limit, filter=chosen, with_payload=["document_id"], with_vector=False
+            offset=after, limit=limit, filter=chosen, with_payload=with_payload, with_vector=with_vector
         )
         records, following = opened.shard.scroll(request)
         following = end if following is None else following
-        return Page(
-            tuple(record.payload["document_id"] for record in records), None if following is None else str(following)
-        )
+        return records, None if following is None else str(following)
 
     def size_bytes(self, name: str) -> int:
         """Return the disk space of a collection's files without their holes, which are large."""
@@ -352,11 +395,9 @@ class Shards:
         return _bytes_on_disk(self._path(name))
 
     def images(self, name: str, after: str | None, limit: int) -> tuple[list[str], str | None]:
-        """Return a page of image digests. `after` is the first id of the page, because Edge's scroll includes its
-        offset."""
-        request = qe.ScrollRequest(offset=after, limit=limit, with_payload=["image_digest"], with_vector=False)
-        records, following = self._opened(name).shard.scroll(request)
-        return digests(record.payload for record in records), None if following is None else str(following)
+        """Return a page of image digests, as `_stretch` does."""
+        records, following = self._stretch(name, after, limit, None, ["image_digest"], False)
+        return digests(record.payload for record in records), following
 
     def unfinished_indexes(self, name: str, fields: Mapping[str, FieldType]) -> list[str]:
         return unfinished(fields, self._opened(name).indexed)
@@ -461,13 +502,15 @@ class Shards:
     def _path(self, name: str) -> Path:
         return self._folder / engine_name(name)
 
-    def _write(self, name: str, operation: Any, points: int) -> None:
-        """Write to a collection. Edge writes its log through a memory map: synchronising those files (6 ms) makes the
-        write survive a power loss; flushing all segments (80 to 200 ms) would only shorten the log."""
+    def _write(self, name: str, operations: Callable[[Any], Sequence[Any]], points: int) -> None:
+        """Write to each shard of a collection the operations for it. Edge writes its log through a memory map:
+        synchronising those files (6 ms) makes the write survive a power loss; flushing all segments (80 to 200 ms)
+        would only shorten the log."""
         opened = self._opened(name)
         try:
             for shard in opened.shards:
-                shard.update(operation)
+                for operation in operations(shard):
+                    shard.update(operation)
             sync_folder(opened.path / "wal")  # a new shard is flushed before it is used
         except Exception:
             self._close(name)  # memory may be ahead of the log: opened again, it is what the log says

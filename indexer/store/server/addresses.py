@@ -30,7 +30,7 @@ _READS = frozenset(
     {"query_points", "query_batch_points", "retrieve", "scroll", "count", "get_collection", "collection_exists"}
     | {"get_collections", "info"}
 )
-_WRITES = frozenset({"upsert", "delete"})
+_WRITES = frozenset({"upsert", "delete", "batch_update_points"})
 # A server that is gone, that goes, or that has reset the stream.
 _LOST = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 

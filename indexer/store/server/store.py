@@ -22,7 +22,7 @@ from qdrant_client import AsyncQdrantClient
 from qdrant_client import models as q
 
 from indexer.domain.documents import point_id
-from indexer.domain.points import Hit, Page, Point
+from indexer.domain.points import Hit, MetadataChange, Page, Point, Stretch
 from indexer.errors import CollectionDamaged
 from indexer.filters import FieldType, Filter
 from indexer.observability.watch import NOBODY, Watch
@@ -31,7 +31,7 @@ from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, 
 from indexer.store.fusion import fuse, places
 from indexer.store.indexes import answered, check_kinds, declared_indexes, refuse_reading, unanswered, unfinished
 from indexer.store.measure import measured
-from indexer.store.payload import digests, engine_name, hit_of, payload_of, point_of, quoted
+from indexer.store.payload import digests, engine_name, hit_of, payload_change, payload_of, point_of, quoted
 from indexer.store.search_terms import FORMAT
 from indexer.store.server.connection import reach
 from indexer.store.server.errors import translating_errors
@@ -308,6 +308,26 @@ class ServerPoints:
                 await self._client.upsert(self._engine_name, part, wait=True, ordering=self._ordering)
 
     @measured
+    async def set_metadata(self, changes: Sequence[MetadataChange]) -> None:
+        """Replace metadata. A server refuses points that it does not have, so it is asked first which it has."""
+        await self._store.describe(self._name)
+        payloads = {point_id(change.document_id): _storable(payload_change(change)) for change in changes}
+        ids = list(payloads)
+        for start in range(0, len(ids), self._store.settings.upsert_points):
+            part: list[Any] = ids[start : start + self._store.settings.upsert_points]
+            with translating_errors("retrieve"):
+                present = await self._client.retrieve(self._engine_name, part, **_NOTHING)
+            operations: list[Any] = [
+                q.SetPayloadOperation(set_payload=q.SetPayload(payload=payloads[str(record.id)], points=[record.id]))
+                for record in present
+            ]
+            if operations:
+                with translating_errors("batch_update_points"):
+                    await self._client.batch_update_points(
+                        self._engine_name, operations, wait=True, ordering=self._ordering
+                    )
+
+    @measured
     async def delete(self, document_ids: Sequence[str]) -> None:
         await self._store.describe(self._name)
         ids: list[Any] = [point_id(document_id) for document_id in document_ids]
@@ -393,31 +413,51 @@ class ServerPoints:
         return (await self._store.describe(self._name)).layout
 
     @measured
-    async def count(self) -> int:
+    async def count(self, condition: Filter | None = None) -> int:
         await self._store.describe(self._name)
+        chosen = None if condition is None else await self._chosen(condition)
         with translating_errors("count"):
-            return (await self._client.count(self._engine_name, exact=True)).count
+            return (await self._client.count(self._engine_name, chosen, exact=True)).count
 
     @measured
     async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
-        """Qdrant is asked from a point on, that one included: `after` is the first of the next page."""
-        await self._store.describe(self._name)
-        chosen = None if condition is None else await self._chosen(condition)
-        with translating_errors("scroll"):
-            records, following = await self._client.scroll(
-                self._engine_name, chosen, offset=after, limit=limit, with_payload=["document_id"], with_vectors=False
-            )
-        ids = tuple((record.payload or {})["document_id"] for record in records)
-        return Page(ids, None if following is None else str(following))
+        records, following = await self._scroll(after, limit, condition, ["document_id"], False)
+        return Page(tuple((record.payload or {})["document_id"] for record in records), following)
+
+    @measured
+    async def scroll(
+        self, after: str | None, limit: int, condition: Filter | None = None, *, with_vectors: bool = False
+    ) -> Stretch:
+        parts = [DENSE] if with_vectors else False
+        records, following = await self._scroll(after, limit, condition, True, parts)
+        if not with_vectors:
+            return Stretch(tuple(point_of(record.payload or {}) for record in records), following)
+        points = tuple(point_of(record.payload or {}, *unpacked(record.vector)) for record in records)
+        return Stretch(points, following)
 
     @measured
     async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
-        """Qdrant is asked from a point on, that one included: `after` is the first of the next page."""
+        records, following = await self._scroll(after, limit, None, ["image_digest"], False)
+        return digests(record.payload for record in records), following
+
+    async def _scroll(
+        self,
+        after: str | None,
+        limit: int,
+        condition: Filter | None,
+        with_payload: bool | list[str],
+        with_vectors: bool | list[str],
+    ) -> tuple[list[q.Record], str | None]:
+        """Return a page of records and the `after` of the next page, which is its first id: Qdrant is asked from a
+        point on, that one included."""
         await self._store.describe(self._name)
-        parts: dict[str, Any] = {"with_payload": ["image_digest"], "with_vectors": False}
+        chosen = None if condition is None else await self._chosen(condition)
+        parts: dict[str, Any] = {"with_payload": with_payload, "with_vectors": with_vectors}
         with translating_errors("scroll"):
-            records, following = await self._client.scroll(self._engine_name, offset=after, limit=limit, **parts)
-        return digests(record.payload for record in records), None if following is None else str(following)
+            records, following = await self._client.scroll(
+                self._engine_name, chosen, offset=after, limit=limit, **parts
+            )
+        return records, None if following is None else str(following)
 
     def _whole_s(self, timeout_s: float | None) -> int:
         """Return the time-out in whole seconds, as the server and its client count it. The server ends a search on its
@@ -583,14 +623,13 @@ def _count_values(vector: Any) -> int:
 
 
 def _struct(point: Point, layout: Layout) -> q.PointStruct:
-    payload = _storable(point)
+    payload = _storable(payload_of(point))
     return q.PointStruct(id=point_id(point.document_id), vector=vectors_of(point, layout, sparse), payload=payload)
 
 
-def _storable(point: Point) -> dict[str, Any]:
+def _storable(payload: dict[str, Any]) -> dict[str, Any]:
     """Return the payload. Refuses what Edge refuses; gRPC would write NaN, and `:memory:` anything."""
     try:
-        payload = payload_of(point)
         written = orjson.dumps(payload, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS)
     except TypeError as error:  # JSONEncodeError is one
         raise InvalidInput(f"the store cannot hold or compare this value: {error}"[:300]) from error

@@ -22,6 +22,8 @@ PROBES = frozenset({"/livez", "/readyz", "/metrics"})
 
 _PROGRESS_BYTES = 1024
 _DOCUMENTS = re.compile(r"/collections/[^/]+/documents")
+# The calls whose bodies may be streams.
+_STREAMED = re.compile(rf"{_DOCUMENTS.pattern}(/update)?")
 # The calls whose bodies may hold images.
 _WITH_IMAGES = re.compile(rf"/search(/.*)?|/encode|/v\d/.*|{_DOCUMENTS.pattern}(/.*)?")
 _EVENTS = re.compile(r"/jobs/[^/]+/events")
@@ -37,10 +39,10 @@ class RequestKind(StrEnum):
 
 
 def kind_of(scope: Scope) -> RequestKind:
-    """Return the kind of a request. Only a post of documents streams its body: everything else is read whole."""
+    """Return the kind of a request. Only a post of documents or updates streams its body: everything else is read whole."""
     if _EVENTS.fullmatch(scope["path"]) and scope["method"] == "GET":
         return RequestKind.EVENTS
-    posts = scope["method"] == "POST" and _DOCUMENTS.fullmatch(scope["path"]) is not None
+    posts = scope["method"] == "POST" and _STREAMED.fullmatch(scope["path"]) is not None
     return RequestKind.DOCUMENTS if posts and media_type(Headers(scope=scope)) == NDJSON else RequestKind.PLAIN
 
 

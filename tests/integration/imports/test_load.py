@@ -6,6 +6,7 @@ import json
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
@@ -30,8 +31,9 @@ class FakeClient:
     def __exit__(self, *_: Any) -> None:
         pass
 
-    def create_collection(self, name: str) -> None:
+    def create_collection(self, name: str) -> Any:
         assert name == "c"
+        return SimpleNamespace(fingerprint="of the model")
 
     def load(self, _name: str, documents: Iterable[dict[str, Any]], *, on_progress: Callable[[int], None]) -> Loaded:
         FakeClient.taken += documents

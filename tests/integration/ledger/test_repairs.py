@@ -56,6 +56,46 @@ def test_what_stands_is_written_again_when_the_holder_is_back(ledger: Ledger, cl
         assert connection.exec_driver_sql("SELECT count(*) FROM doubts").scalar_one() == 0
 
 
+def update(ledger: Ledger, key: str, **metadata: int) -> Document:
+    patch = Document(key, metadata={"metadata": metadata})
+    job, _ = ledger.submissions.open.blocking("flags", JobKind.UPDATE)
+    ledger.submissions.append.blocking(job.id, [(0, patch)])
+    ledger.submissions.commit.blocking(job.id)
+    return patch
+
+
+def test_updates_are_written_again_after_the_write_that_they_follow(ledger: Ledger, clock: Clock) -> None:
+    old = frozen(ledger, clock, "abcd")
+    first = update(ledger, "a", price=1)
+    settle_all(ledger)
+    second = update(ledger, "a", price=2)
+    write(ledger, "b", "later")
+    settle_all(ledger)
+    third = update(ledger, "b", price=3)
+    settle_all(ledger)
+    update(ledger, "c", price=4)
+    accept(ledger, "c", kind=JobKind.DELETE)
+    settle_all(ledger)
+    assert not settle(ledger, old)
+    assert ledger.repairs.latest_writes.blocking(claim(ledger)) == {
+        JobKind.DOCUMENTS: [(0, Document("a")), (1, Document("b", "later")), (3, Document("d"))],
+        JobKind.UPDATE: [(0, first), (0, second), (1, third)],
+        JobKind.DELETE: [(2, Document("c"))],
+    }
+
+
+def test_an_update_of_which_alone_is_known_is_applied_again(ledger: Ledger, clock: Clock) -> None:
+    update(ledger, "a", price=1)
+    old = claim(ledger)
+    assert ledger.batches.renew.blocking([old], LEASE_S, writing=True)
+    clock.now += LEASE_S
+    settle_all(ledger)
+    later = update(ledger, "a", price=2)
+    settle_all(ledger)
+    assert not settle(ledger, old)
+    assert ledger.repairs.latest_writes.blocking(claim(ledger)) == {JobKind.UPDATE: [(0, old.items[0][1]), (0, later)]}
+
+
 def test_it_comes_after_what_is_in_hand_and_before_what_follows(ledger: Ledger, clock: Clock) -> None:
     old = frozen(ledger, clock)
     write(ledger, "a", "in hand")

@@ -21,7 +21,7 @@ from store_cases import CASES
 from stores import SERVERS
 
 from indexer.domain.documents import point_id
-from indexer.domain.points import Hit, Point
+from indexer.domain.points import NO_VECTOR, Hit, MetadataChange, Point
 from indexer.filters import (
     AllOf,
     AnyOf,
@@ -37,7 +37,7 @@ from indexer.filters import (
 )
 from indexer.filters.values import read_moment
 from indexer.store.base import Consistency, Points, SearchWindow, Store
-from indexer.store.criteria import Nearest
+from indexer.store.criteria import Nearest, WordMatch
 from indexer.store.edge.client import EdgeStore
 from indexer.store.server.store import ServerStore
 from model.errors import Conflict, InvalidInput, NotFound
@@ -558,6 +558,32 @@ async def test_upsert_replaces_the_whole_point(points: Points) -> None:
     assert (await points.search(Nearest(new.vector), SearchWindow(limit=1)))[0].document_id == new.document_id
 
 
+async def test_other_metadata_leave_everything_else_of_a_point(points: Points) -> None:
+    data = [replace(each, text=f"shared words of {number}") for number, each in enumerate(make_points(60))]
+    await points.upsert(data)
+    ranked = [(hit.document_id, hit.score) for hit in await points.search(WordMatch("shared"), SearchWindow(limit=60))]
+    before = {key.document_id: key for key in await points.fetch([each.document_id for each in data]) if key}
+    others = [
+        MetadataChange(each.document_id, {"other": number, "nested": {"list": [1, 2.5, "a"]}}, f"other-{number}")
+        for number, each in enumerate(data[:40])
+    ]
+    await points.set_metadata([*others, MetadataChange("is not there", {"other": 1}, "other")])
+    await points.set_metadata([])
+    changes = {change.document_id: change for change in others}
+    assert await points.count() == 60
+    for point in await points.fetch([each.document_id for each in data]):
+        assert point is not None
+        old, change = before[point.document_id], changes.get(point.document_id)
+        if change is not None:
+            old = replace(old, metadata=change.metadata, content_hash=change.content_hash)
+        assert replace(point, vector=NO_VECTOR) == replace(old, vector=NO_VECTOR)
+        assert np.array_equal(point.vector, old.vector)
+    assert await points.count(Range("other", gte=10)) == 30
+    hits = await points.search(WordMatch("shared"), SearchWindow(limit=60))
+    assert [(hit.document_id, hit.score) for hit in hits] == ranked
+    assert len(ranked) == 60
+
+
 async def test_the_last_of_one_batch_wins(points: Points) -> None:
     first, second = (replace(each, document_id="same") for each in make_points(2))
     await points.upsert([first, second])
@@ -638,7 +664,29 @@ async def test_pages_have_every_document_that_matches_once(points: Points, compa
         condition = random_filter(random)
         wanted = {each.document_id for each in data if matches(condition, each.metadata)}
         assert await paged(points, 50, condition) == [each for each in everything if each in wanted], condition
+        assert await points.count(condition) == len(wanted), condition
         compared()
+
+
+async def test_scrolling_reads_whole_points_in_the_order_of_pages(points: Points) -> None:
+    data = {each.document_id: each for each in make_points()}
+    await points.upsert(list(data.values()))
+    condition = random_filter(rng(29))
+    for chosen, with_vectors in ((None, True), (condition, True), (condition, False)):
+        scrolled: list[Point] = []
+        after = None
+        while True:
+            stretch = await points.scroll(after, 37, chosen, with_vectors=with_vectors)
+            assert len(stretch.points) <= 37
+            scrolled += stretch.points
+            if (after := stretch.after) is None:
+                break
+        assert [point.document_id for point in scrolled] == await paged(points, 50, chosen)
+        fetched = await points.fetch([point.document_id for point in scrolled])
+        for point, same in zip(scrolled, fetched, strict=True):
+            assert same is not None
+            assert replace(point, vector=NO_VECTOR) == replace(same, vector=NO_VECTOR)
+            assert np.array_equal(point.vector, same.vector if with_vectors else NO_VECTOR)
 
 
 async def test_pages_go_on_though_documents_are_deleted(points: Points) -> None:

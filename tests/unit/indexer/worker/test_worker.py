@@ -7,18 +7,22 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_store import FakePoints
 from ledger_steps import pages, replace_operation
 
 from indexer.domain.documents import Incoming
 from indexer.domain.jobs import JobKind, JobState, Status
+from indexer.domain.patches import merged
 from indexer.domain.points import Point
+from indexer.encoding.encoder import Lane
 from indexer.encoding.registry import Encoders
 from indexer.errors import EncoderDied, EncoderTimedOut, StoreDied, StoreTimedOut
 from indexer.worker import runner
 from indexer.worker.worker import Worker
 from model.errors import DependencyUnavailable, EncodeFailed, Forbidden, Overloaded, RateLimited
+from model.types import Input, Role
 
 Make = Callable[..., Any]
 
@@ -658,25 +662,50 @@ async def test_the_last_accepted_write_wins_with_three_workers(make_world: Make,
         await world.start_worker()
     rng = random.Random(seed)
     collection = await world.collection()
-    expected: dict[str, str] = {}
+    expected: dict[str, tuple[str, dict[str, int]]] = {}
     jobs = []
+    failed = 0
     for number in range(60):
         ids = [f"d{rng.randrange(12)}" for _ in range(rng.randrange(1, 7))]
-        if rng.random() < 0.3:
+        kind = rng.random()
+        if kind < 0.4:
+            patches = [{rng.choice("xyz"): rng.choice([None, number])} for _ in ids]
+            updates = [
+                Incoming(i, id=each, metadata={"metadata": patch})
+                for i, (each, patch) in enumerate(zip(ids, patches, strict=True))
+            ]
+            jobs.append(await world.post(*updates, kind=JobKind.UPDATE))
+            for each, patch in zip(ids, patches, strict=True):
+                failed += each not in expected
+                if each in expected:
+                    text, metadata = expected[each]
+                    expected[each] = text, merged(metadata, patch)
+        elif kind < 0.6:
             jobs.append(await world.intake.delete(collection, ids))
             for each in ids:
                 expected.pop(each, None)
         else:
-            documents = [Incoming(i, id=each, text=f"{number}.{i}") for i, each in enumerate(ids)]
+            documents = [
+                Incoming(i, id=each, text=f"{number}.{i}", metadata={"x": number}) for i, each in enumerate(ids)
+            ]
             jobs.append(await world.post(*documents))
-            expected |= {each.id: each.text for each in documents}
+            expected |= {each.id: (each.text, {"x": number}) for each in documents}
         if rng.random() < 0.1:
             world.encoder.broken = rng.choice([None, DependencyUnavailable("away")])
     world.encoder.broken = None
     for job in jobs:
         done = await world.done(job)
-        assert done.accepted == done.indexed + done.skipped
-    assert world.stored() == expected
+        failed -= done.failed
+        assert done.accepted == done.indexed + done.skipped + done.failed
+    assert failed == 0, "an update of what is not there fails, and nothing else does"
+    stored = world.store.kept["c"][1]
+    assert {key: (point.text, point.metadata) for key, point in stored.items()} == expected
+    # Each vector is that of the text that stands, whatever metadata came after it.
+    vectors = await world.encoder.encode(
+        [Input(point.text) for point in stored.values()], role=Role.DOCUMENT, lane=Lane.BULK
+    )
+    for point, embedding in zip(stored.values(), vectors, strict=True):
+        assert np.allclose(point.vector, embedding.vector)
 
 
 # --- URLs whose hosts never answer

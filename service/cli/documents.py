@@ -1,0 +1,109 @@
+"""`ret2 documents`, `ret2 count` and `ret2 update`: documents that are there, read and changed without a model."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from indexer.domain.jobs import JobState
+from model.errors import InvalidInput
+from service.cli.flags import json_object
+from service.cli.tables import documents_table, failures_table
+from service.client.client import DEFAULT_URL, Client
+from service.client.types import Rejected
+
+Collection = Annotated[str, typer.Argument(help="the collection, or an alias of it")]
+Filter = Annotated[str | None, typer.Option(help='condition on metadata: {"field": "region", "equals": "Europe"}')]
+Url = Annotated[str, typer.Option(envvar="RET2_URL", help="address of the service")]
+ApiKey = Annotated[str | None, typer.Option(envvar="RET2_API_KEY", help="better given as variable than as flag")]
+
+
+def documents(
+    collection: Collection,
+    ids: Annotated[list[str] | None, typer.Argument(help="ids of documents; unset: the first ones")] = None,
+    filter: Filter = None,  # noqa: A002 - the flag's name
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="how many to show")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="print a JSON object a line instead of a table")] = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Show documents as they are stored: some by their ids, those that match a filter, or the first ones."""
+    with Client(url, api_key=api_key) as client:
+        if ids:
+            shown = client.get_documents(collection, ids)
+        else:
+            scrolled = client.scroll(collection, filter=json_object(filter, "--filter"), page=min(limit, 1000))
+            shown = list(islice(scrolled, limit))
+    if not as_json:
+        Console().print(documents_table(shown))
+        return
+    for document in shown:
+        typer.echo(document.model_dump_json(exclude_unset=True))
+
+
+def count(
+    collection: Collection,
+    filter: Filter = None,  # noqa: A002 - the flag's name
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Count the documents of a collection, or those that match a filter."""
+    with Client(url, api_key=api_key) as client:
+        typer.echo(client.count(collection, filter=json_object(filter, "--filter")))
+
+
+def update(
+    collection: Collection,
+    metadata: Annotated[str, typer.Option(help='fields to set, null removes one: {"price": 99, "note": null}')],
+    ids: Annotated[list[str] | None, typer.Argument(help="ids of documents; or give --filter")] = None,
+    filter: Filter = None,  # noqa: A002 - the flag's name
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Change metadata of documents by their ids or by a filter, and wait until it is done. Nothing is embedded again."""
+    patch = json_object(metadata, "--metadata") or {}
+    condition = json_object(filter, "--filter")
+    if bool(ids) == (condition is not None):
+        raise InvalidInput("which documents? Give ids, or --filter")
+    refused: tuple[Rejected, ...] = ()
+    with Client(url, api_key=api_key) as client:
+        if condition is not None:
+            jobs = [client.update_matching(collection, condition, patch)]
+        else:
+            posted = client.update_documents(collection, [{"id": key, "metadata": patch} for key in ids or ()])
+            jobs = [part.job for part in posted if part.job is not None]
+            refused = tuple(rejection for part in posted for rejection in part.rejected)
+        jobs = [client.wait_job(job.id) for job in jobs]
+        failures = [failure for job in jobs if job.failed for failure in client.failures(job.id)]
+    failed = [(rejection.id or "", rejection.code, rejection.detail) for rejection in refused]
+    failed += [(failure.id, failure.code, failure.detail) for failure in failures]
+    console = Console()
+    changed, unchanged = sum(job.indexed for job in jobs), sum(job.skipped for job in jobs)
+    console.print(f"{changed} changed, {unchanged} as before, {len(failed)} failed")
+    if failed:
+        console.print(failures_table(failed))
+    if failed or any(job.state is not JobState.SUCCEEDED for job in jobs):
+        raise typer.Exit(1)
+
+
+def copy(
+    collection: Collection,
+    to: Annotated[str, typer.Argument(help="a new collection, or a present one of the same model")],
+    filter: Filter = None,  # noqa: A002 - the flag's name
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Copy documents to another collection with their embeddings, and wait until it is done."""
+    with Client(url, api_key=api_key) as client:
+        job = client.copy_collection(collection, to, filter=json_object(filter, "--filter"))
+        job = client.wait_job(job.id)
+        failures = [(failure.id, failure.code, failure.detail) for failure in client.failures(job.id)]
+    console = Console()
+    console.print(f"{job.indexed} copied, {job.skipped} as before or gone, {job.failed} failed")
+    if failures:
+        console.print(failures_table(failures))
+    if job.state is not JobState.SUCCEEDED:
+        raise typer.Exit(1)

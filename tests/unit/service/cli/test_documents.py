@@ -1,0 +1,72 @@
+"""`ret2 documents` and `ret2 count`, over a service that a function stands in for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+from service_answers import answer
+from typer.testing import CliRunner
+
+from service.cli import documents as commands
+from service.cli import main
+from service.client.client import Client
+from service.schemas.hits import DocumentOut
+
+IDS = [f"d{number}" for number in range(5)]
+
+
+def document(key: str) -> dict[str, Any]:
+    return answer(DocumentOut, id=key, text=f"[bold] {key}", metadata={"price": 5}, image_url=None, thumbnail_url=None)
+
+
+@pytest.fixture
+def requests() -> list[dict[str, Any]]:
+    return []
+
+
+@pytest.fixture
+def ret2(monkeypatch: pytest.MonkeyPatch, requests: list[dict[str, Any]]) -> Callable[..., Any]:
+    def serve(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        requests.append(body)
+        match request.url.path:
+            case "/collections/c/documents/scroll":
+                start = int(body.get("cursor", 0))
+                page = IDS[start : start + 2]
+                cursor = str(start + 2) if start + 2 < len(IDS) else None
+                return httpx.Response(200, json={"documents": [document(key) for key in page], "cursor": cursor})
+            case "/collections/c/documents/get":
+                return httpx.Response(200, json={"documents": [document(key) for key in body["ids"]], "missing": []})
+            case "/collections/c/count":
+                return httpx.Response(200, json={"count": 3})
+        return httpx.Response(404, json={})
+
+    client = partial(Client, transport=httpx.MockTransport(serve), sleep=lambda _: None)
+    monkeypatch.setattr(commands, "Client", client)
+    monkeypatch.setenv("COLUMNS", "120")
+    runner = CliRunner()
+    return lambda *arguments: runner.invoke(main.app, list(map(str, arguments)))
+
+
+def test_documents_are_shown_page_by_page_up_to_the_limit(
+    ret2: Callable[..., Any], requests: list[dict[str, Any]]
+) -> None:
+    shown = ret2("documents", "c", "-n", 3, "--filter", '{"field": "price", "gt": 1}')
+    assert shown.exit_code == 0, shown.output
+    assert [key for key in IDS if f"[bold] {key}" in shown.output] == IDS[:3]
+    assert [body["filter"] for body in requests] == [{"field": "price", "gt": 1}] * 2
+
+
+def test_documents_by_id_as_json_lines(ret2: Callable[..., Any]) -> None:
+    lines = ret2("documents", "c", "d1", "d4", "--json").stdout.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["d1", "d4"]
+
+
+def test_count(ret2: Callable[..., Any], requests: list[dict[str, Any]]) -> None:
+    assert ret2("count", "c", "--filter", '{"field": "price", "gt": 1}').stdout == "3\n"
+    assert requests == [{"filter": {"field": "price", "gt": 1}}]
