@@ -107,21 +107,36 @@ class Intake:
         return await self._submit(collection, JobKind.DELETE, _matching(points, condition), Document)
 
     async def update_matching(
-        self, collection: Collection, points: Points, condition: Filter, patch: dict[str, Any], limit: int
+        self,
+        collection: Collection,
+        points: Points,
+        condition: Filter,
+        patch: dict[str, Any],
+        limit: int,
+        *,
+        idempotency_key: str | None = None,
+        body_hash: str | None = None,
     ) -> Job:
         """Update by a job the documents in the index that satisfy the condition now, as `delete_matching` deletes them.
-        Raises `TooLarge` if there are more than `limit`, with nothing changed."""
-        if (count := await points.count(condition)) > limit:
-            raise _too_many(count, limit)
+        Raises `TooLarge` if there are more than `limit`, with nothing changed, and `Conflict` as `accept` does."""
 
         async def within_limit() -> AsyncIterator[Sequence[str]]:
+            if (count := await points.count(condition)) > limit:
+                raise _too_many(count, limit)
             found = 0
             async for ids in _matching(points, condition):
                 if (found := found + len(ids)) > limit:
                     raise _too_many(found, limit)
                 yield ids
 
-        return await self._submit(collection, JobKind.UPDATE, within_limit(), lambda key: Document(key, metadata=patch))
+        return await self._submit(
+            collection,
+            JobKind.UPDATE,
+            within_limit(),
+            lambda key: Document(key, metadata=patch),
+            idempotency_key=idempotency_key,
+            body_hash=body_hash,
+        )
 
     async def copy(self, origin: Collection, points: Points, condition: Filter | None, target: Collection) -> Job:
         """Copy by a job of `target` the documents in the index of `origin` that satisfy the condition now, each as it
@@ -137,16 +152,22 @@ class Intake:
         kind: JobKind,
         batches: AsyncIterable[Sequence[str]],
         item: Callable[[str], Document],
+        *,
+        idempotency_key: str | None = None,
+        body_hash: str | None = None,
     ) -> Job:
-        job, _ = await self._ledger.submissions.open(collection.name, kind)
+        job, new = await self._ledger.submissions.open(collection.name, kind, idempotency_key=idempotency_key)
         structlog.contextvars.bind_contextvars(job=job.id)
+        if not new:
+            await self._ledger.submissions.check_body(job.id, body_hash or "")
+            return job
         position = 0
         async with self._open(job):
             async for ids in batches:
                 items = [(place, item(key)) for place, key in enumerate(ids, position)]
                 await self._ledger.submissions.append(job.id, items)
                 position += len(ids)
-            return await self._commit(job)
+            return await self._commit(job, body_hash)
 
     @asynccontextmanager
     async def _open(self, job: Job) -> AsyncIterator[None]:

@@ -91,7 +91,7 @@ async def copy_collection(
     its turn comes.
     """
     caller.require(body.to)
-    origin = await parts.catalog.compatible(name)
+    origin = await parts.catalog.get(name)
     if body.filter is not None:
         filters.check_types(body.filter, origin.indexes)
     target = await parts.catalog.create_like(origin, body.to)

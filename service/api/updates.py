@@ -62,7 +62,7 @@ async def patch_document(
     Writes of one document happen in the order in which they were accepted. A document that is neither in the index nor
     on its way there is 404.
     """
-    collection = await parts.catalog.compatible(name)
+    collection = await parts.catalog.get(name)
     if body.metadata is not None:
         check_metadata(body.metadata, parts.settings.document_bounds)
     await _require_document(parts, collection, document_id)
@@ -94,18 +94,19 @@ async def update_documents(
     kind = media_type(request.headers)
     if kind not in (JSON, NDJSON):
         raise content_type_error(kind, (JSON, NDJSON))
-    collection = await parts.catalog.compatible(name)
+    collection = await parts.catalog.get(name)
     bounds = document_bodies.Bounds.of(parts.settings)
     body_hash = hashlib.sha256()
     if kind == NDJSON:
         updates = document_bodies.each_line(seen(request.stream(), body_hash.update), bounds, update)
     else:
         body = await request.body()
+        await read_apart(body_hash.update, body)
         value = await read_apart(partial(document_bodies.value_in, bounds=bounds), body)
         if isinstance(value, dict) and "filter" in value:
-            return await _update_matching(parts, collection, value, wait)
+            key = {"idempotency_key": idempotency_key, "body_hash": body_hash.hexdigest()}
+            return await _update_matching(parts, collection, value, wait, key)
         updates = document_bodies.each(document_bodies.list_in(value, bounds), bounds, update)
-        await read_apart(body_hash.update, body)
     accepted = await parts.intake.accept(
         collection,
         updates,
@@ -117,7 +118,9 @@ async def update_documents(
     return await accepted_answer(parts, accepted, wait)
 
 
-async def _update_matching(parts: Parts, collection: Collection, value: dict[str, Any], wait: bool) -> Response:
+async def _update_matching(
+    parts: Parts, collection: Collection, value: dict[str, Any], wait: bool, key: dict[str, str | None]
+) -> Response:
     try:
         body = UpdateMatchingIn.model_validate(value)
     except ValidationError as error:
@@ -128,7 +131,8 @@ async def _update_matching(parts: Parts, collection: Collection, value: dict[str
     # The ledger holds the patch once for each document, as a stream of updates would.
     size_bytes = len(orjson.dumps(body.metadata))
     limit = min(bounds.max_updated_documents, bounds.max_stream_bytes // max(1, size_bytes))
-    job = await parts.intake.update_matching(collection, points, body.filter, {"metadata": body.metadata}, limit)
+    patch = {"metadata": body.metadata}
+    job = await parts.intake.update_matching(collection, points, body.filter, patch, limit, **key)
     answer = await awaited(parts, job, wait)
     return Json(
         {"job": job_wire(answer), "rejected": [], "rejected_count": 0}, 200 if wait and answer.state.finished else 202

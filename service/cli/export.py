@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -163,7 +163,7 @@ class _Parquet:
         self._file.close()
 
 
-_FORMATS = {".jsonl": _JsonLines, ".parquet": _Parquet}
+_FORMATS: dict[str, Callable[[Path], _Writer]] = {".jsonl": _JsonLines, ".parquet": _Parquet}
 
 
 @contextmanager

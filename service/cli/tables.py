@@ -54,6 +54,8 @@ def _bracketed(passage: PassageOut) -> str:
         start, end = word.start - passage.start, word.end - passage.start
         text = f"{text[:start]}[{text[start:end]}]{text[end:]}"
     return " ".join(text.split())
+
+
 def documents_table(documents: Iterable[Document]) -> Table:
     table = Table()
     table.add_column("id", no_wrap=True)

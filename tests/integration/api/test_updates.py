@@ -103,7 +103,14 @@ async def test_all_that_fulfil_a_filter_within_a_bound(serve: Any) -> None:
         True,
         None,
     ]
+    keyed = [
+        await served.client.post(f"{DOCUMENTS}/update?wait=true", json=body, headers={"idempotency-key": "k"})
+        for _ in range(2)
+    ]
+    assert keyed[0].json()["job"]["id"] == keyed[1].json()["job"]["id"]
     body = {"filter": {"field": "price", "gte": 1}, "metadata": {"price": 0}}
+    other = await served.client.post(f"{DOCUMENTS}/update", json=body, headers={"idempotency-key": "k"})
+    assert other.status_code == 409
     refused = await served.client.post(f"{DOCUMENTS}/update", json=body)
     assert (refused.status_code, refused.json()["errors"][0]["limit"]) == (413, 2)
     assert "3 documents or more, limit is 2" in refused.json()["detail"]

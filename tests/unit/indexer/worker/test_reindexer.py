@@ -21,7 +21,8 @@ from indexer.blobs.thumbnails import Keep, Keeper, KeepSettings
 from indexer.catalog import Catalog
 from indexer.domain.collections import ReindexState
 from indexer.domain.documents import Incoming
-from indexer.domain.jobs import Job, JobState
+from indexer.domain.jobs import Job, JobKind, JobState
+from indexer.domain.patches import merged
 from indexer.encoding.encoder import Lane
 from indexer.encoding.registry import Encoders
 from indexer.intake import Intake
@@ -84,6 +85,9 @@ class SlowPoints(FakePoints):
 
     async def delete(self, document_ids: Any) -> None:
         await self._slowly(partial(super().delete, document_ids))
+
+    async def set_metadata(self, changes: Any) -> None:
+        await self._slowly(partial(super().set_metadata, changes))
 
     async def fetch(self, document_ids: Any) -> Any:
         return await self._slowly(partial(super().fetch, document_ids))
@@ -173,6 +177,17 @@ class World:
 
         return (await self.intake.accept(await self.catalog.get("c"), stream())).job
 
+    async def update(self, *ids: str, **metadata: int | None) -> Job:
+        async def stream() -> AsyncIterator[Incoming]:
+            for position, key in enumerate(ids):
+                yield Incoming(position, id=key, metadata={"metadata": metadata})
+
+        return (await self.intake.accept(await self.catalog.get("c"), stream(), kind=JobKind.UPDATE)).job
+
+    def metadata(self, generation: int) -> dict[str, Any]:
+        _, points = self.store.kept[f"c~{generation}" if generation else "c"]
+        return {key: point.metadata for key, point in points.items()}
+
     async def delete(self, *ids: str) -> Job:
         return await self.intake.delete(await self.catalog.get("c"), ids)
 
@@ -248,6 +263,19 @@ def numbered(count: int, word: str = "text") -> list[Incoming]:
 
 def expected(count: int) -> dict[str, str | None]:
     return {f"d{i}": f"text {i}" for i in range(count)}
+
+
+async def test_an_update_is_copied_to_the_other_generation_without_its_model(make_world: Make) -> None:
+    world = await make_world(documents=10)
+    await world.reindexes.start("c")
+    await world.until_state(ReindexState.KEPT)
+    texts = [text for model in (world.old, world.new) for text in model.calls]
+    await world.done(await world.update("d1", "d2", price=5))
+    await world.quiet()
+    assert [text for model in (world.old, world.new) for text in model.calls] == texts
+    for generation in (0, 1):
+        assert world.metadata(generation) == {key: {"price": 5} if key in ("d1", "d2") else {} for key in expected(10)}
+    assert world.contents(0) == world.contents(1) == expected(10)
 
 
 # --- the plain way
@@ -403,6 +431,7 @@ async def test_the_last_accepted_write_wins_in_both_generations(make_world: Make
     random.seed(seed)
     world = await make_world(documents=25, workers=2, reindex_grace_s=100.0, max_attempts=100)
     wanted = expected(25)
+    metadata: dict[str, dict[str, Any]] = {key: {} for key in wanted}
     jobs = []
     started = rolled_back = False
     for number in range(40):
@@ -410,14 +439,21 @@ async def test_the_last_accepted_write_wins_in_both_generations(make_world: Make
             await world.reindexes.start("c")
             started = True
         ids = [f"d{rng.randrange(30)}" for _ in range(rng.randrange(1, 6))]
-        if rng.random() < 0.3:
+        kind = rng.random()
+        if kind < 0.25:
             jobs.append(await world.delete(*ids))
             for each in ids:
                 wanted.pop(each, None)
+                metadata.pop(each, None)
+        elif kind < 0.6:
+            changes = {rng.choice("xy"): rng.choice([None, number])}
+            jobs.append(await world.update(*ids, **changes))
+            metadata |= {each: merged(metadata[each], changes) for each in ids if each in wanted}
         else:
             documents = [Incoming(i, id=each, text=f"{number}.{i}") for i, each in enumerate(ids)]
             jobs.append(await world.post(*documents))
             wanted |= {each.id or "": each.text for each in documents}
+            metadata |= {each: {} for each in ids}
         for _ in range(rng.randrange(60)):
             await asyncio.sleep(0)
         if rng.random() < 0.15:
@@ -430,14 +466,17 @@ async def test_the_last_accepted_write_wins_in_both_generations(make_world: Make
                 rolled_back = True
     for job in jobs:
         done = await world.done(job)
-        assert done.accepted == done.indexed + done.skipped
+        failed = done.failed if done.kind is JobKind.UPDATE else 0
+        assert done.accepted == done.indexed + done.skipped + failed
     await world.until_state(None if rolled_back else ReindexState.KEPT)
     await world.quiet()
     assert await world.serving() == wanted
     collection = await world.catalog.get("c")
+    assert world.metadata(collection.generation) == metadata
     assert collection.model == ("old" if rolled_back else "new")
     if not rolled_back:
         assert world.contents(0) == wanted
+        assert world.metadata(0) == metadata
         await world.reindexes.roll_back("c")
         await world.until_state(None)
         assert await world.serving() == wanted
