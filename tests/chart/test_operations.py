@@ -95,7 +95,7 @@ def test_metrics_and_settings_that_are_named_exist() -> None:
 @pytest.mark.parametrize("page", [PROMISES, SECURITY, EXPECTATIONS], ids=["promises", "security", "expectations"])
 def test_tests_that_are_named_exist(page: "os.PathLike[str]") -> None:
     named = re.findall(r"`(tests/[\w/.]+\.py)(?:::(\w+))?`", (ROOT / page).read_text())
-    assert len(named) > 20
+    assert len(named) >= 10
     for path, name in named:
         assert (ROOT / path).is_file(), path
         if name:

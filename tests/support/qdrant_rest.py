@@ -52,6 +52,7 @@ class Collections:
             ("DELETE", "/{name}/index/{field:path}", self.drop_index),
             ("PUT", "/{name}/points", self.upsert),
             ("POST", "/{name}/points/delete", self.delete),
+            ("POST", "/{name}/points/batch", self.update),
             ("POST", "/{name}/points", self.retrieve),
             ("POST", "/{name}/points/query", self.query),
             ("POST", "/{name}/points/count", self.count),
@@ -117,6 +118,9 @@ class Collections:
     async def delete(self, name: str, body: q.PointsSelector) -> Answer:
         self._of(name)
         return Answer(await self._engine.delete(name, body))
+
+    async def update(self, name: str, body: q.UpdateOperations) -> Answer:
+        return Answer(await self._engine.batch_update_points(name, body.operations))
 
     async def retrieve(self, name: str, body: q.PointRequest) -> Answer:
         self._of(name)
