@@ -180,8 +180,10 @@ def _writer(file: Path) -> Iterator[_Writer]:
     except OSError as error:
         raise InvalidInput(f"{file} cannot be written: {error.strerror}", field="file") from error
     try:
-        yield writer
-        writer.close()
+        try:
+            yield writer
+        finally:
+            writer.close()
         part.rename(file)
     finally:
         part.unlink(missing_ok=True)

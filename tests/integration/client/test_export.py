@@ -90,7 +90,7 @@ def test_without_vectors_it_is_embedded_and_what_is_left_out_is_said(
 
 def test_embeddings_of_another_model_are_not_used(filled: Client, ret2: Callable[..., Any], tmp_path: Path) -> None:
     ret2("export", "c", tmp_path / "all.jsonl", "--vectors", "--filter", '{"field": "n", "lt": 3}')
-    records = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (tmp_path / "all.jsonl").read_bytes().splitlines()]
     for record in records:
         record["fingerprint"] = "of another model"
         record["vector"] = [1.0] * 3
