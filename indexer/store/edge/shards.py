@@ -221,7 +221,6 @@ class Shards:
     def set_metadata(self, name: str, changes: Sequence[MetadataChange]) -> None:
         """Replace metadata. Edge refuses points that it does not have; those that a rewrite has not copied yet come to
         the new shard with their new metadata."""
-        self._opened(name)
         self._check_free_space()
         operations = {}
         for change in changes:
@@ -232,6 +231,10 @@ class Shards:
             present = {str(record.id) for record in shard.retrieve(list(operations), False, False)}
             return [operation for point, operation in operations.items() if point in present]
 
+        opened = self._opened(name)
+        if not _is_appendable(opened.path):
+            # A point of a segment that is not appendable moves to another one.
+            _mark_removed(opened)
         self._write(name, of_present, len(operations))
 
     def delete(self, name: str, document_ids: Sequence[str]) -> None:
@@ -580,8 +583,11 @@ def _mark_removed(opened: _Open) -> None:
 def _counts_removed(shard: Path) -> bool:
     """Return whether the statistics of words may count points that are no longer there: loading a shard leaves them out
     of its appendable segments alone."""
-    appendable = all((segment / _APPENDABLE).exists() for segment in (shard / "segments").iterdir())
-    return (shard / _REMOVED).exists() and not appendable
+    return (shard / _REMOVED).exists() and not _is_appendable(shard)
+
+
+def _is_appendable(shard: Path) -> bool:
+    return all((segment / _APPENDABLE).exists() for segment in (shard / "segments").iterdir())
 
 
 @contextmanager
