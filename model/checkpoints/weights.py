@@ -102,9 +102,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise InvalidInput(f"{path}: {error}", field="model") from error
     except safetensors.SafetensorError as error:
-        raise InvalidInput(
-            f"{path} is no complete safetensors file ({error}): copy or download it again", field="model"
-        ) from error
+        raise InvalidInput(incomplete(str(path), error), field="model") from error
+
+
+def incomplete(file: str, error: safetensors.SafetensorError) -> str:
+    """Return the message for a file of weights that is cut short, or something else."""
+    return f"{file} is no complete safetensors file ({error}): copy or download it again"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -142,6 +145,15 @@ def _has_text(path: Path, text: str) -> bool:
     return path.exists() and path.read_bytes() == text.encode()
 
 
+def misfits(where: str, problems: Sequence[str]) -> str:
+    """Return the message for weights that are missing, that have no place, or whose shape is another."""
+    count = "1 weight does" if len(problems) == 1 else f"{len(problems)} weights do"
+    return (
+        f"{where}: {count} not fit: {'; '.join(problems[:20])}. The weights and {CONFIG_FILE} are not those of one "
+        "model: copy or download both again"
+    )
+
+
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Load tensors into a module. Raises `InvalidInput` with every key and shape that does not fit."""
     expected_shapes = {
@@ -164,7 +176,7 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
         if expected_shapes[key] != actual_shapes[key]
     ]
     if problems:
-        raise InvalidInput(f"{where}: {len(problems)} weights do not fit: {'; '.join(problems[:20])}", field="model")
+        raise InvalidInput(misfits(where, problems), field="model")
     module.load_state_dict({key: tensors[key].to(torch.float32) for key in expected_shapes}, strict=False)
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import transformers
 from torch import Tensor, nn
 
+from model.checkpoints.weights import misfits
 from model.errors import InvalidInput
-from model.towers.towers import Modality, TransformersEncoder, load_pretrained, misfits, transformers_errors
+from model.towers.towers import Modality, TransformersEncoder, load_pretrained, transformers_errors
 
 DUAL_ENCODERS = ("clip", "siglip", "siglip2")
 # What training used and no embedding does.

@@ -21,7 +21,14 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
-from model.checkpoints.weights import load_strict, read_efficientnet_lite0, weight_files
+from model.checkpoints.weights import (
+    WEIGHTS_FILE,
+    incomplete,
+    load_strict,
+    misfits,
+    read_efficientnet_lite0,
+    weight_files,
+)
 from model.config import BackboneConfig, Ret2Config
 from model.errors import InvalidInput
 from model.towers.efficientnet import BLOCK_CHANNELS, EfficientNetLite0, grid_positions
@@ -271,7 +278,9 @@ def transformers_errors(folder: Path) -> Iterator[None]:
     needs its own code, a value that does not fit, a file that is not safetensors."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError, safetensors.SafetensorError) as error:
+    except safetensors.SafetensorError as error:
+        raise InvalidInput(incomplete(f"{folder.name}/{WEIGHTS_FILE}", error), field="model") from error
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         lines = str(error).strip().splitlines()
         raise InvalidInput(f"{folder.name}: {lines[0] if lines else type(error).__name__}", field="model") from error
 
@@ -313,10 +322,6 @@ def load_pretrained(
         for key, actual, expected in sorted(report["mismatched_keys"])
     ]
     return encoder, problems, sorted(report["unexpected_keys"])
-
-
-def misfits(where: str, problems: list[str]) -> str:
-    return f"{where}: {len(problems)} weights do not fit: {'; '.join(problems[:20])}"
 
 
 def _model_class(config: Any) -> Any:

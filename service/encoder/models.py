@@ -76,7 +76,7 @@ class _Place:
         if self.failure is None or not self.passing:
             return self.failure
         next_s = max(0, math.ceil((self.due or 0) - time.monotonic()))
-        return f"{self.failure.removesuffix('.')}. Failed {self.tries} times so far, the next try is in {next_s} s"
+        return f"{self.failure.removesuffix('.')}. Try {self.tries} failed, the next one follows in {next_s} s"
 
 
 class LocalModels:

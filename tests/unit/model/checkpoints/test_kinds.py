@@ -145,7 +145,7 @@ def test_an_index_names_safetensors_files_beside_it(index: object, message: str,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"text_projection.weight": None}, "1 weights do not fit: missing text_projection.weight"),
+        ({"text_projection.weight": None}, "1 weight does not fit: missing text_projection.weight"),
         ({"visual_projection.weight": torch.ones(4, 16)}, r"visual_projection.weight is \(4, 16\), expected \(8, 16\)"),
         ({"ret_cell.mlp.0.weight": torch.ones(2)}, "ret_cell.mlp.0.weight has no place"),
     ],

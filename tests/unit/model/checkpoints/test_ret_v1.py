@@ -418,7 +418,7 @@ def test_a_published_ret2_is_refused_with_every_open_question(tmp_path: Path) ->
         ("ret_cell.query_state_ids", torch.zeros(1, K, D), "holds other positions than v1's sinusoids"),
         ("ret_cell.input_gate_bias_prior", None, r"buffer ret_cell\.input_gate_bias_prior is missing"),
         ("ret_cell.query_hidden_states", None, "there is no recurrent cell"),
-        ("text_model.text_model.final_layer_norm.bias", None, r"text tower: 1 weights do not fit: missing"),
+        ("text_model.text_model.final_layer_norm.bias", None, r"text tower: 1 weight does not fit: missing"),
     ],
 )
 def test_a_published_ret2_loads_completely_or_not_at_all(

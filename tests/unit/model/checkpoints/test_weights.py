@@ -23,7 +23,8 @@ def test_strict_loading_lists_all_that_does_not_fit() -> None:
     with pytest.raises(InvalidInput) as caught:
         load_strict(module, {"weight": torch.zeros(2, 2), "extra": torch.zeros(1)}, "here")
     assert caught.value.detail == (
-        "here: 3 weights do not fit: missing bias (3,); unexpected extra (1,); weight is (2, 2), expected (3, 2)"
+        "here: 3 weights do not fit: missing bias (3,); unexpected extra (1,); weight is (2, 2), expected (3, 2). The "
+        "weights and config.json are not those of one model: copy or download both again"
     )
 
 

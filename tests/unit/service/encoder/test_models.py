@@ -139,7 +139,7 @@ async def test_a_model_whose_failure_can_pass_is_tried_again(
     """Also the default, which another model has replaced at the start."""
     loads.failing[name] = error
     models = start()
-    with pytest.raises(ModelUnavailable, match=r"Failed \d+ times so far, the next try is in \d+ s$"):
+    with pytest.raises(ModelUnavailable, match=r"Try \d+ failed, the next one follows in \d+ s$"):
         await encode(models, name)
     (failed,) = [model for model in await models.models() if model.state is ModelState.FAILED]
     assert failed.name == name
