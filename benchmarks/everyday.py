@@ -59,7 +59,7 @@ async def measure(chosen: Sequence[Collection], sources: Sequence[str], cache: P
         store = EdgeStore(Path(folder))
         try:
             for source in sources:
-                embeddings = Embeddings(Retriever.load(source).pack(), source, cache)
+                embeddings = Embeddings(Retriever.load(source).compiled(), source, cache)
                 for number, collection in enumerate(chosen):
                     rows += await _rows(store, f"{source.partition(':')[2]}-{number}", source, collection, embeddings)
         finally:

@@ -24,7 +24,7 @@ _SAMPLE = 192  # documents, by which the bare model's best batch is found
 def measure(plan: Plan) -> list[Row]:
     documents = atlas_documents(Atlas.read())[: plan.documents or 2_000]
     contents = [Input(one["text"], one["image"]) for one in documents]
-    retriever = Retriever.load("bundled").pack()
+    retriever = Retriever.load("bundled").compiled()
     size = max(_BATCHES, key=lambda each: bare_rate(retriever, contents[:_SAMPLE], each))
     pairs = []
     with start_ret2("bundled") as url, Client(url) as client:

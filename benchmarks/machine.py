@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
-from model.cpu.packed import PackedLinear
+from model.cpu.graph import Graph, convert
 
 _SIZES = (
     1024,
@@ -71,15 +72,17 @@ def load_average() -> float:
 
 
 def matmul_peak(device: str = "cpu", dtype: torch.dtype = torch.float32, sizes: tuple[int, ...] = _SIZES) -> float:
-    """Floating-point operations a second of the fastest square product: what any forward is held against. On a CPU both libraries
-    that torch brings are tried, MKL and oneDNN."""
+    """Floating-point operations a second of the fastest square product: what any forward is held against. On a CPU
+    torch and OpenVINO are tried."""
     best = 0.0
     for size in sizes:
         left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
         out = torch.empty(size, size, device=device, dtype=dtype)
         ways: list[Callable[[], object]] = [partial(torch.mm, left, right, out=out)]
         if device == "cpu":
-            ways.append(partial(PackedLinear(right, None), left))
+            product = convert(_Product(right.float()), (left.float(),), [(size, size)])
+            precision = str(dtype).removeprefix("torch.")
+            ways.append(partial(Graph(product, precision, torch.get_num_threads()), left.float()))
         for multiply in ways:
             multiply()
             for _ in range(_REPEATS):
@@ -89,6 +92,17 @@ def matmul_peak(device: str = "cpu", dtype: torch.dtype = torch.float32, sizes: 
                 finish(device)
                 best = max(best, 2 * size**3 / (time.perf_counter() - began))
     return best
+
+
+class _Product(nn.Module):
+    right: Tensor
+
+    def __init__(self, right: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("right", right)
+
+    def forward(self, left: Tensor) -> tuple[Tensor]:
+        return (left @ self.right,)
 
 
 def finish(device: str) -> None:

@@ -24,7 +24,7 @@ _CONNECTIONS = 32
 
 def measure(plan: Plan) -> list[Row]:
     flops = CLIP_SHAPES[plan.shape].vision.flops()
-    retriever = Retriever.load(str(plan.ret2())).pack()
+    retriever = Retriever.load(str(plan.ret2())).compiled()
     batch = best_batch(retriever, Kind.IMAGE, plan.seconds / 4)
     with start_ret2(plan.ret2()) as url, torch.inference_mode():
         target = Target(f"{url}/encode", ret2_bodies(items(Kind.IMAGE, plan.distinct)))

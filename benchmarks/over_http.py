@@ -15,7 +15,7 @@ _BARS = {32: Bar(0.9)}
 
 def measure(plan: Plan) -> list[Row]:
     folder = plan.ret2()
-    retriever = Retriever.load(str(folder)).pack()
+    retriever = Retriever.load(str(folder)).compiled()
     rows = []
     with start_ret2(folder) as url:
         for kind in (Kind.TEXT, Kind.IMAGE):

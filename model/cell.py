@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from model.config import Ret2Config
 from model.contributions import magnitudes
-from model.cpu.packed import PackedLinear
 
 
 class Attention(nn.Module):
@@ -20,7 +19,6 @@ class Attention(nn.Module):
     def __init__(self, size: int, heads: int, *, bias: bool, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self._packed: list[PackedLinear] = []
         self.in_proj_weight = nn.Parameter(torch.empty(3 * size, size))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * size)) if bias else None
         self.out_proj = nn.Linear(size, size, bias=bias)
@@ -41,15 +39,8 @@ class Attention(nn.Module):
         merged: Tensor = self.out_proj(read)
         return merged
 
-    def pack(self) -> None:
-        """Pack the weights for inference on a CPU, see `model.cpu.packed`. The original weights stay, for the path that
-        uses parts of them."""
-        self._packed = [PackedLinear(weight, bias) for weight, bias in zip(*self._parts(), strict=True)]
-
     def _project(self, values: Tensor, part: int) -> Tensor:
         """Project values by the weights of queries (part 0), keys (1) or values (2)."""
-        if self._packed:
-            return self._packed[part](values)  # type: ignore[no-any-return]
         weights, biases = self._parts()
         return F.linear(values, weights[part], biases[part])
 

@@ -98,6 +98,16 @@ class Preprocessor:
         return self.tokenizer.encode_batch([text])[0]
 
 
+def padded(tokens: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return token ids of several lengths as one array (B, T), padded to the longest, and its mask."""
+    longest = max(map(len, tokens))
+    ids = np.zeros((len(tokens), longest), np.int64)
+    mask = np.zeros((len(tokens), longest), bool)
+    for row, values in enumerate(tokens):
+        ids[row, : len(values)], mask[row, : len(values)] = values, True
+    return ids, mask
+
+
 def normalise_text(text: str, limits: Limits) -> str:
     """Normalise a text to NFC, replace control characters and runs of white space by one space, and trim it.
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.cell import Attention
 from model.checkpoints.kinds import read_checkpoint
 from model.checkpoints.ret2 import untrained
 from model.checkpoints.sources import find
 from model.config import Ret2Config
 from model.contributions import shares
-from model.cpu.packed import pack_linears, packing_pays
+from model.cpu import graph
+from model.cpu.compiled import compile_parts, default_cache
 from model.errors import InvalidInput
 from model.parts import Parts
+from model.preprocess import padded
 from model.ret2 import States
 from model.towers.towers import Modality
 from model.types import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
@@ -46,6 +48,7 @@ class Retriever(nn.Module):
         self.document_towers = nn.ModuleDict(parts.document_towers)  # "text", "vision": those the sides do not share
         self.sides = nn.ModuleDict(parts.sides)
         self.preprocessor = parts.preprocessor
+        self.stayed: dict[str, str] = {}  # parts in torch of a compiled model, and why
         self.tokens = self.padding = 0  # text positions computed since it was made
         self._counting = threading.Lock()
         self.info = ModelInfo(
@@ -80,29 +83,34 @@ class Retriever(nn.Module):
         if threads:
             torch.set_num_threads(threads)
         location = find(source)
-        return cls(read_checkpoint(location), location.commit).to(device, dtype).eval()
+        retriever = cls(read_checkpoint(location), location.commit).to(device, dtype).eval()
+        retriever.info = replace(retriever.info, precision=str(dtype).removeprefix("torch."))
+        return retriever
 
     @classmethod
     def untrained(cls, config: Ret2Config) -> Retriever:
         """Return pretrained towers with a cell of fresh weights, where training starts."""
         return cls(untrained(config))
 
-    def pack(self, *, vision: bool = True) -> Retriever:
-        """Pack the model for inference where that is faster, see `model.cpu.packed`; with `vision` the vision tower
-        too. A packed model cannot be trained, moved or saved."""
-        if self.packs:
-            for module in self.modules():
-                if isinstance(module, Attention):
-                    module.pack()
-            for name, part in self.named_children():
-                if vision or name != "vision_tower":
-                    pack_linears(part)
+    def compiled(
+        self, precision: str = "float32", *, threads: int | None = None, cache: Path | None = None
+    ) -> Retriever:
+        """Compile the model for inference on a CPU with OpenVINO, where both are there, and return it.
+
+        A compiled model cannot be trained, moved or saved. `stayed` has the parts that could not be compiled, with the
+        reasons. The first time takes some seconds a part; its graphs are kept in `cache`.
+        """
+        if self.device.type == "cpu" and graph.available():
+            threads = threads or torch.get_num_threads()
+            self.stayed = compile_parts(self, precision, threads, cache or default_cache())
+            self.info = replace(self.info, precision=precision)
         return self
 
     @property
-    def packs(self) -> bool:
-        """Whether packed layers are faster where this one is."""
-        return self.device.type == "cpu" and packing_pays(self.dtype)
+    def tower_names(self) -> list[str]:
+        """The names of the towers that some input is read by, as submodules."""
+        names = ["text_tower", "vision_tower", *(f"document_towers.{name}" for name in self.document_towers)]
+        return [name for name in names if self.preprocessor.reads_text or "text" not in name]
 
     def prepare(self, item: Input, role: Role, limits: Limits) -> Prepared:
         return self.preprocessor.prepare(item, role, limits)
@@ -189,18 +197,14 @@ class Retriever(nn.Module):
 
     def text_states(self, tokens: Sequence[NDArray[np.int64]], role: Role = Role.QUERY) -> tuple[list[Tensor], Tensor]:
         """Map token ids of several lengths to tapped states (B, T, Wt), padded to the longest, and the mask (B, T)."""
-        longest = max(map(len, tokens))
-        ids = np.zeros((len(tokens), longest), np.int64)
-        mask = np.zeros((len(tokens), longest), bool)
-        for row, values in enumerate(tokens):
-            ids[row, : len(values)], mask[row, : len(values)] = values, True
+        ids, mask = padded(tokens)
         real_tokens = int(np.count_nonzero(mask))
         with self._counting:
             self.tokens, self.padding = self.tokens + real_tokens, self.padding + mask.size - real_tokens
         present = self._to_device(torch.from_numpy(mask))
-        padded = not mask.all()  # where nothing is, attention is faster without a mask
+        has_padding = not mask.all()  # where nothing is, attention is faster without a mask
         return self.tower("text", role)(
-            self._to_device(torch.from_numpy(ids)), present.long() if padded else None
+            self._to_device(torch.from_numpy(ids)), present.long() if has_padding else None
         ), present
 
     def vision_states(self, pixels: Sequence[Float32], role: Role = Role.QUERY) -> list[Tensor]:
@@ -222,17 +226,16 @@ class Retriever(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._parameter.dtype
+        return torch.float32 if self._parameter is None else self._parameter.dtype
 
     @property
     def device(self) -> torch.device:
-        return self._parameter.device
+        return torch.device("cpu") if self._parameter is None else self._parameter.device
 
     @property
-    def _parameter(self) -> nn.Parameter:
-        """One of a tower: score fusion has none of its own."""
-        parameter: nn.Parameter = next(self.text_tower.parameters())
-        return parameter
+    def _parameter(self) -> nn.Parameter | None:
+        """One of a tower, or of what is left in torch; None of a model that is compiled as a whole."""
+        return next(self.text_tower.parameters(), next(self.parameters(), None))
 
 
 def _kind(item: Prepared) -> tuple[str, bool, bool, int]:

@@ -40,15 +40,6 @@ class _Pool:
 _POOL = _Pool()
 
 
-class PackedWeight:
-    """A weight laid out for oneDNN, which several layers may read."""
-
-    __slots__ = ("__weakref__", "values")
-
-    def __init__(self, values: Tensor) -> None:
-        self.values = values
-
-
 def share_weights(module: nn.Module) -> None:
     """Replace each large weight of `module` that another module has too by that module's own."""
     for part in module.modules():
@@ -56,16 +47,6 @@ def share_weights(module: nn.Module) -> None:
             if weight.numel() * weight.element_size() >= _MIN_BYTES:
                 key = (*weight_key(weight), weight.stride(), str(weight.device), weight.requires_grad)
                 setattr(part, name, _POOL.get(key, lambda weight=weight: weight))  # type: ignore[misc]
-
-
-def packed_weight(weight: Tensor) -> PackedWeight:
-    """Return a weight (outputs, inputs) as oneDNN's kernels read it, the same object for the same values."""
-    plain = weight.detach().contiguous()
-
-    def pack() -> PackedWeight:
-        return PackedWeight(torch.ops.mkldnn._reorder_linear_weight(plain, None))
-
-    return _POOL.get(("packed", *weight_key(plain)), pack)
 
 
 @torch.inference_mode()

@@ -106,6 +106,7 @@ class ModelInfo:
     latents: int = 1  # vectors of one input
     commit: str | None = None  # of a hub model
     modalities: tuple[str, ...] = ("text", "image")  # that it embeds, alone and together
+    precision: str = "float32"  # of weights and activations
 
 
 @dataclass(frozen=True, slots=True)

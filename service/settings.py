@@ -160,6 +160,9 @@ class Settings(_PartsSettings):
     data_dir: Path = Field(
         Path("~/.local/share/ret2"), description="folder of the embedded mode: index, ledger, images"
     )
+    cache_dir: Path | None = Field(
+        None, description="folder of compiled models, which can be made again; unset: ~/.cache/ret2"
+    )
     models: str = Field(
         "everyday=bundled:everyday,atlas=bundled:atlas",
         description="models to serve, the default first, each as NAME=SOURCE: `bundled:everyday`, `bundled:atlas`, a "
@@ -170,8 +173,8 @@ class Settings(_PartsSettings):
     precision: str = Field(
         "auto",
         pattern="^(auto|float32|bfloat16|float16)$",
-        description="of weights and activations; auto: float32 on a CPU, on CUDA bfloat16, or float16 where it has "
-        "none",
+        description="of weights and activations; auto: bfloat16 where the processor or GPU computes in it, else "
+        "float16 on CUDA and float32 on a CPU",
     )
     compile: bool = Field(
         False, description="compile the vision tower at start, a minute or more, and keep it so if that measures faster"

@@ -30,9 +30,11 @@ from indexer.worker.index_deferral import BulkLoads
 from indexer.worker.progress import Progress
 from indexer.worker.reindexer import Reindexer
 from indexer.worker.worker import Chore, Worker
+from model.cpu.priority import yield_to_others
 from service.components import Parts
 from service.encoder.app import EncoderParts
 from service.encoder.batcher import Batcher
+from service.encoder.budget import Budget
 from service.encoder.hosts import Host
 from service.encoder.loaded import Runtime
 from service.encoder.models import LocalModels
@@ -161,31 +163,36 @@ def _hosts(settings: Settings, metrics: Metrics, runtimes: Sequence[Runtime]) ->
 
 
 def _local_models(settings: Settings, metrics: Metrics, runtimes: Sequence[Runtime]) -> LocalModels:
-    def serve(runtime: Runtime, batch_cost: int) -> Batcher:
-        queue = settings.queue(batch_cost)
-        return Batcher(runtime, queue, metrics, prepare_threads=settings.prepares, stuck_after_s=settings.stuck_after_s)
+    def serve(runtime: Runtime, budget: Budget) -> Batcher:
+        return Batcher(
+            runtime,
+            settings.queue(budget.cost),
+            metrics,
+            budget=budget,
+            prepare_threads=settings.prepares,
+            stuck_after_s=settings.stuck_after_s,
+        )
 
     if runtimes:
-        cost = QueueSettings().max_batch_cost
-        batcher = serve(runtimes[0], cost)
-        return LocalModels.of(batcher, *(batcher.add(runtime, cost) for runtime in runtimes[1:]))
-    # In a thread that ends. OpenMP keeps the helpers of every thread that had a forward, and once there are more of
-    # them than cores it lets those of the model's thread sleep between operations: a short text then takes half as
-    # long again.
-    with ThreadPoolExecutor(1) as brief:
+        budgets = [Budget(QueueSettings().max_batch_cost, fixed=True) for _ in runtimes]
+        batcher = serve(runtimes[0], budgets[0])
+        more = zip(runtimes[1:], budgets[1:], strict=True)
+        return LocalModels.of(batcher, *(batcher.add(runtime, budget) for runtime, budget in more))
+    # In a thread of low priority, which the threads of OpenVINO that it starts inherit.
+    with ThreadPoolExecutor(1, initializer=yield_to_others) as brief:
         return brief.submit(_load_models, settings, metrics, serve).result()
 
 
-def _load_models(settings: Settings, metrics: Metrics, serve: Callable[[Runtime, int], Batcher]) -> LocalModels:
+def _load_models(settings: Settings, metrics: Metrics, serve: Callable[[Runtime, Budget], Batcher]) -> LocalModels:
     # Here, so that whatever imports this module without building a model starts without torch.
-    from service.encoder.runtime import ModelDevice, TorchRuntime
+    from service.encoder.runtime import LocalRuntime, ModelDevice
 
     sources = read_sources(settings.models)
-    device = ModelDevice.open(settings.device, settings.precision, settings.threads)
+    device = ModelDevice.open(settings.device, settings.precision, settings.threads, settings.cache_dir)
 
-    def load(model: ModelSource) -> tuple[Runtime, int]:
+    def load(model: ModelSource) -> tuple[Runtime, Budget]:
         log.info("loading the model", model=model.name, source=model.source)
-        runtime = TorchRuntime.load(
+        runtime = LocalRuntime.load(
             model.source,
             device,
             settings.limits,
@@ -194,7 +201,7 @@ def _load_models(settings: Settings, metrics: Metrics, serve: Callable[[Runtime,
             shared=len(sources) > 1,
         )
         metrics.watch_runtime(model.name, runtime.state)
-        return runtime, settings.max_batch_cost or runtime.best_batch_cost()
+        return runtime, runtime.budget(settings.max_batch_cost)
 
     # Compiling holds up whatever else is computed.
     return LocalModels.load(sources, load, serve, all_before_start=settings.compile)

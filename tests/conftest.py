@@ -1,6 +1,7 @@
 """Fixtures that unit and integration tests share."""
 
 import io
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -21,6 +22,13 @@ from service.settings import QueueSettings
 # Machines are shared and noisy: how long an example takes says nothing, and a failure must be repeatable.
 hypothesis_settings.register_profile("ret2", deadline=None, derandomize=True)
 hypothesis_settings.load_profile("ret2")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep compiled models beside the tests, also for the processes that they start, and compare exact embeddings."""
+    cache = config.rootpath / ".pytest_cache" / "ret2"
+    os.environ.setdefault("RET2_CACHE_DIR", str(cache))
+    os.environ.setdefault("RET2_PRECISION", "float32")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -26,6 +26,13 @@ class Collection:
     indexes: Mapping[str, FieldType] = field(default_factory=dict)  # the declared types of metadata fields
     generation: int = 0
     paused: bool = False
+    # The precisions in which each model that filled it, by its fingerprint, was computed.
+    precisions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def filled_by(self, fingerprint: str, precision: str) -> Collection:
+        """Return the collection with one more precision of a model."""
+        known = self.precisions.get(fingerprint, ())
+        return replace(self, precisions={**self.precisions, fingerprint: tuple(sorted({*known, precision}))})
 
     @property
     def points_name(self) -> str:

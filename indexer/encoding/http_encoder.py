@@ -322,6 +322,7 @@ def _served_models(response: httpx.Response, name: str) -> list[ServedModel]:
 def _served_model(model: dict[str, Any]) -> ServedModel:
     info = None
     if model.get("fingerprint"):
-        fields = {name: model[name] for name in ModelInfo.__dataclass_fields__}
+        # An encoder of an earlier version says less.
+        fields = {name: model[name] for name in ModelInfo.__dataclass_fields__ if name in model}
         info = ModelInfo(**fields | {"modalities": tuple(model["modalities"])})
     return ServedModel(model["name"], ModelState(model["state"]), info, model.get("detail"))

@@ -57,6 +57,8 @@ class Runner:
         pipeline = self._pipeline(collection, self.keeper)
         if batch.suspect is not None:
             await pipeline.probe(points)
+        if batch.kind in (JobKind.DOCUMENTS, JobKind.IMPORT):
+            await self._note_precision(collection, collection)
 
         async def run(batch: Batch) -> Result:
             if batch.kind is JobKind.UPDATE:
@@ -122,9 +124,18 @@ class Runner:
         serving, target = self.store.points(collection.points_name), self.store.points(reindex.points_name)
         if batch.suspect is not None:
             await pipeline.probe(target)
+        await self._note_precision(collection, reindex)
         lenient = not reindex.state.before_switch
         copy = ReindexBatch(pipeline, serving, target, collection.other(reindex), lenient=lenient)
         return await copy.run(batch, hold=hold)
+
+    async def _note_precision(self, collection: Collection, target: Collection | Reindex) -> None:
+        """Keep in the ledger that documents were embedded in a precision that is new to the collection."""
+        info = await CollectionEncoder(self.encoders, target).info()
+        if info.precision not in collection.precisions.get(info.fingerprint, ()):
+            await self.ledger.collections.change(
+                collection.name, lambda present: present.filled_by(info.fingerprint, info.precision)
+            )
 
     def _pipeline(self, target: Collection | Reindex, keeper: Keeper | None) -> Pipeline:
         """Return the pipeline with the encoder of that model."""

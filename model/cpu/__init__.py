@@ -1,1 +1,1 @@
-"""Speeding up a forward on a CPU: packed weights, threads, priorities, primitive caches."""
+"""A forward on a CPU: graphs of OpenVINO, and the priority of the threads that compute."""

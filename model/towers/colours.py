@@ -61,7 +61,8 @@ class ColourShares(nn.Module):
         grid = pixels[:, :, ::_STRIDE, ::_STRIDE].float().permute(0, 2, 3, 1)  # (B, s, s, 3)
         colours = lab((grid * self.std.float() + self.mean.float()).clamp(0, 1))
         border = torch.cat([colours[:, 0], colours[:, -1], colours[:, :, 0], colours[:, :, -1]], dim=1)  # (B, 4s, 3)
-        background = border.median(dim=1, keepdim=True).values  # (B, 1, 3)
+        middle = (border.shape[1] - 1) // 2
+        background = border.sort(dim=1).values[:, middle : middle + 1]  # (B, 1, 3)
         plainness = ((border - background).norm(dim=-1) < _BACKGROUND).float().mean(dim=1)  # (B,)
         flat = colours.flatten(1, 2)  # (B, N, 3)
         white = torch.tensor([100.0, 0.0, 0.0], device=flat.device)

@@ -74,11 +74,13 @@ class TransformersEncoder(nn.Module):
 
     def read(self, values: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> Any:
         """Return the encoder's own output for ids (B, T) with mask (B, T), pixels (B, 3, S, S), or NaFlex images of
-        several shapes."""
+        several shapes; with a mask NaFlex patches (B, P, ...)."""
         if self.modality == "text":
             return self._read_text(cast(Tensor, values), mask)
         if self.encoder.config.model_type == NAFLEX:
-            return self.encoder(**_naflex_inputs(values, self.encoder.config.patch_size))
+            if mask is not None:
+                return self.encoder(pixel_values=values, pixel_attention_mask=mask, spatial_shapes=None)
+            return self.encoder(**naflex_inputs(values, self.encoder.config.patch_size))
         return self.encoder(pixel_values=values)
 
     def _read_text(self, ids: Tensor, mask: Tensor | None) -> Any:
@@ -127,7 +129,7 @@ class TransformersTower(TransformersEncoder):
         return keep
 
 
-def _naflex_inputs(pixels: Tensor | Sequence[Tensor], patch: int) -> dict[str, Tensor | None]:
+def naflex_inputs(pixels: Tensor | Sequence[Tensor], patch: int) -> dict[str, Tensor | None]:
     """Return the inputs of SigLIP 2 NaFlex: patches, the mask of patches that are no padding, and the rows and columns
     of each image."""
     if isinstance(pixels, Tensor):
@@ -187,7 +189,7 @@ def position_features() -> Tensor:
 def grid_tokens(feature_map: Tensor, positions: Tensor) -> Tensor:
     """Map a feature map (B, C, h, w) and positions (1, P, 8) to tokens (B, P, C + 8)."""
     tokens = F.adaptive_avg_pool2d(feature_map, EFFICIENTNET_GRID).flatten(2).transpose(1, 2)  # (B, P, C)
-    return torch.cat([tokens, positions.to(tokens).expand(len(tokens), -1, -1)], dim=-1)
+    return torch.cat([tokens, positions.to(tokens).expand(tokens.shape[0], -1, -1)], dim=-1)
 
 
 Tower = TransformersTower | EfficientNetTower

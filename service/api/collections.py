@@ -153,6 +153,7 @@ async def _wire(parts: Parts, caller: Key, collection: Collection, *, mark_damag
         "size_bytes": size_bytes,
         "model": collection.model,
         "fingerprint": collection.fingerprint,
+        "precision": collection.precisions.get(collection.fingerprint, ()),
         "dimensions": collection.dimensions,
         "instruction": collection.instruction,
         "limit": collection.limit,

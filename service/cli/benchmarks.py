@@ -176,7 +176,7 @@ class _Run:
         self.faults: dict[str, tuple[int, int, list[str]]] = {}  # by what was embedded: images, empty, examples
         self._bar = progress_bar(console=console, transient=True)
         self._tasks: dict[str, TaskID] = {}
-        retriever = Retriever.load(model, device=self.device).pack()
+        retriever = Retriever.load(model, device=self.device).compiled()
         self._embedder: Embedder = Embedder(
             retriever, roots, batch=batch, cache=cache, strict=strict, report=self.report
         )

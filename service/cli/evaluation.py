@@ -47,7 +47,6 @@ class Precision(StrEnum):
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
 
 
 @eval_app.command()
@@ -80,12 +79,11 @@ def atlas(
             results = nine(data, lambda carries, items: _http_searcher(client, model, carries, items, progress))
         console.print(_nine_table(results, f"through {url}/search" + (f", {model}" if model else "")))
         return
-    from model.retriever import Retriever, dtype_of
+    from model.retriever import Retriever
 
-    dtype = dtype_of(precision)
     with progress_bar(transient=True) as progress:
         source = model or "bundled"
-        embedder = _Embedder(Retriever.load(source, dtype=dtype).pack(), progress)
+        embedder = _Embedder(Retriever.load(source).compiled(precision), progress)
         title = f"{source}, in process, {precision}"
         console.print(_nine_table(nine(data, lambda _, items: embedder.searcher(items)), title))
         if not ablations:
@@ -101,7 +99,7 @@ def atlas(
             rows[label] = recall(
                 both,
                 items,
-                _Embedder(Retriever.load(str(ABLATIONS / name), dtype=dtype).pack(), progress).searcher(items),
+                _Embedder(Retriever.load(str(ABLATIONS / name)).compiled(precision), progress).searcher(items),
             )
         rows["ours, question alone"] = recall(
             [replace(q, content=replace(q.content, image=None)) for q in both], items, search

@@ -25,7 +25,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from model.cpu.primitive_cache import keep_prepared
 from model.errors import InvalidInput
 from model.training.pairs import Fault
 from model.training.settings import PairsOptions, RunOptions, StartOptions, TrainSettings
@@ -77,7 +76,6 @@ def train(options: dict[str, dict[str, Any]]) -> None:
     pairs, start, learning, run = (options[panel] for panel in _PANELS)
     command = _Command(PairsOptions(**pairs), StartOptions(**start), learning, RunOptions(**run))
     _refuse_needless([*pairs, *start], command)
-    keep_prepared(1024)  # before the model is imported, which keeps few: a step's products come in some hundred shapes
     from model.training.distributed import joined
     from model.training.tensorboard_log import can_log
 

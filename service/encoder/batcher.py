@@ -8,8 +8,7 @@
 
 Any number of models may share the device. A batch is of one of them; admission, order and bounds are over all.
 
-A GPU gets its next batch before it has finished the last: at most `Runtime.in_flight` batches are launched. A CPU
-computes as many batches side by side, each in a thread, and answers each when it is done.
+A device gets its next batch before it has finished the last: at most `Runtime.in_flight` batches are launched.
 
 The design follows text-embeddings-inference (core/src/queue.rs): walk the queue, drop callers who have gone, stop at
 the budget; a batch that raises fails alone and the loop goes on; the health check runs a real forward. Two things
@@ -39,6 +38,7 @@ from indexer.observability import tracing
 from model.cpu.priority import yield_to_others
 from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, Overloaded, RetrievalError
 from model.types import Embedding, Encoded, Float32, Input, ModelInfo, Prepared, Role, Shares, Timing
+from service.encoder.budget import Budget
 from service.encoder.lanes import Entry, Result
 from service.encoder.loaded import LoadedModel, Runtime
 from service.encoder.queue import Queue
@@ -78,16 +78,17 @@ class Batcher:
         settings: QueueSettings,
         metrics: Metrics,
         *,
+        budget: Budget | None = None,
         prepare_threads: int = 2,
         stuck_after_s: float = 120.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.first = LoadedModel(runtime, settings.max_batch_cost)
+        self.first = LoadedModel(runtime, budget or Budget(settings.max_batch_cost, fixed=True))
         self._models: tuple[LoadedModel, ...] = (self.first,)
         self._metrics = metrics
         self._stuck_after_s = stuck_after_s
         self._clock = clock
-        self._queue = Queue(settings, clock, beside=runtime.in_flight, least_cost=runtime.least_cost)
+        self._queue = Queue(settings, clock)
         # Keyed by whether an input has a picture: a text search never waits until a picture is decoded.
         self._pools = {
             pictures: ThreadPoolExecutor(threads, name, initializer=yield_to_others)
@@ -107,9 +108,9 @@ class Batcher:
         self._cost_done, self._busy_s = 0.0, 0.0
         metrics.watch_queue(self._queue.held)
 
-    def add(self, runtime: Runtime, max_batch_cost: int) -> LoadedModel:
+    def add(self, runtime: Runtime, budget: Budget) -> LoadedModel:
         """Serve one more model on this device, also while others are at work."""
-        model = LoadedModel(runtime, max_batch_cost)
+        model = LoadedModel(runtime, budget)
         self._models = (*self._models, model)
         return model
 
@@ -236,8 +237,7 @@ class Batcher:
         prepared = [entry.prepared for entry in batch if entry.prepared is not None]
         began = self._clock()
         self._begun.append(began)
-        alone, runtime = self._queue.alone(batch), batch[0].model.runtime
-        outcome = _attempt(lambda: runtime.launch(prepared, alone=alone), "forward")
+        outcome = _attempt(lambda: batch[0].model.runtime.launch(prepared), "forward")
         if isinstance(outcome, RetrievalError):
             self._conclude(batch, outcome, began)
         else:
@@ -300,15 +300,15 @@ class Batcher:
 
     def _observe(self, batch: list[Entry], began: float) -> None:
         model = batch[0].model
-        cost, most = sum(entry.cost for entry in batch), self._queue.batch_cost(model)
+        cost, most = sum(entry.cost for entry in batch), model.budget.cost
         with self._measuring:
             ended = self._clock()
             # Busy time that this batch adds: a batch launched behind another began when that ended.
             added_s = ended - max(began, self._last_end)
             self._last_end = ended
-            forward_s = added_s if model.runtime.least_cost is None else ended - began
             name = model.runtime.info.name
-            self._metrics.batch(name, batch[0].lane, len(batch), cost, most, forward_s)
+            self._metrics.batch(name, batch[0].lane, len(batch), cost, most, added_s)
+            model.budget.observe(cost, added_s)
             if cost < most * _RATE_MIN_FILL:
                 return
             decay = 0.5 ** (added_s / _RATE_HALF_LIFE_S)

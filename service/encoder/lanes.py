@@ -101,9 +101,6 @@ class Lanes:
     def count(self, lane: Lane) -> int:
         return sum(1 for _ in self._present(lane))
 
-    def costs(self, lane: Lane) -> list[int]:
-        return [entry.cost for entry in self._present(lane)]
-
     def reaches(self, lane: Lane, budget: int) -> bool:
         """Return whether a batch taken now would be full."""
         cost = 0

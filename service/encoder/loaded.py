@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from model.types import Encoded, Input, ModelInfo, Prepared, Role
+from service.encoder.budget import Budget
 
 
 class Runtime(Protocol):
     """A model on its device. `launch` is called by a single thread, everything else by several at once.
 
-    Models of one batcher share a device: `in_flight`, `least_cost` and `broken` are the device's.
+    Models of one batcher share a device: `in_flight` and `broken` are the device's.
     """
 
     @property
@@ -21,11 +22,6 @@ class Runtime(Protocol):
     @property
     def in_flight(self) -> int:
         """The number of batches that may be launched and not yet done."""
-        ...
-
-    @property
-    def least_cost(self) -> int | None:
-        """The least cost of a batch where batches are computed side by side; None where they are computed in turn."""
         ...
 
     @property
@@ -41,12 +37,8 @@ class Runtime(Protocol):
         """Decode and tokenise. Raises `InvalidInput` or `TooLarge`."""
         ...
 
-    def launch(self, batch: Sequence[Prepared], *, alone: bool) -> Callable[[], Encoded]:
-        """Start the forward and return a function that waits for the result, in any thread.
-
-        With `alone` nothing else is in the model or waits for it: the batch may use the whole device, and may be
-        done on return.
-        """
+    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
+        """Start the forward and return a function that waits for the result, in any thread."""
         ...
 
 
@@ -55,5 +47,5 @@ class LoadedModel:
     """A model in the batcher: what a batch of it may cost, and when a forward of it last worked."""
 
     runtime: Runtime
-    max_batch_cost: int
+    budget: Budget
     last_success: float | None = None

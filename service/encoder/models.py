@@ -21,9 +21,11 @@ from indexer.backoff import Backoff
 from indexer.encoding.encoder import Lane
 from indexer.encoding.registry import ModelState, ServedModel
 from indexer.errors import ModelUnavailable
+from model.cpu.priority import yield_to_others
 from model.errors import InvalidInput, RetrievalError
 from model.types import Input, ModelInfo, Role
 from service.encoder.batcher import Batcher
+from service.encoder.budget import Budget
 from service.encoder.lanes import Result
 from service.encoder.loaded import LoadedModel, Runtime
 from service.encoder.sources import ModelSource
@@ -32,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 
 # Loads a model, and says what a batch of it may cost.
-Loader = Callable[[ModelSource], tuple[Runtime, int]]
+Loader = Callable[[ModelSource], tuple[Runtime, Budget]]
 
 
 # Of loading a model again. A hub that is back is noticed within five minutes; a download of gigabytes that breaks off
@@ -105,7 +107,7 @@ class LocalModels:
         cls,
         sources: Sequence[ModelSource],
         loader: Loader,
-        serve: Callable[[Runtime, int], Batcher],
+        serve: Callable[[Runtime, Budget], Batcher],
         *,
         all_before_start: bool = False,
     ) -> LocalModels:
@@ -138,7 +140,6 @@ class LocalModels:
     def start(self) -> None:
         self.batcher.start()
         if any(place.due is not None for place in self._places.values()):
-            # A thread that ends: OpenMP keeps helpers for every thread that computes.
             loop = asyncio.get_running_loop()
             self._thread = threading.Thread(target=self._load_remaining, args=(loop,), name="load-models", daemon=True)
             self._thread.start()
@@ -156,6 +157,8 @@ class LocalModels:
     def _load_remaining(self, loop: asyncio.AbstractEventLoop) -> None:
         """Load what is due, in the order of the list, until nothing is."""
         assert self._loader is not None
+        # The threads of OpenVINO that a model starts inherit it.
+        yield_to_others()
         while due := [
             (place.due, number, place) for number, place in enumerate(self._places.values()) if place.due is not None
         ]:
@@ -168,7 +171,7 @@ class LocalModels:
             except RuntimeError:
                 return  # the loop is closed: nobody waits any more
 
-    def _settle(self, place: _Place, outcome: tuple[Runtime, int] | _Failure) -> None:
+    def _settle(self, place: _Place, outcome: tuple[Runtime, Budget] | _Failure) -> None:
         if isinstance(outcome, _Failure):
             _fail(place, outcome)
         elif not self._stopping.is_set():
@@ -240,7 +243,7 @@ class LocalEncoder:
         return await self.host.batcher.encode(inputs, role=role, lane=lane, model=model)
 
 
-def _loaded(place: _Place, loader: Loader, *, raises: bool = False) -> tuple[Runtime, int] | _Failure:
+def _loaded(place: _Place, loader: Loader, *, raises: bool = False) -> tuple[Runtime, Budget] | _Failure:
     """Load a model, and note when it is due again if that failed for a reason that can pass. `raises` an error that is
     one of ours instead."""
     place.tries += 1

@@ -17,7 +17,6 @@ from indexer.encoding.encoder import Lane
 from model.errors import DependencyUnavailable
 from model.types import Prepared
 from service.encoder.lanes import Entry, Lanes
-from service.encoder.loaded import LoadedModel
 from service.settings import QueueSettings
 
 
@@ -37,19 +36,9 @@ class Queue:
     otherwise. The bounds on a request (`max_inputs_per_call`, `max_body_bytes`) limit its size.
     """
 
-    def __init__(
-        self,
-        settings: QueueSettings,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        beside: int = 1,
-        least_cost: int | None = None,
-    ) -> None:
-        """Compute `beside` batches side by side if there is a `least_cost` (`Runtime.least_cost`)."""
+    def __init__(self, settings: QueueSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._clock = clock
-        self._beside = beside if least_cost else 1
-        self._least_cost = least_cost or settings.max_batch_cost
         self._changed = threading.Condition()
         # Texts and pictures are prepared apart, so that no text waits behind the decoding of a picture.
         self._unprepared = {pictures: Lanes(settings.searches_per_bulk) for pictures in (False, True)}
@@ -66,10 +55,6 @@ class Queue:
     def held(self, lane: Lane) -> int:
         """Return the cost that is queued in a lane."""
         return self._held[lane]
-
-    def batch_cost(self, model: LoadedModel) -> int:
-        """Return the cost that one batch of a model may have: its part of what the device has in hand at once."""
-        return max(model.max_batch_cost // self._beside, min(self._least_cost, model.max_batch_cost))
 
     def bound(self, lane: Lane, cost_per_s: float | None) -> int:
         """Return the cost that a lane may hold."""
@@ -172,11 +157,6 @@ class Queue:
                     return batch
         return []
 
-    def alone(self, batch: Sequence[Entry]) -> bool:
-        """Return whether nothing but this batch is in the model or ready for it."""
-        with self._changed:
-            return len(self._taken) == len(batch) and self._ready.turn() is None
-
     def drain(self) -> None:
         with self._changed:
             self._draining = True
@@ -209,20 +189,9 @@ class Queue:
         return until - self._clock()
 
     def _budget(self, lane: Lane) -> int:
-        """Return the cost of the next batch. Batches that are computed side by side share what is ready in equal parts.
-
-        A batch that took everything would leave the other threads idle, and its callers, who come back together,
-        would repeat that.
-        """
-        head, ready = self._ready.head(lane), self._ready.costs(lane)
-        most = self.batch_cost(head.model) if head else 0
-        total = sum(ready) + sum(entry.cost for entry in self._taken if entry.lane is lane)
-        parts = min(self._beside, total // self._least_cost)
-        if parts < 2 or not ready or (not self._taken and parts < self._beside):
-            # Too little to share: if it is alone, all threads compute it together.
-            return most
-        # Rounded up to whole inputs.
-        return min(most, (total - 1) // parts + min(ready))
+        """Return the cost that the next batch may have."""
+        head = self._ready.head(lane)
+        return head.model.budget.cost if head else 0
 
     def _preparing(self, lane: Lane) -> bool:
         return any(entry.prepared is None for entry in self._open if entry.lane is lane)

@@ -3,66 +3,79 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Self, TypeVar
 
 import structlog
 import torch
 from PIL import Image
 
-from model.cpu.packed import pack_linears
+from model.cpu import graph
+from model.cpu.priority import yield_to_others
 from model.cpu.quota import usable_cpus
-from model.cpu.threads import LEAST_COST, ForwardThreads
 from model.errors import EncodeFailed
 from model.retriever import Retriever, dtype_of
 from model.sharing import share_weights
 from model.types import Encoded, Input, Limits, ModelInfo, Prepared, Role
+from service.encoder.budget import MAX_BATCH_COST, MIN_BATCH_COST, MIN_SPEEDUP_TO_DOUBLE, Budget
 from service.observability.metrics import DeviceState
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-# Below it batches of texts are too small: of 16 tokens each, 32 are 1.5 times faster than 8.
-_MIN_BATCH_COST = 512
-_MAX_BATCH_COST = 131_072
 # A compiled tower is kept if it is at least this much faster.
 _MIN_SPEEDUP_TO_COMPILE = 1.05
-# Threads share each batch if that is this much faster on an idle machine than a batch for each thread; on a busy
-# machine sharing means waiting for the slowest thread.
-_MIN_SPEEDUP_TO_SHARE_THREADS = 1.25
-# Batches are doubled, and searches wait twice as long behind them, if that is this much faster.
-_MIN_SPEEDUP_TO_DOUBLE = 1.1
-# The document that measurements use, and how many of them each thread gets.
+# The document that measurements use.
 _TEXT = " ".join(["word"] * 24)
-_DOCUMENTS = 8
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 # The share of the available memory that a measured batch may take: inputs differ, and other work needs some.
 _MEMORY_SHARE = 0.7
 
 
 class ModelDevice:
-    """The device of this process, which its models share: the threads of a CPU, and whether it still computes.
+    """The device of this process, which its models share, and whether it still computes.
 
-    How the threads are used is measured with the first model that is loaded, and holds for the others.
+    On a CPU `forwards` are the threads that wait for OpenVINO, one for each batch that is computed side by side and one
+    more, whose batch waits inside OpenVINO: between two batches no processor waits for Python's lock. Without OpenVINO
+    torch computes one batch after the other.
     """
 
-    def __init__(self, place: torch.device | str, dtype: torch.dtype = torch.float32) -> None:
-        self.place, self.dtype = torch.device(place), dtype
+    def __init__(
+        self,
+        place: torch.device | str,
+        precision: str = "float32",
+        threads: int | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        """`cache`: the folder of compiled models; unset: the user's."""
+        self.place, self.precision, self.cache = torch.device(place), precision, cache
         self.broken = False
-        self.threads = ForwardThreads() if self.place.type == "cpu" else None
-        self.threads_chosen = self.threads is None
+        self.threads = threads or torch.get_num_threads()
+        self.on_openvino = self.place.type == "cpu" and graph.available()
+        self.in_flight = graph.streams(self.threads) + 1 if self.on_openvino else 1 if self.place.type == "cpu" else 2
+        self.forwards = (
+            ThreadPoolExecutor(self.in_flight, "forward", initializer=yield_to_others) if self.on_openvino else None
+        )
 
     @classmethod
-    def open(cls, device: str, precision: str, threads: int | None) -> Self:
+    def open(cls, device: str, precision: str, threads: int | None, cache: Path | None = None) -> Self:
         place = choose_device(device)
-        if place == "cpu":
-            _keep_freed_memory()
         torch.set_num_threads(threads or min(torch.get_num_threads(), usable_cpus()))
-        return cls(place, choose_dtype(precision, place))
+        opened = cls(place, choose_precision(precision, place), threads, cache)
+        if place == "cpu" and not opened.on_openvino:
+            log.warning(
+                "openvino absent, torch computes", hint="pip install openvino makes a CPU several times as fast"
+            )
+        return opened
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of weights in torch. OpenVINO takes them in float32, and computes in the precision."""
+        return torch.float32 if self.on_openvino else dtype_of(self.precision)
 
     def check(self) -> None:
         """Find out whether the device still computes, after a call of it has failed."""
@@ -71,7 +84,7 @@ class ModelDevice:
             self.broken = True
 
 
-class TorchRuntime:
+class LocalRuntime:
     """A `Runtime` over a `Retriever`. Only one thread calls `launch`; everything else may be called from any thread."""
 
     def __init__(
@@ -97,18 +110,28 @@ class TorchRuntime:
         compiled: bool = False,
         shared: bool = False,
     ) -> Self:
-        """Load, pack and warm up a model. `shared`: weights that other models of this process have too are theirs."""
+        """Load, compile and warm up a model. `shared`: weights that other models of this process have too are theirs."""
         retriever = Retriever.load(source, device=str(device.place), dtype=device.dtype)
+        if device.on_openvino:
+            retriever.compiled(device.precision, threads=device.threads, cache=device.cache)
+        elif shared:
+            share_weights(retriever)
         info = retriever.info
         name = name or info.name
-        log.info("model loaded", model=name, source=source, commit=info.commit, fingerprint=info.fingerprint)
-        if shared:
-            share_weights(retriever)
-        retriever.pack(vision=not compiled)
+        log.info(
+            "model loaded",
+            model=name,
+            source=source,
+            commit=info.commit,
+            fingerprint=info.fingerprint,
+            precision=info.precision,
+            computed_by="openvino" if device.on_openvino else "torch",
+        )
+        for part, reason in retriever.stayed.items():
+            log.warning("model part not compiled, torch computes it", model=name, part=part, reason=reason)
         runtime = cls(retriever, limits, device, name=name)
         runtime.warm_up()
-        runtime.choose_threads()
-        if compiled:
+        if compiled and not device.on_openvino:
             runtime.compile_if_faster()
         return runtime
 
@@ -118,23 +141,12 @@ class TorchRuntime:
 
     @property
     def in_flight(self) -> int:
-        """A CPU computes a batch in each thread; another device computes one and has one queued."""
-        if self._retriever.device.type != "cpu":
-            return 2
-        return self._threads.count if self._threads else 1
-
-    @property
-    def least_cost(self) -> int | None:
-        return LEAST_COST if self.in_flight > 1 and self._threads else None
+        return self._device.in_flight
 
     @property
     def broken(self) -> bool:
         """Whether CUDA fails every call of this process, as it does after an assertion failed inside a kernel."""
         return self._device.broken
-
-    @property
-    def _threads(self) -> ForwardThreads | None:
-        return self._device.threads
 
     def state(self) -> DeviceState:
         """Return the state of the device; callable from any thread."""
@@ -152,13 +164,10 @@ class TorchRuntime:
     def prepare(self, item: Input, role: Role) -> Prepared:
         return self._retriever.prepare(item, role, self._limits)
 
-    def launch(self, batch: Sequence[Prepared], *, alone: bool) -> Callable[[], Encoded]:
-        """Start a batch, halved until it fits into memory. Raises `EncodeFailed` for an input that does not fit.
-
-        On a CPU a batch that is alone uses all threads in each operation, else each batch has a thread.
-        """
-        if self._threads and not alone:
-            return self._threads.launch(self._retriever.launch, batch)
+    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
+        """Start a batch, halved until it fits into memory. Raises `EncodeFailed` for an input that does not fit."""
+        if self._device.forwards:
+            return self._device.forwards.submit(lambda: self._checking_device(lambda: self._launch(batch)())).result
         wait = self._checking_device(lambda: self._launch(batch))
         return lambda: self._checking_device(wait)
 
@@ -192,28 +201,12 @@ class TorchRuntime:
         items = [Input("warm up"), Input(image=_one_pixel_png()), Input("warm up", _one_pixel_png())]
         for role in Role:
             batch = [self.prepare(item, role) for item in items]
-            self.launch(batch, alone=True)()
-            for wait in [self.launch(batch, alone=False) for _ in range(self.in_flight)]:
+            for wait in [self.launch(batch) for _ in range(self.in_flight)]:
                 wait()
 
-    def choose_threads(self) -> None:
-        """Choose between a batch for each thread and all threads for each batch, by measurement.
-
-        A model of many small operations is faster with all threads in each operation, for Python runs one thread at
-        a time.
-        """
-        device = self._device
-        if device.threads is None or device.threads_chosen:
-            return
-        threads = device.threads
-        count = threads.count * max(_DOCUMENTS, LEAST_COST // self._document.cost + 1)
-        apart = self._throughput(self._document, count)
-        device.threads = None
-        together = self._throughput(self._document, count)
-        if apart * _MIN_SPEEDUP_TO_SHARE_THREADS > together:
-            device.threads = threads
-        device.threads_chosen = True
-        log.info("threads chosen", apart=device.threads is threads, documents_per_s=round(max(apart, together), 1))
+    def budget(self, cost: int | None = None) -> Budget:
+        """Return the budget of this model's batches: `cost`, or one that is measured now and corrected later."""
+        return Budget(cost or self.best_batch_cost(), fixed=cost is not None, name=self._name)
 
     def best_batch_cost(self, within_s: float = 1.5) -> int:
         """Return the smallest batch budget that is about as fast as any, for larger batches only delay searches.
@@ -222,24 +215,24 @@ class TorchRuntime:
         """
         until = time.monotonic() + within_s
         count, best_rate = 1, 0.0
-        while (rate := self._throughput(self._document, count)) > best_rate * _MIN_SPEEDUP_TO_DOUBLE:
+        while (rate := self._throughput(self._document, count)) > best_rate * MIN_SPEEDUP_TO_DOUBLE:
             best, best_rate = count, rate
             count *= 2
-            if time.monotonic() > until or count * self._document.cost > _MAX_BATCH_COST or not self._has_room():
+            if time.monotonic() > until or count * self._document.cost > MAX_BATCH_COST or not self._has_room():
                 break
-        cost = max(_MIN_BATCH_COST, best * self._document.cost)
+        cost = max(MIN_BATCH_COST, best * self._document.cost)
         log.info("batch budget measured", cost=cost, documents=best, documents_per_s=round(best_rate, 1))
         return cost
 
     def compile_if_faster(self) -> bool:
-        """Compile the vision tower, and keep it so if that is faster than packing it. Takes a minute or more.
+        """Compile the vision tower by torch, and keep it so if that is faster. Takes a minute or more.
 
         A single picture and several pictures have separate code. Nothing is compiled after the start, for compiling
         would hold up every batch and look like a stuck forward; shapes that the warm-up did not bring are computed
         without compilation.
         """
         tower = self._retriever.vision_tower
-        count = max(1, _MIN_BATCH_COST // self._picture.cost)
+        count = max(1, MIN_BATCH_COST // self._picture.cost)
         torch.compiler.set_stance("default")
         try:
             tower.compile(dynamic=True)
@@ -249,11 +242,9 @@ class TorchRuntime:
             log.warning("compilation failed", reason=f"{type(error).__name__}: {error}"[:300])
             compiled = 0.0
         call, tower._compiled_call_impl = tower._compiled_call_impl, None
-        unpack = pack_linears(tower) if self._retriever.packs else lambda: None
         plain = self._throughput(self._picture, count)
         faster = compiled > plain * _MIN_SPEEDUP_TO_COMPILE
         if faster:
-            unpack()
             tower._compiled_call_impl = call
             # Of the process: its models are compiled in turn, before any of them serves.
             torch.compiler.set_stance("eager_on_recompile")
@@ -264,22 +255,16 @@ class TorchRuntime:
 
     def _throughput(self, item: Prepared, count: int) -> float:
         """Return inputs per second, the best of three runs, or 0 when they do not fit into memory."""
-        threads = self._threads.count if self._threads else 1
-        shares = [count // threads + (thread < count % threads) for thread in range(threads)]
         seconds = []
         with contextlib.suppress(torch.OutOfMemoryError):
             for _ in range(3):
                 began = time.perf_counter()
-                for wait in [self._start([item] * share) for share in shares if share]:
-                    wait()
+                self._retriever.launch([item] * count)()
                 seconds.append(time.perf_counter() - began)
             return count / min(seconds)
         # Memory taken before the failure would be missing elsewhere, and end the next measurement too soon.
         torch.cuda.empty_cache()
         return 0.0
-
-    def _start(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
-        return self._threads.launch(self._retriever.launch, batch) if self._threads else self._retriever.launch(batch)
 
     def _has_room(self) -> bool:
         if self._retriever.device.type != "cuda":
@@ -325,24 +310,14 @@ def choose_device(device: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def choose_dtype(precision: str, device: str) -> torch.dtype:
-    """Return the type to compute in; `auto` is float32 on a CPU, and bfloat16, else float16, on CUDA."""
+def choose_precision(precision: str, device: str) -> str:
+    """Return the precision; `auto` is bfloat16 where the device has instructions for it, else float16 on CUDA and
+    float32 on a CPU."""
     if precision != "auto":
-        return dtype_of(precision)
-    if not device.startswith("cuda"):
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-
-
-def _keep_freed_memory() -> None:
-    """Make glibc keep freed memory. Returned to the kernel, it costs page faults: a sixth of a forward of eight images.
-
-    Other C libraries have no such switch.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        libc = ctypes.CDLL(None)
-        for option, value in ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, (1 << 31) - 1)):
-            libc.mallopt(option, value)
+        return precision
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    return "bfloat16" if device == "cpu" and graph.computes_bfloat16() else "float32"
 
 
 def _one_pixel_png() -> bytes:

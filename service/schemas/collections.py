@@ -111,6 +111,11 @@ class CollectionOut(BaseModel):
     limit: int | None = Field(description="hits of a search that names no limit; null: 10", examples=[10])
     model: str = Field(description="the name of the model that filled it", examples=["atlas"])
     fingerprint: str = Field(description="the fingerprint of that model", examples=["3f2c9a"])
+    precision: list[str] = Field(
+        description="the precisions in which that model embedded its documents; several are no fault: what each costs "
+        "is in docs/models.md",
+        examples=[["bfloat16"]],
+    )
     dimensions: int = Field(description="the length of an embedding", examples=[256])
     instruction: str | None = Field(
         description="put before the text of queries that have no instruction of their own; null for none",

@@ -51,6 +51,9 @@ class ModelOut(BaseModel):
     latents: int | None = Field(
         None, description="the vectors of one input; with several, late interaction can rerank", examples=[1]
     )
+    precision: str | None = Field(
+        None, description="of the products it is computed by, and of their inputs", examples=["bfloat16"]
+    )
     commit: str | None = Field(
         None,
         description="the commit of a model from the hub, for `hub:ORG/NAME@COMMIT`; null for any other model",

@@ -24,7 +24,6 @@ class FakeRuntime:
 
     info = ModelInfo("fake", "fake-fingerprint", D, 1_000, 16)
     in_flight = 2
-    least_cost = None
     broken = False
 
     def __init__(self) -> None:
@@ -32,7 +31,6 @@ class FakeRuntime:
         self.gate.set()
         self.batches: list[list[str]] = []
         self.costs: list[list[int]] = []
-        self.alone: list[bool] = []
         self.prepared: list[str] = []
         self.on_forward: Callable[[list[str]], Float32 | None] = lambda _texts: None
         self.on_result: Callable[[list[str]], object] = lambda _texts: None
@@ -56,11 +54,10 @@ class FakeRuntime:
             role, tokens if len(tokens) else None, pixels, max(1, len(tokens)) + (0 if pixels is None else IMAGE_COST)
         )
 
-    def launch(self, batch: Sequence[Prepared], *, alone: bool) -> Callable[[], Encoded]:
+    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
         texts = [bytes([] if item.tokens is None else item.tokens.astype(np.uint8)).decode() for item in batch]
         self.batches.append(texts)
         self.costs.append([item.cost for item in batch])
-        self.alone.append(alone)
         assert self.gate.wait(10), "the test never opened the gate"
         answer = self.on_forward(texts)
         if answer is None:

@@ -1,7 +1,7 @@
 """`ret2` with a model that the test holds: `python held_encoder.py serve --role=encoder --model=GATE …`.
 
-While the file GATE is there a forward of the text "hold" does not end, in a thread of a pool as those of `model.cpu.threads`: Python waits
-for such threads before it ends. The file GATE.busy says that it has begun.
+While the file GATE is there a forward of the text "hold" does not end, in a thread of a pool, as the runtime has them:
+Python waits for such threads before it ends. The file GATE.busy says that it has begun.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from model.types import Encoded, Input, ModelInfo, Prepared, Role
 from service import wiring
 from service.cli.main import app
 from service.encoder.batcher import Batcher
+from service.encoder.budget import Budget
 from service.encoder.models import LocalModels
 from service.observability.metrics import Metrics
 from service.settings import Settings
@@ -27,7 +28,6 @@ D = 8
 class HeldRuntime:
     info = ModelInfo("held", "fingerprint", D, 100, 16)
     in_flight = 1
-    least_cost = None
     broken = False
 
     def __init__(self, gate: Path) -> None:
@@ -41,7 +41,7 @@ class HeldRuntime:
         tokens = np.frombuffer((item.text or "").encode(), np.uint8).astype(np.int64)
         return Prepared(role, tokens, None, len(tokens))
 
-    def launch(self, batch: Sequence[Prepared], *, alone: bool) -> Callable[[], Encoded]:
+    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
         encoded = self._pool.submit(self._encode, batch).result()
         return lambda: encoded
 
@@ -54,8 +54,8 @@ class HeldRuntime:
         return Encoded(np.eye(D, dtype=np.float32)[[0] * len(batch)])
 
 
-def _load(settings: Settings, _metrics: Metrics, serve: Callable[[HeldRuntime, int], Batcher]) -> LocalModels:
-    return LocalModels.of(serve(HeldRuntime(Path(settings.models)), 2_048))
+def _load(settings: Settings, _metrics: Metrics, serve: Callable[[HeldRuntime, Budget], Batcher]) -> LocalModels:
+    return LocalModels.of(serve(HeldRuntime(Path(settings.models)), Budget(2_048, fixed=True)))
 
 
 if __name__ == "__main__":

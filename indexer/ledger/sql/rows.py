@@ -24,12 +24,13 @@ def as_collection(row: sa.Row[Any]) -> Collection:
     values = dict(row._mapping)
     settings = json.loads(values.pop("settings"))
     indexes = {name: FieldType(kind) for name, kind in settings.get("indexes", {}).items()}
-    return Collection(**values, limit=settings.get("limit"), indexes=indexes)
+    precisions = {model: tuple(names) for model, names in settings.get("precisions", {}).items()}
+    return Collection(**values, limit=settings.get("limit"), indexes=indexes, precisions=precisions)
 
 
 def collection_row(collection: Collection) -> dict[str, Any]:
     values = asdict(collection)
-    settings = {"limit": values.pop("limit"), "indexes": values.pop("indexes")}
+    settings = {name: values.pop(name) for name in ("limit", "indexes", "precisions")}
     return {**values, "settings": json.dumps(settings, ensure_ascii=False)}
 
 

@@ -39,7 +39,7 @@ collections = sa.Table(
     sa.Column("instruction", sa.String),
     sa.Column("generation", sa.Integer, nullable=False, default=0),
     sa.Column("paused", sa.Boolean, nullable=False, default=False),
-    # JSON: the default limit of searches and the declared metadata fields.
+    # JSON: the default limit of searches, the declared metadata fields, and in which precisions it was filled.
     sa.Column("settings", sa.String, nullable=False, default="{}"),
 )
 

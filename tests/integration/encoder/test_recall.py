@@ -19,7 +19,7 @@ from model.training.pairs import Row
 from model.training.state_cache import StateCache
 from model.types import Float32, Input, Limits, Role
 from service.client.client import Client
-from service.encoder.runtime import TorchRuntime
+from service.encoder.runtime import LocalRuntime
 from service.settings import Settings
 from service.wiring import build
 
@@ -87,7 +87,7 @@ def test_search_over_http_finds_what_the_model_finds_in_process(tmp_path: Path) 
     expected = exact_search(lambda inputs: embed(inputs, Role.QUERY), vectors, [item.id for item in items])(asked)
     vector_of = dict(zip(documents, vectors, strict=True))
     with (
-        serving(lambda: build(Settings(data_dir=tmp_path), TorchRuntime(retriever, Limits()))) as url,
+        serving(lambda: build(Settings(data_dir=tmp_path), LocalRuntime(retriever, Limits()))) as url,
         Client(url) as client,
     ):
         client.create_collection("flags")

@@ -17,6 +17,7 @@ from model.errors import InvalidInput
 from service.api.app import create_app
 from service.encoder.app import EncoderParts, create_encoder_app
 from service.encoder.batcher import Batcher
+from service.encoder.budget import Budget
 from service.encoder.models import LocalModels
 from service.encoder.sources import ModelSource
 from service.observability.metrics import Metrics
@@ -153,7 +154,7 @@ async def test_a_collection_keeps_its_model(start: Any) -> None:
 
 async def test_a_collection_whose_model_is_gone_is_named_and_the_others_work(start: Any) -> None:
     batcher = Batcher(fake("first"), QueueSettings(), Metrics(CollectorRegistry()))
-    models = LocalModels.of(batcher, batcher.add(opposite("second"), 2_048))
+    models = LocalModels.of(batcher, batcher.add(opposite("second"), Budget(2_048, fixed=True)))
     client = await start(hosts=(models,))
     await fill(client, "a", "first", "red")
     await fill(client, "b", "second", "red")
@@ -203,7 +204,7 @@ class Encoder:
     def __init__(self, *runtimes: FakeRuntime) -> None:
         metrics = Metrics(CollectorRegistry())
         batcher = Batcher(runtimes[0], QueueSettings(), metrics)
-        models = LocalModels.of(batcher, *(batcher.add(runtime, 2_048) for runtime in runtimes[1:]))
+        models = LocalModels.of(batcher, *(batcher.add(runtime, Budget(2_048, fixed=True)) for runtime in runtimes[1:]))
         self.app = create_encoder_app(EncoderParts(Settings(role="encoder"), metrics, models))
         self.down = False
         inner = httpx.ASGITransport(self.app)

@@ -112,7 +112,7 @@ async def bundled(tmp_path: Path, need: Callable[[bool, str], None]) -> AsyncIte
         retriever = Retriever.load("bundled")
     except (InvalidInput, ImportError) as error:
         need(False, f"the bundled model: {error}")
-    parts = build(Settings(data_dir=tmp_path), runtime_module.TorchRuntime(retriever, Limits()))
+    parts = build(Settings(data_dir=tmp_path), runtime_module.LocalRuntime(retriever, Limits()))
     app = create_app(parts)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(app.router.lifespan_context(app))

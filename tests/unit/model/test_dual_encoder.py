@@ -147,12 +147,12 @@ def test_no_tower_runs_for_an_absent_modality(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_packed_layers_give_the_same(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_it_is_the_same(family: str, tmp_path: Path) -> None:
     retriever, _ = load(tmp_path, family)
     items = [Input(TEXTS[2], odd_images()["wide"]), Input(TEXTS[0]), Input(image=odd_images()["tall"])]
     plain = encode(retriever, items)
-    monkeypatch.setattr("model.retriever.packing_pays", lambda _: True)
-    np.testing.assert_allclose(encode(retriever.pack(), items), plain, atol=1e-5)
+    np.testing.assert_allclose(encode(retriever.compiled(cache=tmp_path / "cache"), items), plain, atol=1e-5)
+    assert retriever.stayed == {}
 
 
 def test_the_model_is_described_and_has_no_gates_or_latents(tmp_path: Path) -> None:

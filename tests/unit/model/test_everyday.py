@@ -138,10 +138,11 @@ def test_an_embedding_does_not_depend_on_its_batch(everyday: Retriever, png: Cal
     assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
 
 
-def test_packed_it_is_the_same(everyday: Retriever) -> None:
+def test_compiled_it_is_the_same(everyday: Retriever) -> None:
     items = [Input(text, shop.products()[0].image) for text in TEXTS]
-    packed = Retriever.load("bundled:everyday").pack()
-    assert close(embed(packed, *items), embed(everyday, *items), 1e-4)
+    compiled = Retriever.load("bundled:everyday").compiled()
+    assert compiled.stayed == {}
+    assert close(embed(compiled, *items), embed(everyday, *items), 1e-5)
 
 
 def test_the_matrix_is_of_the_words_beside_it(everyday: Retriever, matrices: dict[str, Float32]) -> None:

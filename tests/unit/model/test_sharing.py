@@ -8,7 +8,6 @@ torch = needed("torch")
 
 from torch import nn  # noqa: E402
 
-from model.cpu.packed import PackedLinear, pack_linears, packing_pays  # noqa: E402
 from model.sharing import share_weights  # noqa: E402
 
 WIDTH = 256
@@ -55,16 +54,3 @@ def test_nothing_is_kept_for_models_that_are_gone() -> None:
     keeper = second.weight
     share_weights(second)
     assert second.weight is keeper or id(second.weight) != address
-
-
-def test_packed_weights_are_one(need: object) -> None:
-    need(packing_pays(torch.float32), "packed layers on this processor")  # type: ignore[operator]
-    first, second = nn.Sequential(layer(1)), nn.Sequential(layer(1))
-    expected = first(torch.ones(3, WIDTH))
-    for module in (first, second):
-        pack_linears(module)
-    one, another = first[0], second[0]
-    assert isinstance(one, PackedLinear)
-    assert isinstance(another, PackedLinear)
-    assert one._packed is another._packed
-    assert torch.allclose(second(torch.ones(3, WIDTH)), expected, atol=1e-5)

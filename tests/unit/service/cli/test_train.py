@@ -194,8 +194,6 @@ def test_without_pairs_the_settings_reach_the_run_of_the_variant(monkeypatch: py
         begun.update(name=retriever.config.name, origin=origin, data=data, settings=settings, options=options)
         return run.Outcome(settings.steps, "finished", {1: 0.1}, {1: 0.5}, settings.steps, options.output)
 
-    shapes: list[int] = []
-    monkeypatch.setattr(train, "keep_prepared", shapes.append)
     monkeypatch.setattr(run, "train", train_model)
     chosen = {
         "eval_every": 7,
@@ -212,7 +210,6 @@ def test_without_pairs_the_settings_reach_the_run_of_the_variant(monkeypatch: py
     assert begun["options"] == RunOptions(Path("runs/last-layer"), patience=4, device="cpu")
     assert isinstance(begun["data"], AtlasData)
     assert begun["settings"] == TrainSettings(**(DEFAULTS | chosen | {"precision": "fp32"}))  # type: ignore[arg-type]
-    assert shapes == [1024]  # or most products of a step would be prepared anew
 
 
 def test_a_variant_that_is_not_known_is_refused_with_those_that_are() -> None:

@@ -16,6 +16,7 @@ from indexer.encoding.encoder import Lane
 from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, Overloaded, RetrievalError
 from model.types import Embedding, Encoded, Input, ModelInfo, Role
 from service.encoder.batcher import Batcher
+from service.encoder.budget import Budget
 
 Make = Callable[..., Awaitable[Batcher]]
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
@@ -133,19 +134,6 @@ async def test_a_batch_is_answered_when_it_is_done_whatever_goes_on_beside(
     assert not slow.done()
     done.set()
     assert isinstance((await slow)[0], Embedding)
-
-
-async def test_it_is_said_whether_a_batch_is_alone(make_batcher: Make, runtime: Any, wait_until: Until) -> None:
-    done = threading.Event()
-    runtime.on_result = lambda texts: done.wait(10) if "first" in texts else None
-    batcher = await make_batcher()
-    first = send(batcher, "first")
-    await wait_until(lambda: ["first"] in runtime.batches)
-    await one(batcher, "second")
-    done.set()
-    await first
-    await one(batcher, "third")
-    assert runtime.alone == [True, False, True]
 
 
 async def test_a_result_that_raises_is_taken_apart_even_while_stopping(
@@ -582,7 +570,7 @@ class Second(FakeRuntime):
 async def test_two_models_share_the_queue_and_no_batch(make_batcher: Make, runtime: Any, wait_until: Any) -> None:
     batcher = await make_batcher()
     second = Second(runtime)
-    model = batcher.add(second, 2_048)
+    model = batcher.add(second, Budget(2_048, fixed=True))
     runtime.gate.clear()
     busy = asyncio.create_task(one(batcher, "busy"))
     await runtime.busy_with("busy")
@@ -606,7 +594,7 @@ async def test_a_model_that_is_poisoned_harms_no_other(make_batcher: Make, runti
     batcher = await make_batcher()
     second = Second(runtime)
     second.on_forward = lambda texts: np.full((len(texts), D), np.nan, np.float32)
-    model = batcher.add(second, 2_048)
+    model = batcher.add(second, Budget(2_048, fixed=True))
     (failed,) = await batcher.encode([Input("red")], role=Role.QUERY, lane=Lane.SEARCH, model=model)
     assert isinstance(failed, EncodeFailed)
     assert isinstance(await one(batcher, "red"), Embedding)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from indexer.encoding.encoder import Lane
 from model.errors import DependencyUnavailable
 from model.types import Input, Prepared, Role
+from service.encoder.budget import Budget
 from service.encoder.lanes import Entry
 from service.encoder.loaded import LoadedModel
 from service.encoder.queue import Queue
@@ -24,7 +25,7 @@ traffic = st.lists(st.tuples(st.sampled_from(Lane), st.integers(1, 12), st.boole
 
 
 def model(max_batch_cost: int = 2_048) -> LoadedModel:
-    return LoadedModel(FakeRuntime(), max_batch_cost)
+    return LoadedModel(FakeRuntime(), Budget(max_batch_cost, fixed=True))
 
 
 MODEL = model()
@@ -266,73 +267,6 @@ def test_a_batch_waits_for_what_is_being_prepared() -> None:
         assert batch.result(timeout=10) == [first, second]
 
 
-def beside(count: int, *costs: int, budget: int = 2_048) -> Queue:
-    """Two batches are computed side by side; each wants 96 at least."""
-    queue = Queue(QueueSettings(max_batch_cost=budget), beside=count, least_cost=96)
-    by = model(budget)
-    come(queue, *(entry(Lane.SEARCH, cost, by) for cost in costs))
-    return queue
-
-
-@pytest.mark.parametrize(
-    ("costs", "sizes"),
-    [
-        ([16] * 32, [16, 16]),
-        ([16] * 13, [7, 6]),
-        ([16] * 11, [11]),  # too little to be shared out
-        ([500, 20, 20, 20], [1, 3]),
-        ([577], [1]),
-        ([16] * 300, [64, 64, 64, 64, 44]),  # half of the budget each
-    ],
-)
-def test_batches_side_by_side_share_what_is_there(costs: list[int], sizes: list[int]) -> None:
-    queue = beside(2, *costs)
-    taken = []
-    for size in sizes:
-        taken.append(queue.next_batch())
-        assert len(taken[-1]) == size
-        if len(taken) == 2:
-            queue.answered(taken.pop(0), forward_s=0.0)
-
-
-def test_too_little_for_all_threads_is_shared_out_where_some_are_busy() -> None:
-    """Five parts of 96 and more; alone it would be one batch, which all threads compute together."""
-    queue = beside(16, *[16] * 32, budget=16 * 600)
-    assert len(queue.next_batch()) == 32
-    queue = beside(16, 16, budget=16 * 600)
-    (first,) = queue.next_batch()
-    come(queue, *(entry(Lane.SEARCH, 16, first.model) for _ in range(31)))
-    assert [len(queue.next_batch()) for _ in range(5)] == [7, 7, 7, 7, 3]
-
-
-def test_uneven_batches_become_even() -> None:
-    """One caller came first, the others together: without sharing out they would stay so, and one thread would do nearly everything."""
-    queue = beside(2, 16)
-    first = queue.next_batch()
-    by = first[0].model
-    come(queue, *(entry(Lane.SEARCH, 16, by) for _ in range(31)))
-    second = queue.next_batch()
-    assert (len(first), len(second)) == (1, 16)
-    for _ in range(3):
-        first, second = second, first
-        queue.answered(second, forward_s=0.0)
-        come(queue, *(entry(Lane.SEARCH, 16, by) for _ in second))  # who was answered asks again
-        second = queue.next_batch()
-    assert (len(first), len(second)) == (16, 16)
-
-
-def test_what_is_alone() -> None:
-    queue = beside(2, 16)
-    first = queue.next_batch()
-    assert queue.alone(first)
-    come(queue, entry(Lane.BULK, 16))
-    assert not queue.alone(first)
-    second = queue.next_batch()
-    assert not queue.alone(second)
-    queue.answered(first, forward_s=0.0)
-    assert queue.alone(second)
-
-
 def test_a_batch_is_of_one_model_and_the_oldest_input_decides_which() -> None:
     queue, first, second = Queue(QueueSettings()), model(), model()
     order = [first, second, first, second, second]
@@ -368,10 +302,3 @@ def test_a_failed_batch_goes_before_younger_inputs_of_other_models() -> None:
     come(queue, entry(Lane.SEARCH, 1, second))
     queue.retry_alone(batch)
     assert [queue.next_batch(), queue.next_batch()] == [[failing[0]], [failing[1]]]
-
-
-def test_models_side_by_side_share_the_threads() -> None:
-    """Each thread has a batch, whichever models they are of."""
-    queue, first, second = Queue(QueueSettings(), beside=2, least_cost=96), model(), model()
-    come(queue, *(entry(Lane.BULK, 16, by) for by in [first] * 16 + [second] * 16))
-    assert [len(queue.next_batch()), len(queue.next_batch())] == [16, 16]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from needs import needed
+from structlog.testing import capture_logs
 
 torch = needed("torch")
 
@@ -19,7 +20,7 @@ from model.errors import EncodeFailed  # noqa: E402
 from model.retriever import Retriever  # noqa: E402
 from model.types import Input, Limits, Prepared, Role  # noqa: E402
 from service.encoder import runtime as runtime_module  # noqa: E402
-from service.encoder.runtime import ModelDevice, TorchRuntime, choose_dtype  # noqa: E402
+from service.encoder.runtime import LocalRuntime, ModelDevice, choose_precision  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -28,26 +29,32 @@ def compiling_as_ever() -> Iterator[None]:
     torch.compiler.set_stance("default")
 
 
+@pytest.fixture
+def on_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on CUDA, or where there is no OpenVINO."""
+    monkeypatch.setattr(runtime_module.graph, "available", lambda: False)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
-def tiny(folder: Path) -> TorchRuntime:
-    return TorchRuntime(Retriever.load(str(folder)), Limits())
+def tiny(folder: Path) -> LocalRuntime:
+    return LocalRuntime(Retriever.load(str(folder)), Limits())
 
 
-def load(folder: Path, **options: Any) -> TorchRuntime:
-    device = ModelDevice.open("cpu", options.pop("precision", "auto"), None)
-    return TorchRuntime.load(str(folder), device, Limits(), **options)
+def load(folder: Path, **options: Any) -> LocalRuntime:
+    device = ModelDevice.open("cpu", options.pop("precision", "float32"), None)
+    return LocalRuntime.load(str(folder), device, Limits(), **options)
 
 
-def prepared(runtime: TorchRuntime, *texts: str) -> list[Prepared]:
+def prepared(runtime: LocalRuntime, *texts: str) -> list[Prepared]:
     return [runtime.prepare(Input(text), Role.QUERY) for text in texts]
 
 
-def with_memory_for(runtime: TorchRuntime, cost: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def with_memory_for(runtime: LocalRuntime, cost: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A device that takes `cost` at once; returns the sizes of the batches it was asked for."""
     real, asked = runtime._retriever.launch, []
 
@@ -61,28 +68,28 @@ def with_memory_for(runtime: TorchRuntime, cost: int, monkeypatch: pytest.Monkey
     return asked
 
 
-def test_out_of_memory_halves_the_batch(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_halves_the_batch(tiny: LocalRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = prepared(tiny, "one", "two", "red", "blue", "a square")
-    whole = tiny.launch(batch, alone=True)().vectors
+    whole = tiny.launch(batch)().vectors
     asked = with_memory_for(tiny, 7, monkeypatch)
-    assert np.abs(tiny.launch(batch, alone=True)().vectors - whole).max() <= 1e-5
+    assert np.abs(tiny.launch(batch)().vectors - whole).max() <= 1e-5
     assert asked == [5, 2, 3, 1, 2]
     assert tiny.state().oom_recoveries == 2
 
 
-def test_only_the_input_that_cannot_fit_fails(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_input_that_cannot_fit_fails(tiny: LocalRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     (large,) = prepared(tiny, "what is the capital of this country")
     with_memory_for(tiny, 8, monkeypatch)
     with pytest.raises(EncodeFailed, match="this input of 9 positions does not fit into the memory of cpu"):
-        tiny.launch([large], alone=True)
+        tiny.launch([large])()
     with pytest.raises(EncodeFailed):  # the batcher runs each alone after that
-        tiny.launch([*prepared(tiny, "one"), large], alone=True)
-    assert tiny.launch(prepared(tiny, "one"), alone=True)().vectors.shape == (1, 16)
+        tiny.launch([*prepared(tiny, "one"), large])()
+    assert tiny.launch(prepared(tiny, "one"))().vectors.shape == (1, 16)
 
 
 @pytest.mark.parametrize(("computes", "stage"), [(False, "launch"), (False, "wait"), (True, "wait")])
 def test_after_a_failure_the_device_is_asked(
-    tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch, computes: bool, stage: str
+    tiny: LocalRuntime, monkeypatch: pytest.MonkeyPatch, computes: bool, stage: str
 ) -> None:
     """A kernel's failed assertion shows at any later call, and is the end of CUDA in this process."""
     batch = prepared(tiny, "one")
@@ -93,7 +100,7 @@ def test_after_a_failure_the_device_is_asked(
     monkeypatch.setattr(runtime_module, "_computes", lambda _device: computes)
     monkeypatch.setattr(tiny._retriever, "launch", lambda _batch: fail() if stage == "launch" else fail)
     with pytest.raises(RuntimeError, match="assert"):
-        tiny.launch(batch, alone=True)()
+        tiny.launch(batch)()
     assert tiny.broken is not computes
 
 
@@ -107,7 +114,7 @@ def test_whether_a_device_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not runtime_module._computes(torch.device("cuda"))
 
 
-def test_the_budget_counts_on_free_memory_alone(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_budget_counts_on_free_memory_alone(tiny: LocalRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     gib = 2**30
     monkeypatch.setattr(type(tiny._retriever), "device", property(lambda _: torch.device("cuda")))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (10 * gib, 80 * gib))
@@ -117,57 +124,68 @@ def test_the_budget_counts_on_free_memory_alone(tiny: TorchRuntime, monkeypatch:
         assert tiny._has_room() is room
 
 
-def test_the_budget_is_the_smallest_that_is_about_as_fast(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime_module, "_MIN_BATCH_COST", 1)
+def test_the_budget_is_the_smallest_that_is_about_as_fast(tiny: LocalRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime_module, "MIN_BATCH_COST", 1)
     rates = {1: 10.0, 2: 18.0, 4: 30.0, 8: 31.0, 16: 40.0}
     monkeypatch.setattr(tiny, "_throughput", lambda _item, count: rates[count])
     assert tiny.best_batch_cost(within_s=60) == 4 * tiny._document.cost
     assert tiny.best_batch_cost(within_s=0) == tiny._document.cost
 
 
-def test_the_budget_ends_where_memory_does(tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime_module, "_MIN_BATCH_COST", 1)
-    tiny._device.threads = None  # a device takes a batch whole
+def test_the_budget_ends_where_memory_does(tiny: LocalRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime_module, "MIN_BATCH_COST", 1)
     with_memory_for(tiny, 5 * tiny._document.cost, monkeypatch)
     measured = tiny._throughput
     monkeypatch.setattr(tiny, "_throughput", lambda item, count: count * float(measured(item, count) > 0))
     assert tiny.best_batch_cost(within_s=60) == 4 * tiny._document.cost
 
 
-@pytest.mark.parametrize(("apart", "kept"), [(81.0, True), (79.0, False)])
-def test_batches_of_their_own_for_threads_unless_that_is_much_slower(
-    tiny: TorchRuntime, monkeypatch: pytest.MonkeyPatch, apart: float, kept: bool
-) -> None:
-    monkeypatch.setattr(tiny, "_throughput", lambda _item, _count: 100.0 if tiny._threads is None else apart)
-    tiny.choose_threads()
-    assert (tiny._threads is not None) is kept
-
-
 def test_half_precision_is_near_and_of_unit_length(folder: Path, make_image: Callable[..., bytes]) -> None:
-    exact, half = load(folder), load(folder, precision="bfloat16")
-    assert half._retriever.dtype is torch.bfloat16
+    exact, half = load(folder, precision="float32"), load(folder, precision="bfloat16")
+    assert (exact.info.precision, half.info.precision) == ("float32", "bfloat16")
     items = [Input("a red square"), Input(image=make_image("red")), Input("what is this", make_image("blue"))]
     batches = [[one.prepare(item, Role.QUERY) for item in items] for one in (exact, half)]
-    near, far = exact.launch(batches[0], alone=True)().vectors, half.launch(batches[1], alone=True)().vectors
+    near, far = exact.launch(batches[0])().vectors, half.launch(batches[1])().vectors
     assert far.dtype == np.float32
     assert np.allclose(np.linalg.norm(far, axis=1), 1, atol=1e-3)
     assert ((near * far).sum(axis=1) > 0.995).all()
 
 
-def test_auto_is_exact_on_a_cpu() -> None:
-    assert choose_dtype("auto", "cpu") is torch.float32
-    assert choose_dtype("float16", "cpu") is torch.float16
+@pytest.mark.parametrize(("computes", "precision"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_is_bfloat16_where_the_processor_computes_in_it(
+    monkeypatch: pytest.MonkeyPatch, computes: bool, precision: str
+) -> None:
+    monkeypatch.setattr(runtime_module.graph, "computes_bfloat16", lambda: computes)
+    assert choose_precision("auto", "cpu") == precision
+    assert choose_precision("float32", "cpu") == "float32"
+
+
+@pytest.mark.usefixtures("on_torch")
+def test_without_openvino_torch_computes_and_the_log_says_so(folder: Path) -> None:
+    with capture_logs() as events:
+        runtime = load(folder, precision="float32")
+    assert any(event["event"] == "openvino absent, torch computes" for event in events)
+    assert list(runtime._retriever.text_tower.parameters())
+    assert runtime.in_flight == 1
+    assert runtime.launch(prepared(runtime, "one"))().vectors.shape == (1, 16)
+
+
+def test_weights_leave_torch_once_they_are_compiled(folder: Path) -> None:
+    runtime = load(folder, precision="float32")
+    assert not list(runtime._retriever.parameters())
+    assert runtime.info.precision == "float32"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.usefixtures("on_torch")
 def test_serving_compiles_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     """Whatever the number of images in a batch, and the threads that they are spread over."""
     monkeypatch.setattr(runtime_module, "_MIN_SPEEDUP_TO_COMPILE", 0.0)  # keep it, however fast it is
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        runtime = TorchRuntime(Retriever.load(str(folder)), Limits())
+        runtime = LocalRuntime(Retriever.load(str(folder)), Limits())
         compiled: list[object] = []
 
         def backend(graph: Any, _inputs: object) -> Any:
@@ -184,8 +202,7 @@ def test_serving_compiles_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch,
         with ThreadPoolExecutor(1) as model:
             for pictures, texts in ((1, 0), (2, 0), (3, 0), (1, 1), (1, 9), (7, 2), (16, 0)):
                 batch = [runtime._picture] * pictures + [text] * texts
-                for alone in (True, False):
-                    model.submit(runtime.launch, batch, alone=alone).result()()
+                model.submit(runtime.launch, batch).result()()
         assert len(compiled) == met
     finally:
         torch.set_num_threads(before)
@@ -193,6 +210,7 @@ def test_serving_compiles_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.usefixtures("on_torch")
 def test_compiling_changes_nothing_but_speed(
     folder: Path, make_image: Callable[..., bytes], need: Callable[[bool, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,12 +219,11 @@ def test_compiling_changes_nothing_but_speed(
     plain, compiled = load(folder), load(folder, compiled=True)
     assert compiled._retriever.vision_tower._compiled_call_impl is not None
     item = plain.prepare(Input("what is this", make_image("blue")), Role.QUERY)
-    assert (
-        np.abs(plain.launch([item], alone=True)().vectors - compiled.launch([item], alone=True)().vectors).max() <= 1e-5
-    )
+    assert np.abs(plain.launch([item])().vectors - compiled.launch([item])().vectors).max() <= 1e-5
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.usefixtures("on_torch")
 def test_what_does_not_compile_runs_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = load(folder)
 
@@ -220,11 +237,11 @@ def test_what_does_not_compile_runs_as_it_is(folder: Path, monkeypatch: pytest.M
     assert runtime._retriever.vision_tower._compiled_call_impl is None
 
 
-def test_what_it_counts_of_itself(tiny: TorchRuntime) -> None:
+def test_what_it_counts_of_itself(tiny: LocalRuntime) -> None:
     """Text positions with and without a token; of a CPU no memory."""
     before = tiny.state()
     batch = prepared(tiny, "red", "red square of the capital")
-    tiny.launch(batch, alone=True)()
+    tiny.launch(batch)()
     after = tiny.state()
     lengths = [len(item.tokens) for item in batch if item.tokens is not None]
     assert after.tokens - before.tokens == sum(lengths)

@@ -1,0 +1,308 @@
+"""The parts of a model compiled for a CPU: its towers, and what fuses their states, as graphs of OpenVINO.
+
+A part is traced once and its graph kept in the cache; later starts map the file. A part that cannot be traced, or whose
+graph does not compute what the module computes, stays in torch.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from torch import Tensor, nn
+
+from model.cpu.graph import Graph, convert, save, version
+from model.preprocess import image_pixels, padded
+from model.ret2 import States
+from model.towers.towers import NAFLEX, TransformersEncoder, naflex_inputs
+from model.types import Role
+
+if TYPE_CHECKING:
+    from model.retriever import Retriever
+
+# What the values of a graph may differ by from those of its module, as a part of the largest.
+_TOLERANCE = 1e-4
+# The graphs of a model that was not loaded for so long are removed from the cache.
+_UNUSED_S = 30 * 86_400.0
+# What parts are traced with, and what their graphs are compared by: texts of several lengths, and noise.
+_TRACED = ("two cats on a blue sofa", "a flag")
+_COMPARED = ("what is the capital of this country", "one", "a photograph of a red bicycle beside a house")
+
+Inputs = tuple[Tensor, ...]
+
+
+class _Kind(NamedTuple):
+    """The modalities that a side reads; each combination has a graph of its own."""
+
+    text: bool
+    image: bool
+
+    @property
+    def name(self) -> str:
+        return "both" if self.text and self.image else "text" if self.text else "image"
+
+
+_KINDS = (_Kind(True, False), _Kind(False, True), _Kind(True, True))
+
+
+def default_cache() -> Path:
+    """Return the folder for what can be made again: `RET2_CACHE_DIR`, or `ret2` among the user's caches."""
+    if own := os.environ.get("RET2_CACHE_DIR"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ret2"
+
+
+def compile_parts(retriever: Retriever, precision: str, threads: int, folder: Path) -> dict[str, str]:
+    """Replace the parts of a model by compiled ones and free their weights in torch. `folder` is the cache.
+
+    Return the parts that stayed in torch, each with the reason.
+    """
+    compiler = _Compiler(retriever, precision, threads, folder / "graphs")
+    stayed = {}
+    # The sides first: to trace them takes the states of towers that are still modules.
+    for name in [*(f"sides.{side}" for side in retriever.sides), *retriever.tower_names]:
+        part = retriever.get_submodule(name)
+        if next(part.parameters(), None) is None:
+            continue
+        try:
+            retriever.set_submodule(name, compiler.compile(name, part))
+        except Exception as error:  # noqa: BLE001  whatever a tracer or a compiler raises, the module serves
+            stayed[name] = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+    _prune(compiler.folder)
+    del part
+    # Hooks refer to their towers, so no count of references ends.
+    gc.collect()
+    return stayed
+
+
+class CompiledTower(nn.Module):
+    """Token ids or pixels to states, as the tower that it stands for."""
+
+    def __init__(self, graph: Graph, tower: Any) -> None:
+        super().__init__()
+        self._graph = graph
+        # Of a NaFlex tower: its positions are interpolated to the shape of each image, for which there is no graph.
+        self.embeddings: nn.Module | None = tower.encoder.embeddings if _is_naflex(tower) else None
+        self.patch_size: int = tower.encoder.config.patch_size if self.embeddings else 0
+
+    def forward(self, values: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> list[Tensor]:
+        if self.embeddings is not None:
+            return self._graph(*embedded_patches(self.embeddings, values, self.patch_size))
+        assert isinstance(values, Tensor)
+        if values.dim() == 2:
+            return self._graph(values, torch.ones_like(values) if mask is None else mask)
+        return self._graph(values)
+
+
+class CompiledSide(nn.Module):
+    """States to latents, as the fusion that it stands for: a graph for each kind of input."""
+
+    def __init__(self, graphs: Mapping[_Kind, Graph]) -> None:
+        super().__init__()
+        self._graphs = dict(graphs)
+
+    def forward(self, states: States, contributions: list[Tensor] | None = None) -> Tensor:
+        latents, *steps = self._graphs[_Kind(states.text is not None, states.vision is not None)](*_inputs(states))
+        if contributions is not None:
+            contributions.extend(steps)
+        return latents
+
+
+def embedded_patches(embeddings: nn.Module, values: Tensor | Sequence[Tensor], patch_size: int) -> Inputs:
+    """Return the embedded patches (B, P, W) of NaFlex images and the mask (B, P) of those that are no padding."""
+    inputs = naflex_inputs(values, patch_size)
+    hidden: Tensor = embeddings(inputs["pixel_values"], inputs["spatial_shapes"])
+    mask = inputs["pixel_attention_mask"]
+    return hidden, torch.ones(hidden.shape[:2], dtype=torch.long) if mask is None else mask
+
+
+class _Forward(nn.Module):
+    """A module as the tracer wants it: tensors in, a tuple of tensors out."""
+
+    def __init__(self, module: nn.Module, call: Callable[..., Sequence[Tensor]]) -> None:
+        super().__init__()
+        self.module = module
+        self._call = call
+
+    def forward(self, *inputs: Tensor) -> Inputs:
+        return tuple(self._call(*inputs))
+
+
+@dataclass(frozen=True, slots=True)
+class _Trace:
+    """A module, inputs to trace it with, and inputs to compare its graph by."""
+
+    module: _Forward
+    traced: Inputs
+    compared: Inputs
+
+
+@dataclass(frozen=True, slots=True)
+class _Example:
+    """Texts and as many pictures of noise, as towers read them."""
+
+    ids: Tensor | None
+    mask: Tensor | None
+    pixels: Tensor | Sequence[Tensor]
+
+
+class _Compiler:
+    """Compiles the parts of one model, by graphs in its folder of the cache."""
+
+    def __init__(self, retriever: Retriever, precision: str, threads: int, cache_folder: Path) -> None:
+        self._retriever, self._precision, self._threads = retriever, precision, threads
+        self.folder = cache_folder / f"{retriever.info.fingerprint[:24]}-{_code_version()}"
+
+    @torch.inference_mode()
+    def compile(self, name: str, part: nn.Module) -> nn.Module:
+        """Return a part that computes the same. Raises whatever the tracer or the compiler does."""
+        if not name.startswith("sides."):
+            return CompiledTower(self._graph(name, lambda: self._tower(name, part)), part)
+        role = Role.QUERY if name == "sides.shared" else Role(name.removeprefix("sides."))
+        kinds = [kind for kind in _KINDS if self._retriever.preprocessor.reads_text or not kind.text]
+        return CompiledSide(
+            {kind: self._graph(f"{name}-{kind.name}", partial(self._side, part, role, kind)) for kind in kinds}
+        )
+
+    def _graph(self, name: str, trace: Callable[[], _Trace]) -> Graph:
+        path = self.folder / f"{name}.xml"
+        if path.exists():
+            # A file that cannot be read is made anew.
+            with suppress(RuntimeError):
+                return Graph(path, self._precision, self._threads)
+        parts = trace()
+        graph = convert(parts.module, parts.traced, [_any_size(value) for value in parts.traced])
+        self._compare(graph, parts)
+        saved = save(graph, path)
+        return Graph(path if saved else graph, self._precision, self._threads)
+
+    def _compare(self, graph: Any, parts: _Trace) -> None:
+        """Raise `ValueError` unless a graph computes what its module does, for other sizes than it was traced with."""
+        expected = parts.module(*parts.compared)
+        actual = Graph(graph, "float32", self._threads)(*parts.compared)
+        for values, reference in zip(actual, expected, strict=True):
+            difference = float((values - reference).abs().max() / reference.abs().max().clamp(min=1))
+            # Negated, so that NaN fails too.
+            if not difference <= _TOLERANCE:
+                raise ValueError(f"its graph differs from it by {difference:.1e} of the largest value")
+
+    def _tower(self, name: str, tower: Any) -> _Trace:
+        if name.endswith(("text", "text_tower")):
+            inputs: list[Any] = [(example.ids, example.mask) for example in self._examples]
+        elif _is_naflex(tower):
+            embeddings, size = tower.encoder.embeddings, tower.encoder.config.patch_size
+            inputs = [embedded_patches(embeddings, example.pixels, size) for example in self._examples]
+            return _Trace(_Forward(tower, lambda hidden, mask: _read_embedded(tower, hidden, mask)), *inputs)
+        else:
+            inputs = [(example.pixels,) for example in self._examples]
+        return _Trace(_Forward(tower, tower), *inputs)
+
+    def _side(self, side: nn.Module, role: Role, kind: _Kind) -> _Trace:
+        states = [self._states(example, role, kind) for example in self._examples]
+        texts = len(states[0].text or ())
+
+        def forward(*inputs: Tensor) -> list[Tensor]:
+            contributions: list[Tensor] = []
+            mask, text, vision = (
+                (inputs[0], inputs[1 : 1 + texts], inputs[1 + texts :]) if texts else (None, (), inputs)
+            )
+            latents = side(States(text or None, mask, vision or None), contributions)
+            return [latents, *contributions]
+
+        return _Trace(_Forward(side, forward), *(_inputs(part) for part in states))
+
+    def _states(self, example: _Example, role: Role, kind: _Kind) -> States:
+        states = States()
+        if kind.text:
+            assert example.mask is not None
+            text = self._retriever.tower("text", role)(example.ids, example.mask)
+            states = replace(states, text=text, text_mask=example.mask.bool())
+        if kind.image:
+            states = replace(states, vision=self._retriever.tower("vision", role)(example.pixels))
+        return states
+
+    @cached_property
+    def _examples(self) -> tuple[_Example, _Example]:
+        return self._example(_TRACED), self._example(_COMPARED)
+
+    def _example(self, texts: Sequence[str]) -> _Example:
+        preprocessor = self._retriever.preprocessor
+        ids = mask = None
+        if preprocessor.reads_text:
+            rows, present = padded([preprocessor.tokens(text)[0] for text in texts])
+            ids, mask = torch.from_numpy(rows), torch.from_numpy(present).long()
+        noise = np.random.default_rng(len(texts))
+        sizes = [(90 + 20 * place, 110) for place in range(len(texts))]
+        pictures = [Image.fromarray(noise.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+        pixels = [torch.from_numpy(image_pixels(picture, preprocessor.image)) for picture in pictures]
+        alike = len({image.shape for image in pixels}) == 1
+        return _Example(ids, mask, torch.stack(pixels) if alike else pixels)
+
+
+class _Embedded(nn.Module):
+    """Stands for the embeddings of a NaFlex tower whose patches are embedded already."""
+
+    def forward(self, hidden: Tensor, _shapes: None) -> Tensor:
+        return hidden
+
+
+def _read_embedded(tower: Any, hidden: Tensor, mask: Tensor) -> list[Tensor]:
+    embeddings, tower.encoder.embeddings = tower.encoder.embeddings, _Embedded()
+    try:
+        states: list[Tensor] = tower(hidden, mask)
+        return states
+    finally:
+        tower.encoder.embeddings = embeddings
+
+
+def _inputs(states: States) -> Inputs:
+    """Return the inputs of a side's graph: the mask where there is a text, then the states of both towers."""
+    text = () if states.text is None else (_mask(states), *states.text)
+    return (*text, *(states.vision or ()))
+
+
+def _mask(states: States) -> Tensor:
+    assert states.text_mask is not None
+    return states.text_mask
+
+
+def _any_size(value: Tensor) -> list[int]:
+    """Return the shape of a graph's input: any number of rows, tokens and patches, images of the size that they have."""
+    return [-1, *value.shape[1:]] if value.dim() == 4 else [-1, -1, *value.shape[2:]]
+
+
+def _is_naflex(tower: Any) -> bool:
+    return isinstance(tower, TransformersEncoder) and tower.encoder.config.model_type == NAFLEX
+
+
+@cache
+def _code_version() -> str:
+    """Return what a graph depends on beside the model's own files: this package's code and the libraries."""
+    digest = hashlib.sha256(f"{version()} {torch.__version__} {transformers.__version__}".encode())
+    package = Path(__file__).parents[1]
+    for path in sorted([*package.glob("*.py"), *package.glob("towers/*.py"), *package.glob("cpu/*.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _prune(folder: Path) -> None:
+    """Remove the graphs that other code made of this model, and those of models that are not loaded any more."""
+    with suppress(OSError):
+        os.utime(folder)
+        for other in folder.parent.iterdir():
+            same_model = other.name.partition("-")[0] == folder.name.partition("-")[0]
+            if other != folder and (same_model or time.time() - other.stat().st_mtime > _UNUSED_S):
+                shutil.rmtree(other, ignore_errors=True)

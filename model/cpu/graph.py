@@ -1,0 +1,103 @@
+"""A part of a model as a graph of OpenVINO: one native call, during which other Python threads run.
+
+The only module that imports openvino.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# openvino sends a message over the network at every import, unless this package is absent.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+try:
+    import openvino
+except ImportError:
+    openvino = None
+
+_HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
+# With more threads than this the rows of one batch are too few for all of them: batches are computed side by side.
+_THREADS_PER_STREAM = 8
+
+
+def available() -> bool:
+    return openvino is not None
+
+
+def version() -> str:
+    return "none" if openvino is None else str(openvino.__version__)
+
+
+def computes_bfloat16() -> bool:
+    """Return whether this processor has instructions for products in bfloat16 (AVX512-BF16, AMX, Arm BF16)."""
+    return openvino is not None and "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def streams(threads: int) -> int:
+    """Return how many batches are computed side by side."""
+    return max(1, threads // _THREADS_PER_STREAM)
+
+
+class Graph:
+    """A graph compiled for this processor. Thread-safe: each thread has a request of its own."""
+
+    def __init__(self, source: Any, precision: str, threads: int) -> None:
+        """`source`: the file of a graph, which is mapped, or a graph in memory."""
+        self._compiled = _core().compile_model(
+            source if not isinstance(source, Path) else str(source),
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": _HINTS[precision],
+                "NUM_STREAMS": streams(threads),
+                "INFERENCE_NUM_THREADS": threads,
+                "ENABLE_CPU_PINNING": False,
+            },
+        )
+        self._outputs = len(self._compiled.outputs)
+        self._requests = threading.local()
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        request = getattr(self._requests, "request", None)
+        if request is None:
+            request = self._requests.request = self._compiled.create_infer_request()
+        results = request.infer([value.contiguous().numpy() for value in inputs], share_inputs=True)
+        return [torch.from_numpy(results[place]) for place in range(self._outputs)]
+
+
+def convert(module: nn.Module, example: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> Any:
+    """Trace a module over example inputs, and return its graph for inputs of `shapes`, where -1 is any size."""
+    with warnings.catch_warnings(), torch.no_grad():
+        # Those of the tracer, about numbers that it takes for constants: the graph is compared with the module later.
+        warnings.simplefilter("ignore")
+        graph = openvino.convert_model(module.eval(), example_input=tuple(example))
+    graph.reshape({port: openvino.PartialShape(list(shape)) for port, shape in zip(graph.inputs, shapes, strict=True)})
+    return graph
+
+
+def save(graph: Any, path: Path) -> bool:
+    """Write a graph so that other processes find all of it or nothing. Return whether the folder can be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".making-") as folder:
+            draft = Path(folder) / path.name
+            openvino.save_model(graph, str(draft), compress_to_fp16=False)
+            # The weights first: whoever finds the graph finds them too.
+            draft.with_suffix(".bin").replace(path.with_suffix(".bin"))
+            draft.replace(path)
+    except (OSError, RuntimeError):
+        return False
+    return True
+
+
+@cache
+def _core() -> Any:
+    return openvino.Core()
