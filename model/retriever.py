@@ -93,16 +93,22 @@ class Retriever(nn.Module):
         return cls(untrained(config))
 
     def compiled(
-        self, precision: str = "float32", *, threads: int | None = None, cache: Path | None = None
+        self,
+        precision: str = "float32",
+        *,
+        threads: int | None = None,
+        cache: Path | None = None,
+        calibration: Sequence[Input] = (),
     ) -> Retriever:
         """Compile the model for inference on a CPU with OpenVINO, where both are there, and return it.
 
         A compiled model cannot be trained, moved or saved. `stayed` has the parts that could not be compiled, with the
-        reasons. The first time takes some seconds a part; its graphs are kept in `cache`.
+        reasons. The first time takes some seconds a part; its graphs are kept in `cache`. For int8 `calibration` has
+        inputs as the model will read them.
         """
         if self.device.type == "cpu" and graph.available():
             threads = threads or torch.get_num_threads()
-            self.stayed = compile_parts(self, precision, threads, cache or default_cache())
+            self.stayed = compile_parts(self, precision, threads, cache or default_cache(), calibration)
             self.info = replace(self.info, precision=precision)
         return self
 

@@ -172,9 +172,9 @@ class Settings(_PartsSettings):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:N or mps")
     precision: str = Field(
         "auto",
-        pattern="^(auto|float32|bfloat16|float16)$",
+        pattern="^(auto|float32|bfloat16|float16|int8)$",
         description="of weights and activations; auto: bfloat16 where the processor or GPU computes in it, else "
-        "float16 on CUDA and float32 on a CPU",
+        "float16 on CUDA and float32 on a CPU; int8: on a CPU, with the extra ret2[int8]",
     )
     compile: bool = Field(
         False, description="compile the vision tower at start, a minute or more, and keep it so if that measures faster"
@@ -266,9 +266,8 @@ class Settings(_PartsSettings):
     # --- bounds on what waits for the model
     max_batch_cost: Positive | None = Field(
         None,
-        description="what the model has in hand at once, in image patches plus text tokens: one forward, or on a CPU "
-        "one a thread "
-        "together; unset: measured at start, to be fast and fit",
+        description="the cost of one forward, in image patches plus text tokens; unset: measured at start, to be fast "
+        "and fit, and corrected while serving",
     )
     prepare_threads: Positive | None = Field(
         None, description="threads that decode and tokenise; unset: one per core within the CPU quota, 2 to 8"

@@ -24,11 +24,12 @@ import transformers
 from PIL import Image
 from torch import Tensor, nn
 
-from model.cpu.graph import Graph, convert, save, version
+from model.cpu.graph import Graph, convert, read, save, version
+from model.errors import InvalidInput
 from model.preprocess import image_pixels, padded
 from model.ret2 import States
 from model.towers.towers import NAFLEX, TransformersEncoder, naflex_inputs
-from model.types import Role
+from model.types import Input, Limits, Role
 
 if TYPE_CHECKING:
     from model.retriever import Retriever
@@ -65,12 +66,16 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ret2"
 
 
-def compile_parts(retriever: Retriever, precision: str, threads: int, folder: Path) -> dict[str, str]:
+def compile_parts(
+    retriever: Retriever, precision: str, threads: int, folder: Path, calibration: Sequence[Input] = ()
+) -> dict[str, str]:
     """Replace the parts of a model by compiled ones and free their weights in torch. `folder` is the cache.
+
+    `calibration` has the inputs by which ranges of int8 are chosen.
 
     Return the parts that stayed in torch, each with the reason.
     """
-    compiler = _Compiler(retriever, precision, threads, folder / "graphs")
+    compiler = _Compiler(retriever, precision, threads, folder / "graphs", calibration)
     stayed = {}
     # The sides first: to trace them takes the states of towers that are still modules.
     for name in [*(f"sides.{side}" for side in retriever.sides), *retriever.tower_names]:
@@ -79,6 +84,8 @@ def compile_parts(retriever: Retriever, precision: str, threads: int, folder: Pa
             continue
         try:
             retriever.set_submodule(name, compiler.compile(name, part))
+        except InvalidInput:
+            raise
         except Exception as error:  # noqa: BLE001  whatever a tracer or a compiler raises, the module serves
             stayed[name] = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
     _prune(compiler.folder)
@@ -162,8 +169,16 @@ class _Example:
 class _Compiler:
     """Compiles the parts of one model, by graphs in its folder of the cache."""
 
-    def __init__(self, retriever: Retriever, precision: str, threads: int, cache_folder: Path) -> None:
+    def __init__(
+        self,
+        retriever: Retriever,
+        precision: str,
+        threads: int,
+        cache_folder: Path,
+        calibration: Sequence[Input] = (),
+    ) -> None:
         self._retriever, self._precision, self._threads = retriever, precision, threads
+        self._calibration = calibration
         self.folder = cache_folder / f"{retriever.info.fingerprint[:24]}-{_code_version()}"
 
     @torch.inference_mode()
@@ -178,21 +193,41 @@ class _Compiler:
         )
 
     def _graph(self, name: str, trace: Callable[[], _Trace]) -> Graph:
+        graph = self._kept(name, lambda: self._traced(trace()))
+        if self._precision == "int8" and not name.startswith("sides."):
+            full = graph
+            graph = self._kept(f"{name}.int8", lambda: _quantized(full, self._samples(name)))
+        return Graph(graph, self._precision, self._threads)
+
+    def _kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return a graph out of the cache, made anew if it is not there or damaged."""
         path = self.folder / f"{name}.xml"
         if path.exists():
-            # A file that cannot be read is made anew.
             with suppress(RuntimeError):
-                return Graph(path, self._precision, self._threads)
-        parts = trace()
-        graph = convert(parts.module, parts.traced, [_any_size(value) for value in parts.traced])
-        self._compare(graph, parts)
-        saved = save(graph, path)
-        return Graph(path if saved else graph, self._precision, self._threads)
+                return read(path)
+        graph = make()
+        return read(path) if save(graph, path) else graph
 
-    def _compare(self, graph: Any, parts: _Trace) -> None:
+    def _traced(self, trace: _Trace) -> Any:
+        graph = convert(trace.module, trace.traced, [_any_size(value) for value in trace.traced])
+        self._compare(graph, trace)
+        return graph
+
+    def _samples(self, name: str) -> list[Inputs]:
+        """Return the inputs of a tower, a row each, of every sample that has its modality."""
+        tower = self._retriever.get_submodule(name)
+        limits = Limits()
+        rows = [self._retriever.prepare(item, Role.DOCUMENT, limits) for item in self._calibration]
+        if _is_text(name):
+            ids = [torch.from_numpy(row.tokens)[None] for row in rows if row.tokens is not None]
+            return [(values, torch.ones_like(values)) for values in ids]
+        pixels = [torch.from_numpy(row.pixels)[None] for row in rows if row.pixels is not None]
+        return [_vision_inputs(tower, values) for values in pixels]
+
+    def _compare(self, graph: Any, trace: _Trace) -> None:
         """Raise `ValueError` unless a graph computes what its module does, for other sizes than it was traced with."""
-        expected = parts.module(*parts.compared)
-        actual = Graph(graph, "float32", self._threads)(*parts.compared)
+        expected = trace.module(*trace.compared)
+        actual = Graph(graph, "float32", self._threads)(*trace.compared)
         for values, reference in zip(actual, expected, strict=True):
             difference = float((values - reference).abs().max() / reference.abs().max().clamp(min=1))
             # Negated, so that NaN fails too.
@@ -200,15 +235,12 @@ class _Compiler:
                 raise ValueError(f"its graph differs from it by {difference:.1e} of the largest value")
 
     def _tower(self, name: str, tower: Any) -> _Trace:
-        if name.endswith(("text", "text_tower")):
-            inputs: list[Any] = [(example.ids, example.mask) for example in self._examples]
-        elif _is_naflex(tower):
-            embeddings, size = tower.encoder.embeddings, tower.encoder.config.patch_size
-            inputs = [embedded_patches(embeddings, example.pixels, size) for example in self._examples]
-            return _Trace(_Forward(tower, lambda hidden, mask: _read_embedded(tower, hidden, mask)), *inputs)
-        else:
-            inputs = [(example.pixels,) for example in self._examples]
-        return _Trace(_Forward(tower, tower), *inputs)
+        if _is_text(name):
+            texts = [(_present(example.ids), _present(example.mask)) for example in self._examples]
+            return _Trace(_Forward(tower, tower), *texts)
+        inputs = [_vision_inputs(tower, example.pixels) for example in self._examples]
+        call = partial(_read_embedded, tower) if _is_naflex(tower) else tower
+        return _Trace(_Forward(tower, call), *inputs)
 
     def _side(self, side: nn.Module, role: Role, kind: _Kind) -> _Trace:
         states = [self._states(example, role, kind) for example in self._examples]
@@ -227,9 +259,8 @@ class _Compiler:
     def _states(self, example: _Example, role: Role, kind: _Kind) -> States:
         states = States()
         if kind.text:
-            assert example.mask is not None
             text = self._retriever.tower("text", role)(example.ids, example.mask)
-            states = replace(states, text=text, text_mask=example.mask.bool())
+            states = replace(states, text=text, text_mask=_present(example.mask).bool())
         if kind.image:
             states = replace(states, vision=self._retriever.tower("vision", role)(example.pixels))
         return states
@@ -270,18 +301,36 @@ def _read_embedded(tower: Any, hidden: Tensor, mask: Tensor) -> list[Tensor]:
 
 def _inputs(states: States) -> Inputs:
     """Return the inputs of a side's graph: the mask where there is a text, then the states of both towers."""
-    text = () if states.text is None else (_mask(states), *states.text)
+    text = () if states.text is None else (_present(states.text_mask), *states.text)
     return (*text, *(states.vision or ()))
 
 
-def _mask(states: States) -> Tensor:
-    assert states.text_mask is not None
-    return states.text_mask
+def _present(value: Tensor | None) -> Tensor:
+    assert value is not None
+    return value
 
 
 def _any_size(value: Tensor) -> list[int]:
     """Return the shape of a graph's input: any number of rows, tokens and patches, images of the size that they have."""
     return [-1, *value.shape[1:]] if value.dim() == 4 else [-1, -1, *value.shape[2:]]
+
+
+def _vision_inputs(tower: Any, pixels: Tensor | Sequence[Tensor]) -> Inputs:
+    if _is_naflex(tower):
+        return embedded_patches(tower.encoder.embeddings, pixels, tower.encoder.config.patch_size)
+    assert isinstance(pixels, Tensor)
+    return (pixels,)
+
+
+def _quantized(graph: Any, samples: Sequence[Inputs]) -> Any:
+    # Here, for nncf is an extra, and takes seconds to import.
+    from model.cpu.quantized import quantize
+
+    return quantize(graph, samples)
+
+
+def _is_text(name: str) -> bool:
+    return name.endswith(("text", "text_tower"))
 
 
 def _is_naflex(tower: Any) -> bool:

@@ -50,10 +50,9 @@ def streams(threads: int) -> int:
 class Graph:
     """A graph compiled for this processor. Thread-safe: each thread has a request of its own."""
 
-    def __init__(self, source: Any, precision: str, threads: int) -> None:
-        """`source`: the file of a graph, which is mapped, or a graph in memory."""
+    def __init__(self, graph: Any, precision: str, threads: int) -> None:
         self._compiled = _core().compile_model(
-            source if not isinstance(source, Path) else str(source),
+            graph,
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": _HINTS[precision],
@@ -81,6 +80,11 @@ def convert(module: nn.Module, example: Sequence[Tensor], shapes: Sequence[Seque
         graph = openvino.convert_model(module.eval(), example_input=tuple(example))
     graph.reshape({port: openvino.PartialShape(list(shape)) for port, shape in zip(graph.inputs, shapes, strict=True)})
     return graph
+
+
+def read(path: Path) -> Any:
+    """Read a graph, whose weights are mapped. Raises `RuntimeError` for a file that is damaged."""
+    return _core().read_model(str(path))
 
 
 def save(graph: Any, path: Path) -> bool:

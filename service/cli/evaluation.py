@@ -47,6 +47,7 @@ class Precision(StrEnum):
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+    INT8 = "int8"
 
 
 @eval_app.command()
@@ -79,11 +80,13 @@ def atlas(
             results = nine(data, lambda carries, items: _http_searcher(client, model, carries, items, progress))
         console.print(_nine_table(results, f"through {url}/search" + (f", {model}" if model else "")))
         return
+    from model.evaluation.calibration import calibration_inputs
     from model.retriever import Retriever
 
+    inputs = calibration_inputs(precision)
     with progress_bar(transient=True) as progress:
         source = model or "bundled"
-        embedder = _Embedder(Retriever.load(source).compiled(precision), progress)
+        embedder = _Embedder(Retriever.load(source).compiled(precision, calibration=inputs), progress)
         title = f"{source}, in process, {precision}"
         console.print(_nine_table(nine(data, lambda _, items: embedder.searcher(items)), title))
         if not ablations:
@@ -99,7 +102,9 @@ def atlas(
             rows[label] = recall(
                 both,
                 items,
-                _Embedder(Retriever.load(str(ABLATIONS / name)).compiled(precision), progress).searcher(items),
+                _Embedder(
+                    Retriever.load(str(ABLATIONS / name)).compiled(precision, calibration=inputs), progress
+                ).searcher(items),
             )
         rows["ours, question alone"] = recall(
             [replace(q, content=replace(q.content, image=None)) for q in both], items, search

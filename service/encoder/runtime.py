@@ -18,7 +18,8 @@ from PIL import Image
 from model.cpu import graph
 from model.cpu.priority import yield_to_others
 from model.cpu.quota import usable_cpus
-from model.errors import EncodeFailed
+from model.errors import EncodeFailed, InvalidInput
+from model.evaluation.calibration import calibration_inputs
 from model.retriever import Retriever, dtype_of
 from model.sharing import share_weights
 from model.types import Encoded, Input, Limits, ModelInfo, Prepared, Role
@@ -55,7 +56,8 @@ class ModelDevice:
         self.place, self.precision, self.cache = torch.device(place), precision, cache
         self.broken = False
         self.threads = threads or torch.get_num_threads()
-        self.on_openvino = self.place.type == "cpu" and graph.available()
+        # Which has no float16 on most CPUs, and would compute in float32.
+        self.on_openvino = self.place.type == "cpu" and graph.available() and precision != "float16"
         self.in_flight = graph.streams(self.threads) + 1 if self.on_openvino else 1 if self.place.type == "cpu" else 2
         self.forwards = (
             ThreadPoolExecutor(self.in_flight, "forward", initializer=yield_to_others) if self.on_openvino else None
@@ -66,6 +68,8 @@ class ModelDevice:
         place = choose_device(device)
         torch.set_num_threads(threads or min(torch.get_num_threads(), usable_cpus()))
         opened = cls(place, choose_precision(precision, place), threads, cache)
+        if opened.precision == "int8" and not opened.on_openvino:
+            raise InvalidInput("precision int8 needs a CPU with openvino; this is " + place, field="precision")
         if place == "cpu" and not opened.on_openvino:
             log.warning(
                 "openvino absent, torch computes", hint="pip install openvino makes a CPU several times as fast"
@@ -113,7 +117,12 @@ class LocalRuntime:
         """Load, compile and warm up a model. `shared`: weights that other models of this process have too are theirs."""
         retriever = Retriever.load(source, device=str(device.place), dtype=device.dtype)
         if device.on_openvino:
-            retriever.compiled(device.precision, threads=device.threads, cache=device.cache)
+            retriever.compiled(
+                device.precision,
+                threads=device.threads,
+                cache=device.cache,
+                calibration=calibration_inputs(device.precision),
+            )
         elif shared:
             share_weights(retriever)
         info = retriever.info
@@ -313,6 +322,9 @@ def choose_device(device: str) -> str:
 def choose_precision(precision: str, device: str) -> str:
     """Return the precision; `auto` is bfloat16 where the device has instructions for it, else float16 on CUDA and
     float32 on a CPU."""
+    if precision == "bfloat16" and device == "cpu" and graph.available() and not graph.computes_bfloat16():
+        log.warning("no bfloat16 on this processor, float32 computes")
+        return "float32"
     if precision != "auto":
         return precision
     if device.startswith("cuda"):

@@ -63,6 +63,7 @@ async def test_declared_fields_are_kept_added_to_and_checked(served: Any) -> Non
     assert await ask(served, "PUT", "/collections/flags", {"indexes": declared}) == made
     assert await ask(served, "PUT", "/collections/flags") == made
     await served.load(*documents())
+    assert (made["precision"], (await ask(served, "GET", "/collections/flags"))["precision"]) == ([], ["float32"])
     changed = await ask(served, "PATCH", "/collections/flags", {"indexes": DECLARED})
     assert changed["indexes"] == DECLARED
     assert (await ask(served, "GET", "/collections/flags"))["indexes"] == DECLARED

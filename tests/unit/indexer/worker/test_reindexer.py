@@ -337,6 +337,17 @@ async def test_there_and_back_to_the_first_model_by_a_second_reindex(make_world:
     assert (await world.catalog.create("c"))[1] is False
 
 
+async def test_a_collection_keeps_the_precisions_that_each_model_filled_it_in(make_world: Make) -> None:
+    world = await make_world()
+    world.new.model = replace(world.new.model, precision="bfloat16")
+    await world.done((await world.reindexes.start("c"))[0])
+    world.new.model = replace(world.new.model, precision="float32")
+    await world.done(await world.post(*numbered(1, "another text")))
+    collection = await world.catalog.get("c")
+    old, new = world.old.model.fingerprint, world.new.model.fingerprint
+    assert collection.precisions == {old: ("float32",), new: ("bfloat16", "float32")}
+
+
 async def test_images_are_embedded_again_from_the_blobs(make_world: Make) -> None:
     world = await make_world(documents=0)
     await world.done(
