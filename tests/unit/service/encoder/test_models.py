@@ -18,6 +18,7 @@ from indexer.errors import ModelUnavailable
 from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, RetrievalError
 from model.types import Embedding, Input, Role
 from service.encoder.batcher import Batcher
+from service.encoder.budget import Budget
 from service.encoder.models import LocalModels
 from service.encoder.sources import ModelSource
 from service.observability.metrics import Metrics
@@ -34,7 +35,7 @@ class Loads:
         self.held: dict[str, threading.Event] = {}
         self.loaded: list[str] = []
 
-    def __call__(self, source: ModelSource) -> tuple[FakeRuntime, int]:
+    def __call__(self, source: ModelSource) -> tuple[FakeRuntime, Budget]:
         if (gate := self.held.get(source.name)) is not None:
             assert gate.wait(10)
         if (error := self.failing.get(source.name)) is not None:
@@ -42,7 +43,7 @@ class Loads:
         self.loaded.append(source.name)
         runtime = FakeRuntime()
         runtime.info = replace(FakeRuntime.info, name=source.name, fingerprint=f"{source.name}-fingerprint")
-        return runtime, 2_048
+        return runtime, Budget(2_048, fixed=True)
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ async def start(loads: Loads) -> AsyncIterator[Callable[..., LocalModels]]:
         metrics = Metrics(CollectorRegistry())
         sources = [ModelSource(name, f"/models/{name}") for name in names or NAMES]
         models = LocalModels.load(
-            sources, loads, lambda runtime, _cost: Batcher(runtime, QueueSettings(), metrics), **options
+            sources, loads, lambda runtime, _budget: Batcher(runtime, QueueSettings(), metrics), **options
         )
         models.start()
         started.append(models)
