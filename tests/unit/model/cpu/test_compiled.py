@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +24,8 @@ pytestmark = pytest.mark.skipif(not graph.available(), reason="needs openvino")
 TEXTS = (None, "a red square", "what is the capital of this country", "one")
 COLOURS = (None, "red", "blue")
 CONFIGS = {
-    "latents": replace(CONFIG, pooling="none"),
-    "sides": replace(CONFIG, shared_sides=False),
-    "sum": replace(CONFIG, fusion="sum"),
-    "features": replace(CONFIG, global_features="added"),
+    "latents of two sides": replace(CONFIG, pooling="none", shared_sides=False),
+    "features on a state": replace(CONFIG, global_features="added"),
 }
 
 
@@ -78,10 +77,15 @@ def test_a_later_start_reads_the_files_and_makes_a_damaged_one_anew(
     assert start() == 0
     next(tmp_path.rglob("vision_tower.xml")).write_text("<net")
     assert start() == 1
-    (folder,) = (tmp_path / "graphs").iterdir()
-    folder.rename(folder.with_name(folder.name + "-of-other-code"))
-    assert start() == 5
-    assert len(list((tmp_path / "graphs").iterdir())) == 1
+
+
+def test_graphs_of_other_code_and_of_models_long_unused_are_removed(tmp_path: Path) -> None:
+    present, earlier, other, unused = (tmp_path / name for name in ("abc-2", "abc-1", "def-1", "ghi-1"))
+    for folder in (present, earlier, other, unused):
+        folder.mkdir()
+    os.utime(unused, (0, 0))
+    compiled._prune(present)
+    assert sorted(tmp_path.iterdir()) == [present, other]
 
 
 @pytest.mark.parametrize("fault", ["conversion", "values", "unwritable"])
@@ -107,8 +111,8 @@ def test_a_part_that_cannot_be_compiled_stays_in_torch(
     assert not isinstance(retriever.text_tower, CompiledTower)
 
 
-def test_bfloat16_is_near(tiny_folder: Path, tmp_path: Path, tiny: Retriever, png: Callable[..., bytes]) -> None:
-    half = Retriever.load(str(tiny_folder)).compiled("bfloat16", cache=tmp_path)
+def test_bfloat16_is_near(tiny_folder: Path, cache: Path, tiny: Retriever, png: Callable[..., bytes]) -> None:
+    half = Retriever.load(str(tiny_folder)).compiled("bfloat16", cache=cache)
     assert half.info.precision == "bfloat16"
     near, exact = launch(half, items(png), Role.QUERY).vectors, launch(tiny, items(png), Role.QUERY).vectors
     assert near.dtype == np.float32
@@ -120,8 +124,8 @@ def test_nothing_is_sent_to_the_makers_of_openvino() -> None:
     assert sys.modules["openvino_telemetry"] is None
 
 
-def test_threads_have_requests_of_their_own(tiny_folder: Path, tmp_path: Path, tiny: Retriever) -> None:
-    retriever = Retriever.load(str(tiny_folder)).compiled(cache=tmp_path)
+def test_threads_have_requests_of_their_own(tiny_folder: Path, cache: Path, tiny: Retriever) -> None:
+    retriever = Retriever.load(str(tiny_folder)).compiled(cache=cache)
     texts = ["one", "a red square", "two", "the flag of this country"] * 8
     batches = [[tiny.prepare(Input(text), Role.QUERY, Limits())] for text in texts]
     expected = [tiny.encode(batch) for batch in batches]
