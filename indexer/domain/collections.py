@@ -29,10 +29,10 @@ class Collection:
     # The precisions in which each model that filled it, by its fingerprint, was computed.
     precisions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def filled_by(self, fingerprint: str, precision: str) -> Collection:
-        """Return the collection with one more precision of a model."""
-        known = self.precisions.get(fingerprint, ())
-        return replace(self, precisions={**self.precisions, fingerprint: tuple(sorted({*known, precision}))})
+    def filled_by(self, fingerprint: str, *precisions: str) -> Collection:
+        """Return the collection with more precisions of a model."""
+        every = {*self.precisions.get(fingerprint, ()), *precisions}
+        return replace(self, precisions={**self.precisions, fingerprint: tuple(sorted(every))})
 
     @property
     def points_name(self) -> str:

@@ -7,7 +7,7 @@ It knows the lease of what it writes, and nothing of attempts.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -110,6 +110,8 @@ class Runner:
                 detail = f"collection {name!r} was deleted before the document was copied from it"
                 result.merge(Result.alike(replace(batch, items=tuple(items)), Status.FAILED, error.code, detail))
                 continue
+            precisions = origin.precisions.get(collection.fingerprint, ())
+            await self._note_precisions(collection, collection.fingerprint, precisions)
             copy = CopyBatch(pipeline, origin, self.store.points(origin.points_name), collection, points)
             result.merge(await copy.run(items, hold=hold))
         return result
@@ -132,10 +134,11 @@ class Runner:
     async def _note_precision(self, collection: Collection, target: Collection | Reindex) -> None:
         """Keep in the ledger that documents were embedded in a precision that is new to the collection."""
         info = await CollectionEncoder(self.encoders, target).info()
-        if info.precision not in collection.precisions.get(info.fingerprint, ()):
-            await self.ledger.collections.change(
-                collection.name, lambda present: present.filled_by(info.fingerprint, info.precision)
-            )
+        await self._note_precisions(collection, info.fingerprint, (info.precision,))
+
+    async def _note_precisions(self, collection: Collection, fingerprint: str, precisions: Iterable[str]) -> None:
+        if new := set(precisions).difference(collection.precisions.get(fingerprint, ())):
+            await self.ledger.collections.change(collection.name, lambda present: present.filled_by(fingerprint, *new))
 
     def _pipeline(self, target: Collection | Reindex, keeper: Keeper | None) -> Pipeline:
         """Return the pipeline with the encoder of that model."""
