@@ -28,7 +28,8 @@ from model.cpu.graph import Graph, convert, read, save, version
 from model.errors import InvalidInput
 from model.preprocess import image_pixels, padded
 from model.ret2 import States
-from model.towers.towers import NAFLEX, TransformersEncoder, naflex_inputs
+from model.towers.efficientnet import EfficientNetLite0
+from model.towers.towers import CPU_PASS, NAFLEX, TransformersEncoder, naflex_inputs
 from model.types import Input, Limits, Role
 
 if TYPE_CHECKING:
@@ -104,6 +105,9 @@ class CompiledTower(nn.Module):
         # Of a NaFlex tower: its positions are interpolated to the shape of each image, for which there is no graph.
         self.embeddings: nn.Module | None = tower.encoder.embeddings if _is_naflex(tower) else None
         self.patch_size: int = tower.encoder.config.patch_size if self.embeddings else 0
+        convolves = any(isinstance(part, EfficientNetLite0) for part in tower.modules())
+        # Feature maps of many images leave the cache, and stay in memory.
+        self.images_at_once = CPU_PASS if convolves else None
 
     def forward(self, values: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> list[Tensor]:
         if self.embeddings is not None:
@@ -111,7 +115,8 @@ class CompiledTower(nn.Module):
         assert isinstance(values, Tensor)
         if values.dim() == 2:
             return self._graph(values, torch.ones_like(values) if mask is None else mask)
-        return self._graph(values)
+        passes = [self._graph(part) for part in torch.split(values, self.images_at_once or len(values))]
+        return passes[0] if len(passes) == 1 else [torch.cat(layer) for layer in zip(*passes, strict=True)]
 
 
 class CompiledSide(nn.Module):
