@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.figures import Bar, Ratio, Row
+from benchmarks.machine import precision
 from benchmarks.plan import Plan
 from benchmarks.servers import start_ret2
 from model.evaluation.atlas import Atlas
@@ -24,7 +25,7 @@ _SAMPLE = 192  # documents, by which the bare model's best batch is found
 def measure(plan: Plan) -> list[Row]:
     documents = atlas_documents(Atlas.read())[: plan.documents or 2_000]
     contents = [Input(one["text"], one["image"]) for one in documents]
-    retriever = Retriever.load("bundled").compiled()
+    retriever = Retriever.load("bundled").compiled(precision())
     size = max(_BATCHES, key=lambda each: bare_rate(retriever, contents[:_SAMPLE], each))
     pairs = []
     with start_ret2("bundled") as url, Client(url) as client:

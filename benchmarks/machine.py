@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from model.cpu.graph import Graph, convert
+from service.encoder.runtime import choose_precision
 
 _SIZES = (
     1024,
@@ -71,6 +72,11 @@ def load_average() -> float:
     return os.getloadavg()[0]
 
 
+def precision() -> str:
+    """That of the servers and of the bare models they are held against: RET2_PRECISION, or what auto is here."""
+    return choose_precision(os.environ.get("RET2_PRECISION", "auto"), "cpu")
+
+
 def matmul_peak(device: str = "cpu", dtype: torch.dtype = torch.float32, sizes: tuple[int, ...] = _SIZES) -> float:
     """Floating-point operations a second of the fastest square product: what any forward is held against. On a CPU
     torch and OpenVINO are tried."""
@@ -81,8 +87,9 @@ def matmul_peak(device: str = "cpu", dtype: torch.dtype = torch.float32, sizes: 
         ways: list[Callable[[], object]] = [partial(torch.mm, left, right, out=out)]
         if device == "cpu":
             product = convert(_Product(right.float()), (left.float(),), [(size, size)])
-            precision = str(dtype).removeprefix("torch.")
-            ways.append(partial(Graph(product, precision, torch.get_num_threads()), left.float()))
+            ways.append(
+                partial(Graph(product, str(dtype).removeprefix("torch."), torch.get_num_threads()), left.float())
+            )
         for multiply in ways:
             multiply()
             for _ in range(_REPEATS):

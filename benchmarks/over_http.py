@@ -6,6 +6,7 @@ from benchmarks.bare import best_batch, rate
 from benchmarks.figures import Bar, Ratio, Row
 from benchmarks.inputs import Kind, items, ret2_bodies
 from benchmarks.load import Run, Target, closed_loop
+from benchmarks.machine import precision
 from benchmarks.plan import Plan
 from benchmarks.servers import start_ret2
 from model.retriever import Retriever
@@ -15,7 +16,7 @@ _BARS = {32: Bar(0.9)}
 
 def measure(plan: Plan) -> list[Row]:
     folder = plan.ret2()
-    retriever = Retriever.load(str(folder)).compiled()
+    retriever = Retriever.load(str(folder)).compiled(precision())
     rows = []
     with start_ret2(folder) as url:
         for kind in (Kind.TEXT, Kind.IMAGE):

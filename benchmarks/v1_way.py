@@ -24,7 +24,7 @@ class V1Way:
     """A checkpoint, driven as v1 drives its own."""
 
     def __init__(self, source: Path) -> None:
-        retriever = Retriever.load(str(source)).compiled()
+        retriever = Retriever.load(str(source))
         self._retriever = retriever
         self._side = retriever.sides["shared"]
         self._text, self._vision = (
