@@ -217,7 +217,7 @@ class LocalRuntime:
         """Return the budget of this model's batches: `cost`, or one that is measured now and corrected later."""
         return Budget(cost or self.best_batch_cost(), fixed=cost is not None, name=self._name)
 
-    def best_batch_cost(self, within_s: float = 1.5) -> int:
+    def best_batch_cost(self, within_s: float = 0.5) -> int:
         """Return the smallest batch budget that is about as fast as any, for larger batches only delay searches.
 
         Batches of text and image are doubled while that is faster, fits into memory and `within_s` is not over.
