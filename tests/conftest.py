@@ -46,7 +46,9 @@ async def make_batcher(runtime: FakeRuntime) -> AsyncIterator[Callable[..., Awai
     started: list[Batcher] = []
 
     async def make(*, start: bool = True, **options: Any) -> Batcher:
-        keywords = {key: options.pop(key) for key in ("prepare_threads", "stuck_after_s", "clock") if key in options}
+        keywords = {
+            key: options.pop(key) for key in ("budget", "prepare_threads", "stuck_after_s", "clock") if key in options
+        }
         batcher = Batcher(runtime, QueueSettings(**options), Metrics(CollectorRegistry()), **keywords)
         if start:
             batcher.start()

@@ -407,6 +407,24 @@ async def test_a_batch_takes_what_is_there(make_batcher: Make, runtime: Any, wai
     assert runtime.batches == [["plug"], ["aa", "bb", "cc"], ["dd"]]
 
 
+async def test_the_budget_of_a_slow_start_is_corrected_by_the_batches_that_follow(
+    make_batcher: Make, runtime: Any
+) -> None:
+    """The start found 512; a forward takes as long whatever its cost, so each doubling is twice as fast."""
+    now = [0.0]
+    budget = Budget(512, clock=lambda: now[0])
+    batcher = await make_batcher(budget=budget, prepare_threads=1, clock=lambda: now[0], wait_share=0.0)
+
+    def forward(_texts: list[str]) -> None:
+        now[0] += 0.5
+
+    runtime.on_result = forward
+    for _ in range(30):
+        await send(batcher, *["t" * 64] * 64, lane=Lane.BULK)
+    assert budget.cost >= 1_024
+    assert max(sum(costs) for costs in runtime.costs) >= 2_048
+
+
 async def test_stop_answers_what_was_admitted(make_batcher: Make, runtime: Any) -> None:
     batcher = await make_batcher()
     plug = await hold(batcher, runtime)
