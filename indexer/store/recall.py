@@ -42,7 +42,7 @@ async def measure_recall(points: Points, *, queries: int = 50, hits: int = 10, s
     if not vectors:
         raise InvalidInput("the collection has no documents to measure with")
     measured = []
-    for kind, of_kind in _queries(np.stack(vectors), queries, np.random.default_rng(seed)):
+    for kind, of_kind in sample_queries(np.stack(vectors), queries, np.random.default_rng(seed)):
         truth = [await _ids(points, query, SearchWindow(hits, exact=True)) for query in of_kind]
         by_ef = {}
         for ef in BREADTHS:
@@ -52,7 +52,8 @@ async def measure_recall(points: Points, *, queries: int = 50, hits: int = 10, s
     return measured
 
 
-def _queries(vectors: Float32, count: int, random: np.random.Generator) -> Iterator[tuple[str, list[Float32]]]:
+def sample_queries(vectors: Float32, count: int, random: np.random.Generator) -> Iterator[tuple[str, list[Float32]]]:
+    """Yield three kinds of query, from easy to hard, made of the vectors (N, D) of a sample."""
     n, dimensions = vectors.shape
     firsts, seconds = vectors[random.integers(n, size=count)], vectors[random.integers(n, size=count)]
     noise = random.standard_normal((count, dimensions)).astype(np.float32) / np.float32(np.sqrt(dimensions))

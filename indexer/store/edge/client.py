@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
-import os
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +21,9 @@ from indexer.filters import FieldType, Filter
 from indexer.observability.watch import NOBODY, Watch
 from indexer.store.base import Consistency, Layout, SearchWindow
 from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
-from indexer.store.edge.slices import READS_PER_CALL, Slice, Slices
+from indexer.store.edge.child import start
+from indexer.store.edge.settings import EdgeSettings
+from indexer.store.edge.slices import READS_PER_CALL, Paused, Slice, Slices
 from indexer.store.edge.snapshot import pack
 from indexer.store.fusion import fuse, places
 from indexer.store.indexes import READABLE_DOCUMENTS
@@ -40,6 +40,7 @@ ANSWER_TIMEOUT_S = 120.0  # the longest call is a search behind the vacuum of a 
 CALL_CHARS = 500_000
 COPY_TIMEOUT_S = 3_600.0  # of a snapshot or a restoration
 CLOSE_TIMEOUT_S = 30.0
+_PAUSE_S = 0.02
 
 
 class EdgeStore:
@@ -58,13 +59,16 @@ class EdgeStore:
         reads_per_call: int = READS_PER_CALL,
         readable_documents: int = READABLE_DOCUMENTS,
         answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        settings: EdgeSettings | None = None,
         watch: Watch = NOBODY,
     ) -> None:
         """`lock_wait_s` bounds the wait for another process, usually one that is ending, to release the folder. A
         filter that reads more payloads than `reads_per_call` is answered in slices. A call that takes longer than
         `answer_timeout_s` ends the child process and raises `StoreTimedOut`."""
         self.watch = watch
-        self._child = _Child(folder, lock_wait_s, reads_per_call, readable_documents, answer_timeout_s)
+        self._child = _Child(
+            folder, lock_wait_s, reads_per_call, readable_documents, answer_timeout_s, settings or EdgeSettings()
+        )
         # One thread for the life of the store: the kernel ends the child with the thread that started it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="edge")
         self._closed = False
@@ -145,15 +149,23 @@ class EdgePoints:
     async def upsert(self, points: Sequence[Point]) -> None:
         """Write the points. Long texts are split over several calls, so that searches run between them."""
         for part in _parts(points):
-            await self._call("upsert", self._name, part)
+            await self._write("upsert", part)
 
     @measured
     async def set_metadata(self, changes: Sequence[MetadataChange]) -> None:
-        await self._call("set_metadata", self._name, list(changes))
+        await self._write("set_metadata", list(changes))
 
     @measured
     async def delete(self, document_ids: Sequence[str]) -> None:
-        await self._call("delete", self._name, list(document_ids))
+        await self._write("delete", list(document_ids))
+
+    async def _write(self, method: str, argument: Any) -> None:
+        """Call, and again while the collection may not change: for the seconds that a copy of its files takes."""
+        while True:
+            try:
+                return cast(None, await self._call(method, self._name, argument))
+            except Paused:
+                await asyncio.sleep(_PAUSE_S)
 
     @measured
     async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
@@ -284,8 +296,10 @@ class _Child:
         reads_per_call: int,
         readable_documents: int,
         answer_timeout_s: float,
+        settings: EdgeSettings,
     ) -> None:
         self._folder = folder
+        self._settings = settings
         self._answer_timeout_s = answer_timeout_s
         self._lock_wait_s = lock_wait_s
         self._reads_per_call = reads_per_call
@@ -355,22 +369,13 @@ class _Child:
         return pipe
 
     def _spawn(self) -> Connection[Any, Any]:
-        # A plain command, not multiprocessing: that would import the parent's main module, torch and all.
-        own_end, child_end = socket.socketpair()
-        with own_end, child_end:
-            fd = child_end.fileno()
-            limits = self._reads_per_call, self._readable_documents
-            arguments = (self._folder, fd, os.getpid(), self._lock_wait_s, *limits)
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-X", "faulthandler", "-m", "indexer.store.edge.process", *map(str, arguments)],
-                pass_fds=[fd],
-                stdin=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)},
-            )
-            assert self._process.stderr is not None
-            self._output = ChildOutput(self._process.stderr, "Qdrant Edge", logged=True)
-            return Connection(own_end.detach())
+        limits = self._reads_per_call, self._readable_documents, json.dumps(asdict(self._settings))
+        self._process, pipe = start(
+            "indexer.store.edge.process", (self._folder, self._lock_wait_s, *limits), stderr=subprocess.PIPE
+        )
+        assert self._process.stderr is not None
+        self._output = ChildOutput(self._process.stderr, "Qdrant Edge", logged=True)
+        return pipe
 
     def _receive(self, pipe: Connection[Any, Any], timeout_s: float) -> Any:
         if not pipe.poll(timeout_s):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ import numpy as np
 import qdrant_edge as qe
 
 from indexer.filters import FieldType, Filter, GeoBox, GeoRadius
+from indexer.store.edge.graph import GraphSearch
 from indexer.store.edge.slices import Slice
 from indexer.store.ties import in_order, is_complete, query_limits
 from indexer.store.translation import translate
@@ -26,6 +27,11 @@ INDEX_KINDS = {
 }
 
 
+def field_type(data_type: object) -> FieldType | None:
+    """Return our type of an index of the engine."""
+    return next((kind for kind, index_kind in INDEX_KINDS.items() if index_kind == data_type), None)
+
+
 def sliced(condition: qe.Filter, part: Slice) -> qe.Filter:
     """Restrict a condition to a slice of the points. Edge evaluates `should` before `must`, whatever their cost, so it
     reads no payload of another slice."""
@@ -33,13 +39,38 @@ def sliced(condition: qe.Filter, part: Slice) -> qe.Filter:
     return qe.Filter(should=[of_slice], must=[condition])
 
 
-def ranked(shard: qe.EdgeShard, count: int, spare: int = 1, **request: Any) -> list[tuple[str, float]]:
-    """Return ids and scores of the best `count` hits of a query, in the order of `store.ties`."""
+def ranked(
+    shard: qe.EdgeShard, count: int, spare: int = 1, graph: GraphSearch | None = None, **request: Any
+) -> list[tuple[str, float]]:
+    """Return ids and scores of the best `count` hits of a query. In the order of `store.ties`, or that of
+    `store.breadths` where they come through a graph."""
     count = min(count, shard.info().points_count)
+    if graph is None:
+        return _ranked(shard, count, spare, None, 0, request)
+    walked: dict[str, float] = {}
+    for breadth in graph.breadths(count):
+        size = min(breadth, count)
+        hits = _ranked(shard, size, spare, graph, breadth, request)
+        # A hit of both keeps its place.
+        walked |= dict(hits)
+        if len(hits) < size:
+            break
+    return list(walked.items())[:count]
+
+
+def _ranked(
+    shard: qe.EdgeShard,
+    count: int,
+    spare: int,
+    graph: GraphSearch | None,
+    breadth: int,
+    request: Mapping[str, Any],
+) -> list[tuple[str, float]]:
     hits: list[Any] = []
     scores: list[float] = []
     for limit in query_limits(count, spare) if count else ():
-        hits = shard.query(qe.QueryRequest(limit=limit, with_payload=False, **request))
+        params: dict[str, Any] = {} if graph is None else {"params": graph.params(breadth, limit)}
+        hits = shard.query(qe.QueryRequest(limit=limit, with_payload=False, **request, **params))
         scores = [hit.score for hit in hits]
         if is_complete(scores, count, limit):
             break

@@ -1,18 +1,17 @@
 """The process that owns one data directory's Qdrant Edge shards: one request at a time over a pipe, tidying up when
 idle.
 
-`indexer.store.edge` starts it as `python -m indexer.store.edge.process FOLDER FD PARENT_PID LOCK_WAIT_S READS_PER_CALL
-READABLE_DOCUMENTS`. It exists because every Edge call holds the GIL. It lives as long as its end of the pipe, and dies
+`indexer.store.edge` starts it as `python -m indexer.store.edge.process FD PARENT_PID FOLDER LOCK_WAIT_S READS_PER_CALL
+READABLE_DOCUMENTS SETTINGS`. It exists because every Edge call holds the GIL. It lives as long as its end of the pipe, and dies
 with its parent. No torch.
 """
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
+import json
 import logging
 import os
-import signal
 import sys
 import time
 import traceback
@@ -21,6 +20,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from indexer.store.edge.child import live_with_parent
+from indexer.store.edge.settings import EdgeSettings
 from indexer.store.edge.shards import Shards
 from model.errors import DependencyUnavailable, InvalidInput, RetrievalError
 
@@ -34,13 +35,14 @@ BUSY_PAUSE = 4
 
 
 def main() -> None:
-    folder, fd, parent_pid = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    fd, parent_pid, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     lock_wait_s, reads_per_call, readable_documents = float(sys.argv[4]), int(sys.argv[5]), int(sys.argv[6])
-    _live_with_parent(parent_pid)
+    settings = EdgeSettings(**json.loads(sys.argv[7]))
+    live_with_parent(parent_pid)
     with Connection(fd) as pipe:
         try:
             lock = _lock(folder, lock_wait_s)
-            shards = Shards(folder, reads_per_call, readable_documents)
+            shards = Shards(folder, reads_per_call, readable_documents, settings=settings)
         except (RetrievalError, OSError) as error:
             pipe.send(
                 error if isinstance(error, RetrievalError) else DependencyUnavailable(f"cannot open {folder}: {error}")
@@ -89,7 +91,8 @@ def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
             if quiet or began - stepped > BUSY_PAUSE * took_s:
                 _tidy(shards, quiet)
                 stepped = time.monotonic()
-                pause_s = took_s = stepped - began
+                took_s = stepped - began
+                pause_s = IDLE_S if shards.waiting else took_s
             if quiet:
                 continue
         pause_s = IDLE_S
@@ -130,19 +133,6 @@ def _translated(method: Callable[..., Any], *arguments: Any) -> Any:
         unavailable = DependencyUnavailable(f"Qdrant Edge failed in {method.__name__}: {error}"[:500])
         unavailable.add_note(traceback.format_exc())  # a cause does not survive the pipe, a note does
         raise unavailable from error
-
-
-def _live_with_parent(parent_pid: int) -> None:
-    """End this process in order when the pipe is closed, not at a signal to the group, and at once when its parent
-    dies.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1  # linux/prctl.h; elsewhere the pipe's end is noticed when the call in hand is done
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:  # it died before the line above
-        sys.exit(1)
 
 
 def _lock(folder: Path, wait_s: float) -> int:

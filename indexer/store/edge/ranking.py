@@ -10,6 +10,8 @@ from indexer.store.base import Layout
 from indexer.store.bm25 import Words, query_words
 from indexer.store.criteria import LateInteraction, Nearest, Ranked, WordMatch
 from indexer.store.edge.filters import ranked
+from indexer.store.edge.graph import EXACT, NO_GRAPH, GraphSearch, quantization_config
+from indexer.store.edge.settings import Quantization
 from indexer.store.vectors import DENSE, LATENTS, require_latents, unit, unit_rows, words_name
 from model.types import Float32
 
@@ -21,13 +23,17 @@ _LIVE = qe.SearchParams(idf=qe.IdfParams(corpus=qe.Filter(must=[])))
 _SPARE = 32
 
 
-def vector_params(layout: Layout) -> dict[str, Any]:
+def vector_params(layout: Layout, quantization: Quantization = "none") -> dict[str, Any]:
     """Return the part of an EdgeConfig that describes the vectors of the points."""
-    dense = _dense(layout)
+    # Quantized vectors are read from memory, and then whole ones of the candidates alone.
+    memory = None if quantization == "none" else qe.Memory.Cold
+    dense = _dense(layout, quantization_config=quantization_config(quantization), memory=memory)
     params: dict[str, Any] = {"vectors": dense}
     if layout.latents:
         comparator = qe.MultiVectorConfig(qe.MultiVectorComparator.MaxSim)
-        params["vectors"] = {DENSE: dense, LATENTS: _dense(layout, multivector_config=comparator)}
+        # They rerank candidates: a graph of them would not be read.
+        latents = _dense(layout, multivector_config=comparator, hnsw_config=NO_GRAPH)
+        params["vectors"] = {DENSE: dense, LATENTS: latents}
     params["sparse_vectors"] = {words_name(layout.language): qe.EdgeSparseVectorParams(modifier=qe.Modifier.Idf)}
     return params
 
@@ -46,6 +52,7 @@ def rank(
     limit: int,
     filter_: qe.Filter | None,
     score_threshold: float | None = None,
+    graph: GraphSearch | None = None,
     *,
     removed: bool = True,
 ) -> Ranked:
@@ -54,7 +61,9 @@ def rank(
     scale = 1.0
     match criterion:
         case Nearest(vector):
-            request: dict[str, Any] = {"query": _nearest(vector, layout), "filter": filter_}
+            request: dict[str, Any] = {"query": _nearest(vector, layout), "filter": filter_, "graph": graph}
+            if graph is None:
+                request["params"] = EXACT
         case WordMatch(text):
             words = query_words(text, layout.language)
             if not words.ids:
@@ -66,7 +75,8 @@ def rank(
         case LateInteraction(vector, latents, candidates):
             require_latents(layout, name)
             of_query = unit_rows(latents, layout.dimensions, "the query").tolist()
-            near = qe.Prefetch(limit=candidates, query=_nearest(vector, layout), filter=filter_)
+            params = EXACT if graph is None else graph.params(max(graph.ef, candidates), candidates)
+            near = qe.Prefetch(limit=candidates, query=_nearest(vector, layout), filter=filter_, params=params)
             request = {"query": qe.Query.Nearest(of_query, using=LATENTS), "prefetches": [near]}
             scale = 1 / len(of_query)
     return [(point, score * scale) for point, score in ranked(shard, limit, score_threshold=score_threshold, **request)]

@@ -1,7 +1,7 @@
 """Every collection under one folder as a Qdrant Edge shard. Blocking; used inside the process of `edge_process` alone.
 
 FOLDER/<name>/collection.json        its layout, as `Layout`; a collection's folder appears whole, by one rename
-FOLDER/<name>/shard/                 Edge's own files; `edge_rewrite` says what may be beside them
+FOLDER/<name>/shard/                 Edge's own files; `edge.build` says what may be beside them
 FOLDER/<name>/upkeep.json            what waits for a quiet moment, as `_Upkeep`; an estimate, it may be lost
 FOLDER/.new-<name>  .gone-<name>     a creation, restoration or removal that was cut short, cleared at the next start
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,10 +27,14 @@ from indexer.errors import CollectionDamaged
 from indexer.filters import FieldType, Filter
 from indexer.store.base import Layout, SearchWindow
 from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
-from indexer.store.edge.filters import INDEX_KINDS, sliced, to_edge
-from indexer.store.edge.ranking import rank, sparse, vector_params
-from indexer.store.edge.rewrite import Rewrite, recover
-from indexer.store.edge.slices import READS_PER_CALL, Slice, Slices
+from indexer.store.edge import journal
+from indexer.store.edge.build import GONE, REMOVED, Build, recover
+from indexer.store.edge.filters import INDEX_KINDS, field_type, sliced, to_edge
+from indexer.store.edge.graph import NEVER_KB, Graph, GraphSearch
+from indexer.store.edge.journal import Written, pair
+from indexer.store.edge.ranking import rank, vector_params
+from indexer.store.edge.settings import EdgeSettings
+from indexer.store.edge.slices import READS_PER_CALL, Paused, Slice, Slices
 from indexer.store.edge.snapshot import copy, sync_folder, unpack
 from indexer.store.fusion import fuse, places
 from indexer.store.indexes import (
@@ -56,27 +61,29 @@ MAX_OPEN = 64
 # What Edge says where the process may have no more threads or files.
 _NO_ROOM = ("thread pool", "Too many open files", "Cannot allocate memory")
 
-# No HNSW. An index built in bounded steps needs small segments, and many small graphs are no faster than the exact
-# scan:
-# of 256 dimensions, 50,000 points take 2.8 ms exact and 3.3 ms in 25 graphs, 200,000 take 12 ms and 13 ms in 98 graphs,
-# which
-# took 77 s to build in steps of up to 1.5 s.
-NEVER_KB = 2**40
-
-# In a shard's folder: points of it were deleted or replaced.
-_REMOVED = "removed"
 # In the folder of a segment that is written to.
 _APPENDABLE = "mutable_id_tracker.mappings"
 
 MANY_DELETED = 0.2  # of the places for points in a shard; searches read them all
-FEW_DELETED = 1_000  # not worth a rewrite, however small the shard
+FEW_DELETED = 1_000  # not worth a build, however small the shard
+
+# Vectors outside the graph, from which on it is built anew: comparing them all takes some 1 ms. Of a large graph a
+# fortieth, because each build writes all of it; where a graph did not pay, as many again as it has.
+GRAPH_BYTES = 20 * 2**20
+GRAPH_SHARE, UNPAID_GRAPH_SHARE = 0.025, 1.0
+# An index of so few points takes some 15 ms a field.
+INDEXED_AT_ONCE = 1_000
+# After a build that failed or found no room; doubled each time, up to an hour.
+RETRY_S, MAX_RETRY_S = 10.0, 3_600.0
 
 
 @dataclass(slots=True)
 class _Upkeep:
-    """`deleted` points whose space was not given back yet, and the indexes to make, by path."""
+    """`deleted` points whose space was not given back yet, the points `written` since the graph was built, and the
+    payload indexes to make, by path."""
 
     deleted: int = 0
+    written: int = 0
     due: dict[str, FieldType] = field(default_factory=dict)
 
 
@@ -89,30 +96,48 @@ class _Open:
     layout: Layout
     indexed: dict[str, FieldType]  # by path
     upkeep: _Upkeep
-    rewrite: Rewrite | None = None
+    graph: Graph | None = None
+    build: Build | None = None
     unflushed: int = 0
     untidy: bool = False
     # The shard's own statistics of words count points that were deleted or replaced.
     removed: bool = False
     # The number of the call that used it last.
     used: int = 0
-
-    @property
-    def shards(self) -> list[Any]:
-        """That every write goes to, the one that is read first."""
-        return [self.shard] if self.rewrite is None else [self.shard, self.rewrite.shard]
+    # Builds that failed one after another, what the last one lacked, and when the next may begin.
+    failures: int = 0
+    lacks: str | None = None
+    retry_at: float = 0.0
 
     @property
     def coming(self) -> dict[str, FieldType]:
         """The indexes that are not there yet."""
-        return self.upkeep.due | ({} if self.rewrite is None else self.rewrite.indexed)
+        return dict(self.upkeep.due)
 
     @property
     def worn(self) -> bool:
-        """A rewrite would be worth its while."""
+        """A build would be worth its while."""
         deleted = self.upkeep.deleted
         places = self.shard.info().points_count + deleted
-        return bool(self.upkeep.due) or (deleted >= FEW_DELETED and deleted > MANY_DELETED * places)
+        many_deleted = deleted >= FEW_DELETED and deleted > MANY_DELETED * places
+        return bool(self.upkeep.due) or many_deleted or self.wants_graph
+
+    @property
+    def wants_graph(self) -> bool:
+        points = self.shard.info().points_count
+        if self.graph is None:
+            return self._bytes_of(points) >= GRAPH_BYTES
+        share = UNPAID_GRAPH_SHARE if self.graph.ef is None else GRAPH_SHARE
+        written = min(self.upkeep.written, points)
+        return self._bytes_of(written) >= max(GRAPH_BYTES, share * self._bytes_of(self.graph.points))
+
+    @property
+    def large(self) -> bool:
+        """Its vectors are worth a graph."""
+        return self._bytes_of(self.shard.info().points_count) >= GRAPH_BYTES
+
+    def _bytes_of(self, points: int) -> int:
+        return 4 * points * self.layout.dimensions
 
 
 class Shards:
@@ -125,6 +150,7 @@ class Shards:
         reads_per_call: int = READS_PER_CALL,
         readable_documents: int = READABLE_DOCUMENTS,
         max_open: int = MAX_OPEN,
+        settings: EdgeSettings | None = None,
     ) -> None:
         """`reads_per_call` bounds the payloads that a filter reads in one call: over it, the answer is `Slices`. A
         filter that would read those of more than `readable_documents` is refused."""
@@ -134,6 +160,9 @@ class Shards:
         self._open: dict[str, _Open] = {}
         self._max_open = max_open
         self._uses = 0
+        self._settings = settings or EdgeSettings()
+        # Builders that remove what was in use.
+        self._leaving: list[subprocess.Popen[bytes]] = []
         for leftover in [*folder.glob(".new-*"), *folder.glob(".gone-*")]:
             shutil.rmtree(leftover)
 
@@ -156,7 +185,7 @@ class Shards:
             self._make(final, new_layout(dimensions, language, latents))
         if indexes:
             opened = self._opened(name)
-            planned = opened.indexed | opened.coming
+            planned = opened.indexed | opened.upkeep.due
             declared = declared_indexes(indexes).items()
             self._plan(opened, {path: kind for path, kind in declared if planned.get(path) != kind})
 
@@ -181,7 +210,8 @@ class Shards:
         """Copy the present files of a collection to another folder."""
         opened = self._opened(name)
         self._flush(opened)
-        copy(self._path(name), to, leave=() if opened.rewrite is None else (opened.rewrite.path.name,))
+        unfinished = () if opened.build is None else (opened.build.path.name, journal.NAME)
+        copy(self._path(name), to, leave=(*unfinished, f"{GONE}*"))
         recover(to)
 
     def restore(self, name: str, file: Path) -> None:
@@ -208,42 +238,50 @@ class Shards:
             shutil.rmtree(gone)
 
     def upsert(self, name: str, points: Sequence[Point]) -> None:
-        layout = self._opened(name).layout
-        self._check_free_space()
-        written = [qe.Point(point_id(p.document_id), vectors_of(p, layout, sparse), payload_of(p)) for p in points]
-        before = self._opened(name).shard.info().points_count
-        operation = qe.UpdateOperation.upsert_points(written)
-        self._write(name, lambda _: [operation], len(written))
         opened = self._opened(name)
+        self._check_free_space()
+        written = [Written(point_id(p.document_id), vectors_of(p, opened.layout, pair), payload_of(p)) for p in points]
+        operation = journal.upsert(written)
+        before = opened.shard.info().points_count
+        with self._writing(name, opened):
+            if opened.build is not None:
+                opened.build.upsert(written)
+            opened.shard.update(operation)
         if opened.shard.info().points_count < before + len(written):
             _mark_removed(opened)
+        opened.upkeep.written += len(written)
+        self._wrote(opened, len(written))
 
     def set_metadata(self, name: str, changes: Sequence[MetadataChange]) -> None:
-        """Replace metadata. Edge refuses points that it does not have; those that a rewrite has not copied yet come to
-        the new shard with their new metadata."""
+        """Replace the metadata of the points that are there: Edge refuses others."""
         self._check_free_space()
-        operations = {}
-        for change in changes:
-            point = point_id(change.document_id)
-            operations[point] = qe.UpdateOperation.set_payload([point], payload_change(change))
-
-        def of_present(shard: Any) -> list[Any]:
-            present = {str(record.id) for record in shard.retrieve(list(operations), False, False)}
-            return [operation for point, operation in operations.items() if point in present]
-
+        payloads = {point_id(change.document_id): payload_change(change) for change in changes}
         opened = self._opened(name)
         if not _is_appendable(opened.path):
             # A point of a segment that is not appendable moves to another one.
             _mark_removed(opened)
-        self._write(name, of_present, len(operations))
+        with self._writing(name, opened):
+            present = {str(record.id) for record in opened.shard.retrieve(list(payloads), False, False)}
+            payloads = {point: payload for point, payload in payloads.items() if point in present}
+            if opened.build is not None:
+                opened.build.set_payloads(payloads)
+            for operation in journal.set_payloads(payloads):
+                opened.shard.update(operation)
+        # A point of a graph's segment moves out of it.
+        opened.upkeep.written += len(payloads)
+        self._wrote(opened, len(payloads))
 
     def delete(self, name: str, document_ids: Sequence[str]) -> None:
         opened = self._opened(name)
+        ids = [point_id(document_id) for document_id in document_ids]
         before = opened.shard.info().points_count
         _mark_removed(opened)
-        operation = qe.UpdateOperation.delete_points([point_id(document_id) for document_id in document_ids])
-        self._write(name, lambda _: [operation], len(document_ids))
+        with self._writing(name, opened):
+            if opened.build is not None:
+                opened.build.delete(ids)
+            opened.shard.update(journal.delete(ids))
         opened.upkeep.deleted += before - opened.shard.info().points_count
+        self._wrote(opened, len(ids))
 
     def read(self, name: str, ids: Sequence[str], with_latents: bool = False) -> list[Point | None]:
         opened = self._opened(name)
@@ -294,9 +332,12 @@ class Shards:
         chosen = self._chosen(opened, window.condition, part)
         if isinstance(chosen, Slices):
             return chosen
+        # A graph is walked by what indexes say: where payloads are read, all that is left is compared.
+        reads = window.condition is not None and unanswered(window.condition, opened.indexed) > 0
         threshold = None
         if window.score_threshold is not None and isinstance(criterion, Nearest):
             threshold = just_below(window.score_threshold)
+        graph = None if reads else GraphSearch.of(opened.graph, window)
         return window.cut(
             rank(
                 opened.shard,
@@ -306,6 +347,7 @@ class Shards:
                 window.end,
                 chosen,
                 threshold,
+                graph,
                 removed=opened.removed,
             )
         )
@@ -412,50 +454,90 @@ class Shards:
     def untidy(self) -> bool:
         return any(opened.untidy for opened in self._open.values())
 
+    @property
+    def waiting(self) -> bool:
+        """Whether all that is to be done waits: for the builder, or to be tried again."""
+        return not any(self._can_step(opened) for opened in self._open.values() if opened.untidy)
+
     def tidy(self, quiet: bool = True) -> None:
         """Do one step of deferred work for one collection after the other; no search waits for longer than a step. With
         `quiet` nobody is waiting, so segments are synchronised too."""
         name = next(name for name, candidate in self._open.items() if candidate.untidy)
         opened = self._open[name] = self._open.pop(name)  # it is the last to have its turn again
-        opened.untidy = False  # also if it fails: the next write tries again
         try:
             opened.untidy = self._step(opened, quiet)
-        except Exception:
-            if opened.rewrite is not None:
-                opened.rewrite.abandon()
-                opened.rewrite = None
+        except Exception as error:
+            self._give_up(opened, error)
             raise
+
+    def _can_step(self, opened: _Open) -> bool:
+        if opened.build is not None:
+            return opened.build.finished
+        return not opened.worn or (time.monotonic() >= opened.retry_at and not self._building)
+
+    @property
+    def _building(self) -> bool:
+        return any(opened.build is not None for opened in self._open.values())
 
     def _step(self, opened: _Open, quiet: bool) -> bool:
         """Do one step for a collection, and return whether there is more to do."""
-        if opened.rewrite is not None:
-            if opened.rewrite.step(opened.shard):
-                self._change_over(opened, opened.rewrite)
-        elif opened.worn:
-            self._check_free_space(_bytes_on_disk(opened.path))  # the shard is there twice until the new one is in use
-            indexes = opened.indexed | opened.upkeep.due
-            opened.rewrite = Rewrite(opened.path, _config(opened.layout), indexes, opened.upkeep.deleted)
-        elif quiet:
+        if opened.build is not None:
+            opened.build.step()
+            if opened.build.finished:
+                self._change_over(opened, opened.build)
+        elif opened.worn and time.monotonic() >= opened.retry_at and not self._building:
+            self._begin(opened)
+        elif quiet and opened.unflushed:
             self._flush(opened)
-            return False
+            return opened.worn
+        else:
+            return not quiet or opened.worn
         return True
 
-    def _change_over(self, opened: _Open, rewrite: Rewrite) -> None:
-        rewrite.change_over()
-        old, old_path = opened.shard, opened.path
-        opened.shard, opened.path, opened.indexed, opened.rewrite = rewrite.shard, rewrite.path, rewrite.indexed, None
-        opened.unflushed = 0
-        opened.upkeep.deleted -= rewrite.left_out
-        opened.upkeep.due = {
-            path: kind for path, kind in opened.upkeep.due.items() if rewrite.indexed.get(path) != kind
-        }
+    def _begin(self, opened: _Open) -> None:
+        # The copy, and what is built from it, beside the shard.
+        self._check_free_space(2 * _bytes_on_disk(opened.path))
+        self._flush(opened)
+        opened.build = Build(
+            opened.path,
+            opened.layout,
+            opened.indexed | opened.upkeep.due,
+            graph=opened.large,
+            threads=self._settings.threads,
+            quantization=self._settings.quantization,
+        )
+        opened.lacks = None
+
+    def _give_up(self, opened: _Open, error: Exception) -> None:
+        """Abandon what is being built, and try again later."""
+        if opened.build is not None:
+            opened.build.abandon()
+            opened.build = None
+        opened.lacks = str(error)
+        opened.retry_at = time.monotonic() + min(RETRY_S * 2**opened.failures, MAX_RETRY_S)
+        opened.failures += 1
+
+    def _change_over(self, opened: _Open, build: Build) -> None:
+        """Open the finished shard in place of the one in use. Others wait meanwhile."""
+        shard = _load(build.path, opened.layout)
+        build.change_over()
+        old = opened.shard
+        opened.shard, opened.path, opened.build = shard, build.path, None
+        opened.indexed, opened.graph = _indexes_of(shard), Graph.read(build.path)
+        opened.removed = _counts_removed(build.path)
+        opened.unflushed = opened.failures = 0
+        opened.upkeep = _Upkeep(build.deleted, build.written, _unmade(opened.upkeep.due, opened.indexed))
+        self._forget_wrong(opened, opened.upkeep.due)
         _note(opened)
         old.close()
-        shutil.rmtree(old_path)
+        build.remove_used()
+        self._leaving = [process for process in (*self._leaving, build.process) if process.poll() is None]
 
     def close(self) -> None:
         for name in list(self._open):
             self._close(name)
+        for process in self._leaving:
+            process.wait()
 
     def _opened(self, name: str) -> _Open:
         if name not in self._open:
@@ -487,8 +569,8 @@ class Shards:
 
     def _close_least_used(self) -> bool:
         """Close the collection unused for longest, one that needs upkeep after the others and none that is being
-        rewritten. Return whether there was one."""
-        names = [name for name, candidate in self._open.items() if candidate.rewrite is None]
+        built. Return whether there was one."""
+        names = [name for name, candidate in self._open.items() if candidate.build is None]
         if not names:
             return False
         self._close(min(names, key=lambda name: (self._open[name].worn, self._open[name].used)))
@@ -499,25 +581,27 @@ class Shards:
             opened = self._open.pop(name)
             _note(opened)
             opened.shard.close()  # flushes
-            if opened.rewrite is not None:
-                opened.rewrite.abandon()
+            if opened.build is not None:
+                opened.build.abandon()
 
     def _path(self, name: str) -> Path:
         return self._folder / engine_name(name)
 
-    def _write(self, name: str, operations: Callable[[Any], Sequence[Any]], points: int) -> None:
-        """Write to each shard of a collection the operations for it. Edge writes its log through a memory map:
-        synchronising those files (6 ms) makes the write survive a power loss; flushing all segments (80 to 200 ms)
-        would only shorten the log."""
-        opened = self._opened(name)
+    @contextmanager
+    def _writing(self, name: str, opened: _Open) -> Iterator[None]:
+        """Write within, and synchronise. Edge writes its log through a memory map: synchronising those files (6 ms)
+        makes the write survive a power loss; flushing all segments (80 to 200 ms) would only shorten the log. Raises
+        `Paused` while the shard may not change."""
+        if opened.build is not None and opened.build.blocks_writes:
+            raise Paused(f"collection {name} is being copied")
         try:
-            for shard in opened.shards:
-                for operation in operations(shard):
-                    shard.update(operation)
-            sync_folder(opened.path / "wal")  # a new shard is flushed before it is used
+            yield
+            sync_folder(opened.path / "wal")
         except Exception:
             self._close(name)  # memory may be ahead of the log: opened again, it is what the log says
             raise
+
+    def _wrote(self, opened: _Open, points: int) -> None:
         opened.untidy = True
         opened.unflushed += points
         if opened.unflushed >= FLUSH_EVERY_POINTS:
@@ -529,27 +613,23 @@ class Shards:
         _note(opened)
 
     def _plan(self, opened: _Open, indexes: Mapping[str, FieldType]) -> None:
-        """Index at once where there are no points, else in quiet moments."""
+        """Index at once where there are few points, else by a build."""
         self._forget_wrong(opened, indexes)
-        if opened.shard.info().points_count == 0 and opened.rewrite is None:
-            for path, kind in indexes.items():
+        opened.upkeep.due |= indexes
+        if opened.build is None and opened.shard.info().points_count <= INDEXED_AT_ONCE:
+            for path, kind in opened.upkeep.due.items():
                 opened.shard.update(qe.UpdateOperation.create_field_index(path, INDEX_KINDS[kind]))
                 opened.indexed[path] = kind
-        else:
-            opened.upkeep.due |= indexes
+            opened.upkeep.due.clear()
         opened.untidy |= bool(indexes)
 
     def _forget_wrong(self, opened: _Open, indexes: Mapping[str, FieldType]) -> None:
         """Drop indexes of another kind at once, because they may answer wrongly. Without an index Edge reads the
         payloads."""
-        for path in indexes:
-            opened.upkeep.due.pop(path, None)
-            made = [(opened.shard, opened.indexed)]
-            if opened.rewrite is not None:
-                made.append((opened.rewrite.shard, opened.rewrite.indexed))
-            for shard, indexed in made:
-                if indexed.pop(path, None) is not None:
-                    shard.update(qe.UpdateOperation.delete_field_index(path))
+        for path, kind in indexes.items():
+            if opened.indexed.get(path, kind) != kind:
+                del opened.indexed[path]
+                opened.shard.update(qe.UpdateOperation.delete_field_index(path))
 
     def _check_free_space(self, extra_bytes: int = 0) -> None:
         free, needed = shutil.disk_usage(self._folder).free, MIN_FREE_BYTES + extra_bytes
@@ -565,25 +645,34 @@ def _config(layout: Layout) -> qe.EdgeConfig:
     return qe.EdgeConfig(**vector_params(layout), optimizers=qe.EdgeOptimizersConfig(indexing_threshold=NEVER_KB))
 
 
+def _indexes_of(shard: Any) -> dict[str, FieldType]:
+    kinds = {quoted(path): field_type(index.data_type) for path, index in shard.info().payload_schema.items()}
+    return {path: kind for path, kind in kinds.items() if kind is not None}
+
+
+def _unmade(due: Mapping[str, FieldType], indexed: Mapping[str, FieldType]) -> dict[str, FieldType]:
+    return {path: kind for path, kind in due.items() if indexed.get(path) != kind}
+
+
 def _opened_from(folder: Path) -> _Open:
     layout = _layout(folder)
     path = recover(folder)
     shard = _load(path, layout)
-    schema = {quoted(path): _kind(index.data_type) for path, index in shard.info().payload_schema.items()}
-    indexed = {path: kind for path, kind in schema.items() if kind is not None}
-    return _Open(shard, path, layout, indexed, _upkeep(folder), removed=_counts_removed(path))
+    return _Open(
+        shard, path, layout, _indexes_of(shard), _upkeep(folder), Graph.read(path), removed=_counts_removed(path)
+    )
 
 
 def _mark_removed(opened: _Open) -> None:
     if not opened.removed:
         opened.removed = True
-        (opened.path / _REMOVED).touch()
+        (opened.path / REMOVED).touch()
 
 
 def _counts_removed(shard: Path) -> bool:
     """Return whether the statistics of words may count points that are no longer there: loading a shard leaves them out
     of its appendable segments alone."""
-    return (shard / _REMOVED).exists() and not _is_appendable(shard)
+    return (shard / REMOVED).exists() and not _is_appendable(shard)
 
 
 def _is_appendable(shard: Path) -> bool:
@@ -632,7 +721,8 @@ def _note(opened: _Open) -> None:
 def _upkeep(folder: Path) -> _Upkeep:
     try:
         noted = json.loads((folder / "upkeep.json").read_text())
-        return _Upkeep(int(noted["deleted"]), {path: FieldType(kind) for path, kind in noted["due"].items()})
+        due = {path: FieldType(kind) for path, kind in noted["due"].items()}
+        return _Upkeep(int(noted["deleted"]), int(noted.get("written", 0)), due)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         # Whatever stands there: it is an estimate.
         return _Upkeep()
@@ -658,7 +748,3 @@ def _restored(folder: Path, file: Path) -> Layout:
         return _layout(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"{file} is not a snapshot of a collection", field="snapshot", value=str(file)) from error
-
-
-def _kind(data_type: object) -> FieldType | None:
-    return next((kind for kind, index_kind in INDEX_KINDS.items() if index_kind == data_type), None)

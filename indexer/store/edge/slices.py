@@ -1,10 +1,12 @@
-"""A question that is too long for one call of Qdrant Edge, cut into parts of the collection: what client and child
-process say of it.
+"""What client and child process say of a call that is not answered at once: a question that is too long for one call,
+cut into parts of the collection, and a write that has to wait.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from model.errors import DependencyUnavailable
 
 # Payloads that a filter reads in one call: 45 ms, and 5 more to find a slice among 100,000 points.
 READS_PER_CALL = 10_000
@@ -23,3 +25,7 @@ class Slice:
 
     total: int
     index: int
+
+
+class Paused(DependencyUnavailable):
+    """The collection is not written to for a moment: try again."""

@@ -29,9 +29,9 @@ from indexer.errors import CollectionDamaged, IndexUnfinished, StoreDied, StoreT
 from indexer.filters import AllOf, AnyOf, DateRange, Equals, FieldType, Filter, Not, Range
 from indexer.store.base import SearchWindow
 from indexer.store.criteria import Nearest, WordMatch
+from indexer.store.edge import build as edge_build
 from indexer.store.edge import client, snapshot
 from indexer.store.edge import process as edge_process
-from indexer.store.edge import rewrite as edge_rewrite
 from indexer.store.edge import shards as edge_shards
 from indexer.store.edge.client import EdgeStore
 from indexer.store.edge.slices import Slices
@@ -157,7 +157,7 @@ async def test_a_child_that_cannot_start_is_nobodys_fault(
         program.chmod(0o700)
     store = EdgeStore(tmp_path / "index")
     with monkeypatch.context() as patch:
-        patch.setattr("indexer.store.edge.client.sys.executable", str(program))
+        patch.setattr("indexer.store.edge.child.sys.executable", str(program))
         with pytest.raises(DependencyUnavailable, match=f"the Edge process cannot start: {reason}") as raised:
             await store.ping()
         assert not isinstance(raised.value, StoreDied)
@@ -265,7 +265,7 @@ def test_garbage_in_the_file_of_deferred_work_costs_no_document(tmp_path: Path, 
         shards.tidy()
     assert shards.count("a") == 63
     shards.close()
-    assert json.loads((tmp_path / "a" / "upkeep.json").read_bytes()) == {"deleted": 1, "due": {}}
+    assert json.loads((tmp_path / "a" / "upkeep.json").read_bytes()) == {"deleted": 1, "written": 0, "due": {}}
 
 
 @pytest.mark.parametrize(
@@ -509,18 +509,16 @@ def test_few_collections_are_open_at_a_time(tmp_path: Path) -> None:
     shards.close()
 
 
-def test_a_collection_that_is_rewritten_stays_open(tmp_path: Path) -> None:
+def test_a_collection_that_is_built_stays_open(tmp_path: Path) -> None:
     shards = edge_shards.Shards(tmp_path, max_open=1)
     shards.create("c", D, {})
-    shards.upsert("c", batch(0))
+    shards.upsert("c", batch(0, 1_100))
     shards.create("c", D, {"i": FieldType.NUMBER})
-    while shards._open["c"].rewrite is None:
-        shards.tidy()
+    until_stage(shards, "building")
     shards.create("d", D, {})
     assert shards.count("d") == 0
-    assert list(shards._open) == ["c", "d"]
-    while shards.untidy:
-        shards.tidy()
+    assert sorted(shards._open) == ["c", "d"]
+    tidied(shards)
     assert '"metadata"."i"' in shards._opened("c").indexed
     shards.close()
 
@@ -561,9 +559,10 @@ def test_a_full_disk_is_said_before_it_is_met(tmp_path: Path, monkeypatch: pytes
     shards.close()
 
 
-def test_a_rewrite_wants_room_for_the_shard_beside_the_shard(
+def test_a_build_waits_for_room_for_the_shard_beside_the_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(edge_shards, "RETRY_S", 0.0)
     shards = edge_shards.Shards(tmp_path)
     shards.create("c", D, {})
     shards.upsert("c", batch(0, 4_000))
@@ -572,25 +571,31 @@ def test_a_rewrite_wants_room_for_the_shard_beside_the_shard(
         free = edge_shards.MIN_FREE_BYTES + shards.size_bytes("c") // 2
         patch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
         edge_process._tidy(shards, True)
-        assert not shards.untidy
         (said,) = caplog.messages
         assert re.search(rf"disk is full: {free} bytes free at .*, \d+ needed", said)
+        assert shards._open["c"].lacks in said
+        assert shards.untidy
         assert sorted(each.name for each in (tmp_path / "c").iterdir()) == ["collection.json", "shard"]
         shards.upsert("c", batch(4_000))
-        assert shards.untidy
     tidied(shards)
     assert shards._open["c"].upkeep.deleted == 0
+    assert shards._open["c"].lacks is None
     assert len(caplog.messages) == 1
     shards.close()
 
 
-def tidied(shards: edge_shards.Shards, steps: int = 1_000) -> int:
-    """How many steps it took until there was no more to do, or `steps`."""
-    for step in range(steps):
-        if not shards.untidy:
-            return step
+def tidied(shards: edge_shards.Shards, timeout_s: float = 60) -> None:
+    """Tidy until there is no more to do."""
+    give_up_at = time.monotonic() + timeout_s
+    while shards.untidy:
         shards.tidy()
-    return steps
+        time.sleep(0.01 if shards.waiting else 0)
+        assert time.monotonic() < give_up_at
+
+
+def until_stage(shards: edge_shards.Shards, stage: str) -> None:
+    """Tidy until the build of collection c is there."""
+    until(lambda: shards.tidy() or ((build := shards._open["c"].build) and build.stage == stage), 60)
 
 
 def test_the_log_is_bounded_while_it_is_never_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -607,15 +612,15 @@ def test_the_log_is_bounded_while_it_is_never_quiet(tmp_path: Path, monkeypatch:
     shards.close()
 
 
-def test_deleted_space_is_given_back_in_steps_of_bounded_size(tmp_path: Path) -> None:
+def test_deleted_space_is_given_back(tmp_path: Path) -> None:
     shards = edge_shards.Shards(tmp_path)
     shards.create("c", D, {})
     shards.upsert("c", batch(0, 5_000))
     shards.delete("c", [f"d{i}" for i in range(900)])
-    assert tidied(shards) == 1
+    tidied(shards)
+    assert shards._open["c"].path.name == "shard"
     shards.delete("c", [f"d{i}" for i in range(1_600)])
-    kept = 3_400 // edge_rewrite.STEP_POINTS
-    assert tidied(shards) == 1 + kept + 1  # to begin, and to synchronise
+    tidied(shards)
     assert shards._open["c"].upkeep.deleted == 0
     assert shards._open["c"].path.name == "shard.new"
     assert shards.count("c") == 3_400
@@ -623,9 +628,9 @@ def test_deleted_space_is_given_back_in_steps_of_bounded_size(tmp_path: Path) ->
     assert shards.search("c", Nearest(query), SearchWindow(1))[0].document_id == "d1600"
     shards.delete("c", [f"d{i}" for i in range(1_600, 2_600)])
     tidied(shards)
-    assert sorted(each.name for each in (tmp_path / "c").iterdir()) == ["collection.json", "shard", "upkeep.json"]
     assert shards.count("c") == 2_400
     shards.close()
+    assert sorted(each.name for each in (tmp_path / "c").iterdir()) == ["collection.json", "shard", "upkeep.json"]
 
 
 def test_deletions_are_counted_over_restarts(tmp_path: Path) -> None:
@@ -645,16 +650,13 @@ def test_deletions_are_counted_over_restarts(tmp_path: Path) -> None:
 
 
 def worn(folder: Path) -> edge_shards.Shards:
-    """Of 2,000 points with words and latents 1,000 are deleted, and a rewrite is in its midst."""
+    """Of 2,000 points with words and latents 1,000 are deleted, and a build is in its midst."""
     folder.mkdir(exist_ok=True)
     shards = edge_shards.Shards(folder)
     shards.create("c", D, {"i": FieldType.NUMBER}, "english", True)
     shards.upsert("c", [with_latents(each) for each in batch(0, 2_000)])
     shards.delete("c", [f"d{i}" for i in range(1_000)])
-    tidied(shards, steps=3)
-    rewrite = shards._open["c"].rewrite
-    assert rewrite is not None
-    assert rewrite.shard.info().points_count == 2 * edge_rewrite.STEP_POINTS
+    until_stage(shards, "building")
     return shards
 
 
@@ -662,7 +664,7 @@ def with_latents(point: Point) -> Point:
     return dataclasses.replace(point, text=f"word{point.metadata['i']}", latents=np.stack([point.vector] * 2))
 
 
-def test_what_is_written_during_a_rewrite_is_there_after_it(tmp_path: Path) -> None:
+def test_what_is_written_during_a_build_is_there_after_it(tmp_path: Path) -> None:
     shards = worn(tmp_path)
     ids = [f"d{i}" for i in range(2_200)]
     shards.delete("c", ids[1_000:1_100])
@@ -698,7 +700,7 @@ def dataclass_of(whole: object) -> object:
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_a_rewrite_that_fails_leaves_the_collection_as_it_was(
+def test_a_build_that_fails_leaves_the_collection_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
     """At its last moment: the collection's folder says already that the new shard is in use."""
@@ -710,15 +712,14 @@ def test_a_rewrite_that_fails_leaves_the_collection_as_it_was(
     used = shards._open["c"].path
 
     def fail(path: Path) -> None:
-        if path == tmp_path / "c":
-            monkeypatch.undo()
-            raise OSError("the disk")
+        monkeypatch.undo()
+        raise OSError("the disk")
 
-    monkeypatch.setattr(edge_rewrite, "sync", fail)
+    monkeypatch.setattr(edge_build, "sync", fail)
     with pytest.raises(OSError, match="the disk"):
         tidied(shards)
-    assert not shards.untidy
     assert shards._open["c"].path == used
+    assert shards.waiting
     assert shards.count("c") == 1_000
     shards.close()
     shards = edge_shards.Shards(tmp_path)
@@ -739,22 +740,23 @@ def test_a_rewrite_that_fails_leaves_the_collection_as_it_was(
         ({"shard"}, False, "shard"),
     ],
 )
-def test_a_rewrite_ends_at_any_moment(tmp_path: Path, there: set[str], moved: bool, kept: str) -> None:
+def test_a_build_ends_at_any_moment(tmp_path: Path, there: set[str], moved: bool, kept: str) -> None:
     for name in there:
         (tmp_path / name / "segments").mkdir(parents=True)
         (tmp_path / name / "segments" / name).touch()
     if moved:
         (tmp_path / "moved").touch()
+    (tmp_path / "journal").touch()
+    (tmp_path / ".gone-7").mkdir()
     for _ in range(2):
-        assert edge_rewrite.recover(tmp_path) == tmp_path / "shard"
+        assert edge_build.recover(tmp_path) == tmp_path / "shard"
         assert [each.name for each in tmp_path.iterdir()] == ["shard"]
         assert [each.name for each in (tmp_path / "shard" / "segments").iterdir()] == [kept]
 
 
-def test_a_snapshot_is_whole_before_during_and_after_a_rewrite(tmp_path: Path) -> None:
+def test_a_snapshot_is_whole_during_and_after_a_build(tmp_path: Path) -> None:
     shards = worn(tmp_path / "index")
-    for steps in (0, 1, 1_000):
-        tidied(shards, steps)
+    for moment in ("during", "after"):
         shards.copy("c", tmp_path / "copy")
         assert sorted(each.name for each in (tmp_path / "copy").iterdir()) == [
             "collection.json",
@@ -762,8 +764,9 @@ def test_a_snapshot_is_whole_before_during_and_after_a_rewrite(tmp_path: Path) -
             "upkeep.json",
         ]
         snapshot.pack(tmp_path / "copy", tmp_path / "c.snapshot")
-        shards.restore(f"then{steps}", tmp_path / "c.snapshot")
-        assert shards.count(f"then{steps}") == 1_000
+        shards.restore(moment, tmp_path / "c.snapshot")
+        assert shards.count(moment) == 1_000
+        tidied(shards)
     assert shards._open["c"].path.name == "shard.new"
     shards.close()
 
@@ -834,12 +837,16 @@ def test_a_collection_of_an_earlier_version_is_refused_by_name(tmp_path: Path) -
 
 
 def test_declared_indexes_are_made_at_once_or_in_quiet_moments(tmp_path: Path) -> None:
-    """At once where there are no points; else soon, also after a restart, and whether or not a point has the field."""
+    """At once where there are few points; else soon, also after a restart, and whether or not a point has the field."""
     shards = edge_shards.Shards(tmp_path)
     shards.create("c", D, {"i": FieldType.NUMBER})
     number = {path_of("i"): FieldType.NUMBER, terms_path_of("i"): FieldType.KEYWORD}
     assert shards._open["c"].indexed == number
     shards.upsert("c", batch(0))
+    shards.create("c", D, {"i": FieldType.NUMBER, "k": FieldType.BOOL})
+    number[path_of("k")] = FieldType.BOOL
+    assert shards._open["c"].indexed == number
+    shards.upsert("c", batch(0, 1_100))
     shards.create("c", D, {"i": FieldType.NUMBER, "j": FieldType.GEO})
     assert shards._open["c"].indexed == number
     shards.close()

@@ -1,0 +1,137 @@
+"""The graph of a shard: how it is built, and how widely a search reads it.
+
+The breadth is measured when the graph is there, with queries from easy to hard: the least that finds 0.99 of the exact
+ten, and none where comparing every vector costs less. It stands beside the shard's files:
+
+SHARD/graph.json                     as `Graph`; absent where a shard has no graph
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import qdrant_edge as qe
+
+from indexer.store.base import SearchWindow
+from indexer.store.breadths import breadths
+from indexer.store.edge.settings import Quantization
+from indexer.store.recall import sample_queries
+from indexer.store.vectors import DENSE, unpacked
+from model.types import Float32
+
+M, EF_CONSTRUCT = 16, 100
+# A filter that leaves fewer vectors than this is answered exactly, and has no links of its own in the graph.
+FULL_SCAN_KB = 10_000
+NEVER_KB = 2**40
+
+_BREADTHS = (128, 192, 256, 384, 512, 768, 1_024, 1_536, 2_048, 4_096)
+# Of the exact ten; a little over what is promised, for the queries are few.
+TARGET = 0.995
+_HITS, _QUERIES = 10, 40
+_OVERSAMPLING = 2.0
+# In a shard's folder.
+GRAPH = "graph.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A graph of so many `points`. `ef` is the breadth of a search, None where an exact search costs less."""
+
+    points: int
+    ef: int | None
+    quantized: bool = False
+
+    def write(self, shard: Path) -> None:
+        (shard / GRAPH).write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, shard: Path) -> Graph | None:
+        try:
+            noted = json.loads((shard / GRAPH).read_text())
+            ef = noted["ef"]
+            return cls(int(noted["points"]), None if ef is None else int(ef), bool(noted["quantized"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSearch:
+    """How a search reads the graph, so that its pages are windows into one ranking: see `store.breadths`."""
+
+    ef: int
+    quantized: bool = False
+
+    @classmethod
+    def of(cls, graph: Graph | None, window: SearchWindow) -> GraphSearch | None:
+        """Return how this search reads the graph, None to compare every vector."""
+        ef = None if graph is None else window.ef or graph.ef
+        return None if graph is None or ef is None or window.exact else cls(ef, graph.quantized)
+
+    def breadths(self, count: int) -> Iterator[int]:
+        return breadths(self.ef, count)
+
+    def params(self, breadth: int, limit: int) -> qe.SearchParams:
+        """Return the parameters of a query for `limit` hits, one of which shows whether equal scores go on."""
+        quantization = None
+        if self.quantized:
+            # The same number of candidates for every limit; the engine takes the least whole number of at least that.
+            candidates = max(breadth * _OVERSAMPLING, limit) - 0.5
+            quantization = qe.QuantizationSearchParams(rescore=True, oversampling=max(1.0, candidates / limit))
+        return qe.SearchParams(hnsw_ef=breadth + 1, quantization=quantization)
+
+
+EXACT = qe.SearchParams(exact=True, quantization=qe.QuantizationSearchParams(ignore=True))
+
+
+NO_GRAPH = qe.HnswIndexConfig(m=0, ef_construct=EF_CONSTRUCT, full_scan_threshold=FULL_SCAN_KB)
+
+
+def hnsw_config(threads: int) -> qe.HnswIndexConfig:
+    return qe.HnswIndexConfig(M, EF_CONSTRUCT, FULL_SCAN_KB, max_indexing_threads=threads)
+
+
+def quantization_config(quantization: Quantization) -> qe.ScalarQuantizationConfig | None:
+    if quantization == "none":
+        return None
+    return qe.ScalarQuantizationConfig(qe.ScalarType.Int8, quantile=0.99, memory=qe.Memory.Pinned)
+
+
+def measured_graph(shard: qe.EdgeShard, quantized: bool) -> Graph:
+    """Measure the breadth that the shard's graph takes, in processor time: the machine has other work."""
+    # Their ids are hashes, so the first are a fair sample.
+    sample = shard.scroll(qe.ScrollRequest(limit=2 * _QUERIES, with_payload=False, with_vector=[DENSE]))[0]
+    points = int(shard.info().points_count)
+    if not sample:
+        return Graph(points, None, quantized)
+    vectors = np.stack([unpacked(record.vector)[0] for record in sample])
+    queries = [queries for _, queries in sample_queries(vectors, _QUERIES, np.random.default_rng(0))]
+    exact = [_timed(shard, kind, EXACT) for kind in queries]
+    exact_s = sum(took_s for _, took_s in exact)
+    for ef in _BREADTHS:
+        params = GraphSearch(ef, quantized).params(ef, _HITS)
+        walked = [_timed(shard, kind, params) for kind in queries]
+        if sum(took_s for _, took_s in walked) >= exact_s:
+            break
+        if all(_recall(hits, truth) >= TARGET for (hits, _), (truth, _) in zip(walked, exact, strict=True)):
+            return Graph(points, ef, quantized)
+    return Graph(points, None, quantized)
+
+
+def _timed(shard: qe.EdgeShard, queries: Sequence[Float32], params: qe.SearchParams) -> tuple[list[set[str]], float]:
+    began = time.process_time()
+    hits = [
+        shard.query(
+            qe.QueryRequest(limit=_HITS, query=qe.Query.Nearest(query.tolist()), with_payload=False, params=params)
+        )
+        for query in queries
+    ]
+    return [{str(hit.id) for hit in of_query} for of_query in hits], time.process_time() - began
+
+
+def _recall(rankings: Sequence[set[str]], truth: Sequence[set[str]]) -> float:
+    return sum(len(hits & exact) for hits, exact in zip(rankings, truth, strict=True)) / sum(map(len, truth))
