@@ -784,7 +784,10 @@ def test_a_search_makes_no_index(tmp_path: Path) -> None:
     shards.close()
 
 
-def test_a_filter_that_would_read_too_many_documents_is_refused_with_what_to_declare(tmp_path: Path) -> None:
+def test_a_filter_that_would_read_too_many_documents_is_refused_with_what_to_declare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_shards, "INDEXED_AT_ONCE", 0)
     shards = edge_shards.Shards(tmp_path, readable_documents=200)
     shards.create("c", D, {"i": FieldType.NUMBER})
     shards.upsert("c", batch(0, 300))
@@ -804,7 +807,7 @@ def test_a_filter_that_would_read_too_many_documents_is_refused_with_what_to_dec
     assert shards.unfinished_indexes("c", {"i": FieldType.NUMBER, "x": FieldType.BOOL}) == ["x"]
     with pytest.raises(IndexUnfinished, match=r"field x .* is being built"):
         search(Equals("x", True))
-    tidied(shards, 2)
+    until_stage(shards, "building")
     with pytest.raises(IndexUnfinished):
         search(Equals("x", True))
     tidied(shards)
