@@ -23,6 +23,7 @@ from indexer.imports.locations import is_web
 from indexer.imports.planner import ImportSettings
 from indexer.settings import IndexerSettings
 from indexer.store.indexes import READABLE_DOCUMENTS
+from indexer.store.edge.settings import EdgeSettings
 from indexer.store.server.settings import CollectionSettings, ServerStoreSettings
 from model.cpu.quota import usable_cpus
 from model.errors import InvalidInput
@@ -107,6 +108,7 @@ _PARTS: tuple[type, ...] = (
     EncoderClientSettings,
     ServerStoreSettings,
     CollectionSettings,
+    EdgeSettings,
     BlobSettings,
     KeepSettings,
     FetchSettings,
@@ -410,6 +412,10 @@ class Settings(_PartsSettings):
             readable_documents=self.undeclared_filter_documents,
             collection=self._part(CollectionSettings),
         )
+
+    @property
+    def edge(self) -> EdgeSettings:
+        return self._part(EdgeSettings)
 
     def queue(self, measured_batch_cost: int) -> QueueSettings:
         return self._part(QueueSettings, max_batch_cost=self.max_batch_cost or measured_batch_cost)

@@ -144,7 +144,9 @@ def _store(settings: Settings, watch: Watch = NOBODY) -> Store:
     """Make the store; it connects at its first call."""
     if settings.qdrant_url is None:
         folder = settings.data_dir.expanduser() / "index"
-        return EdgeStore(folder, readable_documents=settings.undeclared_filter_documents, watch=watch)
+        return EdgeStore(
+            folder, readable_documents=settings.undeclared_filter_documents, settings=settings.edge, watch=watch
+        )
     # Here, for its client takes most of a second to import, which the embedded index does not need.
     from indexer.store.server.store import ServerStore
 

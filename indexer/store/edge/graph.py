@@ -30,8 +30,9 @@ FULL_SCAN_KB = 10_000
 NEVER_KB = 2**40
 
 _BREADTHS = (128, 192, 256, 384, 512, 768, 1_024, 1_536, 2_048, 4_096)
-# Of the exact ten; a little over what is promised, for the queries are few.
-TARGET = 0.995
+# Of the exact ten, for each kind of query. Of 117,000 glosses between two documents it takes 512, of queries like
+# documents 0.995 are found with 64; half of them filtered, 0.996 with 256.
+TARGET = 0.99
 _HITS, _QUERIES = 10, 40
 # Not in a random direction, where embeddings have neither documents nor queries: it would take a breadth of thousands.
 _KINDS = ("near a document", "between two documents")
