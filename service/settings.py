@@ -22,8 +22,8 @@ from indexer.imports.downloads import CopySettings
 from indexer.imports.locations import is_web
 from indexer.imports.planner import ImportSettings
 from indexer.settings import IndexerSettings
-from indexer.store.indexes import READABLE_DOCUMENTS
 from indexer.store.edge.settings import EdgeSettings
+from indexer.store.indexes import READABLE_DOCUMENTS
 from indexer.store.server.settings import CollectionSettings, ServerStoreSettings
 from model.cpu.quota import usable_cpus
 from model.errors import InvalidInput
