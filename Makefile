@@ -47,9 +47,10 @@ serve: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "$(MARK)" -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-# What needs a Qdrant server, against the one at URL. Its own collections are removed afterwards.
+# What needs a Qdrant server: one at URL, whose other collections stay as they are, and with BINARY, the path of Qdrant's
+# program, one node and three of it that the tests start, kill and stop.
 test-qdrant: $(READY)
-	RET2_TEST_QDRANT_URL='$(URL)' REQUIRE_INTEGRATION=1 OMP_NUM_THREADS=1 $(BIN)/pytest -m qdrant_server
+	RET2_TEST_QDRANT_URL='$(URL)' RET2_TEST_QDRANT_BINARY='$(BINARY)' OMP_NUM_THREADS=1 $(BIN)/pytest -m qdrant_server
 
 test-slow:
 	$(MAKE) test MARK=slow

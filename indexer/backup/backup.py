@@ -24,6 +24,7 @@ from typing import Protocol, runtime_checkable
 from indexer.backup import manifest as manifests
 from indexer.backup import points_file
 from indexer.backup.manifest import IMAGES, Manifest, SavedPoints
+from indexer.backup.patience import PATIENCE_S, Patience, PatientPoints
 from indexer.blobs.image_store import Blobs
 from indexer.domain.collections import Collection, ReindexState
 from indexer.filters import FieldType
@@ -53,7 +54,13 @@ class Installation:
 
 
 async def back_up(
-    installation: Installation, folder: Path, *, version: str, portable: bool = False, report: Report = lambda _: None
+    installation: Installation,
+    folder: Path,
+    *,
+    version: str,
+    portable: bool = False,
+    report: Report = lambda _: None,
+    patience_s: float = PATIENCE_S,
 ) -> Manifest:
     """Back up an installation into an empty folder. Raises `Conflict` if the folder is not empty.
 
@@ -64,7 +71,7 @@ async def back_up(
     schema = await installation.ledger.dump.save(folder / _LEDGER)
     points = []
     for generation in await asyncio.to_thread(_generations, folder / _LEDGER):
-        points.append(await _save(installation.store, generation, folder, portable))
+        points.append(await _save(installation.store, generation, folder, portable, Patience(report, patience_s)))
         report(f"{points[-1].name}: {points[-1].documents} documents")
     images = await _save_images(installation.blobs, folder)
     report(f"{images} images{'' if installation.blobs.is_local else ', which stay where they are'}")
@@ -92,7 +99,7 @@ async def restore(folder: Path, into: Installation, *, report: Report = lambda _
         for saved in manifest.points:
             await _check_absent(into.store, saved)
             made.append(saved.name)
-            await _restore_points(folder, saved, into.store)
+            await _restore_points(folder, saved, into.store, Patience(report))
             report(f"{saved.name}: {saved.documents} documents")
         await _load_ledger(folder / _LEDGER, into.ledger)
     except BaseException:
@@ -129,17 +136,17 @@ def _generations(saved: Path) -> list[Collection]:
     return collections + [by_name[reindex.collection].other(reindex) for reindex in running]
 
 
-async def _save(store: Store, collection: Collection, folder: Path, portable: bool) -> SavedPoints:
+async def _save(store: Store, collection: Collection, folder: Path, portable: bool, patience: Patience) -> SavedPoints:
     points = store.points(collection.points_name)
     try:
-        layout = await points.layout()
+        layout = await patience.call(points.layout)
         if isinstance(store, Snapshots) and not portable:
             file = folder / "points" / f"{collection.points_name}.tar.gz"
             documents = await points.count()
             await store.snapshot(collection.points_name, file)
         else:
             file = folder / "points" / f"{collection.points_name}.points.gz"
-            documents = await points_file.write(points, file)
+            documents = await points_file.write(PatientPoints(points, patience), file)
     except NotFound as error:
         raise DependencyUnavailable(
             f"{error.detail}: the collection was dropped or switched while the backup was made; make it again"
@@ -167,19 +174,21 @@ async def _check_absent(store: Store, saved: SavedPoints) -> None:
     raise Conflict(f"the store has a collection {saved.name} already: restore into an empty installation")
 
 
-async def _restore_points(folder: Path, saved: SavedPoints, store: Store) -> None:
+async def _restore_points(folder: Path, saved: SavedPoints, store: Store, patience: Patience) -> None:
     file = folder / saved.file
     if file.name.endswith(".points.gz"):
         indexes = {name: FieldType(kind) for name, kind in saved.indexes.items()}
-        await store.create(saved.name, saved.dimensions, indexes, language=saved.language, latents=saved.latents)
-        await points_file.read(file, store.points(saved.name))
+        await patience.call(
+            lambda: store.create(saved.name, saved.dimensions, indexes, language=saved.language, latents=saved.latents)
+        )
+        await points_file.read(file, PatientPoints(store.points(saved.name), patience))
     elif isinstance(store, Snapshots):
         await store.restore(saved.name, file)
     else:
         raise InvalidInput(
             f"{saved.file} is of an embedded index, which a Qdrant server cannot take: make the backup with --portable"
         )
-    documents = await store.points(saved.name).count()
+    documents = await patience.call(store.points(saved.name).count)
     if documents != saved.documents:
         raise InvalidInput(f"{saved.name} has {documents} documents when restored, the backup says {saved.documents}")
 

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO, cast
 import msgpack
 import numpy as np
 
+from indexer.backup.patience import PatientPoints
 from indexer.domain.points import Point
-from indexer.store.base import Points
 from model.errors import InvalidInput
 
 PAGE = 256  # points; the most that one call of a store should have
@@ -23,7 +23,7 @@ _LEVEL = 1  # vectors hardly get smaller, texts do at once
 _ARRAY = 1  # msgpack's extension type of a NumPy array of float32: its shape, and its bytes
 
 
-async def write(points: Points, file: Path) -> int:
+async def write(points: PatientPoints, file: Path) -> int:
     """Write every point to a file, and return their number. A point that is written meanwhile is saved as it was before
     or after."""
     count, after = 0, None
@@ -38,7 +38,7 @@ async def write(points: Points, file: Path) -> int:
                 return count
 
 
-async def read(file: Path, points: Points) -> int:
+async def read(file: Path, points: PatientPoints) -> int:
     """Read a file into an existing collection of the store, and return the number of points. Raises `InvalidInput` for
     another kind of file."""
     count, page = 0, []

@@ -27,6 +27,7 @@ from indexer.encoding.registry import Encoders
 from indexer.errors import CollectionUnavailable, Died, ModelUnavailable, one_collection_waits
 from indexer.store.base import Points
 from model.errors import (
+    Conflict,
     DependencyUnavailable,
     EncodeFailed,
     InvalidInput,
@@ -407,9 +408,9 @@ def unusable(embedding: Embedding, collection: Collection) -> RetrievalError | N
 @contextmanager
 def store_errors() -> Iterator[None]:
     """Raise `CollectionUnavailable` for a collection that the ledger knows and the store does not: it is being dropped,
-    or somebody has to bring its files back. Its documents are not at fault.
+    somebody has to bring its files back, or another has its name there. Its documents are not at fault.
     """
     try:
         yield
-    except NotFound as error:
+    except (NotFound, Conflict) as error:
         raise CollectionUnavailable(error.detail) from error

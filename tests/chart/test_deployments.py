@@ -454,3 +454,15 @@ def test_keys_of_the_stores_are_those_that_api_and_indexer_send(find: Find) -> N
 def test_a_database_of_its_own_is_not_migrated_before_it_is_there(find: Find) -> None:
     for kind in ("Job", "NetworkPolicy"):
         assert find(kind, "ret2-migrations", "bundled")["metadata"]["annotations"]["helm.sh/hook"] == "pre-upgrade"
+
+
+def test_a_qdrant_that_loads_for_long_is_not_restarted(find: Find) -> None:
+    """It would begin again each time."""
+    bundled = {"config": {"STORAGE__COLLECTION__STRICT_MODE__ENABLED": True}, "pod": {"nodeSelector": {"disk": "ssd"}}}
+    stateful = find("StatefulSet", "ret2-qdrant", "bundled", {"qdrant": {"bundled": bundled}})
+    spec = stateful["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert {name for name in container if name.endswith("Probe")} == {"readinessProbe"}
+    assert _env(container)["QDRANT__STORAGE__COLLECTION__STRICT_MODE__ENABLED"] == "true"
+    assert _env(container)["QDRANT__SERVICE__ENABLE_SNAPSHOT_URL_RECOVERY"] == "false"
+    assert spec["nodeSelector"] == {"disk": "ssd"}

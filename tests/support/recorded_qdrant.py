@@ -17,6 +17,8 @@ class Qdrant:
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
         self.dimensions: dict[str, int] = {}
         self.metadata: dict[str, Any] = {}
+        # Of each collection, what it was made with.
+        self.made: dict[str, Any] = {}
         self.schema: dict[str, Any] = {}
         # The indexes that were asked for, by collection and path.
         self.indexes: dict[str, dict[str, str]] = {}
@@ -49,7 +51,7 @@ class Qdrant:
             result = {"count": self.held.get(name, 0)}
         elif request.method == "PUT" and path.count("/") == 1:
             self.dimensions[name] = body["vectors"]["size"]
-            self.metadata[name] = body.get("metadata")
+            self.metadata[name], self.made[name] = body.get("metadata"), body
         elif path.endswith("/query"):
             result = {"points": self.points if self.answer_query is None else self.answer_query(body)}
         elif path.endswith("/scroll"):
@@ -72,6 +74,7 @@ class Qdrant:
         params = {
             "vectors": {"size": self.dimensions[name], "distance": "Cosine"},
             "sparse_vectors": {"words_simple": {"modifier": "idf"}},
+            "replication_factor": self.made.get(name, {}).get("replication_factor", 1),
         }
         hnsw = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000}
         optimizers = {"deleted_threshold": 0.2, "vacuum_min_vector_number": 1000, "default_segment_number": 0}
@@ -80,6 +83,7 @@ class Qdrant:
             "metadata": self.metadata.get(name),
             "hnsw_config": hnsw,
             "strict_mode_config": self.strict,
+            "quantization_config": self.made.get(name, {}).get("quantization_config"),
             "optimizer_config": {
                 **optimizers,
                 "flush_interval_sec": 5,

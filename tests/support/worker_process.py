@@ -1,4 +1,5 @@
-"""A worker by itself: `python worker_process.py DATABASE_URL STORE_FILE BLOBS_FOLDER SEED` works until SIGTERM.
+"""A worker by itself: `python worker_process.py DATABASE_URL STORE_FILE BLOBS_FOLDER SEED [QDRANT_URL GRPC_PORT]` works
+until SIGTERM. With a URL its store is that Qdrant server, and STORE_FILE names the flag alone.
 
 Its encoder is made up, and now and then is away; its leases are short, for a test does not wait a minute for a dead worker. While there
 is a file STORE_FILE.stop, whoever is about to write removes it and stops there as by SIGSTOP, until SIGCONT.
@@ -14,6 +15,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from fake_store import FakePoints
@@ -24,6 +26,8 @@ from indexer.domain.points import Point
 from indexer.encoding.encoder import Lane
 from indexer.ledger.ledger import Ledger
 from indexer.settings import IndexerSettings
+from indexer.store.server.settings import ServerStoreSettings
+from indexer.store.server.store import ServerPoints, ServerStore
 from indexer.worker.progress import Progress
 from indexer.worker.worker import Worker
 from model.errors import DependencyUnavailable, NotFound, RetrievalError
@@ -64,26 +68,27 @@ class NoFetcher:
         raise NotFound(url)
 
 
-def stop_before_writing(flag: Path) -> None:
-    upsert = FakePoints.upsert
+def stop_before_writing(points_of: type[FakePoints] | type[ServerPoints], flag: Path) -> None:
+    upsert: Any = points_of.upsert
 
     def stop() -> None:
         if flag.exists():
             flag.unlink()
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    async def stopped(points: FakePoints, given: Sequence[Point]) -> None:
+    async def stopped(points: Any, given: Sequence[Point]) -> None:
         stop()
         await upsert(points, given)
 
-    FakePoints.upsert = stopped  # type: ignore[method-assign]
+    points_of.upsert = stopped  # type: ignore[method-assign]
 
 
-async def main(database_url: str, store: Path, blobs: Path, seed: int) -> None:
+async def main(database_url: str, store: Path, blobs: Path, seed: int, url: str = "", grpc_port: str = "") -> None:
     ledger, rng = Ledger.open(database_url), random.Random(seed)
+    server = ServerStore(ServerStoreSettings(url, grpc_port=int(grpc_port))) if url else None
     worker = Worker(
         ledger,
-        FileStore(store),
+        server or FileStore(store),
         MadeUpEncoder(rng),
         Blobs(BlobSettings(f"file://{blobs}")),
         NoFetcher(),
@@ -91,7 +96,7 @@ async def main(database_url: str, store: Path, blobs: Path, seed: int) -> None:
         Progress(ledger, SETTINGS.poll_s),
         rng=rng,
     )
-    stop_before_writing(store.with_suffix(".stop"))
+    stop_before_writing(ServerPoints if server else FakePoints, store.with_suffix(".stop"))
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     await worker.start()
@@ -101,4 +106,4 @@ async def main(database_url: str, store: Path, blobs: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])))
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:]))

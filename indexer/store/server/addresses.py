@@ -17,9 +17,9 @@ from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 import httpx
-from qdrant_client import AsyncQdrantClient
-from qdrant_client.http.exceptions import ResponseHandlingException
+from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
+from indexer.store.server.client import Client
 from model.errors import DependencyUnavailable
 
 # Older servers count deleted documents in the scores of words.
@@ -27,8 +27,8 @@ LEAST_VERSION = (1, 19)
 
 REST_S = 5.0
 _READS = frozenset(
-    {"query_points", "query_batch_points", "retrieve", "scroll", "count", "get_collection", "collection_exists"}
-    | {"get_collections", "info"}
+    {"query_points", "query_scores", "retrieve", "scroll", "count", "get_collection", "collection_exists"}
+    | {"get_collections", "info", "cluster_status", "collection_cluster_info"}
 )
 _WRITES = frozenset({"upsert", "delete", "batch_update_points"})
 # A server that is gone, that goes, or that has reset the stream.
@@ -40,15 +40,15 @@ class Address:
     """One server. Searches and other reads have a client of their own, so that no load of documents is before them."""
 
     url: str
-    reads: AsyncQdrantClient
-    writes: AsyncQdrantClient
-    definitions: AsyncQdrantClient
+    reads: Client
+    writes: Client
+    definitions: Client
     calls: int = 0
     rests_until: float = 0.0
     version: str | None = None
     _check: asyncio.Task[None] | None = field(default=None, repr=False)
 
-    def client_for(self, method: str) -> AsyncQdrantClient:
+    def client_for(self, method: str) -> Client:
         if method in _READS:
             return self.reads
         return self.writes if method in _WRITES else self.definitions
@@ -64,7 +64,19 @@ class Address:
         await asyncio.shield(self._check)
 
     async def _ask_version(self) -> None:
-        version = str((await self.reads.info()).version)
+        try:
+            version = str((await self.reads.info()).version)
+        except (ValueError, ApiException) as error:
+            if (
+                is_lost(error)
+                or _is_late(error)
+                or (isinstance(error, UnexpectedResponse) and error.status_code != 404)
+            ):
+                raise
+            said = f"status {error.status_code}" if isinstance(error, UnexpectedResponse) else str(error)
+            raise DependencyUnavailable(
+                f"{self.url} is no Qdrant server, its answer cannot be read ({said:.100}): look at RET2_QDRANT_URL"
+            ) from error
         numbers = re.match(r"(\d+)\.(\d+)", version)
         if numbers is None:
             raise DependencyUnavailable(f"{self.url} is no Qdrant server: it says version {version!r:.100}")
@@ -83,7 +95,7 @@ class Address:
 
 
 class Addresses:
-    """The methods of `AsyncQdrantClient`, over one address or several. For one event loop."""
+    """The methods of `Client`, over one address or several. For one event loop."""
 
     def __init__(self, addresses: Sequence[Address], clock: Callable[[], float] = time.monotonic) -> None:
         self._addresses, self._clock = list(addresses), clock
@@ -94,7 +106,7 @@ class Addresses:
         return {address.url: address.version for address in self._addresses}
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(AsyncQdrantClient, name)
+        method = getattr(Client, name)
 
         @wraps(method)
         async def call(*args: Any, **kwargs: Any) -> Any:
@@ -102,11 +114,20 @@ class Addresses:
 
         return call
 
+    async def ask_all(self, name: str) -> list[Any]:
+        """Return the answers of the addresses that answer a method without arguments."""
+
+        async def ask(address: Address) -> Any:
+            return await self._ask(address, name, lambda client: getattr(client, name)())
+
+        answers = await asyncio.gather(*map(ask, self._addresses), return_exceptions=True)
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
     async def close(self) -> None:
         for address in self._addresses:
             await address.close()
 
-    async def _call(self, name: str, ask: Callable[[AsyncQdrantClient], Awaitable[Any]]) -> Any:
+    async def _call(self, name: str, ask: Callable[[Client], Awaitable[Any]]) -> Any:
         address = self._choose(None)
         try:
             return await self._ask(address, name, ask)
@@ -120,7 +141,7 @@ class Addresses:
             address.version = None
         return await self._ask(self._choose(address), name, ask)
 
-    async def _ask(self, address: Address, name: str, ask: Callable[[AsyncQdrantClient], Awaitable[Any]]) -> Any:
+    async def _ask(self, address: Address, name: str, ask: Callable[[Client], Awaitable[Any]]) -> Any:
         address.calls += 1
         try:
             await address.check()

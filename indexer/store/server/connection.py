@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from qdrant_client import AsyncQdrantClient
 
 from indexer.connections import BoundedTransport
 from indexer.store.server.addresses import Address, Addresses
+from indexer.store.server.client import Client
 from indexer.store.server.settings import ServerStoreSettings
 from model.errors import DependencyUnavailable
 
@@ -42,7 +42,7 @@ def reach(settings: ServerStoreSettings) -> Addresses:
     return Addresses([_address(settings, url) for url in settings.urls])
 
 
-def connect(settings: ServerStoreSettings, timeout_s: int | None = None, channels: int = 1) -> AsyncQdrantClient:
+def connect(settings: ServerStoreSettings, timeout_s: int | None = None, channels: int = 1) -> Client:
     """Make the client of one address. `:memory:` is the client's own small engine, for tests."""
     # REST calls only: callers must not queue inside httpx, which loses connections when they are cancelled.
     options: dict[str, Any] = {"transport": BoundedTransport(settings.connections, _transports(settings))}
@@ -50,8 +50,8 @@ def connect(settings: ServerStoreSettings, timeout_s: int | None = None, channel
         options["pool_size"] = channels
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
-        warnings.filterwarnings("ignore", message="Auth token is used with an insecure connection")
-        return AsyncQdrantClient(
+        warnings.filterwarnings("ignore", message="Auth token provider is used with an insecure connection")
+        return Client(
             **options,
             location=settings.url,
             api_key=settings.api_key,

@@ -26,9 +26,10 @@ class GraphSearch:
     oversampling: float | None = None
 
     @classmethod
-    def of(cls, settings: CollectionSettings, window: SearchWindow) -> GraphSearch:
-        oversampling = None if settings.quantization == "none" else settings.oversampling
-        return cls(window.ef or settings.hnsw_ef, window.exact, oversampling)
+    def of(cls, settings: CollectionSettings, window: SearchWindow, *, most_ef: int, quantized: bool) -> GraphSearch:
+        """Return the search of a window. `most_ef` bounds the service's own breadth, not one that a caller names."""
+        oversampling = settings.oversampling if quantized else None
+        return cls(window.ef or min(settings.hnsw_ef, most_ef), window.exact, oversampling)
 
     def breadths(self, count: int) -> Iterator[int]:
         """Yield the breadths that together give the best `count` hits. An exact search needs one."""

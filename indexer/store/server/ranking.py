@@ -24,7 +24,7 @@ _LIVE = q.IdfCorpusParams(corpus=q.Filter())
 _NO_GRAPH = q.HnswConfigDiff(m=0)  # latents are read of candidates alone
 
 
-def vector_params(layout: Layout, on_disk: bool) -> dict[str, Any]:
+def vector_params(layout: Layout, on_disk: bool | None) -> dict[str, Any]:
     """Return the arguments of `create_collection` that describe the vectors of the points."""
     size, cosine = layout.dimensions, q.Distance.COSINE
     dense = q.VectorParams(size=size, distance=cosine, on_disk=on_disk)
@@ -45,7 +45,7 @@ def layout_of(params: q.CollectionParams) -> Layout | None:
     named = vectors if isinstance(vectors, dict) else {DENSE: vectors}
     dense = named.get(DENSE)
     language = language_of(params.sparse_vectors or {})
-    if dense is None or language is None or named.keys() - {DENSE, LATENTS}:
+    if dense is None or language is None or named.keys() - {DENSE, LATENTS} or dense.distance is not q.Distance.COSINE:
         return None
     return Layout(dense.size, language, LATENTS in named)
 

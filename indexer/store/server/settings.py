@@ -24,15 +24,25 @@ class CollectionSettings:
     """The settings of new collections; present ones stay as they are. None leaves it to the server."""
 
     shards: int | None = setting(None, "qdrant_shards", "shards of a collection; unset: one per node", gt=0)
-    replication_factor: int = setting(1, "qdrant_replication_factor", "copies of each shard", gt=0)
-    write_consistency_factor: int = setting(
-        1,
+    replication_factor: int | None = setting(
+        None, "qdrant_replication_factor", "copies of each shard; unset: the server's own number, 1", gt=0
+    )
+    write_consistency_factor: int | None = setting(
+        None,
         "qdrant_write_consistency_factor",
-        "copies that have to have written before a write counts; at most the replication factor",
+        "copies that have to have written before a write counts; at most the replication factor; unset: 1",
         gt=0,
     )
-    vectors_on_disk: bool = setting(False, "qdrant_vectors_on_disk", "vectors in memory-mapped files instead of memory")
-    payload_on_disk: bool = setting(True, "qdrant_payload_on_disk", "texts and metadata on disk instead of in memory")
+    vectors_on_disk: bool | None = setting(
+        None,
+        "qdrant_vectors_on_disk",
+        "vectors in memory-mapped files instead of memory; unset: as the server has it, in memory",
+    )
+    payload_on_disk: bool | None = setting(
+        None,
+        "qdrant_payload_on_disk",
+        "texts and metadata on disk instead of in memory; unset: as the server has it, on disk",
+    )
     quantization: Quantization = setting(
         "none",
         "qdrant_quantization",
@@ -68,10 +78,11 @@ class CollectionSettings:
     )
 
     def __post_init__(self) -> None:
-        if not 1 <= self.write_consistency_factor <= self.replication_factor:
+        copies = self.replication_factor or 1
+        if not 1 <= (self.write_consistency_factor or 1) <= copies:
             raise ValueError(
                 f"write_consistency_factor is {self.write_consistency_factor}, "
-                f"limit is 1 to the replication_factor, {self.replication_factor} "
+                f"limit is 1 to the replication_factor, {copies} "
                 "(RET2_QDRANT_WRITE_CONSISTENCY_FACTOR, RET2_QDRANT_REPLICATION_FACTOR)"
             )
         if self.oversampling < 1:

@@ -12,18 +12,18 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import orjson
-from qdrant_client import AsyncQdrantClient
 from qdrant_client import models as q
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, MetadataChange, Page, Point, Stretch
-from indexer.errors import CollectionDamaged
+from indexer.errors import CollectionDamaged, CollectionUnavailable
 from indexer.filters import FieldType, Filter
 from indexer.observability.watch import NOBODY, Watch
 from indexer.store.base import Consistency, Layout, SearchWindow
@@ -33,13 +33,16 @@ from indexer.store.indexes import answered, check_kinds, declared_indexes, refus
 from indexer.store.measure import measured
 from indexer.store.payload import digests, engine_name, hit_of, payload_change, payload_of, point_of, quoted
 from indexer.store.search_terms import FORMAT
+from indexer.store.server.client import Client
 from indexer.store.server.connection import reach
-from indexer.store.server.errors import translating_errors
+from indexer.store.server.copies import Copies
+from indexer.store.server.errors import StrictMode, translating_errors
 from indexer.store.server.filters import INDEX_KINDS, KINDS, to_server
 from indexer.store.server.graph import GraphSearch
 from indexer.store.server.places import BoundedClient
 from indexer.store.server.ranking import asked, layout_of, sparse, vector_params
 from indexer.store.server.settings import CollectionSettings, ServerStoreSettings
+from indexer.store.server.strict import StrictLimits
 from indexer.store.ties import in_order, is_complete, query_limits
 from indexer.store.vectors import DENSE, LATENTS, fits, just_below, new_layout, unpacked, vectors_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
@@ -53,6 +56,7 @@ MAX_DIMENSIONS = 65_535
 CALL_BYTES = 16_000_000
 _VALUE_BYTES = 12  # of a vector, as JSON
 FETCH_POINTS = 256  # of one read of whole points
+CREATION_WAIT_S = 10  # for all nodes to have a new collection
 DESCRIPTION_MAX_AGE_S = (
     60.0  # how long what a collection is counts as known; another process may drop it and make another
 )
@@ -79,8 +83,18 @@ class _Description:
     # Whose metadata a filter may read where no index answers it.
     readable_documents: int
     documents: int
+    strict: StrictLimits
+    # As the collection has it on the server, whose own API may have changed it.
+    copies: int
+    quantized: bool
     # Monotonic seconds.
     until: float
+
+    @property
+    def ordering(self) -> q.WriteOrdering | None:
+        """Without an order two processes that write one document through two nodes may leave its copies different for
+        good."""
+        return q.WriteOrdering.MEDIUM if self.copies > 1 else None
 
 
 class ServerStore:
@@ -88,15 +102,14 @@ class ServerStore:
     closes it.
     """
 
-    def __init__(
-        self, settings: ServerStoreSettings, client: AsyncQdrantClient | None = None, *, watch: Watch = NOBODY
-    ) -> None:
+    def __init__(self, settings: ServerStoreSettings, client: Client | None = None, *, watch: Watch = NOBODY) -> None:
         self.settings = settings
         self.watch = watch
         self._addresses = None if client else reach(settings)
         longest_s = max(settings.timeout_s, settings.write_timeout_s, settings.definition_timeout_s)
         self._bounded = BoundedClient(client or self._addresses, settings.connections, settings.timeout_s, longest_s)
-        self.client = cast(AsyncQdrantClient, self._bounded)
+        self.client = cast(Client, self._bounded)
+        self._copies = Copies(self._addresses) if self._addresses else None
         self._descriptions: dict[str, _Description] = {}
 
     @measured
@@ -201,9 +214,15 @@ class ServerStore:
         self._descriptions.pop(name, None)
         info = await self._own(name)
         layout = layout_of(info.config.params)
-        if layout is None:
-            raise Conflict(f"collection {name} was changed by another application: it has other named vectors")
         mark = (info.config.metadata or {})[MARK]
+        if layout is None or mark.get("dimensions", layout.dimensions) != layout.dimensions:
+            raise CollectionDamaged(
+                f"collection {name} was changed on the Qdrant server: it has {_describe_foreign(info)} instead of "
+                f"{mark.get('dimensions', 'other')} dimensions, Cosine, and words. Restore it there, or delete it and "
+                "index its documents again",
+                field="collection",
+                value=name,
+            )
         if mark.get("format") != FORMAT:
             raise CollectionDamaged(
                 f"collection {name} was filled by an earlier version of ret2, which stored metadata another "
@@ -221,6 +240,9 @@ class ServerStore:
             {path: kind for path, kind in declared.items() if path not in indexed},
             0 if reads_none else self.settings.readable_documents,
             info.points_count or 0,
+            StrictLimits.of(strict),
+            info.config.params.replication_factor or 1,
+            info.config.quantization_config is not None,
             time.monotonic() + DESCRIPTION_MAX_AGE_S,
         )
 
@@ -231,7 +253,9 @@ class ServerStore:
         with translating_errors("get_collection"):
             if not await self.client.collection_exists(self.engine_name(name)):
                 raise NotFound(f"there is no collection {name} in the store", field="collection", value=name)
-            info = await self.client.get_collection(self.engine_name(name))
+        async with self.naming_shards(name):
+            with translating_errors("get_collection"):
+                info = await self.client.get_collection(self.engine_name(name))
         mark = (info.config.metadata or {}).get(MARK)
         if not isinstance(mark, dict) or mark | self.mark(name) != mark:
             raise Conflict(
@@ -243,21 +267,41 @@ class ServerStore:
             )
         return info
 
-    async def _make(self, name: str, layout: Layout) -> None:
+    @asynccontextmanager
+    async def naming_shards(self, name: str) -> AsyncIterator[None]:
+        """Raise the error of a call that needs every shard of a collection with those that are waited for."""
         try:
-            with translating_errors("create_collection"):
-                await self.client.create_collection(
-                    self.engine_name(name),
-                    **creation(layout, self.settings.collection),
-                    metadata={MARK: self.mark(name) | {"format": FORMAT, "indexes": {}}},
-                    timeout=self.settings.definition_timeout_s,
-                )
-        except (Conflict, InvalidInput, DependencyUnavailable):
-            # Another process may have been quicker; gRPC has called that an invalid argument. And with a node down a
-            # server makes the collection and says that time ran out.
-            with translating_errors("collection_exists"):
-                if not await self.client.collection_exists(self.engine_name(name)):
+            yield
+        except DependencyUnavailable as error:
+            if self._copies is None:
+                raise
+            raise await self._copies.explain(error, name, self.engine_name(name)) from error
+
+    async def _make(self, name: str, layout: Layout) -> None:
+        """Make a collection, or find it made: by another process that was quicker, which gRPC has called an invalid
+        argument, or by a server that has a node down, waits for it and says that time ran out."""
+        deadline = time.monotonic() + self.settings.definition_timeout_s
+        while True:
+            began = time.monotonic()
+            try:
+                return await self._create_collection(name, layout)
+            except (Conflict, InvalidInput, DependencyUnavailable) as error:
+                with translating_errors("collection_exists"):
+                    if await self.client.collection_exists(self.engine_name(name)):
+                        return None
+                # A cluster that lost its leader takes some seconds to have another, and forgets what it was to make.
+                waited = isinstance(error, DependencyUnavailable) and time.monotonic() - began > CREATION_WAIT_S / 2
+                if not waited or time.monotonic() > deadline:
                     raise
+
+    async def _create_collection(self, name: str, layout: Layout) -> None:
+        with translating_errors("create_collection"):
+            await self.client.create_collection(
+                self.engine_name(name),
+                **creation(layout, self.settings.collection),
+                metadata={MARK: self.mark(name) | {"format": FORMAT, "indexes": {}, "dimensions": layout.dimensions}},
+                timeout=min(CREATION_WAIT_S, self.settings.definition_timeout_s),
+            )
 
     async def _declare(self, name: str, fields: Mapping[str, FieldType]) -> None:
         """Note the declared fields in the collection's metadata, and have the server build the indexes that are
@@ -294,27 +338,39 @@ class ServerPoints:
         self._client = store.client
         self._name = name
         self._engine_name = store.engine_name(name)
-        # Else two processes that write one document through two nodes may leave its copies different for good.
-        copies = store.settings.collection.replication_factor
-        self._ordering = q.WriteOrdering.MEDIUM if copies > 1 else None
 
     @measured
     async def upsert(self, points: Sequence[Point]) -> None:
         """Checked all before the first is sent; a failure between two calls is mended by repeating the whole."""
-        layout = (await self._store.describe(self._name)).layout
-        written = list({point.document_id: _struct(point, layout) for point in points}.values())
-        for part in _calls(written, self._store.settings.upsert_points):
-            with translating_errors("upsert"):
-                await self._client.upsert(self._engine_name, part, wait=True, ordering=self._ordering)
+        description = await self._store.describe(self._name)
+        written = list({point.document_id: _struct(point, description.layout) for point in points}.values())
+        for part in _calls(written, min(self._store.settings.upsert_points, description.strict.upsert_points)):
+            try:
+                async with self._store.naming_shards(self._name), self._noticing_changes():
+                    with translating_errors("upsert"):
+                        await self._client.upsert(self._engine_name, part, wait=True, ordering=description.ordering)
+            except StrictMode as error:
+                # No document is at fault.
+                raise CollectionUnavailable(error.detail) from error
+
+    @asynccontextmanager
+    async def _noticing_changes(self) -> AsyncIterator[None]:
+        """Raise `CollectionDamaged` for a refused call if the collection was changed since it was described."""
+        try:
+            yield
+        except InvalidInput:
+            await self._store.describe(self._name, fresh=True)
+            raise
 
     @measured
     async def set_metadata(self, changes: Sequence[MetadataChange]) -> None:
         """Replace metadata. A server refuses points that it does not have, so it is asked first which it has."""
-        await self._store.describe(self._name)
+        description = await self._store.describe(self._name)
         payloads = {point_id(change.document_id): _storable(payload_change(change)) for change in changes}
         ids = list(payloads)
-        for start in range(0, len(ids), self._store.settings.upsert_points):
-            part: list[Any] = ids[start : start + self._store.settings.upsert_points]
+        size = min(self._store.settings.upsert_points, description.strict.upsert_points)
+        for start in range(0, len(ids), size):
+            part: list[Any] = ids[start : start + size]
             with translating_errors("retrieve"):
                 present = await self._client.retrieve(self._engine_name, part, **_NOTHING)
             operations: list[Any] = [
@@ -322,20 +378,21 @@ class ServerPoints:
                 for record in present
             ]
             if operations:
-                with translating_errors("batch_update_points"):
-                    await self._client.batch_update_points(
-                        self._engine_name, operations, wait=True, ordering=self._ordering
-                    )
+                async with self._store.naming_shards(self._name):
+                    with translating_errors("batch_update_points"):
+                        await self._client.batch_update_points(
+                            self._engine_name, operations, wait=True, ordering=description.ordering
+                        )
 
     @measured
     async def delete(self, document_ids: Sequence[str]) -> None:
-        await self._store.describe(self._name)
+        description = await self._store.describe(self._name)
         ids: list[Any] = [point_id(document_id) for document_id in document_ids]
         if ids:
-            with translating_errors("delete"):
-                await self._client.delete(
-                    self._engine_name, q.PointIdsList(points=ids), wait=True, ordering=self._ordering
-                )
+            selected = q.PointIdsList(points=ids)
+            async with self._store.naming_shards(self._name):
+                with translating_errors("delete"):
+                    await self._client.delete(self._engine_name, selected, wait=True, ordering=description.ordering)
 
     @measured
     async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
@@ -393,7 +450,9 @@ class ServerPoints:
         description = await self._store.describe(self._name)
         window.check()
         chosen = None if window.condition is None else await self._chosen(window.condition)
-        graph = GraphSearch.of(self._store.settings.collection, window)
+        graph = GraphSearch.of(
+            self._store.settings.collection, window, most_ef=description.strict.ef, quantized=description.quantized
+        )
         query = asked(criterion, description.layout, self._name, chosen, graph.params(graph.ef, graph.ef))
         if window.limit == 0 or query is None:
             return [], {}
@@ -401,11 +460,12 @@ class ServerPoints:
         if window.score_threshold is not None and isinstance(criterion, Nearest):
             request["score_threshold"] = just_below(window.score_threshold)
         request["consistency"] = _CONSISTENCY[window.consistency]
-        request["timeout"] = self._whole_s(window.timeout_s)
-        if isinstance(criterion, Nearest):
-            ranked, records = await self._walk(request, parts, window.end, graph)
-        else:
-            ranked, records = await self._ranked(request, parts, window.end)
+        request["timeout"] = min(self._whole_s(window.timeout_s), description.strict.timeout_s)
+        async with self._noticing_changes():
+            if isinstance(criterion, Nearest):
+                ranked, records = await self._walk(request, parts, window.end, graph)
+            else:
+                ranked, records = await self._ranked(request, parts, window.end)
         return window.cut([(point, score * scale) for point, score in ranked]), records
 
     @measured
@@ -494,19 +554,27 @@ class ServerPoints:
         The first look takes `parts`, those behind it ids alone.
         """
         whole: _Records = {}
-        hits: list[q.ScoredPoint] = []
+        ranked: Ranked = []
         for limit in query_limits(count):
             if graph is not None:
                 request = {**request, "search_params": graph.params(breadth, limit)}
-            hits = await self._query(request, _NOTHING if hits else parts, limit)
-            whole |= {str(hit.id): hit for hit in hits if hit.payload}
-            if is_complete([hit.score for hit in hits], count, limit):
+            if ranked or parts is _NOTHING:
+                ranked = await self._scores(request, limit)
+            else:
+                hits = {str(hit.id): hit for hit in await self._query(request, parts, limit)}
+                whole |= hits
+                ranked = [(point, hit.score) for point, hit in hits.items()]
+            if is_complete([score for _, score in ranked], count, limit):
                 break
-        return in_order([(str(hit.id), hit.score) for hit in hits], count), whole
+        return in_order(ranked, count), whole
 
     async def _query(self, request: dict[str, Any], parts: dict[str, Any], limit: int) -> list[q.ScoredPoint]:
         with translating_errors("query_points"):
             return (await self._client.query_points(self._engine_name, **request, **parts, limit=limit)).points
+
+    async def _scores(self, request: dict[str, Any], limit: int) -> Ranked:
+        with translating_errors("query_points"):
+            return await self._client.query_scores(self._engine_name, request, limit)
 
     async def _retrieve(
         self, ids: list[str], parts: bool | list[str], consistency: Consistency = "one"

@@ -37,6 +37,9 @@ spec:
       {{- end }}
     spec:
       {{- include "ret2.podBasics" .root | nindent 6 }}
+      {{- with .bundled.pod }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
       terminationGracePeriodSeconds: 60 # it writes what is in memory
       containers:
         - name: {{ .component }}

@@ -199,7 +199,7 @@ async def test_half_a_backup_is_none(installations: Open, tmp_path: Path) -> Non
 
     one.store.broken = DependencyUnavailable("the store is away")  # type: ignore[attr-defined]
     with pytest.raises(DependencyUnavailable, match="away"):
-        await back_up(one, tmp_path / "backup", version="0.2")
+        await back_up(one, tmp_path / "backup", version="0.2", patience_s=0)
     with pytest.raises(NotFound, match="broken off"):
         await restore(tmp_path / "backup", installations("other"))
     with pytest.raises(NotFound, match="no backup"):

@@ -21,7 +21,7 @@ from indexer.domain.documents import point_id
 from indexer.domain.points import Point
 from indexer.filters import Equals
 from indexer.store.base import SearchWindow
-from indexer.store.criteria import Nearest
+from indexer.store.criteria import Nearest, WordMatch
 from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
 from model.errors import DependencyUnavailable, InvalidInput, NotFound, Overloaded, RetrievalError
@@ -38,6 +38,7 @@ class Qdrant(CollectionsServicer, PointsServicer, QdrantServicer):  # type: igno
         self.refusal: tuple[grpc.StatusCode, tuple[tuple[str, str], ...]] | None = None
         self.hangs = False
         self.version = "1.19.0"
+        self.hits: list[Any] = []
 
     async def answer(self, request: Any, context: grpc.aio.ServicerContext) -> None:
         self.asked.append(request)
@@ -90,7 +91,7 @@ class Qdrant(CollectionsServicer, PointsServicer, QdrantServicer):  # type: igno
 
     async def Query(self, request: Any, context: Any) -> Any:  # noqa: N802
         await self.answer(request, context)
-        return wire.QueryResponse()
+        return wire.QueryResponse(result=self.hits)
 
     async def Count(self, request: Any, context: Any) -> Any:  # noqa: N802
         await self.answer(request, context)
@@ -132,6 +133,25 @@ async def test_what_is_sent(qdrant: Qdrant, store: ServerStore) -> None:
     query = qdrant.asked[-1]
     assert query.filter.must[0].field.range.gte == 2.5
     assert query.limit == 4
+
+
+async def test_a_ranking_is_read_as_ids_and_scores(qdrant: Qdrant, store: ServerStore) -> None:
+    qdrant.hits = [wire.ScoredPoint(id=wire.PointId(uuid=point_id(f"d{n}")), score=1 / (n + 1)) for n in range(3)]
+    window = SearchWindow(limit=2, condition=Equals("x", 2.5), consistency="majority", timeout_s=1.0)
+    ranked = await store.points("c").rank(Nearest(np.ones(D, np.float32)), window)
+    assert ranked == [(point_id("d0"), 1.0), (point_id("d1"), 0.5)]
+    query = qdrant.asked[-1]
+    assert list(query.query.nearest.dense.data) == [0.5] * D
+    assert query.filter.must[0].field.range.gte == 2.5
+    assert (query.limit, query.timeout, query.params.hnsw_ef) == (3, 1, 513)
+    assert query.read_consistency.type == wire.ReadConsistencyType.Majority
+    assert not query.with_payload.enable
+    assert not query.with_vectors.enable
+    await store.points("c").rank(WordMatch("red boots"), window)
+    query = qdrant.asked[-1]
+    assert query.using == "words_simple"
+    assert len(query.query.nearest.sparse.indices) == 2
+    assert query.params.idf.HasField("corpus")
 
 
 async def test_the_server_is_told_how_long_anyone_waits(qdrant: Qdrant, store: ServerStore) -> None:

@@ -11,7 +11,6 @@ import httpx
 import numpy as np
 import pytest
 from fake_store import FakeStore
-from qdrant_client import AsyncQdrantClient
 from recorded_qdrant import Qdrant
 
 from indexer.blobs.image_store import Blobs
@@ -24,6 +23,7 @@ from indexer.intake import Intake
 from indexer.ledger.ledger import Ledger
 from indexer.loops import WakeUps
 from indexer.settings import IndexerSettings
+from indexer.store.server.client import Client
 from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
 from indexer.worker.progress import Progress
@@ -213,9 +213,7 @@ async def serve(qdrant: Qdrant) -> AsyncIterator[Callable[..., ServerStore]]:
 
     def make(**options: Any) -> ServerStore:
         settings = ServerStoreSettings("http://qdrant:6333", prefer_grpc=False, **options)
-        client = AsyncQdrantClient(
-            url=settings.url, check_compatibility=False, transport=httpx.MockTransport(qdrant), timeout=3
-        )
+        client = Client(url=settings.url, check_compatibility=False, transport=httpx.MockTransport(qdrant), timeout=3)
         stores.append(ServerStore(settings, client))
         return stores[-1]
 

@@ -1,13 +1,14 @@
 """Which address of a Qdrant cluster a call goes to, and what becomes of one whose connection is lost."""
 
 import asyncio
+import json
 from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import httpx
 import pytest
-from qdrant_client.http.exceptions import ResponseHandlingException
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from indexer.store.server.addresses import REST_S, Address, Addresses
 from model.errors import DependencyUnavailable
@@ -143,3 +144,24 @@ async def test_the_version_is_asked_once_for_all_callers_and_shown() -> None:
 async def test_another_service_is_no_qdrant() -> None:
     with pytest.raises(DependencyUnavailable, match="http://a:6333 is no Qdrant server: it says version 'nginx'"):
         await addresses(Node("a", "nginx")).count()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (json.JSONDecodeError("Expecting value", "<html>", 0), "Expecting value: line 1 column 1 (char 0)"),
+        (UnexpectedResponse(404, "Not Found", b"<html>", httpx.Headers()), "status 404"),
+    ],
+)
+async def test_a_server_that_answers_otherwise_is_no_qdrant(error: Exception, said: str) -> None:
+    node = Node("a")
+
+    async def info() -> None:
+        raise error
+
+    node.info = info  # type: ignore[method-assign]
+    with pytest.raises(DependencyUnavailable) as raised:
+        await Addresses([node.address]).count()
+    assert raised.value.detail == (
+        f"http://a:6333 is no Qdrant server, its answer cannot be read ({said}): look at RET2_QDRANT_URL"
+    )

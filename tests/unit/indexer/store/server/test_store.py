@@ -25,7 +25,7 @@ from recorded_qdrant import Qdrant
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Point
-from indexer.errors import CollectionDamaged, IndexUnfinished
+from indexer.errors import CollectionDamaged, CollectionUnavailable, IndexUnfinished
 from indexer.filters import AllOf, Empty, Equals, FieldType, Filter, FullText, Nested, Not, Range
 from indexer.store.base import Consistency, Layout, SearchWindow
 from indexer.store.criteria import LateInteraction, Nearest
@@ -266,7 +266,9 @@ async def test_quantized_candidates_are_rescored(
     await store.points("c").search(Nearest(np.ones(D, np.float32)), SearchWindow(limit=5))
     (made,), (asked,) = qdrant.bodies("PUT", "/ret2~~c"), qdrant.bodies("POST", "/query")
     late = LateInteraction(np.ones(D, np.float32), np.ones((2, D), np.float32), 400)
-    params = GraphSearch.of(store.settings.collection, SearchWindow(5)).params(99, 99)
+    params = GraphSearch.of(
+        store.settings.collection, SearchWindow(5), most_ef=1_000, quantized=quantization != "none"
+    ).params(99, 99)
     outer, _ = reranked(late, Layout(D, latents=True), "c", None, params) or ({}, 0)
     assert outer["search_params"] == outer["prefetch"].params == params
     assert asked["params"]["hnsw_ef"] == 100
@@ -557,3 +559,89 @@ async def test_a_collection_that_is_made_though_time_ran_out_is_there(
     store.client.http.client._async_client._transport = httpx.MockTransport(late)
     await store.create("c", D)
     assert (await store.points("c").layout()).dimensions == D
+
+
+async def test_what_is_not_set_is_left_to_the_server(qdrant: Qdrant, serve: Callable[..., ServerStore]) -> None:
+    await serve().create("c", D)
+    (made,) = qdrant.bodies("PUT", "/ret2~~c")
+    assert not made.keys() & {"replication_factor", "write_consistency_factor", "on_disk_payload", "shard_number"}
+    assert "on_disk" not in made["vectors"]
+
+
+async def test_a_collection_s_own_copies_and_quantization_count(
+    qdrant: Qdrant, serve: Callable[..., ServerStore]
+) -> None:
+    """Another process made it, or somebody changed it by Qdrant's own API."""
+    made = CollectionSettings(replication_factor=2, quantization="scalar")
+    await serve(collection=made).create("c", D)
+    points_ = serve().points("c")
+    await points_.upsert(points(1))
+    await points_.search(np.ones(D, np.float32), SearchWindow(5))
+    (write,) = [query for method, path, query, _ in qdrant.asked if path.endswith("/points") and method == "PUT"]
+    assert write["ordering"] == "medium"
+    assert qdrant.bodies("POST", "/query")[0]["params"]["quantization"]["rescore"]
+
+
+STRICT = {"enabled": True, "upsert_max_batchsize": 50, "search_max_hnsw_ef": 64, "max_timeout": 2}
+
+
+async def test_calls_keep_to_the_limits_of_strict_mode(qdrant: Qdrant, serve: Callable[..., ServerStore]) -> None:
+    store = serve()
+    await store.create("c", D)
+    qdrant.strict = STRICT
+    await store.describe("c", fresh=True)
+    points_, ones = store.points("c"), np.ones(D, np.float32)
+    await points_.upsert(points(120))
+    sent = [body["points"] for method, path, _, body in qdrant.asked if path.endswith("/points")]
+    assert [len(part) for part in sent] == [50, 50, 20]
+    await points_.search(ones, SearchWindow(5))
+    await points_.search(ones, SearchWindow(5, ef=200))
+    # An `ef` that a caller names is the server's to refuse.
+    assert [body["params"]["hnsw_ef"] for body in qdrant.bodies("POST", "/query")] == [64, 201]
+    assert [query["timeout"] for _, path, query, _ in qdrant.asked if path.endswith("/query")] == ["2", "2"]
+
+
+async def test_a_limit_of_strict_mode_is_no_document_s_fault(qdrant: Qdrant, serve: Callable[..., ServerStore]) -> None:
+    store = serve()
+    await store.create("c", D)
+    said = 'Bad request: Limit exceeded 10 > 5 for "upsert limit". Help: Reduce the "upsert limit" parameter.'
+    answer = qdrant.__call__
+
+    def strict(request: httpx.Request) -> httpx.Response:
+        made = answer(request)
+        written = request.method == "PUT" and request.url.path.endswith("/points")
+        return httpx.Response(400, json={"status": {"error": said}}) if written else made
+
+    store.client.http.client._async_client._transport = httpx.MockTransport(strict)
+    with pytest.raises(CollectionUnavailable, match="strict mode on the Qdrant server: change its limits there"):
+        await store.points("c").upsert(points(1))
+
+
+async def test_a_collection_of_another_size_is_damaged_not_its_documents(
+    qdrant: Qdrant, serve: Callable[..., ServerStore]
+) -> None:
+    """Made anew on the server, with our mark, since it was described."""
+    store = serve()
+    await store.create("c", D)
+    qdrant.dimensions["ret2~~c"] = D + 1
+    answer = qdrant.__call__
+
+    def other(request: httpx.Request) -> httpx.Response:
+        made = answer(request)
+        written = request.method == "PUT" and request.url.path.endswith("/points")
+        return httpx.Response(400, json={"status": {"error": "Wrong input: Vector dimension"}}) if written else made
+
+    store.client.http.client._async_client._transport = httpx.MockTransport(other)
+    for _ in range(2):
+        with pytest.raises(CollectionDamaged, match=rf"has 0 points of {D + 1} dim.* instead of {D} dimensions"):
+            await store.points("c").upsert(points(1))
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_does_not_suffice_is_named(status: int) -> None:
+    error = to_retrieval_error(unexpected(status), "upsert")
+    assert isinstance(error, DependencyUnavailable)
+    assert error.detail == (
+        f"Qdrant failed in upsert: {status}: what Qdrant said. Give RET2_QDRANT_API_KEY or RET2_QDRANT_API_KEY_FILE a "
+        "key with the rights for this"
+    )

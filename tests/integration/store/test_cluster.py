@@ -1,0 +1,309 @@
+"""Three real Qdrant nodes: what becomes of writes, searches, definitions and copies when one of them fails."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from qdrant_client import AsyncQdrantClient
+from qdrant_nodes import Cluster, Node, three_nodes
+
+from indexer.domain.documents import point_id
+from indexer.domain.points import Point
+from indexer.errors import CollectionUnavailable
+from indexer.filters import FieldType, Range
+from indexer.store.base import Consistency, SearchWindow
+from indexer.store.criteria import Criterion, Nearest, WordMatch
+from indexer.store.server.settings import CollectionSettings, ServerStoreSettings
+from indexer.store.server.store import ServerStore
+from model.errors import DependencyUnavailable, NotFound, Overloaded
+
+pytestmark = [pytest.mark.qdrant_server, pytest.mark.timeout(280)]
+
+D = 16
+FAULTS: dict[str, tuple[Callable[[Node], None], Callable[[Node], None]]] = {
+    "killed": (Node.kill, Node.start),
+    "hung": (Node.hang, Node.go_on),
+    "cut off": (Node.cut_off, Node.reconnect),
+}
+# A server gives up a node that does not answer after 9.5 s.
+FAULT_S = {"killed": 4.0, "hung": 12.0, "cut off": 12.0}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with three_nodes(tmp_path_factory.mktemp("cluster")) as started:
+        yield started
+
+
+Open = Callable[..., ServerStore]
+
+
+@pytest.fixture
+async def open_store(cluster: Cluster, request: pytest.FixtureRequest) -> AsyncIterator[Open]:
+    """Return a function that opens stores of one deployment, with the settings of its arguments."""
+    opened: list[ServerStore] = []
+    prefix = f"t{abs(hash(request.node.name)) % 10**9}"
+
+    def open_(urls: str = cluster.urls, copies: int = 2, shards: int = 3, **settings: Any) -> ServerStore:
+        collection = CollectionSettings(shards=shards, replication_factor=copies)
+        defaults: dict[str, Any] = {"timeout_s": 5, "definition_timeout_s": 40, "collection_prefix": prefix}
+        opened.append(
+            ServerStore(
+                ServerStoreSettings(urls, grpc_port=cluster.grpc_port, collection=collection, **defaults | settings)
+            )
+        )
+        return opened[-1]
+
+    yield open_
+    for node in cluster.nodes:
+        restore(node)
+    await asyncio.to_thread(cluster.wait_until_calm)
+    client = AsyncQdrantClient(cluster.nodes[0].url, check_compatibility=False)
+    for collection in (await client.get_collections()).collections:
+        await client.delete_collection(collection.name)
+    await client.close()
+    for store in opened:
+        await store.close()
+
+
+def restore(node: Node) -> None:
+    if node.runs:
+        node.go_on()
+    else:
+        node.start()
+    node.reconnect()
+
+
+def point(number: int, version: int = 0) -> Point:
+    vector = np.random.default_rng(number).standard_normal(D).astype(np.float32)
+    return Point(f"d{number}", vector, f"text of {number}", None, {"version": version}, f"{number}.{version}")
+
+
+async def write(call: Callable[[Any], Awaitable[None]], argument: Any) -> int:
+    """Repeat a write that failed for a reason that passes, as a worker does. Return how often. Any other is raised."""
+    for repeated in itertools.count():
+        try:
+            await call(argument)
+        except (DependencyUnavailable, Overloaded):
+            await asyncio.sleep(0.2)
+        else:
+            return repeated
+    raise AssertionError
+
+
+async def copies(cluster: Cluster, engine_name: str) -> list[dict[str, Any]]:
+    """Return what each node says of the collection, point by point. It reads its own copies first."""
+    seen = []
+    for node in cluster.nodes:
+        client = AsyncQdrantClient(node.url, check_compatibility=False, timeout=20)
+        records, following = await client.scroll(engine_name, limit=10_000, with_payload=True, with_vectors=True)
+        assert following is None
+        seen.append({str(record.id): (record.payload, record.vector) for record in records})
+        await client.close()
+    return seen
+
+
+@dataclass
+class Traffic:
+    """One writer, who repeats what failed as a worker does, and one searching caller."""
+
+    store: ServerStore
+    rng: random.Random
+    ids: int = 400
+    expected: dict[int, int] = field(default_factory=dict)
+    searches: int = 0
+    failed_searches: list[str] = field(default_factory=list)
+    longest_search_s: float = 0.0
+    writes: int = 0
+    repeated_writes: int = 0
+    ends: bool = False
+
+    async def write_on(self) -> None:
+        points = self.store.points("c")
+        while not self.ends:
+            self.writes += 1
+            numbers = [self.rng.randrange(self.ids) for _ in range(20)]
+            if self.rng.random() < 0.25:
+                self.repeated_writes += await write(points.delete, [f"d{number}" for number in numbers])
+                for number in numbers:
+                    self.expected.pop(number, None)
+            else:
+                version = self.writes
+                self.repeated_writes += await write(points.upsert, [point(number, version) for number in numbers])
+                self.expected |= dict.fromkeys(numbers, version)
+            await asyncio.sleep(0.02)
+
+    async def search(self) -> None:
+        vector = np.ones(D, np.float32)
+        while not self.ends:
+            began = time.monotonic()
+            self.searches += 1
+            try:
+                await self.store.points("c").search(vector, SearchWindow(limit=10))
+            except DependencyUnavailable as error:
+                self.failed_searches.append(error.detail[:200])
+            self.longest_search_s = max(self.longest_search_s, time.monotonic() - began)
+            await asyncio.sleep(0.03)
+
+    async def run(self, during: Awaitable[None]) -> None:
+        """Write and search until the other is done."""
+        tasks = [asyncio.create_task(self.write_on()), asyncio.create_task(self.search())]
+        try:
+            await during
+        finally:
+            self.ends = True
+            await asyncio.gather(*tasks)
+            self.ends = False
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("grpc", [True, False], ids=["gRPC", "REST"])
+async def test_copies_are_equal_after_each_node_failed_in_turn(
+    cluster: Cluster, open_store: Open, fault: str, grpc: bool
+) -> None:
+    store = open_store(prefer_grpc=grpc)
+    await store.create("c", D, {"version": FieldType.NUMBER})
+    traffic = Traffic(store, random.Random(fault))
+    begin, end = FAULTS[fault]
+
+    async def fail_in_turn() -> None:
+        for number, node in enumerate(cluster.nodes):
+            begin(node)
+            await asyncio.sleep(FAULT_S[fault] / 2)
+            # Collections are made and dropped meanwhile, too.
+            if fault == "killed":
+                await store.create(f"new{number}", D)
+            await asyncio.sleep(FAULT_S[fault] / 2)
+            end(node)
+            await asyncio.to_thread(cluster.wait_until_calm)
+
+    await traffic.run(fail_in_turn())
+    print(fault, grpc, traffic.writes, traffic.repeated_writes, traffic.searches)
+    print(traffic.failed_searches, traffic.longest_search_s)
+    await asyncio.to_thread(cluster.wait_until_calm)
+    expected = {point_id(f"d{number}"): f"{number}.{version}" for number, version in traffic.expected.items()}
+    nodes = await copies(cluster, store.engine_name("c"))
+    for stored in nodes:
+        assert {id_: payload["content_hash"] for id_, (payload, _) in stored.items()} == expected
+    assert nodes[0] == nodes[1] == nodes[2]
+    assert traffic.longest_search_s < 2 * store.settings.timeout_s + 1
+    if fault == "killed":
+        assert not traffic.failed_searches
+
+
+async def test_a_collection_of_one_copy_names_the_shard_that_it_waits_for(cluster: Cluster, open_store: Open) -> None:
+    """Others that have a copy elsewhere go on."""
+    single, double = open_store(copies=1), open_store(copies=2, collection_prefix="double")
+    for store in (single, double):
+        await store.create("c", D)
+        await store.points("c").upsert([point(number) for number in range(60)])
+    lost = cluster.nodes[2]
+    lost.kill()
+    assert lost.gate is not None
+    waits = rf"collection c waits for shard \d on the node {lost.gate.url} \(unreachable\): bring it back"
+    with pytest.raises(CollectionUnavailable, match=waits):
+        await until_known(lambda: single.points("c").upsert([point(number, 1) for number in range(60)]))
+    with pytest.raises(CollectionUnavailable, match=rf"new waits for shard \d on the node {lost.gate.url}"):
+        await until_known(lambda: single.create("new", D))
+    await write(double.points("c").upsert, [point(number, 1) for number in range(60)])
+    restore(lost)
+    await asyncio.to_thread(cluster.wait_until_calm)
+    await single.create("new", D)
+    await single.points("c").upsert([point(number, 1) for number in range(60)])
+    assert await single.points("c").count() == 60
+
+
+async def until_known(call: Callable[[], Awaitable[None]]) -> None:
+    """Repeat a call until the cluster knows of its node: a leader notices within seconds, another is elected in some."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await call()
+            except CollectionUnavailable:
+                raise
+            except DependencyUnavailable:
+                await asyncio.sleep(0.5)
+
+
+async def test_definitions_are_on_a_node_that_was_down(cluster: Cluster, open_store: Open) -> None:
+    store = open_store()
+    await store.create("old", D)
+    await store.create("c", D)
+    await store.points("c").upsert([point(number) for number in range(60)])
+    cluster.nodes[1].kill()
+    await store.create("new", D, {"version": FieldType.NUMBER})
+    await store.create("c", D, {"version": FieldType.NUMBER})
+    await store.drop("old")
+    restore(cluster.nodes[1])
+    await asyncio.to_thread(cluster.wait_until_calm)
+    for node in cluster.nodes:
+        one = open_store(node.url)
+        async with asyncio.timeout(30):
+            for name in ("c", "new"):
+                while await one.points(name).unfinished_indexes({"version": FieldType.NUMBER}):  # noqa: ASYNC110
+                    await asyncio.sleep(0.2)
+        with pytest.raises(NotFound):
+            await one.describe("old")
+        hits = await one.points("c").search(np.ones(D, np.float32), SearchWindow(60, condition=Range("version", gte=0)))
+        assert len(hits) == 60
+
+
+async def test_copies_are_equal_after_two_processes_wrote_the_same_documents(
+    cluster: Cluster, open_store: Open
+) -> None:
+    """Without an order of writes a third of the copies differ for good."""
+    first, second = (open_store(node.url) for node in cluster.nodes[:2])
+    await first.create("c", D)
+
+    async def rewrite(store: ServerStore, process: int) -> None:
+        for round_ in range(30):
+            await store.points("c").upsert([point(number, 1000 * process + round_) for number in range(50)])
+
+    await asyncio.gather(rewrite(first, 1), rewrite(second, 2))
+    nodes = await copies(cluster, first.engine_name("c"))
+    assert len(nodes[0]) == 50
+    assert nodes[0] == nodes[1] == nodes[2]
+
+
+@pytest.mark.parametrize("consistency", ["one", "majority", "quorum", "all"])
+async def test_every_consistency_finds_every_hit_after_a_node_came_back(
+    cluster: Cluster, open_store: Open, consistency: Consistency
+) -> None:
+    store = open_store()
+    await store.create("c", D)
+    points = store.points("c")
+    await points.upsert([point(number) for number in range(1000)])
+    cluster.nodes[2].kill()
+    await write(points.delete, [f"d{number}" for number in range(250)])
+    window = SearchWindow(100, consistency=consistency)
+    searches: list[Criterion] = [Nearest(np.ones(D, np.float32)), WordMatch("text")]
+    if consistency in ("one", "quorum"):
+        assert [len(await points.rank(criterion, window)) for criterion in searches] == [100, 100]
+    restore(cluster.nodes[2])
+    await asyncio.to_thread(cluster.wait_until_calm)
+    ranked = [await points.rank(criterion, window) for criterion in searches]
+    assert [len(dict(ranking)) for ranking in ranked] == [100, 100]
+    hits = await points.hits(ranked[0], consistency=consistency)
+    assert not {hit.document_id for hit in hits} & {f"d{number}" for number in range(250)}
+    assert len(hits) == 100
+
+
+async def test_equal_scores_on_six_shards_are_walked_once_each(cluster: Cluster, open_store: Open) -> None:
+    store = open_store(copies=1, shards=6)
+    await store.create("c", D)
+    points = store.points("c")
+    equal = [replace(point(number), vector=np.ones(D, np.float32)) for number in range(900)]
+    await points.upsert([*equal, *(point(number) for number in range(900, 3000))])
+    walked = []
+    for offset in range(0, 1000, 100):
+        walked += await points.search(np.ones(D, np.float32), SearchWindow(100, offset=offset))
+    assert len({hit.document_id for hit in walked}) == len(walked) == 1000
+    assert {hit.document_id for hit in walked[:900]} == {f"d{number}" for number in range(900)}
