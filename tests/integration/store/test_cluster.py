@@ -147,7 +147,7 @@ class Traffic:
             began = time.monotonic()
             self.searches += 1
             try:
-                await self.store.points("c").search(vector, SearchWindow(limit=10))
+                await self.store.points("c").search(Nearest(vector), SearchWindow(limit=10))
             except DependencyUnavailable as error:
                 self.failed_searches.append(error.detail[:200])
             self.longest_search_s = max(self.longest_search_s, time.monotonic() - began)
@@ -252,7 +252,9 @@ async def test_definitions_are_on_a_node_that_was_down(cluster: Cluster, open_st
                     await asyncio.sleep(0.2)
         with pytest.raises(NotFound):
             await one.describe("old")
-        hits = await one.points("c").search(np.ones(D, np.float32), SearchWindow(60, condition=Range("version", gte=0)))
+        hits = await one.points("c").search(
+            Nearest(np.ones(D, np.float32)), SearchWindow(60, condition=Range("version", gte=0))
+        )
         assert len(hits) == 60
 
 
@@ -290,7 +292,7 @@ async def test_every_consistency_finds_every_hit_after_a_node_came_back(
     restore(cluster.nodes[2])
     await asyncio.to_thread(cluster.wait_until_calm)
     ranked = [await points.rank(criterion, window) for criterion in searches]
-    assert [len(dict(ranking)) for ranking in ranked] == [100, 100]
+    assert [len({place.point_id for place in ranking}) for ranking in ranked] == [100, 100]
     hits = await points.hits(ranked[0], consistency=consistency)
     assert not {hit.document_id for hit in hits} & {f"d{number}" for number in range(250)}
     assert len(hits) == 100
@@ -304,6 +306,6 @@ async def test_equal_scores_on_six_shards_are_walked_once_each(cluster: Cluster,
     await points.upsert([*equal, *(point(number) for number in range(900, 3000))])
     walked = []
     for offset in range(0, 1000, 100):
-        walked += await points.search(np.ones(D, np.float32), SearchWindow(100, offset=offset))
+        walked += await points.search(Nearest(np.ones(D, np.float32)), SearchWindow(100, offset=offset))
     assert len({hit.document_id for hit in walked}) == len(walked) == 1000
     assert {hit.document_id for hit in walked[:900]} == {f"d{number}" for number in range(900)}

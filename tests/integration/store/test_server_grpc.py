@@ -139,7 +139,7 @@ async def test_a_ranking_is_read_as_ids_and_scores(qdrant: Qdrant, store: Server
     qdrant.hits = [wire.ScoredPoint(id=wire.PointId(uuid=point_id(f"d{n}")), score=1 / (n + 1)) for n in range(3)]
     window = SearchWindow(limit=2, condition=Equals("x", 2.5), consistency="majority", timeout_s=1.0)
     ranked = await store.points("c").rank(Nearest(np.ones(D, np.float32)), window)
-    assert ranked == [(point_id("d0"), 1.0), (point_id("d1"), 0.5)]
+    assert [(place.point_id, place.score) for place in ranked] == [(point_id("d0"), 1.0), (point_id("d1"), 0.5)]
     query = qdrant.asked[-1]
     assert list(query.query.nearest.dense.data) == [0.5] * D
     assert query.filter.must[0].field.range.gte == 2.5

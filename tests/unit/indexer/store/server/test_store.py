@@ -576,7 +576,7 @@ async def test_a_collection_s_own_copies_and_quantization_count(
     await serve(collection=made).create("c", D)
     points_ = serve().points("c")
     await points_.upsert(points(1))
-    await points_.search(np.ones(D, np.float32), SearchWindow(5))
+    await points_.search(Nearest(np.ones(D, np.float32)), SearchWindow(5))
     (write,) = [query for method, path, query, _ in qdrant.asked if path.endswith("/points") and method == "PUT"]
     assert write["ordering"] == "medium"
     assert qdrant.bodies("POST", "/query")[0]["params"]["quantization"]["rescore"]
@@ -590,7 +590,7 @@ async def test_calls_keep_to_the_limits_of_strict_mode(qdrant: Qdrant, serve: Ca
     await store.create("c", D)
     qdrant.strict = STRICT
     await store.describe("c", fresh=True)
-    points_, ones = store.points("c"), np.ones(D, np.float32)
+    points_, ones = store.points("c"), Nearest(np.ones(D, np.float32))
     await points_.upsert(points(120))
     sent = [body["points"] for method, path, _, body in qdrant.asked if path.endswith("/points")]
     assert [len(part) for part in sent] == [50, 50, 20]
