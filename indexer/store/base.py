@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from indexer.domain.points import Hit, MetadataChange, Page, Point, Stretch
 from indexer.filters import FieldType, Filter
 from indexer.store.bm25 import SIMPLE
+from indexer.store.columns import Columns
 from indexer.store.criteria import Criterion, Place, Ranked
 from model.errors import InvalidInput
 
@@ -117,6 +118,11 @@ class Points(Protocol):
         self, after: str | None, limit: int, condition: Filter | None = None, *, with_vectors: bool = False
     ) -> Stretch:
         """Return the points of a page, in the same order. Without vectors each has `NO_VECTOR`."""
+        ...
+
+    @property
+    def columns(self) -> Columns:
+        """The metadata fields of these points."""
         ...
 
     async def unfinished_indexes(self, fields: Mapping[str, FieldType]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from indexer.errors import IndexUnfinished
 from indexer.filters import FieldType, Filter, Leaf, Scalar, nodes
+from indexer.store.columns import FieldUse
 from indexer.store.numbers import term_number
 from indexer.store.payload import path_of, terms_path_of
 from model.errors import InvalidInput
@@ -21,6 +22,7 @@ from model.errors import InvalidInput
 # Documents whose metadata a filter may read where no index answers it: about 0.7 s a condition (docs/sizing.md).
 READABLE_DOCUMENTS = 100_000
 
+_NARROW = "narrow the search with a condition on another declared field"
 _CLASHING = {FieldType.NUMBER, FieldType.DATETIME}
 # By path.
 Indexes = Mapping[str, FieldType]
@@ -69,21 +71,47 @@ def refuse_reading(
     indexes that are being built.
     """
     leaf, path, kind = next(_unanswered(condition, indexed))
-    reads = f"the filter has no index for field {leaf.field} and would read the metadata of {documents} documents"
+    reads = _reads("the filter", leaf.field, documents)
     if path in coming:
-        raise IndexUnfinished(f"{reads}: that index is being built. GET /collections/NAME says when it is ready")
-    advice = _advice(leaf, kind or FieldType.KEYWORD, indexed)
-    raise InvalidInput(f"{reads}, the limit is {limit}. {advice}", field=leaf.field, value=documents, limit=limit)
-
-
-def _advice(leaf: Leaf | nodes.Nested, kind: FieldType, indexed: Indexes) -> str:
-    narrow = "narrow the search with a condition on another declared field"
+        raise _being_built(reads)
     if isinstance(leaf, nodes.Nested):
-        return f"Conditions inside nested have no index: {narrow}"
-    if not indexed.keys().isdisjoint((path_of(leaf.field), terms_path_of(leaf.field))):
-        return f"The field is declared as another type, and that stays: {narrow}, or fill a new collection"
-    declaration = json.dumps({"indexes": {leaf.field: kind}})
-    return f"Declare it with PATCH /collections/NAME {declaration}, or {narrow}"
+        advice = f"Conditions inside nested have no index: {_NARROW}"
+    else:
+        advice = _advice(leaf.field, kind or FieldType.KEYWORD, indexed)
+    raise _too_many(reads, advice, leaf.field, documents, limit)
+
+
+def index_for(use: FieldUse, indexed: Indexes) -> FieldType | None:
+    """Return the type of the index that answers a use of a field, None without one."""
+    kind = indexed.get(path_of(use.field))
+    return kind if kind in use.indexes else None
+
+
+def refuse_use(use: FieldUse, indexed: Indexes, coming: Collection[str], documents: int, limit: int) -> NoReturn:
+    """Raise the error for a sort, a facet or the like that would read the metadata of too many documents."""
+    reads = _reads(use.purpose, use.field, documents)
+    if path_of(use.field) in coming:
+        raise _being_built(reads)
+    raise _too_many(reads, _advice(use.field, use.indexes[0], indexed), use.field, documents, limit)
+
+
+def _reads(purpose: str, field: str, documents: int) -> str:
+    return f"{purpose} has no index for field {field} and would read the metadata of {documents} documents"
+
+
+def _being_built(reads: str) -> IndexUnfinished:
+    return IndexUnfinished(f"{reads}: that index is being built. GET /collections/NAME says when it is ready")
+
+
+def _too_many(reads: str, advice: str, field: str, documents: int, limit: int) -> InvalidInput:
+    return InvalidInput(f"{reads}, the limit is {limit}. {advice}", field=field, value=documents, limit=limit)
+
+
+def _advice(field: str, kind: FieldType, indexed: Indexes) -> str:
+    if not indexed.keys().isdisjoint((path_of(field), terms_path_of(field))):
+        return f"The field is declared as another type, and that stays: {_NARROW}, or fill a new collection"
+    declaration = json.dumps({"indexes": {field: kind}})
+    return f"Declare it with PATCH /collections/NAME {declaration}, or {_NARROW}"
 
 
 def unanswered(condition: Filter, indexed: Indexes) -> int:

@@ -1,4 +1,4 @@
-"""POST /search and /search/batch."""
+"""POST /search, /search/batch and /collections/{name}/facets."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from model.errors import Overloaded, RetrievalError, TooLarge
+from service.api.serializers import CollectionPath
 from service.components import Parts, PartsOf
 from service.http.middleware.api_keys import CallerOf
 from service.http.problems import error_wire
 from service.http.responses import Json, StrictRoute, answer_within, took
 from service.schemas.base import checked
+from service.schemas.facets import FacetsIn, FacetsOut
 from service.schemas.search import SearchBatchIn, SearchBatchOut, SearchIn, SearchOut
 from service.search.answers import AnswerWriter
 from service.search.searcher import Searcher
@@ -61,6 +63,15 @@ async def search_batch(body: SearchBatchIn, request: Request, searcher: Searcher
     took(request, [outcome[1] for outcome in outcomes if not isinstance(outcome, RetrievalError)])
     results = [error_wire(outcome) if isinstance(outcome, RetrievalError) else outcome[0] for outcome in outcomes]
     return Json({"results": results})
+
+
+@router.post("/collections/{name}/facets", operation_id="facets", response_model=FacetsOut)
+async def facets(
+    name: CollectionPath, body: FacetsIn, request: Request, searcher: SearcherOf, parts: PartsOf
+) -> Response:
+    """Count the values of metadata fields: those of texts and booleans one by one, numbers and times as a histogram."""
+    counting = searcher.facets(name, body)
+    return Json(await answer_within(request, counting, parts.settings.request_timeout_s))
 
 
 def _writer(request: Request, parts: Parts) -> AnswerWriter:

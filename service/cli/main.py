@@ -144,13 +144,19 @@ def search(
     fields: Annotated[
         list[str] | None, typer.Option("--field", help="show this metadata field alone; may be repeated")
     ] = None,
+    sort: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="metadata field to sort by, -FIELD for descending; may be repeated; without a question: lists"
+        ),
+    ] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Search with a question, a picture, a picture and a question about it, or documents that are there."""
-    if question is None and image is None and not like:
-        raise InvalidInput("nothing to search with: give a question, --image, both, or --like")
+    if question is None and image is None and not like and not sort:
+        raise InvalidInput("nothing to search with: give a question, --image, both, --like, or --sort to list")
     remote = image is not None and image.startswith(("http://", "https://", "data:"))
     with Client(url, api_key=api_key) as client:
         result = client.search(
@@ -168,6 +174,7 @@ def search(
             instruction=instruction,
             score_threshold=score_threshold,
             cursor=cursor,
+            sort=sort or (),
             group_by=group_by,
             group_size=group_size,
             metadata_fields=fields or True,

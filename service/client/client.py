@@ -30,6 +30,7 @@ from model.errors import DependencyUnavailable, InvalidInput, Overloaded, Retrie
 from service.client.types import (
     Collection,
     Document,
+    Facets,
     Failure,
     Hit,
     Image,
@@ -47,6 +48,7 @@ from service.client.types import (
 from service.schemas.collections import AliasesOut, CollectionsOut
 from service.schemas.documents import AcceptedOut
 from service.schemas.encode import EncodeErrorOut, EncodeOut
+from service.schemas.facets import FacetsOut
 from service.schemas.jobs import FailuresOut, JobAcceptedOut, JobsOut
 from service.schemas.reading import CountOut, DocumentsOut, GotOut
 from service.schemas.search import SearchBatchOut, SearchErrorOut
@@ -154,6 +156,15 @@ class Client:
         body = {"searches": [search.wire() for search in searches]}
         answer = self._answer(SearchBatchOut, "POST", "/search/batch", body)
         return tuple(_item_error(result) if isinstance(result, SearchErrorOut) else result for result in answer.results)
+
+    def facets(self, collection: str, fields: Sequence[str], text: str | None = None, **options: Any) -> Facets:
+        """Count the values of metadata fields. `options` are filter, limit and, with a query, mode, score_threshold,
+        image, document_id."""
+        names = {"filter", "limit", "mode", "score_threshold"}
+        asked = Search(collection, text, **{name: value for name, value in options.items() if name not in names})
+        body = {"fields": list(fields), "query": asked.wire().get("query")}
+        body |= {name: value for name, value in options.items() if name in names}
+        return self._answer(FacetsOut, "POST", _path("collections", collection, "facets"), _present(body))
 
     # --- collections
 

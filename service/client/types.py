@@ -11,6 +11,7 @@ from typing import Any
 from model.errors import InvalidInput
 from service.schemas.collections import CollectionOut, GenerationOut, ReindexOut
 from service.schemas.documents import RejectedOut
+from service.schemas.facets import FacetsOut
 from service.schemas.hits import DocumentOut, HitOut
 from service.schemas.jobs import FailureOut, JobOut
 from service.schemas.operations import InfoOut, ModelOut
@@ -18,6 +19,7 @@ from service.schemas.search import GroupOut, SearchOut, TimingsOut
 
 Collection = CollectionOut
 Document = DocumentOut
+Facets = FacetsOut
 Failure = FailureOut
 Generation = GenerationOut
 Group = GroupOut
@@ -37,10 +39,17 @@ Image = bytes | Path | str
 Example = str | Mapping[str, Any]  # a document's id, or {"text"?, "image"?}
 
 
+# A field, or with a minus before it the field descending, or {"field": …, "order": "asc" | "desc"}.
+Sort = str | Mapping[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
-    """One search. `document_id` searches with a document that is already in the collection, `positive` and `negative`
-    with examples of what is sought and what is not. What is None is left to the collection or the service."""
+    """One search; with `sort` and no query, a list of documents.
+
+    `document_id` searches with a document that is already in the collection, `positive` and `negative` with examples of
+    what is sought and what is not. What is None is left to the collection or the service.
+    """
 
     collection: str
     text: str | None = None
@@ -67,6 +76,7 @@ class Search:
     consistency: str | None = None
     exact: bool = False
     ef: int | None = None
+    sort: Sequence[Sort] = ()
 
     def wire(self) -> dict[str, Any]:
         query = {
@@ -80,7 +90,8 @@ class Search:
         fields = self.metadata_fields
         body = {
             "collection": self.collection,
-            "query": _present(query),
+            "query": _present(query) or None,
+            "sort": [_sort(key) for key in self.sort] or None,
             "limit": self.limit,
             "offset": self.offset or None,
             "filter": self.filter,
@@ -155,6 +166,12 @@ def _file(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InvalidInput(f"image {path} cannot be read: {error.strerror}") from error
+
+
+def _sort(key: Sort) -> Mapping[str, str]:
+    if isinstance(key, str):
+        return {"field": key[1:], "order": "desc"} if key.startswith("-") else {"field": key}
+    return key
 
 
 def _example(example: Example) -> str | dict[str, Any]:

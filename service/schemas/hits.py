@@ -166,7 +166,7 @@ class HitOut(ContentOut):
 
     score: Annotated[float, From(lambda view: view.content.score)] = Field(
         description="similarity to the query: the cosine of the two embeddings; another scale in modes lexical and "
-        "hybrid",
+        "hybrid; 0 without a query",
         examples=[0.83],
     )
     explanation: Annotated[ExplanationOut | None, From(lambda view: view.explanation)] = Field(

@@ -16,6 +16,8 @@ from service.schemas.hits import HitOut
 
 # Examples of each kind in one query: one call of the encoder.
 MAX_EXAMPLES = 16
+# Fields of one order.
+MAX_SORTS = 4
 # Groups of one search: each may take a query of the store.
 MAX_GROUPS = 100
 
@@ -121,6 +123,15 @@ class RerankIn(Wire):
     )
 
 
+class SortIn(Wire):
+    """A field to sort by."""
+
+    model_config = ConfigDict(json_schema_extra=examples({"field": "area_km2", "order": "desc"}))
+
+    field: FieldName = Field(description="a metadata field of numbers, times, texts or booleans")
+    order: Literal["asc", "desc"] = Field("asc", description="from the least value or from the greatest")
+
+
 # Tags in angle brackets, as in `base`: a wrong option is named `rerank.oversampling`.
 Rerank = Annotated[
     Annotated[bool, Tag("<bool>")] | Annotated[RerankIn, Tag("<options>")],
@@ -134,13 +145,17 @@ MetadataFields = Annotated[
 ]
 
 
-def _finite(value: float) -> float:
+def finite(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError("must be a finite number")
     return value
 
 
 _QUERY = {"text": "shilling"}
+# What a search without a query cannot have.
+_OF_QUERIES = frozenset(
+    ("mode", "fusion", "rerank", "explain", "highlight", "score_threshold", "group_by", "exact", "ef")
+)
 
 
 class SearchIn(Wire):
@@ -167,6 +182,7 @@ class SearchIn(Wire):
                 "ef": 1024,
             },
             {"collection": "flags", "query": _QUERY, "exact": True},
+            {"collection": "flags", "sort": [{"field": "area_km2", "order": "desc"}]},
             {"collection": "flags", "query": {"text": "borders"}, "group_by": "region", "group_size": 2},
             {
                 "collection": "flags",
@@ -186,7 +202,15 @@ class SearchIn(Wire):
     )
 
     collection: CollectionName = Field(description="the name of a collection, or an alias")
-    query: QueryIn = Field(description="what to search for")
+    query: QueryIn | None = Field(
+        None, description="what to search for; without it, `sort` lists the documents of the filter"
+    )
+    sort: list[SortIn] = Field(
+        [],
+        max_length=MAX_SORTS,
+        description="the order of the hits by their metadata, the first field above all; with a query, of the ranking's "
+        "first `max_search_depth` hits. Documents without a value come last",
+    )
     limit: int | None = Field(
         None, ge=1, description="how many hits, or groups; by default the collection's own limit, else 10"
     )
@@ -199,7 +223,7 @@ class SearchIn(Wire):
         "what the hits hold",
     )
     filter: FilterTree | None = Field(None, description="which documents may be hits, by their metadata")
-    score_threshold: Annotated[float, AfterValidator(_finite)] | None = Field(
+    score_threshold: Annotated[float, AfterValidator(finite)] | None = Field(
         None, description="leave out hits with a lower score"
     )
     group_by: FieldName | None = Field(
@@ -250,6 +274,12 @@ class SearchIn(Wire):
 
     @model_validator(mode="after")
     def _check_options(self) -> SearchIn:
+        if self.query is None and not self.sort:
+            raise ValueError("the query is empty: give text, image, document_id or positive, or sort to list documents")
+        if self.query is None and (unfit := sorted(name for name in _OF_QUERIES if getattr(self, name))):
+            raise ValueError(f"{unfit[0]} needs a query: without one, documents are listed as sort says")
+        if self.sort and self.group_by is not None:
+            raise ValueError("groups are ordered by their best hit: group_by goes without sort")
         if self.exact and self.ef is not None:
             raise ValueError("ef is for searches through a graph, and exact asks for none: give one of them")
         if self.cursor is not None and self.offset:

@@ -27,7 +27,7 @@ from indexer.store.criteria import (
 )
 from model.errors import InvalidInput, NotFound
 from model.types import Float32
-from service.schemas.search import RerankIn, RrfIn, SearchIn, WeightedIn
+from service.schemas.search import QueryIn, RerankIn, RrfIn, SearchIn, WeightedIn
 from service.search.clock import Clock
 
 # Hits that `oversampling` counts for, whichever page is read, so that all pages are windows into the same ranking.
@@ -51,12 +51,13 @@ class RankingMode:
         """Raise `InvalidInput` for options that do not go together."""
         mode = search.mode or "fused"
         lexical = mode == "lexical"
-        examples = bool(search.query.positive or search.query.negative)
+        query = search.query or QueryIn.model_construct()
+        examples = bool(query.positive or query.negative)
         if search.fusion is not None and mode != "hybrid":
             raise _unfit("fusion", f"fusion needs mode hybrid, the mode is {mode}")
         if search.rerank and lexical:
             raise _unfit("rerank", "rerank uses the latents of embeddings, which mode lexical does not read")
-        if lexical and search.query.image is not None:
+        if lexical and query.image is not None:
             raise _unfit("mode", "mode lexical reads words only and would ignore the image: use hybrid or fused")
         if lexical and examples:
             raise _unfit("mode", "mode lexical reads the query's own words only, not its examples: use hybrid or fused")

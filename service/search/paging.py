@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
 
@@ -52,27 +51,43 @@ class Mark:
     search: str
 
     def cursor(self) -> str:
-        fields = [self.place, self.score, self.document_id, self.search]
-        return base64.urlsafe_b64encode(orjson.dumps(fields)).decode().rstrip("=")
+        return cursor_of([self.place, self.score, self.document_id, self.search])
 
 
 def read_cursor(cursor: str, search: str) -> Mark:
     """Read a cursor. Raise `InvalidInput` for one that this service did not write, or wrote for another search."""
     try:
-        fields = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        mark = Mark(*fields)
-    except (binascii.Error, ValueError, TypeError) as error:
-        raise InvalidInput("the cursor was not made by this service", field="cursor", value=cursor) from error
+        mark = Mark(*cursor_fields(cursor))
+    except (ValueError, TypeError) as error:
+        raise foreign_cursor(cursor) from error
     if not _is_mark(mark):
-        raise InvalidInput("the cursor was not made by this service", field="cursor", value=cursor)
-    if mark.search != search:
+        raise foreign_cursor(cursor)
+    check_owner(cursor, mark.search, search)
+    return mark
+
+
+def cursor_of(fields: Sequence[Any]) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps(fields)).decode().rstrip("=")
+
+
+def cursor_fields(cursor: str) -> Any:
+    """Return what a cursor was made of. Raise `ValueError` for one that cannot be read."""
+    return orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+
+
+def foreign_cursor(cursor: str) -> InvalidInput:
+    return InvalidInput("the cursor was not made by this service", field="cursor", value=cursor)
+
+
+def check_owner(cursor: str, owner: object, search: str) -> None:
+    """Raise `InvalidInput` where a cursor belongs to another search."""
+    if owner != search:
         raise InvalidInput(
             "the cursor belongs to another search: repeat the search that it came from, and change only limit and what "
             "the hits hold",
             field="cursor",
             value=cursor,
         )
-    return mark
 
 
 def _is_mark(mark: Mark) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,23 +16,29 @@ import orjson
 from indexer import filters
 from indexer.catalog import Catalog
 from indexer.domain.collections import Collection
+from indexer.domain.documents import point_id
 from indexer.domain.points import Hit
 from indexer.store.base import SearchWindow
+from indexer.store.criteria import Place
 from model.errors import TimedOut
 from model.types import Limits
 from service.inputs.inputs import ImageFetcher
 from service.keys import Key
 from service.observability.metrics import Metrics
-from service.schemas.search import SearchIn
+from service.schemas.facets import FacetsIn
+from service.schemas.search import QueryIn, SearchIn
 from service.search.answers import AnswerWriter
 from service.search.bounds import SearchBounds
+from service.search.browsing import Browser, read_sorted_cursor, sorted_cursor
 from service.search.clock import Clock
+from service.search.facets import Facets
 from service.search.highlights import passages
 from service.search.hits import hit_wire, name_for
 from service.search.modes import RankedSearch, RankingMode
-from service.search.paging import MAX_WINDOW, Mark, Page, Pager, read_cursor
+from service.search.paging import MAX_WINDOW, Mark, Page, Pager, Ranking, read_cursor
 from service.search.query import EncodedQuery, QueryEncoder
 from service.search.room import HitRoom
+from service.search.sorting import SortedRanking, SortKey, sort_keys
 
 # Options that may differ from page to page. The filter counts, by its meaning.
 _PAGE_OPTIONS = {
@@ -70,24 +77,95 @@ class Searcher:
             filters.check_field(path, "metadata_fields")
         if search.group_by is not None:
             filters.check_field(search.group_by, "group_by")
+        for part in search.sort:
+            filters.check_field(part.field, "sort")
         collection = await self.catalog.get(search.collection)
         limit = search.limit or self.bounds.default_limit(search, collection)
         self.bounds.check(search, limit)
         if search.filter is not None:
             filters.check_types(search.filter, collection.indexes)
-        query = await self._encode(search, mode, collection, clock)
-        pager = Pager(
-            self._ranked(search, mode, collection, query, clock), query.document_ids, self.bounds.depth, mode.steady
-        )
+        keys = sort_keys(search.sort, collection.indexes)
+        if search.query is None:
+            async with self.room.taken(limit):
+                answer = await self._browse(search, keys, limit, collection, clock)
+                return writer.write(answer), answer["timings"]
+        query = await self._encode(search.query, search.explain, mode, collection, clock)
+        pager = self._pager(search, mode, keys, collection, query, clock)
         async with self.room.taken(limit if search.group_by is None else MAX_WINDOW):
             answer = await self._answer(search, pager, limit, collection, query, clock)
             return writer.write(answer), answer["timings"]
 
-    async def _encode(self, search: SearchIn, mode: RankingMode, collection: Collection, clock: Clock) -> EncodedQuery:
+    async def facets(self, collection_name: str, body: FacetsIn) -> dict[str, Any]:
+        """Return `FacetsOut`. Raise as `search` does."""
+        clock = Clock(self.bounds.timeout_s)
+        for name in body.fields:
+            filters.check_field(name, "fields")
+        collection = await self.catalog.get(collection_name)
+        if body.filter is not None:
+            filters.check_types(body.filter, collection.indexes)
+        points = self.catalog.points(collection)
+        counting = Facets(points, collection.indexes, body.filter, body.limit)
+        fields = list(dict.fromkeys(body.fields))
+        if body.query is None:
+            facets = await counting.of_condition(fields)
+            return {"documents": await points.count(body.filter), "facets": facets}
+        search = SearchIn.model_construct(
+            collection=collection_name,
+            query=body.query,
+            filter=body.filter,
+            mode=body.mode,
+            score_threshold=body.score_threshold,
+        )
+        mode = RankingMode.requested_by(search)
+        query = await self._encode(body.query, False, mode, collection, clock)
+        ranking = self._ranked(search, mode, collection, query, clock)
+        named = {point_id(document_id) for document_id in query.document_ids}
+        places = await ranking.places(0, self.bounds.depth)
+        ids = [place.point_id for place in places if place.point_id not in named]
+        facets = await counting.of_points(fields, ids, exact=len(places) < self.bounds.depth)
+        return {"documents": len(ids), "facets": facets}
+
+    async def _browse(
+        self, search: SearchIn, keys: Sequence[SortKey], limit: int, collection: Collection, clock: Clock
+    ) -> dict[str, Any]:
+        """Return a page of the documents in the order of their metadata."""
+        digest = _digest(search)
+        mark = None if search.cursor is None else read_sorted_cursor(search.cursor, digest, len(keys))
+        points = self.catalog.points(collection)
+        with clock.in_store():
+            browser = Browser(points.columns, keys, search.filter)
+            entries = (await browser.entries(mark, search.offset + limit + 1))[search.offset :]
+            ranked = [Place(entry.point_id, 0.0) for entry in entries[:limit]]
+            hits = await points.hits(ranked, with_vector=search.with_vector, consistency=search.consistency)
+        self._observe(len(hits), clock)
+        name = name_for(self.caller, search.collection, collection.name)
+        wires = [hit_wire(name, hit, search, EncodedQuery()) for hit in hits]
+        cursor = sorted_cursor(entries[limit - 1], digest) if len(entries) > limit else None
+        return {"hits": wires, "cursor": cursor, "timings": clock.timings()}
+
+    async def _encode(
+        self, query: QueryIn, explain: bool, mode: RankingMode, collection: Collection, clock: Clock
+    ) -> EncodedQuery:
         encoder = await self.catalog.encoder(collection)
         points = self.catalog.points(collection)
         encoding = QueryEncoder(collection, encoder, points, self.limits, self.fetcher, clock)
-        return await encoding.encode(search.query, mode, explain=search.explain)
+        return await encoding.encode(query, mode, explain=explain)
+
+    def _pager(
+        self,
+        search: SearchIn,
+        mode: RankingMode,
+        keys: Sequence[SortKey],
+        collection: Collection,
+        query: EncodedQuery,
+        clock: Clock,
+    ) -> Pager:
+        ranking: Ranking = self._ranked(search, mode, collection, query, clock)
+        steady = mode.steady
+        if keys:
+            ranking = SortedRanking(ranking, self.catalog.points(collection), keys, self.bounds.depth, clock)
+            steady = False
+        return Pager(ranking, query.document_ids, self.bounds.depth, steady)
 
     def _ranked(
         self, search: SearchIn, mode: RankingMode, collection: Collection, query: EncodedQuery, clock: Clock

@@ -1,18 +1,21 @@
 """A store in memory that keeps every promise of the real ones: NumPy for the ranking, `filters.matches` for the filter."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import cache
+from typing import Any
 
 import numpy as np
-from filter_meaning import matches
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import NO_VECTOR, Hit, Lexical, MetadataChange, Page, Point, Stretch
 from indexer.filters import FieldType, Filter
+from indexer.filters.meaning import matches
 from indexer.store.base import Consistency, Layout, SearchWindow
 from indexer.store.bm25 import tokens
+from indexer.store.columns import FieldUse, Row
 from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
 from indexer.store.fusion import fuse, places
 from indexer.store.vectors import new_layout
@@ -180,6 +183,10 @@ class FakePoints:
             tuple(point if with_vectors else replace(point, vector=NO_VECTOR) for point in points), page.after
         )
 
+    @property
+    def columns(self) -> "FakeColumns":
+        return FakeColumns(self)
+
     async def unfinished_indexes(self, fields: Mapping[str, FieldType]) -> list[str]:
         self._kept()
         return []
@@ -195,6 +202,42 @@ class FakePoints:
         if self._name not in self._store.kept:
             raise NotFound(f"there is no collection {self._name} in the store")
         return self._store.kept[self._name]
+
+
+class FakeColumns:
+    """Without indexes: everything is read."""
+
+    def __init__(self, points: FakePoints) -> None:
+        self._points = points
+
+    async def index_for(self, use: FieldUse, condition: Filter | None) -> FieldType | None:
+        await self._points.count()
+        return None
+
+    async def rows(self, point_ids: list[str], fields: Iterable[str], *, with_vectors: bool = False) -> list[Row]:
+        found = await self._points.hits([Place(one, 0.0) for one in point_ids], with_vector=with_vectors)
+        return [Row(point_id(hit.document_id), hit.metadata, hit.vector) for hit in found]
+
+    async def scan(
+        self, after: str | None, limit: int, condition: Filter | None, fields: Iterable[str]
+    ) -> tuple[list[Row], str | None]:
+        stretch = await self._points.scroll(after, limit, condition)
+        return [Row(point_id(point.document_id), point.metadata) for point in stretch.points], stretch.after
+
+    async def facet(self, field: str, condition: Filter | None, limit: int, *, exact: bool) -> list[tuple[Any, int]]:
+        raise NotImplementedError
+
+    async def ordered(
+        self,
+        field: str,
+        condition: Filter | None,
+        limit: int,
+        fields: Iterable[str],
+        *,
+        descending: bool,
+        start: float | datetime | None,
+    ) -> list[Row]:
+        raise NotImplementedError
 
 
 def bm25(texts: Mapping[str, str], query: str, language: str) -> dict[str, float]:

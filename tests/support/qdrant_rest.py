@@ -57,6 +57,7 @@ class Collections:
             ("POST", "/{name}/points/query", self.query),
             ("POST", "/{name}/points/count", self.count),
             ("POST", "/{name}/points/scroll", self.scroll),
+            ("POST", "/{name}/facet", self.facet),
         ):
             router.add_api_route(path, endpoint, methods=[method])
         return router
@@ -158,8 +159,13 @@ class Collections:
             offset=body.offset,
             with_payload=_or(body.with_payload, True),
             with_vectors=_or(body.with_vector, False),
+            order_by=body.order_by,
         )
         return Answer(q.ScrollResult(points=points, next_page_offset=following))
+
+    async def facet(self, name: str, body: q.FacetRequest) -> Answer:
+        self._of(name)
+        return Answer(await self._engine.facet(name, body.key, body.filter, _or(body.limit, 10)))
 
     def _of(self, name: str) -> dict[str, q.PayloadIndexInfo]:
         if name not in self._indexes:

@@ -22,6 +22,7 @@ from indexer.observability.watch import NOBODY, Watch
 from indexer.store.base import Consistency, Layout, SearchWindow
 from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
 from indexer.store.edge.child import start
+from indexer.store.edge.columns import EdgeColumns
 from indexer.store.edge.settings import EdgeSettings
 from indexer.store.edge.slices import READS_PER_CALL, Paused, Slice, Slices
 from indexer.store.edge.snapshot import pack
@@ -260,6 +261,10 @@ class EdgePoints:
             after = stretch.after
             if after is None or len(points) >= limit:
                 return Stretch(tuple(points), after)
+
+    @property
+    def columns(self) -> EdgeColumns:
+        return EdgeColumns(self._call, self._name, self.watch)
 
     @measured
     async def unfinished_indexes(self, fields: Mapping[str, FieldType]) -> list[str]:

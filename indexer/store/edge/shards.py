@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from indexer.durability import sync
 from indexer.errors import CollectionDamaged
 from indexer.filters import FieldType, Filter
 from indexer.store.base import Layout, SearchWindow
+from indexer.store.columns import FieldUse, Row, row_of
 from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
 from indexer.store.edge import journal
 from indexer.store.edge.build import GONE, REMOVED, Build, recover
@@ -42,11 +44,13 @@ from indexer.store.indexes import (
     answered,
     check_kinds,
     declared_indexes,
+    index_for,
     refuse_reading,
+    refuse_use,
     unanswered,
     unfinished,
 )
-from indexer.store.payload import digests, engine_name, hit_of, payload_change, payload_of, point_of, quoted
+from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_change, payload_of, point_of, quoted
 from indexer.store.search_terms import FORMAT
 from indexer.store.vectors import DENSE, LATENTS, fits, just_below, new_layout, unpacked, vectors_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
@@ -434,6 +438,62 @@ class Shards:
         following = end if following is None else following
         return records, None if following is None else str(following)
 
+    def index_for(self, name: str, use: FieldUse, condition: Filter | None) -> FieldType | None:
+        opened = self._opened(name)
+        if condition is not None:
+            check_kinds(condition, opened.indexed)
+        reads = 0 if condition is None else self._reads(opened, condition)
+        kind = index_for(use, opened.indexed)
+        if kind is None and (points := self._left(opened, condition)) > self._readable_documents:
+            refuse_use(use, opened.indexed, opened.coming, points, self._readable_documents)
+        return None if reads else kind
+
+    def rows(self, name: str, ids: Sequence[str], paths: Sequence[str], with_vectors: bool) -> list[Row]:
+        records = self._opened(name).shard.retrieve(list(ids), list(paths), [DENSE] if with_vectors else False)
+        return [_row(record, with_vectors) for record in records]
+
+    def scan(
+        self, name: str, after: str | None, limit: int, condition: Filter | None, paths: list[str]
+    ) -> tuple[list[Row], str | None]:
+        records, following = self._stretch(name, after, limit, condition, paths, False)
+        return [_row(record) for record in records], following
+
+    def facet(self, name: str, field: str, condition: Filter | None, limit: int, exact: bool) -> list[tuple[Any, int]]:
+        """Count the values of a field. The condition is one that indexes answer."""
+        chosen = None if condition is None else to_edge(condition)
+        request = qe.FacetRequest(path_of(field), limit=limit, exact=exact, filter=chosen)
+        return [(hit.value, hit.count) for hit in self._opened(name).shard.facet(request).hits]
+
+    def ordered(
+        self,
+        name: str,
+        field: str,
+        condition: Filter | None,
+        limit: int,
+        descending: bool,
+        start: float | datetime | None,
+        paths: list[str],
+    ) -> list[Row]:
+        """Return rows by the values of a field. The condition is one that indexes answer."""
+        begin = start.isoformat() if isinstance(start, datetime) else start
+        direction = qe.Direction.Desc if descending else qe.Direction.Asc
+        request = qe.ScrollRequest(
+            limit=limit,
+            filter=None if condition is None else to_edge(condition),
+            with_payload=paths,
+            with_vector=False,
+            order_by=qe.OrderBy(path_of(field), direction, begin),
+        )
+        return [_row(record) for record in self._opened(name).shard.scroll(request)[0]]
+
+    def _left(self, opened: _Open, condition: Filter | None) -> int:
+        """Return how many points the indexed parts of a condition leave, about."""
+        points = int(opened.shard.info().points_count)
+        if condition is None or points <= self._readable_documents:
+            return points
+        narrowed = to_edge(answered(condition, opened.indexed))
+        return int(opened.shard.count(qe.CountRequest(exact=False, filter=narrowed)))
+
     def size_bytes(self, name: str) -> int:
         """Return the disk space of a collection's files without their holes, which are large."""
         self._opened(name)
@@ -635,6 +695,10 @@ class Shards:
         free, needed = shutil.disk_usage(self._folder).free, MIN_FREE_BYTES + extra_bytes
         if free < needed:
             raise DependencyUnavailable(f"disk is full: {free} bytes free at {self._folder}, {needed} needed")
+
+
+def _row(record: Any, with_vector: bool = False) -> Row:
+    return row_of(str(record.id), record.payload, unpacked(record.vector)[0] if with_vector else None)
 
 
 def _bytes_on_disk(folder: Path) -> int:

@@ -27,7 +27,7 @@ LEAST_VERSION = (1, 19)
 
 REST_S = 5.0
 _READS = frozenset(
-    {"query_points", "query_scores", "retrieve", "scroll", "count", "get_collection", "collection_exists"}
+    {"query_points", "query_scores", "retrieve", "scroll", "count", "facet", "get_collection", "collection_exists"}
     | {"get_collections", "info", "cluster_status", "collection_cluster_info"}
 )
 _WRITES = frozenset({"upsert", "delete", "batch_update_points"})

@@ -34,6 +34,7 @@ from indexer.store.measure import measured
 from indexer.store.payload import digests, engine_name, hit_of, payload_change, payload_of, point_of, quoted
 from indexer.store.search_terms import FORMAT
 from indexer.store.server.client import Client
+from indexer.store.server.columns import ServerColumns
 from indexer.store.server.connection import reach
 from indexer.store.server.copies import Copies
 from indexer.store.server.errors import StrictMode, translating_errors
@@ -612,6 +613,10 @@ class ServerPoints:
                 documents = (await self._client.count(self._engine_name, narrowed, exact=False)).count
         if documents > limit:
             refuse_reading(condition, description.indexed, description.coming, documents, limit)
+
+    @property
+    def columns(self) -> ServerColumns:
+        return ServerColumns(self._store, self._name, self._chosen)
 
     @measured
     async def unfinished_indexes(self, fields: Mapping[str, FieldType]) -> list[str]:

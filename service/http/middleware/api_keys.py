@@ -67,6 +67,7 @@ SCOPES: Mapping[str, frozenset[KeyScope]] = {
     "GET /aliases": ANY,
     "PUT /aliases/{name}": ADMIN,
     "DELETE /aliases/{name}": ADMIN,
+    "POST /collections/{name}/facets": SEARCH,
     "POST /collections/{name}/documents": WRITE,
     "GET /collections/{name}/documents": SEARCH,
     "POST /collections/{name}/documents/scroll": SEARCH,

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from filter_meaning import matches
 from filter_strategies import BEYOND_DOUBLES, NUMBERS, corpus, every_leaf, filters, metadata
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -35,6 +34,7 @@ from indexer.filters import (
     Range,
     elements,
 )
+from indexer.filters.meaning import matches
 from indexer.filters.values import read_moment
 from indexer.store.base import Consistency, Points, SearchWindow, Store
 from indexer.store.criteria import Nearest, WordMatch

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filter_meaning import matches
 from filter_strategies import BEYOND_DOUBLES, FIELDS, NUMBERS, corpus, filters, metadata, wire
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +25,7 @@ from indexer.filters import (
     steps,
     tight_bounds,
 )
+from indexer.filters.meaning import matches
 from indexer.filters.values import read_moment
 from indexer.filters.words import words
 from model.errors import InvalidInput

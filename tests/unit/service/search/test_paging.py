@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from filter_meaning import matches
 from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit
 from indexer.filters import Filter
+from indexer.filters.meaning import matches
 from indexer.store.criteria import Place
 from model.errors import InvalidInput
 from service.schemas.hits import selected

@@ -1,4 +1,4 @@
-"""What a filter means, in plain Python: the stores are tested against it."""
+"""The meaning of a filter in plain Python: what decides over a few documents that were read, and what the stores are tested against."""
 
 from __future__ import annotations
 
