@@ -92,6 +92,13 @@ class _Tools:
         ] = None,
         collection: Collection = None,
         filter: Metadata = None,  # noqa: A002 - as in the HTTP API
+        sort: Annotated[
+            list[str] | None,
+            Field(
+                description="metadata fields to sort by, such as price, or -price for descending; without a text, an "
+                "image and a document they list the collection"
+            ),
+        ] = None,
         limit: Annotated[int, Field(ge=1, le=_MAX_HITS)] = 5,
         with_images: Annotated[bool, Field(description="show the hits' images too")] = False,
     ) -> Annotated[CallToolResult, SearchAnswer]:
@@ -99,7 +106,9 @@ class _Tools:
         with _errors_for_the_caller():
             name = self._named(collection)
             picture = None if image is None else self._picture(image)
-            result = self._client.search(name, text, picture, document_id=document_id, filter=filter, limit=limit)
+            result = self._client.search(
+                name, text, picture, document_id=document_id, filter=filter, sort=sort or (), limit=limit
+            )
             return self._answer(name, result.hits, with_images)
 
     def get_document(

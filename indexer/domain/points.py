@@ -73,3 +73,7 @@ class Hit:
     vector: Float32 | None = None
     shares: Shares | None = None
     lexical: Lexical | None = None
+    # What each boost of the search added to the score.
+    boosts: tuple[float, ...] = ()
+    # With diversity: the greatest cosine with a hit before it, None for those that were not compared.
+    closest: float | None = None

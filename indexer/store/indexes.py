@@ -135,6 +135,11 @@ def _unanswered(condition: Filter, indexed: Indexes) -> Iterator[tuple[Leaf | no
                 yield leaf, path, _declarable(leaf)
 
 
+def fields_of(condition: Filter) -> list[str]:
+    """Return the fields that a condition looks at."""
+    return [leaf.field for leaf in _leaves(condition)]
+
+
 def _leaves(condition: Filter) -> Iterator[Leaf | nodes.Nested]:
     match condition:
         case nodes.AllOf(of) | nodes.AnyOf(of) | nodes.AtLeast(_, of):

@@ -150,6 +150,10 @@ def search(
             help="metadata field to sort by, -FIELD for descending; may be repeated; without a question: lists"
         ),
     ] = None,
+    boost: Annotated[
+        list[str] | None, typer.Option(help='add to scores: {"field": "popularity", "weight": 0.1}; may be repeated')
+    ] = None,
+    diversity: Annotated[float, typer.Option(min=0, max=1, help="0 to 1: how unlike each other hits shall be")] = 0.0,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -175,6 +179,8 @@ def search(
             score_threshold=score_threshold,
             cursor=cursor,
             sort=sort or (),
+            boost=[json_object(text, "--boost") or {} for text in boost or ()],
+            diversity=diversity,
             group_by=group_by,
             group_size=group_size,
             metadata_fields=fields or True,

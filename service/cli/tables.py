@@ -79,6 +79,10 @@ def why(explanation: ExplanationOut) -> str:
             lines.append(f"without {part} {score:.3f}")
     if (lexical := explanation.lexical) is not None:
         lines.append(f"words {lexical.score:.2f}, {lexical.share:.0%} of the score")
+    if explanation.boosts:
+        lines.append("boosts " + " ".join(f"{added:+.3f}" for added in explanation.boosts))
+    if explanation.closest is not None:
+        lines.append(f"closest before {explanation.closest:.3f}")
     return "\n".join(lines)
 
 

@@ -77,6 +77,8 @@ class Search:
     exact: bool = False
     ef: int | None = None
     sort: Sequence[Sort] = ()
+    boost: Sequence[Mapping[str, Any]] = ()
+    diversity: float = 0.0
 
     def wire(self) -> dict[str, Any]:
         query = {
@@ -92,6 +94,8 @@ class Search:
             "collection": self.collection,
             "query": _present(query) or None,
             "sort": [_sort(key) for key in self.sort] or None,
+            "boost": list(self.boost) or None,
+            "diversity": self.diversity or None,
             "limit": self.limit,
             "offset": self.offset or None,
             "filter": self.filter,

@@ -3,6 +3,7 @@ checked elsewhere."""
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import (
@@ -29,6 +30,12 @@ FieldName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 # A `filters.Filter`. `filters.parse` reads it, with errors that name the place; `FilterModel` describes it.
 FilterTree = Annotated[Any, PlainValidator(filters.parse, json_schema_input_type=FilterModel)]
+
+
+def finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
 
 
 # --- one bad item among good ones

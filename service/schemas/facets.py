@@ -8,8 +8,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from indexer.domain.bodies import Wire, examples
 from indexer.domain.samples import IN_EUROPE
-from service.schemas.base import FieldName, FilterTree
-from service.schemas.search import QueryIn, finite
+from service.schemas.base import FieldName, FilterTree, finite
+from service.schemas.search import QueryIn
 
 MAX_FACETS = 16
 MAX_LISTED = 1_000

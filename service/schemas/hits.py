@@ -145,6 +145,12 @@ class ExplanationOut(BaseModel):
         description="similarity when the query's image is left out; null unless it has both", examples=[0.44]
     )
     lexical: LexicalOut | None = Field(description="the words' part; null where no word of the query counted")
+    boosts: list[float] = Field(
+        [], description="what each boost of the search added to the score, in their order", examples=[[0.1, 0.02]]
+    )
+    closest: float | None = Field(
+        None, description="with `diversity`: the greatest cosine with a hit before it; else null", examples=[0.71]
+    )
 
 
 class SpanOut(BaseModel):

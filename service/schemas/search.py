@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -11,7 +10,8 @@ from indexer.domain.bodies import Wire, examples
 from indexer.domain.inputs import ImageField, InputIn
 from indexer.domain.names import CollectionName, DocumentId
 from indexer.domain.samples import DOCUMENT_ID, IN_EUROPE, OTHER_ID, PNG_BASE64, QUESTION
-from service.schemas.base import ErrorOut, FieldName, FilterTree, Lenient
+from service.schemas.base import ErrorOut, FieldName, FilterTree, Lenient, finite
+from service.schemas.boosts import MAX_BOOSTS, BoostIn
 from service.schemas.hits import HitOut
 
 # Examples of each kind in one query: one call of the encoder.
@@ -145,16 +145,22 @@ MetadataFields = Annotated[
 ]
 
 
-def finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError("must be a finite number")
-    return value
-
-
 _QUERY = {"text": "shilling"}
 # What a search without a query cannot have.
 _OF_QUERIES = frozenset(
-    ("mode", "fusion", "rerank", "explain", "highlight", "score_threshold", "group_by", "exact", "ef")
+    (
+        "mode",
+        "fusion",
+        "rerank",
+        "explain",
+        "highlight",
+        "score_threshold",
+        "group_by",
+        "exact",
+        "ef",
+        "boost",
+        "diversity",
+    )
 )
 
 
@@ -183,6 +189,13 @@ class SearchIn(Wire):
             },
             {"collection": "flags", "query": _QUERY, "exact": True},
             {"collection": "flags", "sort": [{"field": "area_km2", "order": "desc"}]},
+            {
+                "collection": "flags",
+                "query": _QUERY,
+                "boost": [{"filter": IN_EUROPE, "weight": 0.1}, {"field": "area_km2", "weight": 1e-8}],
+                "diversity": 0.3,
+                "explain": True,
+            },
             {"collection": "flags", "query": {"text": "borders"}, "group_by": "region", "group_size": 2},
             {
                 "collection": "flags",
@@ -240,6 +253,19 @@ class SearchIn(Wire):
         False, description="whether hits hold the passages with the words of the query; in modes lexical and hybrid"
     )
     explain: bool = Field(False, description="whether hits explain what came from text and what from the image")
+    boost: list[BoostIn] = Field(
+        [],
+        max_length=MAX_BOOSTS,
+        description="what is added to the scores of the ranking's first 1,000 documents, by their metadata; the "
+        "ranking ends with them",
+    )
+    diversity: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="how much the first 200 documents of the ranking are chosen for being unlike those before them: 0 "
+        "not at all, 1 for nothing else",
+    )
     mode: Literal["fused", "lexical", "hybrid"] | None = Field(
         None, description="by embedding, by the words of the texts (BM25), or by both; by default fused"
     )
@@ -278,6 +304,10 @@ class SearchIn(Wire):
             raise ValueError("the query is empty: give text, image, document_id or positive, or sort to list documents")
         if self.query is None and (unfit := sorted(name for name in _OF_QUERIES if getattr(self, name))):
             raise ValueError(f"{unfit[0]} needs a query: without one, documents are listed as sort says")
+        if self.sort and (self.boost or self.diversity):
+            raise ValueError("sort orders by metadata alone: it goes without boost and diversity")
+        if self.diversity and self.group_by is not None:
+            raise ValueError("groups are ordered by their best hit: group_by goes without diversity")
         if self.sort and self.group_by is not None:
             raise ValueError("groups are ordered by their best hit: group_by goes without sort")
         if self.exact and self.ef is not None:

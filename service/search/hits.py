@@ -38,6 +38,8 @@ def explanation(query: EncodedQuery, hit: Hit) -> dict[str, Any]:
         "without_text": _similarity(query.without_text, hit),
         "without_image": _similarity(query.without_image, hit),
         "lexical": hit.lexical and {"score": hit.lexical.score, "share": round(hit.lexical.share, SHARE_DIGITS)},
+        "boosts": list(hit.boosts),
+        "closest": hit.closest,
     }
 
 

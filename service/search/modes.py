@@ -111,10 +111,10 @@ class RankedSearch:
         with self._in_store():
             return await self.points.search(self._criterion(), window)
 
-    async def places(self, offset: int, limit: int) -> Sequence[Place]:
+    async def places(self, offset: int, limit: int, extra_condition: Filter | None = None) -> Sequence[Place]:
         """Return the ids and scores of a window, without reading its documents. Raise as `window` does."""
         with self._in_store():
-            return await self.points.rank(self._criterion(), self._window(offset, limit))
+            return await self.points.rank(self._criterion(), self._window(offset, limit, extra_condition))
 
     async def read(self, places: Sequence[Place]) -> list[Hit]:
         """Return the documents of these places in their order, without those deleted since. Raise as `window` does."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -28,9 +28,11 @@ from service.observability.metrics import Metrics
 from service.schemas.facets import FacetsIn
 from service.schemas.search import QueryIn, SearchIn
 from service.search.answers import AnswerWriter
+from service.search.boosts import BoostedRanking, Boosts, boosts_of
 from service.search.bounds import SearchBounds
 from service.search.browsing import Browser, read_sorted_cursor, sorted_cursor
 from service.search.clock import Clock
+from service.search.diversity import DiverseRanking
 from service.search.facets import Facets
 from service.search.highlights import passages
 from service.search.hits import hit_wire, name_for
@@ -89,8 +91,10 @@ class Searcher:
             async with self.room.taken(limit):
                 answer = await self._browse(search, keys, limit, collection, clock)
                 return writer.write(answer), answer["timings"]
+        boosts = boosts_of(search.boost, collection.indexes)
         query = await self._encode(search.query, search.explain, mode, collection, clock)
-        pager = self._pager(search, mode, keys, collection, query, clock)
+        ranked = self._ranked(search, mode, collection, query, clock)
+        pager = self._pager(search, ranked, keys, boosts, query.document_ids)
         async with self.room.taken(limit if search.group_by is None else MAX_WINDOW):
             answer = await self._answer(search, pager, limit, collection, query, clock)
             return writer.write(answer), answer["timings"]
@@ -154,18 +158,23 @@ class Searcher:
     def _pager(
         self,
         search: SearchIn,
-        mode: RankingMode,
+        ranked: RankedSearch,
         keys: Sequence[SortKey],
-        collection: Collection,
-        query: EncodedQuery,
-        clock: Clock,
+        boosts: Boosts,
+        excluded: frozenset[str],
     ) -> Pager:
-        ranking: Ranking = self._ranked(search, mode, collection, query, clock)
-        steady = mode.steady
+        """Return the pages of a ranking as it is, boosted, made diverse, or sorted."""
+        ranking: Ranking = ranked
+        points, clock = ranked.points, ranked.clock
+        if boosts.additions:
+            threshold = search.score_threshold
+            unbounded = replace(ranked, options=replace(ranked.options, score_threshold=None))
+            ranking = BoostedRanking(unbounded, points, boosts, threshold)
+        if search.diversity:
+            ranking = DiverseRanking(ranking, points, search.diversity, clock)
         if keys:
-            ranking = SortedRanking(ranking, self.catalog.points(collection), keys, self.bounds.depth, clock)
-            steady = False
-        return Pager(ranking, query.document_ids, self.bounds.depth, steady)
+            ranking = SortedRanking(ranking, points, keys, self.bounds.depth, clock)
+        return Pager(ranking, excluded, self.bounds.depth, ranked.mode.steady and ranking is ranked)
 
     def _ranked(
         self, search: SearchIn, mode: RankingMode, collection: Collection, query: EncodedQuery, clock: Clock
