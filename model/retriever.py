@@ -26,6 +26,7 @@ from model.errors import InvalidInput
 from model.parts import Parts
 from model.preprocess import padded
 from model.ret2 import States
+from model.score_fusion import ScoreFusion
 from model.towers.towers import Modality
 from model.types import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
 
@@ -60,6 +61,7 @@ class Retriever(nn.Module):
             latents=config.latents,
             commit=commit,
             modalities=("text", "image") if parts.preprocessor.reads_text else ("image",),
+            weighable=all(type(side) is ScoreFusion for side in parts.sides.values()),
         )
 
     @property

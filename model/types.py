@@ -107,6 +107,7 @@ class ModelInfo:
     commit: str | None = None  # of a hub model
     modalities: tuple[str, ...] = ("text", "image")  # that it embeds, alone and together
     precision: str = "float32"  # of weights and activations
+    weighable: bool = False  # an embedding of text and image is the weighted sum of those of each
 
 
 @dataclass(frozen=True, slots=True)

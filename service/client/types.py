@@ -76,6 +76,7 @@ class Search:
     consistency: str | None = None
     exact: bool = False
     ef: int | None = None
+    weights: Mapping[str, float] | None = None
     sort: Sequence[Sort] = ()
     boost: Sequence[Mapping[str, Any]] = ()
     diversity: float = 0.0
@@ -86,6 +87,7 @@ class Search:
             "image": None if self.image is None else image_wire(self.image),
             "instruction": self.instruction,
             "document_id": self.document_id,
+            "weights": self.weights,
             "positive": [_example(example) for example in self.positive] or None,
             "negative": [_example(example) for example in self.negative] or None,
         }

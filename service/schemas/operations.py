@@ -44,6 +44,9 @@ class ModelOut(BaseModel):
     modalities: list[Literal["text", "image"]] | None = Field(
         None, description="what it embeds, alone or together", examples=[["text", "image"]]
     )
+    weighable: bool | None = Field(
+        None, description="whether queries of text and image may have `weights`", examples=[True]
+    )
     max_text_tokens: int | None = Field(None, description="the tokens of a text that it reads", examples=[128])
     image_size_px: int | None = Field(
         None, description="the side of the square that images are scaled to", examples=[224]

@@ -35,6 +35,21 @@ Example = Annotated[
 ]
 
 
+class WeightsIn(Wire):
+    """How much text and image count in the embedding of a query that has both. Only their ratio matters."""
+
+    model_config = ConfigDict(json_schema_extra=examples({"text": 0.3, "image": 0.7}))
+
+    text: Annotated[float, AfterValidator(finite)] = Field(ge=0, le=1_000, description="the weight of the text")
+    image: Annotated[float, AfterValidator(finite)] = Field(ge=0, le=1_000, description="the weight of the image")
+
+    @model_validator(mode="after")
+    def _check_sum(self) -> WeightsIn:
+        if not self.text + self.image > 0:
+            raise ValueError("both weights are 0: one must be above")
+        return self
+
+
 class QueryIn(Wire):
     """Text, an image, or both; or the id of a document, to find similar ones; and examples of what is sought and what
     is not.
@@ -56,6 +71,9 @@ class QueryIn(Wire):
     document_id: DocumentId | None = Field(
         None, description="a document of the collection, whose stored embedding is the query"
     )
+    weights: WeightsIn | None = Field(
+        None, description="the weights of the query's text and image, for models that embed each by itself"
+    )
     positive: list[Example] = Field(
         [], max_length=MAX_EXAMPLES, description="more examples of what is sought: document ids, or text and image"
     )
@@ -70,6 +88,8 @@ class QueryIn(Wire):
         if self.document_id is None and not self.text and self.image is None and not self.positive:
             why = "negative examples are not enough" if self.negative else "the query is empty"
             raise ValueError(f"{why}: give text, image, document_id or positive")
+        if self.weights is not None and not (self.text and self.image is not None):
+            raise ValueError("weights are of a text and an image: the query needs both")
         if self.instruction and not self._has_content():
             raise ValueError("instruction goes before a text or an image, and the query has only stored documents")
         return self

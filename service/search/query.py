@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,11 +13,11 @@ from indexer.domain.inputs import check_text
 from indexer.domain.points import Point
 from indexer.encoding.encoder import Encoder, Lane
 from indexer.store.base import Points
-from model.errors import NotFound, RetrievalError
+from model.errors import InvalidInput, NotFound, RetrievalError
 from model.types import Embedding, Float32, Input, Limits, Role, Shares
 from service.inputs import inputs
 from service.inputs.inputs import ImageFetcher
-from service.schemas.search import ExampleIn, QueryIn
+from service.schemas.search import ExampleIn, QueryIn, WeightsIn
 from service.search.clock import Clock
 from service.search.modes import RankingMode
 
@@ -88,6 +88,8 @@ class QueryEncoder:
             return EncodedQuery(stored[0].vector, stored[0].shares, text=text, document_ids=frozenset(ids))
         contents = [example for _, example in signed if isinstance(example, ExampleIn)]
         alone = len(ids) + len(contents) == 1
+        if query.weights is not None:
+            await self._check_weighable()
         encoded, halves = await self._embed(query, contents, halved=explain and alone)
         if not alone:
             vectors = _vectors(signed, [embedding.vector for embedding in encoded], stored)
@@ -115,14 +117,30 @@ class QueryEncoder:
             items.append(await inputs.read(text, content.image, self.limits, self.fetcher))
         clock = self.clock
         clock.decode_ms = clock.passed_ms
-        halves = _halves(items[0]) if halved else []
-        embeddings = await self._encode([*items, *halves])
+        weights = query.weights
+        halves = _halves(items[0]) if halved or weights is not None else []
+        # With weights the parts of the query itself stand for it.
+        whole = items if weights is None else items[1:]
+        embeddings = await self._encode([*whole, *halves])
         # They are one batch as a rule, so the time of the slowest is that of all.
         timings = [embedding.timing for embedding in embeddings]
         clock.decode_ms += max(timing.decode_s for timing in timings) * 1e3
         clock.queue_ms = max(timing.queue_s for timing in timings) * 1e3
         clock.encode_ms = max(timing.encode_s for timing in timings) * 1e3
-        return embeddings[: len(items)], embeddings[len(items) :]
+        encoded, parts = embeddings[: len(whole)], embeddings[len(whole) :]
+        if weights is not None:
+            encoded = [_weighted(weights, *parts), *encoded]
+        return encoded, parts if halved else []
+
+    async def _check_weighable(self) -> None:
+        info = await self.encoder.info()
+        if not info.weighable:
+            raise InvalidInput(
+                f"model {info.name} fuses text and image by itself, so a query has no weights: leave them out, or use a "
+                "collection of a model that embeds each by itself, such as CLIP (`weighable` in GET /info)",
+                field="query.weights",
+                value=info.name,
+            )
 
     async def _encode(self, items: Sequence[Input]) -> list[Embedding]:
         embeddings = []
@@ -132,6 +150,15 @@ class QueryEncoder:
             require_same_model(self.collection, result.fingerprint)
             embeddings.append(result)
         return embeddings
+
+
+def _weighted(weights: WeightsIn, image: Embedding, text: Embedding) -> Embedding:
+    """Return the embedding of both as the model would make it with these weights."""
+    total = weights.text * text.vector + weights.image * image.vector
+    norm = float(np.linalg.norm(total))
+    if not norm > 0:
+        raise InvalidInput("text and image cancel each other out with these weights", field="query.weights")
+    return replace(image, vector=(total / norm).astype(np.float32))
 
 
 def _halves(item: Input) -> list[Input]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -192,3 +194,41 @@ async def test_what_cannot_steer_is_refused(shop: Any, body: dict[str, Any], wor
     response = await shop.client.post("/search", json={"collection": "shop", "query": {"text": "red"}, **body})
     assert response.status_code in (400, 422), response.text
     assert words in response.text
+
+
+# --- weights of a query
+
+
+async def test_weights_shift_a_query_between_its_text_and_its_image(
+    serve: Any, runtime: Any, make_image: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(runtime), "info", replace(runtime.info, weighable=True))
+    served = await serve()
+    picture = {"base64": base64.b64encode(make_image("blue")).decode()}
+    await served.load({"id": "text", "text": "red"}, {"id": "image", "image": picture}, collection="shop")
+    both = {"text": "red", "image": picture}
+
+    async def scores(**query: Any) -> dict[str, float]:
+        hits = (await search(served, query=query))["hits"]
+        return {hit["id"]: hit["score"] for hit in hits}
+
+    by_text, by_image = await scores(text="red"), await scores(image=picture)
+    assert await scores(**both, weights={"text": 1, "image": 0}) == pytest.approx(by_text, abs=1e-5)
+    assert await scores(**both, weights={"text": 0, "image": 1}) == pytest.approx(by_image, abs=1e-5)
+    mixed = await scores(**both, weights={"text": 3, "image": 4})
+    total = {name: 3 * by_text[name] + 4 * by_image[name] for name in by_text}
+    norm = (9 + 16 + 24 * by_text["image"]) ** 0.5
+    assert mixed == pytest.approx({name: score / norm for name, score in total.items()}, abs=1e-5)
+    body = {"query": {**both, "weights": {"text": 3, "image": 4}}, "explain": True}
+    (first, _) = (await search(served, **body))["hits"]
+    assert first["explanation"]["without_text"] == pytest.approx(by_image[first["id"]], abs=1e-5)
+
+
+async def test_weights_are_refused_where_there_is_nothing_to_weigh(shop: Any, make_image: Any) -> None:
+    both = {"text": "red", "image": {"base64": base64.b64encode(make_image("blue")).decode()}}
+    problem = await search(shop, 400, query={**both, "weights": {"text": 1, "image": 2}})
+    assert "fuses text and image by itself" in problem["detail"]
+    alone = await search(shop, 422, query={"text": "red", "weights": {"text": 1, "image": 2}})
+    assert "the query needs both" in str(alone)
+    none = await search(shop, 422, query={**both, "weights": {"text": 0, "image": 0}})
+    assert "both weights are 0" in str(none)

@@ -158,6 +158,7 @@ def test_compiled_it_is_the_same(family: str, tmp_path: Path) -> None:
 def test_the_model_is_described_and_has_no_gates_or_latents(tmp_path: Path) -> None:
     retriever, _ = load(tmp_path / "my-clip")
     info = retriever.info
+    assert info.weighable
     assert (info.name, info.dimensions, info.max_text_tokens, info.image_size_px) == ("my-clip", 8, 12, 32)
     assert (info.latents, info.commit) == (1, None)
     encoded = retriever.launch([retriever.prepare(Input("a"), Role.QUERY, Limits())])()

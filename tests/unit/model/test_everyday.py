@@ -77,6 +77,7 @@ def test_a_text_over_256_tokens_is_cut_and_says_so(everyday: Retriever) -> None:
     assert (len(long.tokens), long.dropped_tokens) == (256, 46)
     assert everyday.info.max_text_tokens == 256
     assert everyday.info.dimensions == 384
+    assert everyday.info.weighable
 
 
 @torch.inference_mode()
