@@ -33,6 +33,16 @@ _CACHED_WORDS = 65_536
 # Longer ones are no words of a language: they are neither stemmed, which takes seconds for 100,000 letters, nor cached.
 _MAX_WORD_CHARS = 64
 
+# Behind a language: words count a little too for beginning with a word of the query, or differing in a letter from it.
+TOLERANT = "+tolerant"
+# Of a whole word; so little that documents with the word come first, and enough to order those without.
+_NEAR_WEIGHT = 0.3
+# A word of the query is a beginning from three letters on: shorter ones begin too many words.
+_PREFIX_LETTERS = range(3, 13)
+# Words of four letters are a letter from too many others; very long ones would be many terms.
+_TYPO_LETTERS = range(5, 25)
+_CACHED_NEAR_WORDS = 8_192
+
 # The list of `stop_words` has 1,300 English words, "computer", "fire" and "area" among them. These say nothing of a
 # subject.
 _ENGLISH = frozenset(
@@ -57,24 +67,51 @@ def languages() -> tuple[str, ...]:
 
 
 def check_language(language: str) -> str:
-    if language not in languages():
+    if _base(language) not in languages():
         raise InvalidInput(
-            f"language is {language!r:.60}, known are {', '.join(languages())}", field="language", value=language[:60]
+            f"language is {language!r:.60}, known are {', '.join(languages())}, each with {TOLERANT} if words may be "
+            "beginnings or have a typo",
+            field="language",
+            value=language[:60],
         )
     return language
+
+
+def _base(language: str) -> str:
+    return language.removesuffix(TOLERANT)
 
 
 def document_words(text: str, language: str) -> Words:
     counts = Counter(_ids(text, language))
     length = counts.total()
     norm = K1 * (1 - B + B * length / MEAN_WORDS)
-    return _sparse((word, count * (K1 + 1) / (count + norm)) for word, count in counts.items())
+    weights = {word: count * (K1 + 1) / (count + norm) for word, count in counts.items()}
+    near: dict[int, float] = {}
+    if language.endswith(TOLERANT):
+        for written in set(_content_words(text, language)):
+            weight = weights[_id(written, language)]
+            for term in (*_typo_terms(written), *_prefix_terms(written)):
+                near[term] = max(near.get(term, 0.0), weight)
+    return _sparse((near | weights).items())
 
 
 def query_words(text: str, language: str) -> Words:
     """Return the words of a query. A repeated word counts repeatedly."""
     counts = Counter(_ids(text, language))
-    return _sparse((word, float(count)) for word, count in list(counts.items())[:MAX_QUERY_WORDS])
+    weights = {word: float(count) for word, count in list(counts.items())[:MAX_QUERY_WORDS]}
+    if not language.endswith(TOLERANT):
+        return _sparse(weights.items())
+    near: dict[int, float] = {}
+    for written in dict.fromkeys(_content_words(text, language)):
+        if (weight := weights.get(_id(written, language))) is None:
+            continue
+        typos = _typo_terms(written)
+        shares = [(term, 1 / len(typos)) for term in typos]
+        if len(written) in _PREFIX_LETTERS:
+            shares.append((_hash(f"^{written}"), 1.0))
+        for term, share in shares:
+            near[term] = near.get(term, 0.0) + _NEAR_WEIGHT * weight * share
+    return _sparse((near | weights).items())
 
 
 def tokens(text: str, language: str) -> list[str]:
@@ -86,13 +123,17 @@ def matching_spans(text: str, query: str, language: str) -> Iterator[tuple[int, 
     """Yield where the words of a query are in a text: begin, end, and the number of the word."""
     sought = frozenset(query_words(query, language).ids)
     stop_list = _stop_words(language)
-    numbers: dict[str, int] = {}
+    numbers: dict[str, int | None] = {}
     for word, start, end in iterate_spans(text):
-        if word not in stop_list:
-            if (number := numbers.get(word)) is None:
-                number = numbers[word] = _id(word, language)
-            if number in sought:
-                yield start, end, number
+        if word in stop_list:
+            continue
+        if word not in numbers:
+            terms = [_id(word, language)]
+            if language.endswith(TOLERANT):
+                terms += [*_typo_terms(word), *_prefix_terms(word)]
+            numbers[word] = next((term for term in terms if term in sought), None)
+        if (number := numbers[word]) is not None:
+            yield start, end, number
 
 
 def _content_words(text: str, language: str) -> Iterator[str]:
@@ -103,6 +144,7 @@ def _content_words(text: str, language: str) -> Iterator[str]:
 @cache
 def _stop_words(language: str) -> frozenset[str]:
     """Return the words that say nothing of a subject; of a contraction ("can't") its single letters."""
+    language = _base(language)
     if language == "english":
         return _ENGLISH
     if language not in stop_words.AVAILABLE_LANGUAGES:
@@ -112,6 +154,7 @@ def _stop_words(language: str) -> frozenset[str]:
 
 
 def _stem(word: str, language: str) -> str:
+    language = _base(language)
     if language == SIMPLE or len(word) > _MAX_WORD_CHARS:
         return word
     # A new stemmer each time: a stemmer holds the word it is at, and threads may come here together.
@@ -135,7 +178,30 @@ def _id(word: str, language: str) -> int:
 
     Of 100,000 words one or two pairs share a number, and count as one word.
     """
-    return int.from_bytes(hashlib.blake2b(_stem(word, language).encode(), digest_size=4).digest(), "little")
+    return _hash(_stem(word, language))
+
+
+def _hash(term: str) -> int:
+    return int.from_bytes(hashlib.blake2b(term.encode(), digest_size=4).digest(), "little")
+
+
+@lru_cache(_CACHED_NEAR_WORDS)
+def _typo_terms(word: str) -> tuple[int, ...]:
+    """Return the terms that two words share which are a letter apart: the word, and the word without each of its
+    letters. So it is with a letter too much, too few, another, or two exchanged. No word begins with these signs.
+
+    Source: the deletion neighbourhood of Mor and Fraenkel, Communications of the ACM 25 (1982).
+    """
+    if len(word) not in _TYPO_LETTERS:
+        return ()
+    shorter = {word[:place] + word[place + 1 :] for place in range(len(word))}
+    return tuple(_hash(f"~{variant}") for variant in sorted({word, *shorter}))
+
+
+@lru_cache(_CACHED_NEAR_WORDS)
+def _prefix_terms(word: str) -> tuple[int, ...]:
+    """Return the terms of the beginnings of a word."""
+    return tuple(_hash(f"^{word[:length]}") for length in _PREFIX_LETTERS if length < len(word))
 
 
 def _sparse(weighted: Iterable[tuple[int, float]]) -> Words:

@@ -43,7 +43,8 @@ class CollectionIn(Wire):
         max_length=60,
         description="the language of the words that modes lexical and hybrid search: one of Snowball's stemmers, "
         "such as "
-        "english, or simple, which does not stem; fixed when the collection is created; by default simple",
+        "english, or simple, which does not stem; with +tolerant behind it, as in english+tolerant, words are found by "
+        "their beginnings and with a typo too; fixed when the collection is created; by default simple",
     )
     indexes: dict[FieldName, Annotated[FieldType, Strict(strict=False)]] = Field(
         default_factory=dict,

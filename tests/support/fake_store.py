@@ -14,7 +14,7 @@ from indexer.domain.points import NO_VECTOR, Hit, Lexical, MetadataChange, Page,
 from indexer.filters import FieldType, Filter
 from indexer.filters.meaning import matches
 from indexer.store.base import Consistency, Layout, SearchWindow
-from indexer.store.bm25 import tokens
+from indexer.store.bm25 import TOLERANT, document_words, query_words, tokens
 from indexer.store.columns import FieldUse, Row
 from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
 from indexer.store.fusion import fuse, places
@@ -242,6 +242,8 @@ class FakeColumns:
 
 def bm25(texts: Mapping[str, str], query: str, language: str) -> dict[str, float]:
     """The scores above 0, by the textbook: one loop over the documents, none of it shared with `indexer.store.bm25` but the words."""
+    if language.endswith(TOLERANT):
+        return _tolerant(texts, query, language)
     documents = {name: words for name, text in texts.items() if (words := _tokens(text, language))}
     scores: dict[str, float] = {}
     for word in tokens(query, language):
@@ -251,6 +253,21 @@ def bm25(texts: Mapping[str, str], query: str, language: str) -> dict[str, float
             if count := words.count(word):
                 norm = 1.2 * (1 - 0.75 + 0.75 * len(words) / 64)
                 scores[name] = scores.get(name, 0.0) + idf * count * 2.2 / (count + norm)
+    return scores
+
+
+def _tolerant(texts: Mapping[str, str], query: str, language: str) -> dict[str, float]:
+    """The sum over the terms of the sparse vectors, as an engine makes it."""
+    vectors = [(name, document_words(text, language)) for name, text in texts.items()]
+    documents = {name: dict(zip(words.ids, words.weights, strict=True)) for name, words in vectors if words.ids}
+    scores: dict[str, float] = {}
+    asked = query_words(query, language)
+    for term, weight in zip(asked.ids, asked.weights, strict=True):
+        having = sum(term in terms for terms in documents.values())
+        idf = math.log(1 + (len(documents) - having + 0.5) / (having + 0.5))
+        for name, terms in documents.items():
+            if term in terms:
+                scores[name] = scores.get(name, 0.0) + idf * weight * terms[term]
     return scores
 
 

@@ -3,6 +3,7 @@
 The stores of `stores`, as those of `test_contract`.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from indexer.domain.documents import point_id
 from indexer.domain.points import Point
 from indexer.filters import Filter, Range
 from indexer.store.base import Layout, Points, SearchWindow, Store
+from indexer.store.bm25 import document_words, query_words
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, WordMatch
 from model.errors import Conflict, InvalidInput, NotFound
 from model.types import Float32
@@ -115,6 +117,60 @@ async def test_words_are_those_of_the_collection_s_language(store: Store) -> Non
         for query, wanted in queries.items():
             found = {name for name, _ in await rank(points, WordMatch(query), limit=10)}
             assert found == wanted, (language, query)
+
+
+async def test_tolerant_words_are_found_by_their_beginnings_and_with_a_typo(store: Store) -> None:
+    written = {"decimal": "a decimal number", "decibel": "loud decibels", "short": "the cat sat", "other": "a fountain"}
+    cases = {
+        "decimal": ["decimal"],
+        "decimla": ["decimal"],
+        "decmal": ["decimal"],
+        "deciimal": ["decimal"],
+        "decinal": ["decimal"],
+        "fountian loud": ["decibel", "other"],
+        "deci": ["decibel", "decimal"],
+        "cta": [],
+        "de": [],
+    }
+    for language in ("english+tolerant", "english"):
+        await store.create(language.replace("+", "-"), D, language=language)
+        points = store.points(language.replace("+", "-"))
+        assert (await points.layout()).language == language
+        await points.upsert([Point(name, rows(D), text, None, {}, "") for name, text in written.items()])
+        for query, names in cases.items():
+            found = [name for name, _ in await rank(points, WordMatch(query), limit=10)]
+            exact = {"decimal": ["decimal"], "fountian loud": ["decibel"]}
+            wanted = names if language.endswith("tolerant") else exact.get(query, [])
+            assert sorted(found) == sorted(wanted), (language, query)
+    points = store.points("english-tolerant")
+    await points.upsert([Point("near", rows(D), "decimals decimal decimel " * 3, None, {}, "")])
+    ranked = await rank(points, WordMatch("decimel"), limit=10)
+    assert ranked[0][0] == "near"
+    assert ranked[0][1] > 2 * ranked[1][1]
+
+
+async def test_tolerant_scores_are_the_sum_over_their_terms(store: Store) -> None:
+    """IDF of each term, times the weights that query and document give it."""
+    language, written = "simple+tolerant", texts(80)
+    written = [text.replace("word1", "wordy harbour").replace("word2", "harbor") for text in written]
+    await store.create("c", D, language=language)
+    await store.points("c").upsert(worded(written))
+    documents = [
+        dict(zip(words.ids, words.weights, strict=True)) for words in (document_words(t, language) for t in written)
+    ]
+    for query in ("harbour word3", "harbuor", "harb word17", "wordy"):
+        asked = query_words(query, language)
+        scores = {}
+        for i, document in enumerate(documents):
+            shared = [(term, weight) for term, weight in zip(asked.ids, asked.weights, strict=True) if term in document]
+            if shared:
+                scores[f"d{i:04}"] = sum(idf(documents, term) * weight * document[term] for term, weight in shared)
+        assert_ranked(await rank(store.points("c"), WordMatch(query), limit=30), scores, 30)
+
+
+def idf(documents: list[dict[int, float]], term: int) -> float:
+    having = sum(term in document for document in documents)
+    return math.log(1 + (len(documents) - having + 0.5) / (having + 0.5))
 
 
 async def test_a_layout_is_remembered_and_fixed(store: Store) -> None:

@@ -20,6 +20,8 @@ def test_words_are_marked_as_the_ranking_compares_them() -> None:
         ("The running horses", "horse runs the", "english", ["running", "horses"]),
         ("The running horses", "horse runs", "simple", []),
         ("Die Häuser der Straße", "strasse haus", "german", ["Häuser", "Straße"]),
+        ("Decimals, decibels", "decimla decib", "english+tolerant", ["decibels"]),
+        ("Decimal and decibels", "decimla decib", "english+tolerant", ["Decimal", "decibels"]),
         ("a cafe\u0301, foo_bar", "café bar", "simple", ["cafe\u0301", "bar"]),
         ("東京都の図書館", "東京都", "simple", ["東京都"]),
         ("ＴＥＬ ℡ ｶﾞｷﾞ", "tel ガギ", "simple", ["ＴＥＬ", "℡", "ｶﾞｷﾞ"]),
