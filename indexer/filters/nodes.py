@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 Scalar = str | int | float | bool
@@ -145,10 +146,11 @@ def can_be_named(key: str) -> bool:
     return 1 <= len(key) <= MAX_PATH_CHARS and '"' not in key and "\\" not in key
 
 
-def steps(path: str) -> list[str]:
+@lru_cache(4_096)
+def steps(path: str) -> tuple[str, ...]:
     """Return the keys that lead to a field: `author.name` is the key `name` of the object under `author`. A key in
     double quotes may have dots: `"loc.page".first` is the key `first` of the object under `loc.page`."""
-    return [key.removeprefix('"').removesuffix('"') for key in _KEY.findall(path)]
+    return tuple(key.removeprefix('"').removesuffix('"') for key in _KEY.findall(path))
 
 
 def path_problem(path: str) -> str | None:
