@@ -55,8 +55,8 @@ class FacetValueOut(BaseModel):
 class BucketOut(BaseModel):
     """A part of the numbers or times of a field: from one edge, included, to the next, excluded but for the last."""
 
-    from_: float | str = Field(alias="from", description="the lower edge", examples=[0.44])
-    to: float | str = Field(description="the upper edge", examples=[1709824.7])
+    low: float | str = Field(description="the lower edge", examples=[0.44])
+    high: float | str = Field(description="the upper edge", examples=[1709824.7])
     count: int = Field(description="how many documents have a value in it", examples=[43])
 
 

@@ -187,7 +187,7 @@ def _edges(least: Number, most: Number) -> list[Any]:
 def _histogram(least: Number, most: Number, edges: Sequence[Number], counts: Sequence[int]) -> dict[str, Any]:
     lows, highs = (least, *edges), (*edges, most)
     buckets = [
-        {"from": _wire(low), "to": _wire(high), "count": count}
+        {"low": _wire(low), "high": _wire(high), "count": count}
         for low, high, count in zip(lows, highs, counts, strict=True)
     ]
     return {"min": _wire(least), "max": _wire(most), "histogram": buckets}

@@ -187,10 +187,10 @@ def assert_spread(facet: dict[str, Any], documents: list[set[Any]]) -> None:
 
     buckets = facet["histogram"]
     assert (edge(facet["min"]), edge(facet["max"])) == (min(values), max(values))
-    assert (buckets[0]["from"], buckets[-1]["to"]) == (facet["min"], facet["max"])
+    assert (buckets[0]["low"], buckets[-1]["high"]) == (facet["min"], facet["max"])
     assert len(buckets) == 10
     for place, bucket in enumerate(buckets):
-        low, high = edge(bucket["from"]), edge(bucket["to"])
+        low, high = edge(bucket["low"]), edge(bucket["high"])
         last = place == len(buckets) - 1
         inside = [any(low <= value and (value < high or last) for value in document) for document in documents]
         assert bucket["count"] == sum(inside)

@@ -334,7 +334,7 @@ def test_read_moment(text: str, expected: datetime | None) -> None:
     ],
 )
 def test_the_keys_of_a_path(path: str, keys: list[str]) -> None:
-    assert steps(path) == keys
+    assert list(steps(path)) == keys
     assert check_field(path, "group_by") == path
 
 
