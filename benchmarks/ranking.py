@@ -27,7 +27,7 @@ from indexer.store.base import Points, SearchWindow
 from indexer.store.bm25 import TOLERANT, document_words
 from indexer.store.criteria import WordMatch
 from indexer.store.edge.client import EdgeStore
-from service.schemas.boosts import BoostIn, DecayBoostIn, FieldBoostIn, FilterBoostIn
+from service.schemas.boosts import BoostDecayIn, BoostFieldIn, BoostFilterIn, BoostIn
 from service.search.boosts import BoostedRanking, boosts_of
 from service.search.browsing import Browser
 from service.search.clock import Clock
@@ -97,9 +97,9 @@ async def steering(points: Points) -> None:
     rng = np.random.default_rng(1)
     now = datetime(2026, 11, 30, tzinfo=UTC).isoformat()
     three: list[BoostIn] = [
-        FilterBoostIn.model_construct(filter=Equals("brand", "b1"), weight=0.1),
-        FieldBoostIn(field="price", weight=1e-4),
-        DecayBoostIn(field="made", decay="exp", scale="30d", origin=now, weight=0.1),
+        BoostFilterIn.model_construct(filter=Equals("brand", "b1"), weight=0.1),
+        BoostFieldIn(field="price", weight=1e-4),
+        BoostDecayIn(field="made", decay="exp", scale="30d", origin=now, weight=0.1),
     ]
     boosts = boosts_of(three, DECLARED)
 

@@ -26,7 +26,7 @@ def duration_s(text: str) -> float | None:
     return None if read is None else float(read[1]) * _UNITS_S[read[2]]
 
 
-class FilterBoostIn(Wire):
+class BoostFilterIn(Wire):
     """The weight, for documents that fulfil a filter."""
 
     model_config = ConfigDict(json_schema_extra=examples({"filter": IN_EUROPE, "weight": 0.1}))
@@ -35,7 +35,7 @@ class FilterBoostIn(Wire):
     weight: Weight
 
 
-class FieldBoostIn(Wire):
+class BoostFieldIn(Wire):
     """The weight times the number in a field, of a list its greatest; nothing for documents without one."""
 
     model_config = ConfigDict(json_schema_extra=examples({"field": "area_km2", "weight": 1e-8}))
@@ -44,7 +44,7 @@ class FieldBoostIn(Wire):
     weight: Weight
 
 
-class DecayBoostIn(Wire):
+class BoostDecayIn(Wire):
     """The weight times what is left of 1 at the distance of a field from `origin`: a half at `scale`."""
 
     model_config = ConfigDict(
@@ -68,7 +68,7 @@ class DecayBoostIn(Wire):
     weight: Weight
 
     @model_validator(mode="after")
-    def _check_scale(self) -> DecayBoostIn:
+    def _check_scale(self) -> BoostDecayIn:
         scale_s = duration_s(self.scale) if isinstance(self.scale, str) else self.scale
         if scale_s is None:
             raise ValueError(f"scale is {self.scale!r:.40}: give a number, or a duration such as 30d, 12h or 90m")
@@ -90,8 +90,8 @@ def _form(value: object) -> str:
 
 
 BoostIn = Annotated[
-    Annotated[FilterBoostIn, Tag("<filter>")]
-    | Annotated[FieldBoostIn, Tag("<field>")]
-    | Annotated[DecayBoostIn, Tag("<decay>")],
+    Annotated[BoostFilterIn, Tag("<filter>")]
+    | Annotated[BoostFieldIn, Tag("<field>")]
+    | Annotated[BoostDecayIn, Tag("<decay>")],
     Discriminator(_form),
 ]

@@ -21,7 +21,7 @@ class FacetsIn(Wire):
     model_config = ConfigDict(
         json_schema_extra=examples(
             {"fields": ["region", "area_km2"], "filter": IN_EUROPE, "limit": 5},
-            {"fields": ["region"], "query": {"text": "shilling"}, "mode": "lexical"},
+            {"fields": ["region"], "query": {"text": "shilling"}, "mode": "lexical", "score_threshold": 0.1},
         )
     )
 

@@ -18,7 +18,7 @@ from indexer.store.base import Points
 from indexer.store.criteria import Place
 from indexer.store.indexes import fields_of
 from model.errors import InvalidInput
-from service.schemas.boosts import BoostIn, DecayBoostIn, FieldBoostIn, FilterBoostIn, duration_s
+from service.schemas.boosts import BoostDecayIn, BoostFieldIn, BoostFilterIn, BoostIn, duration_s
 from service.search.modes import RankedSearch
 
 # Documents that are boosted, so that all pages are windows into the same ranking, which ends with them. Reading their
@@ -44,19 +44,19 @@ def boosts_of(asked: Sequence[BoostIn], declared: Mapping[str, FieldType]) -> Bo
     fields: list[str] = []
     for boost in asked:
         match boost:
-            case FilterBoostIn(filter=condition):
+            case BoostFilterIn(filter=condition):
                 filters.check_types(condition, declared)
                 fields += fields_of(condition)
-            case FieldBoostIn() | DecayBoostIn():
+            case BoostFieldIn() | BoostDecayIn():
                 _check_field(boost, declared)
                 fields.append(boost.field)
         additions.append(_addition(boost))
     return Boosts(additions, fields)
 
 
-def _check_field(boost: FieldBoostIn | DecayBoostIn, declared: Mapping[str, FieldType]) -> None:
+def _check_field(boost: BoostFieldIn | BoostDecayIn, declared: Mapping[str, FieldType]) -> None:
     filters.check_field(boost.field, "boost")
-    times = isinstance(boost, DecayBoostIn) and isinstance(boost.scale, str)
+    times = isinstance(boost, BoostDecayIn) and isinstance(boost.scale, str)
     needed = FieldType.DATETIME if times else FieldType.NUMBER
     if declared.get(boost.field, needed) != needed:
         raise InvalidInput(
@@ -69,15 +69,15 @@ def _check_field(boost: FieldBoostIn | DecayBoostIn, declared: Mapping[str, Fiel
 
 def _addition(boost: BoostIn) -> Addition:
     match boost:
-        case FilterBoostIn(filter=condition, weight=weight):
+        case BoostFilterIn(filter=condition, weight=weight):
             return lambda metadata: weight if matches(condition, metadata) else 0.0
-        case FieldBoostIn(field=name, weight=weight):
+        case BoostFieldIn(field=name, weight=weight):
             return lambda metadata: weight * max(_numbers(metadata, name), default=0.0)
-        case DecayBoostIn():
+        case BoostDecayIn():
             return _decayed(boost)
 
 
-def _decayed(boost: DecayBoostIn) -> Addition:
+def _decayed(boost: BoostDecayIn) -> Addition:
     name, weight, curve = boost.field, boost.weight, _CURVES[boost.decay]
     if isinstance(boost.scale, str):
         scale = duration_s(boost.scale) or 1.0
