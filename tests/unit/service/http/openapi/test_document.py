@@ -166,6 +166,7 @@ def test_the_design_s_calls_are_there(openapi: dict[str, Any]) -> None:
         "POST /jobs/{id}/retry",
         "GET /jobs/{id}/events",
         "GET /collections/{name}/documents",
+        "POST /collections/{name}/facets",
         "POST /collections/{name}/documents/scroll",
         "POST /collections/{name}/documents/get",
         "POST /collections/{name}/count",
