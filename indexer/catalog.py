@@ -7,11 +7,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-from indexer.domain.collections import Collection, Counts, Reindex
+from indexer.domain.collections import Collection, Counts, PassageSettings, Reindex
 from indexer.domain.names import COLLECTION_NAME, IN_WORDS
 from indexer.encoding.encoder import Encoder
 from indexer.encoding.registry import Encoders
@@ -41,6 +41,7 @@ class Catalog:
         indexes: Mapping[str, FieldType] | None = None,
         language: str | None = None,
         model: str | None = None,
+        passages: PassageSettings | None = None,
     ) -> tuple[Collection, bool]:
         """Create a collection, and return it and whether it is new. Raises `Conflict` if it exists with other settings
         or another model; settings that are None are not compared. Raises `ModelNotFound` when no model of that name is
@@ -56,7 +57,12 @@ class Catalog:
         if language is not None:
             check_language(language)
         declared = _checked(indexes or {})
-        settings: dict[str, Any] = {"instruction": instruction, "limit": limit, "indexes": declared}
+        settings: dict[str, Any] = {
+            "instruction": instruction,
+            "limit": limit,
+            "indexes": declared,
+            "passages": passages,
+        }
         info = None if model is None else (await self._encoders.find(model))[1]
         if info is not None:
             settings["model"] = info
@@ -68,8 +74,18 @@ class Catalog:
             await self._store.create(existing.points_name, existing.dimensions, existing.indexes, language=language)
             return existing, False
         info = info or (await self._encoders.find())[1]
+        passages = passages or PassageSettings()
+        _check_passages(passages, info.max_text_tokens)
         collection = Collection(
-            name, info.fingerprint, info.name, info.dimensions, time.time(), instruction, limit=limit, indexes=declared
+            name,
+            info.fingerprint,
+            info.name,
+            info.dimensions,
+            time.time(),
+            instruction,
+            limit=limit,
+            indexes=declared,
+            passages=passages,
         )
         if documents := await self._stored_documents(collection.points_name):
             try:
@@ -97,6 +113,7 @@ class Catalog:
                 instruction=origin.instruction,
                 limit=origin.limit,
                 indexes=origin.indexes,
+                passages=origin.passages,
                 language=layout.language,
                 model=origin.model,
             )
@@ -146,8 +163,8 @@ class Catalog:
             await create()
 
     async def change(self, name: str, settings: Mapping[str, Any]) -> Collection:
-        """Change `instruction`, `limit` or `indexes` of a collection, and return it. New indexes are added to the
-        present ones.
+        """Change `instruction`, `limit`, `passages` or `indexes` of a collection, and return it. New indexes are added
+        to the present ones.
 
         Raises `Conflict` for a field that is declared as another type. While the store builds an index, filters read
         the metadata.
@@ -166,6 +183,8 @@ class Catalog:
             await self._require_language(collection, language)
         if (model := settings.pop("model", None)) not in (None, collection.model):
             raise _of_another_model(collection, str(model))
+        if "passages" in settings:
+            _check_passages(settings["passages"], (await (await self.encoder(collection)).info()).max_text_tokens)
         changed(collection)
         # Before the ledger says so: what is declared has its index, also after a crash between the two.
         await self._store.create(collection.points_name, collection.dimensions, added)
@@ -288,6 +307,29 @@ def _checked(indexes: Mapping[str, FieldType]) -> dict[str, FieldType]:
     return dict(indexes)
 
 
+def _check_passages(passages: PassageSettings, most: int) -> None:
+    """Raise `InvalidInput` for passages that the model would not read whole."""
+    tokens = passages.tokens or most
+    if tokens > most:
+        raise InvalidInput(
+            f"passages.tokens is {tokens}, the model reads {most}: name at most as many",
+            field="passages.tokens",
+            value=tokens,
+            limit=most,
+        )
+    if passages.overlap > tokens // 2:
+        raise InvalidInput(
+            f"passages.overlap is {passages.overlap}, at most half of the {tokens} tokens of a passage",
+            field="passages.overlap",
+            value=passages.overlap,
+            limit=tokens // 2,
+        )
+
+
+def _shown(setting: Any) -> str:
+    return repr(asdict(setting) if isinstance(setting, PassageSettings) else setting)
+
+
 def _unknown_points(name: str, documents: int) -> Conflict:
     return Conflict(
         f"the store has a collection {name!r} with {documents} documents that this service's ledger does not know. It "
@@ -353,13 +395,14 @@ def _same(collection: Collection, settings: Mapping[str, Any]) -> Collection:
     model: ModelInfo | None = settings.get("model")
     if model is not None and model.fingerprint != collection.fingerprint:
         raise _of_another_model(collection, model.name)
-    for name in ("instruction", "limit"):
+    for name in ("instruction", "limit", "passages"):
         present, requested = getattr(collection, name), settings[name]
         if requested is not None and requested != present:
             raise Conflict(
-                f"collection {collection.name!r} exists with {name} {present!r}, not {requested!r}; PATCH changes it",
+                f"collection {collection.name!r} exists with {name} {_shown(present)}, not {_shown(requested)}; "
+                "PATCH changes it",
                 field=name,
-                value=requested,
+                value=_shown(requested) if name == "passages" else requested,
             )
     for field, kind in settings["indexes"].items():
         if field not in collection.indexes:

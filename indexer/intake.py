@@ -254,8 +254,13 @@ async def each_of(items: Iterable[T]) -> AsyncIterator[T]:
 
 
 async def document_of(blobs: Blobs, item: Incoming) -> Document:
-    """Store the image of an incoming document, and return the document."""
+    """Store the images of an incoming document, and return the document."""
     digest = await blobs.put(item.image) if item.image is not None else None
     image = ImageRef(digest, item.image_url) if digest or item.image_url else None
-    key = item.id or content_id(item.text, digest or item.image_url, item.metadata)
-    return Document(key, item.text, image, item.metadata, item.vector)
+    more = [
+        ImageRef(url=source) if isinstance(source, str) else ImageRef(await blobs.put(source))
+        for source in item.more_images
+    ]
+    sources = [reference.digest or reference.url or "" for reference in more]
+    key = item.id or content_id(item.text, digest or item.image_url, item.metadata, sources)
+    return Document(key, item.text, image, item.metadata, item.vector, tuple(more))

@@ -18,6 +18,7 @@ from model.config import ImageConfig, NaflexConfig
 from model.errors import InvalidInput, TooLarge
 from model.images.decoding import decode_image
 from model.images.resizing import resize
+from model.passages import Cut, Passages, cut_text
 from model.text import normalise
 from model.types import Float32, Input, Limits, Prepared, Role
 
@@ -69,6 +70,18 @@ class Preprocessor:
         pixels = None if item.image is None else self._pixels(item.image, limits)
         text_cost = 0 if tokens is None else self.text_positions or len(tokens)
         return Prepared(role, tokens, pixels, text_cost + (0 if pixels is None else self.patches), dropped)
+
+    def passages(self, text: str, cut: Cut, limits: Limits) -> Passages:
+        """Cut a text into passages that the model reads whole."""
+        if not self.reads_text:
+            return Passages(((0, len(text)),))
+
+        def count(texts: Sequence[str]) -> list[int]:
+            encodings = self.tokenizer.encode_batch([normalise_text(text, limits) for text in texts]) if texts else ()
+            return [len(encoding.ids) - sum(encoding.special_tokens_mask) for encoding in encodings]
+
+        most = min(cut.tokens or self.max_text_tokens, self.max_text_tokens)
+        return cut_text(text, cut, most - sum(self._encode("").special_tokens_mask), count)
 
     def _pixels(self, image: bytes, limits: Limits) -> Float32:
         """Decode an image to pixels (3, S, S).

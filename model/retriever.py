@@ -24,6 +24,7 @@ from model.cpu import graph
 from model.cpu.compiled import compile_parts, default_cache
 from model.errors import InvalidInput
 from model.parts import Parts
+from model.passages import Cut, Passages
 from model.preprocess import padded
 from model.ret2 import States
 from model.score_fusion import ScoreFusion
@@ -122,6 +123,9 @@ class Retriever(nn.Module):
 
     def prepare(self, item: Input, role: Role, limits: Limits) -> Prepared:
         return self.preprocessor.prepare(item, role, limits)
+
+    def passages(self, text: str, cut: Cut, limits: Limits) -> Passages:
+        return self.preprocessor.passages(text, cut, limits)
 
     def tower(self, modality: Modality, role: Role) -> nn.Module:
         """Return the tower that reads `modality` for `role`: the shared one, or the document side's own."""

@@ -38,6 +38,7 @@ class FoundDocument(BaseModel):
     metadata: dict[str, Any]
     has_image: bool
     score: float | None = Field(None, description="similarity to the query, at most 1")
+    passage: str | None = Field(None, description="of a long text the part that is nearest to the query")
 
 
 class SearchAnswer(BaseModel):
@@ -175,6 +176,7 @@ def _found_document(document: Document | Hit) -> FoundDocument:
         metadata=document.metadata,
         has_image=document.image_url is not None,
         score=document.score if isinstance(document, Hit) else None,
+        passage=document.part.text if isinstance(document, Hit) and document.part else None,
     )
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -15,8 +15,9 @@ import msgpack
 import numpy as np
 
 from indexer.backup.patience import PatientPoints
-from indexer.domain.points import Point
+from indexer.domain.points import Part, Point
 from model.errors import InvalidInput
+from model.types import Shares
 
 PAGE = 256  # points; the most that one call of a store should have
 _LEVEL = 1  # vectors hardly get smaller, texts do at once
@@ -54,6 +55,7 @@ async def read(file: Path, points: PatientPoints) -> int:
 
 def _packed(point: Point) -> bytes:
     values = {field.name: getattr(point, field.name) for field in fields(point)}
+    values["parts"] = [(part.start, part.end, part.image, part.shares) for part in point.parts]
     packed: bytes = msgpack.packb({**values, "metadata": dict(point.metadata)}, default=_extended)
     return packed
 
@@ -70,9 +72,18 @@ def _points(file: Path) -> Iterator[Point]:
 def _point(values: dict[str, Any]) -> Point:
     """Build a point from its saved values, and ignore values that a later version added."""
     if values.get("shares") is not None:
-        values["shares"] = tuple(tuple(pair) for pair in values["shares"])
+        values["shares"] = _layers(values["shares"])
+    values["more_images"] = tuple(values.get("more_images", ()))
+    values["parts"] = tuple(
+        Part(start, end, image, None if shares is None else _layers(shares))
+        for start, end, image, shares in values.get("parts", ())
+    )
     names = {field.name for field in fields(Point)}
     return Point(**{name: value for name, value in values.items() if name in names})
+
+
+def _layers(shares: Sequence[Sequence[float]]) -> Shares:
+    return tuple((text, image) for text, image in shares)
 
 
 def _extended(value: object) -> msgpack.ExtType:

@@ -10,6 +10,24 @@ from indexer.filters import FieldType
 
 
 @dataclass(frozen=True, slots=True)
+class PassageSettings:
+    """How the texts of a collection are cut into passages: of how many tokens at most (None: as many as the model
+    reads), and how many of them are repeated from the passage before. Not `enabled`: a text has one embedding, of its
+    beginning."""
+
+    enabled: bool = True
+    tokens: int | None = None
+    overlap: int = 0
+
+    @property
+    def stamp(self) -> str:
+        """What tells documents that were cut in this way from others; empty for the default."""
+        if not self.enabled:
+            return "whole"
+        return "" if self == PassageSettings() else f"{self.tokens or 'model'}+{self.overlap}"
+
+
+@dataclass(frozen=True, slots=True)
 class Collection:
     """A collection and the model that fills it; vectors of another fingerprint are refused.
 
@@ -24,6 +42,7 @@ class Collection:
     instruction: str | None = None
     limit: int | None = None  # hits of a search that says nothing
     indexes: Mapping[str, FieldType] = field(default_factory=dict)  # the declared types of metadata fields
+    passages: PassageSettings = PassageSettings()
     generation: int = 0
     paused: bool = False
     # The precisions in which each model that filled it, by its fingerprint, was computed.

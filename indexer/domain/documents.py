@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -24,7 +24,7 @@ class GivenVector:
 class Incoming:
     """One posted document that passed the checks at the HTTP edge.
 
-    At most one of `image` (file bytes) and `image_url`.
+    At most one of `image` (file bytes) and `image_url`; each of the further images is one or the other.
     """
 
     position: int
@@ -36,6 +36,7 @@ class Incoming:
     # What its record in a file has and it has not: words that are the same for every record of a kind.
     left_out: tuple[str, ...] = ()
     vector: GivenVector | None = None
+    more_images: tuple[bytes | str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,11 @@ class Document:
     image: ImageRef | None = None
     metadata: Metadata = field(default_factory=dict)
     vector: GivenVector | None = None
+    more_images: tuple[ImageRef, ...] = ()
+
+    @property
+    def images(self) -> tuple[ImageRef, ...]:
+        return (() if self.image is None else (self.image,)) + self.more_images
 
 
 class ThumbnailWidth(IntEnum):
@@ -86,21 +92,23 @@ def point_id(document_id: str) -> str:
     return str(uuid.uuid5(_POINT_NAMESPACE, document_id))
 
 
-def content_id(text: str | None, image: str | None, metadata: Metadata) -> str:
+def content_id(text: str | None, image: str | None, metadata: Metadata, more_images: Sequence[str] = ()) -> str:
     """Return an id for a document that came without one: a hash of its content, so that posting it twice changes
     nothing."""
-    return content_hash(text, image, metadata)[:32]
+    return content_hash(text, image, metadata, more_images)[:32]
 
 
-def content_hash(text: str | None, image: str | None, metadata: Metadata) -> str:
-    """Return the SHA-256 (hex) of a canonical form of a document's content. `image` is the digest of its image."""
-    canonical = json.dumps([text, image, metadata], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+def content_hash(text: str | None, image: str | None, metadata: Metadata, more_images: Sequence[str] = ()) -> str:
+    """Return the SHA-256 (hex) of a canonical form of a document's content. Images are their digests."""
+    images = [image, *more_images] if more_images else image
+    canonical = json.dumps([text, images, metadata], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def stamped(content: str, fingerprint: str) -> str:
-    """Return a content hash together with the model that embedded the content."""
-    return f"{content}-{fingerprint[:16]}"
+def stamped(content: str, fingerprint: str, cut: str = "") -> str:
+    """Return a content hash together with the model that embedded the content, and how its text was cut where that was
+    not by the model's own limit."""
+    return f"{content}-{fingerprint[:16]}" + (f"-{cut}" if cut else "")
 
 
 def unstamped(stamp: str) -> str:

@@ -23,16 +23,18 @@ from pydantic import (
 
 from indexer.domain.bodies import Wire, examples
 from indexer.domain.documents import GivenVector, Incoming
-from indexer.domain.inputs import InputIn, check_text, check_unicode, image_source
+from indexer.domain.inputs import ImageField, InputIn, check_text, check_unicode, image_source
 from indexer.domain.names import DocumentId
-from indexer.domain.samples import DOCUMENTS
+from indexer.domain.samples import DOCUMENTS, PNG_BASE64
 from indexer.domain.validation import invalid, shown
 from indexer.filters.nodes import MAX_PATH_CHARS, can_be_named
 from indexer.filters.values import EXACT_INTEGERS, WHOLE_NUMBERS
-from model.errors import InvalidInput, TooLarge
+from model.errors import InvalidInput, RetrievalError, TooLarge
 from model.settings import setting
 from model.types import Limits
 
+# Of one document, the first one included.
+MAX_IMAGES = 16
 # Beside the metadata, which has bounds of its own.
 _MAX_DEPTH, _MAX_FIELDS = 100, 100
 _SHOWN_CHARS = 100
@@ -61,6 +63,12 @@ class DocumentIn(InputIn):
 
     model_config = ConfigDict(json_schema_extra=examples(*DOCUMENTS))
 
+    images: list[ImageField] | None = Field(
+        None,
+        description=f"further images, at most {MAX_IMAGES} with `image`; each is searched by itself, beside the text "
+        "or its first passage",
+        examples=[[{"base64": PNG_BASE64}]],
+    )
     id: DocumentId | None = Field(None, description="the document's id; by default it derives from the content")
     metadata: dict[str, Any] = Field(
         default_factory=dict,
@@ -81,6 +89,12 @@ class DocumentIn(InputIn):
     def _check_vector(self) -> DocumentIn:
         if (self.vector is None) != (self.fingerprint is None):
             raise ValueError("vector and fingerprint go together: give both or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _check_content(self) -> DocumentIn:
+        if not self.text and self.image is None and not self.images:
+            raise ValueError("neither text nor image: at least one is needed")
         return self
 
 
@@ -144,7 +158,7 @@ def incoming(position: int, value: Any, bounds: DocumentBounds) -> Incoming:
     check_text(document.text, bounds.limits)
     check_unicode(document.text or "", "text", "text")
     check_metadata(document.metadata, bounds)
-    source = None if document.image is None else image_source(document.image, bounds.limits)
+    source, *more_images = _image_sources(document, bounds.limits) or [None]
     return Incoming(
         position=position,
         id=document.id,
@@ -153,6 +167,7 @@ def incoming(position: int, value: Any, bounds: DocumentBounds) -> Incoming:
         image_url=source if isinstance(source, str) else None,
         metadata=document.metadata,
         vector=_vector(document),
+        more_images=tuple(image for image in more_images if image is not None),
     )
 
 
@@ -184,6 +199,28 @@ def update(position: int, value: Any, bounds: DocumentBounds) -> Incoming:
     if parsed.metadata is not None:
         check_metadata(parsed.metadata, bounds)
     return Incoming(position=position, id=parsed.id, metadata=parsed.patch())
+
+
+def _image_sources(document: DocumentIn, limits: Limits) -> list[bytes | str | None]:
+    """Return the images of a document in order. Raise what is wrong with one of them, naming it."""
+    images = [] if document.image is None else [("image", document.image)]
+    images += [(f"images[{place}]", image) for place, image in enumerate(document.images or ())]
+    if len(images) > MAX_IMAGES:
+        raise TooLarge(
+            f"the document has {len(images)} images, limit is {MAX_IMAGES}",
+            field="images",
+            value=len(images),
+            limit=MAX_IMAGES,
+        )
+    sources: list[bytes | str | None] = []
+    for name, image in images:
+        try:
+            sources.append(image_source(image, limits))
+        except RetrievalError as error:
+            if name != "image":
+                error.field, error.detail = name, f"{name}: {error.detail}"
+            raise
+    return sources
 
 
 def check_document(value: Any) -> None:

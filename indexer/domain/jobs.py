@@ -67,6 +67,8 @@ class Job:
     growing: bool = False
     unread: int = 0
     started_at: float | None = None
+    # Indexed documents of whose text a part has no embedding.
+    truncated: int = 0
 
     @property
     def left(self) -> int:
@@ -99,6 +101,8 @@ class Outcome:
     status: Status
     code: str | None = None
     detail: str | None = None
+    # Tokens of the text that have no embedding.
+    truncated: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,12 +34,13 @@ class Patched:
     text: str | None
     image_digest: str | None
     metadata: Mapping[str, Any]
-    # Whether the image was taken away, so that nothing of it counts any more.
+    # Whether the images were taken away, so that nothing of them counts any more.
     without_image: bool = False
+    more_images: tuple[str, ...] = ()
 
     @classmethod
     def unchanged(cls, point: Point) -> Patched:
-        return cls(point, point.text, point.image_digest, point.metadata)
+        return cls(point, point.text, point.image_digest, point.metadata, more_images=point.more_images)
 
     def apply(self, patch: Mapping[str, Any]) -> Patched:
         """Return the document after one more patch. Raises `InvalidInput` if neither text nor image would be left."""
@@ -47,7 +48,7 @@ class Patched:
         if "text" in patch:
             after = replace(after, text=None)
         if "image" in patch:
-            after = replace(after, image_digest=None, without_image=True)
+            after = replace(after, image_digest=None, more_images=(), without_image=True)
         if after.is_reduced and not after.text and after.image_digest is None:
             raise InvalidInput("neither text nor image would be left: delete the document instead", field="text")
         return after
@@ -65,8 +66,10 @@ class Patched:
         point, before = self.point, unstamped(self.point.content_hash)
         if not self.is_changed:
             return before
-        is_exact = self.without_image or before == content_hash(point.text, point.image_digest, point.metadata)
-        return content_hash(self.text, self.image_digest if is_exact else before, self.metadata)
+        exact = content_hash(point.text, point.image_digest, point.metadata, point.more_images)
+        if self.without_image or before == exact:
+            return content_hash(self.text, self.image_digest, self.metadata, self.more_images)
+        return content_hash(self.text, before, self.metadata)
 
     @property
     def is_changed(self) -> bool:

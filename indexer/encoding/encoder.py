@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from model.errors import RetrievalError
+from model.passages import Cut, Passages
 from model.types import Embedding, Input, ModelInfo, Role
 
 
@@ -24,6 +25,10 @@ class Encoder(Protocol):
     async def encode(self, inputs: Sequence[Input], *, role: Role, lane: Lane) -> list[Embedding | RetrievalError]:
         """Embed inputs, with a result or an error for each. Raises `Overloaded` (for the whole call; nothing is encoded
         then) or `DependencyUnavailable`."""
+        ...
+
+    async def passages(self, texts: Sequence[str], cut: Cut) -> list[Passages]:
+        """Cut texts into passages that the model reads whole. Raises `DependencyUnavailable`."""
         ...
 
     async def info(self) -> ModelInfo:

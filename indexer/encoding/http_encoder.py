@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import Any
 
 import httpx
+import orjson
 import structlog
 from opentelemetry.trace import SpanKind
 
@@ -26,6 +27,7 @@ from indexer.errors import EncoderDied, EncoderTimedOut, ModelUnavailable
 from indexer.observability import tracing
 from model import codec
 from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TimedOut, TooLarge
+from model.passages import Cut, Passages
 from model.settings import setting
 from model.types import Embedding, Input, ModelInfo, Role
 
@@ -140,6 +142,16 @@ class HttpEncoder:
             results += await self._encode(call, role, lane, model)
         return results
 
+    async def passages(self, texts: Sequence[str], cut: Cut, *, model: str | None = None) -> list[Passages]:
+        """Cut texts by the tokenizer of one of the encoder's models, by default its first."""
+        passages: list[Passages] = []
+        for call in self._calls([Input(text) for text in texts]):
+            body = {"texts": [item.text for item in call], "tokens": cut.tokens, "overlap": cut.overlap}
+            written = orjson.dumps(body | {"max_passages": cut.most, "model": model})
+            response = await self._request("POST", "/passages", written, "application/json")
+            passages += _passages(response, len(call), self.name)
+        return passages
+
     def _calls(self, inputs: Sequence[Input]) -> Iterator[list[Input]]:
         """Split the inputs, in order, into calls within both bounds; an input over the byte bound is a call of its
         own."""
@@ -180,16 +192,18 @@ class HttpEncoder:
             raise DependencyUnavailable(f"encoder {self.name} gave {len(results)} results for {len(inputs)} inputs")
         return results
 
-    async def _request(self, method: str, path: str, body: bytes | None = None) -> httpx.Response:
+    async def _request(
+        self, method: str, path: str, body: bytes | None = None, media_type: str = codec.MEDIA_TYPE
+    ) -> httpx.Response:
         """Send a request. Raises `Overloaded`, `TooLarge` or `DependencyUnavailable`, of which `TimedOut` is a kind."""
         try:
             async with asyncio.timeout(self._settings.timeout_s):
-                return await self._send_with_retries(method, path, body)
+                return await self._send_with_retries(method, path, body, media_type)
         except TimeoutError as error:
             kind = TimedOut if body is None else EncoderTimedOut
             raise kind(f"encoder {self.name}: no answer within {self._settings.timeout_s:g} s") from error
 
-    async def _send_with_retries(self, method: str, path: str, body: bytes | None) -> httpx.Response:
+    async def _send_with_retries(self, method: str, path: str, body: bytes | None, media_type: str) -> httpx.Response:
         failed: RetrievalError = DependencyUnavailable()
         # A single broken connection may have been idle for too long; two mean that the encoder died.
         broke = 0
@@ -201,7 +215,7 @@ class HttpEncoder:
                     method,
                     path,
                     content=body,
-                    headers=_correlation_headers() | ({"content-type": codec.MEDIA_TYPE} if body else {}),
+                    headers=_correlation_headers() | ({"content-type": media_type} if body else {}),
                 )
             except _RETRIED as error:
                 failed = self._unavailable(type(error).__name__, error)
@@ -268,6 +282,9 @@ class RemoteModel:
     async def encode(self, inputs: Sequence[Input], *, role: Role, lane: Lane) -> list[Embedding | RetrievalError]:
         return await self.host.encode(inputs, role=role, lane=lane, model=self.name)
 
+    async def passages(self, texts: Sequence[str], cut: Cut) -> list[Passages]:
+        return await self.host.passages(texts, cut, model=self.name)
+
 
 def _correlation_headers() -> dict[str, str]:
     """Name the request or the job in the headers, for the encoder's logs and spans."""
@@ -307,6 +324,19 @@ def _retrieve(asking: asyncio.Task[None]) -> None:
     """Take the error of a question that nobody waits for any more, which asyncio would log."""
     if not asking.cancelled():
         asking.exception()
+
+
+def _passages(response: httpx.Response, count: int, name: str) -> list[Passages]:
+    try:
+        results = [
+            Passages(tuple((int(start), int(end)) for start, end in result["passages"]), int(result["dropped_tokens"]))
+            for result in response.json()["results"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DependencyUnavailable(f"encoder {name} answered /passages with an unexpected body") from error
+    if len(results) != count:
+        raise DependencyUnavailable(f"encoder {name} cut {len(results)} texts of {count}")
+    return results
 
 
 def _served_models(response: httpx.Response, name: str) -> list[ServedModel]:

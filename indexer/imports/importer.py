@@ -328,6 +328,7 @@ def _batch(items: Iterator[Item], documents: int) -> Iterator[Item]:
     for item in islice(items, documents):
         yield item
         record = item[1]
-        size_bytes += len(record.image or b"") if isinstance(record, Incoming) else 0
+        if isinstance(record, Incoming):
+            size_bytes += len(record.image or b"") + sum(map(len, record.more_images))
         if size_bytes >= _RECORDS_BYTES:
             return

@@ -41,6 +41,8 @@ _FIXED = ("m2kr", "mbeir")
 _UUID_BYTES = 16
 _MAX_NAME_CHARS = 512
 _MAX_METADATA = 256
+# What a mapping names by itself.
+_CONTENTS = ("text", "image", "images", "id")
 # Every field that the mapping does not use.
 ALL_OTHERS = "*"
 
@@ -55,6 +57,7 @@ class Columns:
 
     text: str | None = None
     image: str | None = None
+    images: str | None = None
     id: str | None = None
     metadata: tuple[str, ...] | Literal["*"] = ()
     image_root: str | None = None
@@ -84,7 +87,8 @@ class Columns:
                 raise InvalidInput(
                     f"mapping.{key} cannot be set: it is for CSV, not for {kind}", field=f"mapping.{key}"
                 )
-        if kind not in _FIXED and columns.text is None and columns.image is None and not columns.is_dialect:
+        contents = (columns.text, columns.image, columns.images)
+        if kind not in _FIXED and contents == (None, None, None) and not columns.is_dialect:
             raise InvalidInput(
                 "mapping names neither text nor image: at least one is needed", field="mapping", limit="text, image"
             )
@@ -93,8 +97,8 @@ class Columns:
     @property
     def is_dialect(self) -> bool:
         """Whether it says only how a CSV is written, and its columns are what they are without a mapping."""
-        names = (self.text, self.image, self.id, self.image_root)
-        return names == (None, None, None, None) and not self.metadata and (self.delimiter or self.encoding) is not None
+        names = {self.text, self.image, self.images, self.id, self.image_root}
+        return names == {None} and not self.metadata and (self.delimiter or self.encoding) is not None
 
     def as_json(self) -> dict[str, Any]:
         return {key: value for key, value in asdict(self).items() if value not in (None, ())}
@@ -102,7 +106,7 @@ class Columns:
     @property
     def named(self) -> dict[str, str]:
         """The names of fields by where the mapping has them, for messages."""
-        single = {key: name for key in ("text", "image", "id") if (name := getattr(self, key)) is not None}
+        single = {key: name for key in _CONTENTS if (name := getattr(self, key)) is not None}
         listed = (
             {}
             if self.metadata == ALL_OTHERS
@@ -116,8 +120,8 @@ def _name(key: str, value: Any) -> str:
         return _delimiter(value)
     if key == "encoding":
         return _encoding(value)
-    if key not in ("text", "image", "id", "image_root"):
-        allowed = "text, image, id, metadata, image_root, delimiter, encoding"
+    if key not in (*_CONTENTS, "image_root"):
+        allowed = "text, image, images, id, metadata, image_root, delimiter, encoding"
         raise InvalidInput(
             f"mapping.{key:.100} is unknown, allowed are {allowed}", field=f"mapping.{key:.100}", limit=allowed
         )
@@ -182,7 +186,7 @@ def used_fields(columns: Columns | None, kind: str) -> FieldFilter:
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """A document as {"id"?, "text"?, "image"?, "metadata"?}, and what of its record is not in it."""
+    """A document as {"id"?, "text"?, "image"?, "images"?, "metadata"?}, and what of its record is not in it."""
 
     document: dict[str, Any]
     left_out: tuple[str, ...] = ()
@@ -202,11 +206,7 @@ def document(fields: Mapping[str, Any], columns: Columns | None, kind: str, wher
 
 
 def _mapped(fields: Mapping[str, Any], columns: Columns, where: str) -> Mapped:
-    picked = {
-        key: fields[name]
-        for key in ("text", "image", "id")
-        if (name := getattr(columns, key)) is not None and name in fields
-    }
+    picked = {key: fields[name] for key in _CONTENTS if (name := getattr(columns, key)) is not None and name in fields}
     if columns.metadata == ALL_OTHERS:
         used = {*columns.named.values(), *webdataset.RESERVED}
         names: Sequence[str] = [name for name in fields if name not in used]
@@ -220,7 +220,9 @@ def _row(fields: Mapping[str, Any], where: str) -> Mapped:
     picked = {key: fields[name] for key, name in (("id", "id"), ("text", text), ("image", image)) if name in fields}
     if fields.get("vector") is not None and isinstance(fields.get("fingerprint"), str):
         picked |= {name: fields[name] for name in ("vector", "fingerprint")}
-    used = ("id", text, image, *(name for name in ("vector", "fingerprint") if name in picked))
+    if isinstance(fields.get("images"), list):
+        picked["images"] = fields["images"]
+    used = ("id", text, image, *(name for name in ("images", "vector", "fingerprint") if name in picked))
     remaining = {name: value for name, value in fields.items() if name not in used}
     return _finished(picked, fields.get("metadata", remaining), where)
 
@@ -272,6 +274,9 @@ def _finished(picked: dict[str, Any], metadata: Any, where: str) -> Mapped:
     if "id" in fields:
         fields["id"] = _id(fields["id"])
     left_out: list[str] = []
+    if "images" in fields:
+        images = fields["images"] if isinstance(fields["images"], list) else [fields["images"]]
+        fields["images"] = [image for image in images if image is not None]
     if isinstance(fields.get("image"), list):
         fields["image"], unused = _first_picture(fields["image"])
         left_out += ["a picture of a list that its document does not use"] * unused
@@ -360,15 +365,24 @@ def picture(image: Any, read_image: ReadImage) -> Any:
 
 
 def with_picture(document: dict[str, Any], read_image: ReadImage) -> dict[str, Any]:
-    """Return a document whose image, where it is a file, is the bytes of that. Raises `InvalidInput`."""
-    return {**document, "image": picture(document["image"], read_image)} if "image" in document else document
+    """Return a document whose images, where they are files, are the bytes of those. Raises `InvalidInput`."""
+    if "image" in document:
+        document = {**document, "image": picture(document["image"], read_image)}
+    if isinstance(document.get("images"), list):
+        document = {**document, "images": [picture(image, read_image) for image in document["images"]]}
+    return document
 
 
 def wire(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document as it is posted: its image a URL, base64 or a data URI."""
-    image = document.get("image")
+    """Return a document as it is posted: its images URLs, base64 or data URIs."""
+    if document.get("image") is not None:
+        document = {**document, "image": _image_wire(document["image"])}
+    if isinstance(document.get("images"), list):
+        document = {**document, "images": [_image_wire(image) for image in document["images"]]}
+    return document
+
+
+def _image_wire(image: Any) -> Any:
     if isinstance(image, bytes):
-        image = {"base64": base64.b64encode(image).decode("ascii")}
-    elif isinstance(image, str) and not is_data_uri(image):
-        image = {"url": image}
-    return {**document, "image": image} if image is not None else document
+        return {"base64": base64.b64encode(image).decode("ascii")}
+    return {"url": image} if isinstance(image, str) and not is_data_uri(image) else image

@@ -122,5 +122,4 @@ def _first_jobs(*conditions: sa.ColumnElement[bool], limit: int = 1) -> sa.Selec
 def _digests(packed: Iterable[str]) -> Iterator[str]:
     for items in packed:
         for _, document in unpack(items):
-            if document.image is not None and document.image.digest is not None:
-                yield document.image.digest
+            yield from (image.digest for image in document.images if image.digest is not None)

@@ -16,6 +16,7 @@ def count_outcomes(
 ) -> None:
     """Add outcomes to the counts of a job and update its state. The caller has locked the job."""
     counts = {status.value: sum(outcome.status is status for outcome in outcomes) for status in Status}
+    counts["truncated"] = sum(outcome.truncated > 0 for outcome in outcomes)
     counted = (
         sa.update(jobs)
         .where(jobs.c.id == job_id, jobs.c.finished_at.is_(None))  # a reindex goes on after its end, for a rollback

@@ -11,6 +11,9 @@ class Watch(Protocol):
     def settled(self, result: str, documents: int) -> None:
         """Count documents that were indexed, deleted, skipped or failed."""
 
+    def truncated(self, documents: int) -> None:
+        """Count indexed documents of whose text a part has no embedding."""
+
     def tried_again(self, cause: str) -> None:
         """Count a batch that goes back: `waiting` for a dependency, or after an `attempt` that failed."""
 
@@ -21,6 +24,8 @@ class Watch(Protocol):
 
 class Nobody:
     def settled(self, result: str, documents: int) -> None: ...
+
+    def truncated(self, documents: int) -> None: ...
 
     def tried_again(self, cause: str) -> None: ...
 

@@ -12,6 +12,7 @@ from indexer.store.bm25 import SIMPLE
 from indexer.store.columns import Columns
 from indexer.store.criteria import Criterion, Place, Ranked
 from model.errors import InvalidInput
+from model.types import Float32
 
 # How many copies of a shard a search asks.
 Consistency = Literal["one", "majority", "quorum", "all"]
@@ -25,6 +26,8 @@ class Layout:
     # The language of the words of texts.
     language: str = SIMPLE
     latents: bool = False
+    # Whether a point may have a vector for each part of its document. Collections of before have one a document.
+    parts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,12 @@ class Points(Protocol):
     ) -> list[Hit]:
         """Return the hits of these places in their order, without the documents deleted since. Vectors are read
         `with_vector` alone.
+        """
+        ...
+
+    async def best_parts(self, vector: Float32, document_ids: Sequence[str]) -> list[tuple[int, Float32] | None]:
+        """Return for each document the part nearest to `vector` (D,), and that part's vector; None for a document that
+        is gone.
         """
         ...
 

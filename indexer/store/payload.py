@@ -4,17 +4,20 @@ reader."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from indexer.domain.points import NO_VECTOR, Hit, Lexical, MetadataChange, Point
+from indexer.domain.points import NO_VECTOR, Hit, Lexical, MetadataChange, Part, Point
 from indexer.filters import steps
 from indexer.store.criteria import Place
 from indexer.store.search_terms import TERMS, with_terms, without_terms
+from indexer.store.vectors import Stored
 from model.errors import InvalidInput
 from model.types import SHARE_DIGITS, Float32, Shares
 
+# The fields that name images.
+IMAGE_FIELDS = ["image_digest", "more_images"]
 MAX_NAME_BYTES = 200  # a file name has 255, as a Qdrant collection
 
 
@@ -27,7 +30,11 @@ def payload_of(point: Point) -> dict[str, Any]:
         "metadata": with_terms(point.metadata),
     }
     if point.shares is not None:
-        payload["shares"] = [[round(share, SHARE_DIGITS) for share in layer] for layer in point.shares]
+        payload["shares"] = _rounded(point.shares)
+    if point.more_images:
+        payload["more_images"] = list(point.more_images)
+    if point.parts:
+        payload["parts"] = [_part_values(part) for part in point.parts]
     return payload
 
 
@@ -36,16 +43,20 @@ def payload_change(change: MetadataChange) -> dict[str, Any]:
     return {"content_hash": change.content_hash, "metadata": with_terms(change.metadata)}
 
 
-def point_of(payload: Mapping[str, Any], vector: Float32 = NO_VECTOR, latents: Float32 | None = None) -> Point:
+def point_of(payload: Mapping[str, Any], stored: Stored | None = None) -> Point:
+    parts = _parts(payload)
     return Point(
         document_id=payload["document_id"],
-        vector=vector,
+        vector=NO_VECTOR if stored is None else stored.vector,
         text=payload["text"],
         image_digest=payload["image_digest"],
         metadata=without_terms(payload["metadata"]),
         content_hash=payload["content_hash"],
         shares=_shares(payload),
-        latents=latents,
+        latents=None if stored is None else stored.latents,
+        more_images=tuple(payload.get("more_images", ())),
+        parts=parts,
+        part_vectors=stored.vectors if stored and parts else None,
     )
 
 
@@ -59,18 +70,44 @@ def hit_of(payload: Mapping[str, Any], place: Place, vector: Float32 | None) -> 
         vector=vector,
         shares=_shares(payload),
         lexical=None if place.words is None else Lexical(place.words, place.share),
+        more_images=tuple(payload.get("more_images", ())),
+        parts=_parts(payload),
     )
+
+
+def _part_values(part: Part) -> list[Any]:
+    place = [part.start, part.end, part.image]
+    return place if part.shares is None else [*place, _rounded(part.shares)]
+
+
+def _parts(payload: Mapping[str, Any]) -> tuple[Part, ...]:
+    return tuple(
+        Part(start, end, image, _layers(shares[0]) if shares else None)
+        for start, end, image, *shares in payload.get("parts", ())
+    )
+
+
+def _rounded(shares: Shares) -> list[list[float]]:
+    return [[round(share, SHARE_DIGITS) for share in layer] for layer in shares]
 
 
 def _shares(payload: Mapping[str, Any]) -> Shares | None:
     layers = payload.get("shares")
-    return None if layers is None else tuple((text, image) for text, image in layers)
+    return None if layers is None else _layers(layers)
+
+
+def _layers(layers: Sequence[Sequence[float]]) -> Shares:
+    return tuple((text, image) for text, image in layers)
 
 
 def digests(payloads: Iterable[Mapping[str, Any] | None]) -> list[str]:
-    """Return the digests of the points that have an image."""
-    digests_found = ((payload or {}).get("image_digest") for payload in payloads)
-    return [digest for digest in digests_found if digest is not None]
+    """Return the digests of the images of points."""
+    return [digest for payload in payloads for digest in _digests(payload or {})]
+
+
+def _digests(payload: Mapping[str, Any]) -> list[str]:
+    first = payload.get("image_digest")
+    return [*([] if first is None else [first]), *payload.get("more_images", ())]
 
 
 def path_of(field: str) -> str:

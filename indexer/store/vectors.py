@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from indexer.domain.points import Point
+from indexer.domain.points import MAX_VALUES, Point, mean_of
 from indexer.store.base import Layout
 from indexer.store.bm25 import SIMPLE, Words, check_language, document_words
 from model.errors import Conflict, InvalidInput
@@ -32,14 +33,14 @@ def unit(vector: Float32, dimensions: int, owner: str) -> Float32:
     return (exact / norm).astype(np.float32)
 
 
-def unit_rows(latents: Float32 | None, dimensions: int, owner: str) -> Float32:
-    """Return the latents (K, D), each at length 1. Raises `InvalidInput` if there are none."""
-    if latents is None or latents.ndim != 2 or not len(latents):
-        shape = None if latents is None else latents.shape
+def unit_rows(rows: Float32 | None, dimensions: int, owner: str, kind: str = "latents") -> Float32:
+    """Return latents or the vectors of parts (K, D), each at length 1. Raises `InvalidInput` if there are none."""
+    if rows is None or rows.ndim != 2 or not len(rows):
+        shape = None if rows is None else rows.shape
         raise InvalidInput(
-            f"latents of {owner} have shape {shape}, the collection's are (K, {dimensions})", limit=dimensions
+            f"{kind} of {owner} have shape {shape}, the collection's are (K, {dimensions})", limit=dimensions
         )
-    return np.stack([unit(row, dimensions, owner) for row in latents])
+    return np.stack([unit(row, dimensions, owner) for row in rows])
 
 
 def vectors_of(point: Point, layout: Layout, sparse: Callable[[Words], Any]) -> Any:
@@ -47,7 +48,7 @@ def vectors_of(point: Point, layout: Layout, sparse: Callable[[Words], Any]) -> 
     vector.
     """
     owner = point.document_id
-    dense = unit(point.vector, layout.dimensions, owner).tolist()
+    dense = dense_of(point, layout)
     vectors: dict[str, Any] = {DENSE: dense}
     if layout.latents:
         vectors[LATENTS] = unit_rows(point.latents, layout.dimensions, owner).tolist()
@@ -56,12 +57,56 @@ def vectors_of(point: Point, layout: Layout, sparse: Callable[[Words], Any]) -> 
     return vectors if len(vectors) > 1 else dense
 
 
-def unpacked(vectors: Any) -> tuple[Float32, Float32 | None]:
-    """Return the embedding and the latents of a record; the latents are None if they were not read."""
-    if not isinstance(vectors, dict):
-        return np.asarray(vectors, np.float32), None
-    latents = vectors.get(LATENTS)
-    return np.asarray(vectors[DENSE], np.float32), None if latents is None else np.asarray(latents, np.float32)
+def dense_of(point: Point, layout: Layout) -> list[Any]:
+    """Return the embedding of a point in the form that its collection holds: of each part, or one."""
+    owner = point.document_id
+    if not layout.parts:
+        if point.part_vectors is not None:
+            raise InvalidInput(
+                f"{owner} has {len(point.parts)} parts, and its collection was made before documents had several: "
+                "reindex it, or fill a new collection",
+                field="parts",
+                limit=1,
+            )
+        vector: list[Any] = unit(point.vector, layout.dimensions, owner).tolist()
+        return vector
+    if (values := point.vectors.size) > MAX_VALUES:
+        raise InvalidInput(f"{owner} has {values} values in its vectors, limit is {MAX_VALUES}", limit=MAX_VALUES)
+    rows: list[Any] = unit_rows(point.vectors, layout.dimensions, owner, "vectors").tolist()
+    return rows
+
+
+def query_of(vector: Float32, layout: Layout) -> list[Any]:
+    """Return a query's vector as the engines compare it: with the nearest of a point's vectors, or its only one."""
+    query = unit(vector, layout.dimensions, "the query").tolist()
+    return [query] if layout.parts else query
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The vectors of a point as they were read."""
+
+    vectors: Float32  # (P, D)
+    latents: Float32 | None = None  # None if they were not read
+
+    @property
+    def vector(self) -> Float32:
+        return mean_of(self.vectors)
+
+    def best(self, query: Float32) -> tuple[int, Float32]:
+        """Return the part nearest to a query (D,), and its vector."""
+        nearest = int(np.argmax(self.vectors @ query))
+        return nearest, self.vectors[nearest]
+
+
+def unpacked(vectors: Any) -> Stored:
+    """Return the embeddings and the latents of a record."""
+    named = vectors if isinstance(vectors, dict) else {DENSE: vectors}
+    latents = named.get(LATENTS)
+    return Stored(
+        np.atleast_2d(np.asarray(named[DENSE], np.float32)),
+        None if latents is None else np.asarray(latents, np.float32),
+    )
 
 
 def words_name(language: str) -> str:
@@ -76,7 +121,7 @@ def language_of(names: Iterable[str]) -> str | None:
 
 def new_layout(dimensions: int, language: str | None, latents: bool | None) -> Layout:
     """Return the layout of a collection to be made. Raises `InvalidInput` for an unknown language."""
-    return Layout(dimensions, SIMPLE if language is None else check_language(language), bool(latents))
+    return Layout(dimensions, SIMPLE if language is None else check_language(language), bool(latents), parts=True)
 
 
 def fits(layout: Layout, dimensions: int, language: str | None, latents: bool | None, name: str) -> None:

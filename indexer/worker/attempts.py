@@ -215,6 +215,8 @@ class Attempts:
             for status, count in Counter(outcome.status for outcome in outcomes).items():
                 deleted = batch.kind is JobKind.DELETE and status is Status.INDEXED
                 self._watch.settled("deleted" if deleted else status, count)
+            if truncated := sum(outcome.truncated > 0 for outcome in outcomes):
+                self._watch.truncated(truncated)
             if len(outcomes) < len(batch.items) and not keep:
                 self._watch.tried_again("waiting" if waits else "attempt")
 

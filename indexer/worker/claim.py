@@ -62,4 +62,4 @@ class Claim:
 
 
 def _fetches(batch: Batch) -> bool:
-    return any(document.image is not None and document.image.url is not None for _, document in batch.items)
+    return any(image.url is not None for _, document in batch.items for image in document.images)

@@ -1,7 +1,7 @@
 """What happens to one batch between ledger and store. Knows nothing of leases and retries.
 
-items ─► latest of an id ─► image digest ─► changed? ─► text and image bytes ─► encoder ─► finite? ─► image to keep ─► store
-         others: skipped    URLs fetched    no: skipped  from the blobs          bulk lane   no: failed
+items ─► latest of an id ─► image digests ─► changed? ─► text and image bytes ─► parts ─► encoder ─► finite? ─► images to keep ─► store
+         others: skipped    URLs fetched     no: skipped  from the blobs                   bulk lane   no: failed
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -21,11 +22,12 @@ from indexer.catalog import mismatch, not_served
 from indexer.domain.collections import Collection, Reindex
 from indexer.domain.documents import Document, content_hash, stamped
 from indexer.domain.jobs import Batch, JobKind, Outcome, Status
-from indexer.domain.points import Point
+from indexer.domain.points import Part, Point
 from indexer.encoding.encoder import Encoder, Lane
 from indexer.encoding.registry import Encoders
 from indexer.errors import CollectionUnavailable, Died, ModelUnavailable, one_collection_waits
 from indexer.store.base import Points
+from indexer.worker.parts import dropped_tokens, inputs_of, parts_of, passages_of, point_of
 from model.errors import (
     Conflict,
     DependencyUnavailable,
@@ -36,6 +38,7 @@ from model.errors import (
     RateLimited,
     RetrievalError,
 )
+from model.passages import Cut, Passages
 from model.types import Embedding, Input, ModelInfo, Role
 
 T = TypeVar("T")
@@ -71,6 +74,11 @@ class CollectionEncoder:
             encoder, _ = await self._match()
             return await encoder.encode(inputs, role=role, lane=lane)
 
+    async def passages(self, texts: Sequence[str], cut: Cut) -> list[Passages]:
+        with self._waiting():
+            encoder, _ = await self._match()
+            return await encoder.passages(texts, cut)
+
     async def info(self) -> ModelInfo:
         with self._waiting():
             return (await self._match())[1]
@@ -95,17 +103,20 @@ class IndexedDocument:
     """One document on its way into the index. Each stage fills in its part, and passes over documents that are
     `closed`.
 
-    `image_digest` is that of the original image until the image to keep is stored. `content` is the content hash where
-    it is known without the original image; `stamp` is the content hash with its model.
+    `digests` are those of the original images until the images to keep are stored. `content` is the content hash where
+    it is known without the original images; `stamp` is the content hash with its model. `embeddings` has one for each
+    of `parts`.
     """
 
     position: int
     document: Document
-    image_digest: str | None = None
+    digests: tuple[str, ...] = ()
     content: str | None = None
     stamp: str = ""
-    image: bytes | None = None
-    embedding: Embedding | None = None
+    images: tuple[bytes, ...] = ()
+    passages: Passages = field(default_factory=lambda: Passages(()))
+    parts: Sequence[Part] = ()
+    embeddings: Sequence[Embedding] = ()
     outcome: Outcome | None = None
     waiting: RetrievalError | None = None
 
@@ -115,24 +126,30 @@ class IndexedDocument:
         return self.outcome is not None or self.waiting is not None
 
     def settle(self, status: Status) -> None:
-        self.outcome = Outcome(self.position, self.document.id, status)
+        truncated = dropped_tokens(self.passages, self.embeddings) if self.embeddings else 0
+        self.outcome = Outcome(self.position, self.document.id, status, truncated=truncated)
 
-    def fail(self, error: RetrievalError) -> None:
-        self.outcome = Outcome(self.position, self.document.id, Status.FAILED, error.code, error.detail)
+    def refuse(self, part: Part, error: RetrievalError) -> None:
+        """Wait or fail because of a part that has no embedding."""
+        if error.retryable:
+            self.waiting = error
+        else:
+            place = f"image {part.image + 1} of {len(self.document.images)}: " if part.image else ""
+            self.fail(error, place)
+
+    def fail(self, error: RetrievalError, place: str = "") -> None:
+        self.outcome = Outcome(self.position, self.document.id, Status.FAILED, error.code, place + error.detail)
 
     def point(self) -> Point:
-        """Return what the store keeps of it. It must have its embedding."""
-        assert self.embedding is not None
-        return Point(
-            document_id=self.document.id,
-            vector=self.embedding.vector,
-            text=self.document.text,
-            image_digest=self.image_digest,
-            metadata=self.document.metadata,
-            content_hash=self.stamp,
-            shares=self.embedding.shares,
-            latents=self.embedding.latents,
-        )
+        """Return what the store keeps of it. It must have its embeddings."""
+        return point_of(self.document, self.parts, self.embeddings, self.digests, self.stamp)
+
+    def inputs(self) -> list[Input]:
+        return inputs_of(self.document, self.parts, self.images)
+
+    def let_go(self) -> None:
+        """Forget what the store has now."""
+        self.images, self.embeddings = (), ()
 
 
 @dataclass(slots=True)
@@ -189,7 +206,7 @@ class Pipeline:
         documents = [IndexedDocument(position, document) for position, document in batch.items]
         _skip_superseded(documents)
         await self._store_images(documents, last_attempt=last_attempt)
-        await skip_unchanged(documents, points, collection.fingerprint)
+        await skip_unchanged(documents, points, collection)
         await self.write(documents, collection, points, hold=hold)
         return Result.of(documents)
 
@@ -209,8 +226,24 @@ class Pipeline:
         self, documents: Sequence[IndexedDocument], collection: Collection, points: Points, *, hold: HoldLease
     ) -> None:
         """Embed documents whose images are stored, and write their points."""
+        await self._cut(_open(documents), collection, points)
         async for call in self._encoder_calls(documents):
             await self._write_call(call, collection, points, hold=hold)
+
+    async def _cut(self, documents: Sequence[IndexedDocument], collection: Collection, points: Points) -> None:
+        """Find the parts of each document."""
+        if not documents:
+            return
+        with store_errors():
+            layout = await points.layout()
+        contents = [document.document for document in documents]
+        info = await self.encoder.info()
+        passages = await passages_of(contents, collection, layout, info, self.encoder.passages)
+        for document, cut in zip(documents, passages, strict=True):
+            try:
+                document.passages, document.parts = cut, parts_of(document.document, cut, layout)
+            except InvalidInput as error:
+                document.fail(error)
 
     async def _write_call(
         self, call: Sequence[IndexedDocument], collection: Collection, points: Points, *, hold: HoldLease
@@ -222,6 +255,7 @@ class Pipeline:
         try:
             await self._embed(call, collection)
         except Overloaded as error:
+            # The inputs of one document were divided already.
             if len(call) == 1 or isinstance(error, RateLimited):
                 raise
             middle = len(call) // 2
@@ -232,7 +266,7 @@ class Pipeline:
         await hold()
         await _upsert(_open(call), points)
         for document in call:
-            document.image = document.embedding = None
+            document.let_go()
 
     async def _store_images(self, documents: Sequence[IndexedDocument], *, last_attempt: bool) -> None:
         """Fetch the images that are known by their URL, so that the blobs have all of them. No image is held longer
@@ -241,21 +275,23 @@ class Pipeline:
         places = asyncio.Semaphore(_FETCHES)
 
         async def store(document: IndexedDocument) -> None:
-            image = document.document.image
-            if image is None or image.url is None:
-                document.image_digest = image.digest if image else None
-                return
-            async with places:
-                try:
-                    data = await self.fetcher.fetch(image.url)
-                except RetrievalError as error:
-                    if error.retryable and not last_attempt:
-                        document.waiting = error
-                    else:
-                        document.fail(error)
-                else:
+            digests: list[str] = []
+            for image in document.document.images:
+                if image.url is None:
+                    digests += [] if image.digest is None else [image.digest]
+                    continue
+                async with places:
+                    try:
+                        data = await self.fetcher.fetch(image.url)
+                    except RetrievalError as error:
+                        if error.retryable and not last_attempt:
+                            document.waiting = error
+                        else:
+                            document.fail(error)
+                        return
                     with one_collection_waits():
-                        document.image_digest = await self.blobs.put(data)
+                        digests.append(await self.blobs.put(data))
+            document.digests = tuple(digests)
 
         await _gather_or_cancel(map(store, _open(documents)))
 
@@ -265,14 +301,13 @@ class Pipeline:
         image_bytes = 0
         for document in _open(documents):
             try:
-                if document.image_digest is not None:
-                    with one_collection_waits():
-                        document.image = await self.blobs.get(document.image_digest)
+                with one_collection_waits():
+                    document.images = tuple([await self.blobs.get(digest) for digest in document.digests])
             except NotFound as error:
                 document.fail(error)
                 continue
             call.append(document)
-            image_bytes += len(document.image or b"")
+            image_bytes += sum(map(len, document.images))
             if image_bytes >= _CALL_IMAGE_BYTES:
                 yield call
                 call, image_bytes = [], 0
@@ -281,43 +316,62 @@ class Pipeline:
 
     async def _embed(self, call: Sequence[IndexedDocument], collection: Collection) -> None:
         given = any(document.document.vector for document in call)
-        # A model of several latents made more of a document than the one vector.
+        # A model of several latents made more of a document than the one vector, as several parts have.
         if given and (await self.encoder.info()).latents == 1:
             for document in call:
-                document.embedding = given_embedding(document.document, collection)
-        call = [document for document in call if document.embedding is None]
+                embedding = given_embedding(document.document, collection) if len(document.parts) == 1 else None
+                document.embeddings = () if embedding is None else (embedding,)
+        call = [document for document in call if not document.embeddings]
         if not call:
             return
-        inputs = [Input(document.document.text, document.image) for document in call]
-        results = await self.encoder.encode(inputs, role=Role.DOCUMENT, lane=Lane.BULK)
+        inputs = [document.inputs() for document in call]
+        results = await self._encode([item for items in inputs for item in items], divisible=len(call) == 1)
         if len(call) > 1 and all(isinstance(result, EncodeFailed) for result in results):
             # The model is more likely at fault than all of the documents: try again.
             raise EncodeFailed(f"the model failed on each of {len(call)} documents")
-        for document, result in zip(call, results, strict=True):
-            error = result if isinstance(result, RetrievalError) else unusable(result, collection)
-            if error is not None and error.retryable:
-                document.waiting = error
-            elif error is not None:
-                document.fail(error)
-            elif isinstance(result, Embedding):
-                document.embedding = result
+        following = iter(results)
+        for document, items in zip(call, inputs, strict=True):
+            embeddings: list[Embedding] = []
+            for part, result in zip(document.parts, islice(following, len(items)), strict=True):
+                error = result if isinstance(result, RetrievalError) else unusable(result, collection)
+                if error is None and isinstance(result, Embedding):
+                    embeddings.append(result)
+                elif error is not None and not document.closed:
+                    document.refuse(part, error)
+            document.embeddings = embeddings
+
+    async def _encode(self, inputs: Sequence[Input], *, divisible: bool) -> list[Embedding | RetrievalError]:
+        """Embed inputs, in halves if the encoder has no room for all and they are `divisible`: those of one document,
+        of which only all together can be written."""
+        try:
+            return await self.encoder.encode(inputs, role=Role.DOCUMENT, lane=Lane.BULK)
+        except Overloaded as error:
+            if not divisible or len(inputs) == 1 or isinstance(error, RateLimited):
+                raise
+        middle = len(inputs) // 2
+        halves = [await self._encode(half, divisible=True) for half in (inputs[:middle], inputs[middle:])]
+        return halves[0] + halves[1]
 
     async def _keep_images(self, call: Sequence[IndexedDocument]) -> None:
         """Replace each digest by that of the stored thumbnail.
 
-        Change detection has already used the original's digest.
+        Change detection has already used the originals' digests.
         """
         keeper = self.keeper
         if keeper is None:
             return
 
         async def keep(document: IndexedDocument) -> None:
-            if document.image_digest is not None:
+            kept: list[str] = []
+            for digest, image in zip(document.digests, document.images, strict=True):
                 try:
                     with one_collection_waits():
-                        document.image_digest = await keeper.keep(document.image_digest, document.image)
+                        small = await keeper.keep(digest, image)
                 except InvalidInput as error:
                     document.fail(error)
+                    return
+                kept += [] if small is None else [small]
+            document.digests = tuple(kept)
 
         await _gather_or_cancel(map(keep, _open(call)))
 
@@ -347,16 +401,17 @@ def _skip_superseded(documents: Sequence[IndexedDocument]) -> None:
 
 
 async def skip_unchanged(
-    documents: Sequence[IndexedDocument], points: Points, fingerprint: str
+    documents: Sequence[IndexedDocument], points: Points, collection: Collection
 ) -> list[tuple[IndexedDocument, Point]]:
-    """Skip the documents whose text, image, metadata and model are those that the store already has. Return the others
+    """Skip the documents whose text, images, metadata and model are those that the store already has. Return the others
     that the store has, each with its point."""
     compared = _open(documents)
     with store_errors():
         stored = await points.fetch([document.document.id for document in compared]) if compared else []
     for document, point in zip(compared, stored, strict=True):
-        parts = document.document.text, document.image_digest, document.document.metadata
-        document.stamp = stamped(document.content or content_hash(*parts), fingerprint)
+        first, more = next(iter(document.digests), None), document.digests[1:]
+        content = document.content or content_hash(document.document.text, first, document.document.metadata, more)
+        document.stamp = stamped(content, collection.fingerprint, collection.passages.stamp)
         if point is not None and point.content_hash == document.stamp:
             document.settle(Status.SKIPPED)
     pairs = zip(compared, stored, strict=True)

@@ -69,7 +69,7 @@ class ReindexBatch:
         with store_errors():
             points = dict(zip(ids, await self.serving.fetch(ids), strict=True))
         documents = [document_of(place, point) for place, point in enumerate(points.values()) if point is not None]
-        changed = await skip_unchanged(documents, self.target, self.collection.fingerprint)
+        changed = await skip_unchanged(documents, self.target, self.collection)
         await self._copy_metadata([document for document, point in changed if _is_embedded(document, point)], hold)
         await self.pipeline.write(documents, self.collection, self.target, hold=hold)
         result = Result.of(documents)
@@ -116,18 +116,19 @@ class ReindexBatch:
 
 
 def _is_embedded(document: IndexedDocument, point: Point) -> bool:
-    """Return whether a point of the other generation was embedded from the text and the kept image of a document."""
-    return point.text == document.document.text and point.image_digest == document.image_digest
+    """Return whether a point of the other generation was embedded from the text and the kept images of a document."""
+    return point.text == document.document.text and point.digests == document.digests
 
 
 def document_of(place: int, point: Point) -> IndexedDocument:
-    """Return the document of a point, with the hash of its original image, of which the blobs may have a thumbnail
+    """Return the document of a point, with the hash of its original images, of which the blobs may have thumbnails
     alone.
 
-    Where no image was kept the hash is that of the text alone, as the embedding will be: posted again with its image,
+    Where no image was kept the hash is that of the text alone, as the embedding will be: posted again with its images,
     the document has changed.
     """
-    image = ImageRef(point.image_digest) if point.image_digest else None
-    document = Document(point.document_id, point.text, image, point.metadata)
-    content = unstamped(point.content_hash) if point.image_digest else None
-    return IndexedDocument(place, document, image_digest=point.image_digest, content=content)
+    images = tuple(map(ImageRef, point.digests))
+    first = next(iter(images), None)
+    document = Document(point.document_id, point.text, first, point.metadata, more_images=images[1:])
+    content = unstamped(point.content_hash) if images else None
+    return IndexedDocument(place, document, digests=point.digests, content=content)

@@ -8,7 +8,7 @@ patches ─► points ─► gone: failed ─► patched, in order ─► as bef
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from indexer.domain.collections import Collection
 from indexer.domain.documents import Document, ImageRef, stamped
@@ -51,7 +51,7 @@ class UpdateBatch:
             if patched[key].is_changed and key not in last:
                 continue  # it waits for another attempt
             outcome = last.get(key, Outcome(position, key, Status.SKIPPED))
-            outcomes.append(Outcome(position, key, outcome.status, outcome.code, outcome.detail))
+            outcomes.append(replace(outcome, position=position))
         return Result(outcomes, written.waiting)
 
     def _after(self, state: Patched | None, document: Document) -> Patched:
@@ -87,9 +87,11 @@ class UpdateBatch:
         return [Outcome(0, state.point.document_id, Status.INDEXED) for state in states]
 
     def _document(self, place: int, state: Patched) -> IndexedDocument:
-        image = ImageRef(state.image_digest) if state.image_digest else None
-        document = Document(state.point.document_id, state.text, image, state.metadata)
-        return IndexedDocument(place, document, image_digest=state.image_digest, stamp=self._stamp(state))
+        digests = () if state.image_digest is None else (state.image_digest, *state.more_images)
+        images = tuple(map(ImageRef, digests))
+        image = next(iter(images), None)
+        document = Document(state.point.document_id, state.text, image, state.metadata, more_images=images[1:])
+        return IndexedDocument(place, document, digests=digests, stamp=self._stamp(state))
 
     def _stamp(self, state: Patched) -> str:
-        return stamped(state.content, self.collection.fingerprint)
+        return stamped(state.content, self.collection.fingerprint, self.collection.passages.stamp)

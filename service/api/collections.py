@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from indexer import filters
-from indexer.domain.collections import Collection
+from indexer.domain.collections import Collection, PassageSettings
 from indexer.domain.validation import brief
 from indexer.errors import CollectionDamaged
 from indexer.store.base import Layout
@@ -20,7 +21,7 @@ from service.components import Parts, PartsOf
 from service.http.middleware.api_keys import CallerOf
 from service.http.responses import Json, StrictRoute
 from service.keys import Key
-from service.schemas.collections import CollectionIn, CollectionOut, CollectionsOut, CopyIn
+from service.schemas.collections import CollectionIn, CollectionOut, CollectionsOut, CopyIn, PassagesSettings
 from service.schemas.jobs import JobAcceptedOut
 
 router = APIRouter(route_class=StrictRoute, tags=["collections"])
@@ -44,6 +45,7 @@ async def create_collection(
         indexes=settings.indexes,
         language=settings.language,
         model=settings.model,
+        passages=None if settings.passages is None else _passages(settings.passages),
     )
     return Json(await _wire(parts, caller, collection), 201 if created else 200)
 
@@ -57,6 +59,8 @@ async def change_collection(name: CollectionPath, body: CollectionIn, parts: Par
     """
     _check_limit(body, parts)
     settings = body.model_dump(include=body.model_fields_set)
+    if "passages" in settings:
+        settings["passages"] = _passages(body.passages)
     return Json(await _wire(parts, caller, await parts.catalog.change(name, settings)))
 
 
@@ -104,6 +108,10 @@ async def delete_collection(name: CollectionPath, parts: PartsOf) -> Response:
     """Delete the collection with its documents, jobs and aliases. Images stay until nothing refers to them."""
     await parts.catalog.drop(name)
     return Response(status_code=204)
+
+
+def _passages(passages: PassagesSettings | None) -> PassageSettings:
+    return PassageSettings() if passages is None else PassageSettings(**passages.model_dump())
 
 
 def _check_limit(body: CollectionIn, parts: Parts) -> None:
@@ -161,6 +169,8 @@ async def _wire(parts: Parts, caller: Key, collection: Collection, *, mark_damag
         "indexing": indexing,
         "aliases": [alias for alias in aliases if caller.sees(alias)],
         "language": layout and layout.language,
+        "passages": asdict(collection.passages),
+        "parts": layout is not None and layout.parts,
         "latents": layout is not None and layout.latents,
         "created_at": collection.created_at,
         "compatible": served,

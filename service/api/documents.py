@@ -12,7 +12,7 @@ from starlette.responses import Response
 from indexer import filters
 from indexer.blobs.thumbnails import Keep
 from indexer.domain.documents import ThumbnailWidth
-from indexer.domain.incoming import DocumentIn
+from indexer.domain.incoming import MAX_IMAGES, DocumentIn
 from indexer.domain.samples import DOCUMENTS
 from model.errors import NotFound
 from model.images.formats import image_format
@@ -43,6 +43,9 @@ ImageVersion = Annotated[
         "for good",
         examples=["9f86d081884c7d65"],
     ),
+]
+ImageNumber = Annotated[
+    int, Query(ge=0, lt=MAX_IMAGES, description="which image of the document, from 0", examples=[0])
 ]
 ImageWidth = Annotated[
     ThumbnailWidth | None,
@@ -173,6 +176,7 @@ async def get_image(
     request: Request,
     parts: PartsOf,
     v: ImageVersion = "",
+    n: ImageNumber = 0,
     width: ImageWidth = None,
 ) -> Response:
     """Return the image as it is stored, or its thumbnail. With the `v` of an `image_url` it may be cached for good,
@@ -182,11 +186,12 @@ async def get_image(
     """
     collection = await parts.catalog.get(name)
     (point,) = await stored_points(parts.catalog.points(collection), collection.name, [document_id])
-    digest = point.image_digest
-    if digest is None:
+    if n >= len(point.digests):
         no_images = parts.settings.keep.keep is Keep.NONE
         why = "; this service keeps none (RET2_KEEP_IMAGES=none)" if no_images else ""
-        raise NotFound(f"document {document_id!r:.100} has no image{why}", field="id", value=document_id)
+        count = f"no image {n}; counted from 0 it has {len(point.digests)}" if n else "no image"
+        raise NotFound(f"document {document_id!r:.100} has {count}{why}", field="id", value=document_id)
+    digest = point.digests[n]
     is_current = len(v) >= 16 and digest.startswith(v)
     etag = f'"{digest}"' if width is None else f'"{digest}-{width}"'
     caching = "private, max-age=31536000, immutable" if is_current else "private, no-cache"

@@ -97,5 +97,7 @@ async def awaited(parts: Parts, job: Job, wait: bool) -> Job:
 
 
 def _result(result: Outcome) -> dict[str, Any]:
-    wire = {"id": result.document_id, "status": result.status}
+    wire: dict[str, Any] = {"id": result.document_id, "status": result.status}
+    if result.truncated:
+        wire["truncated"] = result.truncated
     return {**wire, "error": {"code": result.code, "detail": brief(result.detail or "")}} if result.code else wire

@@ -33,6 +33,7 @@ def job_wire(job: Job) -> dict[str, Any]:
         "indexed": job.indexed,
         "skipped": job.skipped,
         "failed": job.failed,
+        "truncated": job.truncated,
         "cancelled": job.cancelled,
         "retry_of": job.retry_of,
         "created_at": job.created_at,

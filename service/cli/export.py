@@ -59,10 +59,10 @@ def export(
         pictures = None if folder is None else _Pictures(client, collection, folder, file.parent)
         count = 0
         for document in client.scroll(collection, filter=condition, with_vector=vectors):
-            image = None if pictures is None or document.image_url is None else pictures.save(document)
-            if document.image_url is not None and image is None:
+            images = [] if pictures is None else pictures.save(document)
+            if document.image_url is not None and not images:
                 left_out["image: --images FOLDER exports it"] += 1
-            writer.write(_record(document, image, fingerprint))
+            writer.write(_record(document, images, fingerprint))
             count += 1
             bar.update(task, completed=count)
     console = Console()
@@ -79,13 +79,16 @@ def _beside(file: Path, images: Path) -> Path:
     return images
 
 
-def _record(document: Document, image: str | None, fingerprint: str) -> dict[str, Any]:
+def _record(document: Document, images: list[str], fingerprint: str) -> dict[str, Any]:
     """Return a document as a load takes it. An embedding whose document is not whole goes without its fingerprint:
-    the document that a load makes of it is another one."""
-    record: dict[str, Any] = {"id": document.id, "text": document.text, "image": image, "metadata": document.metadata}
+    the document that a load makes of it is another one. So does the mean of a document's parts, which a load embeds
+    anew."""
+    image, more = next(iter(images), None), images[1:] or None
+    record: dict[str, Any] = {"id": document.id, "text": document.text, "image": image, "images": more}
+    record["metadata"] = document.metadata
     if document.vector is not None:
         record["vector"] = document.vector
-        if document.image_url is None or image is not None:
+        if (document.image_url is None or images) and document.parts is None:
             record["fingerprint"] = fingerprint
     return {name: value for name, value in record.items() if value is not None}
 
@@ -97,11 +100,15 @@ class _Pictures:
         self._client, self._collection, self._folder, self._base = client, collection, folder, base
         self._saved: dict[str, str] = {}
 
-    def save(self, document: Document) -> str:
-        """Save the image of a document, and return its path as the file names it."""
-        digest = (document.image_url or "").partition("?v=")[2]
+    def save(self, document: Document) -> list[str]:
+        """Save the images of a document, and return their paths as the file names them."""
+        urls = document.image_urls or ([] if document.image_url is None else [document.image_url])
+        return [self._save(document.id, url, number) for number, url in enumerate(urls)]
+
+    def _save(self, document_id: str, url: str, number: int) -> str:
+        digest = url.partition("?v=")[2].partition("&")[0]
         if digest not in self._saved:
-            data = self._client.image(self._collection, document.id)
+            data = self._client.image(self._collection, document_id, number=number)
             known = image_format(data)
             path = self._folder / f"{digest}.{'bin' if known is None else known.pillow.lower()}"
             path.write_bytes(data)
@@ -144,7 +151,7 @@ class _Parquet:
 
         text = pa.string()
         fields = [(name, text) for name in ("id", "text", "image", "metadata")]
-        fields += [("vector", pa.list_(pa.float32())), ("fingerprint", text)]
+        fields += [("images", pa.list_(text)), ("vector", pa.list_(pa.float32())), ("fingerprint", text)]
         self._table, self._schema = pa.Table, pa.schema(fields)
         self._file = parquet.ParquetWriter(path, self._schema)
         self._rows: list[dict[str, Any]] = []

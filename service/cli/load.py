@@ -64,7 +64,7 @@ def load(
     )
     console = Console()
     failures: list[Failed] = []
-    indexed = skipped = unfinished = foreign = 0
+    indexed = skipped = unfinished = foreign = truncated = 0
     with Client(url, api_key=api_key, attempts=1000, give_up_after_s=_PATIENCE_S) as client, progress_bar() as bar:
         options = {"language": language, "model": model}
         fingerprint = _create(client, collection, options, has_photos=has_photos)
@@ -75,11 +75,13 @@ def load(
             loaded = client.load(collection, reading.documents(), on_progress=on_progress)
             bar.update(task, total=loaded.sent, completed=loaded.sent)
             indexed, skipped, unfinished = indexed + loaded.indexed, skipped + loaded.skipped, unfinished + loaded.left
+            truncated += loaded.truncated
             failures += reading.failures(loaded)
             foreign += reading.foreign
     console.print(
         f"{indexed} indexed, {skipped} skipped, {len(failures)} failed"
         + (f", {unfinished} not done" if unfinished else "")
+        + (f"; of {truncated} a part of the text has no embedding, for it is too long" if truncated else "")
     )
     if foreign:
         console.print(f"{foreign} documents came with embeddings of another model, and were embedded again")

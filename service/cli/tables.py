@@ -42,9 +42,10 @@ def hits_table(hits: Sequence[Hit]) -> Table:
 
 
 def _shown_text(hit: Hit) -> str:
-    """Return the passages of a hit, a line each, with the words of the query in brackets; without any, its text."""
+    """Return the passages of a hit, a line each, with the words of the query in brackets; without any, the part that it
+    was found by, or its text."""
     if not hit.highlights:
-        return short(hit.text or "(a picture alone)")
+        return short((hit.part and hit.part.text) or hit.text or "(a picture alone)")
     return "\n".join(_bracketed(passage) for passage in hit.highlights)
 
 

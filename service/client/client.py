@@ -171,7 +171,8 @@ class Client:
     def create_collection(self, name: str, **settings: Any) -> Collection:
         """Create a collection, or check that the present one has the given settings.
 
-        `settings` are model, instruction, limit, language, and indexes such as {"region": "keyword"}.
+        `settings` are model, instruction, limit, language, passages such as {"tokens": 64, "overlap": 16}, and indexes
+        such as {"region": "keyword"}.
         """
         return self._answer(Collection, "PUT", _path("collections", name), settings)
 
@@ -330,11 +331,11 @@ class Client:
         body = _present({"filter": filter})
         return self._answer(CountOut, "POST", _path("collections", collection, "count"), body).count
 
-    def image(self, collection: str, document_id: str, *, width: int | None = None) -> bytes:
-        """Return the file of a document's image, or its thumbnail of width 256 or 1024. Raises `NotFound` if there is
-        none."""
+    def image(self, collection: str, document_id: str, *, width: int | None = None, number: int = 0) -> bytes:
+        """Return the file of a document's image, or its thumbnail of width 256 or 1024. `number` counts the images of
+        a document that has several, from 0. Raises `NotFound` if there is none."""
         path = _path("collections", collection, "documents", document_id, "image")
-        return self._request("GET", path, params=_present({"width": width})).content
+        return self._request("GET", path, params=_present({"width": width, "n": number or None})).content
 
     def delete_documents(
         self,
@@ -580,7 +581,8 @@ class _LoadProgress:
             for failure in self._client.failures(job.id)
         )
         indexed, skipped = sum(job.indexed for job in jobs), sum(job.skipped for job in jobs)
-        return Loaded(self._start, indexed, skipped, tuple(self._rejected), failures)
+        truncated = sum(job.truncated for job in jobs)
+        return Loaded(self._start, indexed, skipped, tuple(self._rejected), failures, truncated)
 
     def _advance(self, job: Job) -> None:
         """Record the present state of the oldest open job."""
@@ -652,10 +654,13 @@ def _chunks(documents: Iterable[Mapping[str, Any]], max_documents: int, max_byte
 
 
 def _serialised(document: Mapping[str, Any]) -> bytes:
-    """Serialise a document as JSON; its image may be a `Path` or bytes."""
-    image = document.get("image")
+    """Serialise a document as JSON; its images may be each a `Path` or bytes."""
+    image, images = document.get("image"), document.get("images")
     if isinstance(image, bytes | Path):
         document = {**document, "image": image_wire(image)}
+    if isinstance(images, list | tuple):
+        sent = [image_wire(further) if isinstance(further, bytes | Path) else further for further in images]
+        document = {**document, "images": sent}
     try:
         return orjson.dumps(document)
     except TypeError as error:

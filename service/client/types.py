@@ -143,6 +143,8 @@ class Loaded:
     skipped: int
     rejected: tuple[Rejected, ...]
     failures: tuple[Failure, ...]
+    # Indexed documents of whose text a part has no embedding.
+    truncated: int = 0
 
     @property
     def left(self) -> int:

@@ -37,6 +37,7 @@ from indexer.encoding.encoder import Lane
 from indexer.observability import tracing
 from model.cpu.priority import yield_to_others
 from model.errors import DependencyUnavailable, EncodeFailed, InvalidInput, Overloaded, RetrievalError
+from model.passages import Cut, Passages
 from model.types import Embedding, Encoded, Float32, Input, ModelInfo, Prepared, Role, Shares, Timing
 from service.encoder.budget import Budget
 from service.encoder.lanes import Entry, Result
@@ -94,6 +95,7 @@ class Batcher:
             pictures: ThreadPoolExecutor(threads, name, initializer=yield_to_others)
             for pictures, threads, name in ((False, 1, "tokenise"), (True, prepare_threads, "prepare"))
         }
+        self._cutter = ThreadPoolExecutor(1, "passages", initializer=yield_to_others)
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
             for name, work in (("model", self._launch_all), *[("results", self._collect_all)] * runtime.in_flight)
@@ -129,7 +131,7 @@ class Batcher:
             if thread.is_alive():
                 await asyncio.to_thread(thread.join, max(0.0, until - time.monotonic()))
         _settle([(entry, _stopped()) for entry in self._queue.close()])
-        for pool in self._pools.values():
+        for pool in (*self._pools.values(), self._cutter):
             pool.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -180,6 +182,13 @@ class Batcher:
             if isinstance(result, DependencyUnavailable):
                 raise result
         return results
+
+    async def passages(self, texts: Sequence[str], cut: Cut, model: LoadedModel | None = None) -> list[Passages]:
+        """Cut texts by the tokenizer of a model, one at a time beside the searches."""
+        runtime, loop = (model or self.first).runtime, asyncio.get_running_loop()
+        if not self.alive:
+            raise DependencyUnavailable("the encoder is not running")
+        return [await loop.run_in_executor(self._cutter, runtime.passages, text, cut) for text in texts]
 
     def _admit(self, lane: Lane, entries: Sequence[Entry]) -> None:
         if not self.alive:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from model.passages import Cut, Passages
 from model.types import Encoded, Input, ModelInfo, Prepared, Role
 from service.encoder.budget import Budget
 
@@ -35,6 +36,10 @@ class Runtime(Protocol):
 
     def prepare(self, item: Input, role: Role) -> Prepared:
         """Decode and tokenise. Raises `InvalidInput` or `TooLarge`."""
+        ...
+
+    def passages(self, text: str, cut: Cut) -> Passages:
+        """Cut a text into passages that the model reads whole."""
         ...
 
     def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:

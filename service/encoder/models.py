@@ -23,6 +23,7 @@ from indexer.encoding.registry import ModelState, ServedModel
 from indexer.errors import ModelUnavailable
 from model.cpu.priority import yield_to_others
 from model.errors import InvalidInput, RetrievalError
+from model.passages import Cut, Passages
 from model.types import Input, ModelInfo, Role
 from service.encoder.batcher import Batcher
 from service.encoder.budget import Budget
@@ -241,6 +242,9 @@ class LocalEncoder:
     async def encode(self, inputs: Sequence[Input], *, role: Role, lane: Lane) -> list[Result]:
         model = await self.host.loaded(self.name)
         return await self.host.batcher.encode(inputs, role=role, lane=lane, model=model)
+
+    async def passages(self, texts: Sequence[str], cut: Cut) -> list[Passages]:
+        return await self.host.batcher.passages(texts, cut, await self.host.loaded(self.name))
 
 
 def _loaded(place: _Place, loader: Loader, *, raises: bool = False) -> tuple[Runtime, Budget] | _Failure:

@@ -1,4 +1,4 @@
-"""POST /encode, in JSON or msgpack, and what is OpenAI-compatible: POST /v1/embeddings, GET /v1/models."""
+"""POST /encode, in JSON or msgpack, POST /passages, and what is OpenAI-compatible: POST /v1/embeddings, GET /v1/models."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import numpy as np
 from fastapi import APIRouter, Depends, Path, Request
 from starlette.responses import Response
 
-from indexer.domain.inputs import InputIn
+from indexer.domain.inputs import InputIn, check_text, check_unicode
 from indexer.encoding.encoder import Encoder, Lane
 from indexer.encoding.registry import Encoders
 from model import codec
 from model.errors import InvalidInput, RetrievalError, TooLarge
+from model.passages import Cut, Passages
 from model.types import Embedding, Input, Limits, ModelInfo, Role, Timing
 from service.encoder.openai import (
     EmbeddingsIn,
@@ -33,8 +34,10 @@ from service.http.responses import Json, StrictRoute, answer_within, took
 from service.inputs import inputs
 from service.inputs.inputs import ImageFetcher
 from service.schemas.base import checked
-from service.schemas.encode import EncodeIn, EncodeOut
+from service.schemas.encode import EncodeIn, EncodeOut, PassagesIn, PassagesOut
 
+# How many inputs were longer than the model reads, and how many of their tokens are in no embedding.
+TRUNCATED = "x-ret2-truncated"
 _PACKED = {codec.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
 
 
@@ -106,12 +109,7 @@ class Encoding:
         """Return one result or error for each input, in order. Unless the call names a lane, documents wait in the bulk
         lane."""
         if len(items) > self.max_inputs:
-            raise TooLarge(
-                f"{len(items)} inputs in one call, limit is {self.max_inputs}",
-                field="inputs",
-                value=len(items),
-                limit=self.max_inputs,
-            )
+            raise too_many_inputs(len(items), self.max_inputs, "inputs")
         read = await asyncio.gather(*(self._read(item) for item in items))
         good = [item for item in read if isinstance(item, Input)]
         lane = lane or (Lane.SEARCH if role is Role.QUERY else Lane.BULK)
@@ -128,6 +126,10 @@ class Encoding:
             return await inputs.read(item.text, item.image, self.limits, self.fetcher)
         except RetrievalError as error:
             return error
+
+
+def too_many_inputs(count: int, limit: int, field: str) -> TooLarge:
+    return TooLarge(f"{count} inputs in one call, limit is {limit}", field=field, value=count, limit=limit)
 
 
 async def encoding_of(request: Request) -> Encoding:  # async: FastAPI would take a plain one to a thread
@@ -167,6 +169,24 @@ async def encode(body: EncodeIn, request: Request, encoding: EncodingOf) -> Resp
     return Json({"model": encodings.info.name, "dimensions": encodings.info.dimensions, "results": results})
 
 
+@router.post("/passages", response_model=PassagesOut)
+async def cut_into_passages(body: PassagesIn, request: Request, encoding: EncodingOf) -> Response:
+    """Cut texts into passages that a model reads whole, at the ends of sentences, as collections do with documents."""
+    if len(body.texts) > encoding.max_inputs:
+        raise too_many_inputs(len(body.texts), encoding.max_inputs, "texts")
+    for place, text in enumerate(body.texts):
+        check_text(text, encoding.limits)
+        check_unicode(text, f"texts[{place}]", f"texts[{place}]")
+
+    async def work() -> tuple[ModelInfo, list[Passages]]:
+        encoder, info = await encoding.encoders.find(body.model)
+        return info, await encoder.passages(body.texts, Cut(body.tokens, body.overlap, body.max_passages))
+
+    info, results = await answer_within(request, work(), encoding.timeout_s)
+    wires = [{"passages": result.spans, "dropped_tokens": result.dropped_tokens} for result in results]
+    return Json({"model": info.name, "results": wires})
+
+
 async def _encode_packed(request: Request) -> Response:
     encoding: Encoding = request.app.state.encoding
     call = codec.unpack_call(await request.body(), encoding.max_inputs)
@@ -203,7 +223,11 @@ async def create_embeddings(body: EmbeddingsIn, request: Request, encoding: Enco
             vector = base64.b64encode(result.vector.astype("<f4", copy=False).tobytes()).decode()
         data.append({"object": "embedding", "index": index, "embedding": vector})
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return Json({"object": "list", "model": encodings.info.name, "data": data, "usage": usage})
+    answer = Json({"object": "list", "model": encodings.info.name, "data": data, "usage": usage})
+    dropped = [result.dropped_tokens for result in encodings.results if isinstance(result, Embedding)]
+    if any(dropped):
+        answer.headers[TRUNCATED] = f"inputs={sum(map(bool, dropped))}; tokens={sum(dropped)}"
+    return answer
 
 
 @router.get("/v1/models", response_model=OpenAiModelsOut)

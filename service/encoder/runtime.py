@@ -20,6 +20,7 @@ from model.cpu.priority import yield_to_others
 from model.cpu.quota import usable_cpus
 from model.errors import EncodeFailed, InvalidInput
 from model.evaluation.calibration import calibration_inputs
+from model.passages import Cut, Passages
 from model.retriever import Retriever, dtype_of
 from model.sharing import share_weights
 from model.types import Encoded, Input, Limits, ModelInfo, Prepared, Role
@@ -172,6 +173,9 @@ class LocalRuntime:
 
     def prepare(self, item: Input, role: Role) -> Prepared:
         return self._retriever.prepare(item, role, self._limits)
+
+    def passages(self, text: str, cut: Cut) -> Passages:
+        return self._retriever.passages(text, cut, self._limits)
 
     def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
         """Start a batch, halved until it fits into memory. Raises `EncodeFailed` for an input that does not fit."""

@@ -123,6 +123,6 @@ def _cors(origins: str | None) -> list[Middleware]:
             allow_origins=origins.split(","),
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["authorization", "content-type", "idempotency-key", "x-api-key", "x-request-id"],
-            expose_headers=["retry-after", "server-timing", "x-request-id"],
+            expose_headers=["retry-after", "server-timing", "x-request-id", "x-ret2-truncated"],
         )
     ]

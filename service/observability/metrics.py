@@ -102,6 +102,9 @@ class Metrics:
         self.store_errors = counter("ret2_store_errors", "Calls that the vector store did not answer", ["operation"])
         self.ledger_seconds = seconds("ret2_ledger_seconds", "Calls of the ledger")
         self.ledger_errors = counter("ret2_ledger_errors", "Calls that the ledger's database did not answer")
+        self.truncated_documents = counter(
+            "ret2_truncated_documents", "Indexed documents of whose text a part has no embedding"
+        )
         self.rejected_documents = counter("ret2_rejected_documents", "Posted documents not accepted", ["code"])
 
     def watch_queue(self, queued_cost: Callable[[Lane], int]) -> None:
@@ -132,6 +135,9 @@ class Metrics:
             self.jobs.labels(state).set(count)
 
     # --- `indexer.observability.watch.Watch`
+
+    def truncated(self, documents: int) -> None:
+        self.truncated_documents.inc(documents)
 
     def settled(self, result: str, documents: int) -> None:
         self.documents.labels(result).inc(documents)

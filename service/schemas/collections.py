@@ -13,6 +13,24 @@ from indexer.filters import FieldType
 from service.schemas.base import ErrorOut, FieldName, FilterTree, ModelName
 
 
+class PassagesSettings(Wire):
+    """How texts that are longer than the model reads are cut into passages, at the ends of sentences. Each passage is
+    searched by itself; the document is one hit, by its best passage."""
+
+    enabled: bool = Field(
+        True, description="whether texts are cut; if not, the model reads their beginning alone", examples=[True]
+    )
+    tokens: int | None = Field(
+        None, ge=8, description="tokens of a passage; null: as many as the model reads, and never more", examples=[64]
+    )
+    overlap: int = Field(
+        0,
+        ge=0,
+        description="tokens that a passage repeats of the one before, in whole sentences; at most half of it",
+        examples=[16],
+    )
+
+
 class CollectionIn(Wire):
     """Settings of a new collection, or with PATCH the settings to change. With PATCH, null takes a setting away."""
 
@@ -23,10 +41,11 @@ class CollectionIn(Wire):
                 "limit": 20,
                 "indexes": {"region": "keyword", "area_km2": "number"},
                 "language": "simple",
+                "passages": {"tokens": 64, "overlap": 16},
             }
         )
     )
-    nullable = frozenset({"instruction", "limit", "language"})
+    nullable = frozenset({"instruction", "limit", "language", "passages"})
 
     instruction: str | None = Field(
         None, max_length=2000, description="put before the text of queries that have no instruction of their own"
@@ -45,6 +64,11 @@ class CollectionIn(Wire):
         "such as "
         "english, or simple, which does not stem; with +tolerant behind it, as in english+tolerant, words are found by "
         "their beginnings and with a typo too; fixed when the collection is created; by default simple",
+    )
+    passages: PassagesSettings | None = Field(
+        None,
+        description="how long texts are cut; by default into passages of as many tokens as the model reads. A change "
+        "is for documents that are posted after it",
     )
     indexes: dict[FieldName, Annotated[FieldType, Strict(strict=False)]] = Field(
         default_factory=dict,
@@ -89,6 +113,16 @@ class AliasesOut(BaseModel):
     aliases: list[AliasOut] = Field(description="the aliases")
 
 
+class PassagesSettingsOut(BaseModel):
+    """How texts that are longer than the model reads are cut into passages."""
+
+    enabled: bool = Field(description="whether texts are cut", examples=[True])
+    tokens: int | None = Field(
+        description="tokens of a passage at most; null: as many as the model reads", examples=[64]
+    )
+    overlap: int = Field(description="tokens that a passage repeats of the one before", examples=[16])
+
+
 class CollectionOut(BaseModel):
     """A collection as it stands."""
 
@@ -125,6 +159,12 @@ class CollectionOut(BaseModel):
     language: str | None = Field(
         description="the language of the words of texts; null where the collection is damaged",
         examples=["english"],
+    )
+    passages: PassagesSettingsOut = Field(description="how texts that are longer than the model reads are cut")
+    parts: bool = Field(
+        description="whether a document may have an embedding for each passage and image; false for a collection that "
+        "was made before documents could, until a reindex",
+        examples=[True],
     )
     latents: bool = Field(
         description="whether several vectors of each document are kept, so that hits can be reranked", examples=[False]

@@ -84,6 +84,9 @@ class ResultOut(BaseModel):
     id: str = Field(description="the document's id", examples=[DOCUMENT_ID])
     status: Status = Field(description="the result", examples=["indexed"])
     error: ErrorOut | None = Field(None, description="for a failed document: why it failed")
+    truncated: int | None = Field(
+        None, description="tokens at the end of its text that have no embedding; absent when none", examples=[312]
+    )
 
 
 class AcceptedOut(BaseModel):

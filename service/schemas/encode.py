@@ -1,4 +1,4 @@
-"""Bodies and answers of /encode."""
+"""Bodies and answers of /encode and /passages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from indexer.domain.bodies import Wire, examples
 from indexer.domain.inputs import InputIn
 from indexer.domain.samples import PNG_BASE64, PNG_URI, QUESTION
+from model.passages import MAX_PASSAGES
 from service.schemas.base import ErrorOut, Lenient, ModelName
 
 
@@ -59,3 +60,43 @@ class EncodeOut(BaseModel):
         description="an embedding or an error for each input, in order",
         examples=[[{"embedding": [0.6, 0.8]}, {"error": {"code": "invalid_input", "detail": "the input is empty"}}]],
     )
+
+
+class PassagesIn(Wire):
+    """Texts to cut into passages."""
+
+    model_config = ConfigDict(
+        json_schema_extra=examples(
+            {"texts": ["France borders Belgium. Its capital is Paris."], "tokens": 8, "overlap": 4, "max_passages": 8}
+        )
+    )
+
+    texts: list[str] = Field(min_length=1, description="what to cut, each by itself")
+    tokens: int | None = Field(
+        None,
+        ge=8,
+        description="tokens of a passage, at most as many as the model reads, which is also the default",
+        examples=[64],
+    )
+    overlap: int = Field(0, ge=0, description="tokens that a passage repeats of the one before, in whole sentences")
+    max_passages: int = Field(MAX_PASSAGES, ge=1, le=MAX_PASSAGES, description="passages of one text")
+    model: ModelName | None = Field(
+        None, description="the model, by its name in GET /info; by default the first there", examples=["atlas"]
+    )
+
+
+class CutTextOut(BaseModel):
+    """The passages of one text."""
+
+    passages: list[tuple[int, int]] = Field(
+        description="where each passage begins and ends, in characters (Unicode code points) of the text",
+        examples=[[[0, 23], [24, 45]]],
+    )
+    dropped_tokens: int = Field(description="tokens of the text behind its last passage", examples=[0])
+
+
+class PassagesOut(BaseModel):
+    """The passages of each text, in order."""
+
+    model: str = Field(description="the name of the model whose tokens were counted", examples=["atlas"])
+    results: list[CutTextOut] = Field(description="the passages of each text, in order")

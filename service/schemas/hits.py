@@ -12,6 +12,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, Field
 
 from indexer.domain.documents import ThumbnailWidth
+from indexer.domain.points import Part
 from indexer.domain.samples import DOCUMENT_ID
 from indexer.filters import steps
 
@@ -31,14 +32,43 @@ class ContentView:
     explanation: Any = ABSENT
     highlights: Any = ABSENT
 
-    def image_url(self) -> str | None:
+    def image_url(self, place: int = 0) -> str | None:
         """Return a path of this service. It holds the image's digest, so that a browser may cache the image for
         good."""
-        digest = self.content.image_digest
-        if digest is None:
+        digests = self.content.digests
+        if place >= len(digests):
             return None
         name, document_id = quote(self.collection), quote(self.content.document_id, safe="")
-        return f"/collections/{name}/documents/{document_id}/image?v={digest[:16]}"
+        number = f"&n={place}" if place else ""
+        return f"/collections/{name}/documents/{document_id}/image?v={digests[place][:16]}{number}"
+
+    def image_urls(self) -> Any:
+        count = len(self.content.digests)
+        return [self.image_url(place) for place in range(count)] if count > 1 else ABSENT
+
+    def best_part(self) -> dict[str, Any] | None:
+        """Return the part of a hit that is nearest to the query."""
+        place = self.content.best_part
+        return None if place is None else self._part(self.content.parts[place])
+
+    def parts(self) -> Any:
+        """Return all parts of a document that has several."""
+        if not self.content.parts:
+            return ABSENT
+        parts = [self._part(part) for part in self.content.parts]
+        if self.with_vector:
+            for part, vector in zip(parts, self.content.vectors, strict=True):
+                part["vector"] = vector
+        return parts
+
+    def _part(self, part: Part) -> dict[str, Any]:
+        text = self.content.text
+        return {
+            "text": None if part.start is None or text is None else text[part.start : part.end],
+            "start": part.start,
+            "end": part.end,
+            "image_url": None if part.image is None else self.image_url(part.image),
+        }
 
     def thumbnail_url(self) -> str | None:
         """Return the path of a small copy of the image, which may be cached as the image may."""
@@ -86,6 +116,11 @@ class ContentOut(BaseModel):
     image_url: Annotated[str | None, From(lambda view: view.image_url())] = Field(
         description="the path of the image on this service; null when there is none", examples=[_IMAGE_URL]
     )
+    image_urls: Annotated[list[str] | None, From(lambda view: view.image_urls())] = Field(
+        None,
+        description="the paths of all images, where there are several",
+        examples=[[_IMAGE_URL, _IMAGE_URL + "&n=1"]],
+    )
     thumbnail_url: Annotated[str | None, From(lambda view: view.thumbnail_url())] = Field(
         description="the path of a small copy of the image, at most 256 px wide and high; `width=1024` in place of "
         "`width=256` is a larger one; null when there is no image",
@@ -95,12 +130,42 @@ class ContentOut(BaseModel):
         description="the metadata, or the part that was asked for", examples=[{"region": "Europe", "area_km2": 551695}]
     )
     vector: Annotated[list[float] | None, From(lambda view: view.vector())] = Field(
-        None, description="with `with_vector`: the embedding, of unit length", examples=[[0.6, 0.8]]
+        None,
+        description="with `with_vector`: the embedding, of unit length; where a document has several parts, of a hit "
+        "that of its best part, else the mean of all",
+        examples=[[0.6, 0.8]],
+    )
+
+
+class BestPartOut(BaseModel):
+    """A part of a document that has an embedding of its own: a passage of its text, one of its images, or both."""
+
+    text: str | None = Field(
+        description="the passage; null where the part has no text", examples=["Its capital is Paris."]
+    )
+    start: int | None = Field(
+        description="where the passage begins in the text, in characters (Unicode code points)", examples=[24]
+    )
+    end: int | None = Field(description="where it ends: the place behind its last character", examples=[45])
+    image_url: str | None = Field(
+        description="the path of the image; null where the part has none", examples=[_IMAGE_URL + "&n=1"]
+    )
+
+
+class PartOut(BestPartOut):
+    """A part of a document as it is stored."""
+
+    vector: list[float] | None = Field(
+        None, description="with `with_vector`: the part's embedding, of unit length", examples=[[0.6, 0.8]]
     )
 
 
 class DocumentOut(ContentOut):
     """A document as it is stored."""
+
+    parts: Annotated[list[PartOut] | None, From(lambda view: view.parts())] = Field(
+        None, description="what of the document has an embedding of its own, where that is several parts"
+    )
 
 
 class LayerOut(BaseModel):
@@ -174,6 +239,10 @@ class HitOut(ContentOut):
         description="similarity to the query: the cosine of the two embeddings; another scale in modes lexical and "
         "hybrid; 0 without a query",
         examples=[0.83],
+    )
+    part: Annotated[BestPartOut | None, From(lambda view: view.best_part())] = Field(
+        description="the part of the document that is nearest to the query; null where the document has one part, and "
+        "in mode lexical"
     )
     explanation: Annotated[ExplanationOut | None, From(lambda view: view.explanation)] = Field(
         None, description="with `explain`: what came from text and what from the image"

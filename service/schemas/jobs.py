@@ -46,6 +46,11 @@ class JobOut(BaseModel):
         description="documents that were unchanged, or replaced by a later write of the same id", examples=[0]
     )
     failed: int = Field(description="documents that failed; /jobs/{id}/failures lists them", examples=[0])
+    truncated: int = Field(
+        description="indexed documents of whose text a part has no embedding, for it is longer than the model reads "
+        "and was not cut into passages, or has too many of them",
+        examples=[0],
+    )
     cancelled: int = Field(description="documents not begun when the job was cancelled", examples=[0])
     retry_of: str | None = Field(
         description="the job whose failures this one tries again; null for any other job", examples=["01JZ8Q4N6Y2A"]

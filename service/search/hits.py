@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from indexer.domain.points import Hit
+from indexer.store.base import Points
 from model.types import SHARE_DIGITS, Float32, Shares
 from service.keys import Key
 from service.schemas.hits import ABSENT, ContentView, HitOut, wire
@@ -24,6 +26,25 @@ def hit_wire(
     """Return `HitOut` as plain data, with what the search asked for."""
     explained = explanation(query, hit) if search.explain else ABSENT
     return wire(HitOut, ContentView(hit, collection, search.metadata_fields, search.with_vector, explained, highlights))
+
+
+async def with_best_parts(hits: list[Hit], query: EncodedQuery, points: Points) -> list[Hit]:
+    """Return the hits with the part that each was found by, and its vector and shares in place of the document's."""
+    several = [hit for hit in hits if hit.parts]
+    if query.vector is None or not several:
+        return hits
+    best = await points.best_parts(query.vector, [hit.document_id for hit in several])
+    nearest = dict(zip([hit.document_id for hit in several], best, strict=True))
+    return [_by_part(hit, nearest.get(hit.document_id)) for hit in hits]
+
+
+def _by_part(hit: Hit, nearest: tuple[int, Float32] | None) -> Hit:
+    # The document may have been written again since it was found.
+    if nearest is None or nearest[0] >= len(hit.parts):
+        return hit
+    place, vector = nearest
+    shares = hit.parts[place].shares
+    return replace(hit, best_part=place, vector=None if hit.vector is None else vector, shares=shares)
 
 
 # --- explanations: docs/explain.md says what each number is

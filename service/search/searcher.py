@@ -35,7 +35,7 @@ from service.search.clock import Clock
 from service.search.diversity import DiverseRanking
 from service.search.facets import Facets
 from service.search.highlights import passages
-from service.search.hits import hit_wire, name_for
+from service.search.hits import hit_wire, name_for, with_best_parts
 from service.search.modes import RankedSearch, RankingMode
 from service.search.paging import MAX_WINDOW, Mark, Page, Pager, Ranking, read_cursor
 from service.search.query import EncodedQuery, QueryEncoder
@@ -198,6 +198,8 @@ class Searcher:
         language = (await self.catalog.layout(collection)).language if search.highlight else ""
 
         async def wires(hits: list[Hit]) -> list[dict[str, Any]]:
+            with clock.in_store():
+                hits = await with_best_parts(hits, query, self.catalog.points(collection))
             if not search.highlight:
                 return [hit_wire(name, hit, search, query) for hit in hits]
             marked = await asyncio.to_thread(lambda: [passages(hit.text, query.text, language) for hit in hits])

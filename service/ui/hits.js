@@ -37,8 +37,14 @@ function why(explanation) {
 }
 
 // The picture of a document, small; null for one that has none.
-export function thumbnail({ id, text, thumbnail_url: address }) {
-  return address ? framed(address, text ? "" : `Picture of ${id}`) : null;
+export function thumbnail(hit) {
+  const address = small(hit);
+  return address ? framed(address, hit.text ? "" : `Picture of ${hit.id}`) : null;
+}
+
+// Of several pictures the one that the hit was found by.
+function small({ part, thumbnail_url: first }) {
+  return part && part.image_url ? `${part.image_url}&width=256` : first;
 }
 
 function framed(address, alt) {
@@ -53,7 +59,7 @@ function framed(address, alt) {
 
 // The picture as large as the window, over the page; Escape, the button and a click beside it close it.
 function enlarge(hit) {
-  const address = hit.thumbnail_url.replace("width=256", "width=1024");
+  const address = small(hit).replace("width=256", "width=1024");
   const close = el("button", { type: "button", onclick: () => dialog.close() }, "Close");
   const dialog = el("dialog", { className: "large", ariaLabel: `Picture of ${hit.id}`, onclick: ({ target }) => { if (target === dialog) dialog.close(); } },
     framed(address, `Picture of ${hit.id}`), el("footer", {}, el("span", {}, hit.id), close));
@@ -63,8 +69,8 @@ function enlarge(hit) {
 }
 
 function pictured(hit) {
-  const small = thumbnail(hit);
-  return small && el("button", { type: "button", className: "enlarge", ariaLabel: `Show the picture of ${hit.id} larger`, onclick: () => enlarge(hit) }, small);
+  const shown = thumbnail(hit);
+  return shown && el("button", { type: "button", className: "enlarge", ariaLabel: `Show the picture of ${hit.id} larger`, onclick: () => enlarge(hit) }, shown);
 }
 
 function passage(text) {
@@ -75,13 +81,21 @@ function passage(text) {
   return [words, el("button", { type: "button", className: "link", onclick: (event) => { words.className = ""; words.tabIndex = -1; words.focus(); event.target.remove(); } }, "Show all of it")];
 }
 
+// Of a long text the passage that the hit was found by, and the whole behind a button.
+function bestPassage({ text, part }) {
+  if (!part || !part.text || part.text.length === text.length) return passage(text);
+  const words = el("p", { className: "part" }, part.text);
+  const whole = (event) => { words.textContent = text; words.tabIndex = -1; words.focus(); event.target.remove(); };
+  return [words, el("button", { type: "button", className: "link", onclick: whole }, "Show the whole text")];
+}
+
 const plain = (value) => (typeof value === "object" ? JSON.stringify(value) : String(value));
 
 export function card(hit, more) {
   const metadata = Object.entries(hit.metadata || {}).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, plain(value))));
   return el("li", { className: "hit" }, pictured(hit), el("div", { className: "body" },
     el("h2", {}, el("span", { className: "id" }, hit.id), el("span", { className: "score", title: "score" }, el("span", { className: "unseen" }, "score "), hit.score.toFixed(3))),
-    passage(hit.text),
+    bestPassage(hit),
     metadata.length ? el("dl", {}, metadata) : null,
     why(hit.explanation),
     el("div", { className: "foot" }, el("button", { type: "button", className: "small", onclick: () => more(hit), ariaLabel: `More like ${hit.id}` }, "More like this"))));

@@ -9,6 +9,7 @@ import numpy as np
 
 from model.errors import InvalidInput
 from model.images.decoding import decode_image
+from model.passages import Cut, Passages, cut_text
 from model.types import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
 
 D = 64
@@ -53,6 +54,10 @@ class FakeRuntime:
         return Prepared(
             role, tokens if len(tokens) else None, pixels, max(1, len(tokens)) + (0 if pixels is None else IMAGE_COST)
         )
+
+    def passages(self, text: str, cut: Cut) -> Passages:
+        most = min(cut.tokens or self.info.max_text_tokens, self.info.max_text_tokens)
+        return cut_text(text, cut, most, lambda texts: [len(text.encode()) for text in texts])
 
     def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
         texts = [bytes([] if item.tokens is None else item.tokens.astype(np.uint8)).decode() for item in batch]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from indexer.domain.documents import point_id
-from indexer.domain.points import NO_VECTOR, Hit, Lexical, MetadataChange, Page, Point, Stretch
+from indexer.domain.points import MAX_VALUES, NO_VECTOR, Hit, Lexical, MetadataChange, Page, Point, Stretch, mean_of
 from indexer.filters import FieldType, Filter
 from indexer.filters.meaning import matches
 from indexer.store.base import Consistency, Layout, SearchWindow
@@ -18,7 +18,7 @@ from indexer.store.bm25 import TOLERANT, document_words, query_words, tokens
 from indexer.store.columns import FieldUse, Row
 from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
 from indexer.store.fusion import fuse, places
-from indexer.store.vectors import new_layout
+from indexer.store.vectors import Stored, new_layout
 from model.errors import Conflict, InvalidInput, NotFound, RetrievalError
 from model.types import Float32
 
@@ -86,7 +86,7 @@ class FakePoints:
 
     async def upsert(self, points: Sequence[Point]) -> None:
         layout, kept = self._kept()
-        new = {each.document_id: replace(each, vector=unit(each.vector, layout.dimensions)) for each in points}
+        new = {each.document_id: _normalised(each, layout) for each in points}
         if layout.latents and any(each.latents is None for each in points):
             raise InvalidInput("latents are missing")
         for point in new.values():
@@ -129,10 +129,16 @@ class FakePoints:
                 point.vector if with_vector else None,
                 point.shares,
                 None if place.words is None else Lexical(place.words, place.share),
+                more_images=point.more_images,
+                parts=point.parts,
             )
             for place in places
             if (point := by_id.get(place.point_id))
         ]
+
+    async def best_parts(self, vector: Float32, document_ids: Sequence[str]) -> list[tuple[int, Float32] | None]:
+        points = await self.fetch(document_ids)
+        return [None if point is None else Stored(point.vectors).best(vector) for point in points]
 
     async def rank(self, criterion: Criterion, window: SearchWindow) -> list[Place]:
         if not isinstance(criterion, Hybrid):
@@ -149,7 +155,7 @@ class FakePoints:
         match criterion:
             case Nearest(vector):
                 query = unit(vector, layout.dimensions)
-                scores = {name: float(point.vector @ query) for name, point in there.items()}
+                scores = {name: float((point.vectors @ query).max()) for name, point in there.items()}
             case WordMatch(text):
                 found = bm25({name: point.text or "" for name, point in kept.items()}, text, layout.language)
                 scores = {name: score for name, score in found.items() if name in there}
@@ -195,7 +201,7 @@ class FakePoints:
         kept = sorted(self._kept()[1].values(), key=lambda each: point_id(each.document_id))
         rest = [each for each in kept if after is None or point_id(each.document_id) >= after]
         following = point_id(rest[limit].document_id) if len(rest) > limit else None
-        return [each.image_digest for each in rest[:limit] if each.image_digest is not None], following
+        return [digest for each in rest[:limit] for digest in each.digests], following
 
     def _kept(self) -> tuple[Layout, dict[str, Point]]:
         self._store.check()
@@ -238,6 +244,17 @@ class FakeColumns:
         start: float | datetime | None,
     ) -> list[Row]:
         raise NotImplementedError
+
+
+def _normalised(point: Point, layout: Layout) -> Point:
+    if point.part_vectors is None:
+        return replace(point, vector=unit(point.vector, layout.dimensions))
+    if not layout.parts:
+        raise InvalidInput("the collection holds one vector a document")
+    if point.part_vectors.size > MAX_VALUES:
+        raise InvalidInput(f"too many values, limit is {MAX_VALUES}")
+    rows = np.stack([unit(row, layout.dimensions) for row in point.part_vectors])
+    return replace(point, vector=mean_of(rows), part_vectors=rows)
 
 
 def bm25(texts: Mapping[str, str], query: str, language: str) -> dict[str, float]:

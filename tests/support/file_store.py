@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, MutableMapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from fake_store import FakeStore
 
-from indexer.domain.points import Point
+from indexer.domain.points import Part, Point
 from indexer.store.base import Layout
 
 Kept = tuple[Layout, MutableMapping[str, Point]]
@@ -43,7 +44,7 @@ class _Collections(MutableMapping[str, Kept]):
         row = self._file.execute("SELECT dimensions FROM collections WHERE name = ?", (name,)).fetchone()
         if row is None:
             raise KeyError(name)
-        return Layout(row[0]), _Points(self._file, name)
+        return Layout(row[0], parts=True), _Points(self._file, name)
 
     def __setitem__(self, name: str, kept: Kept) -> None:
         self._file.execute("INSERT OR IGNORE INTO collections VALUES (?, ?)", (name, kept[0].dimensions))
@@ -96,9 +97,13 @@ class _Points(MutableMapping[str, Point]):
 def _write(point: Point) -> str:
     """Without what only some models give: shares and latents."""
     rest = (point.text, point.image_digest, dict(point.metadata), point.content_hash)
-    return json.dumps([point.document_id, point.vector.tolist(), *rest])
+    parts = [point.more_images, [(part.start, part.end, part.image) for part in point.parts], point.vectors.tolist()]
+    return json.dumps([point.document_id, point.vector.tolist(), *rest, parts])
 
 
 def _read(row: str) -> Point:
-    key, vector, *rest = json.loads(row)
-    return Point(key, np.array(vector, np.float32), *rest)
+    key, vector, *rest, (more_images, parts, vectors) = json.loads(row)
+    point = Point(key, np.array(vector, np.float32), *rest, more_images=tuple(more_images))
+    if not parts:
+        return point
+    return replace(point, parts=tuple(Part(*part) for part in parts), part_vectors=np.array(vectors, np.float32))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from model.passages import Cut, Passages, cut_text
 from model.types import Encoded, Input, ModelInfo, Prepared, Role
 from service import wiring
 from service.cli.main import app
@@ -40,6 +41,10 @@ class HeldRuntime:
     def prepare(self, item: Input, role: Role) -> Prepared:
         tokens = np.frombuffer((item.text or "").encode(), np.uint8).astype(np.int64)
         return Prepared(role, tokens, None, len(tokens))
+
+    def passages(self, text: str, cut: Cut) -> Passages:
+        most = min(cut.tokens or self.info.max_text_tokens, self.info.max_text_tokens)
+        return cut_text(text, cut, most, lambda texts: [len(text.encode()) for text in texts])
 
     def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
         encoded = self._pool.submit(self._encode, batch).result()

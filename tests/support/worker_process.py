@@ -31,6 +31,7 @@ from indexer.store.server.store import ServerPoints, ServerStore
 from indexer.worker.progress import Progress
 from indexer.worker.worker import Worker
 from model.errors import DependencyUnavailable, NotFound, RetrievalError
+from model.passages import Cut, Passages
 from model.types import Embedding, Input, ModelInfo, Role
 
 D = 8
@@ -55,6 +56,9 @@ class MadeUpEncoder:
         if self._rng.random() < _AWAY:
             raise DependencyUnavailable("the encoder is away")
         return [Embedding(_vector(item.text or ""), MODEL.fingerprint) for item in inputs]
+
+    async def passages(self, texts: Sequence[str], cut: Cut) -> list[Passages]:
+        return [Passages(((0, len(text)),)) for text in texts]
 
 
 def _vector(text: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from indexer.domain.collections import Collection
+from indexer.domain.collections import Collection, PassageSettings
 from indexer.domain.documents import Document, GivenVector, ImageRef
 from indexer.domain.jobs import Batch, Job, JobKind, JobState, Outcome, Status
 from indexer.filters import FieldType
@@ -25,12 +25,13 @@ def as_collection(row: sa.Row[Any]) -> Collection:
     settings = json.loads(values.pop("settings"))
     indexes = {name: FieldType(kind) for name, kind in settings.get("indexes", {}).items()}
     precisions = {model: tuple(names) for model, names in settings.get("precisions", {}).items()}
-    return Collection(**values, limit=settings.get("limit"), indexes=indexes, precisions=precisions)
+    passages = PassageSettings(**settings.get("passages", {}))
+    return Collection(**values, limit=settings.get("limit"), indexes=indexes, precisions=precisions, passages=passages)
 
 
 def collection_row(collection: Collection) -> dict[str, Any]:
     values = asdict(collection)
-    settings = {name: values.pop(name) for name in ("limit", "indexes", "precisions")}
+    settings = {name: values.pop(name) for name in ("limit", "indexes", "precisions", "passages")}
     return {**values, "settings": json.dumps(settings, ensure_ascii=False)}
 
 
@@ -59,6 +60,7 @@ def as_job(row: sa.Row[Any]) -> Job:
         growing=row.growing,
         unread=row.unread,
         started_at=row.started_at,
+        truncated=row.truncated,
     )
 
 
@@ -101,6 +103,7 @@ def pack(items: Sequence[Item]) -> str:
                 document.image.url if document.image else None,
                 dict(document.metadata),
                 *((document.vector.base64, document.vector.fingerprint) if document.vector else ()),
+                *([[(image.digest, image.url) for image in document.more_images]] if document.more_images else ()),
             ]
             for position, document in items
         ],
@@ -117,10 +120,12 @@ def unpack(packed: str) -> tuple[Item, ...]:
                 text,
                 ImageRef(digest, url) if digest or url else None,
                 metadata,
-                GivenVector(*vector) if vector else None,
+                GivenVector(*vector) if (vector := [part for part in more if isinstance(part, str)]) else None,
+                tuple(ImageRef(*image) for part in more if isinstance(part, list) for image in part),
             ),
         )
-        for position, key, text, digest, url, metadata, *vector in json.loads(packed)
+        # Behind the metadata stand the two texts of a vector, and a list of further images.
+        for position, key, text, digest, url, metadata, *more in json.loads(packed)
     )
 
 
@@ -130,12 +135,16 @@ def plain(text: str) -> str:
 
 
 def add_outcomes(packed: str, outcomes: Sequence[Outcome]) -> str:
-    added = [[item.position, item.document_id, item.status, item.code, item.detail] for item in outcomes]
+    added = [
+        [item.position, item.document_id, item.status, item.code, item.detail]
+        + ([item.truncated] if item.truncated else [])
+        for item in outcomes
+    ]
     return json.dumps([*json.loads(packed), *added])
 
 
 def unpack_outcomes(packed: str) -> list[Outcome]:
     return [
-        Outcome(position, key, Status(status), code, detail)
-        for position, key, status, code, detail in json.loads(packed)
+        Outcome(position, key, Status(status), code, detail, *truncated)
+        for position, key, status, code, detail, *truncated in json.loads(packed)
     ]

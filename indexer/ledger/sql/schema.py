@@ -39,7 +39,8 @@ collections = sa.Table(
     sa.Column("instruction", sa.String),
     sa.Column("generation", sa.Integer, nullable=False, default=0),
     sa.Column("paused", sa.Boolean, nullable=False, default=False),
-    # JSON: the default limit of searches, the declared metadata fields, and in which precisions it was filled.
+    # JSON: the default limit of searches, the declared metadata fields, in which precisions it was filled, and how texts
+    # are cut.
     sa.Column("settings", sa.String, nullable=False, default="{}"),
 )
 
@@ -83,6 +84,8 @@ jobs = sa.Table(
     sa.Column("unread", sa.Integer, nullable=False, default=0),
     # When an import was first claimed.
     sa.Column("started_at", sa.Float),
+    # Indexed documents of whose text a part has no embedding.
+    sa.Column("truncated", sa.Integer, nullable=False, default=0, server_default="0"),
     sa.UniqueConstraint("collection", "idempotency_key"),
 )
 sa.Index(

@@ -32,13 +32,14 @@ from indexer.store.measure import measured
 from indexer.store.ties import in_order
 from model.child_output import ChildOutput, ending
 from model.errors import DependencyUnavailable, RetrievalError
+from model.types import Float32
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60.0  # of a busy machine, over the wait for the lock; 0.2 s is usual
 ANSWER_TIMEOUT_S = 120.0  # the longest call is a search behind the vacuum of a large collection
-# Words of one call that writes: some 0.1 s. Searches wait for the call in hand.
-CALL_CHARS = 500_000
+# Characters of text and values of vectors of one call that writes: some 0.1 s. Searches wait for the call in hand.
+CALL_SIZE = 500_000
 COPY_TIMEOUT_S = 3_600.0  # of a snapshot or a restoration
 CLOSE_TIMEOUT_S = 30.0
 _PAUSE_S = 0.02
@@ -172,7 +173,9 @@ class EdgePoints:
     async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
         """Return whole points. Vectors come back at length 1, whatever length they had."""
         ids = [point_id(document_id) for document_id in document_ids]
-        points: list[Point | None] = await self._call("read", self._name, ids, with_latents)
+        points: list[Point | None] = []
+        while len(points) < len(ids):
+            points += await self._call("read", self._name, ids[len(points) :], with_latents)
         return points
 
     @measured
@@ -196,6 +199,14 @@ class EdgePoints:
         """Return the hits of a ranking. There is one copy, so `consistency` changes nothing."""
         hits: list[Hit] = await self._call("hits", self._name, list(places), with_vector) if places else []
         return hits
+
+    @measured
+    async def best_parts(self, vector: Float32, document_ids: Sequence[str]) -> list[tuple[int, Float32] | None]:
+        ids = [point_id(document_id) for document_id in document_ids]
+        best: list[tuple[int, Float32] | None] = []
+        while len(best) < len(ids):
+            best += await self._call("best_parts", self._name, vector, ids[len(best) :])
+        return best
 
     async def _rank_in_slices(self, slices: Slices, criterion: Criterion, window: SearchWindow) -> list[Place]:
         if not isinstance(criterion, Hybrid):
@@ -278,15 +289,15 @@ class EdgePoints:
 
 
 def _parts(points: Sequence[Point]) -> Iterator[list[Point]]:
-    """Split points so that no call has many more characters of text than `CALL_CHARS`."""
+    """Split points so that no call has many more characters of text and values of parts than `CALL_SIZE`."""
     part: list[Point] = []
-    chars = 0
+    size = 0
     for point in points:
         part.append(point)
-        chars += len(point.text or "")
-        if chars >= CALL_CHARS:
+        size += len(point.text or "") + (0 if point.part_vectors is None else point.part_vectors.size)
+        if size >= CALL_SIZE:
             yield part
-            part, chars = [], 0
+            part, size = [], 0
     if part:
         yield part
 

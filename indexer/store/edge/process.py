@@ -68,6 +68,7 @@ def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
         s.read,
         s.search,
         s.hits,
+        s.best_parts,
         s.rank,
         s.ranked,
         s.rerank,

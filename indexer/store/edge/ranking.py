@@ -12,7 +12,7 @@ from indexer.store.criteria import LateInteraction, Nearest, Ranked, WordMatch
 from indexer.store.edge.filters import ranked
 from indexer.store.edge.graph import EXACT, NO_GRAPH, GraphSearch, quantization_config
 from indexer.store.edge.settings import Quantization
-from indexer.store.vectors import DENSE, LATENTS, require_latents, unit, unit_rows, words_name
+from indexer.store.vectors import DENSE, LATENTS, query_of, require_latents, unit_rows, words_name
 from model.types import Float32
 
 # Statistics of words over the points that are there now. Without, Edge counts what was deleted or replaced too, until
@@ -25,14 +25,15 @@ _SPARE = 32
 
 def vector_params(layout: Layout, quantization: Quantization = "none") -> dict[str, Any]:
     """Return the part of an EdgeConfig that describes the vectors of the points."""
+    several = qe.MultiVectorConfig(qe.MultiVectorComparator.MaxSim)
     # Quantized vectors are read from memory, and then whole ones of the candidates alone.
     memory = None if quantization == "none" else qe.Memory.Cold
-    dense = _dense(layout, quantization_config=quantization_config(quantization), memory=memory)
+    kept: dict[str, Any] = {"quantization_config": quantization_config(quantization), "memory": memory}
+    dense = _dense(layout, **kept, **({"multivector_config": several} if layout.parts else {}))
     params: dict[str, Any] = {"vectors": dense}
     if layout.latents:
-        comparator = qe.MultiVectorConfig(qe.MultiVectorComparator.MaxSim)
         # They rerank candidates: a graph of them would not be read.
-        latents = _dense(layout, multivector_config=comparator, hnsw_config=NO_GRAPH)
+        latents = _dense(layout, multivector_config=several, hnsw_config=NO_GRAPH)
         params["vectors"] = {DENSE: dense, LATENTS: latents}
     params["sparse_vectors"] = {words_name(layout.language): qe.EdgeSparseVectorParams(modifier=qe.Modifier.Idf)}
     return params
@@ -83,7 +84,7 @@ def rank(
 
 
 def _nearest(vector: Float32, layout: Layout) -> Any:
-    return qe.Query.Nearest(unit(vector, layout.dimensions, "the query").tolist())
+    return qe.Query.Nearest(query_of(vector, layout))
 
 
 def sparse(words: Words) -> qe.SparseVector:

@@ -50,15 +50,31 @@ from indexer.store.indexes import (
     unanswered,
     unfinished,
 )
-from indexer.store.payload import digests, engine_name, hit_of, path_of, payload_change, payload_of, point_of, quoted
+from indexer.store.payload import (
+    IMAGE_FIELDS,
+    digests,
+    engine_name,
+    hit_of,
+    path_of,
+    payload_change,
+    payload_of,
+    point_of,
+    quoted,
+)
 from indexer.store.search_terms import FORMAT
 from indexer.store.vectors import DENSE, LATENTS, fits, just_below, new_layout, unpacked, vectors_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
+from model.types import Float32
 
 MAX_DIMENSIONS = 65_535
 LOAD_WAIT_S = 5.0
 FLUSH_EVERY_POINTS = 20_000  # bounds the log replayed after a crash (100,000 points: 1 s); a flush takes 0.1 to 0.4 s
 MIN_FREE_BYTES = 64 * 2**20  # two files of Edge's log; on a full disk a write through a memory map kills the process
+
+# Values of vectors that one call reads: some 50 ms, for which searches wait.
+CALL_VALUES = 500_000
+# Points of one step of such a call.
+READ_POINTS = 16
 
 # An open shard has 8 threads and some 40 memory maps; opening one takes 20 ms.
 MAX_OPEN = 64
@@ -288,11 +304,18 @@ class Shards:
         self._wrote(opened, len(ids))
 
     def read(self, name: str, ids: Sequence[str], with_latents: bool = False) -> list[Point | None]:
+        """Return the points of the first ids, as many as keep the call short: at least one, and all of most calls."""
         opened = self._opened(name)
-        parts = [DENSE, LATENTS] if with_latents and opened.layout.latents else [DENSE]
-        records = opened.shard.retrieve(list(set(ids)), True, parts)
-        points = {str(record.id): point_of(record.payload, *unpacked(record.vector)) for record in records}
-        return [points.get(record) for record in ids]
+        vectors = [DENSE, LATENTS] if with_latents and opened.layout.latents else [DENSE]
+        points: list[Point | None] = []
+        values = 0
+        while len(points) < len(ids) and values < CALL_VALUES:
+            step = ids[len(points) : len(points) + READ_POINTS]
+            records = opened.shard.retrieve(list(set(step)), True, vectors)
+            read = {str(record.id): point_of(record.payload, unpacked(record.vector)) for record in records}
+            points += [read.get(point) for point in step]
+            values += sum(point.vectors.size for point in read.values())
+        return points
 
     def search(self, name: str, criterion: Criterion, window: SearchWindow) -> list[Hit] | Slices:
         ranking = self.rank(name, criterion, window)
@@ -303,12 +326,25 @@ class Shards:
         parts = [DENSE] if with_vector else False
         retrieved = self._opened(name).shard.retrieve([place.point_id for place in ranking], True, parts)
         records = {str(record.id): record for record in retrieved}
-        vectors = {point: unpacked(record.vector)[0] for point, record in records.items() if with_vector}
+        vectors = {point: unpacked(record.vector).vector for point, record in records.items() if with_vector}
         return [
             hit_of(records[place.point_id].payload, place, vectors.get(place.point_id))
             for place in ranking
             if place.point_id in records
         ]
+
+    def best_parts(self, name: str, vector: Float32, ids: Sequence[str]) -> list[tuple[int, Float32] | None]:
+        """Return the nearest part of the first ids, as many as keep the call short: at least one."""
+        shard = self._opened(name).shard
+        nearest: list[tuple[int, Float32] | None] = []
+        values = 0
+        while len(nearest) < len(ids) and values < CALL_VALUES:
+            step = ids[len(nearest) : len(nearest) + READ_POINTS]
+            records = shard.retrieve(list(set(step)), False, [DENSE])
+            stored = {str(record.id): unpacked(record.vector) for record in records}
+            nearest += [stored[point].best(vector) if point in stored else None for point in step]
+            values += sum(vectors.vectors.size for vectors in stored.values())
+        return nearest
 
     def rank(self, name: str, criterion: Criterion, window: SearchWindow) -> list[Place] | Slices:
         """Rank the collection, unless that reads too many payloads for one call."""
@@ -407,7 +443,7 @@ class Shards:
         records, following = self._stretch(name, after, limit, condition, True, [DENSE] if with_vectors else False)
         if not with_vectors:
             return Stretch(tuple(point_of(record.payload) for record in records), following)
-        return Stretch(tuple(point_of(record.payload, *unpacked(record.vector)) for record in records), following)
+        return Stretch(tuple(point_of(record.payload, unpacked(record.vector)) for record in records), following)
 
     def _stretch(
         self,
@@ -501,7 +537,7 @@ class Shards:
 
     def images(self, name: str, after: str | None, limit: int) -> tuple[list[str], str | None]:
         """Return a page of image digests, as `_stretch` does."""
-        records, following = self._stretch(name, after, limit, None, ["image_digest"], False)
+        records, following = self._stretch(name, after, limit, None, IMAGE_FIELDS, False)
         return digests(record.payload for record in records), following
 
     def unfinished_indexes(self, name: str, fields: Mapping[str, FieldType]) -> list[str]:

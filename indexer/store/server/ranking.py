@@ -13,8 +13,8 @@ from indexer.store.vectors import (
     DENSE,
     LATENTS,
     language_of,
+    query_of,
     require_latents,
-    unit,
     unit_rows,
     words_name,
 )
@@ -27,10 +27,11 @@ _NO_GRAPH = q.HnswConfigDiff(m=0)  # latents are read of candidates alone
 def vector_params(layout: Layout, on_disk: bool | None) -> dict[str, Any]:
     """Return the arguments of `create_collection` that describe the vectors of the points."""
     size, cosine = layout.dimensions, q.Distance.COSINE
-    dense = q.VectorParams(size=size, distance=cosine, on_disk=on_disk)
+    maxsim = q.MultiVectorConfig(comparator=q.MultiVectorComparator.MAX_SIM)
+    several = maxsim if layout.parts else None
+    dense = q.VectorParams(size=size, distance=cosine, on_disk=on_disk, multivector_config=several)
     params: dict[str, Any] = {"vectors_config": dense}
     if layout.latents:
-        maxsim = q.MultiVectorConfig(comparator=q.MultiVectorComparator.MAX_SIM)
         latents = q.VectorParams(
             size=size, distance=cosine, on_disk=on_disk, multivector_config=maxsim, hnsw_config=_NO_GRAPH
         )
@@ -47,7 +48,7 @@ def layout_of(params: q.CollectionParams) -> Layout | None:
     language = language_of(params.sparse_vectors or {})
     if dense is None or language is None or named.keys() - {DENSE, LATENTS} or dense.distance is not q.Distance.COSINE:
         return None
-    return Layout(dense.size, language, LATENTS in named)
+    return Layout(dense.size, language, LATENTS in named, parts=dense.multivector_config is not None)
 
 
 def asked(
@@ -60,7 +61,7 @@ def asked(
     """Arguments of `query_points`, and what its scores are multiplied by; None where nothing can be found."""
     match criterion:
         case Nearest(vector):
-            nearest = unit(vector, layout.dimensions, "the query").tolist()
+            nearest = query_of(vector, layout)
             return {"query": nearest, "query_filter": filter_, "search_params": params}, 1.0
         case WordMatch(text):
             words = query_words(text, layout.language)
@@ -71,7 +72,7 @@ def asked(
         case LateInteraction(vector, latents, candidates):
             require_latents(layout, name)
             of_query = unit_rows(latents, layout.dimensions, "the query").tolist()
-            nearest = unit(vector, layout.dimensions, "the query").tolist()
+            nearest = query_of(vector, layout)
             near = q.Prefetch(query=nearest, limit=candidates, filter=filter_, params=params)
             return {"query": of_query, "using": LATENTS, "prefetch": near, "search_params": params}, 1 / len(of_query)
 

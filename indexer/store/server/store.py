@@ -31,7 +31,16 @@ from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, 
 from indexer.store.fusion import fuse, places
 from indexer.store.indexes import answered, check_kinds, declared_indexes, refuse_reading, unanswered, unfinished
 from indexer.store.measure import measured
-from indexer.store.payload import digests, engine_name, hit_of, payload_change, payload_of, point_of, quoted
+from indexer.store.payload import (
+    IMAGE_FIELDS,
+    digests,
+    engine_name,
+    hit_of,
+    payload_change,
+    payload_of,
+    point_of,
+    quoted,
+)
 from indexer.store.search_terms import FORMAT
 from indexer.store.server.client import Client
 from indexer.store.server.columns import ServerColumns
@@ -47,6 +56,7 @@ from indexer.store.server.strict import StrictLimits
 from indexer.store.ties import in_order, is_complete, query_limits
 from indexer.store.vectors import DENSE, LATENTS, fits, just_below, new_layout, unpacked, vectors_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
+from model.types import Float32
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +66,9 @@ MAX_DIMENSIONS = 65_535
 # Of one write: servers take 32 MB over REST unless they are told otherwise.
 CALL_BYTES = 16_000_000
 _VALUE_BYTES = 12  # of a vector, as JSON
-FETCH_POINTS = 256  # of one read of whole points
 CREATION_WAIT_S = 10  # for all nodes to have a new collection
+FETCH_POINTS = 256  # of one read of payloads
+READ_POINTS = 64  # of one read of vectors: those of 64 parts are some 200 kB as JSON
 DESCRIPTION_MAX_AGE_S = (
     60.0  # how long what a collection is counts as known; another process may drop it and make another
 )
@@ -402,7 +413,7 @@ class ServerPoints:
         parts = [DENSE, LATENTS] if with_latents and layout.latents else [DENSE]
         ids = [point_id(document_id) for document_id in document_ids]
         records = await self._retrieve(list(dict.fromkeys(ids)), parts)
-        points = {point: point_of(record.payload or {}, *unpacked(record.vector)) for point, record in records.items()}
+        points = {point: point_of(record.payload or {}, unpacked(record.vector)) for point, record in records.items()}
         return [points.get(point) for point in ids]
 
     @measured
@@ -470,6 +481,13 @@ class ServerPoints:
         return window.cut([(point, score * scale) for point, score in ranked]), records
 
     @measured
+    async def best_parts(self, vector: Float32, document_ids: Sequence[str]) -> list[tuple[int, Float32] | None]:
+        ids = [point_id(document_id) for document_id in document_ids]
+        records = await self._retrieve(ids, [DENSE], payload=False)
+        best = {point: unpacked(record.vector).best(vector) for point, record in records.items()}
+        return [best.get(point) for point in ids]
+
+    @measured
     async def layout(self) -> Layout:
         return (await self._store.describe(self._name)).layout
 
@@ -493,12 +511,12 @@ class ServerPoints:
         records, following = await self._scroll(after, limit, condition, True, parts)
         if not with_vectors:
             return Stretch(tuple(point_of(record.payload or {}) for record in records), following)
-        points = tuple(point_of(record.payload or {}, *unpacked(record.vector)) for record in records)
+        points = tuple(point_of(record.payload or {}, unpacked(record.vector)) for record in records)
         return Stretch(points, following)
 
     @measured
     async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
-        records, following = await self._scroll(after, limit, None, ["image_digest"], False)
+        records, following = await self._scroll(after, limit, None, IMAGE_FIELDS, False)
         return digests(record.payload for record in records), following
 
     async def _scroll(
@@ -578,15 +596,16 @@ class ServerPoints:
             return await self._client.query_scores(self._engine_name, request, limit)
 
     async def _retrieve(
-        self, ids: list[str], parts: bool | list[str], consistency: Consistency = "one"
+        self, ids: list[str], parts: bool | list[str], consistency: Consistency = "one", *, payload: bool = True
     ) -> dict[str, q.Record]:
         records: list[q.Record] = []
-        for start in range(0, len(ids), FETCH_POINTS):
+        size = READ_POINTS if parts else FETCH_POINTS
+        for start in range(0, len(ids), size):
             with translating_errors("retrieve"):
                 records += await self._client.retrieve(
                     self._engine_name,
-                    ids[start : start + FETCH_POINTS],
-                    with_payload=True,
+                    ids[start : start + size],
+                    with_payload=payload,
                     with_vectors=parts,
                     consistency=_CONSISTENCY[consistency],
                 )
@@ -723,6 +742,6 @@ def _hits(ranking: Sequence[Place], records: _Records, with_vector: bool) -> lis
     """Return the hits of a ranking, without the documents deleted since."""
     present = [(records[place.point_id], place) for place in ranking if place.point_id in records]
     return [
-        hit_of(record.payload or {}, place, unpacked(record.vector)[0] if with_vector else None)
+        hit_of(record.payload or {}, place, unpacked(record.vector).vector if with_vector else None)
         for record, place in present
     ]

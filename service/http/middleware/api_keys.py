@@ -50,6 +50,7 @@ SCOPES: Mapping[str, frozenset[KeyScope]] = {
     "POST /search": SEARCH,
     "POST /search/batch": SEARCH,
     "POST /encode": SEARCH | WRITE,
+    "POST /passages": SEARCH | WRITE,
     "POST /v1/embeddings": SEARCH | WRITE,
     "GET /v1/models": ANY,
     "GET /v1/models/{model}": ANY,

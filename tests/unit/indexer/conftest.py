@@ -29,6 +29,7 @@ from indexer.store.server.store import ServerStore
 from indexer.worker.progress import Progress
 from indexer.worker.worker import Worker
 from model.errors import EncodeFailed, InvalidInput, NotFound, Overloaded, RetrievalError
+from model.passages import Cut, Passages, cut_text
 from model.types import Embedding, Float32, Input, ModelInfo, Role
 
 D = 8
@@ -41,7 +42,8 @@ def embed(item: Input) -> Float32:
 
 
 class FakeEncoder:
-    """A text that starts with `bad` is invalid, with `fails` fails in the forward, with `nan` gives NaN, with `poison` raises.
+    """A text or an image that starts with `bad` is invalid, one that starts with `fails` fails in the forward,
+    with `nan` gives NaN, with `poison` raises.
 
     `gate` closed holds every call; `broken` set is raised by every call; a call of more than `room` inputs is refused;
     `calls` has the texts of each.
@@ -68,6 +70,11 @@ class FakeEncoder:
             raise Overloaded("the queue is full")
         return [self._one(item) for item in inputs]
 
+    async def passages(self, texts: Sequence[str], cut: Cut) -> list[Passages]:
+        """A token is a word."""
+        most = min(cut.tokens or self.model.max_text_tokens, self.model.max_text_tokens)
+        return [cut_text(text, cut, most, lambda pieces: [len(piece.split()) for piece in pieces]) for text in texts]
+
     def _one(self, item: Input) -> Embedding | RetrievalError:
         text = item.text or ""
         if text.startswith("poison"):
@@ -78,7 +85,9 @@ class FakeEncoder:
             return EncodeFailed("the forward raised")
         if text.startswith("nan"):
             return Embedding(np.full(D, np.nan, np.float32), self.model.fingerprint)
-        return Embedding(embed(item), self.model.fingerprint)
+        if (item.image or b"").startswith(b"bad"):
+            return InvalidInput("a bad image")
+        return Embedding(embed(item), self.model.fingerprint, max(0, len(text.split()) - self.model.max_text_tokens))
 
 
 class FakeFetcher:
@@ -195,6 +204,12 @@ async def world(make_world: Callable[..., World]) -> World:
     world = make_world()
     await world.start_worker()
     return world
+
+
+@pytest.fixture
+def embedded() -> Callable[..., Float32]:
+    """What the fake encoder gives for a text and an image."""
+    return lambda text, image=None: embed(Input(text, image))
 
 
 @pytest.fixture

@@ -48,7 +48,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"id": "b\n", "text": "x"}, "id: must be 1 to 512 characters, none of them a control character"),
     ({"id": "c"}, "neither text nor image: at least one is needed"),
     ({"text": 7}, "text: Input should be a valid string (got 7)"),
-    ({"text": "x", "colour": "red"}, "unknown field 'colour': a document has text, image, id, metadata; anything"),
+    (
+        {"text": "x", "colour": "red"},
+        "unknown field 'colour': a document has text, image, images, id, metadata; anything",
+    ),
     ({"text": "x", "metadata": [1]}, "metadata: Input should be a valid dictionary"),
     ({"image": 3}, "image: an image is an object with url or with base64, a data URI or an http(s) URL (got 3)"),
     ({"text": "x", "metadata": {"a": {"b": [1, 2**64]}}}, f"metadata.a.b[1] is 18446744073709551616, {SENTENCE}"),

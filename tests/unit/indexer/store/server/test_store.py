@@ -247,7 +247,8 @@ async def test_a_collection_is_made_as_the_settings_say(qdrant: Qdrant, serve: C
     )
     await serve(collection=collection, collection_prefix="a-").create("c", D, {"region": FieldType.KEYWORD})
     (made,) = qdrant.bodies("PUT", "/ret2~a-~c")
-    assert made["vectors"] == {"size": D, "distance": "Cosine", "on_disk": True}
+    several = {"comparator": "max_sim"}
+    assert made["vectors"] == {"size": D, "distance": "Cosine", "on_disk": True, "multivector_config": several}
     assert (made["shard_number"], made["replication_factor"], made["write_consistency_factor"]) == (6, 3, 2)
     assert made["on_disk_payload"] is False
     assert made["hnsw_config"] == {"m": 32, "ef_construct": 200}

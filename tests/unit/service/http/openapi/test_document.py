@@ -144,6 +144,7 @@ def test_the_design_s_calls_are_there(openapi: dict[str, Any]) -> None:
         "POST /search",
         "POST /search/batch",
         "POST /encode",
+        "POST /passages",
         "POST /v1/embeddings",
         "GET /v1/models",
         "GET /v1/models/{model}",
