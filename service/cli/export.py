@@ -59,10 +59,10 @@ def export(
         pictures = None if folder is None else _Pictures(client, collection, folder, file.parent)
         count = 0
         for document in client.scroll(collection, filter=condition, with_vector=vectors):
-            images = [] if pictures is None else pictures.save(document)
-            if document.image_url is not None and not images:
+            paths = [] if pictures is None else pictures.save(document)
+            if document.image_url is not None and not paths:
                 left_out["image: --images FOLDER exports it"] += 1
-            writer.write(_record(document, images, fingerprint))
+            writer.write(_record(document, paths, fingerprint))
             count += 1
             bar.update(task, completed=count)
     console = Console()
