@@ -57,7 +57,7 @@ def _build(pipe: Connection[Any, Any], order: Order) -> None:
     for name in (GRAPH, REMOVED):
         (path / name).unlink(missing_ok=True)
     if order.graph:
-        measured_graph(shard, order.quantization != "none").write(path)
+        measured_graph(shard, order.layout, order.quantization != "none").write(path)
     _flush(shard, path)
     writes = JournalReader(path.with_name(journal.NAME))
     _catch_up(pipe, shard, path, writes)

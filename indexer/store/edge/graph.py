@@ -17,12 +17,11 @@ from pathlib import Path
 import numpy as np
 import qdrant_edge as qe
 
-from indexer.store.base import SearchWindow
+from indexer.store.base import Layout, SearchWindow
 from indexer.store.breadths import breadths
 from indexer.store.edge.settings import Quantization
 from indexer.store.recall import sample_queries
-from indexer.store.vectors import DENSE, unpacked
-from model.types import Float32
+from indexer.store.vectors import DENSE, query_of, unpacked
 
 M, EF_CONSTRUCT = 16, 100
 # A filter that leaves fewer vectors than this is answered exactly, and has no links of its own in the graph.
@@ -104,16 +103,16 @@ def quantization_config(quantization: Quantization) -> qe.ScalarQuantizationConf
     return qe.ScalarQuantizationConfig(qe.ScalarType.Int8, quantile=0.99, memory=qe.Memory.Pinned)
 
 
-def measured_graph(shard: qe.EdgeShard, quantized: bool) -> Graph:
+def measured_graph(shard: qe.EdgeShard, layout: Layout, quantized: bool) -> Graph:
     """Measure the breadth that the shard's graph takes, in processor time: the machine has other work."""
     # Their ids are hashes, so the first are a fair sample.
     sample = shard.scroll(qe.ScrollRequest(limit=2 * _QUERIES, with_payload=False, with_vector=[DENSE]))[0]
     points = int(shard.info().points_count)
     if not sample:
         return Graph(points, None, quantized)
-    vectors = np.stack([unpacked(record.vector)[0] for record in sample])
+    vectors = np.stack([unpacked(record.vector).vectors[0] for record in sample])
     kinds = dict(sample_queries(vectors, _QUERIES, np.random.default_rng(0)))
-    queries = [kinds[kind] for kind in _KINDS]
+    queries = [[qe.Query.Nearest(query_of(query, layout)) for query in kinds[kind]] for kind in _KINDS]
     exact = [_timed(shard, kind, EXACT) for kind in queries]
     exact_s = sum(took_s for _, took_s in exact)
     for ef in _BREADTHS:
@@ -126,13 +125,10 @@ def measured_graph(shard: qe.EdgeShard, quantized: bool) -> Graph:
     return Graph(points, None, quantized)
 
 
-def _timed(shard: qe.EdgeShard, queries: Sequence[Float32], params: qe.SearchParams) -> tuple[list[set[str]], float]:
+def _timed(shard: qe.EdgeShard, queries: Sequence[qe.Query], params: qe.SearchParams) -> tuple[list[set[str]], float]:
     began = time.process_time()
     hits = [
-        shard.query(
-            qe.QueryRequest(limit=_HITS, query=qe.Query.Nearest(query.tolist()), with_payload=False, params=params)
-        )
-        for query in queries
+        shard.query(qe.QueryRequest(limit=_HITS, query=query, with_payload=False, params=params)) for query in queries
     ]
     return [{str(hit.id) for hit in of_query} for of_query in hits], time.process_time() - began
 
