@@ -734,7 +734,7 @@ class Shards:
 
 
 def _row(record: Any, with_vector: bool = False) -> Row:
-    return row_of(str(record.id), record.payload, unpacked(record.vector)[0] if with_vector else None)
+    return row_of(str(record.id), record.payload, unpacked(record.vector).vector if with_vector else None)
 
 
 def _bytes_on_disk(folder: Path) -> int:

@@ -115,4 +115,4 @@ class ServerColumns:
 
 
 def _row(record: q.Record, with_vector: bool = False) -> Row:
-    return row_of(str(record.id), record.payload, unpacked(record.vector)[0] if with_vector else None)
+    return row_of(str(record.id), record.payload, unpacked(record.vector).vector if with_vector else None)
