@@ -90,6 +90,10 @@ class Node:
         return f"http://{self.host}:{self._ports[0]}"
 
     @property
+    def grpc_port(self) -> int:
+        return self._ports[1]
+
+    @property
     def storage(self) -> Path:
         return self._folder / "storage"
 
@@ -174,7 +178,7 @@ class Cluster:
 
     @property
     def grpc_port(self) -> int:
-        return self.nodes[0]._ports[1]
+        return self.nodes[0].grpc_port
 
     def wait_until_calm(self) -> None:
         """Wait until every node sees every copy of every shard active, and nothing is being copied."""

@@ -1,0 +1,157 @@
+"""One real Qdrant node that refuses: by its keys, by strict mode, and because somebody changed a collection there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from qdrant_nodes import Node, one_node
+
+from indexer.domain.points import Point
+from indexer.errors import CollectionDamaged
+from indexer.filters import Equals, FieldType
+from indexer.store.base import SearchWindow
+from indexer.store.criteria import Nearest
+from indexer.store.server.settings import ServerStoreSettings
+from indexer.store.server.store import ServerStore
+from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
+
+pytestmark = [pytest.mark.qdrant_server, pytest.mark.timeout(120)]
+
+D = 16
+KEY, READ_ONLY_KEY = "a-key-that-may-write", "a-key-that-may-read"
+ONES = Nearest(np.ones(D, np.float32))
+Open = Callable[..., ServerStore]
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    keys = {"QDRANT__SERVICE__API_KEY": KEY, "QDRANT__SERVICE__READ_ONLY_API_KEY": READ_ONLY_KEY}
+    with one_node(tmp_path_factory.mktemp("node"), **keys) as started:
+        yield started
+
+
+@pytest.fixture(params=["gRPC", "REST"])
+async def open_store(node: Node, request: pytest.FixtureRequest) -> AsyncIterator[Open]:
+    stores: list[ServerStore] = []
+
+    def open_(**settings: Any) -> ServerStore:
+        by = {"prefer_grpc": request.param == "gRPC", "grpc_port": node.grpc_port, "timeout_s": 5}
+        keys = {} if "api_key_file" in settings else {"api_key": KEY}
+        stores.append(ServerStore(ServerStoreSettings(node.url, **by | keys | settings)))
+        return stores[-1]
+
+    yield open_
+    for name in ("c", "new"):
+        with httpx.Client(headers={"api-key": KEY}, trust_env=False) as client:
+            client.delete(f"{node.url}/collections/ret2~~{name}")
+    for store in stores:
+        await store.close()
+
+
+def point(number: int) -> Point:
+    vector = np.random.default_rng(number).standard_normal(D).astype(np.float32)
+    return Point(f"d{number}", vector, f"text of {number}", None, {"n": number}, "")
+
+
+async def fill(store: ServerStore, count: int = 50) -> None:
+    await store.create("c", D)
+    await store.points("c").upsert([point(number) for number in range(count)])
+
+
+def change(node: Node, method: str, **body: Any) -> Any:
+    """Call the server as its own clients do."""
+    with httpx.Client(headers={"api-key": KEY}, trust_env=False, timeout=30) as client:
+        answer = client.request(method, f"{node.url}/collections/ret2~~c", json=body or None)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["result"]
+
+
+async def test_a_read_only_key_suffices_for_searches(open_store: Open) -> None:
+    await fill(open_store())
+    store = open_store(api_key=READ_ONLY_KEY)
+    points = store.points("c")
+    await store.ping()
+    assert len(await points.search(ONES, SearchWindow(5))) == 5
+    assert len(await points.search(ONES, SearchWindow(5, condition=Equals("n", 3)))) == 1
+    assert await points.count() == 50
+    refused = "Give RET2_QDRANT_API_KEY or RET2_QDRANT_API_KEY_FILE a key with the rights for this"
+    for call in (
+        lambda: points.upsert([point(1)]),
+        lambda: points.delete(["d1"]),
+        lambda: store.create("new", D),
+        lambda: store.drop("c"),
+    ):
+        with pytest.raises(DependencyUnavailable, match=refused):
+            await call()
+
+
+async def test_a_key_file_is_read_again(open_store: Open, tmp_path: Path) -> None:
+    (file := tmp_path / "key").write_text("another")
+    store = open_store(api_key_file=file)
+    with pytest.raises(DependencyUnavailable, match="Give RET2_QDRANT_API_KEY"):
+        await store.ping()
+    file.write_text(f"{KEY}\n")
+    await store.ping()
+    file.unlink()
+    with pytest.raises(DependencyUnavailable, match="cannot be read from"):
+        await store.ping()
+
+
+async def test_strict_mode(open_store: Open, node: Node) -> None:
+    store = open_store()
+    await fill(store)
+    limits = {"unindexed_filtering_retrieve": False, "upsert_max_batchsize": 7, "search_max_hnsw_ef": 64}
+    change(node, "PATCH", strict_mode_config={"enabled": True, "max_timeout": 1, **limits})
+    await store.describe("c", fresh=True)
+    points = store.points("c")
+    await points.upsert([point(number) for number in range(60)])
+    assert len(await points.search(ONES, SearchWindow(5))) == 5
+    narrowed = SearchWindow(5, condition=Equals("n", 3))
+    with pytest.raises(InvalidInput, match="Declare it with"):
+        await points.search(ONES, narrowed)
+    await store.create("c", D, {"n": FieldType.NUMBER})
+    while await points.unfinished_indexes({"n": FieldType.NUMBER}):  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+    assert len(await points.search(ONES, narrowed)) == 1
+
+
+WORDS = {"sparse_vectors": {"words_simple": {"modifier": "idf"}}}
+LAYOUTS = {
+    "another size": {"vectors": {"size": 8, "distance": "Cosine"}, **WORDS},
+    "another distance": {"vectors": {"size": D, "distance": "Dot"}, **WORDS},
+    "no words": {"vectors": {"size": D, "distance": "Cosine"}},
+    "a named vector": {"vectors": {"x": {"size": D, "distance": "Cosine"}}, **WORDS},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+async def test_a_collection_made_anew_on_the_server(open_store: Open, node: Node, layout: str) -> None:
+    """With our mark it is damaged, and without it another's; its documents are at fault neither time."""
+    store = open_store()
+    await fill(store)
+    mark = change(node, "GET")["config"]["metadata"]
+    change(node, "DELETE")
+    change(node, "PUT", **LAYOUTS[layout], metadata=mark)
+    if layout == "another distance":
+        # The server takes the same vectors, so it shows when the collection is described again.
+        await asyncio.gather(store.describe("c", fresh=True), return_exceptions=True)
+    points = store.points("c")
+    for _ in range(2):
+        with pytest.raises(CollectionDamaged, match=r"was changed on the Qdrant server: it has 0 points of"):
+            await points.upsert([point(1)])
+    with pytest.raises(CollectionDamaged):
+        await points.search(ONES, SearchWindow(5))
+    change(node, "DELETE")
+    change(node, "PUT", **LAYOUTS[layout])
+    for call in (lambda: points.upsert([point(1)]), lambda: store.create("c", D)):
+        with pytest.raises(Conflict, match="that this deployment did not make"):
+            await call()
+    change(node, "DELETE")
+    with pytest.raises(NotFound):
+        await points.upsert([point(1)])
