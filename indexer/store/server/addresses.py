@@ -1,8 +1,8 @@
 """The addresses of a Qdrant cluster: which of them a call goes to, and what happens when its connection is lost.
 
 A call goes to the address with the fewest calls in hand. An address whose connection is lost rests for a while, as long
-as another does not, and says its version again before it is used. A read whose connection was lost is asked a second
-time; a write is not, for it may have been done.
+as another does not, and says its version again before it is used; so does one that was late. A read whose connection was
+lost is asked a second time; a write is not, for it may have been done.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from model.errors import DependencyUnavailable
 LEAST_VERSION = (1, 19)
 
 REST_S = 5.0
+# For the version. A server that takes longer is left alone as one that is lost.
+CHECK_S = 2.0
 _READS = frozenset(
     {"query_points", "query_scores", "retrieve", "scroll", "count", "facet", "get_collection", "collection_exists"}
     | {"get_collections", "info", "cluster_status", "collection_cluster_info"}
@@ -33,6 +35,10 @@ _READS = frozenset(
 _WRITES = frozenset({"upsert", "delete", "batch_update_points"})
 # A server that is gone, that goes, or that has reset the stream.
 _LOST = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+class Unanswered(DependencyUnavailable):
+    """A server did not say its version in time."""
 
 
 @dataclass(slots=True)
@@ -65,7 +71,10 @@ class Address:
 
     async def _ask_version(self) -> None:
         try:
-            version = str((await self.reads.info()).version)
+            async with asyncio.timeout(CHECK_S):
+                version = str((await self.reads.info()).version)
+        except TimeoutError as error:
+            raise Unanswered(f"the Qdrant server at {self.url} does not answer within {CHECK_S:g} s") from error
         except (ValueError, ApiException) as error:
             if (
                 is_lost(error)
@@ -118,6 +127,7 @@ class Addresses:
         """Return the answers of the addresses that answer a method without arguments."""
 
         async def ask(address: Address) -> Any:
+            await self._reach(address)
             return await self._ask(address, name, lambda client: getattr(client, name)())
 
         answers = await asyncio.gather(*map(ask, self._addresses), return_exceptions=True)
@@ -130,25 +140,41 @@ class Addresses:
     async def _call(self, name: str, ask: Callable[[Client], Awaitable[Any]]) -> Any:
         address = self._choose(None)
         try:
+            await self._reach(address)
+        except Exception as error:
+            if not (is_lost(error) or isinstance(error, Unanswered)):
+                raise
+            # Nothing is sent yet, so that a write may go to another server too.
+            address = self._choose(address)
+            await self._reach(address)
+        try:
             return await self._ask(address, name, ask)
         except Exception as error:
-            if not is_lost(error):
+            if not is_lost(error) or name not in _READS:
                 raise
-            # The version is asked before the call, so a write that lost only that may go to another server.
-            if name not in _READS and address.version is not None:
-                address.version = None
-                raise
-            address.version = None
-        return await self._ask(self._choose(address), name, ask)
+        address = self._choose(address)
+        await self._reach(address)
+        return await self._ask(address, name, ask)
+
+    async def _reach(self, address: Address) -> None:
+        address.calls += 1
+        try:
+            await address.check()
+        except Exception:
+            address.rests_until = self._clock() + REST_S
+            raise
+        finally:
+            address.calls -= 1
 
     async def _ask(self, address: Address, name: str, ask: Callable[[Client], Awaitable[Any]]) -> Any:
         address.calls += 1
         try:
-            await address.check()
             return await ask(address.client_for(name))
         except Exception as error:
-            if is_lost(error) or _is_late(error) or address.version is None:
+            if is_lost(error) or _is_late(error):
                 address.rests_until = self._clock() + REST_S
+                # It says its version before the next call, so that no search waits for a server that hangs.
+                address.version = None
             raise
         finally:
             address.calls -= 1

@@ -47,9 +47,9 @@ async def open_store(node: Node, request: pytest.FixtureRequest) -> AsyncIterato
         return stores[-1]
 
     yield open_
-    for name in ("c", "new"):
-        with httpx.Client(headers={"api-key": KEY}, trust_env=False) as client:
-            client.delete(f"{node.url}/collections/ret2~~{name}")
+    async with httpx.AsyncClient(headers={"api-key": KEY}, trust_env=False) as client:
+        for name in ("c", "new"):
+            await client.delete(f"{node.url}/collections/ret2~~{name}")
     for store in stores:
         await store.close()
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
+from indexer.store.server import addresses as servers
 from indexer.store.server.addresses import REST_S, Address, Addresses
 from model.errors import DependencyUnavailable
 
@@ -165,3 +166,24 @@ async def test_a_server_that_answers_otherwise_is_no_qdrant(error: Exception, sa
     assert raised.value.detail == (
         f"http://a:6333 is no Qdrant server, its answer cannot be read ({said}): look at RET2_QDRANT_URL"
     )
+
+
+async def test_a_server_that_hangs_is_asked_its_version_before_it_is_used_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A search that comes to it then goes to another within two seconds, and a write too."""
+    monkeypatch.setattr(servers, "CHECK_S", 0.02)
+    hung, other = Node("a"), Node("b")
+    clock = Clock()
+    addresses = Addresses([hung.address, other.address], clock)
+    hung.faults = [LATE]
+    with pytest.raises(grpc.aio.AioRpcError):
+        await addresses.count()
+
+    async def silent() -> None:
+        await asyncio.Event().wait()
+
+    hung.info = silent  # type: ignore[method-assign]
+    clock.now += REST_S + 1
+    assert [await addresses.count(), await addresses.upsert()] == ["b", "b"]
+    assert hung.asked == ["info", "count"]
