@@ -84,8 +84,10 @@ class Points(Protocol):
 
     async def delete(self, document_ids: Sequence[str]) -> None: ...
 
-    async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
-        """Return points with their vectors in the order of the ids, None for a missing one."""
+    async def fetch(
+        self, document_ids: Sequence[str], *, with_latents: bool = False, with_vectors: bool = True
+    ) -> list[Point | None]:
+        """Return points in the order of the ids, None for a missing one. Without vectors each has `NO_VECTOR`."""
         ...
 
     async def search(self, criterion: Criterion, window: SearchWindow) -> list[Hit]:

@@ -407,7 +407,8 @@ async def skip_unchanged(
     that the store has, each with its point."""
     compared = _open(documents)
     with store_errors():
-        stored = await points.fetch([document.document.id for document in compared]) if compared else []
+        ids = [document.document.id for document in compared]
+        stored = await points.fetch(ids, with_vectors=False) if compared else []
     for document, point in zip(compared, stored, strict=True):
         first, more = next(iter(document.digests), None), document.digests[1:]
         content = document.content or content_hash(document.document.text, first, document.document.metadata, more)

@@ -67,7 +67,7 @@ class ReindexBatch:
         None for none.
         """
         with store_errors():
-            points = dict(zip(ids, await self.serving.fetch(ids), strict=True))
+            points = dict(zip(ids, await self.serving.fetch(ids, with_vectors=False), strict=True))
         documents = [document_of(place, point) for place, point in enumerate(points.values()) if point is not None]
         changed = await skip_unchanged(documents, self.target, self.collection)
         await self._copy_metadata([document for document, point in changed if _is_embedded(document, point)], hold)
@@ -98,7 +98,7 @@ class ReindexBatch:
 
     async def _changed_since(self, hashes: dict[str, str | None]) -> list[str]:
         with store_errors():
-            points = await self.serving.fetch(list(hashes))
+            points = await self.serving.fetch(list(hashes), with_vectors=False)
         present = [None if point is None else point.content_hash for point in points]
         return [key for key, content_hash in zip(hashes, present, strict=True) if hashes[key] != content_hash]
 

@@ -35,7 +35,7 @@ class UpdateBatch:
         """Raise as `Pipeline.run` does. A patch that cannot be applied is a failure of its own."""
         ids = list(dict.fromkeys(document.id for _, document in batch.items))
         with store_errors():
-            stored = await self.points.fetch(ids)
+            stored = await self.points.fetch(ids, with_vectors=False)
         patched = {key: Patched.unchanged(point) for key, point in zip(ids, stored, strict=True) if point is not None}
         outcomes: list[Outcome] = []
         applied: list[tuple[int, str]] = []

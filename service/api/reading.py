@@ -88,7 +88,7 @@ async def get_documents(
     shown_name = name_for(caller, name, collection.name)
     ids = list(dict.fromkeys(body.ids))
     async with parts.hit_room.taken(len(ids)):
-        points = await parts.catalog.points(collection).fetch(ids)
+        points = await parts.catalog.points(collection).fetch(ids, with_vectors=body.with_vector)
         missing = [key for key, point in zip(ids, points, strict=True) if point is None]
         writer = AnswerWriter(parts.settings.http.max_answer_bytes, request.scope["state"]["answer"])
         documents = [_view(point, shown_name, body) for point in points if point is not None]

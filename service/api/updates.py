@@ -143,7 +143,7 @@ async def _require_document(parts: Parts, collection: Collection, document_id: s
     """Raise `NotFound` for a document that is neither in the index nor on its way there."""
     if await parts.ledger.jobs.write_is_pending(collection.name, document_id):
         return
-    (point,) = await parts.catalog.points(collection).fetch([document_id])
+    (point,) = await parts.catalog.points(collection).fetch([document_id], with_vectors=False)
     if point is None:
         raise NotFound(
             f"there is no document {document_id!r:.100} in collection {collection.name!r}: post it",

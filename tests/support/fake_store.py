@@ -107,10 +107,13 @@ class FakePoints:
         for each in document_ids:
             self._kept()[1].pop(each, None)
 
-    async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
+    async def fetch(
+        self, document_ids: Sequence[str], *, with_latents: bool = False, with_vectors: bool = True
+    ) -> list[Point | None]:
         kept = self._kept()[1]
         points = [kept.get(document_id) for document_id in document_ids]
-        return points if with_latents else [point and replace(point, latents=None) for point in points]
+        points = points if with_latents else [point and replace(point, latents=None) for point in points]
+        return points if with_vectors else [point and replace(point, vector=NO_VECTOR) for point in points]
 
     async def search(self, criterion: Criterion, window: SearchWindow) -> list[Hit]:
         return await self.hits(await self.rank(criterion, window), with_vector=window.with_vector)

@@ -170,12 +170,14 @@ class EdgePoints:
                 await asyncio.sleep(_PAUSE_S)
 
     @measured
-    async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
+    async def fetch(
+        self, document_ids: Sequence[str], *, with_latents: bool = False, with_vectors: bool = True
+    ) -> list[Point | None]:
         """Return whole points. Vectors come back at length 1, whatever length they had."""
         ids = [point_id(document_id) for document_id in document_ids]
         points: list[Point | None] = []
         while len(points) < len(ids):
-            points += await self._call("read", self._name, ids[len(points) :], with_latents)
+            points += await self._call("read", self._name, ids[len(points) :], with_latents, with_vectors)
         return points
 
     @measured

@@ -303,7 +303,9 @@ class Shards:
         opened.upkeep.deleted += before - opened.shard.info().points_count
         self._wrote(opened, len(ids))
 
-    def read(self, name: str, ids: Sequence[str], with_latents: bool = False) -> list[Point | None]:
+    def read(
+        self, name: str, ids: Sequence[str], with_latents: bool = False, with_vectors: bool = True
+    ) -> list[Point | None]:
         """Return the points of the first ids, as many as keep the call short: at least one, and all of most calls."""
         opened = self._opened(name)
         vectors = [DENSE, LATENTS] if with_latents and opened.layout.latents else [DENSE]
@@ -311,8 +313,8 @@ class Shards:
         values = 0
         while len(points) < len(ids) and values < CALL_VALUES:
             step = ids[len(points) : len(points) + READ_POINTS]
-            records = opened.shard.retrieve(list(set(step)), True, vectors)
-            read = {str(record.id): point_of(record.payload, unpacked(record.vector)) for record in records}
+            records = opened.shard.retrieve(list(set(step)), True, vectors if with_vectors else False)
+            read = {str(record.id): _point(record, with_vectors) for record in records}
             points += [read.get(point) for point in step]
             values += sum(point.vectors.size for point in read.values())
         return points
@@ -441,9 +443,7 @@ class Shards:
     def scroll(self, name: str, after: str | None, limit: int, condition: Filter | None, with_vectors: bool) -> Stretch:
         """Return a page of whole points, as `_stretch` does."""
         records, following = self._stretch(name, after, limit, condition, True, [DENSE] if with_vectors else False)
-        if not with_vectors:
-            return Stretch(tuple(point_of(record.payload) for record in records), following)
-        return Stretch(tuple(point_of(record.payload, unpacked(record.vector)) for record in records), following)
+        return Stretch(tuple(_point(record, with_vectors) for record in records), following)
 
     def _stretch(
         self,
@@ -735,6 +735,10 @@ class Shards:
 
 def _row(record: Any, with_vector: bool = False) -> Row:
     return row_of(str(record.id), record.payload, unpacked(record.vector).vector if with_vector else None)
+
+
+def _point(record: Any, with_vectors: bool) -> Point:
+    return point_of(record.payload, unpacked(record.vector)) if with_vectors else point_of(record.payload)
 
 
 def _bytes_on_disk(folder: Path) -> int:

@@ -407,13 +407,15 @@ class ServerPoints:
                     await self._client.delete(self._engine_name, selected, wait=True, ordering=description.ordering)
 
     @measured
-    async def fetch(self, document_ids: Sequence[str], *, with_latents: bool = False) -> list[Point | None]:
+    async def fetch(
+        self, document_ids: Sequence[str], *, with_latents: bool = False, with_vectors: bool = True
+    ) -> list[Point | None]:
         """Return whole points. Vectors come back at length 1, whatever length they had."""
         layout = (await self._store.describe(self._name)).layout
         parts = [DENSE, LATENTS] if with_latents and layout.latents else [DENSE]
         ids = [point_id(document_id) for document_id in document_ids]
-        records = await self._retrieve(list(dict.fromkeys(ids)), parts)
-        points = {point: point_of(record.payload or {}, unpacked(record.vector)) for point, record in records.items()}
+        records = await self._retrieve(list(dict.fromkeys(ids)), parts if with_vectors else False)
+        points = {point: _point(record, with_vectors) for point, record in records.items()}
         return [points.get(point) for point in ids]
 
     @measured
@@ -509,10 +511,7 @@ class ServerPoints:
     ) -> Stretch:
         parts = [DENSE] if with_vectors else False
         records, following = await self._scroll(after, limit, condition, True, parts)
-        if not with_vectors:
-            return Stretch(tuple(point_of(record.payload or {}) for record in records), following)
-        points = tuple(point_of(record.payload or {}, unpacked(record.vector)) for record in records)
-        return Stretch(points, following)
+        return Stretch(tuple(_point(record, with_vectors) for record in records), following)
 
     @measured
     async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
@@ -669,6 +668,11 @@ def _quantization(settings: CollectionSettings) -> q.QuantizationConfig | None:
             return q.ProductQuantization(product=product)
         case "none":
             return None
+
+
+def _point(record: q.ScoredPoint | q.Record, with_vectors: bool) -> Point:
+    payload = record.payload or {}
+    return point_of(payload, unpacked(record.vector)) if with_vectors else point_of(payload)
 
 
 def _kind_of(index: q.PayloadIndexInfo, name: str, path: str) -> FieldType:

@@ -89,8 +89,8 @@ class SlowPoints(FakePoints):
     async def set_metadata(self, changes: Any) -> None:
         await self._slowly(partial(super().set_metadata, changes))
 
-    async def fetch(self, document_ids: Any) -> Any:
-        return await self._slowly(partial(super().fetch, document_ids))
+    async def fetch(self, document_ids: Any, **options: Any) -> Any:
+        return await self._slowly(partial(super().fetch, document_ids, **options))
 
 
 class SlowStore(FakeStore):
