@@ -87,6 +87,23 @@ async def test_an_alias_leads_a_key_where_an_admin_of_both_led_it(served: Any, t
     assert refused.status_code == 403
 
 
+async def test_a_copy_goes_where_its_key_goes(served: Any, tmp_path: Path) -> None:
+    limited = {"x-api-key": "0123456789abcdef-limited"}
+    with (tmp_path / "keys").open("a") as file:
+        file.write("\n" + line_of(limited["x-api-key"], Key("limited", frozenset(KeyScope), ("shop-",))))
+    served.parts.api_keys._read_at = -1e9  # it looks at the file again
+    await load(served, "shop-1", OPS)
+
+    async def copy(origin: str, to: str, headers: dict[str, str]) -> int:
+        answer = await served.client.post(f"/collections/{origin}/copy", json={"to": to}, headers=headers)
+        return int(answer.status_code)
+
+    assert await copy("shop-1", "shop-2", limited) == 202
+    assert await copy("shop-1", "new", limited) == 403
+    assert await copy("other", "shop-3", limited) == 403
+    assert await copy("shop-1", "shop-3", SHOP) == 403, "it may make no collection"
+
+
 async def test_a_packed_body_needs_a_key_as_any_other(served: Any) -> None:
     headers = {"content-type": "application/vnd.msgpack"}
     assert (await served.client.post("/encode", content=b"\x80", headers=headers)).status_code == 401
