@@ -8,6 +8,7 @@ A service of its own on Qdrant Edge in an empty folder. Documents come with rand
 from __future__ import annotations
 
 import argparse
+import base64
 import random
 import subprocess
 import sys
@@ -99,7 +100,7 @@ def shop(count: int, dimensions: int, fingerprint: str) -> Iterator[dict[str, An
                 "place": number,
                 "sizes": [36, 37, 38],
             },
-            "vector": random_numbers.standard_normal(dimensions).astype(np.float32).tolist(),
+            "vector": base64.b64encode(random_numbers.standard_normal(dimensions).astype("<f4").tobytes()).decode(),
             "fingerprint": fingerprint,
         }
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import orjson
+
 from indexer.domain.documents import content_hash, unstamped
 from indexer.domain.points import Point
 from model.errors import InvalidInput
@@ -60,12 +62,10 @@ class Patched:
 
     @property
     def content(self) -> str:
-        """The content hash: that of the whole document where the kept image is the original, so that posting the same
+        """The content hash of a document that has changed: that of the whole document where the kept image is the original, so that posting the same
         document again changes nothing. Of a thumbnail the original is not known; then it derives from the hash before.
         """
         point, before = self.point, unstamped(self.point.content_hash)
-        if not self.is_changed:
-            return before
         exact = content_hash(point.text, point.image_digest, point.metadata, point.more_images)
         if self.without_image or before == exact:
             return content_hash(self.text, self.image_digest, self.metadata, self.more_images)
@@ -73,6 +73,9 @@ class Patched:
 
     @property
     def is_changed(self) -> bool:
-        # By their hash: to Python 1, 1.0 and True are the same.
-        same = content_hash(None, None, self.metadata) == content_hash(None, None, self.point.metadata)
-        return self.is_reduced or not same
+        # As JSON: to Python 1, 1.0 and True are the same.
+        return self.is_reduced or _as_json(self.metadata) != _as_json(self.point.metadata)
+
+
+def _as_json(metadata: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(metadata, option=orjson.OPT_SORT_KEYS)

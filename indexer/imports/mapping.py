@@ -25,6 +25,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from indexer.imports.locations import ReadImage
 from model.errors import InvalidInput
 from model.evaluation.benchmark_files import Row
@@ -374,7 +376,11 @@ def with_picture(document: dict[str, Any], read_image: ReadImage) -> dict[str, A
 
 
 def wire(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document as it is posted: its images URLs, base64 or data URIs."""
+    """Return a document as it is posted: its images URLs, base64 or data URIs, its vector base64."""
+    if isinstance(document.get("vector"), list):
+        with np.errstate(over="ignore"):
+            values = np.asarray(document["vector"], "<f4").tobytes()
+        document = {**document, "vector": base64.b64encode(values).decode("ascii")}
     if document.get("image") is not None:
         document = {**document, "image": _image_wire(document["image"])}
     if isinstance(document.get("images"), list):

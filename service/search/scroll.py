@@ -25,7 +25,7 @@ from model.errors import InvalidInput
 from service.search.answers import Share
 
 # Points of one call of the store: searches run between two calls.
-_CALL_POINTS = 256
+_CALL_POINTS = 500
 
 
 @dataclass(frozen=True, slots=True)
