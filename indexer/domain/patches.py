@@ -62,8 +62,10 @@ class Patched:
 
     @property
     def content(self) -> str:
-        """The content hash of a document that has changed: that of the whole document where the kept image is the original, so that posting the same
-        document again changes nothing. Of a thumbnail the original is not known; then it derives from the hash before.
+        """The content hash of a document that has changed.
+
+        It is that of the whole document where the kept image is the original, so that posting the same document again
+        changes nothing. Of a thumbnail the original is not known: then it derives from the hash before.
         """
         point, before = self.point, unstamped(self.point.content_hash)
         exact = content_hash(point.text, point.image_digest, point.metadata, point.more_images)

@@ -13,26 +13,42 @@ Both keys stand for names with a control character, which keeps them apart from 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from indexer.filters.values import is_number
 from indexer.filters.words import words
-from indexer.store.numbers import engine_number, is_read_back, term_number
+from indexer.store.numbers import EXACT_BY_TERM, engine_number, is_read_back, term_number
 
 TERMS = "\x01terms"
 EXACT = "\x01exact"
 # Of how metadata is stored. Documents stored another way have to be indexed again.
 FORMAT = 2
+# Values that are stored as they are.
+_PLAIN = (str, int, float, bool, type(None))
+_CACHED_CHARS = 64
 
 
 def with_terms(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata as it is stored, at every depth."""
-    posted = {key: value for key, value in metadata.items() if key not in (TERMS, EXACT)}
-    stored = {key: _stored(value) for key, value in posted.items()}
-    terms = {key: value_terms for key, value in posted.items() if (value_terms := _terms(value))}
-    exact = {key: orjson.dumps(value).decode() for key, value in posted.items() if _comes_back_changed(value)}
+    stored: dict[str, Any] = {}
+    terms: dict[str, list[str]] = {}
+    exact: dict[str, str] = {}
+    for key, value in metadata.items():
+        if key in (TERMS, EXACT):
+            continue
+        stored[key] = value
+        # Most values: neither changed by an engine nor compared by a term.
+        if value is None or type(value) is bool or (type(value) is int and abs(value) < EXACT_BY_TERM):
+            continue
+        if value_terms := _terms(value):
+            terms[key] = value_terms
+        if type(value) is not str:
+            stored[key] = _stored(value)
+            if _comes_back_changed(value):
+                exact[key] = orjson.dumps(value).decode()
     return stored | ({TERMS: terms} if terms else {}) | ({EXACT: exact} if exact else {})
 
 
@@ -40,7 +56,9 @@ def without_terms(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata as it was posted."""
     exact = stored.get(EXACT, {})
     posted = {key: value for key, value in stored.items() if key not in (TERMS, EXACT)}
-    return {key: orjson.loads(exact[key]) if key in exact else _posted(value) for key, value in posted.items()}
+    if exact:
+        return {key: orjson.loads(exact[key]) if key in exact else _posted(value) for key, value in posted.items()}
+    return {key: value if type(value) in _PLAIN else _posted(value) for key, value in posted.items()}
 
 
 def number_term(number: int) -> str:
@@ -64,10 +82,22 @@ def _posted(value: Any) -> Any:
 
 def _terms(value: Any) -> list[str]:
     """Return the terms of a field: the words of its texts, and its large whole numbers."""
+    if type(value) is str:
+        return _words_of(value) if len(value) > _CACHED_CHARS else [*_cached_words_of(value)]
     values = value if isinstance(value, list | tuple) else [value]
     texts = [part for part in values if isinstance(part, str)]
     numbers = [number for part in values if is_number(part) and (number := term_number(part)) is not None]
     return sorted(set(map(number_term, numbers)).union(*map(words, texts)))
+
+
+def _words_of(text: str) -> list[str]:
+    return sorted(set(words(text)))
+
+
+# Brands, sizes and the like are the same in many documents.
+@lru_cache(4096)
+def _cached_words_of(text: str) -> tuple[str, ...]:
+    return tuple(_words_of(text))
 
 
 def _comes_back_changed(value: Any) -> bool:
