@@ -24,6 +24,9 @@ from indexer.store.edge.settings import Quantization
 from model.child_output import ending
 from model.errors import DependencyUnavailable
 
+# A filter that leaves fewer vectors than this is answered exactly, and has no links of its own in the graph.
+FULL_SCAN_KB = 10_000
+
 _NAMES = ("shard", "shard.new")
 _MOVED = "moved"
 GONE = ".gone-"
@@ -49,6 +52,7 @@ class Order:
     graph: bool
     threads: int
     quantization: Quantization
+    full_scan_kb: int
 
     def dump(self) -> str:
         return json.dumps(asdict(self))
@@ -83,7 +87,7 @@ class Build:
         self.written = self.deleted = 0
         self.stage: Stage = "copying"
         self._journal = Journal(used.with_name(journal.NAME))
-        order = Order(str(used), str(self.path), layout, indexes, graph, threads, quantization)
+        order = Order(str(used), str(self.path), layout, indexes, graph, threads, quantization, FULL_SCAN_KB)
         try:
             self.process, self._pipe = child.start("indexer.store.edge.builder", [order.dump()])
         except OSError as error:

@@ -80,7 +80,7 @@ def _config(order: Order) -> qe.EdgeConfig:
     )
     return qe.EdgeConfig(
         **vector_params(order.layout, order.quantization),
-        hnsw_config=hnsw_config(order.threads),
+        hnsw_config=hnsw_config(order.threads, order.full_scan_kb),
         optimizers=optimizers,
         max_search_threads=1,
     )

@@ -24,8 +24,6 @@ from indexer.store.recall import sample_queries
 from indexer.store.vectors import DENSE, query_of, unpacked
 
 M, EF_CONSTRUCT = 16, 100
-# A filter that leaves fewer vectors than this is answered exactly, and has no links of its own in the graph.
-FULL_SCAN_KB = 10_000
 NEVER_KB = 2**40
 
 _BREADTHS = (128, 192, 256, 384, 512, 768, 1_024, 1_536, 2_048, 4_096)
@@ -90,11 +88,11 @@ class GraphSearch:
 EXACT = qe.SearchParams(exact=True, quantization=qe.QuantizationSearchParams(ignore=True))
 
 
-NO_GRAPH = qe.HnswIndexConfig(m=0, ef_construct=EF_CONSTRUCT, full_scan_threshold=FULL_SCAN_KB)
+NO_GRAPH = qe.HnswIndexConfig(m=0, ef_construct=EF_CONSTRUCT, full_scan_threshold=0)
 
 
-def hnsw_config(threads: int) -> qe.HnswIndexConfig:
-    return qe.HnswIndexConfig(M, EF_CONSTRUCT, FULL_SCAN_KB, max_indexing_threads=threads)
+def hnsw_config(threads: int, full_scan_kb: int) -> qe.HnswIndexConfig:
+    return qe.HnswIndexConfig(M, EF_CONSTRUCT, full_scan_kb, max_indexing_threads=threads)
 
 
 def quantization_config(quantization: Quantization) -> qe.ScalarQuantizationConfig | None:

@@ -257,13 +257,14 @@ class Shards:
             sync(self._folder)
             shutil.rmtree(gone)
 
-    def upsert(self, name: str, points: Sequence[Point]) -> None:
+    def upsert(self, name: str, points: Sequence[Point], durable: bool = True) -> None:
+        """Write points; with `durable` they are on disk then, and those that were written before."""
         opened = self._opened(name)
         self._check_free_space()
         written = [Written(point_id(p.document_id), vectors_of(p, opened.layout, pair), payload_of(p)) for p in points]
         operation = journal.upsert(written)
         before = opened.shard.info().points_count
-        with self._writing(name, opened):
+        with self._writing(name, opened, durable):
             if opened.build is not None:
                 opened.build.upsert(written)
             opened.shard.update(operation)
@@ -684,15 +685,16 @@ class Shards:
         return self._folder / engine_name(name)
 
     @contextmanager
-    def _writing(self, name: str, opened: _Open) -> Iterator[None]:
-        """Write within, and synchronise. Edge writes its log through a memory map: synchronising those files (6 ms)
-        makes the write survive a power loss; flushing all segments (80 to 200 ms) would only shorten the log. Raises
-        `Paused` while the shard may not change."""
+    def _writing(self, name: str, opened: _Open, durable: bool = True) -> Iterator[None]:
+        """Write within, and synchronise if that is asked for. Edge writes its log through a memory map: synchronising
+        those files (6 ms) makes the write survive a power loss; flushing all segments (80 to 200 ms) would only shorten
+        the log. Raises `Paused` while the shard may not change."""
         if opened.build is not None and opened.build.blocks_writes:
             raise Paused(f"collection {name} is being copied")
         try:
             yield
-            sync_folder(opened.path / "wal")
+            if durable:
+                sync_folder(opened.path / "wal")
         except Exception:
             self._close(name)  # memory may be ahead of the log: opened again, it is what the log says
             raise

@@ -927,6 +927,25 @@ async def test_a_store_that_is_never_quiet_is_tidied_between_searches(store: Edg
     assert len(await points.search(Nearest(batch(0)[0].vector), SearchWindow(limit=100))) == 50
 
 
+async def test_kill_9_during_a_build_loses_nothing_and_the_build_begins_anew(store: EdgeStore, tmp_path: Path) -> None:
+    points, folder = store.points("c"), tmp_path / "index" / "c"
+    await points.upsert(batch(0, 2_000))
+    await points.delete([f"d{i}" for i in range(1_500)])
+    give_up_at = time.monotonic() + 30
+    for _ in range(2):
+        while not (folder / "journal").exists():
+            assert await points.count() >= 500
+            assert time.monotonic() < give_up_at
+        os.kill(pid_of(store), signal.SIGKILL)
+        assert await points.count() >= 500
+    await points.upsert(batch(2_000))
+    while not (folder / "moved").exists():
+        assert await points.count() == 564
+        assert time.monotonic() < give_up_at
+        await asyncio.sleep(0.01)
+    assert await points.count() == 564
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # of a busy machine; filling takes 20 s
 async def test_100_000_points_are_there_again_within_a_second(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from indexer.domain.documents import point_id
 from indexer.domain.points import Point
 from indexer.store.base import SearchWindow
 from indexer.store.criteria import WordMatch
+from indexer.store.edge.build import REMOVED
 from indexer.store.edge.ranking import vector_params
-from indexer.store.edge.shards import _REMOVED, Shards
+from indexer.store.edge.shards import Shards
 
 D = 4
 
@@ -54,7 +55,7 @@ def build_graph(shards: Shards) -> None:
     shard = qe.EdgeShard.load(str(opened.path), config)
     assert shard.optimize()
     shard.close()
-    (opened.path / _REMOVED).unlink(missing_ok=True)
+    (opened.path / REMOVED).unlink(missing_ok=True)
 
 
 def test_word_scores_count_what_is_there(tmp_path: Path) -> None:

@@ -1,0 +1,175 @@
+"""The graph of an embedded collection: built by a process of its own, read as one ranking, and lost by no death."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.domain.points import MetadataChange, Point
+from indexer.filters import Equals, FieldType
+from indexer.store.base import SearchWindow
+from indexer.store.criteria import Nearest
+from indexer.store.edge import build as edge_build
+from indexer.store.edge import shards as edge_shards
+from indexer.store.edge.graph import Graph
+from indexer.store.edge.settings import EdgeSettings
+from indexer.store.edge.shards import Shards
+from indexer.store.payload import path_of
+from model.types import Float32
+
+D, N = 32, 3_000
+
+
+@pytest.fixture(autouse=True)
+def small_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge_shards, "GRAPH_BYTES", 4 * D * 1_000)
+    monkeypatch.setattr(edge_shards, "RETRY_S", 0.0)
+    # So that the engine walks a graph of so few points.
+    monkeypatch.setattr(edge_build, "FULL_SCAN_KB", 1)
+
+
+@pytest.fixture(scope="module")
+def vectors() -> Float32:
+    return np.random.default_rng(5).standard_normal((N + 200, D)).astype(np.float32)
+
+
+def points(vectors: Float32, start: int, stop: int) -> list[Point]:
+    return [Point(f"d{i}", vectors[i], f"word{i % 7}", None, {"k": f"k{i % 10}"}, "") for i in range(start, stop)]
+
+
+@pytest.fixture
+def shards(tmp_path: Path, vectors: Float32) -> Iterator[Shards]:
+    opened = Shards(tmp_path)
+    opened.create("c", D, {"k": FieldType.KEYWORD})
+    opened.upsert("c", points(vectors, 0, N))
+    yield opened
+    opened.close()
+
+
+def tidied(shards: Shards, stage: str | None = None, timeout_s: float = 60) -> None:
+    """Tidy until there is no more to do, or until the build of collection c is there."""
+    give_up_at = time.monotonic() + timeout_s
+    while shards.untidy:
+        build = shards._open["c"].build
+        if stage is not None and build is not None and build.stage == stage:
+            return
+        shards.tidy()
+        time.sleep(0.01 if shards.waiting else 0)
+        assert time.monotonic() < give_up_at
+
+
+def ids(shards: Shards, query: Float32, window: SearchWindow) -> list[str]:
+    hits = shards.search("c", Nearest(query), window)
+    assert isinstance(hits, list)
+    return [hit.document_id for hit in hits]
+
+
+def test_a_graph_is_built_and_finds_the_nearest(shards: Shards, vectors: Float32) -> None:
+    tidied(shards)
+    graph = shards._open["c"].graph
+    assert graph is not None
+    assert graph.points == N
+    assert shards._open["c"].shard.info().indexed_vectors_count >= N
+    shards._open["c"].graph = Graph(N, 128)
+    for condition in (None, Equals("k", "k3")):
+        truth = [ids(shards, query, SearchWindow(10, condition=condition, exact=True)) for query in vectors[N:]]
+        found = [ids(shards, query, SearchWindow(10, condition=condition)) for query in vectors[N:]]
+        shares = [len({*hits} & {*exact}) / 10 for hits, exact in zip(found, truth, strict=True)]
+        assert np.mean(shares) >= 0.99
+
+
+def test_pages_through_a_graph_are_windows_into_one_ranking(shards: Shards, vectors: Float32) -> None:
+    """With so little breadth that wider searches find more."""
+    tidied(shards)
+    shards._open["c"].graph = Graph(N, 16)
+    narrow = 0
+    for query in vectors[N : N + 5]:
+        whole = ids(shards, query, SearchWindow(300))
+        assert len(set(whole)) == 300
+        for size in (10, 7, 33):
+            walked = [hit for start in range(0, 300, size) for hit in ids(shards, query, SearchWindow(size, start))]
+            assert walked[:300] == whole
+        narrow += whole != ids(shards, query, SearchWindow(300, exact=True))
+    assert narrow
+
+
+def test_what_is_newer_than_the_graph_is_found_and_gone(shards: Shards, vectors: Float32) -> None:
+    tidied(shards, "building")
+    shards.upsert("c", points(vectors, N, N + 100))
+    shards.delete("c", ["d0", "d1"])
+    assert ids(shards, vectors[N], SearchWindow(1)) == [f"d{N}"]
+    tidied(shards)
+    shards.upsert("c", points(vectors, N + 100, N + 200))
+    shards.delete("c", ["d2"])
+    for place in (N, N + 100):
+        assert ids(shards, vectors[place], SearchWindow(1)) == [f"d{place}"]
+    for place in (0, 1, 2):
+        assert ids(shards, vectors[place], SearchWindow(1)) != [f"d{place}"]
+    assert shards.count("c") == N + 200 - 3
+    assert shards._open["c"].upkeep.written == 200
+
+
+def test_metadata_changed_during_a_build_are_there_after_it(shards: Shards, vectors: Float32) -> None:
+    tidied(shards, "building")
+    shards.set_metadata("c", [MetadataChange("d5", {"k": "new"}, "h")])
+    tidied(shards)
+    assert ids(shards, vectors[7], SearchWindow(5, condition=Equals("k", "new"))) == ["d5"]
+
+
+@pytest.mark.parametrize("stage", ["copying", "building", "finishing"])
+def test_kill_9_of_the_builder_costs_a_build_alone(shards: Shards, vectors: Float32, stage: str) -> None:
+    tidied(shards, stage)
+    build = shards._open["c"].build
+    assert build is not None
+    os.kill(build.process.pid, signal.SIGKILL)
+    with pytest.raises(edge_shards.DependencyUnavailable, match="SIGKILL"):
+        tidied(shards)
+    assert shards._open["c"].lacks is not None
+    shards.upsert("c", points(vectors, N, N + 1))
+    tidied(shards)
+    assert shards._open["c"].graph is not None
+    assert shards._open["c"].lacks is None
+    assert shards.count("c") == N + 1
+    assert ids(shards, vectors[N], SearchWindow(1)) == [f"d{N}"]
+
+
+def test_a_write_waits_while_the_shard_is_copied(shards: Shards, vectors: Float32) -> None:
+    tidied(shards, "copying")
+    with pytest.raises(edge_shards.Paused):
+        shards.upsert("c", points(vectors, N, N + 1))
+    assert ids(shards, vectors[3], SearchWindow(1)) == ["d3"]
+    tidied(shards)
+    shards.upsert("c", points(vectors, N, N + 1))
+    assert shards.count("c") == N + 1
+
+
+def test_an_index_declared_during_a_build_is_made_by_the_next(shards: Shards) -> None:
+    tidied(shards, "building")
+    shards.create("c", D, {"k": FieldType.NUMBER})
+    assert path_of("k") not in shards._open["c"].indexed
+    tidied(shards)
+    assert shards._open["c"].indexed[path_of("k")] == FieldType.NUMBER
+
+
+def test_vectors_kept_as_bytes_find_the_nearest_with_whole_scores(tmp_path: Path, vectors: Float32) -> None:
+    shards = Shards(tmp_path, settings=EdgeSettings(quantization="scalar"))
+    shards.create("c", D, {})
+    shards.upsert("c", points(vectors, 0, N))
+    tidied(shards)
+    graph = shards._open["c"].graph
+    assert graph is not None
+    assert graph.quantized
+    shards._open["c"].graph = Graph(N, 128, True)
+    shares = []
+    for query in vectors[N:]:
+        exact, walked = (
+            {(hit.document_id, round(hit.score, 5)) for hit in shards.search("c", Nearest(query), window)}
+            for window in (SearchWindow(10, exact=True), SearchWindow(10))
+        )
+        shares.append(len(exact & walked) / 10)
+    assert np.mean(shares) >= 0.99
+    shards.close()
