@@ -51,9 +51,9 @@ class FakeRuntime:
         if item.image is not None:
             image = decode_image(item.image, self.limits).resize((1, 1))
             pixels = np.asarray(image, np.float32).transpose(2, 0, 1)
-        return Prepared(
-            role, tokens if len(tokens) else None, pixels, max(1, len(tokens)) + (0 if pixels is None else IMAGE_COST)
-        )
+        cost = max(1, len(tokens)) + (0 if pixels is None else IMAGE_COST)
+        dropped = max(0, len(tokens) - self.info.max_text_tokens)
+        return Prepared(role, tokens if len(tokens) else None, pixels, cost, dropped)
 
     def passages(self, text: str, cut: Cut) -> Passages:
         most = min(cut.tokens or self.info.max_text_tokens, self.info.max_text_tokens)
