@@ -60,14 +60,19 @@ def export(
         count = 0
         for document in client.scroll(collection, filter=condition, with_vector=vectors):
             paths = [] if pictures is None else pictures.save(document)
-            if document.image_url is not None and not paths:
-                left_out["image: --images FOLDER exports it"] += 1
-            writer.write(_record(document, paths, fingerprint))
+            is_whole = document.image_url is None or bool(paths)
+            left_out["image: --images FOLDER exports it"] += not is_whole
+            record = _record(document, paths)
+            if vectors and (reason := _unfit_vector(document, is_whole)):
+                left_out[reason] += 1
+            elif vectors:
+                record |= {"vector": document.vector, "fingerprint": fingerprint}
+            writer.write(record)
             count += 1
             bar.update(task, completed=count)
     console = Console()
     console.print(f"{count} documents in {file}", markup=False, soft_wrap=True)
-    for reason, number in left_out.items():
+    for reason, number in (+left_out).items():
         console.print(f"left out of {number} documents: {reason}", markup=False, soft_wrap=True)
 
 
@@ -79,17 +84,18 @@ def _beside(file: Path, images: Path) -> Path:
     return images
 
 
-def _record(document: Document, images: list[str], fingerprint: str) -> dict[str, Any]:
-    """Return a document as a load takes it. An embedding whose document is not whole goes without its fingerprint:
-    the document that a load makes of it is another one. So does the mean of a document's parts, which a load embeds
-    anew."""
+def _unfit_vector(document: Document, is_whole: bool) -> str | None:
+    """Return why the embedding of a document is not that of the document which a load makes of its record."""
+    if document.parts is not None:
+        return "vector: the document has several parts, which a load embeds again"
+    return None if is_whole else "vector: it is of the image too, --images FOLDER exports both"
+
+
+def _record(document: Document, images: list[str]) -> dict[str, Any]:
+    """Return a document as a load takes it, without its embedding."""
     image, more = next(iter(images), None), images[1:] or None
     record: dict[str, Any] = {"id": document.id, "text": document.text, "image": image, "images": more}
     record["metadata"] = document.metadata
-    if document.vector is not None:
-        record["vector"] = document.vector
-        if (document.image_url is None or images) and document.parts is None:
-            record["fingerprint"] = fingerprint
     return {name: value for name, value in record.items() if value is not None}
 
 

@@ -80,6 +80,10 @@ def test_without_vectors_it_is_embedded_and_what_is_left_out_is_said(
     assert "3 documents" in exported.stdout
     exported = ret2("export", "c", tmp_path / "all.jsonl")
     assert "left out of 2 documents: image: --images FOLDER exports it" in exported.stdout
+    exported = ret2("export", "c", tmp_path / "vectors.jsonl", "--vectors")
+    assert "left out of 2 documents: vector: it is of the image too" in exported.stdout
+    loaded = ret2("load", tmp_path / "vectors.jsonl", "-c", "vectors")
+    assert "31 indexed, 0 skipped, 1 failed" in loaded.stdout, "the one without text is nothing without its image"
     loaded = ret2("load", tmp_path / "part.jsonl", "-c", "part")
     assert "3 indexed" in loaded.stdout, loaded.output
     again = {document["id"]: document for document in content(filled, "part")}
