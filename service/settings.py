@@ -448,8 +448,11 @@ class Settings(_PartsSettings):
     @property
     def list_limits(self) -> dict[str, int]:
         """The longest list that a request body may have, by its field."""
-        inputs = self.http.max_inputs_per_call
-        return {"searches": self.http.max_searches_per_call, "inputs": inputs, "input": inputs}
+        inputs = max(self.http.max_inputs_per_call, self.http.max_embeddings_per_call)
+        return {
+            "searches": self.http.max_searches_per_call,
+            **dict.fromkeys(("inputs", "input", "texts", "images"), inputs),
+        }
 
     @property
     def connections(self) -> ConnectionTimeouts:

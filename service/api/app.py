@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from service import ui
 from service.api import aliases, collections, documents, imports, jobs, reading, reindex, search, updates
 from service.components import Parts
+from service.encoder import compatible
 from service.encoder import routes as encode
 from service.http.application import application
 from service.settings import ServerRole
@@ -17,6 +18,7 @@ from service.settings import ServerRole
 _ROUTERS = (
     search.router,
     encode.router,
+    compatible.router,
     collections.router,
     aliases.router,
     reading.router,
@@ -39,7 +41,12 @@ def create_app(parts: Parts) -> FastAPI:
     settings = parts.settings
     app.state.parts = parts
     app.state.encoding = encode.Encoding(
-        parts.encoders, parts.fetcher, settings.limits, settings.http.max_inputs_per_call, settings.request_timeout_s
+        parts.encoders,
+        parts.fetcher,
+        settings.limits,
+        settings.http.max_inputs_per_call,
+        settings.http.max_embeddings_per_call,
+        settings.request_timeout_s,
     )
     return app
 

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from indexer.encoding.registry import Encoders
 from model.errors import DependencyUnavailable
-from service.encoder import routes
+from service.encoder import compatible, routes
 from service.encoder.hosts import model_states
 from service.encoder.models import LocalModels
 from service.http.application import application
@@ -58,11 +58,16 @@ class EncoderParts:
 
 
 def create_encoder_app(parts: EncoderParts) -> FastAPI:
-    app = application(parts, parts.api_keys, [routes.router], _lifespan)
+    app = application(parts, parts.api_keys, [routes.router, compatible.router], _lifespan)
     settings = parts.settings
     app.state.parts = parts
     app.state.encoding = routes.Encoding(
-        parts.encoders, None, settings.limits, settings.http.max_inputs_per_call, settings.request_timeout_s
+        parts.encoders,
+        None,
+        settings.limits,
+        settings.http.max_inputs_per_call,
+        settings.http.max_embeddings_per_call,
+        settings.request_timeout_s,
     )
     return app
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
@@ -36,6 +38,10 @@ class ImagePart(Wire):
     image_url: str | PartUrl = Field(
         description="a URL, a data URI, or an object with one of them", examples=[{"url": PNG_URI}]
     )
+
+
+# Only the beginning: whether the rest is an image is found out where images are read.
+_IMAGE_URI = re.compile(r"data:image/[\w.+-]{1,40}(;[^,;]{1,100})*;base64,", re.IGNORECASE)
 
 
 def _part_form(value: object) -> str | None:
@@ -103,7 +109,8 @@ class EmbeddingsIn(Wire):
     )
 
     input: Inputs = Field(
-        description="a string; a list of strings and of lists of parts, one embedding each; or the parts of one input"
+        description="a string; a list of strings and of lists of parts, one embedding each; or the parts of one input. "
+        "A string that is a data URI of an image is that image"
     )
     model: ModelName | None = Field(
         None, description="the model, by its name in /v1/models; by default the first there", examples=["atlas"]
@@ -116,6 +123,11 @@ class EmbeddingsIn(Wire):
         None, description="the length of the model's embeddings; other numbers are refused", examples=[256]
     )
     user: str | None = Field(None, description="accepted and ignored")
+    truncation: bool = Field(
+        True, description="beyond OpenAI's API, as Voyage's: false refuses a text longer than the model reads"
+    )
+    output_dtype: Literal["float"] = Field("float", description="as Voyage's API: the only type of embeddings here")
+    output_dimension: int | None = Field(None, description="as Voyage's API: the same as `dimensions`", examples=[256])
     input_type: Literal["query", "document"] = Field(
         "document", description="beyond OpenAI's API: the role of the inputs"
     )
@@ -205,24 +217,33 @@ def items_of(body: EmbeddingsIn) -> list[InputIn | InvalidInput]:
                 "input mixes content parts with other inputs: put each input's parts in a list", field="input"
             )
         inputs = [inputs]
-    return [_item([TextPart(type="text", text=part)] if isinstance(part, str) else part) for part in inputs]
+    return [_input_of_text(part) if isinstance(part, str) else input_of_parts(part) for part in inputs]
+
+
+def _input_of_text(text: str) -> InputIn | InvalidInput:
+    """Return an input of text, or of an image if the text is a data URI of one: what clients without content parts
+    send."""
+    return input_of([], [text]) if _IMAGE_URI.match(text) else input_of([text], [])
 
 
 def _is_token(part: object) -> bool:
     return isinstance(part, int) or (isinstance(part, list) and any(isinstance(token, int) for token in part))
 
 
-def _item(parts: list[TextPart | ImagePart]) -> InputIn | InvalidInput:
+def input_of_parts(parts: Sequence[TextPart | ImagePart]) -> InputIn | InvalidInput:
+    """Return one input of its content parts, or what is wrong with it."""
     texts = [part.text for part in parts if isinstance(part, TextPart)]
     images = [part.image_url for part in parts if isinstance(part, ImagePart)]
+    return input_of(texts, [image.url if isinstance(image, PartUrl) else image for image in images])
+
+
+def input_of(texts: Sequence[str], images: Sequence[str]) -> InputIn | InvalidInput:
+    """Return one input of its texts, which are joined by spaces, and of its image, or what is wrong with it."""
     if len(images) > 1:
         return InvalidInput(f"{len(images)} images in one input, limit is 1", value=len(images), limit=1)
     if not images and not any(texts):
         return InvalidInput("neither text nor image: at least one is needed")
-    image = images[0] if images else None
-    if isinstance(image, PartUrl):
-        image = image.url
     try:
-        return InputIn(text=" ".join(texts) or None, image=image)
+        return InputIn(text=" ".join(texts) or None, image=images[0] if images else None)
     except ValidationError as error:
         return invalid(error)

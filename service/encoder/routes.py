@@ -1,16 +1,15 @@
-"""POST /encode, in JSON or msgpack, POST /passages, and what is OpenAI-compatible: POST /v1/embeddings, GET /v1/models."""
+"""POST /encode, in JSON or msgpack, and POST /passages."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Callable, Coroutine, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from indexer.domain.inputs import InputIn, check_text, check_unicode
@@ -20,14 +19,6 @@ from model import codec
 from model.errors import InvalidInput, RetrievalError, TooLarge
 from model.passages import Cut, Passages
 from model.types import Embedding, Input, Limits, ModelInfo, Role, Timing
-from service.encoder.openai import (
-    EmbeddingsIn,
-    EmbeddingsOut,
-    OpenAiModelOut,
-    OpenAiModelsOut,
-    items_of,
-    model_wire,
-)
 from service.http.middleware.limits import media_type
 from service.http.problems import error_wire
 from service.http.responses import Json, StrictRoute, answer_within, took
@@ -36,8 +27,6 @@ from service.inputs.inputs import ImageFetcher
 from service.schemas.base import checked
 from service.schemas.encode import EncodeIn, EncodeOut, PassagesIn, PassagesOut
 
-# How many inputs were longer than the model reads, and how many of their tokens are in no embedding.
-TRUNCATED = "x-ret2-truncated"
 _PACKED = {codec.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
 
 
@@ -67,6 +56,29 @@ class Encodings:
 
 
 @dataclass(frozen=True, slots=True)
+class Whole:
+    """A call in the form of another API, of which one bad input fails the whole. `field` holds its inputs."""
+
+    field: str
+    items: list[InputIn | InvalidInput]
+    role: Role
+    dimensions: int | None
+    may_cut: bool
+
+    def checked(self, result: Embedding | RetrievalError, place: int) -> Embedding:
+        """Return the embedding of an input, or raise its error with its place."""
+        if isinstance(result, RetrievalError):
+            raise _at(result, f"{self.field}[{place}]")
+        if result.dropped_tokens and not self.may_cut:
+            error = InvalidInput(
+                f"text has {result.dropped_tokens} tokens more than the model reads, and is not to be cut",
+                value=result.dropped_tokens,
+            )
+            raise _at(error, f"{self.field}[{place}]")
+        return result
+
+
+@dataclass(frozen=True, slots=True)
 class Encoding:
     """The parts that these routes need, whatever process they run in."""
 
@@ -74,6 +86,7 @@ class Encoding:
     fetcher: ImageFetcher | None
     limits: Limits
     max_inputs: int
+    max_embeddings: int
     timeout_s: float
 
     async def answer(
@@ -83,21 +96,39 @@ class Encoding:
         items: Sequence[Input | InputIn | InvalidInput],
         role: Role,
         lane: Lane | None = None,
-        check: Callable[[ModelInfo], None] = lambda _info: None,
     ) -> Encodings:
-        """Encode by a model, by default the first, within the time there is, and no longer than the caller waits.
-
-        `check` may refuse the model before anything is encoded. Raises `ModelNotFound`.
-        """
+        """Encode by a model, by default the first, within the time there is, and no longer than the caller waits. Raises
+        `ModelNotFound`."""
 
         async def work() -> Encodings:
             encoder, info = await self.encoders.find(model)
-            check(info)
             return Encodings(info, await self.encode(encoder, items, role, lane))
 
         encodings = await answer_within(request, work(), self.timeout_s)
         took(request, [_stages(result.timing) for result in encodings.results if isinstance(result, Embedding)])
         return encodings
+
+    async def answer_whole(self, request: Request, model: str | None, call: Whole) -> tuple[ModelInfo, list[Embedding]]:
+        """Encode a call of which one bad input fails the whole, `max_inputs` at a time: a long call takes no more
+        memory than a short one, and others get their turn in between.
+
+        Raises the error of the first bad input, with its place, `InvalidInput` and `ModelNotFound`.
+        """
+        if len(call.items) > self.max_embeddings:
+            raise too_many_inputs(len(call.items), self.max_embeddings, call.field)
+
+        async def work() -> tuple[ModelInfo, list[Embedding]]:
+            encoder, info = await self.encoders.find(model)
+            _check_dimensions(call.dimensions, info)
+            embeddings: list[Embedding] = []
+            for start in range(0, len(call.items), self.max_inputs):
+                results = await self.encode(encoder, call.items[start : start + self.max_inputs], call.role)
+                embeddings += [call.checked(result, place) for place, result in enumerate(results, start)]
+            return info, embeddings
+
+        info, embeddings = await answer_within(request, work(), self.timeout_s)
+        took(request, [_stages(embedding.timing) for embedding in embeddings])
+        return info, embeddings
 
     async def encode(
         self,
@@ -138,16 +169,6 @@ async def encoding_of(request: Request) -> Encoding:  # async: FastAPI would tak
 
 
 EncodingOf = Annotated[Encoding, Depends(encoding_of)]
-ModelPath = Annotated[
-    str,
-    Path(
-        alias="model",
-        min_length=1,
-        max_length=512,
-        description="the name of the model, as /v1/models lists it",
-        examples=["atlas"],
-    ),
-]
 
 
 @packed_router.post(
@@ -197,53 +218,6 @@ async def _encode_packed(request: Request) -> Response:
     return Response(codec.pack_answer(encodings.info, encodings.results), media_type=codec.MEDIA_TYPE)
 
 
-@router.post("/v1/embeddings", response_model=EmbeddingsOut)
-async def create_embeddings(body: EmbeddingsIn, request: Request, encoding: EncodingOf) -> Response:
-    """Embed inputs as OpenAI's API does, and images too: an input is a string or a list of content parts. One bad input
-    fails the call."""
-
-    def check(info: ModelInfo) -> None:
-        if body.dimensions not in (None, info.dimensions):
-            raise InvalidInput(
-                f"dimensions is {body.dimensions}, but model {info.name} has {info.dimensions} and no others",
-                field="dimensions",
-                value=body.dimensions,
-                limit=info.dimensions,
-            )
-
-    encodings = await encoding.answer(request, body.model, items_of(body), Role(body.input_type), check=check)
-    data = []
-    tokens = 0
-    for index, result in enumerate(encodings.results):
-        if isinstance(result, RetrievalError):
-            raise _at(result, index)
-        tokens += result.cost
-        vector: Any = result.vector
-        if body.encoding_format == "base64":
-            vector = base64.b64encode(result.vector.astype("<f4", copy=False).tobytes()).decode()
-        data.append({"object": "embedding", "index": index, "embedding": vector})
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    answer = Json({"object": "list", "model": encodings.info.name, "data": data, "usage": usage})
-    dropped = [result.dropped_tokens for result in encodings.results if isinstance(result, Embedding)]
-    if any(dropped):
-        answer.headers[TRUNCATED] = f"inputs={sum(map(bool, dropped))}; tokens={sum(dropped)}"
-    return answer
-
-
-@router.get("/v1/models", response_model=OpenAiModelsOut)
-async def list_models(encoding: EncodingOf) -> Response:
-    """List the models that are loaded, for clients that list models before they use one."""
-    models = await encoding.encoders.served()
-    return Json({"object": "list", "data": [model_wire(model.info) for model in models if model.info is not None]})
-
-
-@router.get("/v1/models/{model}", response_model=OpenAiModelOut)
-async def get_model(name: ModelPath, encoding: EncodingOf) -> Response:
-    """Return a model by its name, for clients that look it up before they use it."""
-    _, info = await encoding.encoders.find(name)
-    return Json(model_wire(info))
-
-
 def _stages(timing: Timing) -> dict[str, float]:
     return {"decode_ms": timing.decode_s * 1e3, "queue_ms": timing.queue_s * 1e3, "encode_ms": timing.encode_s * 1e3}
 
@@ -255,13 +229,24 @@ def _result(result: Embedding | RetrievalError) -> dict[str, Any]:
     return {**wire, "dropped_tokens": result.dropped_tokens} if result.dropped_tokens else wire
 
 
-def _at(error: RetrievalError, index: int) -> RetrievalError:
+def _at(error: RetrievalError, place: str) -> RetrievalError:
     """Return a copy of the error that names its input. It is a copy because several inputs of a batch, also of other
     callers, may share one error."""
     named = copy(error)
-    named.detail = f"input[{index}]: {error.detail}"
-    named.field = f"input[{index}]" + (f".{error.field}" if error.field else "")
+    named.detail = f"{place}: {error.detail}"
+    named.field = place + (f".{error.field}" if error.field else "")
     return named
+
+
+def _check_dimensions(dimensions: int | None, info: ModelInfo) -> None:
+    """Refuse a length that the model's embeddings do not have: no model here is made to be cut."""
+    if dimensions not in (None, info.dimensions):
+        raise InvalidInput(
+            f"dimensions is {dimensions}, but model {info.name} has {info.dimensions} and no others",
+            field="dimensions",
+            value=dimensions,
+            limit=info.dimensions,
+        )
 
 
 router.include_router(packed_router)

@@ -51,7 +51,13 @@ class HttpBounds:
     max_updated_documents: int = setting(
         100_000, "max_updated_documents", "documents of one update by a filter; over it nothing is changed", gt=0
     )
-    max_inputs_per_call: int = setting(256, "max_inputs_per_call", "inputs of one /encode or /v1/embeddings call", gt=0)
+    max_inputs_per_call: int = setting(256, "max_inputs_per_call", "inputs of one /encode call", gt=0)
+    max_embeddings_per_call: int = setting(
+        2_048,
+        "max_embeddings_per_call",
+        "inputs of one call of /v1/embeddings, /v1/multimodalembeddings or /v2/embed; embedded max_inputs_per_call at a time",
+        gt=0,
+    )
     max_searches_per_call: int = setting(64, "max_searches_per_call", "searches of one /search/batch call", gt=0)
     max_requests_in_flight: int = setting(
         256, "max_requests_in_flight", "requests being answered at once; probes and streams are not counted", gt=0

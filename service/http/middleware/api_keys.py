@@ -52,6 +52,8 @@ SCOPES: Mapping[str, frozenset[KeyScope]] = {
     "POST /encode": SEARCH | WRITE,
     "POST /passages": SEARCH | WRITE,
     "POST /v1/embeddings": SEARCH | WRITE,
+    "POST /v1/multimodalembeddings": SEARCH | WRITE,
+    "POST /v2/embed": SEARCH | WRITE,
     "GET /v1/models": ANY,
     "GET /v1/models/{model}": ANY,
     "GET /collections": ANY,

@@ -10,7 +10,7 @@ LICENSE = {"name": "Apache-2.0", "identifier": "Apache-2.0"}
 SERVERS = [{"url": "/", "description": "this service"}]
 TAGS = [
     {"name": "search", "description": "Find documents."},
-    {"name": "encode", "description": "Embed texts and images, also as OpenAI's API does."},
+    {"name": "encode", "description": "Embed texts and images, also as the APIs of OpenAI, Voyage and Cohere do."},
     {"name": "collections", "description": "Create, change and delete collections and their aliases."},
     {"name": "documents", "description": "Index, import, read and delete documents."},
     {"name": "reindex", "description": "Move a collection to another model while it is searched and written."},
