@@ -34,6 +34,9 @@ class EmbedIn(Wire):
                 "model": "everyday",
                 "inputs": [{"content": [{"type": "text", "text": QUESTION}]}],
                 "input_type": "search_query",
+                "truncate": "NONE",
+                "max_tokens": 512,
+                "priority": 0,
             },
         )
     )
@@ -68,7 +71,9 @@ class Embeddings(BaseModel):
     """The embeddings by their type: those that were asked for."""
 
     numbers: list[list[float]] | None = Field(None, alias="float", description="numbers", examples=[[[0.6, 0.8]]])
-    base64: list[str] | None = Field(None, description="little-endian float32 in base64")
+    base64: list[str] | None = Field(
+        None, description="little-endian float32 in base64", examples=[["mpkZP83MTD8="]]
+    )
 
 
 class ApiVersion(BaseModel):

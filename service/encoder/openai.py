@@ -104,7 +104,7 @@ class EmbeddingsIn(Wire):
         json_schema_extra=examples(
             {"model": "atlas", "input": "In Kenya people pay with the shilling."},
             {"input": ["one text", "another text"], "encoding_format": "base64", "user": "somebody"},
-            {"input": [_PARTS], "input_type": "query"},
+            {"input": [_PARTS], "input_type": "query", "truncation": False, "output_dtype": "float"},
         )
     )
 

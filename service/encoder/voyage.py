@@ -70,6 +70,10 @@ class MultimodalIn(Wire):
                     }
                 ],
                 "input_type": "query",
+                "truncation": True,
+                "encoding_format": "base64",
+                "output_encoding": "base64",
+                "output_dtype": "float",
             }
         )
     )

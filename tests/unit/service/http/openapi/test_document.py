@@ -146,6 +146,8 @@ def test_the_design_s_calls_are_there(openapi: dict[str, Any]) -> None:
         "POST /encode",
         "POST /passages",
         "POST /v1/embeddings",
+        "POST /v1/multimodalembeddings",
+        "POST /v2/embed",
         "GET /v1/models",
         "GET /v1/models/{model}",
         "GET /collections",
