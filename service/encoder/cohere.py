@@ -71,9 +71,7 @@ class Embeddings(BaseModel):
     """The embeddings by their type: those that were asked for."""
 
     numbers: list[list[float]] | None = Field(None, alias="float", description="numbers", examples=[[[0.6, 0.8]]])
-    base64: list[str] | None = Field(
-        None, description="little-endian float32 in base64", examples=[["mpkZP83MTD8="]]
-    )
+    base64: list[str] | None = Field(None, description="little-endian float32 in base64", examples=[["mpkZP83MTD8="]])
 
 
 class ApiVersion(BaseModel):
