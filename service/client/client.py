@@ -162,7 +162,7 @@ class Client:
         image, document_id."""
         names = {"filter", "limit", "mode", "score_threshold"}
         asked = Search(collection, text, **{name: value for name, value in options.items() if name not in names})
-        body = {"fields": list(fields), "query": asked.wire().get("query")}
+        body: dict[str, Any] = {"fields": list(fields), "query": asked.wire().get("query")}
         body |= {name: value for name, value in options.items() if name in names}
         return self._answer(FacetsOut, "POST", _path("collections", collection, "facets"), _present(body))
 

@@ -19,7 +19,7 @@ from indexer.store.criteria import Place
 from indexer.store.indexes import fields_of
 from model.errors import InvalidInput
 from service.schemas.boosts import BoostDecayIn, BoostFieldIn, BoostFilterIn, BoostIn, duration_s
-from service.search.modes import RankedSearch
+from service.search.modes import RankedSearch, in_store
 
 # Documents that are boosted, so that all pages are windows into the same ranking, which ends with them. Reading their
 # metadata takes some 10 ms.
@@ -148,7 +148,7 @@ class BoostedRanking:
 
     async def _rank(self, extra_condition: Filter | None) -> list[Place]:
         places = await self.ranking.places(0, CANDIDATES, extra_condition)
-        with self.ranking.clock.in_store():
+        with in_store(self.ranking.clock):
             rows = await self.points.columns.rows([place.point_id for place in places], self.boosts.fields)
         metadata = {row.point_id: row.metadata for row in rows}
         boosted = []

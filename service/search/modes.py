@@ -108,32 +108,19 @@ class RankedSearch:
         """Return a window of the ranking of the documents that also fulfil the extra condition. Raise `Conflict` where
         the collection does not hold what the mode needs."""
         window = self._window(offset, limit, extra_condition)
-        with self._in_store():
+        with in_store(self.clock):
             return await self.points.search(self._criterion(), window)
 
     async def places(self, offset: int, limit: int, extra_condition: Filter | None = None) -> Sequence[Place]:
         """Return the ids and scores of a window, without reading its documents. Raise as `window` does."""
-        with self._in_store():
+        with in_store(self.clock):
             return await self.points.rank(self._criterion(), self._window(offset, limit, extra_condition))
 
     async def read(self, places: Sequence[Place]) -> list[Hit]:
         """Return the documents of these places in their order, without those deleted since. Raise as `window` does."""
         options = self.options
-        with self._in_store():
+        with in_store(self.clock):
             return await self.points.hits(places, with_vector=options.with_vector, consistency=options.consistency)
-
-    @contextmanager
-    def _in_store(self) -> Iterator[None]:
-        """Count the time in the store, and name a collection that the ledger has and the store has not."""
-        with self.clock.in_store():
-            try:
-                yield
-            except NotFound as error:
-                raise CollectionDamaged(
-                    f"{error.detail}, though the ledger has it: restore a backup, or delete the collection "
-                    "and index its documents again",
-                    field="collection",
-                ) from error
 
     def _window(self, offset: int, limit: int, extra_condition: Filter | None = None) -> SearchWindow:
         condition = _joined(self.options.condition, extra_condition)
@@ -165,6 +152,20 @@ class RankedSearch:
         if not self.text:
             raise _unfit("mode", "mode lexical needs a text, and the query has none")
         return WordMatch(self.text)
+
+
+@contextmanager
+def in_store(clock: Clock) -> Iterator[None]:
+    """Count the time in the store, and name a collection that the ledger has and the store has not."""
+    with clock.in_store():
+        try:
+            yield
+        except NotFound as error:
+            raise CollectionDamaged(
+                f"{error.detail}, though the ledger has it: restore a backup, or delete the collection "
+                "and index its documents again",
+                field="collection",
+            ) from error
 
 
 def _joined(condition: Filter | None, extra: Filter | None) -> Filter | None:

@@ -101,6 +101,8 @@ async def test_search_and_read(birds: str, tmp_path: Path) -> None:
         assert [hit["id"] for hit in odd.structured_content["hits"]] == ["a/b"]
         alike = await client.call_tool("search", {"document_id": "robin"})
         assert "robin" not in [hit["id"] for hit in alike.structured_content["hits"]]
+        listed = await client.call_tool("search", {"sort": ["-legs"], "limit": 1})
+        assert [hit["id"] for hit in listed.structured_content["hits"]] == ["a/b"]
         by_picture = await client.call_tool("search", {"image": "red.png", "limit": 1})
         assert [hit["id"] for hit in by_picture.structured_content["hits"]] == ["robin"]
         nothing = await client.call_tool("search", {"text": "x", "filter": {"field": "legs", "equals": 4}})

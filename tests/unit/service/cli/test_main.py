@@ -155,6 +155,17 @@ def test_search_in_a_mode(ret2: Callable[..., Any], service: Service) -> None:
     assert ret2("search", "x200", "-c", "c", "--mode", "words").exit_code == 2
 
 
+def test_search_sorts_boosts_and_marks(ret2: Callable[..., Any], service: Service) -> None:
+    assert ret2("search", "-c", "c", "--sort=-price", "--sort", "brand").exit_code == 0
+    keys = [{"field": "price", "order": "desc"}, {"field": "brand"}]
+    assert service.requests[0][2] == {"collection": "c", "sort": keys}
+    boost = '{"field": "price", "weight": 0.1}'
+    assert ret2("search", "x", "-c", "c", "--boost", boost, "--diversity", "0.5", "--highlight").exit_code == 0
+    body = service.requests[1][2]
+    assert (body["boost"], body["diversity"], body["highlight"]) == ([{"field": "price", "weight": 0.1}], 0.5, True)
+    assert "nothing to search with" in ret2("search", "-c", "c").output
+
+
 def test_a_load_may_say_the_language_of_a_new_collection(
     ret2: Callable[..., Any], service: Service, tmp_path: Path
 ) -> None:

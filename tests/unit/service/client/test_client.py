@@ -29,6 +29,7 @@ from model.errors import (
 from service.client.client import Client, _chunks
 from service.client.types import Search, image_wire
 from service.schemas.documents import AcceptedOut
+from service.schemas.facets import FacetsOut
 from service.schemas.hits import DocumentOut, HitOut
 from service.schemas.jobs import JobOut
 from service.schemas.search import GroupOut, SearchOut, TimingsOut
@@ -286,6 +287,30 @@ def test_every_option_of_a_search_is_sent() -> None:
         {"method": "rrf", "k": 10},
         {"oversampling": 8},
     )
+
+
+def test_a_list_a_boost_and_facets_are_sent_as_the_service_reads_them() -> None:
+    listed = Search("c", sort=["price", "-brand", {"field": "n", "order": "desc"}]).wire()
+    keys = [{"field": "price"}, {"field": "brand", "order": "desc"}, {"field": "n", "order": "desc"}]
+    assert listed == {"collection": "c", "sort": keys}
+    boost = [{"field": "popularity", "weight": 0.1}]
+    steered = Search("c", "x", boost=boost, diversity=0.5, weights={"text": 1, "image": 2}, highlight=True).wire()
+    assert steered == {
+        "collection": "c",
+        "query": {"text": "x", "weights": {"text": 1, "image": 2}},
+        "boost": boost,
+        "diversity": 0.5,
+        "highlight": True,
+    }
+    service = Service(*[ok(answer(FacetsOut, documents=2))] * 2)
+    client, condition = service.client(), {"field": "a", "equals": 1}
+    assert client.facets("c", ["brand"], filter=condition, limit=3).documents == 2
+    client.facets("c", ["brand"], "boot", mode="lexical", document_id=None)
+    assert [json.loads(request.content) for request in service.requests] == [
+        {"fields": ["brand"], "filter": condition, "limit": 3},
+        {"fields": ["brand"], "query": {"text": "boot"}, "mode": "lexical"},
+    ]
+    assert service.requests[0].url.path == "/collections/c/facets"
 
 
 def test_all_hits_come_page_by_page() -> None:
