@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from indexer import filters
@@ -24,6 +25,8 @@ from service.search.modes import RankedSearch, in_store
 # Documents that are boosted, so that all pages are windows into the same ranking, which ends with them. Reading their
 # metadata takes some 10 ms.
 CANDIDATES = 1_000
+
+_CACHED_TIMES = 16_384
 
 # What a boost adds to the score of a document with this metadata.
 Addition = Callable[[Mapping[str, Any]], float]
@@ -114,7 +117,14 @@ def _numbers(metadata: Mapping[str, Any], name: str) -> list[float]:
 
 def _times(metadata: Mapping[str, Any], name: str) -> list[float]:
     texts = [value for value in elements(metadata, name) if isinstance(value, str)]
-    return [moment.timestamp() for text in texts if (moment := read_moment(text)) is not None]
+    return [seconds for text in texts if (seconds := _seconds(text)) is not None]
+
+
+@lru_cache(_CACHED_TIMES)
+def _seconds(text: str) -> float | None:
+    """Return a time as Unix seconds, None for any other text. Reading one takes 5 µs, and searches read the same."""
+    moment = read_moment(text)
+    return None if moment is None else moment.timestamp()
 
 
 @dataclass(slots=True)
