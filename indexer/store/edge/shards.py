@@ -542,7 +542,11 @@ class Shards:
         return digests(record.payload for record in records), following
 
     def unfinished_indexes(self, name: str, fields: Mapping[str, FieldType]) -> list[str]:
-        return unfinished(fields, self._opened(name).indexed)
+        """Return the declared fields whose index is not there yet, then what is built or what that waits for."""
+        opened = self._opened(name)
+        graph = ["(graph)"] if opened.build is not None and opened.build.graph else []
+        waits = [] if opened.lacks is None else [f"(waits: {opened.lacks})"]
+        return [*unfinished(fields, opened.indexed), *graph, *waits]
 
     def ping(self) -> None:
         """Answer, to show that the process is alive."""

@@ -574,6 +574,7 @@ def test_a_build_waits_for_room_for_the_shard_beside_the_shard(
         (said,) = caplog.messages
         assert re.search(rf"disk is full: {free} bytes free at .*, \d+ needed", said)
         assert shards._open["c"].lacks in said
+        assert shards.unfinished_indexes("c", {}) == [f"(waits: {shards._open['c'].lacks})"]
         assert shards.untidy
         assert sorted(each.name for each in (tmp_path / "c").iterdir()) == ["collection.json", "shard"]
         shards.upsert("c", batch(4_000))
