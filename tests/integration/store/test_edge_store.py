@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 from indexer.domain.documents import point_id
-from indexer.domain.points import Point
+from indexer.domain.points import MetadataChange, Point
 from indexer.errors import CollectionDamaged, IndexUnfinished, StoreDied, StoreTimedOut
 from indexer.filters import AllOf, AnyOf, DateRange, Equals, FieldType, Filter, Not, Range
 from indexer.store.base import SearchWindow
@@ -672,6 +672,8 @@ def test_what_is_written_during_a_build_is_there_after_it(tmp_path: Path) -> Non
     shards.upsert("c", [with_latents(each) for each in batch(2_000, 200)])
     changed = dataclasses.replace(batch(1_200)[0], metadata={"i": -1}, latents=np.ones((3, D), np.float32), text="")
     shards.upsert("c", [changed])
+    others = [MetadataChange(ids[number], {"i": -2, "other": number}, "changed") for number in range(1_000, 2_200, 7)]
+    shards.set_metadata("c", others)
 
     def whole() -> list[object]:
         points = shards.read("c", [point_id(each) for each in ids], True)
