@@ -36,7 +36,6 @@ _PAUSE_S = 0.05
 def main() -> None:
     fd, parent_pid, order = int(sys.argv[1]), int(sys.argv[2]), Order.load(sys.argv[3])
     child.live_with_parent(parent_pid)
-    os.nice(_LOWEST_PRIORITY)
     with Connection(fd) as pipe:
         try:
             _build(pipe, order)
@@ -49,8 +48,10 @@ def main() -> None:
 
 def _build(pipe: Connection[Any, Any], order: Order) -> None:
     path = Path(order.path)
+    # Writers wait for the copy, so it is not made at the lowest priority.
     copy(Path(order.used), path)
     pipe.send(COPIED)
+    os.nice(_LOWEST_PRIORITY)
     shard = qe.EdgeShard.load(str(path), _config(order))
     _make_indexes(shard, order)
     shard.optimize()

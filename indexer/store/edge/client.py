@@ -135,9 +135,14 @@ class EdgeStore:
             self._thread.shutdown(wait=False)
 
     async def _call(self, method: str, *arguments: Any) -> Any:
-        if self._closed:
-            raise DependencyUnavailable("the store is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._child.call, method, arguments)
+        """Call the child, and again while the collection may not change: for the seconds that a copy of it takes."""
+        while not self._closed:
+            try:
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._thread, self._child.call, method, arguments)
+            except Paused:
+                await asyncio.sleep(_PAUSE_S)
+        raise DependencyUnavailable("the store is closed")
 
 
 class EdgePoints:
@@ -153,23 +158,15 @@ class EdgePoints:
         """Write the points, in several calls, so that searches run between them. The last one brings all to disk."""
         parts = list(_parts(points))
         for number, part in enumerate(parts, start=1):
-            await self._write("upsert", part, number == len(parts))
+            await self._call("upsert", self._name, part, number == len(parts))
 
     @measured
     async def set_metadata(self, changes: Sequence[MetadataChange]) -> None:
-        await self._write("set_metadata", list(changes))
+        await self._call("set_metadata", self._name, list(changes))
 
     @measured
     async def delete(self, document_ids: Sequence[str]) -> None:
-        await self._write("delete", list(document_ids))
-
-    async def _write(self, method: str, *arguments: Any) -> None:
-        """Call, and again while the collection may not change: for the seconds that a copy of its files takes."""
-        while True:
-            try:
-                return cast(None, await self._call(method, self._name, *arguments))
-            except Paused:
-                await asyncio.sleep(_PAUSE_S)
+        await self._call("delete", self._name, list(document_ids))
 
     @measured
     async def fetch(

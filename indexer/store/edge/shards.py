@@ -129,6 +129,11 @@ class _Open:
     lacks: str | None = None
     retry_at: float = 0.0
 
+    def check_changeable(self, name: str) -> None:
+        """Raise `Paused` while a builder reads the files of the shard, or waits for the last write."""
+        if self.build is not None and self.build.blocks_writes:
+            raise Paused(f"collection {name} is being copied")
+
     @property
     def coming(self) -> dict[str, FieldType]:
         """The indexes that are not there yet."""
@@ -205,6 +210,7 @@ class Shards:
             self._make(final, new_layout(dimensions, language, latents))
         if indexes:
             opened = self._opened(name)
+            opened.check_changeable(name)
             planned = opened.indexed | opened.upkeep.due
             declared = declared_indexes(indexes).items()
             self._plan(opened, {path: kind for path, kind in declared if planned.get(path) != kind})
@@ -229,6 +235,7 @@ class Shards:
     def copy(self, name: str, to: Path) -> None:
         """Copy the present files of a collection to another folder."""
         opened = self._opened(name)
+        opened.check_changeable(name)
         self._flush(opened)
         unfinished = () if opened.build is None else (opened.build.path.name, journal.NAME)
         copy(self._path(name), to, leave=(*unfinished, f"{GONE}*"))
@@ -693,8 +700,7 @@ class Shards:
         """Write within, and synchronise if that is asked for. Edge writes its log through a memory map: synchronising
         those files (6 ms) makes the write survive a power loss; flushing all segments (80 to 200 ms) would only shorten
         the log. Raises `Paused` while the shard may not change."""
-        if opened.build is not None and opened.build.blocks_writes:
-            raise Paused(f"collection {name} is being copied")
+        opened.check_changeable(name)
         try:
             yield
             if durable:

@@ -140,10 +140,14 @@ def test_kill_9_of_the_builder_costs_a_build_alone(shards: Shards, vectors: Floa
     assert ids(shards, vectors[N], SearchWindow(1)) == [f"d{N}"]
 
 
-def test_a_write_waits_while_the_shard_is_copied(shards: Shards, vectors: Float32) -> None:
+def test_what_would_change_the_shard_waits_while_it_is_copied(shards: Shards, vectors: Float32, tmp_path: Path) -> None:
     tidied(shards, "copying")
     with pytest.raises(edge_shards.Paused):
         shards.upsert("c", points(vectors, N, N + 1))
+    with pytest.raises(edge_shards.Paused):
+        shards.create("c", D, {"k": FieldType.NUMBER})
+    with pytest.raises(edge_shards.Paused):
+        shards.copy("c", tmp_path / "copy")
     assert ids(shards, vectors[3], SearchWindow(1)) == ["d3"]
     tidied(shards)
     shards.upsert("c", points(vectors, N, N + 1))
