@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -17,9 +17,9 @@ from indexer.encoding.encoder import Encoder
 from indexer.encoding.registry import Encoders
 from indexer.filters import FieldType, check_field
 from indexer.ledger.ledger import Ledger
-from indexer.store.base import Layout, Points, Store
+from indexer.store.base import Layout, Points, Store, Summary
 from indexer.store.bm25 import check_language
-from model.errors import Conflict, InvalidInput, NotFound
+from model.errors import Conflict, InvalidInput, NotFound, RetrievalError
 from model.types import ModelInfo
 
 MAX_DECLARED = 64  # fields of one collection; each index takes memory, and time with every write
@@ -259,15 +259,14 @@ class Catalog:
     async def layout(self, collection: Collection) -> Layout:
         return await self.points(collection).layout()
 
-    async def unfinished_indexes(self, collection: Collection) -> list[str]:
-        """Return the declared fields that filters cannot use an index of yet."""
-        return await self.points(collection).unfinished_indexes(collection.indexes) if collection.indexes else []
+    async def summaries(self, collections: Sequence[Collection]) -> dict[str, Summary | RetrievalError]:
+        """Return what the store says of each collection, by name."""
+        summaries = await self._store.summaries([collection.points_name for collection in collections])
+        return {collection.name: summaries[collection.points_name] for collection in collections}
 
-    async def counts(self, collection: Collection) -> Counts:
-        return await self._ledger.collections.counts(collection.name)
-
-    async def size_bytes(self, collection: Collection) -> int | None:
-        return await self._store.size_bytes(collection.points_name)
+    async def counts(self, collection: Collection | None = None) -> dict[str, Counts]:
+        """Return the counts by collection, of one or of all. A collection without such documents may be left out."""
+        return await self._ledger.collections.counts(collection.name if collection else None)
 
     async def aliases(self, collection: Collection | None = None) -> dict[str, str]:
         """Return the collection of each alias, of all aliases or of those of one collection."""

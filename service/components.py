@@ -58,8 +58,6 @@ class Parts:
     hit_room: HitRoom
     api_keys: KeyFile | None = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)  # this process is on its way out
-    # Collections that the store is asked about at a time.
-    describing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
     @property
     def indexes(self) -> bool:

@@ -83,19 +83,31 @@ class Collections(Part):
         return as_collection(chosen)
 
     @operation
-    def counts(self, collection: str) -> Counts:
+    def counts(self, collection: str | None = None) -> dict[str, Counts]:
+        """Return the counts by collection, of one or of all. A collection without such documents is left out."""
         done = jobs.c.indexed + jobs.c.skipped + jobs.c.failed + jobs.c.cancelled
-        pending = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.accepted - done), 0)).where(
-            jobs.c.collection == collection,
-            jobs.c.kind != JobKind.REINDEX,  # its documents are in the index
-            jobs.c.finished_at.is_(None),
-            jobs.c.seq.is_not(None),
+        of_one = [] if collection is None else [jobs.c.collection == collection]
+        pending = (
+            sa.select(jobs.c.collection, sa.func.sum(jobs.c.accepted - done))
+            .where(
+                *of_one,
+                jobs.c.kind != JobKind.REINDEX,  # its documents are in the index
+                jobs.c.finished_at.is_(None),
+                jobs.c.seq.is_not(None),
+            )
+            .group_by(jobs.c.collection)
         )
         # What keeps its content is a document's last accepted write.
-        failed = sa.select(sa.func.count(sa.distinct(failures.c.document_id))).where(
-            failures.c.collection == collection,
-            failures.c.item.is_not(None),
-            failures.c.job_id.not_in(sa.select(jobs.c.id).where(jobs.c.kind == JobKind.REINDEX)),
+        failed = (
+            sa.select(failures.c.collection, sa.func.count(sa.distinct(failures.c.document_id)))
+            .where(
+                *([] if collection is None else [failures.c.collection == collection]),
+                failures.c.item.is_not(None),
+                failures.c.job_id.not_in(sa.select(jobs.c.id).where(jobs.c.kind == JobKind.REINDEX)),
+            )
+            .group_by(failures.c.collection)
         )
         with self._database.read() as connection:
-            return Counts(int(connection.execute(pending).scalar_one()), int(connection.execute(failed).scalar_one()))
+            waiting = {name: int(count) for name, count in connection.execute(pending)}
+            without = {name: int(count) for name, count in connection.execute(failed)}
+        return {name: Counts(waiting.get(name, 0), without.get(name, 0)) for name in waiting | without}

@@ -11,7 +11,7 @@ from indexer.filters import FieldType, Filter
 from indexer.store.bm25 import SIMPLE
 from indexer.store.columns import Columns
 from indexer.store.criteria import Criterion, Place, Ranked
-from model.errors import InvalidInput
+from model.errors import InvalidInput, RetrievalError
 from model.types import Float32
 
 # How many copies of a shard a search asks.
@@ -28,6 +28,17 @@ class Layout:
     latents: bool = False
     # Whether a point may have a vector for each part of its document. Collections of before have one a document.
     parts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A collection as a list of collections shows it. `size_bytes` is None where the engine does not report it;
+    `indexed` are the payload indexes by path."""
+
+    layout: Layout
+    documents: int
+    size_bytes: int | None
+    indexed: Mapping[str, FieldType]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +178,8 @@ class Store(Protocol):
 
     def points(self, name: str) -> Points: ...
 
-    async def size_bytes(self, name: str) -> int | None:
-        """Return the size on disk, None where the engine does not report it."""
+    async def summaries(self, names: Sequence[str]) -> Mapping[str, Summary | RetrievalError]:
+        """Return what is said of each collection, or the error that its use raises."""
         ...
 
     async def ping(self) -> None:

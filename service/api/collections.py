@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,11 +11,12 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from indexer import filters
-from indexer.domain.collections import Collection, PassageSettings
+from indexer.domain.collections import Collection, Counts, PassageSettings
 from indexer.domain.validation import brief
 from indexer.errors import CollectionDamaged
-from indexer.store.base import Layout
-from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
+from indexer.store.base import Summary
+from indexer.store.indexes import unfinished
+from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 from service.api.job_answers import Wait, job_answer
 from service.api.serializers import CollectionPath
 from service.components import Parts, PartsOf
@@ -75,8 +77,7 @@ async def list_collections(parts: PartsOf, caller: CallerOf) -> Response:
     """List the collections that the API key may see. A collection whose index cannot be read, or whose model
     is unavailable, has an `error`."""
     collections = [collection for collection in await parts.catalog.all() if caller.sees(collection.name)]
-    wires = await asyncio.gather(*(_wire(parts, caller, collection, mark_damage=True) for collection in collections))
-    return Json({"collections": wires})
+    return Json({"collections": await _wires(parts, caller, collections)})
 
 
 @router.post(
@@ -120,45 +121,73 @@ def _check_limit(body: CollectionIn, parts: Parts) -> None:
         raise InvalidInput(f"limit is {body.limit}, at most {most}", field="limit", value=body.limit, limit=most)
 
 
-async def _stored(parts: Parts, collection: Collection) -> tuple[Layout, int, int | None, list[str]]:
-    """Return the layout, the number of documents, the bytes on disk and the fields whose index is being built.
-
-    Few collections are described at a time: searches wait in the same queue of the store.
-    """
-    async with parts.describing:
-        return await asyncio.gather(
-            parts.catalog.layout(collection),
-            parts.catalog.points(collection).count(),
-            parts.catalog.size_bytes(collection),
-            parts.catalog.unfinished_indexes(collection),
-        )
-
-
-async def _wire(parts: Parts, caller: Key, collection: Collection, *, mark_damage: bool = False) -> dict[str, Any]:
-    """Describe a collection. Where the store cannot read it, or it is not known whether its model is served: raise, or
-    with `mark_damage` say so beside what the ledger knows."""
+async def _wire(parts: Parts, caller: Key, collection: Collection) -> dict[str, Any]:
+    """Describe a collection. Raise what keeps the store from reading it, or its model from being known."""
+    # A list opens no collection; here it is seen whether it can be opened.
+    await parts.catalog.layout(collection)
+    (summary,) = (await parts.catalog.summaries([collection])).values()
+    if isinstance(summary, RetrievalError):
+        raise summary
+    served = await parts.encoders.by_fingerprint(collection.fingerprint, collection.model) is not None
     counts, aliases = await asyncio.gather(parts.catalog.counts(collection), parts.catalog.aliases(collection))
-    error, served = None, False
+    pending = counts.get(collection.name, Counts(0, 0))
+    return _described(collection, summary, pending, [name for name in aliases if caller.sees(name)], served=served)
+
+
+async def _wires(parts: Parts, caller: Key, collections: Sequence[Collection]) -> list[dict[str, Any]]:
+    """Describe collections, each by what the ledger knows and, where the store cannot read it or it is not known
+    whether its model is served, by the error."""
+    summaries, counts, aliases = await asyncio.gather(
+        parts.catalog.summaries(collections), parts.catalog.counts(), parts.catalog.aliases()
+    )
+    names: dict[str, list[str]] = {}
+    for alias, name in aliases.items():
+        if caller.sees(alias):
+            names.setdefault(name, []).append(alias)
+    models = {(collection.fingerprint, collection.model) for collection in collections}
+    served = {model: await _served(parts, *model) for model in models}
+    wires = []
+    for collection in collections:
+        summary, compatible = summaries[collection.name], served[collection.fingerprint, collection.model]
+        if isinstance(summary, RetrievalError) and not isinstance(summary, NotFound | Conflict | CollectionDamaged):
+            raise summary
+        error = next((said for said in (summary, compatible) if isinstance(said, RetrievalError)), None)
+        wires.append(
+            _described(
+                collection,
+                None if isinstance(summary, RetrievalError) else summary,
+                counts.get(collection.name, Counts(0, 0)),
+                names.get(collection.name, []),
+                served=compatible is True,
+                error=error,
+            )
+        )
+    return wires
+
+
+async def _served(parts: Parts, fingerprint: str, model: str) -> bool | DependencyUnavailable:
     try:
-        served = await parts.encoders.by_fingerprint(collection.fingerprint, collection.model) is not None
+        return await parts.encoders.by_fingerprint(fingerprint, model) is not None
     except DependencyUnavailable as unavailable:
-        if not mark_damage:
-            raise
-        error = {"code": unavailable.code, "detail": unavailable.detail}
-    layout: Layout | None
-    try:
-        layout, documents, size_bytes, indexing = await _stored(parts, collection)
-    except (NotFound, Conflict, CollectionDamaged) as damage:
-        if not mark_damage:
-            raise
-        error = {"code": damage.code, "detail": brief(damage.detail)}
-        layout, documents, size_bytes, indexing = None, 0, None, []
+        return unavailable
+
+
+def _described(
+    collection: Collection,
+    summary: Summary | None,
+    counts: Counts,
+    aliases: list[str],
+    *,
+    served: bool,
+    error: RetrievalError | None = None,
+) -> dict[str, Any]:
+    """Return `CollectionOut` as plain data."""
     return {
         "name": collection.name,
-        "documents": documents,
+        "documents": summary.documents if summary else 0,
         "pending": counts.pending,
         "failed": counts.failed,
-        "size_bytes": size_bytes,
+        "size_bytes": summary and summary.size_bytes,
         "model": collection.model,
         "fingerprint": collection.fingerprint,
         "precision": collection.precisions.get(collection.fingerprint, ()),
@@ -166,14 +195,14 @@ async def _wire(parts: Parts, caller: Key, collection: Collection, *, mark_damag
         "instruction": collection.instruction,
         "limit": collection.limit,
         "indexes": dict(collection.indexes),
-        "indexing": indexing,
-        "aliases": [alias for alias in aliases if caller.sees(alias)],
-        "language": layout and layout.language,
+        "indexing": unfinished(collection.indexes, summary.indexed) if summary else [],
+        "aliases": aliases,
+        "language": summary and summary.layout.language,
         "passages": asdict(collection.passages),
-        "parts": layout is not None and layout.parts,
-        "latents": layout is not None and layout.latents,
+        "parts": summary is not None and summary.layout.parts,
+        "latents": summary is not None and summary.layout.latents,
         "created_at": collection.created_at,
         "compatible": served,
         "generation": collection.generation,
-        "error": error,
+        "error": error and {"code": error.code, "detail": brief(error.detail)},
     }

@@ -13,11 +13,12 @@ from indexer.domain.documents import point_id
 from indexer.domain.points import MAX_VALUES, NO_VECTOR, Hit, Lexical, MetadataChange, Page, Point, Stretch, mean_of
 from indexer.filters import FieldType, Filter
 from indexer.filters.meaning import matches
-from indexer.store.base import Consistency, Layout, SearchWindow
+from indexer.store.base import Consistency, Layout, SearchWindow, Summary
 from indexer.store.bm25 import TOLERANT, document_words, query_words, tokens
 from indexer.store.columns import FieldUse, Row
 from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
 from indexer.store.fusion import fuse, places
+from indexer.store.indexes import declared_indexes
 from indexer.store.vectors import Stored, new_layout
 from model.errors import Conflict, InvalidInput, NotFound, RetrievalError
 from model.types import Float32
@@ -57,9 +58,15 @@ class FakeStore:
     def points(self, name: str) -> "FakePoints":
         return FakePoints(self, name)
 
-    async def size_bytes(self, name: str) -> int | None:
-        await self.points(name).count()
-        return None
+    async def summaries(self, names: Sequence[str]) -> dict[str, Summary | RetrievalError]:
+        self.check()
+        return {name: self._summary(name) for name in names}
+
+    def _summary(self, name: str) -> Summary | RetrievalError:
+        if name not in self.kept:
+            return NotFound(f"there is no collection {name} in the store")
+        layout, points = self.kept[name]
+        return Summary(layout, len(points), None, declared_indexes(self.indexes[name]))
 
     async def ping(self) -> None:
         self.check()

@@ -19,7 +19,7 @@ from indexer.domain.points import Hit, MetadataChange, Page, Point, Stretch
 from indexer.errors import StoreDied, StoreTimedOut
 from indexer.filters import FieldType, Filter
 from indexer.observability.watch import NOBODY, Watch
-from indexer.store.base import Consistency, Layout, SearchWindow
+from indexer.store.base import Consistency, Layout, SearchWindow, Summary
 from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
 from indexer.store.edge.child import start
 from indexer.store.edge.columns import EdgeColumns
@@ -41,6 +41,7 @@ ANSWER_TIMEOUT_S = 120.0  # the longest call is a search behind the vacuum of a 
 # Points of one call that writes, and characters of text and values of vectors: some 5 ms, 0.1 s at most. Searches wait for
 # the call in hand.
 CALL_POINTS, CALL_SIZE = 64, 500_000
+SUMMARIES_PER_CALL = 200  # some 8 ms where they are read from files
 COPY_TIMEOUT_S = 3_600.0  # of a snapshot or a restoration
 CLOSE_TIMEOUT_S = 30.0
 _PAUSE_S = 0.02
@@ -111,9 +112,18 @@ class EdgeStore:
         return EdgePoints(self._call, name, self.watch)
 
     @measured
-    async def size_bytes(self, name: str) -> int | None:
-        size: int = await self._call("size_bytes", name)
-        return size
+    async def summaries(self, names: Sequence[str]) -> dict[str, Summary | RetrievalError]:
+        """Return what is said of each collection. Only those that a killed process had open are opened, one by one, so
+        that searches run between them."""
+        summaries: dict[str, Summary | RetrievalError] = {}
+        for first in range(0, len(names), SUMMARIES_PER_CALL):
+            known = await self._call("summaries", list(names[first : first + SUMMARIES_PER_CALL]))
+            for name, summary in known.items():
+                try:
+                    summaries[name] = summary or await self._call("summary", name)
+                except RetrievalError as error:
+                    summaries[name] = error
+        return summaries
 
     @measured
     async def ping(self) -> None:

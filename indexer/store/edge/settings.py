@@ -13,7 +13,16 @@ Quantization = Literal["none", "scalar"]
 
 @dataclass(frozen=True, slots=True)
 class EdgeSettings:
-    """How the graphs of an embedded index are built."""
+    """How many collections of an embedded index are open, and how their graphs are built."""
+
+    # Each has a thread and some 40 memory maps.
+    max_open: int = setting(
+        64,
+        "max_open_collections",
+        "collections that the embedded index has open at a time; the one unused for longest is closed, and its next "
+        "search opens it in 20 ms",
+        gt=0,
+    )
 
     build_threads: int | None = setting(
         None,

@@ -26,7 +26,7 @@ from indexer.domain.points import Hit, MetadataChange, Page, Point, Stretch
 from indexer.durability import sync
 from indexer.errors import CollectionDamaged
 from indexer.filters import FieldType, Filter
-from indexer.store.base import Layout, SearchWindow
+from indexer.store.base import Layout, SearchWindow, Summary
 from indexer.store.columns import FieldUse, Row, row_of
 from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
 from indexer.store.edge import journal
@@ -38,6 +38,7 @@ from indexer.store.edge.ranking import rank, vector_params
 from indexer.store.edge.settings import EdgeSettings
 from indexer.store.edge.slices import READS_PER_CALL, Paused, Slice, Slices
 from indexer.store.edge.snapshot import copy, sync_folder, unpack
+from indexer.store.edge.summaries import bytes_on_disk, forget_summary, read_summary, write_summary
 from indexer.store.fusion import fuse, places
 from indexer.store.indexes import (
     READABLE_DOCUMENTS,
@@ -76,8 +77,8 @@ CALL_VALUES = 500_000
 # Points of one step of such a call.
 READ_POINTS = 16
 
-# An open shard has 8 threads and some 40 memory maps; opening one takes 20 ms.
-MAX_OPEN = 64
+# Of one shard. The engine would take eight: one for each segment that a search reads, of which there are one or two.
+SEARCH_THREADS = 1
 # What Edge says where the process may have no more threads or files.
 _NO_ROOM = ("thread pool", "Too many open files", "Cannot allocate memory")
 
@@ -122,6 +123,8 @@ class _Open:
     untidy: bool = False
     # The shard's own statistics of words count points that were deleted or replaced.
     removed: bool = False
+    # On the disk, when it was flushed last.
+    size_bytes: int = 0
     # The number of the call that used it last.
     used: int = 0
     # Builds that failed one after another, what the last one lacked, and when the next may begin.
@@ -166,7 +169,7 @@ class _Open:
 
 
 class Shards:
-    """Collections are opened when used; of more than `max_open` the one unused for longest is closed. Writes are on
+    """Collections are opened when used; of more than the settings say the one unused for longest is closed. Writes are on
     disk when they return."""
 
     def __init__(
@@ -174,7 +177,6 @@ class Shards:
         folder: Path,
         reads_per_call: int = READS_PER_CALL,
         readable_documents: int = READABLE_DOCUMENTS,
-        max_open: int = MAX_OPEN,
         settings: EdgeSettings | None = None,
     ) -> None:
         """`reads_per_call` bounds the payloads that a filter reads in one call: over it, the answer is `Slices`. A
@@ -183,7 +185,8 @@ class Shards:
         self._reads_per_call = reads_per_call
         self._readable_documents = readable_documents
         self._open: dict[str, _Open] = {}
-        self._max_open = max_open
+        # Of collections that are not open.
+        self._summaries: dict[str, Summary] = {}
         self._uses = 0
         self._settings = settings or EdgeSettings()
         # Builders that remove what was in use.
@@ -221,6 +224,7 @@ class Shards:
         (new / "shard").mkdir()
         qe.EdgeShard.create(str(new / "shard"), _config(layout)).close()
         (new / "collection.json").write_text(json.dumps(asdict(layout) | {"format": FORMAT}))
+        write_summary(new, Summary(layout, 0, bytes_on_disk(new), {}))
         for path in (new / "collection.json", new / "shard", new):
             sync(path)
         new.rename(final)
@@ -258,6 +262,7 @@ class Shards:
     def drop(self, name: str) -> None:
         final = self._path(name)
         self._close(name)
+        self._summaries.pop(name, None)
         if final.exists():
             gone = final.with_name(f".gone-{final.name}")
             final.rename(gone)
@@ -538,10 +543,25 @@ class Shards:
         narrowed = to_edge(answered(condition, opened.indexed))
         return int(opened.shard.count(qe.CountRequest(exact=False, filter=narrowed)))
 
-    def size_bytes(self, name: str) -> int:
-        """Return the disk space of a collection's files without their holes, which are large."""
-        self._opened(name)
-        return _bytes_on_disk(self._path(name))
+    def summaries(self, names: Sequence[str]) -> dict[str, Summary | RetrievalError | None]:
+        """Return what is said of each collection, without opening one; None where that is needed: see `summary`."""
+        return {name: self._known_summary(name) for name in names}
+
+    def summary(self, name: str) -> Summary:
+        opened = self._opened(name)
+        return Summary(opened.layout, opened.shard.info().points_count, opened.size_bytes, dict(opened.indexed))
+
+    def _known_summary(self, name: str) -> Summary | RetrievalError | None:
+        if name in self._open:
+            return self.summary(name)
+        if name not in self._summaries:
+            folder = self._path(name)
+            if not folder.exists():
+                return _unknown(name)
+            if (summary := read_summary(folder)) is None:
+                return None
+            self._summaries[name] = summary
+        return self._summaries[name]
 
     def images(self, name: str, after: str | None, limit: int) -> tuple[list[str], str | None]:
         """Return a page of image digests, as `_stretch` does."""
@@ -604,7 +624,7 @@ class Shards:
 
     def _begin(self, opened: _Open) -> None:
         # The copy, and what is built from it, beside the shard.
-        self._check_free_space(2 * _bytes_on_disk(opened.path))
+        self._check_free_space(2 * bytes_on_disk(opened.path))
         self._flush(opened)
         opened.build = Build(
             opened.path,
@@ -651,11 +671,13 @@ class Shards:
         if name not in self._open:
             folder = self._path(name)
             if not folder.exists():
-                raise NotFound(f"there is no collection {name} in the store", field="collection", value=name)
-            while len(self._open) >= self._max_open and self._close_least_used():
+                raise _unknown(name)
+            while len(self._open) >= self._settings.max_open and self._close_least_used():
                 pass
             with _damage_named(name, folder):
                 opened = self._open[name] = self._opened_with_room(name, folder)
+            self._summaries.pop(name, None)
+            forget_summary(folder)
             opened.untidy = opened.worn
         self._uses += 1
         self._open[name].used = self._uses
@@ -688,9 +710,14 @@ class Shards:
         if name in self._open:
             opened = self._open.pop(name)
             _note(opened)
+            documents = opened.shard.info().points_count
             opened.shard.close()  # flushes
             if opened.build is not None:
                 opened.build.abandon()
+            folder = self._path(name)
+            summary = Summary(opened.layout, documents, bytes_on_disk(folder), opened.indexed)
+            write_summary(folder, summary)
+            self._summaries[name] = summary
 
     def _path(self, name: str) -> Path:
         return self._folder / engine_name(name)
@@ -718,6 +745,7 @@ class Shards:
     def _flush(self, opened: _Open) -> None:
         opened.shard.flush()
         opened.unflushed = 0
+        opened.size_bytes = bytes_on_disk(opened.path.parent)
         _note(opened)
 
     def _plan(self, opened: _Open, indexes: Mapping[str, FieldType]) -> None:
@@ -753,12 +781,13 @@ def _point(record: Any, with_vectors: bool) -> Point:
     return point_of(record.payload, unpacked(record.vector)) if with_vectors else point_of(record.payload)
 
 
-def _bytes_on_disk(folder: Path) -> int:
-    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))
+def _unknown(name: str) -> NotFound:
+    return NotFound(f"there is no collection {name} in the store", field="collection", value=name)
 
 
 def _config(layout: Layout) -> qe.EdgeConfig:
-    return qe.EdgeConfig(**vector_params(layout), optimizers=qe.EdgeOptimizersConfig(indexing_threshold=NEVER_KB))
+    optimizers = qe.EdgeOptimizersConfig(indexing_threshold=NEVER_KB)
+    return qe.EdgeConfig(**vector_params(layout), optimizers=optimizers, max_search_threads=SEARCH_THREADS)
 
 
 def _indexes_of(shard: Any) -> dict[str, FieldType]:
@@ -775,7 +804,14 @@ def _opened_from(folder: Path) -> _Open:
     path = recover(folder)
     shard = _load(path, layout)
     return _Open(
-        shard, path, layout, _indexes_of(shard), _upkeep(folder), Graph.read(path), removed=_counts_removed(path)
+        shard,
+        path,
+        layout,
+        _indexes_of(shard),
+        _upkeep(folder),
+        Graph.read(path),
+        removed=_counts_removed(path),
+        size_bytes=bytes_on_disk(folder),
     )
 
 

@@ -26,7 +26,7 @@ from indexer.domain.points import Hit, MetadataChange, Page, Point, Stretch
 from indexer.errors import CollectionDamaged, CollectionUnavailable
 from indexer.filters import FieldType, Filter
 from indexer.observability.watch import NOBODY, Watch
-from indexer.store.base import Consistency, Layout, SearchWindow
+from indexer.store.base import Consistency, Layout, SearchWindow, Summary
 from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
 from indexer.store.fusion import fuse, places
 from indexer.store.indexes import answered, check_kinds, declared_indexes, refuse_reading, unanswered, unfinished
@@ -55,7 +55,7 @@ from indexer.store.server.settings import CollectionSettings, ServerStoreSetting
 from indexer.store.server.strict import StrictLimits
 from indexer.store.ties import in_order, is_complete, query_limits
 from indexer.store.vectors import DENSE, LATENTS, fits, just_below, new_layout, unpacked, vectors_of
-from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
+from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 from model.types import Float32
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ MAX_DIMENSIONS = 65_535
 CALL_BYTES = 16_000_000
 _VALUE_BYTES = 12  # of a vector, as JSON
 CREATION_WAIT_S = 10  # for all nodes to have a new collection
+SUMMARIES_AT_A_TIME = 4
 FETCH_POINTS = 256  # of one read of payloads
 READ_POINTS = 64  # of one read of vectors: those of 64 parts are some 200 kB as JSON
 DESCRIPTION_MAX_AGE_S = (
@@ -164,10 +165,20 @@ class ServerStore:
         return ServerPoints(self, name)
 
     @measured
-    async def size_bytes(self, name: str) -> int | None:
-        """Return None, because a server reports only its whole disk."""
-        await self.describe(name)
-        return None
+    async def summaries(self, names: Sequence[str]) -> dict[str, Summary | RetrievalError]:
+        """Return what is said of each collection, a few at a time. A server reports only the size of its whole disk."""
+        few = asyncio.Semaphore(SUMMARIES_AT_A_TIME)
+
+        async def summary(name: str) -> Summary | RetrievalError:
+            async with few:
+                try:
+                    description = await self.describe(name, fresh=True)
+                    documents = await self.points(name).count()
+                except RetrievalError as error:
+                    return error
+                return Summary(description.layout, documents, None, description.indexed)
+
+        return dict(zip(names, await asyncio.gather(*map(summary, names)), strict=True))
 
     @property
     def versions(self) -> dict[str, str | None]:

@@ -36,7 +36,7 @@ from indexer.filters import (
 )
 from indexer.filters.meaning import matches
 from indexer.filters.values import read_moment
-from indexer.store.base import Consistency, Points, SearchWindow, Store
+from indexer.store.base import Consistency, Points, SearchWindow, Store, Summary
 from indexer.store.criteria import Nearest, WordMatch
 from indexer.store.edge.client import EdgeStore
 from indexer.store.server.store import ServerStore
@@ -707,11 +707,13 @@ async def test_pages_go_on_though_documents_are_deleted(points: Points) -> None:
 
 async def test_size(store: Store, points: Points) -> None:
     await points.upsert(make_points(100))
-    size = await store.size_bytes("c")
-    assert size is None or size > 10_000
-    assert (size is not None) == isinstance(store, EdgeStore)
-    with pytest.raises(NotFound):
-        await store.size_bytes("unknown")
+    summaries = await store.summaries(["c", "unknown"])
+    summary = summaries["c"]
+    assert isinstance(summary, Summary)
+    assert (summary.layout, summary.documents) == (await points.layout(), 100)
+    assert summary.size_bytes is None or summary.size_bytes > 10_000
+    assert (summary.size_bytes is not None) == isinstance(store, EdgeStore)
+    assert isinstance(summaries["unknown"], NotFound)
 
 
 async def test_an_empty_collection(points: Points) -> None:

@@ -34,7 +34,9 @@ from indexer.store.edge import client, snapshot
 from indexer.store.edge import process as edge_process
 from indexer.store.edge import shards as edge_shards
 from indexer.store.edge.client import EdgeStore
+from indexer.store.edge.settings import EdgeSettings
 from indexer.store.edge.slices import Slices
+from indexer.store.edge.summaries import bytes_on_disk
 from indexer.store.payload import path_of, terms_path_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 
@@ -496,7 +498,7 @@ def test_a_file_that_edge_renames_meanwhile_is_synced(tmp_path: Path, monkeypatc
 
 
 def test_few_collections_are_open_at_a_time(tmp_path: Path) -> None:
-    shards = edge_shards.Shards(tmp_path, max_open=3)
+    shards = edge_shards.Shards(tmp_path, settings=EdgeSettings(max_open=3))
     names = [f"c{number}" for number in range(8)]
     for name in names:
         shards.create(name, D, {})
@@ -510,7 +512,7 @@ def test_few_collections_are_open_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_collection_that_is_built_stays_open(tmp_path: Path) -> None:
-    shards = edge_shards.Shards(tmp_path, max_open=1)
+    shards = edge_shards.Shards(tmp_path, settings=EdgeSettings(max_open=1))
     shards.create("c", D, {})
     shards.upsert("c", batch(0, 1_100))
     shards.create("c", D, {"i": FieldType.NUMBER})
@@ -568,7 +570,7 @@ def test_a_build_waits_for_room_for_the_shard_beside_the_shard(
     shards.upsert("c", batch(0, 4_000))
     shards.delete("c", [f"d{i}" for i in range(1_500)])
     with monkeypatch.context() as patch:
-        free = edge_shards.MIN_FREE_BYTES + shards.size_bytes("c") // 2
+        free = edge_shards.MIN_FREE_BYTES + bytes_on_disk(tmp_path / "c") // 2
         patch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
         edge_process._tidy(shards, True)
         (said,) = caplog.messages

@@ -103,20 +103,11 @@ def test_counts(ledger: Ledger) -> None:
 
     post("a", "x", "y", "z")
     post("b", "w")
-    assert (ledger.collections.counts.blocking("a"), ledger.collections.counts.blocking("b")) == (
-        Counts(3, 0),
-        Counts(1, 0),
-    )
+    assert ledger.collections.counts.blocking() == {"a": Counts(3, 0), "b": Counts(1, 0)}
     settle("x", "y")
-    assert (ledger.collections.counts.blocking("a"), ledger.collections.counts.blocking("b")) == (
-        Counts(0, 2),
-        Counts(1, 0),
-    )
+    assert ledger.collections.counts.blocking() == {"a": Counts(0, 2), "b": Counts(1, 0)}
     settle("w")
     post("a", "x", "z")
-    assert ledger.collections.counts.blocking("a") == Counts(2, 2)
+    assert ledger.collections.counts.blocking("a") == {"a": Counts(2, 2)}
     settle("z")  # x is well now
-    assert (ledger.collections.counts.blocking("a"), ledger.collections.counts.blocking("b")) == (
-        Counts(0, 2),
-        Counts(0, 1),
-    )
+    assert ledger.collections.counts.blocking() == {"a": Counts(0, 2), "b": Counts(0, 1)}
