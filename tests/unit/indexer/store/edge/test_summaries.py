@@ -10,7 +10,7 @@ import pytest
 from indexer.domain.points import Point
 from indexer.errors import CollectionDamaged
 from indexer.filters import FieldType
-from indexer.store.base import Layout, Summary
+from indexer.store.base import Summary
 from indexer.store.edge.client import EdgeStore
 from indexer.store.edge.settings import EdgeSettings
 from indexer.store.edge.shards import SEARCH_THREADS, Shards
@@ -41,7 +41,7 @@ def test_what_is_closed_stays_closed(tmp_path: Path) -> None:
         for number, name in enumerate(names):
             summary = listed[name]
             assert isinstance(summary, Summary)
-            assert (summary.layout, summary.documents) == (Layout(D), number)
+            assert (summary.layout.dimensions, summary.documents) == (D, number)
             assert summary.size_bytes is not None
             assert summary.size_bytes > 1_000
             assert summary.indexed == (declared_indexes({"n": FieldType.NUMBER}) if number else {})
