@@ -88,6 +88,8 @@ def test_a_cursor_belongs_to_its_collection_its_time_and_its_filter() -> None:
     first = point_id("fr")
     cursor = Cursor(first, walk_of(FLAGS, condition)).text()
     assert read_cursor(cursor, walk_of(FLAGS, condition)) == first
+    reindexed = replace(FLAGS, generation=1, fingerprint="0" * 64, model="another", dimensions=8)
+    assert read_cursor(cursor, walk_of(reindexed, condition)) == first, "a reindex changes no point's place"
     others = (
         walk_of(FLAGS, None),
         walk_of(FLAGS, Equals("region", "Asia")),
