@@ -261,17 +261,17 @@ async def test_definitions_are_on_a_node_that_was_down(cluster: Cluster, open_st
 async def test_copies_are_equal_after_two_processes_wrote_the_same_documents(
     cluster: Cluster, open_store: Open
 ) -> None:
-    """Without an order of writes a third of the copies differ for good."""
+    """Three writers of each process, all through one node or the other."""
     first, second = (open_store(node.url) for node in cluster.nodes[:2])
     await first.create("c", D)
 
-    async def rewrite(store: ServerStore, process: int) -> None:
-        for round_ in range(30):
-            await store.points("c").upsert([point(number, 1000 * process + round_) for number in range(50)])
+    async def rewrite(store: ServerStore, writer: int) -> None:
+        for round_ in range(25):
+            await store.points("c").upsert([point(number, 1000 * writer + round_) for number in range(100)])
 
-    await asyncio.gather(rewrite(first, 1), rewrite(second, 2))
+    await asyncio.gather(*(rewrite(store, writer) for writer, store in enumerate([first, second] * 3)))
     nodes = await copies(cluster, first.engine_name("c"))
-    assert len(nodes[0]) == 50
+    assert len(nodes[0]) == 100
     assert nodes[0] == nodes[1] == nodes[2]
 
 
