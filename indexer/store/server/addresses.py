@@ -1,8 +1,8 @@
 """The addresses of a Qdrant cluster: which of them a call goes to, and what happens when its connection is lost.
 
 A call goes to the address with the fewest calls in hand. An address whose connection is lost rests for a while, as long
-as another does not, and says its version again before it is used; so does one that was late. A read whose connection was
-lost is asked a second time; a write is not, for it may have been done.
+as another does not, and says its version again before it is used; so does one that was late. A read whose connection
+was lost is asked a second time; a write is not, for it may have been done.
 """
 
 from __future__ import annotations
