@@ -69,7 +69,7 @@ _BODY = {
         "required": True,
         "content": {
             JSON: {"schema": {"anyOf": [_LIST, _OBJECT]}, "example": DOCUMENTS},
-            NDJSON: {"schema": _DOCUMENT},
+            NDJSON: {"schema": {"type": "string", "format": "binary", "description": "a document in each line"}},
         },
     }
 }

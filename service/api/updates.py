@@ -41,7 +41,7 @@ _BODY = {
         "required": True,
         "content": {
             JSON: {"schema": {"anyOf": [{"type": "array", "items": _UPDATE}, _MATCHING]}, "example": _EXAMPLE},
-            NDJSON: {"schema": _UPDATE},
+            NDJSON: {"schema": {"type": "string", "format": "binary", "description": "an update in each line"}},
         },
     }
 }

@@ -62,6 +62,7 @@ def application(
         title="ret2",
         version=version("ret2"),
         description="Multimodal retrieval: documents and queries of text, an image, or both, fused into one embedding.",
+        contact=document.CONTACT,
         license_info=document.LICENSE,
         servers=document.SERVERS,
         openapi_tags=document.TAGS,

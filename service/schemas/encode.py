@@ -88,7 +88,7 @@ class PassagesIn(Wire):
 class CutTextOut(BaseModel):
     """The passages of one text."""
 
-    passages: list[tuple[int, int]] = Field(
+    passages: list[Annotated[list[int], Field(min_length=2, max_length=2)]] = Field(
         description="where each passage begins and ends, in characters (Unicode code points) of the text",
         examples=[[[0, 23], [24, 45]]],
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi.routing import APIRoute
 
+CONTACT = {"name": "whoever runs this service"}
 LICENSE = {"name": "Apache-2.0", "identifier": "Apache-2.0"}
 SERVERS = [{"url": "/", "description": "this service"}]
 TAGS = [
@@ -34,7 +37,23 @@ def operation_id(route: APIRoute) -> str:
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """Add to the document, in place, the two ways to send an API key, and that an installation may need none."""
+    """Complete the document in place: the two ways to send an API key, and that an installation may need none; a summary
+    of each operation, which is the first sentence of its description; and only the errors that it can give."""
     document["components"]["securitySchemes"] = _SECURITY_SCHEMES
     document["security"] = [{"bearer": []}, {"header": []}, {}]
+    for methods in document["paths"].values():
+        for method, operation in methods.items():
+            operation["summary"] = re.split(r"(?<=\w)\.(?:\s|$)", operation["description"], maxsplit=1)[0]
+            for status in _impossible(method, operation):
+                operation["responses"].pop(status, None)
     return document
+
+
+def _impossible(method: str, operation: dict[str, Any]) -> Iterator[str]:
+    """Yield the statuses of errors that an operation cannot answer with."""
+    if "requestBody" not in operation:
+        yield from ("408", "413", "415")
+        if "parameters" not in operation:
+            yield "404"
+    if method == "get":
+        yield "409"
