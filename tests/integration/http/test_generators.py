@@ -41,9 +41,7 @@ def test_a_client_for_python(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIGURATION))
     generator = ("--from", "openapi-python-client==0.29.1", "--with", "ruff", "openapi-python-client", "generate")
     options = ("--meta", "none", "--config", "config.json", "--fail-on-warning")
-    said = run(
-        sys.executable, "-m", "uv", "tool", "run", *generator, "--path", str(OPENAPI), *options, folder=tmp_path
-    )
+    said = run(sys.executable, "-m", "uv", "tool", "run", *generator, "--path", str(OPENAPI), *options, folder=tmp_path)
     assert "arning" not in said
     package = next(path.parent for path in tmp_path.glob("*/client.py"))
     assert compileall.compile_dir(package, quiet=1)
