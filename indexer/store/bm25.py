@@ -205,5 +205,5 @@ def _prefix_terms(word: str) -> tuple[int, ...]:
 
 
 def _sparse(weighted: Iterable[tuple[int, float]]) -> Words:
-    ordered = sorted(weighted)
-    return Words(tuple(word for word, _ in ordered), tuple(weight for _, weight in ordered))
+    ids, weights = tuple(zip(*sorted(weighted), strict=True)) or ((), ())
+    return Words(ids, weights)

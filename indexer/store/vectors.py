@@ -40,7 +40,13 @@ def unit_rows(rows: Float32 | None, dimensions: int, owner: str, kind: str = "la
         raise InvalidInput(
             f"{kind} of {owner} have shape {shape}, the collection's are (K, {dimensions})", limit=dimensions
         )
-    return np.stack([unit(row, dimensions, owner) for row in rows])
+    exact = rows.astype(np.float64)
+    norms = np.linalg.norm(exact, axis=1, keepdims=True)
+    unfit = ~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0)
+    if rows.shape[1] != dimensions or unfit.any():
+        unit(rows[int(unfit.argmax())], dimensions, owner)
+    unit_length: Float32 = (exact / norms).astype(np.float32)
+    return unit_length
 
 
 def vectors_of(point: Point, layout: Layout, sparse: Callable[[Words], Any]) -> Any:
