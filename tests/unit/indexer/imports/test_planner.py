@@ -278,7 +278,7 @@ def test_a_mapping_says_what_is_what(tmp_path: Path) -> None:
             "jsonl",
             {"txt": "caption"},
             "mapping.txt",
-            "mapping.txt is unknown, allowed are text, image, id, metadata, image_root",
+            "mapping.txt is unknown, allowed are text, image, images, id, metadata, image_root",
         ),
         ("jsonl", {"text": 3}, "mapping.text", "mapping.text is 3, it must be a name of 1 to 512 characters"),
         ("jsonl", {"text": "x" * 513}, "mapping.text", "1 to 512"),
