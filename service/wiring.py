@@ -178,8 +178,7 @@ def _local_models(settings: Settings, metrics: Metrics, runtimes: Sequence[Runti
     if runtimes:
         budgets = [Budget(QueueSettings().max_batch_cost, fixed=True) for _ in runtimes]
         batcher = serve(runtimes[0], budgets[0])
-        more = zip(runtimes[1:], budgets[1:], strict=True)
-        return LocalModels.of(batcher, *(batcher.add(runtime, budget) for runtime, budget in more))
+        return LocalModels.of(batcher, *(map(batcher.add, runtimes[1:], budgets[1:])))
     # In a thread of low priority, which the threads of OpenVINO that it starts inherit.
     with ThreadPoolExecutor(1, initializer=yield_to_others) as brief:
         return brief.submit(_load_models, settings, metrics, serve).result()

@@ -316,7 +316,7 @@ def _present(value: Tensor | None) -> Tensor:
 
 
 def _any_size(value: Tensor) -> list[int]:
-    """Return the shape of a graph's input: any number of rows, tokens and patches, images of the size that they have."""
+    """Return the shape of a graph's input: any number of rows, tokens and patches; images have one size."""
     return [-1, *value.shape[1:]] if value.dim() == 4 else [-1, -1, *value.shape[2:]]
 
 
@@ -356,7 +356,7 @@ def _prune(folder: Path) -> None:
     """Remove the graphs that other code made of this model, and those of models that are not loaded any more."""
     with suppress(OSError):
         os.utime(folder)
-        for other in folder.parent.iterdir():
-            same_model = other.name.partition("-")[0] == folder.name.partition("-")[0]
-            if other != folder and (same_model or time.time() - other.stat().st_mtime > _UNUSED_S):
-                shutil.rmtree(other, ignore_errors=True)
+        for sibling in folder.parent.iterdir():
+            same_model = sibling.name.partition("-")[0] == folder.name.partition("-")[0]
+            if sibling != folder and (same_model or time.time() - sibling.stat().st_mtime > _UNUSED_S):
+                shutil.rmtree(sibling, ignore_errors=True)

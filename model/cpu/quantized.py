@@ -1,4 +1,7 @@
-"""Graphs in int8: weights and activations, with ranges calibrated on sample inputs. The only module that imports nncf."""
+"""Graphs in int8: weights and activations, with ranges calibrated on sample inputs.
+
+The only module that imports nncf.
+"""
 
 from __future__ import annotations
 

@@ -152,12 +152,13 @@ def test_half_precision_is_near_and_of_unit_length(folder: Path, make_image: Cal
 
 
 @pytest.mark.parametrize(("computes", "precision"), [(True, "bfloat16"), (False, "float32")])
-def test_auto_is_bfloat16_where_the_processor_computes_in_it(
+def test_bfloat16_is_computed_where_the_processor_has_it(
     monkeypatch: pytest.MonkeyPatch, computes: bool, precision: str
 ) -> None:
+    monkeypatch.setattr(runtime_module.graph, "available", lambda: True)
     monkeypatch.setattr(runtime_module.graph, "computes_bfloat16", lambda: computes)
-    assert choose_precision("auto", "cpu") == precision
-    assert choose_precision("float32", "cpu") == "float32"
+    assert choose_precision("bfloat16", "cpu") == precision
+    assert choose_precision("auto", "cpu") == "float32"
 
 
 @pytest.mark.usefixtures("on_torch")
