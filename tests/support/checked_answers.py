@@ -50,7 +50,7 @@ def check_answer(app: FastAPI, response: httpx.Response) -> str | None:
 
 def _check(model: Any, text: str) -> None:
     read: BaseModel = model.model_validate_json(text, strict=True)
-    assert read.model_dump(mode="json", exclude_unset=True) == json.loads(text), model.__name__
+    assert read.model_dump(mode="json", exclude_unset=True, by_alias=True) == json.loads(text), model.__name__
 
 
 def _model(route: APIRoute, status: int) -> Any:
