@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from indexer.domain.documents import Metadata
 from indexer.filters import FieldType, Filter, steps
@@ -13,9 +13,11 @@ from indexer.store.search_terms import EXACT, without_terms
 from model.types import Float32
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One point's metadata, of the requested fields at least, and its vector (D,) where that was asked for."""
+class Row(NamedTuple):
+    """One point's metadata, of the requested fields at least, and its vector (D,) where that was asked for.
+
+    A tuple, because a thousand of them cross the pipe of the embedded store in half the time.
+    """
 
     point_id: str
     metadata: Metadata
