@@ -548,12 +548,12 @@ class Shards:
         return {name: self._known_summary(name) for name in names}
 
     def summary(self, name: str) -> Summary:
-        opened = self._opened(name)
-        return Summary(opened.layout, opened.shard.info().points_count, opened.size_bytes, dict(opened.indexed))
+        return _summary_of(self._opened(name))
 
     def _known_summary(self, name: str) -> Summary | RetrievalError | None:
         if name in self._open:
-            return self.summary(name)
+            # Not as a use: a list leaves open what is searched.
+            return _summary_of(self._open[name])
         if name not in self._summaries:
             folder = self._path(name)
             if not folder.exists():
@@ -734,6 +734,8 @@ class Shards:
                 sync_folder(opened.path / "wal")
         except Exception:
             self._close(name)  # memory may be ahead of the log: opened again, it is what the log says
+            self._summaries.pop(name, None)
+            forget_summary(self._path(name))
             raise
 
     def _wrote(self, opened: _Open, points: int) -> None:
@@ -779,6 +781,10 @@ def _row(record: Any, with_vector: bool = False) -> Row:
 
 def _point(record: Any, with_vectors: bool) -> Point:
     return point_of(record.payload, unpacked(record.vector)) if with_vectors else point_of(record.payload)
+
+
+def _summary_of(opened: _Open) -> Summary:
+    return Summary(opened.layout, opened.shard.info().points_count, opened.size_bytes, dict(opened.indexed))
 
 
 def _unknown(name: str) -> NotFound:

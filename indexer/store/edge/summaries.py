@@ -6,6 +6,7 @@ it is absent, and the shard is opened to know.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,9 @@ _FILE = "summary.json"
 
 
 def write_summary(folder: Path, summary: Summary) -> None:
-    (folder / _FILE).write_text(json.dumps(asdict(summary)))
+    """Write what is said of a collection. On a full disk there is half of it, which counts as none."""
+    with contextlib.suppress(OSError):
+        (folder / _FILE).write_text(json.dumps(asdict(summary)))
 
 
 def read_summary(folder: Path) -> Summary | None:

@@ -66,6 +66,34 @@ def test_a_new_collection_is_not_opened(tmp_path: Path) -> None:
     shards.close()
 
 
+def test_a_list_leaves_open_what_is_used(tmp_path: Path) -> None:
+    shards = Shards(tmp_path, settings=EdgeSettings(max_open=2))
+    for name in ("searched", "old", "new"):
+        shards.create(name, D, {})
+    shards.upsert("old", points(1))
+    shards.upsert("searched", points(1))
+    shards.summaries(["searched", "old"])
+    shards.upsert("new", points(1))
+    assert set(shards._open) == {"searched", "new"}
+    shards.close()
+
+
+def test_a_write_that_failed_leaves_no_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = Shards(tmp_path)
+    shards.create("c", D, {})
+    shards.upsert("c", points(1))
+
+    def broken(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("indexer.store.edge.shards.sync_folder", broken)
+        with pytest.raises(OSError, match="no space"):
+            shards.upsert("c", points(3))
+    assert shards.summaries(["c"]) == {"c": None}
+    shards.close()
+
+
 @pytest.mark.parametrize("half", ["", "{", '{"layout": 3}', "[]", "null"])
 def test_half_a_summary_is_none(tmp_path: Path, half: str) -> None:
     shards = Shards(tmp_path)
