@@ -154,7 +154,7 @@ def main() -> None:
     machine = Machine.read()
     print(f"{machine.date}, {machine}; load average {machine.load_average:.2f}; vectors: {arguments.quantization}\n")
     print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}", flush=True)
-    settings = EdgeSettings(arguments.threads, quantization=arguments.quantization)
+    settings = EdgeSettings(build_threads=arguments.threads, quantization=arguments.quantization)
     for size in arguments.sizes:
         with tempfile.TemporaryDirectory(prefix="ret2-edge-") as folder:
             row = asyncio.run(measure(size, Path(folder), settings, arguments.seconds))

@@ -165,7 +165,8 @@ class EdgePoints:
 
     @measured
     async def upsert(self, points: Sequence[Point]) -> None:
-        """Write the points, in several calls, so that searches run between them. The last one brings all to disk."""
+        """Write the points, in several calls, so that searches run between them. The last one brings all to disk. Of
+        more than one call, those before one that is refused stay written."""
         parts = list(_parts(points))
         for number, part in enumerate(parts, start=1):
             await self._call("upsert", self._name, part, number == len(parts))

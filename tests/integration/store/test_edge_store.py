@@ -446,7 +446,7 @@ async def test_an_unusable_folder_is_reported_and_retried(tmp_path: Path) -> Non
 async def test_metadata_that_is_not_json_is_refused(store: EdgeStore, value: object) -> None:
     point = Point("d", np.ones(D, np.float32), None, None, {"x": value}, "")
     with pytest.raises(InvalidInput, match="the store cannot hold"):
-        await store.points("c").upsert([*batch(0), point])
+        await store.points("c").upsert([*batch(0, 63), point])
     assert await store.points("c").count() == 0
 
 
