@@ -74,6 +74,7 @@ async def test_the_tools_say_what_they_take(birds: str) -> None:
         "document_id",
         "collection",
         "filter",
+        "sort",
         "limit",
         "with_images",
     }
