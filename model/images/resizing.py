@@ -5,10 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.nn import functional
 
 # The filters of Pillow that torch has for bytes.
 _MODES = {Image.Resampling.BICUBIC: "bicubic", Image.Resampling.BILINEAR: "bilinear"}
@@ -24,6 +22,10 @@ def resize(image: Image.Image, size: tuple[int, int], resample: Image.Resampling
     mode = _MODES.get(resample)
     if mode is None or not _has_vector_instructions():
         return np.asarray(image.resize(size, resample))
+    # Here and below, because commands that resize nothing start without torch.
+    import torch
+    from torch.nn import functional
+
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last in memory
     resized = functional.interpolate(pixels, (size[1], size[0]), mode=mode, antialias=True, align_corners=False)
     return resized[0].permute(1, 2, 0).numpy()
@@ -32,4 +34,6 @@ def resize(image: Image.Image, size: tuple[int, int], resample: Image.Resampling
 @cache
 def _has_vector_instructions() -> bool:
     """Return whether torch's own resizing of bytes is fast here: elsewhere it takes longer than Pillow."""
+    import torch
+
     return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
