@@ -122,7 +122,8 @@ class Catalog:
             raise InvalidInput(f"{name!r} is an alias of {origin.name!r}: it cannot be copied to itself", field="to")
         if present.fingerprint != origin.fingerprint:
             raise Conflict(
-                f"collection {present.name!r} is of model {present.model} ({present.fingerprint[:12]}), {origin.name!r} "
+                f"collection {present.name!r} is of model {present.model} ({present.fingerprint[:12]}), "
+                f"{origin.name!r} "
                 f"of {origin.model} ({origin.fingerprint[:12]}): copy to a new collection, or reindex one of them",
                 field="to",
                 value=name,

@@ -1,4 +1,5 @@
-"""The meaning of a filter in plain Python: what decides over a few documents that were read, and what the stores are tested against."""
+"""The meaning of a filter in plain Python: what decides over a few documents that were read, and what the stores are
+tested against."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ def matches(condition: Filter, metadata: object) -> bool:
     """Evaluate the filter in plain Python.
 
     A field that holds a list matches if one of its elements does; lists inside that list, and objects inside a list,
-    are not looked into except by `Nested`. A field that is absent matches no condition but `Empty`, so `Not` of it holds.
-    A bool equals only a bool and a string only a string. Numbers are compared as doubles, 1 equals 1.0; only whole numbers
-    from 2**53 on, where doubles run together, equal by their 64-bit integer.
+    are not looked into except by `Nested`. A field that is absent matches no condition but `Empty`, so `Not` of it
+    holds. A bool equals only a bool and a string only a string. Numbers are compared as doubles, 1 equals 1.0; only
+    whole numbers from 2**53 on, where doubles run together, equal by their 64-bit integer.
     """
     match condition:
         case nodes.AllOf(of):

@@ -84,7 +84,8 @@ def _normalised(run: str) -> tuple[str, list[tuple[int, int]]]:
 
 @cache
 def _clusters() -> re.Pattern[str]:
-    """Return the pattern of a character with what normalisation may join to it: its marks, and Hangul by the syllable."""
+    """Return the pattern of a character with what normalisation may join to it: its marks, and Hangul by the
+    syllable."""
     return re.compile(f"[\u1100-\u11ff]+|.[{_marks()}\uff9e\uff9f]*", re.DOTALL)
 
 

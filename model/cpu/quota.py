@@ -13,8 +13,8 @@ _ROOT = Path("/")
 
 
 def usable_cpus(root: Path = _ROOT) -> int:
-    """Return how many CPUs this process may use, at least 1. A quota of part of a CPU is rounded down: a thread too many
-    has all of them stopped. `root` is where /proc and /sys are."""
+    """Return how many CPUs this process may use, at least 1. A quota of part of a CPU is rounded down: a thread too
+    many has all of them stopped. `root` is where /proc and /sys are."""
     tied_to = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([tied_to, *(int(quota) for quota in _quotas(root))]))
 

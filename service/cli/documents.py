@@ -63,7 +63,8 @@ def update(
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
-    """Change metadata of documents by their ids or by a filter, and wait until it is done. Nothing is embedded again."""
+    """Change metadata of documents by their ids or by a filter, and wait until it is done. Nothing is embedded
+    again."""
     patch = json_object(metadata, "--metadata") or {}
     condition = json_object(filter, "--filter")
     if bool(ids) == (condition is not None):

@@ -97,8 +97,8 @@ class Encoding:
         role: Role,
         lane: Lane | None = None,
     ) -> Encodings:
-        """Encode by a model, by default the first, within the time there is, and no longer than the caller waits. Raises
-        `ModelNotFound`."""
+        """Encode by a model, by default the first, within the time there is, and no longer than the caller waits.
+        Raises `ModelNotFound`."""
 
         async def work() -> Encodings:
             encoder, info = await self.encoders.find(model)

@@ -55,7 +55,8 @@ class HttpBounds:
     max_embeddings_per_call: int = setting(
         2_048,
         "max_embeddings_per_call",
-        "inputs of one call of /v1/embeddings, /v1/multimodalembeddings or /v2/embed; embedded max_inputs_per_call at a time",
+        "inputs of one call of /v1/embeddings, /v1/multimodalembeddings or /v2/embed; embedded "
+        "max_inputs_per_call at a time",
         gt=0,
     )
     max_searches_per_call: int = setting(64, "max_searches_per_call", "searches of one /search/batch call", gt=0)

@@ -140,8 +140,8 @@ class CollectionOut(BaseModel):
     )
     indexing: list[str] = Field(
         description="declared fields whose index is still being built; filters on them read the metadata until then. "
-        "`(graph)` while the graph of an embedded index is built, and `(waits: …)` with what a build lacks, such as room "
-        "on the disk",
+        "`(graph)` while the graph of an embedded index is built, and `(waits: …)` with what a build lacks, "
+        "such as room on the disk",
         examples=[["region"]],
     )
     aliases: list[str] = Field(description="other names of the collection", examples=[["nations"]])

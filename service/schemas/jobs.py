@@ -34,8 +34,8 @@ class JobOut(BaseModel):
     id: str = Field(description="the job's id", examples=[JOB_ID])
     collection: str = Field(description="the collection it works on", examples=["flags"])
     kind: JobKind = Field(
-        description="index documents, delete documents, update their metadata, copy them from another collection, import "
-        "files, repair documents whose last write may have been "
+        description="index documents, delete documents, update their metadata, copy them from another "
+        "collection, import files, repair documents whose last write may have been "
         "overwritten, or reindex a collection",
         examples=["import"],
     )

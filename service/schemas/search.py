@@ -241,8 +241,8 @@ class SearchIn(Wire):
     sort: list[SortIn] = Field(
         [],
         max_length=MAX_SORTS,
-        description="the order of the hits by their metadata, the first field above all; with a query, of the ranking's "
-        "first `max_search_depth` hits. Documents without a value come last",
+        description="the order of the hits by their metadata, the first field above all; with a query, of "
+        "the ranking's first `max_search_depth` hits. Documents without a value come last",
     )
     limit: int | None = Field(
         None, ge=1, description="how many hits, or groups; by default the collection's own limit, else 10"

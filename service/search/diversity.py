@@ -1,4 +1,5 @@
-"""A ranking whose first documents are chosen for being near the query and unlike each other: maximal marginal relevance.
+"""A ranking whose first documents are chosen for being near the query and unlike each other: maximal marginal
+relevance.
 
 Source: Carbonell and Goldstein, SIGIR 1998.
 """

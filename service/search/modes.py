@@ -64,7 +64,8 @@ class RankingMode:
         if search.highlight and mode == "fused":
             raise _unfit(
                 "highlight",
-                "highlight shows the words of the query, and mode fused compares embeddings alone: use lexical or hybrid",
+                "highlight shows the words of the query, and mode fused compares embeddings alone: use "
+                "lexical or hybrid",
             )
         if search.rerank and examples:
             raise _unfit("rerank", "rerank needs the latents of one query, and several examples have none")

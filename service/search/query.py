@@ -136,7 +136,8 @@ class QueryEncoder:
         info = await self.encoder.info()
         if not info.weighable:
             raise InvalidInput(
-                f"model {info.name} fuses text and image by itself, so a query has no weights: leave them out, or use a "
+                f"model {info.name} fuses text and image by itself, so a query has no weights: leave them "
+                "out, or use a "
                 "collection of a model that embeds each by itself, such as CLIP (`weighable` in GET /info)",
                 field="query.weights",
                 value=info.name,

@@ -39,8 +39,8 @@ collections = sa.Table(
     sa.Column("instruction", sa.String),
     sa.Column("generation", sa.Integer, nullable=False, default=0),
     sa.Column("paused", sa.Boolean, nullable=False, default=False),
-    # JSON: the default limit of searches, the declared metadata fields, in which precisions it was filled, and how texts
-    # are cut.
+    # JSON: the default limit of searches, the declared metadata fields, in which precisions it was filled, and how
+    # texts are cut.
     sa.Column("settings", sa.String, nullable=False, default="{}"),
 )
 

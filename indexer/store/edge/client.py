@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60.0  # of a busy machine, over the wait for the lock; 0.2 s is usual
 ANSWER_TIMEOUT_S = 120.0  # the longest call is a search behind the vacuum of a large collection
-# Points of one call that writes, and characters of text and values of vectors: some 5 ms, 0.1 s at most. Searches wait for
-# the call in hand.
+# Points of one call that writes, and characters of text and values of vectors: some 5 ms, 0.1 s at most. Searches wait
+# for the call in hand.
 CALL_POINTS, CALL_SIZE = 64, 500_000
 SUMMARIES_PER_CALL = 200  # some 8 ms where they are read from files
 COPY_TIMEOUT_S = 3_600.0  # of a snapshot or a restoration
@@ -301,8 +301,8 @@ class EdgePoints:
 
 
 def _parts(points: Sequence[Point]) -> Iterator[list[Point]]:
-    """Split points so that no call has more than `CALL_POINTS`, and few more characters of text and values of parts than
-    `CALL_SIZE`."""
+    """Split points so that no call has more than `CALL_POINTS`, and few more characters of text and values of parts
+    than `CALL_SIZE`."""
     part: list[Point] = []
     size = 0
     for point in points:

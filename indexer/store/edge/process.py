@@ -2,8 +2,8 @@
 idle.
 
 `indexer.store.edge` starts it as `python -m indexer.store.edge.process FD PARENT_PID FOLDER LOCK_WAIT_S READS_PER_CALL
-READABLE_DOCUMENTS SETTINGS`. It exists because every Edge call holds the GIL. It lives as long as its end of the pipe, and dies
-with its parent. No torch.
+READABLE_DOCUMENTS SETTINGS`. It exists because every Edge call holds the GIL. It lives as long as its end of the pipe,
+and dies with its parent. No torch.
 """
 
 from __future__ import annotations

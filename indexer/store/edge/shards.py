@@ -169,8 +169,8 @@ class _Open:
 
 
 class Shards:
-    """Collections are opened when used; of more than the settings say the one unused for longest is closed. Writes are on
-    disk when they return."""
+    """Collections are opened when used; of more than the settings say the one unused for longest is closed. Writes
+    are on disk when they return."""
 
     def __init__(
         self,

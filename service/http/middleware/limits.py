@@ -39,7 +39,8 @@ class RequestKind(StrEnum):
 
 
 def kind_of(scope: Scope) -> RequestKind:
-    """Return the kind of a request. Only a post of documents or updates streams its body: everything else is read whole."""
+    """Return the kind of a request. Only a post of documents or updates streams its body: everything else is read
+    whole."""
     if _EVENTS.fullmatch(scope["path"]) and scope["method"] == "GET":
         return RequestKind.EVENTS
     posts = scope["method"] == "POST" and _STREAMED.fullmatch(scope["path"]) is not None

@@ -37,8 +37,8 @@ def operation_id(route: APIRoute) -> str:
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """Complete the document in place: the two ways to send an API key, and that an installation may need none; a summary
-    of each operation, which is the first sentence of its description; and only the errors that it can give."""
+    """Complete the document in place: the two ways to send an API key, and that an installation may need none; a
+    summary of each operation, which is the first sentence of its description; and only the errors that it can give."""
     document["components"]["securitySchemes"] = _SECURITY_SCHEMES
     document["security"] = [{"bearer": []}, {"header": []}, {}]
     for methods in document["paths"].values():
