@@ -123,10 +123,10 @@ class Intake:
         async def within_limit() -> AsyncIterator[Sequence[str]]:
             if (count := await points.count(condition)) > limit:
                 raise _too_many(count, limit)
-            found = 0
+            count = 0
             async for ids in _matching(points, condition):
-                if (found := found + len(ids)) > limit:
-                    raise _too_many(found, limit)
+                if (count := count + len(ids)) > limit:
+                    raise _too_many(count, limit)
                 yield ids
 
         return await self._submit(
@@ -257,10 +257,10 @@ async def document_of(blobs: Blobs, item: Incoming) -> Document:
     """Store the images of an incoming document, and return the document."""
     digest = await blobs.put(item.image) if item.image is not None else None
     image = ImageRef(digest, item.image_url) if digest or item.image_url else None
-    more = [
+    further = [
         ImageRef(url=source) if isinstance(source, str) else ImageRef(await blobs.put(source))
         for source in item.more_images
     ]
-    sources = [reference.digest or reference.url or "" for reference in more]
+    sources = [reference.digest or reference.url or "" for reference in further]
     key = item.id or content_id(item.text, digest or item.image_url, item.metadata, sources)
-    return Document(key, item.text, image, item.metadata, item.vector, tuple(more))
+    return Document(key, item.text, image, item.metadata, item.vector, tuple(further))

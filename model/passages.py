@@ -102,8 +102,8 @@ def _units(
 def _pieces(text: str, start: int, end: int, ending: re.Pattern[str]) -> Iterator[tuple[int, int]]:
     """Yield the pieces between the ends, without the white space around them and without blank ones."""
     begin = start
-    for found in (*ending.finditer(text, start, end), None):
-        stop = end if found is None else found.end()
+    for match in (*ending.finditer(text, start, end), None):
+        stop = end if match is None else match.end()
         piece = text[begin:stop]
         if stripped := piece.strip():
             first = begin + len(piece) - len(piece.lstrip())

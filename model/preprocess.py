@@ -204,7 +204,7 @@ def _pad(image: Image.Image, size: int, resample: Image.Resampling) -> NDArray[n
     """Resize the longest side to `size` and pad with white."""
     scale = size / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
-    left, top = (size - width) // 2, (size - height) // 2
+    x_offset, top = (size - width) // 2, (size - height) // 2
     canvas = np.full((size, size, 3), 255, np.uint8)
-    canvas[top : top + height, left : left + width] = resize(image, (width, height), resample)
+    canvas[top : top + height, x_offset : x_offset + width] = resize(image, (width, height), resample)
     return canvas

@@ -15,12 +15,12 @@ _SERVICE_LINK = re.compile(r"RET2_(.+_)?(SERVICE_(HOST|PORT)(_.+)?|PORT_\d+_(TCP
 
 def unknown_variables(environment: Mapping[str, str], settings: Iterable[str]) -> dict[str, str | None]:
     """Return the variables that no setting has the name of, each with the most similar one that there is, if any."""
-    known = [f"{_PREFIX}{name.upper()}" for name in settings]
+    names = [f"{_PREFIX}{name.upper()}" for name in settings]
     unknown: dict[str, str | None] = {}
     for name in sorted(environment):
-        if not name.startswith(_PREFIX) or name in known:
+        if not name.startswith(_PREFIX) or name in names:
             continue
         if _READ_ELSEWHERE.fullmatch(name) or _SERVICE_LINK.fullmatch(name):
             continue
-        unknown[name] = next(iter(difflib.get_close_matches(name, known, 1, 0.75)), None)
+        unknown[name] = next(iter(difflib.get_close_matches(name, names, 1, 0.75)), None)
     return unknown

@@ -74,7 +74,7 @@ def _equal(element: object, value: Scalar) -> bool:
 
 
 def _within(value: Any, bounds: nodes.Range | nodes.DateRange) -> bool:
-    """`value` is of the bounds' type."""
+    """Return whether a value of the bounds' type is within them."""
     return (
         (bounds.gt is None or value > bounds.gt)
         and (bounds.gte is None or value >= bounds.gte)

@@ -66,7 +66,9 @@ def _spans(normalised: str) -> Iterator[tuple[str, int, int]]:
         for place, part in enumerate(_UNSPACED.split(match[0])):
             start, end = end, end + len(part)
             if place % 2 and len(part) > 1:
-                yield from ((part[at : at + 2], start + at, start + at + 2) for at in range(len(part) - 1))
+                yield from (
+                    (part[place : place + 2], start + place, start + place + 2) for place in range(len(part) - 1)
+                )
             elif part:
                 yield part, start, end
 

@@ -31,12 +31,14 @@ class CopyBatch:
         """Raise as `Pipeline.run` does."""
         with store_errors():
             stored = await self.origin_points.fetch([document.id for _, document in items], with_latents=True)
-        found = [(position, point) for (position, _), point in zip(items, stored, strict=True) if point is not None]
-        documents = [document_of(position, point) for position, point in found]
+        present = [(position, point) for (position, _), point in zip(items, stored, strict=True) if point is not None]
+        documents = [document_of(position, point) for position, point in present]
         await skip_unchanged(documents, self.points, self.collection)
         if self.origin.fingerprint == self.collection.fingerprint:
             changed = [
-                (document, point) for document, (_, point) in zip(documents, found, strict=True) if not document.closed
+                (document, point)
+                for document, (_, point) in zip(documents, present, strict=True)
+                if not document.closed
             ]
             await hold()
             with store_errors():

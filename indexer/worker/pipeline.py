@@ -315,9 +315,9 @@ class Pipeline:
             yield call
 
     async def _embed(self, call: Sequence[IndexedDocument], collection: Collection) -> None:
-        given = any(document.document.vector for document in call)
+        has_vectors = any(document.document.vector for document in call)
         # A model of several latents made more of a document than the one vector, as several parts have.
-        if given and (await self.encoder.info()).latents == 1:
+        if has_vectors and (await self.encoder.info()).latents == 1:
             for document in call:
                 embedding = given_embedding(document.document, collection) if len(document.parts) == 1 else None
                 document.embeddings = () if embedding is None else (embedding,)
@@ -362,7 +362,7 @@ class Pipeline:
             return
 
         async def keep(document: IndexedDocument) -> None:
-            kept: list[str] = []
+            digests: list[str] = []
             for digest, image in zip(document.digests, document.images, strict=True):
                 try:
                     with one_collection_waits():
@@ -370,8 +370,8 @@ class Pipeline:
                 except InvalidInput as error:
                     document.fail(error)
                     return
-                kept += [] if small is None else [small]
-            document.digests = tuple(kept)
+                digests += [] if small is None else [small]
+            document.digests = tuple(digests)
 
         await _gather_or_cancel(map(keep, _open(call)))
 
@@ -410,8 +410,8 @@ async def skip_unchanged(
         ids = [document.document.id for document in compared]
         stored = await points.fetch(ids, with_vectors=False) if compared else []
     for document, point in zip(compared, stored, strict=True):
-        first, more = next(iter(document.digests), None), document.digests[1:]
-        content = document.content or content_hash(document.document.text, first, document.document.metadata, more)
+        first, further = next(iter(document.digests), None), document.digests[1:]
+        content = document.content or content_hash(document.document.text, first, document.document.metadata, further)
         document.stamp = stamped(content, collection.fingerprint, collection.passages.stamp)
         if point is not None and point.content_hash == document.stamp:
             document.settle(Status.SKIPPED)

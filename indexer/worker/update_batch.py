@@ -63,11 +63,11 @@ class UpdateBatch:
 
     async def _write(self, changed: Sequence[Patched], hold: HoldLease) -> Result:
         """Write what has changed. Return an outcome for each document that is settled."""
-        kept = [state for state in changed if not state.is_reduced]
+        unreduced = [state for state in changed if not state.is_reduced]
         result = Result()
-        if kept:
+        if unreduced:
             await hold()
-            result.outcomes += await self._set_metadata(kept)
+            result.outcomes += await self._set_metadata(unreduced)
         reduced = [self._document(place, state) for place, state in enumerate(changed) if state.is_reduced]
         if reduced:
             await self.pipeline.write(reduced, self.collection, self.points, hold=hold)

@@ -33,14 +33,14 @@ def documents(
     """Show documents as they are stored: some by their ids, those that match a filter, or the first ones."""
     with Client(url, api_key=api_key) as client:
         if ids:
-            shown = client.get_documents(collection, ids)
+            documents = client.get_documents(collection, ids)
         else:
             scrolled = client.scroll(collection, filter=json_object(filter, "--filter"), page=min(limit, 1000))
-            shown = list(islice(scrolled, limit))
+            documents = list(islice(scrolled, limit))
     if not as_json:
-        Console().print(documents_table(shown))
+        Console().print(documents_table(documents))
         return
-    for document in shown:
+    for document in documents:
         typer.echo(document.model_dump_json(exclude_unset=True))
 
 

@@ -93,8 +93,8 @@ def _unfit_vector(document: Document, is_whole: bool) -> str | None:
 
 def _record(document: Document, images: list[str]) -> dict[str, Any]:
     """Return a document as a load takes it, without its embedding."""
-    image, more = next(iter(images), None), images[1:] or None
-    record: dict[str, Any] = {"id": document.id, "text": document.text, "image": image, "images": more}
+    image, further = next(iter(images), None), images[1:] or None
+    record: dict[str, Any] = {"id": document.id, "text": document.text, "image": image, "images": further}
     record["metadata"] = document.metadata
     return {name: value for name, value in record.items() if value is not None}
 
@@ -115,8 +115,8 @@ class _Pictures:
         digest = url.partition("?v=")[2].partition("&")[0]
         if digest not in self._saved:
             data = self._client.image(self._collection, document_id, number=number)
-            known = image_format(data)
-            path = self._folder / f"{digest}.{'bin' if known is None else known.pillow.lower()}"
+            file_format = image_format(data)
+            path = self._folder / f"{digest}.{'bin' if file_format is None else file_format.pillow.lower()}"
             path.write_bytes(data)
             self._saved[digest] = Path(os.path.relpath(path, self._base)).as_posix()
         return self._saved[digest]

@@ -161,8 +161,8 @@ class Client:
         """Count the values of metadata fields. `options` are filter, limit and, with a query, mode, score_threshold,
         image, document_id."""
         names = {"filter", "limit", "mode", "score_threshold"}
-        asked = Search(collection, text, **{name: value for name, value in options.items() if name not in names})
-        body: dict[str, Any] = {"fields": list(fields), "query": asked.wire().get("query")}
+        search = Search(collection, text, **{name: value for name, value in options.items() if name not in names})
+        body: dict[str, Any] = {"fields": list(fields), "query": search.wire().get("query")}
         body |= {name: value for name, value in options.items() if name in names}
         return self._answer(FacetsOut, "POST", _path("collections", collection, "facets"), _present(body))
 

@@ -65,7 +65,7 @@ class FacetOut(BaseModel):
 
     field: str = Field(description="the field", examples=["region"])
     values: list[FacetValueOut] = Field(description="texts and booleans, the most frequent first")
-    more: bool = Field(description="whether there are more values than those listed", examples=[False])
+    has_more: bool = Field(description="whether there are more values than those listed", examples=[False])
     exact: bool = Field(
         description="false where the counts may be too low: over 100,000 documents, over 1,000 different values, or "
         "where the query ranks more documents than are counted",

@@ -41,11 +41,11 @@ class Boosts:
     fields: Sequence[str]
 
 
-def boosts_of(asked: Sequence[BoostIn], declared: Mapping[str, FieldType]) -> Boosts:
+def boosts_of(bodies: Sequence[BoostIn], declared: Mapping[str, FieldType]) -> Boosts:
     """Return the boosts of a search. Raise `InvalidInput` for a field that is declared as another type."""
     additions: list[Addition] = []
     fields: list[str] = []
-    for boost in asked:
+    for boost in bodies:
         match boost:
             case BoostFilterIn(filter=condition):
                 filters.check_types(condition, declared)

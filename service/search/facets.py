@@ -37,10 +37,10 @@ class _Tally:
     # Of each document that has any.
     numbers: list[set[Number]] = field(default_factory=list)
 
-    def add(self, found: Iterable[object]) -> None:
+    def add(self, values: Iterable[object]) -> None:
         values: set[tuple[bool, str | bool]] = set()
         numbers: set[Number] = set()
-        for value in found:
+        for value in values:
             match value:
                 case bool() if self.declared in (None, FieldType.BOOL):
                     values.add((True, value))
@@ -139,7 +139,7 @@ class Facets:
         return {
             "field": name,
             "values": [{"value": value, "count": count} for value, count in ordered[: self.limit]],
-            "more": len(ordered) > self.limit,
+            "has_more": len(ordered) > self.limit,
             "exact": exact,
             "min": None,
             "max": None,

@@ -129,12 +129,12 @@ def in_order(entries: Sequence[Entry], keys: Sequence[SortKey]) -> list[Entry]:
 
 def is_behind(entry: Entry, mark: Entry, keys: Sequence[SortKey]) -> bool:
     """Return whether an entry comes after a mark, where equal ones are in the order of their points."""
-    for key, own, other in zip(keys, entry.values, mark.values, strict=True):
-        if own == other:
+    for key, own, marked in zip(keys, entry.values, mark.values, strict=True):
+        if own == marked:
             continue
-        if own is None or other is None:
+        if own is None or marked is None:
             return own is None
-        return bool(own > other) if not key.descending else bool(own < other)
+        return bool(own > marked) if not key.descending else bool(own < marked)
     return entry.point_id > mark.point_id
 
 

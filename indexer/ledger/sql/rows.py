@@ -120,12 +120,12 @@ def unpack(packed: str) -> tuple[Item, ...]:
                 text,
                 ImageRef(digest, url) if digest or url else None,
                 metadata,
-                GivenVector(*vector) if (vector := [part for part in more if isinstance(part, str)]) else None,
-                tuple(ImageRef(*image) for part in more if isinstance(part, list) for image in part),
+                GivenVector(*vector) if (vector := [part for part in parts if isinstance(part, str)]) else None,
+                tuple(ImageRef(*image) for part in parts if isinstance(part, list) for image in part),
             ),
         )
         # Behind the metadata stand the two texts of a vector, and a list of further images.
-        for position, key, text, digest, url, metadata, *more in json.loads(packed)
+        for position, key, text, digest, url, metadata, *parts in json.loads(packed)
     )
 
 

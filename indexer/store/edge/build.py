@@ -136,7 +136,7 @@ class Build:
         mark_current(self.path)
 
     def remove_used(self) -> None:
-        """Have the builder remove the shard that was in use, now closed, and end."""
+        """Remove, by the builder, the shard that was in use, now closed, and end."""
         self._used.rename(self._used.with_name(f"{GONE}{self.process.pid}"))
         self._end(REMOVE)
 

@@ -28,8 +28,8 @@ def vector_params(layout: Layout, quantization: Quantization = "none") -> dict[s
     several = qe.MultiVectorConfig(qe.MultiVectorComparator.MaxSim)
     # Quantized vectors are read from memory, and then whole ones of the candidates alone.
     memory = None if quantization == "none" else qe.Memory.Cold
-    kept: dict[str, Any] = {"quantization_config": quantization_config(quantization), "memory": memory}
-    dense = _dense(layout, **kept, **({"multivector_config": several} if layout.parts else {}))
+    storage: dict[str, Any] = {"quantization_config": quantization_config(quantization), "memory": memory}
+    dense = _dense(layout, **storage, **({"multivector_config": several} if layout.parts else {}))
     params: dict[str, Any] = {"vectors": dense}
     if layout.latents:
         # They rerank candidates: a graph of them would not be read.

@@ -90,7 +90,7 @@ async def test_facets_count_documents_of_a_filter_or_of_a_query(shop: Any) -> No
     assert brand["values"] == [{"value": "Ada", "count": 3}, {"value": "Bell", "count": 1}]
     assert (price["min"], price["max"], sum(bucket["count"] for bucket in price["histogram"])) == (10, 30, 3)
     one = await post(shop, path, fields=["brand"], limit=1, filter={"field": "price", "lt": 25})
-    assert (one["documents"], one["facets"][0]["more"], len(one["facets"][0]["values"])) == (2, True, 1)
+    assert (one["documents"], one["facets"][0]["has_more"], len(one["facets"][0]["values"])) == (2, True, 1)
     red = await post(shop, path, fields=["brand"], query={"text": "red"}, mode="lexical")
     assert (red["documents"], red["facets"][0]["exact"]) == (2, True)
     assert {value["value"]: value["count"] for value in red["facets"][0]["values"]} == {"Ada": 1, "Bell": 1}
