@@ -37,10 +37,10 @@ class _Tally:
     # Of each document that has any.
     numbers: list[set[Number]] = field(default_factory=list)
 
-    def add(self, values: Iterable[object]) -> None:
+    def add(self, elements: Iterable[object]) -> None:
         values: set[tuple[bool, str | bool]] = set()
         numbers: set[Number] = set()
-        for value in values:
+        for value in elements:
             match value:
                 case bool() if self.declared in (None, FieldType.BOOL):
                     values.add((True, value))
