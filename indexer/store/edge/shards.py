@@ -2,7 +2,7 @@
 
 FOLDER/<name>/collection.json        its layout, as `Layout`; a collection's folder appears whole, by one rename
 FOLDER/<name>/shard/                 Edge's own files; `edge.build` says what may be beside them
-FOLDER/<name>/upkeep.json            what waits for a quiet moment, as `_Upkeep`; an estimate, it may be lost
+FOLDER/<name>/upkeep.json            what waits for a quiet moment, as `Upkeep`; an estimate, it may be lost
 FOLDER/.new-<name>  .gone-<name>     a creation, restoration or removal that was cut short, cleared at the next start
 """
 
@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -24,19 +24,33 @@ import qdrant_edge as qe
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, MetadataChange, Page, Point, Stretch
 from indexer.durability import sync
-from indexer.errors import CollectionDamaged
 from indexer.filters import FieldType, Filter
 from indexer.store.base import Layout, SearchWindow, Summary
 from indexer.store.columns import FieldUse, Row, row_of
 from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
 from indexer.store.edge import journal
-from indexer.store.edge.build import GONE, REMOVED, Build, recover
-from indexer.store.edge.filters import INDEX_KINDS, field_type, sliced, to_edge
-from indexer.store.edge.graph import NEVER_KB, Graph, GraphSearch
+from indexer.store.edge.build import GONE, Build, recover
+from indexer.store.edge.filters import INDEX_KINDS, sliced, to_edge
+from indexer.store.edge.graph import Graph, GraphSearch
 from indexer.store.edge.journal import Written, pair
-from indexer.store.edge.ranking import rank, vector_params
+from indexer.store.edge.opened import (
+    NO_ROOM,
+    OpenShard,
+    Upkeep,
+    counts_removed,
+    damage_named,
+    indexes_of,
+    is_appendable,
+    load_shard,
+    mark_removed,
+    note_upkeep,
+    open_shard,
+    read_layout,
+    shard_config,
+)
+from indexer.store.edge.ranking import rank
 from indexer.store.edge.settings import EdgeSettings
-from indexer.store.edge.slices import READS_PER_CALL, Paused, Slice, Slices
+from indexer.store.edge.slices import READS_PER_CALL, Slice, Slices
 from indexer.store.edge.snapshot import copy, sync_folder, unpack
 from indexer.store.edge.summaries import bytes_on_disk, forget_summary, read_summary, write_summary
 from indexer.store.fusion import fuse, places
@@ -60,7 +74,6 @@ from indexer.store.payload import (
     payload_change,
     payload_of,
     point_of,
-    quoted,
 )
 from indexer.store.search_terms import FORMAT
 from indexer.store.vectors import DENSE, LATENTS, fits, just_below, new_layout, unpacked, vectors_of
@@ -68,7 +81,6 @@ from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 from model.types import Float32
 
 MAX_DIMENSIONS = 65_535
-LOAD_WAIT_S = 5.0
 FLUSH_EVERY_POINTS = 20_000  # bounds the log replayed after a crash (100,000 points: 1 s); a flush takes 0.1 to 0.4 s
 MIN_FREE_BYTES = 64 * 2**20  # two files of Edge's log; on a full disk a write through a memory map kills the process
 
@@ -77,95 +89,10 @@ CALL_VALUES = 500_000
 # Points of one step of such a call.
 READ_POINTS = 16
 
-# Of one shard. The engine would take eight: one for each segment that a search reads, of which there are one or two.
-SEARCH_THREADS = 1
-# What Edge says where the process may have no more threads or files.
-_NO_ROOM = ("thread pool", "Too many open files", "Cannot allocate memory")
-
-# In the folder of a segment that is written to.
-_APPENDABLE = "mutable_id_tracker.mappings"
-
-MANY_DELETED = 0.2  # of the places for points in a shard; searches read them all
-FEW_DELETED = 1_000  # not worth a build, however small the shard
-
-# Vectors outside the graph, from which on it is built anew: comparing them all takes some 1 ms. Of a large graph a
-# fortieth, because each build writes all of it; where a graph did not pay, as many again as it has.
-GRAPH_BYTES = 20 * 2**20
-GRAPH_SHARE, UNPAID_GRAPH_SHARE = 0.025, 1.0
 # An index of so few points takes some 15 ms a field.
 INDEXED_AT_ONCE = 1_000
 # After a build that failed or found no room; doubled each time, up to an hour.
 RETRY_S, MAX_RETRY_S = 10.0, 3_600.0
-
-
-@dataclass(slots=True)
-class _Upkeep:
-    """`deleted` points whose space was not given back yet, the points `written` since the graph was built, and the
-    payload indexes to make, by path."""
-
-    deleted: int = 0
-    written: int = 0
-    due: dict[str, FieldType] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Open:
-    """One open collection. `unflushed` counts the points written since Edge's segments were last synchronised."""
-
-    shard: Any
-    path: Path  # of the shard
-    layout: Layout
-    indexed: dict[str, FieldType]  # by path
-    upkeep: _Upkeep
-    graph: Graph | None = None
-    build: Build | None = None
-    unflushed: int = 0
-    untidy: bool = False
-    # The shard's own statistics of words count points that were deleted or replaced.
-    removed: bool = False
-    # On the disk, when it was flushed last.
-    size_bytes: int = 0
-    # The number of the call that used it last.
-    used: int = 0
-    # Builds that failed one after another, what the last one lacked, and when the next may begin.
-    failures: int = 0
-    lacks: str | None = None
-    retry_at: float = 0.0
-
-    def check_changeable(self, name: str) -> None:
-        """Raise `Paused` while a builder reads the files of the shard, or waits for the last write."""
-        if self.build is not None and self.build.blocks_writes:
-            raise Paused(f"collection {name} is being copied")
-
-    @property
-    def coming(self) -> dict[str, FieldType]:
-        """The indexes that are not there yet."""
-        return dict(self.upkeep.due)
-
-    @property
-    def worn(self) -> bool:
-        """A build would be worth its while."""
-        deleted = self.upkeep.deleted
-        places = self.shard.info().points_count + deleted
-        many_deleted = deleted >= FEW_DELETED and deleted > MANY_DELETED * places
-        return bool(self.upkeep.due) or many_deleted or self.wants_graph
-
-    @property
-    def wants_graph(self) -> bool:
-        points = self.shard.info().points_count
-        if self.graph is None:
-            return self._bytes_of(points) >= GRAPH_BYTES
-        share = UNPAID_GRAPH_SHARE if self.graph.ef is None else GRAPH_SHARE
-        written = min(self.upkeep.written, points)
-        return self._bytes_of(written) >= max(GRAPH_BYTES, share * self._bytes_of(self.graph.points))
-
-    @property
-    def large(self) -> bool:
-        """Its vectors are worth a graph."""
-        return self._bytes_of(self.shard.info().points_count) >= GRAPH_BYTES
-
-    def _bytes_of(self, points: int) -> int:
-        return 4 * points * self.layout.dimensions
 
 
 class Shards:
@@ -184,7 +111,7 @@ class Shards:
         self._folder = folder
         self._reads_per_call = reads_per_call
         self._readable_documents = readable_documents
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, OpenShard] = {}
         # Of collections that are not open.
         self._summaries: dict[str, Summary] = {}
         self._uses = 0
@@ -222,7 +149,7 @@ class Shards:
         self._check_free_space()
         new = self._anew(final)
         (new / "shard").mkdir()
-        qe.EdgeShard.create(str(new / "shard"), _config(layout)).close()
+        qe.EdgeShard.create(str(new / "shard"), shard_config(layout)).close()
         (new / "collection.json").write_text(json.dumps(asdict(layout) | {"format": FORMAT}))
         write_summary(new, Summary(layout, 0, bytes_on_disk(new), {}))
         for path in (new / "collection.json", new / "shard", new):
@@ -253,7 +180,7 @@ class Shards:
         new = self._anew(final)
         try:
             unpack(file, new)
-            _load(new / "shard", _restored(new, file)).close()  # whether the engine can read it
+            load_shard(new / "shard", _restored(new, file)).close()  # whether the engine can read it
             new.rename(final)
         finally:
             shutil.rmtree(new, ignore_errors=True)
@@ -281,7 +208,7 @@ class Shards:
                 opened.build.upsert(written)
             opened.shard.update(operation)
         if opened.shard.info().points_count < before + len(written):
-            _mark_removed(opened)
+            mark_removed(opened)
         opened.upkeep.written += len(written)
         self._wrote(opened, len(written))
 
@@ -290,9 +217,9 @@ class Shards:
         self._check_free_space()
         payloads = {point_id(change.document_id): payload_change(change) for change in changes}
         opened = self._opened(name)
-        if not _is_appendable(opened.path):
+        if not is_appendable(opened.path):
             # A point of a segment that is not appendable moves to another one.
-            _mark_removed(opened)
+            mark_removed(opened)
         with self._writing(name, opened):
             present = {str(record.id) for record in opened.shard.retrieve(list(payloads), False, False)}
             payloads = {point: payload for point, payload in payloads.items() if point in present}
@@ -308,7 +235,7 @@ class Shards:
         opened = self._opened(name)
         ids = [point_id(document_id) for document_id in document_ids]
         before = opened.shard.info().points_count
-        _mark_removed(opened)
+        mark_removed(opened)
         with self._writing(name, opened):
             if opened.build is not None:
                 opened.build.delete(ids)
@@ -413,7 +340,7 @@ class Shards:
         among = qe.Filter(must=[qe.HasIdCondition(set(point_ids))])
         return window.cut(rank(opened.shard, name, opened.layout, criterion, window.end, among))
 
-    def _reads(self, opened: _Open, condition: Filter) -> int:
+    def _reads(self, opened: OpenShard, condition: Filter) -> int:
         """Return how often a search with it reads a payload, about; 4 us each. Raises `InvalidInput` for too many."""
         shard, indexed = opened.shard, opened.indexed
         conditions = unanswered(condition, indexed)
@@ -438,7 +365,7 @@ class Shards:
             return chosen
         return int(opened.shard.count(qe.CountRequest(exact=True, filter=chosen)))
 
-    def _chosen(self, opened: _Open, condition: Filter | None, part: Slice | None) -> Any:
+    def _chosen(self, opened: OpenShard, condition: Filter | None, part: Slice | None) -> Any:
         """Return the filter in the engine's terms, or in how many slices to ask instead."""
         if condition is None:
             return None
@@ -535,7 +462,7 @@ class Shards:
         )
         return [_row(record) for record in self._opened(name).shard.scroll(request)[0]]
 
-    def _left(self, opened: _Open, condition: Filter | None) -> int:
+    def _left(self, opened: OpenShard, condition: Filter | None) -> int:
         """Return how many points the indexed parts of a condition leave, about."""
         points = int(opened.shard.info().points_count)
         if condition is None or points <= self._readable_documents:
@@ -598,7 +525,7 @@ class Shards:
             self._give_up(opened, error)
             raise
 
-    def _can_step(self, opened: _Open) -> bool:
+    def _can_step(self, opened: OpenShard) -> bool:
         if opened.build is not None:
             return opened.build.finished
         return not opened.worn or (time.monotonic() >= opened.retry_at and not self._building)
@@ -607,7 +534,7 @@ class Shards:
     def _building(self) -> bool:
         return any(opened.build is not None for opened in self._open.values())
 
-    def _step(self, opened: _Open, quiet: bool) -> bool:
+    def _step(self, opened: OpenShard, quiet: bool) -> bool:
         """Do one step for a collection, and return whether there is more to do."""
         if opened.build is not None:
             opened.build.step()
@@ -622,7 +549,7 @@ class Shards:
             return not quiet or opened.worn
         return True
 
-    def _begin(self, opened: _Open) -> None:
+    def _begin(self, opened: OpenShard) -> None:
         # The copy, and what is built from it, beside the shard.
         self._check_free_space(2 * bytes_on_disk(opened.path))
         self._flush(opened)
@@ -636,7 +563,7 @@ class Shards:
         )
         opened.lacks = None
 
-    def _give_up(self, opened: _Open, error: Exception) -> None:
+    def _give_up(self, opened: OpenShard, error: Exception) -> None:
         """Abandon what is being built, and try again later."""
         if opened.build is not None:
             opened.build.abandon()
@@ -645,18 +572,18 @@ class Shards:
         opened.retry_at = time.monotonic() + min(RETRY_S * 2**opened.failures, MAX_RETRY_S)
         opened.failures += 1
 
-    def _change_over(self, opened: _Open, build: Build) -> None:
+    def _change_over(self, opened: OpenShard, build: Build) -> None:
         """Open the finished shard in place of the one in use. Others wait meanwhile."""
-        shard = _load(build.path, opened.layout)
+        shard = load_shard(build.path, opened.layout)
         build.change_over()
         old = opened.shard
         opened.shard, opened.path, opened.build = shard, build.path, None
-        opened.indexed, opened.graph = _indexes_of(shard), Graph.read(build.path)
-        opened.removed = _counts_removed(build.path)
+        opened.indexed, opened.graph = indexes_of(shard), Graph.read(build.path)
+        opened.removed = counts_removed(build.path)
         opened.unflushed = opened.failures = 0
-        opened.upkeep = _Upkeep(build.deleted, build.written, _unmade(opened.upkeep.due, opened.indexed))
+        opened.upkeep = Upkeep(build.deleted, build.written, _unmade(opened.upkeep.due, opened.indexed))
         self._forget_wrong(opened, opened.upkeep.due)
-        _note(opened)
+        note_upkeep(opened)
         old.close()
         build.remove_used()
         self._leaving = [process for process in (*self._leaving, build.process) if process.poll() is None]
@@ -667,14 +594,14 @@ class Shards:
         for process in self._leaving:
             process.wait()
 
-    def _opened(self, name: str) -> _Open:
+    def _opened(self, name: str) -> OpenShard:
         if name not in self._open:
             folder = self._path(name)
             if not folder.exists():
                 raise _unknown(name)
             while len(self._open) >= self._settings.max_open and self._close_least_used():
                 pass
-            with _damage_named(name, folder):
+            with damage_named(name, folder):
                 opened = self._open[name] = self._opened_with_room(name, folder)
             self._summaries.pop(name, None)
             forget_summary(folder)
@@ -683,13 +610,13 @@ class Shards:
         self._open[name].used = self._uses
         return self._open[name]
 
-    def _opened_with_room(self, name: str, folder: Path) -> _Open:
+    def _opened_with_room(self, name: str, folder: Path) -> OpenShard:
         """Open a collection, closing others where the process may have no more threads or files."""
         while True:
             try:
-                return _opened_from(folder)
+                return open_shard(folder)
             except BaseException as error:
-                if not any(words in str(error) for words in _NO_ROOM):
+                if not any(words in str(error) for words in NO_ROOM):
                     raise
                 if not self._close_least_used():
                     raise DependencyUnavailable(
@@ -709,7 +636,7 @@ class Shards:
     def _close(self, name: str) -> None:
         if name in self._open:
             opened = self._open.pop(name)
-            _note(opened)
+            note_upkeep(opened)
             documents = opened.shard.info().points_count
             opened.shard.close()  # flushes
             if opened.build is not None:
@@ -723,7 +650,7 @@ class Shards:
         return self._folder / engine_name(name)
 
     @contextmanager
-    def _writing(self, name: str, opened: _Open, durable: bool = True) -> Iterator[None]:
+    def _writing(self, name: str, opened: OpenShard, durable: bool = True) -> Iterator[None]:
         """Write within, and synchronise if that is asked for. Edge writes its log through a memory map: synchronising
         those files (6 ms) makes the write survive a power loss; flushing all segments (80 to 200 ms) would only shorten
         the log. Raises `Paused` while the shard may not change."""
@@ -738,19 +665,19 @@ class Shards:
             forget_summary(self._path(name))
             raise
 
-    def _wrote(self, opened: _Open, points: int) -> None:
+    def _wrote(self, opened: OpenShard, points: int) -> None:
         opened.untidy = True
         opened.unflushed += points
         if opened.unflushed >= FLUSH_EVERY_POINTS:
             self._flush(opened)
 
-    def _flush(self, opened: _Open) -> None:
+    def _flush(self, opened: OpenShard) -> None:
         opened.shard.flush()
         opened.unflushed = 0
         opened.size_bytes = bytes_on_disk(opened.path.parent)
-        _note(opened)
+        note_upkeep(opened)
 
-    def _plan(self, opened: _Open, indexes: Mapping[str, FieldType]) -> None:
+    def _plan(self, opened: OpenShard, indexes: Mapping[str, FieldType]) -> None:
         """Index at once where there are few points, else by a build."""
         self._forget_wrong(opened, indexes)
         opened.upkeep.due |= indexes
@@ -761,7 +688,7 @@ class Shards:
             opened.upkeep.due.clear()
         opened.untidy |= bool(indexes)
 
-    def _forget_wrong(self, opened: _Open, indexes: Mapping[str, FieldType]) -> None:
+    def _forget_wrong(self, opened: OpenShard, indexes: Mapping[str, FieldType]) -> None:
         """Drop indexes of another kind at once, because they may answer wrongly. Without an index Edge reads the
         payloads."""
         for path, kind in indexes.items():
@@ -783,7 +710,7 @@ def _point(record: Any, with_vectors: bool) -> Point:
     return point_of(record.payload, unpacked(record.vector)) if with_vectors else point_of(record.payload)
 
 
-def _summary_of(opened: _Open) -> Summary:
+def _summary_of(opened: OpenShard) -> Summary:
     return Summary(opened.layout, opened.shard.info().points_count, opened.size_bytes, dict(opened.indexed))
 
 
@@ -791,118 +718,12 @@ def _unknown(name: str) -> NotFound:
     return NotFound(f"there is no collection {name} in the store", field="collection", value=name)
 
 
-def _config(layout: Layout) -> qe.EdgeConfig:
-    optimizers = qe.EdgeOptimizersConfig(indexing_threshold=NEVER_KB)
-    return qe.EdgeConfig(**vector_params(layout), optimizers=optimizers, max_search_threads=SEARCH_THREADS)
-
-
-def _indexes_of(shard: Any) -> dict[str, FieldType]:
-    kinds = {quoted(path): field_type(index.data_type) for path, index in shard.info().payload_schema.items()}
-    return {path: kind for path, kind in kinds.items() if kind is not None}
-
-
 def _unmade(due: Mapping[str, FieldType], indexed: Mapping[str, FieldType]) -> dict[str, FieldType]:
     return {path: kind for path, kind in due.items() if indexed.get(path) != kind}
 
 
-def _opened_from(folder: Path) -> _Open:
-    layout = _layout(folder)
-    path = recover(folder)
-    shard = _load(path, layout)
-    return _Open(
-        shard,
-        path,
-        layout,
-        _indexes_of(shard),
-        _upkeep(folder),
-        Graph.read(path),
-        removed=_counts_removed(path),
-        size_bytes=bytes_on_disk(folder),
-    )
-
-
-def _mark_removed(opened: _Open) -> None:
-    if not opened.removed:
-        opened.removed = True
-        (opened.path / REMOVED).touch()
-
-
-def _counts_removed(shard: Path) -> bool:
-    """Return whether the statistics of words may count points that are no longer there: loading a shard leaves them out
-    of its appendable segments alone."""
-    return (shard / REMOVED).exists() and not _is_appendable(shard)
-
-
-def _is_appendable(shard: Path) -> bool:
-    return all((segment / _APPENDABLE).exists() for segment in (shard / "segments").iterdir())
-
-
-@contextmanager
-def _damage_named(name: str, folder: Path) -> Iterator[None]:
-    """Raise `CollectionDamaged` for whatever keeps a collection from being opened: no document is at fault, nor another
-    collection.
-    """
-    try:
-        yield
-    except RetrievalError:
-        raise
-    except BaseException as error:
-        # A panic of the engine, while it opens files, leaves nothing half done in memory.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise CollectionDamaged(
-            f"collection {name} cannot be opened: {type(error).__name__}: {error}"[:300]
-            + f". Its files in {folder} are damaged: restore a backup, or delete the collection and index it again",
-            field="collection",
-            value=name,
-        ) from error
-
-
-def _load(path: Path, layout: Layout) -> qe.EdgeShard:
-    """Load a shard. Edge locks its log, and a process that was killed may hold that lock a moment longer than our own,
-    so loading is retried."""
-    give_up_at = time.monotonic() + LOAD_WAIT_S
-    while True:
-        try:
-            return qe.EdgeShard.load(str(path), _config(layout))
-        except Exception as error:
-            lacks_room = any(words in str(error) for words in _NO_ROOM)
-            if "WouldBlock" not in str(error) or lacks_room or time.monotonic() > give_up_at:
-                raise
-            time.sleep(0.05)
-
-
-def _note(opened: _Open) -> None:
-    (opened.path.parent / "upkeep.json").write_text(json.dumps(asdict(opened.upkeep)))
-
-
-def _upkeep(folder: Path) -> _Upkeep:
-    try:
-        noted = json.loads((folder / "upkeep.json").read_text())
-        due = {path: FieldType(kind) for path, kind in noted["due"].items()}
-        return _Upkeep(int(noted["deleted"]), int(noted.get("written", 0)), due)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        # Whatever stands there: it is an estimate.
-        return _Upkeep()
-
-
-def _layout(folder: Path) -> Layout:
-    noted = json.loads((folder / "collection.json").read_text())
-    format_ = noted.pop("format", 1)
-    layout = Layout(**noted)
-    if type(layout.dimensions) is not int:
-        raise ValueError(f"collection.json has dimensions {layout.dimensions!r}")
-    if format_ != FORMAT:
-        raise CollectionDamaged(
-            f"the collection in {folder} was filled by an earlier version of ret2, which stored metadata another way: "
-            "delete it and index its documents again",
-            field="collection",
-        )
-    return layout
-
-
 def _restored(folder: Path, file: Path) -> Layout:
     try:
-        return _layout(folder)
+        return read_layout(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"{file} is not a snapshot of a collection", field="snapshot", value=str(file)) from error

@@ -14,11 +14,14 @@ from indexer.filters import Equals, FieldType
 from indexer.store.base import SearchWindow
 from indexer.store.criteria import Nearest
 from indexer.store.edge import build as edge_build
+from indexer.store.edge import opened
 from indexer.store.edge import shards as edge_shards
 from indexer.store.edge.graph import Graph
 from indexer.store.edge.settings import EdgeSettings
 from indexer.store.edge.shards import Shards
+from indexer.store.edge.slices import Paused
 from indexer.store.payload import path_of
+from model.errors import DependencyUnavailable
 from model.types import Float32
 
 D, N = 32, 3_000
@@ -26,7 +29,7 @@ D, N = 32, 3_000
 
 @pytest.fixture(autouse=True)
 def small_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge_shards, "GRAPH_BYTES", 4 * D * 1_000)
+    monkeypatch.setattr(opened, "GRAPH_BYTES", 4 * D * 1_000)
     monkeypatch.setattr(edge_shards, "RETRY_S", 0.0)
     # So that the engine walks a graph of so few points.
     monkeypatch.setattr(edge_build, "FULL_SCAN_KB", 1)
@@ -129,7 +132,7 @@ def test_kill_9_of_the_builder_costs_a_build_alone(shards: Shards, vectors: Floa
     build = shards._open["c"].build
     assert build is not None
     os.kill(build.process.pid, signal.SIGKILL)
-    with pytest.raises(edge_shards.DependencyUnavailable, match="SIGKILL"):
+    with pytest.raises(DependencyUnavailable, match="SIGKILL"):
         tidied(shards)
     assert shards._open["c"].lacks is not None
     shards.upsert("c", points(vectors, N, N + 1))
@@ -142,11 +145,11 @@ def test_kill_9_of_the_builder_costs_a_build_alone(shards: Shards, vectors: Floa
 
 def test_what_would_change_the_shard_waits_while_it_is_copied(shards: Shards, vectors: Float32, tmp_path: Path) -> None:
     tidied(shards, "copying")
-    with pytest.raises(edge_shards.Paused):
+    with pytest.raises(Paused):
         shards.upsert("c", points(vectors, N, N + 1))
-    with pytest.raises(edge_shards.Paused):
+    with pytest.raises(Paused):
         shards.create("c", D, {"k": FieldType.NUMBER})
-    with pytest.raises(edge_shards.Paused):
+    with pytest.raises(Paused):
         shards.copy("c", tmp_path / "copy")
     assert ids(shards, vectors[3], SearchWindow(1)) == ["d3"]
     tidied(shards)

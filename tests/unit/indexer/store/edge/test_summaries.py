@@ -12,8 +12,9 @@ from indexer.errors import CollectionDamaged
 from indexer.filters import FieldType
 from indexer.store.base import Summary
 from indexer.store.edge.client import EdgeStore
+from indexer.store.edge.opened import SEARCH_THREADS
 from indexer.store.edge.settings import EdgeSettings
-from indexer.store.edge.shards import SEARCH_THREADS, Shards
+from indexer.store.edge.shards import Shards
 from indexer.store.indexes import declared_indexes
 from model.errors import NotFound
 
