@@ -3,6 +3,7 @@
 #   make demo           set up, serve, load the bundled benchmark, search it, stay up      ONCE=1: exit after the searches
 #   make test           the tests                     MARK=slow: the slow ones   JOBS=4: in so many processes, not two
 #   make test-images    build the container images and start them: ten minutes
+#   make test-clients   other people's clients of /v1/embeddings, installed for it: two minutes
 #   make check          what CI checks besides the tests
 #   make docs           the manual as pages, in site/
 #   make bench          measure speed on this machine     QUICK=1: in ten minutes, not forty   SECTIONS="a c": only those
@@ -18,7 +19,7 @@ JOBS   ?= 2
 BIN   := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo serve test test-qdrant test-slow test-images check bench docs
+.PHONY: setup demo serve test test-qdrant test-slow test-images test-clients check bench docs
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -58,6 +59,10 @@ test-slow:
 # As root on Debian, with its packages buildah and debootstrap. Without torch's own index, TORCH must be a build for CPUs.
 test-images: $(READY)
 	RET2_TEST_IMAGES=1 RET2_TEST_TORCH='$(TORCH)' $(BIN)/pytest tests/unit/docker/test_images.py -m slow -s
+
+# What does not fit into .venv gets an environment of its own from uv, or comes from npm.
+test-clients: $(READY)
+	RET2_TEST_CLIENTS=1 $(BIN)/pytest tests/integration/encoder/test_more_clients.py -m slow
 
 check: $(READY)
 	$(BIN)/ruff format --check .
