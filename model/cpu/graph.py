@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -104,4 +105,7 @@ def save(graph: Any, path: Path) -> bool:
 
 @cache
 def _core() -> Any:
+    # The bindings find numpy when it is first needed. Two threads that both are first wait for each other for ever, so
+    # it is needed here, before there is a second one.
+    _ = openvino.Tensor(np.zeros(1, np.float32)).data
     return openvino.Core()

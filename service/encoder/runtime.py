@@ -214,6 +214,8 @@ class LocalRuntime:
         items = [Input("warm up"), Input(image=_one_pixel_png()), Input("warm up", _one_pixel_png())]
         for role in Role:
             batch = [self.prepare(item, role) for item in items]
+            # What is made at the first forward is made by one thread.
+            self.launch(batch)()
             for wait in [self.launch(batch) for _ in range(self.in_flight)]:
                 wait()
 

@@ -18,6 +18,7 @@ from service.settings import QueueSettings, Settings, all_settings
 
 UNITS = (
     "_values",
+    "_collections",
     "_s",
     "_ms",
     "_bytes",

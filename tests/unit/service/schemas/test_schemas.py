@@ -129,7 +129,7 @@ def test_unknown_fields_that_are_null_are_ignored_at_every_depth() -> None:
 
 
 def test_a_required_field_that_is_null_is_missing() -> None:
-    assert wrong(SearchIn, {"collection": "flags", "query": None})[0]["limit"] == "Field required"
+    assert wrong(SearchIn, {"collection": None, "query": {"text": "red"}})[0]["limit"] == "Field required"
 
 
 def test_null_takes_a_setting_of_a_collection_away() -> None:
