@@ -41,7 +41,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder: Path = tmp_path_factory.mktemp("openai")
     model = write_tiny_checkpoint(folder / "model")
     with serving(
-        lambda: build(Settings(data_dir=folder / "data", models=f"tiny={model}", max_inputs_per_call=8))
+        lambda: build(
+            Settings(data_dir=folder / "data", models=f"tiny={model}", max_inputs_per_call=4, max_embeddings_per_call=8)
+        )
     ) as url:
         yield url
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.errors import InvalidInput
+from model.images import resizing
 from model.images.decoding import decode_image
 from model.retriever import Retriever
 from model.types import Float32, Input, Limits, Role
@@ -27,6 +28,12 @@ TEXTS = (
     "a photo of the dog on the red square and two cats",  # over the limit of 12 tokens
     "unheard words",
 )
+
+
+@pytest.fixture(autouse=True)
+def pillow_resizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The models are compared, not the rounding of pixels (test_preprocess)."""
+    monkeypatch.setattr(resizing, "_has_vector_instructions", lambda: False)
 
 
 def odd_images() -> dict[str, bytes]:

@@ -94,7 +94,7 @@ def test_paths_and_tags() -> None:
 
 def test_an_error_that_several_share_is_named_for_one_caller_alone() -> None:
     shared = EncodeFailed("the model raised RuntimeError on this input")
-    named = [_at(shared, index) for index in (0, 3)]
+    named = [_at(shared, f"input[{index}]") for index in (0, 3)]
     assert [one.detail for one in named] == [f"input[{index}]: {shared.detail}" for index in (0, 3)]
     assert [one.field for one in named] == ["input[0]", "input[3]"]
     assert shared.field is None
