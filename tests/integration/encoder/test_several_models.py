@@ -36,8 +36,8 @@ def opposite(name: str) -> FakeRuntime:
     runtime = fake(name)
     launch = runtime.launch
 
-    def turned(batch: Any, *, alone: bool) -> Any:
-        wait = launch(batch, alone=alone)
+    def turned(batch: Any) -> Any:
+        wait = launch(batch)
         return lambda: replace(wait(), vectors=-wait().vectors)
 
     runtime.launch = turned  # type: ignore[method-assign]

@@ -123,8 +123,8 @@ def test_upgrade_model(good: bool, tmp_path: Path, make_image: Callable[..., byt
     class Next(FakeRuntime):
         info = ModelInfo("next", "next-fingerprint", FakeRuntime.info.dimensions, 1_000, 16)
 
-        def launch(self, batch: Sequence[Prepared], *, alone: bool) -> Callable[[], Encoded]:
-            wait = super().launch(batch, alone=alone)
+        def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
+            wait = super().launch(batch)
             return lambda: Encoded(
                 -wait().vectors if good else np.ones_like(wait().vectors) / self.info.dimensions**0.5
             )

@@ -178,7 +178,7 @@ class Several:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runtime, name)
 
-    def launch(self, batch: Sequence[Prepared], *, alone: bool) -> Callable[[], Encoded]:
+    def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
         from fake_runtime import embed
 
         texts = [bytes(item.tokens.astype(np.uint8)).decode() for item in batch if item.tokens is not None]

@@ -27,8 +27,8 @@ def other(runtime: Any) -> Any:
     class Other(type(runtime)):  # type: ignore[misc]
         info = ModelInfo("other", "other-fingerprint", runtime.info.dimensions, 1_000, 16)
 
-        def launch(self, batch: Sequence[Prepared], *, alone: bool) -> Callable[[], Encoded]:
-            wait = super().launch(batch, alone=alone)
+        def launch(self, batch: Sequence[Prepared]) -> Callable[[], Encoded]:
+            wait = super().launch(batch)
             return lambda: Encoded(-wait().vectors)
 
     return Other()
