@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,5 +39,13 @@ def forget_summary(folder: Path) -> None:
 
 
 def bytes_on_disk(folder: Path) -> int:
-    """Return the disk space of files without their holes, which are large."""
-    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))
+    """Return the disk space of files without their holes, which are large.
+
+    What is removed meanwhile takes none: a shard that was rebuilt is removed while the collection is in use.
+    """
+    total = 0
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            with contextlib.suppress(FileNotFoundError):
+                total += Path(parent, name).lstat().st_blocks * 512
+    return total

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
@@ -37,6 +38,7 @@ async def test_the_nearest_document_comes_first(served: Any) -> None:
         "image_url": None,
         "thumbnail_url": None,
         "metadata": {"region": "Europe", "area_km2": 450295},
+        "part": None,
     }
     assert set(answer["timings"]) == {"decode_ms", "queue_ms", "encode_ms", "store_ms", "total_ms"}
     assert all(value >= 0 for value in answer["timings"].values())
@@ -216,6 +218,9 @@ async def test_collections(served: Any) -> None:
         "limit": None,
         "language": "simple",
         "latents": False,
+        "parts": True,
+        "passages": {"enabled": True, "overlap": 0, "tokens": None},
+        "precision": [],
         "generation": 0,
         "model": "fake",
         "fingerprint": "fake-fingerprint",
@@ -483,7 +488,9 @@ async def test_a_dead_model_thread_turns_livez(served: Any, runtime: Any) -> Non
 async def test_a_stuck_forward_turns_livez(serve: Serve, runtime: Any) -> None:
     """After the setting's time, and as long as it is stuck."""
     served = await serve(stuck_after_s=0.3)
+    assert (await served.client.get("/livez")).status_code == 200
     runtime.gate.clear()
+    started = time.monotonic()
     call = asyncio.create_task(
         served.client.post("/encode", json={"role": "query", "inputs": [{"text": "never ends"}]})
     )
@@ -493,7 +500,8 @@ async def test_a_stuck_forward_turns_livez(serve: Serve, runtime: Any) -> None:
         while statuses[-1] == 200:
             await asyncio.sleep(0.02)
             statuses.append((await served.client.get("/livez")).status_code)
-    assert statuses[0] == 200
+    # On a busy machine the first answer may come late enough to be the last.
+    assert time.monotonic() - started >= 0.3
     assert statuses[-1] == 503
     runtime.gate.set()
     assert (await call).status_code == 200

@@ -255,7 +255,7 @@ async def test_another_content_type(served: Any) -> None:
     kinds = ("text/plain;charset=UTF-8", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", None)
     for (method, path), kind in itertools.product(WITH_BODY, kinds):
         headers = {} if kind is None else {"content-type": kind}
-        url = path.format(name="flags")
+        url = path.format(name="flags", id="se")
         response = await served.client.request(method, url, content=b'[{"text": "red"}]', headers=headers)
         assert "application/json" in is_problem(response, 415, "unsupported_media_type")["detail"], (method, path, kind)
     assert {"/search", "/collections/{name}/documents", "/encode"} <= {path for _, path in WITH_BODY}

@@ -178,9 +178,9 @@ async def test_a_layout_is_remembered_and_fixed(store: Store) -> None:
     await store.create("plain", D)
     await store.create("late", D, latents=True)
     assert [await store.points(name).layout() for name in ("words", "plain", "late")] == [
-        Layout(D, "english"),
-        Layout(D, "simple"),
-        Layout(D, latents=True),
+        Layout(D, "english", parts=True),
+        Layout(D, "simple", parts=True),
+        Layout(D, latents=True, parts=True),
     ]
     for name in ("words", "plain", "late"):
         await store.create(name, D)  # whatever is there

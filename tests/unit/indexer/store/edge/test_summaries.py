@@ -15,6 +15,7 @@ from indexer.store.edge.client import EdgeStore
 from indexer.store.edge.opened import SEARCH_THREADS
 from indexer.store.edge.settings import EdgeSettings
 from indexer.store.edge.shards import Shards
+from indexer.store.edge.summaries import bytes_on_disk
 from indexer.store.indexes import declared_indexes
 from model.errors import NotFound
 
@@ -144,3 +145,24 @@ def test_an_open_shard_has_few_threads(tmp_path: Path) -> None:
     assert threads() - before <= 8 * (SEARCH_THREADS + 1)
     shards.close()
     assert threads() - before <= 8
+
+
+def test_what_is_removed_while_it_is_measured_takes_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "c"
+    folder.mkdir()
+    (folder / "kept").write_bytes(b"x" * 4096)
+    kept = bytes_on_disk(folder)
+    assert kept >= 4096
+    gone = folder / ".gone-1"
+    (gone / "segments").mkdir(parents=True)
+    (gone / "file").write_bytes(b"x" * 4096)
+    lstat = Path.lstat
+
+    def removing(path: Path) -> os.stat_result:
+        if gone.exists():
+            gone.rename(tmp_path / "removed")
+        return lstat(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "lstat", removing)
+        assert bytes_on_disk(folder) == kept
