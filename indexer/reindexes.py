@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from indexer.catalog import Catalog
 from indexer.domain.collections import Collection, Reindex, ReindexState
 from indexer.domain.jobs import Job
-from indexer.encoding.registry import Encoders
+from indexer.encoding.registry import Encoders, ModelState
 from indexer.ledger.ledger import Ledger
 from indexer.loops import WakeUps
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
@@ -29,7 +29,7 @@ class Reindexes:
         or its fingerprint or the beginning of it.
 
         Raises `Conflict` if no model but the collection's own runs here, or while the collection has another
-        generation.
+        generation; `DependencyUnavailable` while the other model is being loaded.
         """
         collection = await self._catalog.get(name)
         target = await self._target(collection, model)
@@ -86,7 +86,8 @@ class Reindexes:
     async def _target(self, collection: Collection, model: str | None) -> ModelInfo:
         """Return the model to reindex to: the named one; else the present model of the collection's name, if that has
         changed; else the only other one."""
-        running = [served.info for served in await self._encoders.served() if served.info is not None]
+        known = await self._encoders.served()
+        running = [served.info for served in known if served.info is not None]
         candidates = [info for info in running if info.fingerprint != collection.fingerprint]
         loaded = ", ".join(f"{info.name} ({info.fingerprint[:12]})" for info in running)
         if model is not None:
@@ -101,6 +102,9 @@ class Reindexes:
                 )
         if chosen:
             return chosen[0]
+        for served in known:
+            if served.state is ModelState.LOADING and model in (None, served.name):
+                raise DependencyUnavailable(f"model {served.name} is still being loaded; try again")
         requested = "another model" if model is None else f"{model!r:.100}, other than that of the collection,"
         raise Conflict(
             f"collection {collection.name!r} is of model {collection.model} ({collection.fingerprint[:12]}) and "

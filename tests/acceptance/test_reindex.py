@@ -135,6 +135,10 @@ def begin(serve: Any, models: Models) -> tuple[Client, dict[str, str]]:
     ]
     serve.flags += ["--threads=1", "--request-timeout-s=20"]
     client = serve.start()
+    deadline = time.monotonic() + 60
+    while any(model.state != "ready" for model in client.info().models):  # of several, one is enough to be ready
+        assert time.monotonic() < deadline, client.info().models
+        time.sleep(0.05)
     wanted = {f"d{number}": text_of(number) for number in range(DOCUMENTS)}
     client.create_collection("c")
     loaded = client.load("c", [{"id": key, "text": text} for key, text in wanted.items()])

@@ -24,7 +24,7 @@ from indexer.domain.documents import Incoming
 from indexer.domain.jobs import Job, JobKind, JobState
 from indexer.domain.patches import merged
 from indexer.encoding.encoder import Lane
-from indexer.encoding.registry import Encoders
+from indexer.encoding.registry import Encoders, ModelState, OneModel, ServedModel
 from indexer.intake import Intake
 from indexer.ledger.ledger import Ledger, take_over
 from indexer.loops import WakeUps
@@ -407,6 +407,20 @@ async def test_no_other_model_runs(make_world: Make) -> None:
         await world.reindexes.start("c", model="third")
     with pytest.raises(NotFound):
         await world.reindexes.start("none")
+
+
+async def test_a_model_that_is_being_loaded_is_no_absent_one(make_world: Make) -> None:
+    class Loading(OneModel):
+        async def models(self) -> list[ServedModel]:
+            return [*await super().models(), ServedModel("next", ModelState.LOADING)]
+
+    world = await make_world()
+    reindexes = Reindexes(world.ledger, world.catalog, Encoders((Loading(world.old),)))
+    for model in (None, "next"):
+        with pytest.raises(DependencyUnavailable, match="model next is still being loaded"):
+            await reindexes.start("c", model=model)
+    with pytest.raises(Conflict, match="is not served here"):
+        await reindexes.start("c", model="third")
 
 
 # --- writes meanwhile

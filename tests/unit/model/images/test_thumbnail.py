@@ -44,9 +44,11 @@ def test_a_small_file_serves_itself_where_browsers_show_it(kind: str, serves: bo
 
 def test_a_jpeg_is_decoded_in_the_child_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_process, "_COMMAND", ("false",))
-    monkeypatch.setattr(child_process, "_children", child_process._Children())
+    children = child_process._Children()
+    monkeypatch.setattr(child_process, "_children", children)
     with pytest.raises(InvalidInput, match="its decoder needs more than"):
         thumbnail(noise((200, 100), "JPEG"), 64, Limits())
+    children.close()
 
 
 def test_broken_side_chunks_do_no_harm() -> None:
