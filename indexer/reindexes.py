@@ -86,8 +86,8 @@ class Reindexes:
     async def _target(self, collection: Collection, model: str | None) -> ModelInfo:
         """Return the model to reindex to: the named one; else the present model of the collection's name, if that has
         changed; else the only other one."""
-        known = await self._encoders.served()
-        running = [served.info for served in known if served.info is not None]
+        models = await self._encoders.served()
+        running = [served.info for served in models if served.info is not None]
         candidates = [info for info in running if info.fingerprint != collection.fingerprint]
         loaded = ", ".join(f"{info.name} ({info.fingerprint[:12]})" for info in running)
         if model is not None:
@@ -102,7 +102,7 @@ class Reindexes:
                 )
         if chosen:
             return chosen[0]
-        for served in known:
+        for served in models:
             if served.state is ModelState.LOADING and model in (None, served.name):
                 raise DependencyUnavailable(f"model {served.name} is still being loaded; try again")
         requested = "another model" if model is None else f"{model!r:.100}, other than that of the collection,"
