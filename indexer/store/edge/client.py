@@ -117,8 +117,8 @@ class EdgeStore:
         that searches run between them."""
         summaries: dict[str, Summary | RetrievalError] = {}
         for first in range(0, len(names), SUMMARIES_PER_CALL):
-            summaries = await self._call("summaries", list(names[first : first + SUMMARIES_PER_CALL]))
-            for name, summary in summaries.items():
+            noted = await self._call("summaries", list(names[first : first + SUMMARIES_PER_CALL]))
+            for name, summary in noted.items():
                 try:
                     summaries[name] = summary or await self._call("summary", name)
                 except RetrievalError as error:
