@@ -33,12 +33,13 @@ class Layout:
 @dataclass(frozen=True, slots=True)
 class Summary:
     """A collection as a list of collections shows it. `size_bytes` is None where the engine does not report it;
-    `indexed` are the payload indexes by path."""
+    `indexed` are the payload indexes by path, `upkeep` says what is built for it and what that waits for."""
 
     layout: Layout
     documents: int
     size_bytes: int | None
     indexed: Mapping[str, FieldType]
+    upkeep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +146,6 @@ class Points(Protocol):
     @property
     def columns(self) -> Columns:
         """The metadata fields of these points."""
-        ...
-
-    async def unfinished_indexes(self, fields: Mapping[str, FieldType]) -> list[str]:
-        """Return the declared fields whose indexes are not built yet."""
         ...
 
     async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:

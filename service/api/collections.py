@@ -195,7 +195,7 @@ def _described(
         "instruction": collection.instruction,
         "limit": collection.limit,
         "indexes": dict(collection.indexes),
-        "indexing": unfinished(collection.indexes, summary.indexed) if summary else [],
+        "indexing": [*unfinished(collection.indexes, summary.indexed), *summary.upkeep] if summary else [],
         "aliases": aliases,
         "language": summary and summary.layout.language,
         "passages": asdict(collection.passages),

@@ -203,10 +203,6 @@ class FakePoints:
     def columns(self) -> "FakeColumns":
         return FakeColumns(self)
 
-    async def unfinished_indexes(self, fields: Mapping[str, FieldType]) -> list[str]:
-        self._kept()
-        return []
-
     async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
         kept = sorted(self._kept()[1].values(), key=lambda each: point_id(each.document_id))
         rest = [each for each in kept if after is None or point_id(each.document_id) >= after]
@@ -240,8 +236,9 @@ class FakeColumns:
         stretch = await self._points.scroll(after, limit, condition)
         return [Row(point_id(point.document_id), point.metadata) for point in stretch.points], stretch.after
 
+    # Without an index no facet is asked of a store, and no order.
     async def facet(self, field: str, condition: Filter | None, limit: int, *, exact: bool) -> list[tuple[Any, int]]:
-        raise NotImplementedError
+        raise AssertionError(field)
 
     async def ordered(
         self,
@@ -253,7 +250,7 @@ class FakeColumns:
         descending: bool,
         start: float | datetime | None,
     ) -> list[Row]:
-        raise NotImplementedError
+        raise AssertionError(field)
 
 
 def _normalised(point: Point, layout: Layout) -> Point:

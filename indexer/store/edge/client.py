@@ -290,11 +290,6 @@ class EdgePoints:
         return EdgeColumns(self._call, self._name, self.watch)
 
     @measured
-    async def unfinished_indexes(self, fields: Mapping[str, FieldType]) -> list[str]:
-        names: list[str] = await self._call("unfinished_indexes", self._name, dict(fields))
-        return names
-
-    @measured
     async def images(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
         page: tuple[list[str], str | None] = await self._call("images", self._name, after, limit)
         return page

@@ -79,7 +79,6 @@ def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
         s.images,
         s.summaries,
         s.summary,
-        s.unfinished_indexes,
         s.index_for,
         s.rows,
         s.scan,

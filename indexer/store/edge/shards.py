@@ -63,7 +63,6 @@ from indexer.store.indexes import (
     refuse_reading,
     refuse_use,
     unanswered,
-    unfinished,
 )
 from indexer.store.payload import (
     IMAGE_FIELDS,
@@ -495,13 +494,6 @@ class Shards:
         records, following = self._stretch(name, after, limit, None, IMAGE_FIELDS, False)
         return digests(record.payload for record in records), following
 
-    def unfinished_indexes(self, name: str, fields: Mapping[str, FieldType]) -> list[str]:
-        """Return the declared fields whose index is not there yet, then what is built or what that waits for."""
-        opened = self._opened(name)
-        graph = ["(graph)"] if opened.build is not None and opened.build.graph else []
-        waits = [] if opened.lacks is None else [f"(waits: {opened.lacks})"]
-        return [*unfinished(fields, opened.indexed), *graph, *waits]
-
     def ping(self) -> None:
         """Answer, to show that the process is alive."""
 
@@ -711,7 +703,10 @@ def _point(record: Any, with_vectors: bool) -> Point:
 
 
 def _summary_of(opened: OpenShard) -> Summary:
-    return Summary(opened.layout, opened.shard.info().points_count, opened.size_bytes, dict(opened.indexed))
+    graph = ("(graph)",) if opened.build is not None and opened.build.graph else ()
+    waits = () if opened.lacks is None else (f"(waits: {opened.lacks})",)
+    points = opened.shard.info().points_count
+    return Summary(opened.layout, points, opened.size_bytes, dict(opened.indexed), graph + waits)
 
 
 def _unknown(name: str) -> NotFound:

@@ -29,7 +29,7 @@ from indexer.observability.watch import NOBODY, Watch
 from indexer.store.base import Consistency, Layout, SearchWindow, Summary
 from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
 from indexer.store.fusion import fuse, places
-from indexer.store.indexes import answered, check_kinds, declared_indexes, refuse_reading, unanswered, unfinished
+from indexer.store.indexes import answered, check_kinds, declared_indexes, refuse_reading, unanswered
 from indexer.store.measure import measured
 from indexer.store.payload import (
     IMAGE_FIELDS,
@@ -646,10 +646,6 @@ class ServerPoints:
     @property
     def columns(self) -> ServerColumns:
         return ServerColumns(self._store, self._name, self._chosen)
-
-    @measured
-    async def unfinished_indexes(self, fields: Mapping[str, FieldType]) -> list[str]:
-        return unfinished(fields, (await self._store.describe(self._name, fresh=True)).indexed)
 
 
 def creation(layout: Layout, settings: CollectionSettings) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from declared_indexes import unfinished_indexes
 from qdrant_client import AsyncQdrantClient
 from qdrant_nodes import Cluster, Node, three_nodes
 
@@ -250,7 +251,7 @@ async def test_definitions_are_on_a_node_that_was_down(cluster: Cluster, open_st
         one = open_store(node.url)
         async with asyncio.timeout(30):
             for name in ("c", "new"):
-                while await one.points(name).unfinished_indexes({"version": FieldType.NUMBER}):  # noqa: ASYNC110
+                while await unfinished_indexes(one, name, {"version": FieldType.NUMBER}):  # noqa: ASYNC110
                     await asyncio.sleep(0.2)
         with pytest.raises(NotFound):
             await one.describe("old")

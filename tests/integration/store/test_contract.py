@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from declared_indexes import unfinished_indexes
 from filter_strategies import BEYOND_DOUBLES, NUMBERS, corpus, every_leaf, filters, metadata
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -292,9 +293,9 @@ async def test_filters_mean_the_same_whatever_is_indexed(
         assert {hit.document_id for hit in hits} == wanted, condition
         compared()
     async with asyncio.timeout(20):
-        while await points.unfinished_indexes(declared):  # noqa: ASYNC110 - it is in another process
+        while await unfinished_indexes(store, "c", declared):  # noqa: ASYNC110 - it is in another process
             await asyncio.sleep(0.1)
-    assert await points.unfinished_indexes({**declared, "absent": kind}) == ["absent"]
+    assert await unfinished_indexes(store, "c", {**declared, "absent": kind}) == ["absent"]
 
 
 async def test_numbers_come_back_as_they_were_posted(

@@ -73,9 +73,9 @@ def ids(shards: Shards, query: Float32, window: SearchWindow) -> list[str]:
 
 def test_a_graph_is_built_and_finds_the_nearest(shards: Shards, vectors: Float32) -> None:
     tidied(shards, "building")
-    assert shards.unfinished_indexes("c", {}) == ["(graph)"]
+    assert shards.summary("c").upkeep == ("(graph)",)
     tidied(shards)
-    assert shards.unfinished_indexes("c", {}) == []
+    assert shards.summary("c").upkeep == ()
     graph = shards._open["c"].graph
     assert graph is not None
     assert graph.points == N

@@ -37,6 +37,7 @@ from indexer.store.edge.client import EdgeStore
 from indexer.store.edge.settings import EdgeSettings
 from indexer.store.edge.slices import Slices
 from indexer.store.edge.summaries import bytes_on_disk
+from indexer.store.indexes import unfinished
 from indexer.store.payload import path_of, terms_path_of
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 
@@ -576,7 +577,7 @@ def test_a_build_waits_for_room_for_the_shard_beside_the_shard(
         (said,) = caplog.messages
         assert re.search(rf"disk is full: {free} bytes free at .*, \d+ needed", said)
         assert shards._open["c"].lacks in said
-        assert shards.unfinished_indexes("c", {}) == [f"(waits: {shards._open['c'].lacks})"]
+        assert shards.summary("c").upkeep == (f"(waits: {shards._open['c'].lacks})",)
         assert shards.untidy
         assert sorted(each.name for each in (tmp_path / "c").iterdir()) == ["collection.json", "shard"]
         shards.upsert("c", batch(4_000))
@@ -814,14 +815,14 @@ def test_a_filter_that_would_read_too_many_documents_is_refused_with_what_to_dec
     # The indexed condition leaves few enough.
     assert search(Range("i", lt=100.0), Not(Equals("x", True))) == 100
     shards.create("c", D, {"x": FieldType.BOOL})
-    assert shards.unfinished_indexes("c", {"i": FieldType.NUMBER, "x": FieldType.BOOL}) == ["x"]
+    assert unfinished({"i": FieldType.NUMBER, "x": FieldType.BOOL}, shards.summary("c").indexed) == ["x"]
     with pytest.raises(IndexUnfinished, match=r"field x .* is being built"):
         search(Equals("x", True))
     until_stage(shards, "building")
     with pytest.raises(IndexUnfinished):
         search(Equals("x", True))
     tidied(shards)
-    assert shards.unfinished_indexes("c", {"i": FieldType.NUMBER, "x": FieldType.BOOL}) == []
+    assert unfinished({"i": FieldType.NUMBER, "x": FieldType.BOOL}, shards.summary("c").indexed) == []
     assert search(Not(Equals("x", True))) == 300
     shards.close()
 

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from declared_indexes import unfinished_indexes
 from qdrant_nodes import Node, one_node
 
 from indexer.domain.points import Point
@@ -116,7 +117,7 @@ async def test_strict_mode(open_store: Open, node: Node) -> None:
     with pytest.raises(InvalidInput, match="Declare it with"):
         await points.search(ONES, narrowed)
     await store.create("c", D, {"n": FieldType.NUMBER})
-    while await points.unfinished_indexes({"n": FieldType.NUMBER}):  # noqa: ASYNC110
+    while await unfinished_indexes(store, "c", {"n": FieldType.NUMBER}):  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     assert len(await points.search(ONES, narrowed)) == 1
 

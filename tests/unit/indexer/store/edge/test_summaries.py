@@ -11,6 +11,7 @@ from indexer.domain.points import Point
 from indexer.errors import CollectionDamaged
 from indexer.filters import FieldType
 from indexer.store.base import Summary
+from indexer.store.edge import client
 from indexer.store.edge.client import EdgeStore
 from indexer.store.edge.opened import SEARCH_THREADS
 from indexer.store.edge.settings import EdgeSettings
@@ -166,3 +167,13 @@ def test_what_is_removed_while_it_is_measured_takes_no_space(tmp_path: Path, mon
     with monkeypatch.context() as patch:
         patch.setattr(Path, "lstat", removing)
         assert bytes_on_disk(folder) == kept
+
+
+async def test_a_list_longer_than_one_call_has_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "SUMMARIES_PER_CALL", 2)
+    store = EdgeStore(tmp_path)
+    names = [f"c{number}" for number in range(5)]
+    for name in names:
+        await store.create(name, D)
+    assert list(await store.summaries(names)) == names
+    await store.close()

@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 import qdrant_client
+from declared_indexes import unfinished_indexes
 from filter_strategies import filters
 from hypothesis import given
 from pydantic import BaseModel, ValidationError
@@ -381,7 +382,7 @@ async def test_a_filter_that_would_read_too_many_documents_is_refused_with_what_
         await points.search(Nearest(ones), SearchWindow(5, condition=Range("n", gt=1.0)))
     qdrant.schema = {path: {"data_type": kind, "points": 9} for path, kind in qdrant.indexes["ret2~~c"].items()}
     await points.search(Nearest(ones), SearchWindow(5, condition=AllOf((Range("n", gt=1.0), FullText("t", "red")))))
-    assert await points.unfinished_indexes({"n": FieldType.NUMBER, "x": FieldType.GEO}) == ["x"]
+    assert await unfinished_indexes(store, "c", {"n": FieldType.NUMBER, "x": FieldType.GEO}) == ["x"]
     with pytest.raises(InvalidInput, match="declared as another type"):
         await points.page(None, 5, Equals("t", "red"))
     with pytest.raises(InvalidInput, match="inside nested have no index"):
