@@ -32,6 +32,7 @@ class FakeStore:
         self.broken: RetrievalError | None = None
         self.upserts: list[list[str]] = []
         self.indexes: dict[str, dict[str, FieldType]] = {}
+        self.upkeep: tuple[str, ...] = ()
 
     async def create(
         self,
@@ -66,7 +67,7 @@ class FakeStore:
         if name not in self.kept:
             return NotFound(f"there is no collection {name} in the store")
         layout, points = self.kept[name]
-        return Summary(layout, len(points), None, declared_indexes(self.indexes[name]))
+        return Summary(layout, len(points), None, declared_indexes(self.indexes[name]), self.upkeep)
 
     async def ping(self) -> None:
         self.check()

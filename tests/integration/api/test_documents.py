@@ -10,6 +10,7 @@ from urllib.parse import quote
 import numpy as np
 import orjson
 import pytest
+from fake_store import FakeStore
 
 Serve = Callable[..., Awaitable[Any]]
 Make = Callable[..., bytes]
@@ -198,6 +199,18 @@ async def test_openai_embeddings_refuse(served: Any, body: dict[str, Any], statu
 
 
 # --- collections
+
+
+async def test_a_collection_says_what_is_built_for_it_and_what_that_waits_for(serve: Any) -> None:
+    store = FakeStore()
+    served = await serve(store=store)
+    await served.client.put("/collections/flags", json={"indexes": {"n": "number"}})
+    store.upkeep = ("(graph)", "(waits: room)")
+    for answer in (
+        (await served.client.get("/collections/flags")).json(),
+        (await served.client.get("/collections")).json()["collections"][0],
+    ):
+        assert answer["indexing"] == ["(graph)", "(waits: room)"]
 
 
 async def test_collections(served: Any) -> None:
