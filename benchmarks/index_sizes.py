@@ -116,7 +116,7 @@ def _memory(folder: Path) -> str:
     for status in Path("/proc").glob("[0-9]*/status"):
         with contextlib.suppress(OSError):
             command = (status.parent / "cmdline").read_bytes()
-            if b"edge_process" in command and bytes(folder) in command:
+            if b"indexer.store.edge.process" in command and bytes(folder) in command:
                 own, mapped = (
                     int(re.findall(rf"^{name}:\s+(\d+) kB", status.read_text(), re.MULTILINE)[0]) // 1024
                     for name in ("RssAnon", "RssFile")

@@ -82,7 +82,6 @@ async def list_collections(parts: PartsOf, caller: CallerOf) -> Response:
 
 @router.post(
     "/collections/{name}/copy",
-    operation_id="copy_collection",
     status_code=202,
     response_model=JobAcceptedOut,
     responses={200: {"model": JobAcceptedOut, "description": "with `wait=true`: the copy is done"}},

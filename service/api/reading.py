@@ -36,7 +36,7 @@ PageCursor = Annotated[
 ]
 
 
-@router.get("/collections/{name}/documents", operation_id="list_documents", response_model=DocumentsOut)
+@router.get("/collections/{name}/documents", response_model=DocumentsOut)
 async def list_documents(
     name: CollectionPath,
     request: Request,
@@ -50,7 +50,7 @@ async def list_documents(
     return await scroll_documents(name, body, request, parts, caller)
 
 
-@router.post("/collections/{name}/documents/scroll", operation_id="scroll_documents", response_model=DocumentsOut)
+@router.post("/collections/{name}/documents/scroll", response_model=DocumentsOut)
 async def scroll_documents(
     name: CollectionPath, body: ScrollIn, request: Request, parts: PartsOf, caller: CallerOf
 ) -> Response:
@@ -78,7 +78,7 @@ async def scroll_documents(
         return Json({"documents": _list_of(documents), "cursor": cursor})
 
 
-@router.post("/collections/{name}/documents/get", operation_id="get_documents", response_model=GotOut)
+@router.post("/collections/{name}/documents/get", response_model=GotOut)
 async def get_documents(
     name: CollectionPath, body: GetIn, request: Request, parts: PartsOf, caller: CallerOf
 ) -> Response:
@@ -95,7 +95,7 @@ async def get_documents(
         return Json(writer.write({"documents": documents, "missing": missing}))
 
 
-@router.post("/collections/{name}/count", operation_id="count_documents", response_model=CountOut)
+@router.post("/collections/{name}/count", response_model=CountOut)
 async def count_documents(
     name: CollectionPath, request: Request, parts: PartsOf, body: CountIn | None = None
 ) -> Response:

@@ -65,7 +65,7 @@ async def search_batch(body: SearchBatchIn, request: Request, searcher: Searcher
     return Json({"results": results})
 
 
-@router.post("/collections/{name}/facets", operation_id="facets", response_model=FacetsOut)
+@router.post("/collections/{name}/facets", response_model=FacetsOut)
 async def facets(
     name: CollectionPath, body: FacetsIn, request: Request, searcher: SearcherOf, parts: PartsOf
 ) -> Response:

@@ -49,7 +49,6 @@ _BODY = {
 
 @router.patch(
     "/collections/{name}/documents/{id}",
-    operation_id="patch_document",
     status_code=202,
     response_model=JobAcceptedOut,
     responses={200: {"model": JobAcceptedOut, "description": "with `wait=true`: the document has changed"}},
@@ -76,7 +75,6 @@ async def patch_document(
 
 @router.post(
     "/collections/{name}/documents/update",
-    operation_id="update_documents",
     status_code=202,
     response_model=AcceptedOut,
     responses={200: {"model": AcceptedOut, "description": "with `wait=true`: every document has its result"}},
