@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from needs import needed
 from tiny_model import CONFIG, write_tiny_checkpoint
 
 from model.cpu import compiled, graph
@@ -132,3 +133,18 @@ def test_threads_have_requests_of_their_own(tiny_folder: Path, cache: Path, tiny
     with ThreadPoolExecutor(4) as pool:
         actual = list(pool.map(retriever.encode, batches))
     assert np.abs(np.concatenate(actual) - np.concatenate(expected)).max() <= 1e-5
+
+
+def test_int8_is_near_and_says_so(tmp_path: Path, cache: Path, png: Callable[..., bytes]) -> None:
+    """Calibrated once: what it made is read by a process that has nothing to calibrate with."""
+    needed("nncf")
+    folder = str(write_tiny_checkpoint(tmp_path, CONFIG))
+    plain, inputs = Retriever.load(folder), items(png)
+    calibrated = Retriever.load(folder).compiled("int8", cache=cache, calibration=inputs)
+    assert calibrated.stayed == {}
+    assert calibrated.info.precision == "int8"
+    again = Retriever.load(folder).compiled("int8", cache=cache)
+    expected, actual, read = (launch(each, inputs, Role.QUERY).vectors for each in (plain, calibrated, again))
+    assert (expected * actual).sum(axis=-1).min() > 0.9
+    assert np.abs(expected - actual).max() > 1e-5
+    np.testing.assert_array_equal(read, actual)
