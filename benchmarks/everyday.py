@@ -2,7 +2,7 @@
 
 Shop, photographs, stamps, docstrings and atlas, by each model, by words alone and by both; searched through `ModeSearch` in Qdrant
 Edge, as the service does. Pictures that are not in this repository: see `benchmarks.photographs`. Embeddings take some ten minutes and
-are kept in --cache FILE, which belongs to one version of the models: remove it after a change.
+are kept in --cache FILE, which belongs to one version of the models and one precision: remove it after a change.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ def _shop(name: str, items: Sequence[shop.Product], documents: list[Input]) -> C
     return Collection(name, [item.id for item in items], documents, asks)
 
 
-async def measure(chosen: Sequence[Collection], sources: Sequence[str], cache: Path) -> list[str]:
+async def measure(chosen: Sequence[Collection], sources: Sequence[str], precision: str, cache: Path) -> list[str]:
     """Rows of the table."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         store = EdgeStore(Path(folder))
         try:
             for source in sources:
-                embeddings = Embeddings(Retriever.load(source).compiled(), source, cache)
+                embeddings = Embeddings(Retriever.load(source).compiled(precision), source, cache)
                 for number, collection in enumerate(chosen):
                     rows += await _rows(store, f"{source.partition(':')[2]}-{number}", source, collection, embeddings)
         finally:
@@ -93,14 +93,15 @@ def main() -> None:
     parser.add_argument("--stamps", type=Path, help="folder that the package of stamps was unpacked into")
     parser.add_argument("--model", action="append", help=f"repeat for several; without: {' and '.join(MODELS)}")
     parser.add_argument("--no-atlas", action="store_true", help="leave out atlas, whose 5,402 documents take longest")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "ret2-everyday.npz")
     parser.add_argument("--write", action="store_true", help="append the table to benchmarks/results")
     arguments = parser.parse_args()
     machine = Machine.read()
     chosen = list(collections(arguments.wheels, arguments.stamps, with_atlas=not arguments.no_atlas))
-    rows = asyncio.run(measure(chosen, arguments.model or MODELS, arguments.cache))
+    rows = asyncio.run(measure(chosen, arguments.model or MODELS, arguments.precision, arguments.cache))
     head = "| data | documents | ranked by | R@1 | R@10 |\n|---|---|---|---|---|\n"
-    report = f"## {machine.date}, everyday\n\n{machine}.\n\n{head}" + "\n".join(sorted(rows)) + "\n\n"
+    report = f"## {machine.date}, everyday, {arguments.precision}\n\n{machine}.\n\n{head}" + "\n".join(sorted(rows)) + "\n\n"
     print(report)
     if arguments.write:
         with (_RESULTS / f"{machine.date[:10]}-{machine.slug}-everyday.md").open("a") as file:

@@ -105,9 +105,8 @@ class CompiledTower(nn.Module):
         # Of a NaFlex tower: its positions are interpolated to the shape of each image, for which there is no graph.
         self.embeddings: nn.Module | None = tower.encoder.embeddings if _is_naflex(tower) else None
         self.patch_size: int = tower.encoder.config.patch_size if self.embeddings else 0
-        convolves = any(isinstance(part, EfficientNetLite0) for part in tower.modules())
         # Feature maps of many images leave the cache, and stay in memory.
-        self.images_at_once = CPU_PASS if convolves else None
+        self.images_at_once = CPU_PASS if _convolves(tower) else None
 
     def forward(self, values: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> list[Tensor]:
         if self.embeddings is not None:
@@ -190,19 +189,24 @@ class _Compiler:
     def compile(self, name: str, part: nn.Module) -> nn.Module:
         """Return a part that computes the same. Raises whatever the tracer or the compiler does."""
         if not name.startswith("sides."):
-            return CompiledTower(self._graph(name, lambda: self._tower(name, part)), part)
+            return CompiledTower(self._graph(name, part, lambda: self._tower(name, part)), part)
         role = Role.QUERY if name == "sides.shared" else Role(name.removeprefix("sides."))
         kinds = [kind for kind in _KINDS if self._retriever.preprocessor.reads_text or not kind.text]
         return CompiledSide(
-            {kind: self._graph(f"{name}-{kind.name}", partial(self._side, part, role, kind)) for kind in kinds}
+            {kind: self._graph(f"{name}-{kind.name}", part, partial(self._side, part, role, kind)) for kind in kinds}
         )
 
-    def _graph(self, name: str, trace: Callable[[], _Trace]) -> Graph:
+    def _graph(self, name: str, part: nn.Module, trace: Callable[[], _Trace]) -> Graph:
         graph = self._kept(name, lambda: self._traced(trace()))
         if self._precision == "int8" and not name.startswith("sides."):
             full = graph
             graph = self._kept(f"{name}.int8", lambda: _quantized(full, self._samples(name)))
-        return Graph(graph, self._precision, self._threads)
+        return Graph(graph, self._precision_of(part), self._threads)
+
+    def _precision_of(self, part: nn.Module) -> str:
+        """Return the precision of one part. Convolutions stay in float32 where the rest is in bfloat16: they alone
+        change which documents are found (docs/models.md), and gain less in speed."""
+        return "float32" if self._precision == "bfloat16" and _convolves(part) else self._precision
 
     def _kept(self, name: str, make: Callable[[], Any]) -> Any:
         """Return a graph out of the cache, made anew if it is not there or damaged."""
@@ -336,6 +340,10 @@ def _quantized(graph: Any, samples: Sequence[Inputs]) -> Any:
 
 def _is_text(name: str) -> bool:
     return name.endswith(("text", "text_tower"))
+
+
+def _convolves(part: nn.Module) -> bool:
+    return any(isinstance(module, EfficientNetLite0) for module in part.modules())
 
 
 def _is_naflex(tower: Any) -> bool:

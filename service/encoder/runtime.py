@@ -326,13 +326,16 @@ def choose_device(device: str) -> str:
 
 
 def choose_precision(precision: str, device: str) -> str:
-    """Return the precision; `auto` is bfloat16 on CUDA, or float16 where that has none, and float32 on a CPU."""
-    if precision == "bfloat16" and device == "cpu" and graph.available() and not graph.computes_bfloat16():
-        log.warning("no bfloat16 on this processor, float32 computes")
+    """Return the precision; `auto` is bfloat16 where the device computes in it, else float16 on CUDA and float32 on a
+    CPU. What it costs is in docs/models.md."""
+    if device == "cpu" and precision in ("auto", "bfloat16") and graph.available():
+        if graph.computes_bfloat16():
+            return "bfloat16"
+        if precision == "bfloat16":
+            log.warning("no bfloat16 on this processor, float32 computes")
         return "float32"
     if precision != "auto":
         return precision
-    # A CPU stays exact until bfloat16 is measured on all of atlas (docs/models.md).
     if not device.startswith("cuda"):
         return "float32"
     return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"

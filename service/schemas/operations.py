@@ -55,7 +55,10 @@ class ModelOut(BaseModel):
         None, description="the vectors of one input; with several, late interaction can rerank", examples=[1]
     )
     precision: str | None = Field(
-        None, description="of the products it is computed by, and of their inputs", examples=["bfloat16"]
+        None,
+        description="of the products it is computed by, and of their inputs; on a CPU a `bfloat16` model has its "
+        "convolutions in float32",
+        examples=["bfloat16"],
     )
     commit: str | None = Field(
         None,

@@ -146,6 +146,16 @@ def test_compiled_it_is_the_same(everyday: Retriever) -> None:
     assert close(embed(compiled, *items), embed(everyday, *items), 1e-5)
 
 
+def test_in_bfloat16_pictures_are_computed_exactly_and_texts_nearly(everyday: Retriever) -> None:
+    """Convolutions stay in float32, on any processor: in bfloat16 other documents were found."""
+    half = Retriever.load("bundled:everyday").compiled("bfloat16")
+    assert half.info.precision == "bfloat16"
+    pictures = [Input(image=product.image) for product in shop.products()[:3]]
+    assert close(embed(half, *pictures), embed(everyday, *pictures), 1e-5)
+    texts = [Input(text) for text in TEXTS]
+    assert (embed(half, *texts) * embed(everyday, *texts)).sum(axis=1).min() > 0.999
+
+
 def test_the_matrix_is_of_the_words_beside_it(everyday: Retriever, matrices: dict[str, Float32]) -> None:
     classes = read_classes()
     assert len(classes) == len(matrices[CLASS_EMBEDDINGS]) == 1000

@@ -158,6 +158,8 @@ def test_bfloat16_is_computed_where_the_processor_has_it(
     monkeypatch.setattr(runtime_module.graph, "available", lambda: True)
     monkeypatch.setattr(runtime_module.graph, "computes_bfloat16", lambda: computes)
     assert choose_precision("bfloat16", "cpu") == precision
+    assert choose_precision("auto", "cpu") == precision
+    monkeypatch.setattr(runtime_module.graph, "available", lambda: False)
     assert choose_precision("auto", "cpu") == "float32"
 
 
