@@ -101,7 +101,9 @@ def main() -> None:
     chosen = list(collections(arguments.wheels, arguments.stamps, with_atlas=not arguments.no_atlas))
     rows = asyncio.run(measure(chosen, arguments.model or MODELS, arguments.precision, arguments.cache))
     head = "| data | documents | ranked by | R@1 | R@10 |\n|---|---|---|---|---|\n"
-    report = f"## {machine.date}, everyday, {arguments.precision}\n\n{machine}.\n\n{head}" + "\n".join(sorted(rows)) + "\n\n"
+    report = (
+        f"## {machine.date}, everyday, {arguments.precision}\n\n{machine}.\n\n{head}" + "\n".join(sorted(rows)) + "\n\n"
+    )
     print(report)
     if arguments.write:
         with (_RESULTS / f"{machine.date[:10]}-{machine.slug}-everyday.md").open("a") as file:
