@@ -1,10 +1,13 @@
-"""The criteria by which a ranking orders: a vector, words, latents, or an embedding and words fused."""
+"""The criteria by which a ranking orders: a vector, words, latents, an embedding and words fused, or one of them
+boosted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
+from indexer.filters import Filter
 from model.types import Float32
 
 # Point id and score, best first; equal scores by point id. Not document ids: those are in the payloads, and reading a
@@ -73,4 +76,53 @@ class Hybrid:
     candidates: int
 
 
-Criterion = Nearest | WordMatch | LateInteraction | Hybrid
+@dataclass(frozen=True, slots=True)
+class FilterBoost:
+    """Adds the weight where a filter is fulfilled."""
+
+    condition: Filter
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class FieldBoost:
+    """Adds the weight times the number in a field, of a list its greatest."""
+
+    field: str
+    weight: float
+
+
+class Curve(StrEnum):
+    """How a decay falls. All are ½ at the distance `scale`."""
+
+    EXPONENTIAL = "exp"
+    GAUSSIAN = "gauss"
+    LINEAR = "linear"
+
+
+@dataclass(frozen=True, slots=True)
+class DecayBoost:
+    """Adds the weight times what is left of 1 at the distance of a field from `origin`, of a list that of the nearest
+    value. With `times` the field holds times, and `scale` and `origin` are in Unix seconds."""
+
+    field: str
+    weight: float
+    curve: Curve
+    scale: float
+    origin: float
+    times: bool = False
+
+
+Boost = FilterBoost | FieldBoost | DecayBoost
+
+
+@dataclass(frozen=True, slots=True)
+class Boosted:
+    """The first `candidates` of another ranking, ordered by their score and what their metadata add to it."""
+
+    ranking: Nearest | WordMatch | LateInteraction | Hybrid
+    boosts: tuple[Boost, ...]
+    candidates: int
+
+
+Criterion = Nearest | WordMatch | LateInteraction | Hybrid | Boosted

@@ -1,4 +1,4 @@
-"""`ret2 documents`, `ret2 count` and `ret2 update`: documents that are there, read and changed without a model."""
+"""`ret2 documents`, `count`, `facets`, `update` and `copy`: documents that are there, read and changed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rich.console import Console
 from indexer.domain.jobs import JobState
 from model.errors import InvalidInput
 from service.cli.flags import json_object
-from service.cli.tables import documents_table, failures_table
+from service.cli.tables import documents_table, facet_table, failures_table
 from service.client.client import DEFAULT_URL, Client
-from service.client.types import Rejected
+from service.client.types import Rejected, SearchMode
 
 Collection = Annotated[str, typer.Argument(help="the collection, or an alias of it")]
 Filter = Annotated[str | None, typer.Option(help='condition on metadata: {"field": "region", "equals": "Europe"}')]
@@ -53,6 +53,38 @@ def count(
     """Count the documents of a collection, or those that match a filter."""
     with Client(url, api_key=api_key) as client:
         typer.echo(client.count(collection, filter=json_object(filter, "--filter")))
+
+
+def facets(
+    collection: Collection,
+    fields: Annotated[list[str], typer.Argument(help="metadata fields")],
+    query: Annotated[str | None, typer.Option("--query", "-q", help="count the documents that it ranks first")] = None,
+    mode: Annotated[
+        SearchMode | None, typer.Option(help="how the query ranks; lexical: documents with its words")
+    ] = None,
+    score_threshold: Annotated[float | None, typer.Option(help="leave out documents of the query below it")] = None,
+    filter: Filter = None,  # noqa: A002 - the flag's name
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="values of a field")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of tables")] = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Count the values of metadata fields, of all documents or those of a filter or a query."""
+    options = {
+        "filter": json_object(filter, "--filter"),
+        "limit": limit,
+        "mode": mode and mode.value,
+        "score_threshold": score_threshold,
+    }
+    with Client(url, api_key=api_key) as client:
+        counted = client.facets(collection, fields, query, **options)
+    if as_json:
+        typer.echo(counted.model_dump_json())
+        return
+    console = Console()
+    console.print(f"{counted.documents:,} documents")
+    for facet in counted.facets:
+        console.print(facet_table(facet))
 
 
 def update(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +18,7 @@ from model.errors import InvalidInput, RetrievalError
 from service.cli import demo as demonstration
 from service.cli.backup import backup, restore
 from service.cli.benchmarks import m2kr, mbeir
-from service.cli.documents import copy, count, documents, update
+from service.cli.documents import copy, count, documents, facets, update
 from service.cli.evaluation import eval_app
 from service.cli.export import export
 from service.cli.flags import json_object, settings_from, with_settings
@@ -39,18 +38,12 @@ from service.cli.tables import (
 )
 from service.cli.train import train
 from service.client.client import DEFAULT_URL, Client
-from service.client.types import Hit, Job, SearchResult
+from service.client.types import Hit, Job, SearchMode, SearchResult
 from service.settings import Settings
 
 Url = Annotated[str, typer.Option(envvar="RET2_URL", help="address of the service")]
 ApiKey = Annotated[str | None, typer.Option(envvar="RET2_API_KEY", help="better given as variable than as flag")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
-
-
-class SearchMode(StrEnum):
-    FUSED = "fused"
-    LEXICAL = "lexical"
-    HYBRID = "hybrid"
 
 
 class _OneLineErrors(TyperGroup):
@@ -154,6 +147,9 @@ def search(
         list[str] | None, typer.Option(help='add to scores: {"field": "popularity", "weight": 0.1}; may be repeated')
     ] = None,
     diversity: Annotated[float, typer.Option(min=0, max=1, help="0 to 1: how unlike each other hits shall be")] = 0.0,
+    weights: Annotated[
+        str | None, typer.Option(help='of text against image: {"text": 1, "image": 3}; needs both, and such a model')
+    ] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -181,6 +177,7 @@ def search(
             sort=sort or (),
             boost=[json_object(text, "--boost") or {} for text in boost or ()],
             diversity=diversity,
+            weights=json_object(weights, "--weights"),
             group_by=group_by,
             group_size=group_size,
             metadata_fields=fields or True,
@@ -318,6 +315,7 @@ def mcp(
 app.command()(load)
 app.command()(documents)
 app.command()(count)
+app.command()(facets)
 app.command()(update)
 app.command()(copy)
 app.command()(export)

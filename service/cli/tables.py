@@ -16,6 +16,7 @@ from rich.text import Text
 
 from indexer.domain.jobs import JobKind
 from service.client.types import Collection, Document, Hit, Job, SearchResult
+from service.schemas.facets import FacetOut
 from service.schemas.hits import ExplanationOut, PassageOut
 
 Failed = tuple[str, str, str]  # which document, code, why
@@ -65,6 +66,19 @@ def documents_table(documents: Iterable[Document]) -> Table:
     for document in documents:
         metadata = ", ".join(f"{name}={value}" for name, value in document.metadata.items())
         _row(table, document.id, short(document.text or "(a picture alone)"), short(metadata))
+    return table
+
+
+def facet_table(facet: FacetOut) -> Table:
+    """Return a row for each value of a field, then for each bucket of its numbers or times."""
+    counts = "documents" if facet.exact else "documents, about"
+    table = Table(facet.field, counts, title_justify="left")
+    for value in facet.values:
+        _row(table, str(value.value), f"{value.count:,}")
+    if facet.has_more:
+        _row(table, "…", "")
+    for bucket in facet.histogram:
+        _row(table, f"{bucket.low} to {bucket.high}", f"{bucket.count:,}")
     return table
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,16 @@ from service.schemas.search import GroupOut, SearchOut, TimingsOut
 Collection = CollectionOut
 Document = DocumentOut
 Facets = FacetsOut
+
+
+class SearchMode(StrEnum):
+    """How a search ranks: by embedding, by words, or by both."""
+
+    FUSED = "fused"
+    LEXICAL = "lexical"
+    HYBRID = "hybrid"
+
+
 Failure = FailureOut
 Generation = GenerationOut
 Group = GroupOut

@@ -65,8 +65,9 @@ class Facets:
     condition: Filter | None
     limit: int
 
-    async def of_condition(self, fields: Sequence[str]) -> list[dict[str, Any]]:
-        """Return `FacetOut` for each field. Raise `InvalidInput` or `IndexUnfinished` where that would read the
+    async def of_condition(self, fields: Sequence[str]) -> tuple[int, list[dict[str, Any]]]:
+        """Return the number of the documents, and `FacetOut` for each field. Raise `InvalidInput` or `IndexUnfinished`
+        where that would read the
         metadata of too many documents."""
         self._check(fields)
         columns = self.points.columns
@@ -84,7 +85,7 @@ class Facets:
                 facets.append(await self._spread(name))
             else:
                 facets.append(await self._values(name, exact=documents <= EXACT_DOCUMENTS))
-        return facets
+        return documents, facets
 
     async def of_points(self, fields: Sequence[str], point_ids: list[str], *, exact: bool) -> list[dict[str, Any]]:
         """Return `FacetOut` for each field, of these points. Not `exact` if they are a part of what was to be

@@ -15,7 +15,10 @@ from indexer.domain.points import Hit
 from indexer.errors import CollectionDamaged
 from indexer.filters import AllOf, Filter
 from indexer.store.base import Points, SearchWindow
+from indexer.store.boosts import additions
 from indexer.store.criteria import (
+    Boost,
+    Boosted,
     Criterion,
     Hybrid,
     LateInteraction,
@@ -28,6 +31,7 @@ from indexer.store.criteria import (
 from model.errors import InvalidInput, NotFound
 from model.types import Float32
 from service.schemas.search import QueryIn, RerankIn, RrfIn, SearchIn, WeightedIn
+from service.search.boosts import CANDIDATES
 from service.search.clock import Clock
 
 # Hits that `oversampling` counts for, whichever page is read, so that all pages are windows into the same ranking.
@@ -104,13 +108,14 @@ class RankedSearch:
     text: str | None = None
     options: SearchWindow = field(default_factory=lambda: SearchWindow(0))
     clock: Clock = field(default_factory=Clock)
+    boosts: tuple[Boost, ...] = ()
 
     async def window(self, offset: int, limit: int, extra_condition: Filter | None = None) -> list[Hit]:
         """Return a window of the ranking of the documents that also fulfil the extra condition. Raise `Conflict` where
         the collection does not hold what the mode needs."""
         window = self._window(offset, limit, extra_condition)
         with in_store(self.clock):
-            return await self.points.search(self._criterion(), window)
+            return self._with_additions(await self.points.search(self._criterion(), window))
 
     async def places(self, offset: int, limit: int, extra_condition: Filter | None = None) -> Sequence[Place]:
         """Return the ids and scores of a window, without reading its documents. Raise as `window` does."""
@@ -121,13 +126,24 @@ class RankedSearch:
         """Return the documents of these places in their order, without those deleted since. Raise as `window` does."""
         options = self.options
         with in_store(self.clock):
-            return await self.points.hits(places, with_vector=options.with_vector, consistency=options.consistency)
+            hits = await self.points.hits(places, with_vector=options.with_vector, consistency=options.consistency)
+            return self._with_additions(hits)
+
+    def _with_additions(self, hits: list[Hit]) -> list[Hit]:
+        """Return the hits with what each boost added."""
+        if not self.boosts:
+            return hits
+        return [replace(hit, boosts=additions(self.boosts, hit.metadata)) for hit in hits]
 
     def _window(self, offset: int, limit: int, extra_condition: Filter | None = None) -> SearchWindow:
         condition = _joined(self.options.condition, extra_condition)
         return replace(self.options, limit=limit, offset=offset, condition=condition, timeout_s=self.clock.remaining_s)
 
     def _criterion(self) -> Criterion:
+        ranking = self._unboosted()
+        return Boosted(ranking, self.boosts, CANDIDATES) if self.boosts else ranking
+
+    def _unboosted(self) -> Nearest | LateInteraction | WordMatch | Hybrid:
         match self.mode.mode:
             case "fused":
                 return self._by_embedding()

@@ -83,8 +83,8 @@ def check_owner(cursor: str, owner: object, search: str) -> None:
     """Raise `InvalidInput` where a cursor belongs to another search."""
     if owner != search:
         raise InvalidInput(
-            "the cursor belongs to another search: repeat the search that it came from, and change only limit and what "
-            "the hits hold",
+            "the cursor belongs to another search, or to a collection that was deleted or replaced since: repeat the "
+            "search that it came from, and change only limit and what the hits hold",
             field="cursor",
             value=cursor,
         )

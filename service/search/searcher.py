@@ -28,7 +28,7 @@ from service.observability.metrics import Metrics
 from service.schemas.facets import FacetsIn
 from service.schemas.search import QueryIn, SearchIn
 from service.search.answers import AnswerWriter
-from service.search.boosts import BoostedRanking, Boosts, boosts_of
+from service.search.boosts import boosts_of
 from service.search.bounds import SearchBounds
 from service.search.browsing import Browser, read_sorted_cursor, sorted_cursor
 from service.search.clock import Clock
@@ -93,8 +93,8 @@ class Searcher:
                 return writer.write(answer), answer["timings"]
         boosts = boosts_of(search.boost, collection.indexes)
         query = await self._encode(search.query, search.explain, mode, collection, clock)
-        ranked = self._ranked(search, mode, collection, query, clock)
-        pager = self._pager(search, ranked, keys, boosts, query.document_ids)
+        ranked = replace(self._ranked(search, mode, collection, query, clock), boosts=boosts)
+        pager = self._pager(search, ranked, keys, query.document_ids)
         async with self.room.taken(limit if search.group_by is None else MAX_WINDOW):
             answer = await self._answer(search, pager, limit, collection, query, clock)
             return writer.write(answer), answer["timings"]
@@ -112,8 +112,8 @@ class Searcher:
         fields = list(dict.fromkeys(body.fields))
         if body.query is None:
             with in_store(clock):
-                facets = await counting.of_condition(fields)
-                return {"documents": await points.count(body.filter), "facets": facets}
+                documents, facets = await counting.of_condition(fields)
+                return {"documents": documents, "facets": facets}
         search = SearchIn.model_construct(
             collection=collection_name,
             query=body.query,
@@ -135,7 +135,7 @@ class Searcher:
         self, search: SearchIn, keys: Sequence[SortKey], limit: int, collection: Collection, clock: Clock
     ) -> dict[str, Any]:
         """Return a page of the documents in the order of their metadata."""
-        digest = _digest(search)
+        digest = _digest(search, collection)
         mark = None if search.cursor is None else read_sorted_cursor(search.cursor, digest, len(keys))
         points = self.catalog.points(collection)
         with in_store(clock):
@@ -158,25 +158,17 @@ class Searcher:
         return await encoding.encode(query, mode, explain=explain)
 
     def _pager(
-        self,
-        search: SearchIn,
-        ranked: RankedSearch,
-        keys: Sequence[SortKey],
-        boosts: Boosts,
-        excluded: frozenset[str],
+        self, search: SearchIn, ranked: RankedSearch, keys: Sequence[SortKey], excluded: frozenset[str]
     ) -> Pager:
-        """Return the pages of a ranking as it is, boosted, made diverse, or sorted."""
+        """Return the pages of a ranking as it is, made diverse, or sorted."""
         ranking: Ranking = ranked
         points, clock = ranked.points, ranked.clock
-        if boosts.additions:
-            threshold = search.score_threshold
-            unbounded = replace(ranked, options=replace(ranked.options, score_threshold=None))
-            ranking = BoostedRanking(unbounded, points, boosts, threshold)
         if search.diversity:
             ranking = DiverseRanking(ranking, points, search.diversity, clock)
         if keys:
             ranking = SortedRanking(ranking, points, keys, self.bounds.depth, clock)
-        return Pager(ranking, excluded, self.bounds.depth, ranked.mode.steady and ranking is ranked)
+        steady = ranked.mode.steady and not ranked.boosts and ranking is ranked
+        return Pager(ranking, excluded, self.bounds.depth, steady)
 
     def _ranked(
         self, search: SearchIn, mode: RankingMode, collection: Collection, query: EncodedQuery, clock: Clock
@@ -208,9 +200,10 @@ class Searcher:
             return [hit_wire(name, hit, search, query, cut) for hit, cut in zip(hits, marked, strict=True)]
 
         if search.group_by is None:
-            page = await self._page(search, pager, limit)
+            digest = _digest(search, collection)
+            page = await self._page(search, digest, pager, limit)
             self._observe(len(page.hits), clock)
-            return {"hits": await wires(page.hits), "cursor": _cursor(page, search), "timings": clock.timings()}
+            return {"hits": await wires(page.hits), "cursor": _cursor(page, digest), "timings": clock.timings()}
         groups = await pager.groups(search.group_by, limit, search.group_size or 1)
         self._observe(sum(len(group.hits) for group in groups), clock)
         answered = [{"value": group.value, "hits": await wires(group.hits)} for group in groups]
@@ -220,22 +213,23 @@ class Searcher:
         self.metrics.hits.observe(hits)
         self.metrics.store_seconds.observe(clock.store_ms / 1e3)
 
-    async def _page(self, search: SearchIn, pager: Pager, limit: int) -> Page:
+    async def _page(self, search: SearchIn, digest: str, pager: Pager, limit: int) -> Page:
         if search.cursor is None:
             return await pager.page(search.offset, limit)
-        mark = read_cursor(search.cursor, _digest(search))
+        mark = read_cursor(search.cursor, digest)
         self.bounds.check_depth("cursor", mark.place, limit)
         return await pager.after(mark, limit)
 
 
-def _digest(search: SearchIn) -> str:
-    """Tell searches with different rankings apart."""
-    described = search.model_dump_json(exclude=_PAGE_OPTIONS) + repr(search.filter)
+def _digest(search: SearchIn, collection: Collection) -> str:
+    """Tell searches with different rankings apart, and a collection from one of the same name before it."""
+    owner = repr((search.filter, collection.name, collection.created_at))
+    described = search.model_dump_json(exclude=_PAGE_OPTIONS) + owner
     return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
-def _cursor(page: Page, search: SearchIn) -> str | None:
+def _cursor(page: Page, digest: str) -> str | None:
     if page.place is None:
         return None
     last = page.hits[-1]
-    return Mark(page.place, last.score, last.document_id, _digest(search)).cursor()
+    return Mark(page.place, last.score, last.document_id, digest).cursor()

@@ -15,8 +15,9 @@ from indexer.filters import FieldType, Filter
 from indexer.filters.meaning import matches
 from indexer.store.base import Consistency, Layout, SearchWindow, Summary
 from indexer.store.bm25 import TOLERANT, document_words, query_words, tokens
+from indexer.store.boosts import boosted, candidates_of
 from indexer.store.columns import FieldUse, Row
-from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
+from indexer.store.criteria import Boosted, Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
 from indexer.store.fusion import fuse, places
 from indexer.store.indexes import declared_indexes
 from indexer.store.vectors import Stored, new_layout
@@ -152,6 +153,10 @@ class FakePoints:
         return [None if point is None else Stored(point.vectors).best(vector) for point in points]
 
     async def rank(self, criterion: Criterion, window: SearchWindow) -> list[Place]:
+        if isinstance(criterion, Boosted):
+            ranking = await self.rank(criterion.ranking, candidates_of(criterion, window))
+            metadata = {point_id(name): point.metadata for name, point in self._kept()[1].items()}
+            return boosted(criterion, ranking, metadata, window)
         if not isinstance(criterion, Hybrid):
             return places(criterion, self._ranked(criterion, window))
         candidates = replace(window, limit=criterion.candidates, offset=0, score_threshold=None)

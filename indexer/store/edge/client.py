@@ -20,7 +20,8 @@ from indexer.errors import StoreDied, StoreTimedOut
 from indexer.filters import FieldType, Filter
 from indexer.observability.watch import NOBODY, Watch
 from indexer.store.base import Consistency, Layout, SearchWindow, Summary
-from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
+from indexer.store.boosts import candidates_of
+from indexer.store.criteria import Boosted, Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
 from indexer.store.edge.child import start
 from indexer.store.edge.columns import EdgeColumns
 from indexer.store.edge.settings import EdgeSettings
@@ -221,6 +222,10 @@ class EdgePoints:
         return best
 
     async def _rank_in_slices(self, slices: Slices, criterion: Criterion, window: SearchWindow) -> list[Place]:
+        if isinstance(criterion, Boosted):
+            chosen = await self._rank_in_slices(slices, criterion.ranking, candidates_of(criterion, window))
+            ranking: list[Place] = await self._call("boost", self._name, criterion, chosen, window)
+            return ranking
         if not isinstance(criterion, Hybrid):
             return places(criterion, await self._rank_slices(slices, criterion, window))
         candidates = replace(window, limit=criterion.candidates, offset=0, score_threshold=None)

@@ -72,6 +72,8 @@ class OpenShard:
     size_bytes: int = 0
     # The number of the call that used it last.
     used: int = 0
+    # Fields in a formula that the engine could not compute: among them is one with lists.
+    uncomputable: set[str] = field(default_factory=set)
     # Builds that failed one after another, what the last one lacked, and when the next may begin.
     failures: int = 0
     lacks: str | None = None

@@ -83,6 +83,22 @@ def rank(
     return [(point, score * scale) for point, score in ranked(shard, limit, score_threshold=score_threshold, **request)]
 
 
+def rank_by_formula(
+    shard: qe.EdgeShard,
+    layout: Layout,
+    nearest: Nearest,
+    formula: qe.Formula,
+    candidates: int,
+    limit: int,
+    filter_: qe.Filter | None,
+    graph: GraphSearch | None,
+) -> Ranked:
+    """Rank the nearest `candidates` by a formula. Raise what the engine raises where it cannot be computed."""
+    params = EXACT if graph is None else graph.params(max(graph.ef, candidates), candidates)
+    near = qe.Prefetch(limit=candidates, query=_nearest(nearest.vector, layout), filter=filter_, params=params)
+    return ranked(shard, min(limit, candidates), query=formula, prefetches=[near])
+
+
 def _nearest(vector: Float32, layout: Layout) -> Any:
     return qe.Query.Nearest(query_of(vector, layout))
 

@@ -26,9 +26,21 @@ from indexer.domain.points import Hit, MetadataChange, Page, Point, Stretch
 from indexer.durability import sync
 from indexer.filters import FieldType, Filter
 from indexer.store.base import Layout, SearchWindow, Summary
-from indexer.store.columns import FieldUse, Row, row_of
-from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
+from indexer.store.boosts import boosted, candidates_of, read_fields
+from indexer.store.columns import FieldUse, Row, row_of, selectors
+from indexer.store.criteria import (
+    Boosted,
+    Criterion,
+    FilterBoost,
+    Hybrid,
+    LateInteraction,
+    Nearest,
+    Place,
+    Ranked,
+    WordMatch,
+)
 from indexer.store.edge import journal
+from indexer.store.edge.boosts import formula as boost_formula
 from indexer.store.edge.build import GONE, Build, recover
 from indexer.store.edge.filters import INDEX_KINDS, sliced, to_edge
 from indexer.store.edge.graph import Graph, GraphSearch
@@ -48,7 +60,7 @@ from indexer.store.edge.opened import (
     read_layout,
     shard_config,
 )
-from indexer.store.edge.ranking import rank
+from indexer.store.edge.ranking import rank, rank_by_formula
 from indexer.store.edge.settings import EdgeSettings
 from indexer.store.edge.slices import READS_PER_CALL, Slice, Slices
 from indexer.store.edge.snapshot import copy, sync_folder, unpack
@@ -289,6 +301,8 @@ class Shards:
 
     def rank(self, name: str, criterion: Criterion, window: SearchWindow) -> list[Place] | Slices:
         """Rank the collection, unless that reads too many payloads for one call."""
+        if isinstance(criterion, Boosted):
+            return self._boosted(name, criterion, window)
         if not isinstance(criterion, Hybrid):
             ranked = self.ranked(name, criterion, window)
             return ranked if isinstance(ranked, Slices) else places(criterion, ranked)
@@ -299,6 +313,45 @@ class Shards:
         if isinstance(embedding, Slices) or isinstance(words, Slices):
             return embedding if isinstance(embedding, Slices) else cast(Slices, words)
         return fuse(criterion, embedding, words, window)
+
+    def _boosted(self, name: str, criterion: Boosted, window: SearchWindow) -> list[Place] | Slices:
+        window.check()
+        if isinstance(criterion.ranking, Nearest):
+            by_engine = self._by_formula(name, criterion, criterion.ranking, window)
+            if by_engine is not None:
+                return by_engine
+        ranking = self.rank(name, criterion.ranking, candidates_of(criterion, window))
+        return ranking if isinstance(ranking, Slices) else self.boost(name, criterion, ranking, window)
+
+    def _by_formula(
+        self, name: str, criterion: Boosted, nearest: Nearest, window: SearchWindow
+    ) -> list[Place] | Slices | None:
+        """Rank by the engine's formula, half as dear as to read metadata. None where that cannot be computed."""
+        opened = self._opened(name)
+        fields = [boost.field for boost in criterion.boosts if not isinstance(boost, FilterBoost)]
+        formula = boost_formula(criterion.boosts, opened.indexed)
+        if formula is None or not opened.uncomputable.isdisjoint(fields):
+            return None
+        chosen = self._chosen(opened, window.condition, None)
+        if isinstance(chosen, Slices):
+            return chosen
+        reads = window.condition is not None and unanswered(window.condition, opened.indexed) > 0
+        graph = None if reads else GraphSearch.of(opened.graph, window)
+        try:
+            ranked = rank_by_formula(
+                opened.shard, opened.layout, nearest, formula, criterion.candidates, window.end, chosen, graph
+            )
+        except Exception:  # noqa: BLE001  the engine raises no other class
+            # The engine names no reason. What else may be wrong shows where metadata are read.
+            opened.uncomputable.update(fields)
+            return None
+        return places(nearest, window.cut(ranked))
+
+    def boost(self, name: str, criterion: Boosted, ranking: Sequence[Place], window: SearchWindow) -> list[Place]:
+        """Boost places, already chosen, by reading their metadata."""
+        paths = selectors(read_fields(criterion.boosts))
+        rows = self.rows(name, [place.point_id for place in ranking], paths, False)
+        return boosted(criterion, ranking, {row.point_id: row.metadata for row in rows}, window)
 
     def ranked(
         self,
@@ -359,6 +412,8 @@ class Shards:
     def count(self, name: str, condition: Filter | None = None, part: Slice | None = None) -> int | Slices:
         """Count in a part of the collection, or in all of it unless that reads too many payloads."""
         opened = self._opened(name)
+        if condition is None:
+            return int(opened.shard.info().points_count)
         chosen = self._chosen(opened, condition, part)
         if isinstance(chosen, Slices):
             return chosen
@@ -435,9 +490,14 @@ class Shards:
 
     def facet(self, name: str, field: str, condition: Filter | None, limit: int, exact: bool) -> list[tuple[Any, int]]:
         """Count the values of a field. The condition is one that indexes answer."""
-        chosen = None if condition is None else to_edge(condition)
-        request = qe.FacetRequest(path_of(field), limit=limit, exact=exact, filter=chosen)
-        return [(hit.value, hit.count) for hit in self._opened(name).shard.facet(request).hits]
+        shard = self._opened(name).shard
+        counted = _facet(shard, field, None, limit, exact=False)
+        # The engine counts every value, in a tenth of the time of an exact call or less, and only of ten times `limit`
+        # values or more some alone. So all counts are exact where the field has fewer than `limit` values.
+        exact = exact and len(counted) >= limit
+        if condition is None and not exact:
+            return counted
+        return _facet(shard, field, condition, limit, exact=exact)
 
     def ordered(
         self,
@@ -692,6 +752,12 @@ class Shards:
         free, needed = shutil.disk_usage(self._folder).free, MIN_FREE_BYTES + extra_bytes
         if free < needed:
             raise DependencyUnavailable(f"disk is full: {free} bytes free at {self._folder}, {needed} needed")
+
+
+def _facet(shard: Any, field: str, condition: Filter | None, limit: int, *, exact: bool) -> list[tuple[Any, int]]:
+    chosen = None if condition is None else to_edge(condition)
+    request = qe.FacetRequest(path_of(field), limit=limit, exact=exact, filter=chosen)
+    return [(hit.value, hit.count) for hit in shard.facet(request).hits]
 
 
 def _row(record: Any, with_vector: bool = False) -> Row:

@@ -27,7 +27,8 @@ from indexer.errors import CollectionDamaged, CollectionUnavailable
 from indexer.filters import FieldType, Filter
 from indexer.observability.watch import NOBODY, Watch
 from indexer.store.base import Consistency, Layout, SearchWindow, Summary
-from indexer.store.criteria import Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
+from indexer.store.boosts import boosted, candidates_of, read_fields
+from indexer.store.criteria import Boosted, Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
 from indexer.store.fusion import fuse, places
 from indexer.store.indexes import answered, check_kinds, declared_indexes, refuse_reading, unanswered
 from indexer.store.measure import measured
@@ -435,7 +436,9 @@ class ServerPoints:
         # The first page comes whole with its ranking; of a later one the hits before it would come for nothing.
         whole = {"with_payload": True, "with_vectors": parts} if window.offset == 0 else _NOTHING
         records: _Records = {}
-        if isinstance(criterion, Hybrid):
+        if isinstance(criterion, Boosted):
+            ranking = await self._boosted(criterion, window)
+        elif isinstance(criterion, Hybrid):
             ranking = await self._fused(criterion, window)
         else:
             ranked, records = await self._rank(criterion, window, whole)
@@ -446,6 +449,8 @@ class ServerPoints:
 
     @measured
     async def rank(self, criterion: Criterion, window: SearchWindow) -> list[Place]:
+        if isinstance(criterion, Boosted):
+            return await self._boosted(criterion, window)
         if isinstance(criterion, Hybrid):
             return await self._fused(criterion, window)
         return places(criterion, (await self._rank(criterion, window, _NOTHING))[0])
@@ -459,6 +464,13 @@ class ServerPoints:
         ids = [place.point_id for place in places]
         records |= await self._retrieve(ids, [DENSE] if with_vector else False, consistency)
         return _hits(places, records, with_vector)
+
+    async def _boosted(self, criterion: Boosted, window: SearchWindow) -> list[Place]:
+        """Boost by reading metadata. The engine's formula would be of as many candidates of every shard."""
+        window.check()
+        ranking = await self.rank(criterion.ranking, candidates_of(criterion, window))
+        rows = await self.columns.rows([place.point_id for place in ranking], read_fields(criterion.boosts))
+        return boosted(criterion, ranking, {row.point_id: row.metadata for row in rows}, window)
 
     async def _fused(self, hybrid: Hybrid, window: SearchWindow) -> list[Place]:
         window.check()

@@ -6,6 +6,7 @@ A backup that was broken off or that something happened to is refused, and a res
 import json
 import shutil
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from indexer.blobs.image_store import Blobs
 from indexer.domain.collections import Collection
 from indexer.domain.documents import Document
 from indexer.domain.jobs import JobKind, Outcome, Status
-from indexer.domain.points import Page, Point
+from indexer.domain.points import Page, Part, Point, mean_of
 from indexer.filters import FieldType
 from indexer.ledger.ledger import Ledger
 from indexer.store.base import SearchWindow, Store
@@ -42,7 +43,12 @@ Open = Callable[..., Installation]
 def point(number: int, digest: str | None = None) -> Point:
     vector = np.random.default_rng(number).standard_normal(D).astype(np.float32)
     metadata = {"n": number, "x": 1.0, "é": [None, True, {"deep": "ü"}]}
-    return Point(f"d{number}", vector, f"text {number}", digest, metadata, f"hash {number}", ((0.25, 0.75),))
+    one = Point(f"d{number}", vector, f"text {number}", digest, metadata, f"hash {number}", ((0.25, 0.75),))
+    if digest is None or number % 3:
+        return one
+    rows = np.stack([vector / np.linalg.norm(vector), np.eye(D, dtype=np.float32)[number % D]])
+    parts = (Part(0, 4, 0, ((0.25, 0.75),)), Part(0, 4, 1))
+    return replace(one, vector=mean_of(rows), parts=parts, part_vectors=rows, more_images=(digest,))
 
 
 @pytest.fixture
@@ -91,6 +97,11 @@ async def fill(installation: Installation) -> Any:
     (batch,) = ledger.batches.claim.blocking(1, 60.0)
     outcomes = [Outcome(0, "d1", Status.INDEXED), Outcome(1, "bad", Status.FAILED, "invalid_input", "why")]
     ledger.batches.finish.blocking([(batch, outcomes)])
+    changes, _ = ledger.submissions.open.blocking("flags", JobKind.UPDATE)
+    ledger.submissions.append.blocking(changes.id, [(0, Document("d4", metadata={"n": None}))])
+    ledger.submissions.commit.blocking(changes.id)
+    (batch,) = ledger.batches.claim.blocking(1, 60.0)
+    ledger.batches.finish.blocking([(batch, [Outcome(0, "d4", Status.INDEXED)])])
     left, _ = ledger.submissions.open.blocking("flags", JobKind.DELETE)
     ledger.submissions.append.blocking(left.id, [(0, Document("d2"))])
     ledger.submissions.commit.blocking(left.id)
@@ -118,11 +129,14 @@ async def same(one: Installation, other: Installation) -> None:
             )
             assert [hit.document_id for hit in found] == [hit.document_id for hit in expected]
             np.testing.assert_allclose([h.score for h in found], [h.score for h in expected], atol=1e-6)
-            assert [(h.text, h.metadata, h.image_digest, h.shares) for h in found] == [
-                (h.text, h.metadata, h.image_digest, h.shares) for h in expected
+            assert [(h.text, h.metadata, h.digests, h.shares, h.parts) for h in found] == [
+                (h.text, h.metadata, h.digests, h.shares, h.parts) for h in expected
             ]
-        (stored,) = await theirs.fetch(["d3"])
-        assert (stored.content_hash if stored else None) == (None if name == "empty" else "hash 3")
+        for stored, source in zip(await theirs.fetch(["d3", "d9"]), await mine.fetch(["d3", "d9"]), strict=True):
+            assert (stored and stored.content_hash) == (source and source.content_hash)
+            if stored is not None and source is not None:
+                np.testing.assert_allclose(stored.vectors, source.vectors, atol=1e-6)
+                assert len(stored.vectors) == (2 if name == "flags" else 1)
     digests = [blob.digest async for page in one.blobs.pages() for blob in page]
     assert [await other.blobs.get(digest) for digest in digests] == [b"picture"]
 

@@ -1,5 +1,6 @@
 """The roles api and indexer on one PostgreSQL, as two processes would be: what one accepts the other indexes."""
 
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -58,6 +59,28 @@ async def test_what_the_api_accepts_the_indexer_indexes(start: Start, make_image
     assert found.json()["hits"][0]["id"] == "b"
     assert (await api.delete("/collections/flags/documents/b", params={"wait": True})).status_code == 200
     assert (await api.get("/collections/flags")).json()["documents"] == 1
+
+
+async def test_long_texts_and_several_images_by_an_encoder_elsewhere(
+    start: Start, make_image: Callable[..., bytes]
+) -> None:
+    _, api = await start("api")
+    await start("indexer")
+    await api.put("/collections/flags", json={"passages": {"tokens": 64}})
+    pictures = [{"base64": base64.b64encode(make_image(colour)).decode()} for colour in ("red", "green")]
+    text = "Nothing of note stands here. " * 20 + "The answer is quokka."
+    documents = [{"id": "long", "text": text, "images": pictures}, {"id": "short", "text": "short"}]
+    answer = await api.post("/collections/flags/documents", params={"wait": True}, json=documents)
+    assert answer.json()["job"]["indexed"] == 2, answer.text
+    found = await api.post("/search", json={"collection": "flags", "query": {"text": "The answer is quokka."}})
+    first = found.json()["hits"][0]
+    assert (first["id"], text[first["part"]["start"] : first["part"]["end"]]) == ("long", first["part"]["text"])
+    assert "quokka" in first["part"]["text"]
+    document = (await api.get("/collections/flags/documents/long?with_vector=true")).json()
+    assert len(document["image_urls"]) == 2
+    assert len(document["parts"]) > 8
+    cut = await api.post("/passages", json={"texts": [text], "tokens": 64})
+    assert len(cut.json()["results"][0]["passages"]) == len(document["parts"]) - 1, "and one of the further image"
 
 
 async def test_without_an_indexer_work_waits_and_the_api_is_ready(start: Start) -> None:

@@ -216,6 +216,12 @@ async def test_a_cursor_belongs_to_its_search(served: Any) -> None:
         response = await served.client.post("/search", json={"collection": "flags", "query": query, **options})
         assert response.status_code == 400
         assert "another search" in response.json()["detail"]
+    await served.client.delete("/collections/flags")
+    await served.load(*({"id": f"n{n}", "text": "red", "metadata": {"n": n}} for n in range(9)))
+    body = {"collection": "flags", "query": {"text": "red"}, "limit": 2, **same}
+    response = await served.client.post("/search", json=body)
+    assert response.status_code == 400
+    assert "deleted or replaced since" in response.json()["detail"]
 
 
 @pytest.mark.parametrize(

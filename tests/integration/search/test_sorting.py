@@ -123,5 +123,30 @@ async def test_a_cursor_of_another_sort_is_refused(shop: Any) -> None:
     assert "belongs to another search" in problem["detail"]
     path = "/collections/shop/facets"
     assert "places are not counted" in (await post(shop, path, fields=["place"], status=400))["detail"]
+    many = await post(shop, path, fields=[f"f{n}" for n in range(17)], status=422)
+    assert "at most 16" in many["detail"]
+    assert (
+        "mode and score_threshold need a query"
+        in (await post(shop, path, fields=["a"], mode="fused", status=422))["detail"]
+    )
     assert "at most 16" in str(await post(shop, path, fields=["f"] * 17, status=422))
     assert "need a query" in str(await post(shop, path, fields=["brand"], mode="lexical", status=422))
+
+
+async def test_an_undeclared_field_is_read_up_to_a_number_of_documents(serve: Any) -> None:
+    served = await serve(undeclared_filter_documents=3)
+    await served.client.put("/collections/shop", json={"indexes": {"price": "number"}})
+    documents = [{"id": f"d{n}", "text": "red", "metadata": {"price": n, "size": n}} for n in range(5)]
+    await served.load(*documents, collection="shop")
+    facets = "/collections/shop/facets"
+    assert ids(await post(served, sort=BY_PRICE)) == [f"d{n}" for n in range(5)]
+    by_size = [{"field": "size"}]
+    for problem in (
+        await post(served, sort=by_size, status=400),
+        await post(served, facets, fields=["size"], status=400),
+    ):
+        assert "size" in problem["detail"]
+        assert "indexes" in problem["detail"], problem["detail"]
+    few = {"field": "price", "lt": 3}
+    assert ids(await post(served, sort=by_size, filter=few)) == ["d0", "d1", "d2"]
+    assert (await post(served, facets, fields=["size"], filter=few))["facets"][0]["max"] == 2

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from indexer.domain.documents import point_id
-from indexer.domain.points import Point
+from indexer.domain.points import MetadataChange, Point
 from indexer.errors import IndexUnfinished
 from indexer.filters import Equals, FieldType, Filter, Range, elements
 from indexer.filters.meaning import matches
@@ -147,9 +147,21 @@ async def test_a_page_begins_behind_a_document_that_is_gone(filled: Any) -> None
 
 async def test_facets_count_as_python_does(filled: Any) -> None:
     points, documents = filled
+    await assert_facets(points, documents)
+    random = np.random.default_rng(4)
+    names = list(documents)
+    await points.delete(names[::7])
+    await points.set_metadata([MetadataChange(name, random_metadata(random), "") for name in names[1::7]])
+    vector = np.ones(D, np.float32)
+    await points.upsert([Point(name, vector, None, None, random_metadata(random), "") for name in names[2::7]])
+    read = [point for point in await points.fetch(names) if point is not None]
+    await assert_facets(points, {point.document_id: dict(point.metadata) for point in read})
+
+
+async def assert_facets(points: Points, documents: Mapping[str, dict[str, Any]]) -> None:
     for condition in (None, Equals("brand", "Ada"), Range("price", gt=2.5), Equals("size", "XL"), Equals("brand", "?")):
         counting = Facets(points, DECLARED, condition, 2)
-        facets = {facet["field"]: facet for facet in await counting.of_condition([*DECLARED, "size", "absent"])}
+        facets = {facet["field"]: facet for facet in (await counting.of_condition([*DECLARED, "size", "absent"]))[1]}
         chosen = [metadata for metadata in documents.values() if condition is None or matches(condition, metadata)]
         for field, kinds in {"brand": (str,), "new": (bool,), "size": (str, bool), "absent": ()}.items():
             counts: Counter[Any] = Counter()
@@ -237,7 +249,7 @@ async def test_reading_many_documents_is_refused_with_the_index_to_declare(tmp_p
             await Facets(points, declared, None, 5).of_condition(["brand", "colour"])
         few = Equals("brand", "1")
         assert len(await Browser(points.columns, [SortKey("size")], few).entries(None, 50)) == 10
-        assert (await Facets(points, declared, few, 5).of_condition(["colour"]))[0]["values"] == []
+        assert (await Facets(points, declared, few, 5).of_condition(["colour"]))[1][0]["values"] == []
         await store.create("c", D, {"size": FieldType.NUMBER})
         use = FieldUse("the sort", "size", (FieldType.NUMBER,))
         for _ in range(200):

@@ -1,6 +1,7 @@
 """POST …/reindex over the application: real queue, ledger, worker and Qdrant Edge, two fake models."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -98,6 +99,38 @@ async def test_there_and_back(start: Start) -> None:
     await until(client, "dropping", "gone")
     np.testing.assert_allclose(await vectors(client), before, atol=1e-6)
     assert (await client.get("/collections/c/documents/d3")).json()["metadata"] == {"new": True}
+
+
+async def test_parts_images_and_changes_of_metadata_go_through(
+    start: Start, runtime: Any, make_image: Callable[..., bytes]
+) -> None:
+    held = other(runtime)
+    client = await start(held)
+    path = "/collections/c/documents"
+    pictures = [{"base64": base64.b64encode(make_image(colour)).decode()} for colour in ("red", "green", "blue")]
+    # More than the model reads.
+    long = {"id": "long", "text": "Some words stand here. " * 60, "images": pictures, "metadata": {"n": 1, "x": 2}}
+    await client.post(path, params={"wait": True}, json=[long])
+    before = (await client.get(f"{path}/long?with_vector=true")).json()
+    assert len(before["parts"]) > 3
+    held.gate.clear()
+    try:
+        await client.post("/collections/c/reindex")
+        changed = await client.patch(f"{path}/long", json={"metadata": {"n": 7, "x": None}})
+        assert changed.status_code == 202, changed.text
+        all_of_them = {"filter": {"field": "n", "lt": 3}, "metadata": {"low": True}}
+        assert (await client.post(f"{path}/update", json=all_of_them)).status_code == 202
+    finally:
+        held.gate.set()
+    await until(client, "kept")
+    after = (await client.get(f"{path}/long?with_vector=true")).json()
+    assert after["metadata"] == {"n": 7}
+    assert after["image_urls"] == before["image_urls"]
+    for part, earlier in zip(after["parts"], before["parts"], strict=True):
+        np.testing.assert_allclose(part.pop("vector"), -np.asarray(earlier.pop("vector")), atol=1e-6)
+        assert part == earlier
+    low = {"filter": {"field": "low", "equals": True}}
+    assert (await client.post("/collections/c/count", json=low)).json() == {"count": 3}
 
 
 async def test_other_collections_stay_with_their_model(start: Start) -> None:

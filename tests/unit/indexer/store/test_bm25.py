@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from indexer.filters.words import words
 from indexer.store import bm25
 from indexer.store.bm25 import document_words, languages, query_words, tokens
 from model.errors import InvalidInput
@@ -106,3 +107,8 @@ def test_a_word_of_100_000_letters_is_neither_stemmed_nor_kept(language: str) ->
     assert bm25.tokens(word, language) == [word]
     assert len(bm25.document_words(word, language).ids) == 1
     assert bm25._cached_id.cache_info().currsize == 0
+
+
+@given(st.text(max_size=60))
+def test_filters_and_lexical_search_normalise_alike(text: str) -> None:
+    assert words(text) == bm25.tokens(text, "simple")

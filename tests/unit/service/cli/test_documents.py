@@ -1,4 +1,4 @@
-"""`ret2 documents` and `ret2 count`, over a service that a function stands in for."""
+"""`ret2 documents`, `ret2 count` and `ret2 facets`, over a service that a function stands in for."""
 
 from __future__ import annotations
 
@@ -18,6 +18,26 @@ from service.client.client import Client
 from service.schemas.hits import DocumentOut
 
 IDS = [f"d{number}" for number in range(5)]
+
+NOTHING = {"min": None, "max": None, "histogram": []}
+FACETS = [
+    {
+        "field": "brand",
+        "values": [{"value": "[bold]Ada", "count": 1_000}, {"value": True, "count": 2}],
+        "has_more": True,
+        "exact": False,
+        **NOTHING,
+    },
+    {
+        "field": "price",
+        "values": [],
+        "has_more": False,
+        "exact": True,
+        "min": 1.0,
+        "max": 9.5,
+        "histogram": [{"low": 1.0, "high": 9.5, "count": 7}],
+    },
+]
 
 
 def document(key: str) -> dict[str, Any]:
@@ -44,6 +64,8 @@ def ret2(monkeypatch: pytest.MonkeyPatch, requests: list[dict[str, Any]]) -> Cal
                 return httpx.Response(200, json={"documents": [document(key) for key in body["ids"]], "missing": []})
             case "/collections/c/count":
                 return httpx.Response(200, json={"count": 3})
+            case "/collections/c/facets":
+                return httpx.Response(200, json={"documents": 1_200, "facets": FACETS})
         return httpx.Response(404, json={})
 
     client = partial(Client, transport=httpx.MockTransport(serve), sleep=lambda _: None)
@@ -70,3 +92,15 @@ def test_documents_by_id_as_json_lines(ret2: Callable[..., Any]) -> None:
 def test_count(ret2: Callable[..., Any], requests: list[dict[str, Any]]) -> None:
     assert ret2("count", "c", "--filter", '{"field": "price", "gt": 1}').stdout == "3\n"
     assert requests == [{"filter": {"field": "price", "gt": 1}}]
+
+
+def test_facets_are_shown_with_their_counts(ret2: Callable[..., Any], requests: list[dict[str, Any]]) -> None:
+    shown = ret2("facets", "c", "brand", "price", "-q", "shoe", "--mode", "lexical", "-n", 2)
+    assert shown.exit_code == 0, shown.output
+    lines = [line.split() for line in shown.output.splitlines()]
+    assert ["1,200", "documents"] in lines
+    for cells in (["[bold]Ada", "1,000"], ["True", "2"], ["1.0", "to", "9.5", "7"]):
+        assert any(all(cell in line for cell in cells) for line in lines), cells
+    assert "documents, about" in shown.output
+    assert requests == [{"fields": ["brand", "price"], "query": {"text": "shoe"}, "mode": "lexical", "limit": 2}]
+    assert json.loads(ret2("facets", "c", "brand", "--json").stdout)["facets"] == FACETS
