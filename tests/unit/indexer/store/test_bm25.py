@@ -73,10 +73,10 @@ def test_words_that_share_an_id_count_as_one(monkeypatch: pytest.MonkeyPatch) ->
 
 @given(text=st.text(max_size=200), language=st.sampled_from(["simple", "english", "hindi", "arabic"]))
 def test_any_text_gives_a_sparse_vector(text: str, language: str) -> None:
-    for words in (document_words(text, language), query_words(text, language)):
-        assert list(words.ids) == sorted(set(words.ids))
-        assert all(0 <= one < 2**32 for one in words.ids)
-        assert all(0 < weight < 1e6 for weight in words.weights)
+    for sparse in (document_words(text, language), query_words(text, language)):
+        assert list(sparse.ids) == sorted(set(sparse.ids))
+        assert all(0 <= one < 2**32 for one in sparse.ids)
+        assert all(0 < weight < 1e6 for weight in sparse.weights)
 
 
 def test_every_language_stems(monkeypatch: pytest.MonkeyPatch) -> None:
