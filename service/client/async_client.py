@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial, wraps
+from functools import partial, update_wrapper
 from itertools import islice
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -28,23 +28,25 @@ _HANDED_OVER = 100
 def _awaited(
     call: Callable[Concatenate[Client, Options], Result],
 ) -> Callable[Concatenate[AsyncClient, Options], Coroutine[Any, Any, Result]]:
-    @wraps(call)
-    async def awaited(self: AsyncClient, *arguments: Options.args, **options: Options.kwargs) -> Result:
+    async def awaited(self: AsyncClient, /, *arguments: Options.args, **options: Options.kwargs) -> Result:
         return await self.run(partial(call, self.client, *arguments, **options))
 
+    update_wrapper(awaited, call)
     return awaited
 
 
 def _iterated(
     call: Callable[Concatenate[Client, Options], Iterator[Result]], handed_over: int = _HANDED_OVER
 ) -> Callable[Concatenate[AsyncClient, Options], AsyncIterator[Result]]:
-    @wraps(call)
-    async def iterated(self: AsyncClient, *arguments: Options.args, **options: Options.kwargs) -> AsyncIterator[Result]:
+    async def iterated(
+        self: AsyncClient, /, *arguments: Options.args, **options: Options.kwargs
+    ) -> AsyncIterator[Result]:
         items = call(self.client, *arguments, **options)
         while part := await self.run(lambda: list(islice(items, handed_over))):
             for item in part:
                 yield item
 
+    update_wrapper(iterated, call)
     return iterated
 
 

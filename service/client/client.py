@@ -133,13 +133,20 @@ class Client:
     # --- search
 
     def search(
-        self, collection: str, text: str | None = None, image: Image | None = None, **options: Any
+        self, /, collection: str, text: str | None = None, image: Image | None = None, **options: Any
     ) -> SearchResult:
         """Search a collection. `options` are the other fields of `Search`."""
         return self._answer(SearchResult, "POST", "/search", Search(collection, text, image, **options).wire())
 
     def search_all(
-        self, collection: str, text: str | None = None, image: Image | None = None, *, page: int = 100, **options: Any
+        self,
+        /,
+        collection: str,
+        text: str | None = None,
+        image: Image | None = None,
+        *,
+        page: int = 100,
+        **options: Any,
     ) -> Iterator[Hit]:
         """Yield every hit, best first, page by page. Raises `InvalidInput` after the service's `max_search_depth`
         hits."""
@@ -157,7 +164,7 @@ class Client:
         answer = self._answer(SearchBatchOut, "POST", "/search/batch", body)
         return tuple(_item_error(result) if isinstance(result, SearchErrorOut) else result for result in answer.results)
 
-    def facets(self, collection: str, fields: Sequence[str], text: str | None = None, **options: Any) -> Facets:
+    def facets(self, /, collection: str, fields: Sequence[str], text: str | None = None, **options: Any) -> Facets:
         """Count the values of metadata fields. `options` are filter, limit and, with a query, mode, score_threshold,
         image, document_id."""
         names = {"filter", "limit", "mode", "score_threshold"}
@@ -168,7 +175,7 @@ class Client:
 
     # --- collections
 
-    def create_collection(self, name: str, **settings: Any) -> Collection:
+    def create_collection(self, /, name: str, **settings: Any) -> Collection:
         """Create a collection, or check that the present one has the given settings.
 
         `settings` are model, instruction, limit, language, passages such as {"tokens": 64, "overlap": 16}, and indexes
@@ -176,7 +183,7 @@ class Client:
         """
         return self._answer(Collection, "PUT", _path("collections", name), settings)
 
-    def change_collection(self, name: str, **settings: Any) -> Collection:
+    def change_collection(self, /, name: str, **settings: Any) -> Collection:
         """Change settings of a collection; `indexes` are added to the present ones."""
         return self._answer(Collection, "PATCH", _path("collections", name), settings)
 
