@@ -1,0 +1,40 @@
+"""What a collection on a Qdrant server is made with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qdrant_client import models as q
+
+from indexer.store.base import Layout
+from indexer.store.server.ranking import vector_params
+from indexer.store.server.settings import CollectionSettings
+
+
+def creation(layout: Layout, settings: CollectionSettings) -> dict[str, Any]:
+    """Return the arguments of `create_collection`."""
+    return {
+        **vector_params(layout, settings.vectors_on_disk),
+        "shard_number": settings.shards,
+        "replication_factor": settings.replication_factor,
+        "write_consistency_factor": settings.write_consistency_factor,
+        "on_disk_payload": settings.payload_on_disk,
+        "hnsw_config": q.HnswConfigDiff(m=settings.hnsw_m, ef_construct=settings.hnsw_ef_construct),
+        "optimizers_config": q.OptimizersConfigDiff(indexing_threshold=settings.indexing_threshold_kb),
+        "quantization_config": _quantization(settings),
+    }
+
+
+def _quantization(settings: CollectionSettings) -> q.QuantizationConfig | None:
+    in_memory = settings.quantized_in_memory
+    match settings.quantization:
+        case "scalar":
+            scalar = q.ScalarQuantizationConfig(type=q.ScalarType.INT8, quantile=0.99, always_ram=in_memory)
+            return q.ScalarQuantization(scalar=scalar)
+        case "binary":
+            return q.BinaryQuantization(binary=q.BinaryQuantizationConfig(always_ram=in_memory))
+        case "product":
+            product = q.ProductQuantizationConfig(compression=q.CompressionRatio.X16, always_ram=in_memory)
+            return q.ProductQuantization(product=product)
+        case "none":
+            return None
