@@ -16,10 +16,18 @@ _FEW = 1_000
 # ids are read in 20 ms, and 10,000 hits is as far as a ranking can be walked unless the settings say otherwise.
 MANY = 12_000
 
+# Hits beyond those asked for, by words.
+_SPARE = 32
+
+
+def words_spare(count: int) -> int:
+    """Return the `spare` of a query by words: short texts have many equal scores."""
+    return max(_SPARE, count // 4)
+
 
 def query_limits(count: int, spare: int = 1) -> tuple[int, ...]:
     """Return the limits to query with, one after another, until the answer `is_complete`. The first has `spare` points
-    more than are asked for: words have many equal scores."""
+    more than are asked for."""
     return (count + 1,) if count >= MANY else tuple(sorted({min(count + spare, MANY), min(count + _FEW, MANY), MANY}))
 
 

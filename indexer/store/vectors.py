@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,22 +49,21 @@ def unit_rows(rows: Float32 | None, dimensions: int, owner: str, kind: str = "la
     return unit_length
 
 
-def vectors_of(point: Point, layout: Layout, sparse: Callable[[Words], Any]) -> Any:
-    """Return the vectors that a point is written with. Raises `InvalidInput`. A text without words has no sparse
-    vector.
+def vectors_of(point: Point, layout: Layout) -> dict[str, Float32 | Words]:
+    """Return the vectors that a point is written with, by name: its embedding, a row for each part, its latents (K, D)
+    and its words. Raises `InvalidInput`. A text without words has no sparse vector.
     """
     owner = point.document_id
-    dense = dense_of(point, layout)
-    vectors: dict[str, Any] = {DENSE: dense}
+    vectors: dict[str, Float32 | Words] = {DENSE: dense_of(point, layout)}
     if layout.latents:
-        vectors[LATENTS] = unit_rows(point.latents, layout.dimensions, owner).tolist()
+        vectors[LATENTS] = unit_rows(point.latents, layout.dimensions, owner)
     if point.text and (words := document_words(point.text, layout.language)).ids:
-        vectors[words_name(layout.language)] = sparse(words)
-    return vectors if len(vectors) > 1 else dense
+        vectors[words_name(layout.language)] = words
+    return vectors
 
 
-def dense_of(point: Point, layout: Layout) -> list[Any]:
-    """Return the embedding of a point in the form that its collection holds: of each part, or one."""
+def dense_of(point: Point, layout: Layout) -> Float32:
+    """Return the embedding of a point in the form that its collection holds: of each part (P, D), or one (D,)."""
     owner = point.document_id
     if not layout.parts:
         if point.part_vectors is not None:
@@ -74,12 +73,10 @@ def dense_of(point: Point, layout: Layout) -> list[Any]:
                 field="parts",
                 limit=1,
             )
-        vector: list[Any] = unit(point.vector, layout.dimensions, owner).tolist()
-        return vector
+        return unit(point.vector, layout.dimensions, owner)
     if (values := point.vectors.size) > MAX_VALUES:
         raise InvalidInput(f"{owner} has {values} values in its vectors, limit is {MAX_VALUES}", limit=MAX_VALUES)
-    rows: list[Any] = unit_rows(point.vectors, layout.dimensions, owner, "vectors").tolist()
-    return rows
+    return unit_rows(point.vectors, layout.dimensions, owner, "vectors")
 
 
 def query_of(vector: Float32, layout: Layout) -> list[Any]:

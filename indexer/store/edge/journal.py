@@ -17,7 +17,8 @@ import msgpack
 import qdrant_edge as qe
 
 from indexer.store.bm25 import Words
-from indexer.store.vectors import WORDS
+from indexer.store.vectors import DENSE, WORDS
+from model.types import Float32
 
 NAME = "journal"
 _READ_BYTES = 2**20
@@ -32,8 +33,13 @@ class Written:
     payload: dict[str, Any]
 
 
-def pair(words: Words) -> tuple[Sequence[int], Sequence[float]]:
-    return words.ids, words.weights
+def listed(vectors: Mapping[str, Float32 | Words]) -> Any:
+    """Return vectors as MessagePack writes them; those of a point without words and latents have no name."""
+    lists: dict[str, Any] = {
+        name: (vector.ids, vector.weights) if isinstance(vector, Words) else vector.tolist()
+        for name, vector in vectors.items()
+    }
+    return lists if len(lists) > 1 else lists[DENSE]
 
 
 def upsert(points: Sequence[Written]) -> qe.UpdateOperation:

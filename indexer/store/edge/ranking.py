@@ -12,15 +12,13 @@ from indexer.store.criteria import LateInteraction, Nearest, Ranked, WordMatch
 from indexer.store.edge.filters import ranked
 from indexer.store.edge.graph import EXACT, NO_GRAPH, GraphSearch, quantization_config
 from indexer.store.edge.settings import Quantization
+from indexer.store.ties import words_spare
 from indexer.store.vectors import DENSE, LATENTS, query_of, require_latents, unit_rows, words_name
 from model.types import Float32
 
 # Statistics of words over the points that are there now. Without, Edge counts what was deleted or replaced too, until
 # the shard is loaded again. They read a flag of every point: 1 ms at 100,000.
 _LIVE = qe.SearchParams(idf=qe.IdfParams(corpus=qe.Filter(must=[])))
-
-# Hits beyond those asked for, by words.
-_SPARE = 32
 
 
 def vector_params(layout: Layout, quantization: Quantization = "none") -> dict[str, Any]:
@@ -70,9 +68,8 @@ def rank(
             if not words.ids:
                 return []
             query = qe.Query.Nearest(sparse(words), using=words_name(layout.language))
-            # Short texts have many equal scores.
-            spare = max(_SPARE, limit // 4)
-            request = {"query": query, "filter": filter_, "params": _LIVE if removed else None, "spare": spare}
+            params = _LIVE if removed else None
+            request = {"query": query, "filter": filter_, "params": params, "spare": words_spare(limit)}
         case LateInteraction(vector, latents, candidates):
             require_latents(layout, name)
             of_query = unit_rows(latents, layout.dimensions, "the query").tolist()

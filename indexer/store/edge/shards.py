@@ -44,7 +44,7 @@ from indexer.store.edge.boosts import formula as boost_formula
 from indexer.store.edge.build import GONE, Build, recover
 from indexer.store.edge.filters import INDEX_KINDS, sliced, to_edge
 from indexer.store.edge.graph import Graph, GraphSearch
-from indexer.store.edge.journal import Written, pair
+from indexer.store.edge.journal import Written, listed
 from indexer.store.edge.opened import (
     NO_ROOM,
     OpenShard,
@@ -211,7 +211,9 @@ class Shards:
         """Write points; with `durable` they are on disk then, and those that were written before."""
         opened = self._opened(name)
         self._check_free_space()
-        written = [Written(point_id(p.document_id), vectors_of(p, opened.layout, pair), payload_of(p)) for p in points]
+        written = [
+            Written(point_id(p.document_id), listed(vectors_of(p, opened.layout)), payload_of(p)) for p in points
+        ]
         operation = journal.upsert(written)
         before = opened.shard.info().points_count
         with self._writing(name, opened, durable):

@@ -32,7 +32,7 @@ _READS = frozenset(
     {"query_points", "query_scores", "retrieve", "scroll", "count", "facet", "get_collection", "collection_exists"}
     | {"get_collections", "info", "cluster_status", "collection_cluster_info"}
 )
-_WRITES = frozenset({"upsert", "delete", "batch_update_points"})
+_WRITES = frozenset({"write_points", "delete", "batch_update_points"})
 # A server that is gone, that goes, or that has reset the stream.
 _LOST = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 

@@ -27,10 +27,10 @@ from indexer.store.server.errors import StrictMode, translating_errors
 from indexer.store.server.filters import to_server
 from indexer.store.server.graph import GraphSearch
 from indexer.store.server.ranking import asked
-from indexer.store.server.writing import calls, storable, struct
-from indexer.store.ties import in_order, is_complete, query_limits
+from indexer.store.server.writing import Written, calls, storable
+from indexer.store.ties import in_order, is_complete, query_limits, words_spare
 from indexer.store.vectors import DENSE, LATENTS, just_below, unpacked
-from model.errors import InvalidInput
+from model.errors import DependencyUnavailable, InvalidInput
 from model.types import Float32
 
 if TYPE_CHECKING:
@@ -63,12 +63,13 @@ class ServerPoints:
     async def upsert(self, points: Sequence[Point]) -> None:
         """Checked all before the first is sent; a failure between two calls is mended by repeating the whole."""
         description = await self._store.describe(self._name)
-        written = list({point.document_id: struct(point, description.layout) for point in points}.values())
+        written = list({point.document_id: Written.of(point, description.layout) for point in points}.values())
         for part in calls(written, min(self._store.settings.upsert_points, description.strict.upsert_points)):
             try:
                 async with self._store.naming_shards(self._name), self._noticing_changes():
                     with translating_errors("upsert"):
-                        await self._client.upsert(self._engine_name, part, wait=True, ordering=description.ordering)
+                        done = await self._client.write_points(self._engine_name, part, description.ordering)
+                        _check_done(done)
             except StrictMode as error:
                 # No document is at fault.
                 raise CollectionUnavailable(error.detail) from error
@@ -86,7 +87,9 @@ class ServerPoints:
     async def set_metadata(self, changes: Sequence[MetadataChange]) -> None:
         """Replace metadata. A server refuses points that it does not have, so it is asked first which it has."""
         description = await self._store.describe(self._name)
-        payloads = {point_id(change.document_id): storable(payload_change(change)) for change in changes}
+        payloads = {point_id(change.document_id): payload_change(change) for change in changes}
+        for payload in payloads.values():
+            storable(payload)
         ids = list(payloads)
         size = min(self._store.settings.upsert_points, description.strict.upsert_points)
         for start in range(0, len(ids), size):
@@ -100,9 +103,11 @@ class ServerPoints:
             if operations:
                 async with self._store.naming_shards(self._name):
                     with translating_errors("batch_update_points"):
-                        await self._client.batch_update_points(
+                        done = await self._client.batch_update_points(
                             self._engine_name, operations, wait=True, ordering=description.ordering
                         )
+                        for result in done:
+                            _check_done(result.status)
 
     @measured
     async def delete(self, document_ids: Sequence[str]) -> None:
@@ -112,7 +117,10 @@ class ServerPoints:
             selected = q.PointIdsList(points=ids)
             async with self._store.naming_shards(self._name):
                 with translating_errors("delete"):
-                    await self._client.delete(self._engine_name, selected, wait=True, ordering=description.ordering)
+                    done = await self._client.delete(
+                        self._engine_name, selected, wait=True, ordering=description.ordering
+                    )
+                    _check_done(done.status)
 
     @measured
     async def fetch(
@@ -129,8 +137,10 @@ class ServerPoints:
     @measured
     async def search(self, criterion: Criterion, window: SearchWindow) -> list[Hit]:
         parts = [DENSE] if window.with_vector else False
-        # The first page comes whole with its ranking; of a later one the hits before it would come for nothing.
-        whole = {"with_payload": True, "with_vectors": parts} if window.offset == 0 else _NOTHING
+        # The first page comes whole with its ranking; of a later one the hits before it would come for nothing, and by
+        # words those of equal scores behind it.
+        comes_whole = window.offset == 0 and not isinstance(criterion, WordMatch)
+        whole = {"with_payload": True, "with_vectors": parts} if comes_whole else _NOTHING
         records: _Records = {}
         if isinstance(criterion, Boosted):
             ranking = await self._boosted(criterion, window)
@@ -198,7 +208,8 @@ class ServerPoints:
             if isinstance(criterion, Nearest):
                 ranked, records = await self._walk(request, parts, window.end, graph)
             else:
-                ranked, records = await self._ranked(request, parts, window.end)
+                spare = words_spare(window.end) if isinstance(criterion, WordMatch) else 1
+                ranked, records = await self._ranked(request, parts, window.end, spare=spare)
         return window.cut([(point, score * scale) for point, score in ranked]), records
 
     @measured
@@ -285,6 +296,8 @@ class ServerPoints:
         count: int,
         graph: GraphSearch | None = None,
         breadth: int = 0,
+        *,
+        spare: int = 1,
     ) -> tuple[list[tuple[str, float]], _Records]:
         """Ids and scores of the best `count` in the order of `store.ties`, and the points that came whole, by id.
 
@@ -292,7 +305,7 @@ class ServerPoints:
         """
         whole: _Records = {}
         ranked: Ranked = []
-        for limit in query_limits(count):
+        for limit in query_limits(count, spare):
             if graph is not None:
                 request = {**request, "search_params": graph.params(breadth, limit)}
             if ranked or parts is _NOTHING:
@@ -354,6 +367,12 @@ class ServerPoints:
     @property
     def columns(self) -> ServerColumns:
         return ServerColumns(self._store, self._name, self._chosen)
+
+
+def _check_done(status: q.UpdateStatus) -> None:
+    """Raise `DependencyUnavailable` for a write that the server has taken and not carried out: it is repeated."""
+    if status is not q.UpdateStatus.COMPLETED:
+        raise DependencyUnavailable(f"Qdrant took a write and has not carried it out yet: {status.value}")
 
 
 def _point(record: q.ScoredPoint | q.Record, with_vectors: bool) -> Point:

@@ -1,64 +1,106 @@
-"""Points as a Qdrant server is sent them, cut into calls."""
+"""Points as a Qdrant server is sent them, over each transport, and cut into calls."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import orjson
+from qdrant_client import grpc as wire
 from qdrant_client import models as q
+from qdrant_client.conversions.conversion import payload_to_grpc
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Point
 from indexer.store.base import Layout
+from indexer.store.bm25 import Words
 from indexer.store.payload import payload_of
 from indexer.store.server.ranking import sparse
 from indexer.store.vectors import vectors_of
 from model.errors import InvalidInput
+from model.types import Float32
 
 # Of one write: servers take 32 MB over REST unless they are told otherwise.
 CALL_BYTES = 16_000_000
 _VALUE_BYTES = 12  # of a vector, as JSON
 
 
-def calls(points: Sequence[q.PointStruct], most: int) -> Iterator[list[q.PointStruct]]:
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A point as it is written. `size_bytes` is that of its JSON, about."""
+
+    id: str
+    vectors: Mapping[str, Float32 | Words]
+    payload: dict[str, Any]
+    size_bytes: int
+
+    @classmethod
+    def of(cls, point: Point, layout: Layout) -> Written:
+        """Raises `InvalidInput` for what the server cannot hold."""
+        vectors, payload = vectors_of(point, layout), payload_of(point)
+        values = sum(2 * len(value.ids) if isinstance(value, Words) else value.size for value in vectors.values())
+        return cls(point_id(point.document_id), vectors, payload, len(storable(payload)) + _VALUE_BYTES * values)
+
+    def struct(self) -> q.PointStruct:
+        """Return the point as REST sends it."""
+        vectors = {
+            name: sparse(vector) if isinstance(vector, Words) else vector.tolist()
+            for name, vector in self.vectors.items()
+        }
+        # Validating takes longer than writing it.
+        return q.PointStruct.model_construct(id=self.id, vector=vectors, payload=self.payload)
+
+    def write_to(self, request: wire.UpsertPoints) -> None:
+        """Add the point to a request of gRPC. The client's own way makes a Python object of each number."""
+        message = request.points.add(id=wire.PointId(uuid=self.id), payload=payload_to_grpc(self.payload))
+        for name, vector in self.vectors.items():
+            named = message.vectors.vectors.vectors[name]
+            if isinstance(vector, Words):
+                named.sparse.indices.extend(vector.ids)
+                named.sparse.values.extend(vector.weights)
+            elif vector.ndim == 1:
+                named.dense.MergeFromString(_packed(vector))
+            else:
+                for row in vector:
+                    named.multi_dense.vectors.add().MergeFromString(_packed(row))
+
+
+def _packed(vector: Float32) -> bytes:
+    """Return a vector as `wire.DenseVector` is encoded: the tag of its only field, their length, the packed floats."""
+    packed = vector.astype("<f4", copy=False).tobytes()
+    length, tag = len(packed), bytearray(b"\x0a")
+    while length > 0x7F:
+        tag.append(length & 0x7F | 0x80)
+        length >>= 7
+    tag.append(length)
+    return bytes(tag) + packed
+
+
+def calls(points: Sequence[Written], most: int) -> Iterator[list[Written]]:
     """Cut points into calls by their number and their bytes. A point over the bytes has a call of its own."""
-    part: list[q.PointStruct] = []
-    held_bytes = 0
+    part: list[Written] = []
+    part_bytes = 0
     for point in points:
-        size_bytes = len(orjson.dumps(point.payload)) + _VALUE_BYTES * _count_values(point.vector)
-        if part and (len(part) == most or held_bytes + size_bytes > CALL_BYTES):
+        if part and (len(part) == most or part_bytes + point.size_bytes > CALL_BYTES):
             yield part
-            part, held_bytes = [], 0
+            part, part_bytes = [], 0
         part.append(point)
-        held_bytes += size_bytes
+        part_bytes += point.size_bytes
     if part:
         yield part
 
 
-def _count_values(vector: Any) -> int:
-    if isinstance(vector, Mapping):
-        return sum(map(_count_values, vector.values()))
-    if isinstance(vector, q.SparseVector):
-        return 2 * len(vector.indices)
-    return sum(map(_count_values, vector)) if isinstance(vector, list) else 1
-
-
-def struct(point: Point, layout: Layout) -> q.PointStruct:
-    payload = storable(payload_of(point))
-    return q.PointStruct(id=point_id(point.document_id), vector=vectors_of(point, layout, sparse), payload=payload)
-
-
-def storable(payload: dict[str, Any]) -> dict[str, Any]:
-    """Return the payload. Refuses what Edge refuses; gRPC would write NaN, and `:memory:` anything."""
+def storable(payload: dict[str, Any]) -> bytes:
+    """Return the payload as JSON. Refuses what Edge refuses; gRPC would write NaN, and `:memory:` anything."""
     try:
         written = orjson.dumps(payload, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS)
     except TypeError as error:  # JSONEncodeError is one
         raise InvalidInput(f"the store cannot hold or compare this value: {error}"[:300]) from error
     if b"null" in written and _has_nan(payload):
         raise InvalidInput("the store cannot hold or compare this value: not a finite number")
-    return payload
+    return written
 
 
 def _has_nan(value: Any) -> bool:

@@ -37,6 +37,7 @@ class Qdrant(CollectionsServicer, PointsServicer, QdrantServicer):  # type: igno
         self.asked: list[Any] = []
         self.refusal: tuple[grpc.StatusCode, tuple[tuple[str, str], ...]] | None = None
         self.hangs = False
+        self.status = wire.UpdateStatus.Completed
         self.version = "1.19.0"
         self.hits: list[Any] = []
 
@@ -86,7 +87,7 @@ class Qdrant(CollectionsServicer, PointsServicer, QdrantServicer):  # type: igno
 
     async def written(self, request: Any, context: Any) -> Any:
         await self.answer(request, context)
-        done = wire.UpdateResult(operation_id=0, status=wire.UpdateStatus.Completed)
+        done = wire.UpdateResult(operation_id=0, status=self.status)
         return wire.PointsOperationResponse(result=done)
 
     async def Query(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -133,6 +134,20 @@ async def test_what_is_sent(qdrant: Qdrant, store: ServerStore) -> None:
     query = qdrant.asked[-1]
     assert query.filter.must[0].field.range.gte == 2.5
     assert query.limit == 4
+
+
+@pytest.mark.parametrize("status", [wire.UpdateStatus.Acknowledged, wire.UpdateStatus.WaitTimeout])
+async def test_a_write_that_was_not_carried_out_is_none(
+    qdrant: Qdrant, store: ServerStore, status: wire.UpdateStatus
+) -> None:
+    qdrant.status = status
+    points = store.points("c")
+    for call in (
+        lambda: points.upsert([Point("d", np.ones(D, np.float32), None, None, {}, "")]),
+        lambda: points.delete(["d"]),
+    ):
+        with pytest.raises(DependencyUnavailable, match="has not carried it out yet"):
+            await call()
 
 
 async def test_a_ranking_is_read_as_ids_and_scores(qdrant: Qdrant, store: ServerStore) -> None:

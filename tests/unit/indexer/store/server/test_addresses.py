@@ -38,8 +38,8 @@ class Node:
     async def count(self) -> str:
         return await self._answer("count")
 
-    async def upsert(self) -> str:
-        return await self._answer("upsert")
+    async def write_points(self) -> str:
+        return await self._answer("write_points")
 
     async def _answer(self, method: str) -> str:
         self.asked.append(method)
@@ -92,9 +92,9 @@ async def test_a_write_whose_connection_was_closed_is_not_repeated() -> None:
     cluster = addresses(first, second)
     first.faults = [CLOSED]
     with pytest.raises(grpc.aio.AioRpcError):
-        await cluster.upsert()
+        await cluster.write_points()
     assert second.asked == []
-    assert await cluster.upsert() == "b"
+    assert await cluster.write_points() == "b"
 
 
 async def test_a_call_goes_to_the_least_busy_address() -> None:
@@ -185,5 +185,5 @@ async def test_a_server_that_hangs_is_asked_its_version_before_it_is_used_again(
 
     hung.info = silent  # type: ignore[method-assign]
     clock.now += REST_S + 1
-    assert [await addresses.count(), await addresses.upsert()] == ["b", "b"]
+    assert [await addresses.count(), await addresses.write_points()] == ["b", "b"]
     assert hung.asked == ["info", "count"]

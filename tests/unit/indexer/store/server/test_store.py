@@ -32,6 +32,7 @@ from indexer.store.base import Consistency, Layout, SearchWindow
 from indexer.store.criteria import LateInteraction, Nearest
 from indexer.store.payload import path_of, quoted
 from indexer.store.server import store as server
+from indexer.store.server import writing
 from indexer.store.server.connection import connect, reach
 from indexer.store.server.errors import TRANSLATED, to_retrieval_error, translating_errors
 from indexer.store.server.filters import to_server
@@ -523,7 +524,7 @@ def test_settings_that_cannot_be_are_refused(make: Callable[[], object]) -> None
 async def test_writes_are_cut_by_their_bytes_too(
     qdrant: Qdrant, serve: Callable[..., ServerStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "CALL_BYTES", 10_000)
+    monkeypatch.setattr(writing, "CALL_BYTES", 10_000)
     store = serve(upsert_points=64)
     await store.create("c", D)
     texts = ["x" * 4_000] * 4 + ["x" * 20_000] + ["x"] * 70
