@@ -31,15 +31,34 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptOnServer:
+    """How a Qdrant server keeps a collection: its settings there, which that server's own API changes, and its state,
+    which is green, yellow, grey or red."""
+
+    status: str
+    shards: int
+    replication_factor: int
+    write_consistency_factor: int
+    quantization: str
+    vectors_on_disk: bool
+    payload_on_disk: bool
+    hnsw_m: int
+    hnsw_ef_construct: int
+    strict_mode: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """A collection as a list of collections shows it. `size_bytes` is None where the engine does not report it;
-    `indexed` are the payload indexes by path, `upkeep` says what is built for it and what that waits for."""
+    `indexed` are the payload indexes by path, `upkeep` says what is built for it and what that waits for; `kept` is
+    None in an embedded index."""
 
     layout: Layout
     documents: int
     size_bytes: int | None
     indexed: Mapping[str, FieldType]
     upkeep: tuple[str, ...] = ()
+    kept: KeptOnServer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +184,11 @@ class Store(Protocol):
         *,
         language: str | None = None,
         latents: bool | None = None,
+        like: str | None = None,
     ) -> None:
         """Make what is missing, and begin to build the indexes of declared metadata fields. Raises `Conflict` if the
-        collection has another layout. None accepts any; a new collection then has the layout of `Layout`'s defaults.
+        collection has another layout. None accepts any; a new collection then has the layout of `Layout`'s defaults,
+        and a server keeps it like the collection `like`.
         """
         ...
 

@@ -128,7 +128,12 @@ class Reindexer:
             raise DependencyUnavailable(f"model {reindex.model} ({reindex.fingerprint[:12]}) is not served here")
         latents = match[1].latents > 1
         await self._store.create(
-            reindex.points_name, reindex.dimensions, serving.indexes, language=layout.language, latents=latents
+            reindex.points_name,
+            reindex.dimensions,
+            serving.indexes,
+            language=layout.language,
+            latents=latents,
+            like=serving.points_name,
         )
         if await self._ledger.reindexes.find(reindex.collection) is None:
             await self._store.drop(reindex.points_name)  # the collection was dropped while we did that

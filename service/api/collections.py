@@ -200,6 +200,7 @@ def _described(
         "passages": asdict(collection.passages),
         "parts": summary is not None and summary.layout.parts,
         "latents": summary is not None and summary.layout.latents,
+        "server": summary and summary.kept and asdict(summary.kept),
         "created_at": collection.created_at,
         "compatible": served,
         "generation": collection.generation,

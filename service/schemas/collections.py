@@ -123,6 +123,25 @@ class PassagesSettingsOut(BaseModel):
     overlap: int = Field(description="tokens that a passage repeats of the one before", examples=[16])
 
 
+class KeptOnServerOut(BaseModel):
+    """How the Qdrant server keeps a collection. Qdrant's own API changes it; a reindex keeps it."""
+
+    status: str = Field(
+        description="green; yellow while it is optimized; grey while that waits; red after an error", examples=["green"]
+    )
+    shards: int = Field(description="shards", examples=[3])
+    replication_factor: int = Field(description="copies of each shard", examples=[2])
+    write_consistency_factor: int = Field(
+        description="copies that have to have written before a write counts", examples=[1]
+    )
+    quantization: str = Field(description="none, scalar, product, binary or another that it has", examples=["scalar"])
+    vectors_on_disk: bool = Field(description="whether vectors are read from disk", examples=[False])
+    payload_on_disk: bool = Field(description="whether texts and metadata are read from disk", examples=[True])
+    hnsw_m: int = Field(description="links of a node of the graph", examples=[16])
+    hnsw_ef_construct: int = Field(description="neighbours looked at as the graph is built", examples=[100])
+    strict_mode: bool = Field(description="whether the server limits what may be asked of it", examples=[False])
+
+
 class CollectionOut(BaseModel):
     """A collection as it stands."""
 
@@ -170,6 +189,9 @@ class CollectionOut(BaseModel):
     )
     latents: bool = Field(
         description="whether several vectors of each document are kept, so that hits can be reranked", examples=[False]
+    )
+    server: KeptOnServerOut | None = Field(
+        None, description="how the Qdrant server keeps it; null on an embedded index"
     )
     created_at: float = Field(description="Unix time in seconds", examples=[1760000000.0])
     compatible: bool = Field(

@@ -43,6 +43,7 @@ class FakeStore:
         *,
         language: str | None = None,
         latents: bool | None = None,
+        like: str | None = None,
     ) -> None:
         self.check()
         layout = new_layout(dimensions, language, latents)

@@ -87,6 +87,7 @@ class EdgeStore:
         *,
         language: str | None = None,
         latents: bool | None = None,
+        like: str | None = None,
     ) -> None:
         """Create what is missing of a collection with this layout, its indexes included. Raises `Conflict` if it exists
         with another layout."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from qdrant_client import models as q
 
 from indexer.filters import FieldType
-from indexer.store.base import Layout
+from indexer.store.base import KeptOnServer, Layout
 from indexer.store.server.filters import KINDS
+from indexer.store.server.ranking import vectors_on_disk
 from indexer.store.server.strict import StrictLimits
 from model.errors import Conflict
 
@@ -30,6 +31,7 @@ class Description:
     # As the collection has it on the server, whose own API may have changed it.
     copies: int
     quantized: bool
+    kept: KeptOnServer
     # Monotonic seconds.
     until: float
 
@@ -58,3 +60,22 @@ def describe_foreign(info: q.CollectionInfo) -> str:
     named = vectors if isinstance(vectors, dict) else {"": vectors}
     sizes = [f"{params.size} dimensions, {params.distance.value}" for params in named.values() if params is not None]
     return f"{info.points_count or 0} points of {' and '.join(sizes) or 'no vectors'}"
+
+
+def kept(info: q.CollectionInfo) -> KeptOnServer:
+    config, params = info.config, info.config.params
+    quantization = config.quantization_config
+    strict = config.strict_mode_config
+    return KeptOnServer(
+        status=info.status.value,
+        shards=params.shard_number or 1,
+        replication_factor=params.replication_factor or 1,
+        write_consistency_factor=params.write_consistency_factor or 1,
+        # Each kind is an object with one field, which has its name.
+        quantization="none" if quantization is None else next(iter(type(quantization).model_fields)),
+        vectors_on_disk=vectors_on_disk(params),
+        payload_on_disk=bool(params.on_disk_payload),
+        hnsw_m=config.hnsw_config.m,
+        hnsw_ef_construct=config.hnsw_config.ef_construct,
+        strict_mode=strict is not None and bool(strict.enabled),
+    )

@@ -40,6 +40,13 @@ def vector_params(layout: Layout, on_disk: bool | None) -> dict[str, Any]:
     return params
 
 
+def vectors_on_disk(params: q.CollectionParams) -> bool:
+    """Return whether the embeddings of a collection are kept on disk."""
+    vectors = params.vectors
+    dense = vectors.get(DENSE) if isinstance(vectors, dict) else vectors
+    return dense is not None and bool(dense.on_disk)
+
+
 def layout_of(params: q.CollectionParams) -> Layout | None:
     """Return the layout of a collection, or None if this service did not create it."""
     vectors = params.vectors

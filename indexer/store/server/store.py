@@ -27,8 +27,8 @@ from indexer.store.search_terms import FORMAT
 from indexer.store.server.client import Client
 from indexer.store.server.connection import reach
 from indexer.store.server.copies import Copies
-from indexer.store.server.creation import creation
-from indexer.store.server.description import Description, describe_foreign, kind_of
+from indexer.store.server.creation import creation, creation_like
+from indexer.store.server.description import Description, describe_foreign, kept, kind_of
 from indexer.store.server.errors import translating_errors
 from indexer.store.server.filters import INDEX_KINDS
 from indexer.store.server.places import BoundedClient
@@ -72,6 +72,7 @@ class ServerStore:
         *,
         language: str | None = None,
         latents: bool | None = None,
+        like: str | None = None,
     ) -> None:
         """Makes what is missing, indexes too, if the collection is there with this layout; `Conflict` if it has
         another.
@@ -83,7 +84,11 @@ class ServerStore:
         try:
             description = await self.describe(name, fresh=True)
         except NotFound:
-            await self._make(name, new_layout(dimensions, language, latents))
+            layout = new_layout(dimensions, language, latents)
+            made = creation(layout, self.settings.collection)
+            if like is not None:
+                made |= creation_like(layout, (await self._own(like)).config)
+            await self._make(name, layout, made)
             description = await self.describe(name, fresh=True)
         fits(description.layout, dimensions, language, latents, name)
         await self._declare(name, indexes or {})
@@ -114,7 +119,7 @@ class ServerStore:
                     documents = await self.points(name).count()
                 except RetrievalError as error:
                     return error
-                return Summary(description.layout, documents, None, description.indexed)
+                return Summary(description.layout, documents, None, description.indexed, kept=description.kept)
 
         return dict(zip(names, await asyncio.gather(*map(summary, names)), strict=True))
 
@@ -204,6 +209,7 @@ class ServerStore:
             StrictLimits.of(strict),
             info.config.params.replication_factor or 1,
             info.config.quantization_config is not None,
+            kept(info),
             time.monotonic() + DESCRIPTION_MAX_AGE_S,
         )
 
@@ -238,14 +244,14 @@ class ServerStore:
                 raise
             raise await self._copies.explain(error, name, self.engine_name(name)) from error
 
-    async def _make(self, name: str, layout: Layout) -> None:
+    async def _make(self, name: str, layout: Layout, made: Mapping[str, Any]) -> None:
         """Make a collection, or find it made: by another process that was quicker, which gRPC has called an invalid
         argument, or by a server that has a node down, waits for it and says that time ran out."""
         deadline = time.monotonic() + self.settings.definition_timeout_s
         while True:
             began = time.monotonic()
             try:
-                return await self._create_collection(name, layout)
+                return await self._create_collection(name, layout, made)
             except (Conflict, InvalidInput, DependencyUnavailable) as error:
                 with translating_errors("collection_exists"):
                     if await self.client.collection_exists(self.engine_name(name)):
@@ -255,11 +261,11 @@ class ServerStore:
                 if not waited or time.monotonic() > deadline:
                     raise
 
-    async def _create_collection(self, name: str, layout: Layout) -> None:
+    async def _create_collection(self, name: str, layout: Layout, made: Mapping[str, Any]) -> None:
         with translating_errors("create_collection"):
             await self.client.create_collection(
                 self.engine_name(name),
-                **creation(layout, self.settings.collection),
+                **made,
                 metadata={MARK: self.mark(name) | {"format": FORMAT, "indexes": {}, "dimensions": layout.dimensions}},
                 timeout=min(CREATION_WAIT_S, self.settings.definition_timeout_s),
             )

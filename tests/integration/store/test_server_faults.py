@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from qdrant_nodes import Node, one_node
 from indexer.domain.points import Point
 from indexer.errors import CollectionDamaged
 from indexer.filters import Equals, FieldType
-from indexer.store.base import SearchWindow
+from indexer.store.base import KeptOnServer, SearchWindow, Summary
 from indexer.store.criteria import Nearest
 from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
@@ -120,6 +121,28 @@ async def test_strict_mode(open_store: Open, node: Node) -> None:
     while await unfinished_indexes(store, "c", {"n": FieldType.NUMBER}):  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     assert len(await points.search(ONES, narrowed)) == 1
+
+
+async def test_a_new_generation_is_kept_like_the_serving_one(open_store: Open, node: Node) -> None:
+    """With what the server's own API has changed since, which is shown."""
+    store = open_store()
+    await fill(store)
+    change(
+        node,
+        "PATCH",
+        vectors={"": {"on_disk": True}},
+        quantization_config={"scalar": {"type": "int8", "quantile": 0.95}},
+        hnsw_config={"m": 24, "ef_construct": 77},
+        strict_mode_config={"enabled": True, "max_query_limit": 5_000},
+    )
+    await store.create("new", D, like="c")
+    shown = await store.summaries(["c", "new"])
+    kept = [replace(summary.kept, status="") for summary in shown.values() if isinstance(summary, Summary)]
+    expected = KeptOnServer("", 1, 1, 1, "scalar", True, True, 24, 77, strict_mode=True)
+    assert kept == [expected, expected]
+    old, new = [(await store.client.get_collection(store.engine_name(name))).config for name in ("c", "new")]
+    assert new.quantization_config == old.quantization_config
+    assert new.strict_mode_config == old.strict_mode_config
 
 
 WORDS = {"sparse_vectors": {"words_simple": {"modifier": "idf"}}}
