@@ -26,8 +26,9 @@ from indexer.domain.points import Point
 from indexer.encoding.encoder import Lane
 from indexer.ledger.ledger import Ledger
 from indexer.settings import IndexerSettings
+from indexer.store.server.points import ServerPoints
 from indexer.store.server.settings import ServerStoreSettings
-from indexer.store.server.store import ServerPoints, ServerStore
+from indexer.store.server.store import ServerStore
 from indexer.worker.progress import Progress
 from indexer.worker.worker import Worker
 from model.errors import DependencyUnavailable, NotFound, RetrievalError
