@@ -8,7 +8,6 @@ import json
 import logging
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,6 +21,7 @@ from indexer.observability.watch import NOBODY, Watch
 from indexer.store.base import Consistency, Layout, SearchWindow, Summary
 from indexer.store.boosts import candidates_of
 from indexer.store.criteria import Boosted, Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
+from indexer.store.edge.calls import Calls, Request
 from indexer.store.edge.child import start
 from indexer.store.edge.columns import EdgeColumns
 from indexer.store.edge.settings import EdgeSettings
@@ -51,7 +51,7 @@ _PAUSE_S = 0.02
 class EdgeStore:
     """The collections in one folder, each a Qdrant Edge shard. One store per folder; a second is refused.
 
-    Calls go one by one to the child process, in the order made; callers only await. A child that dies is replaced at
+    Calls run one by one in the child process, in the order made; callers only await. A child that dies is replaced at
     the next call, and the call it died in is repeated once: every one of them is idempotent. Whoever made the store
     closes it.
     """
@@ -74,8 +74,7 @@ class EdgeStore:
         self._child = _Child(
             folder, lock_wait_s, reads_per_call, readable_documents, answer_timeout_s, settings or EdgeSettings()
         )
-        # One thread for the life of the store: the kernel ends the child with the thread that started it.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="edge")
+        self._calls = Calls(self._child.ask)
         self._closed = False
 
     @measured
@@ -143,15 +142,13 @@ class EdgeStore:
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._child.stop)
-            self._thread.shutdown(wait=False)
+            await self._calls.close(self._child.stop)
 
     async def _call(self, method: str, *arguments: Any) -> Any:
         """Call the child, and again while the collection may not change: for the seconds that a copy of it takes."""
         while not self._closed:
             try:
-                loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._thread, self._child.call, method, arguments)
+                return await self._calls.call(method, arguments)
             except Paused:
                 await asyncio.sleep(_PAUSE_S)
         raise DependencyUnavailable("the store is closed")
@@ -338,20 +335,36 @@ class _Child:
         self._pipe: Connection[Any, Any] | None = None
         self._output: ChildOutput | None = None
 
-    def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
+    def ask(self, requests: Sequence[Request]) -> Iterator[Any]:
+        """Yield the answer to each request, in their order. Where the child dies, or does not answer in time, those not
+        answered yet are asked again one by one, in another child: the one that kills it is to blame alone."""
+        answered = 0
         try:
-            return self._ask(method, arguments)
+            for answer in self._answers(requests):
+                answered += 1
+                yield answer
+        except StoreTimedOut as error:
+            answered += 1
+            yield error
         except (EOFError, OSError) as error:
             log.warning(
                 "Edge process died, starting another",
-                extra={"method": method, "cause": repr(error), **self._obituary()},
+                extra={"method": requests[answered][0], "cause": repr(error), **self._obituary()},
             )
+        for request in requests[answered:]:
+            yield self._repeated(request)
+
+    def _repeated(self, request: Request) -> Any:
         try:
-            return self._ask(method, arguments)
+            return next(self._answers([request]))
+        except StoreTimedOut as error:
+            return error
         except (EOFError, OSError) as error:
-            obituary = self._obituary()
+            method, obituary = request[0], self._obituary()
             log.error("Edge process died again", extra={"method": method, "cause": repr(error), **obituary})  # noqa: TRY400
-            raise StoreDied(f"the Edge process died twice in {method}: {obituary['ending']}") from error
+            died = StoreDied(f"the Edge process died twice in {method}: {obituary['ending']}")
+            died.__cause__ = error
+            return died
 
     def _obituary(self) -> dict[str, str]:
         """Forget a child that died. Return how it ended and the last lines that it wrote."""
@@ -369,10 +382,11 @@ class _Child:
                 self._process.wait(CLOSE_TIMEOUT_S)
         self._end()
 
-    def _ask(self, method: str, arguments: tuple[Any, ...]) -> Any:
+    def _answers(self, requests: Sequence[Request]) -> Iterator[Any]:
         pipe = self._pipe or self._start()
-        pipe.send((method, arguments))
-        return self._receive(pipe, COPY_TIMEOUT_S if method in ("copy", "restore") else self._answer_timeout_s)
+        pipe.send(requests)
+        for method, _ in requests:
+            yield self._receive(pipe, COPY_TIMEOUT_S if method in ("copy", "restore") else self._answer_timeout_s)
 
     def _start(self) -> Connection[Any, Any]:
         """Start the child. Raises `DependencyUnavailable` if it does not start, which is no caller's fault."""
@@ -383,7 +397,7 @@ class _Child:
             reason = getattr(error, "strerror", None) or error
             raise DependencyUnavailable(f"the Edge process cannot start: {reason}") from error
         try:
-            self._receive(pipe, START_TIMEOUT_S + self._lock_wait_s)
+            greeting = self._receive(pipe, START_TIMEOUT_S + self._lock_wait_s)
         except StoreTimedOut as error:
             raise DependencyUnavailable(f"the Edge process cannot start: {error.detail}") from error
         except (EOFError, OSError) as error:
@@ -393,9 +407,9 @@ class _Child:
             raise DependencyUnavailable(
                 f"the Edge process cannot start: {obituary['ending']}{last_line and f': {last_line}'}"
             ) from error
-        except RetrievalError:
+        if isinstance(greeting, RetrievalError):
             self._end()
-            raise
+            raise greeting
         return pipe
 
     def _spawn(self) -> Connection[Any, Any]:
@@ -411,10 +425,7 @@ class _Child:
         if not pipe.poll(timeout_s):
             self._end()
             raise StoreTimedOut(f"the Edge process did not answer in {timeout_s:g} s")
-        answer = pipe.recv()
-        if isinstance(answer, RetrievalError):
-            raise answer
-        return answer
+        return pipe.recv()
 
     def _end(self) -> None:
         """Forget the child, killing it if it still runs."""

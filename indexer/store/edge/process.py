@@ -57,7 +57,8 @@ def main() -> None:
 
 
 def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
-    """Answer each (method, arguments) with its result or a `RetrievalError`, until the other end is closed."""
+    """Answer each (method, arguments) of a message with its result or a `RetrievalError`, until the other end is
+    closed."""
     s = shards
     served = (
         s.create,
@@ -103,8 +104,8 @@ def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
                 continue
         pause_s = IDLE_S
         try:
-            name, arguments = pipe.recv()
-            pipe.send(_answer(methods[name], *arguments))
+            for name, arguments in pipe.recv():
+                pipe.send(_answer(methods[name], *arguments))
         except (EOFError, ConnectionError):
             return
 

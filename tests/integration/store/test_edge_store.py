@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import io
+import itertools
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import sys
 import tarfile
 import textwrap
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +34,7 @@ from indexer.store.edge import build as edge_build
 from indexer.store.edge import client, opened, snapshot
 from indexer.store.edge import process as edge_process
 from indexer.store.edge import shards as edge_shards
+from indexer.store.edge.calls import Request
 from indexer.store.edge.client import EdgeStore
 from indexer.store.edge.settings import EdgeSettings
 from indexer.store.edge.slices import Slices
@@ -997,13 +999,13 @@ UNDECLARED = Range("i", gte=0.0)
 def counted(store: EdgeStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The calls that reach the child from now on, by name."""
     calls: list[str] = []
-    call = store._child.call
+    ask = store._calls._ask
 
-    def noted(method: str, arguments: tuple[object, ...]) -> object:
-        calls.append(method)
-        return call(method, arguments)
+    def noted(requests: Sequence[Request]) -> Iterator[object]:
+        calls.extend(method for method, _ in requests)
+        return ask(requests)
 
-    monkeypatch.setattr(store._child, "call", noted)
+    monkeypatch.setattr(store._calls, "_ask", noted)
     return calls
 
 
@@ -1069,14 +1071,15 @@ def test_a_filter_is_cut_by_the_payloads_that_it_reads(tmp_path: Path) -> None:
 async def test_documents_deleted_between_ranking_and_reading_are_left_out(
     slow: EdgeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    points, call = slow.points("c"), slow._child.call
+    points, ask = slow.points("c"), slow._calls._ask
 
-    def with_deletion(method: str, arguments: tuple[object, ...]) -> object:
-        if method == "hits":
-            call("delete", ("c", ["d7"]))
-        return call(method, arguments)
+    def with_deletion(requests: Sequence[Request]) -> Iterator[object]:
+        if requests[0][0] == "hits":
+            yield from itertools.islice(ask([("delete", ("c", ["d7"])), *requests]), 1, None)
+        else:
+            yield from ask(requests)
 
-    monkeypatch.setattr(slow._child, "call", with_deletion)
+    monkeypatch.setattr(slow._calls, "_ask", with_deletion)
     hits = await points.search(Nearest(batch(0, 1_000)[7].vector), SearchWindow(limit=3, condition=UNDECLARED))
     assert len(hits) == 2
     assert "d7" not in {hit.document_id for hit in hits}
