@@ -25,6 +25,9 @@ from indexer.filters import Equals, FieldType
 from indexer.store.base import SearchWindow
 from indexer.store.criteria import Nearest
 from indexer.store.edge.client import EdgeStore
+from indexer.store.edge.graph import Graph
+from indexer.store.edge.journal import NAME as JOURNAL
+from indexer.store.edge.opened import GRAPH_BYTES, GRAPH_SHARE
 from indexer.store.edge.settings import EdgeSettings
 from model.types import Float32
 
@@ -104,11 +107,8 @@ async def measure(size: int, folder: Path, settings: EdgeSettings, seconds: floa
     loaded_s = time.perf_counter() - began
     row = [f"{size:,}", f"{size / loaded_s:,.0f}", caller.cell()]
     began = time.perf_counter()
-    settled = 0
-    while settled < 10:
-        await asyncio.sleep(0.2)
-        settled = settled + 1 if _has_graph(folder / "c") else 0
-    row += [f"{time.perf_counter() - began - 2:.0f}", caller.cell()]
+    await built(folder / "c", size, DIMENSIONS)
+    row += [f"{time.perf_counter() - began:.0f}", caller.cell()]
     await asyncio.sleep(seconds)
     row.append(caller.cell())
     searching.cancel()
@@ -129,9 +129,20 @@ async def measure(size: int, folder: Path, settings: EdgeSettings, seconds: floa
     return [*row, f"{size_on_disk(folder) / size:,.0f}"]
 
 
-def _has_graph(collection: Path) -> bool:
-    """Whether there is a graph, and none is being built."""
-    return not (collection / "journal").exists() and any(collection.glob("shard*/graph.json"))
+async def built(collection: Path, documents: int, dimensions: int) -> None:
+    """Wait until no graph is being built, and none will be: it has all vectors, or they are too few for one."""
+    while True:
+        await asyncio.sleep(0.2)
+        if _is_built(collection, documents, dimensions):
+            return
+
+
+def _is_built(collection: Path, documents: int, dimensions: int) -> bool:
+    if 4 * documents * dimensions < GRAPH_BYTES:
+        return True
+    graphs = [graph for shard in collection.glob("shard*") if (graph := Graph.read(shard))]
+    outside = max(GRAPH_BYTES / (4 * dimensions), GRAPH_SHARE * documents)
+    return not (collection / JOURNAL).exists() and any(documents - graph.points < outside for graph in graphs)
 
 
 async def _recall(store: EdgeStore, documents: list[Float32], queries: Float32) -> float:

@@ -1,7 +1,8 @@
 """`python -m benchmarks.index_sizes [10000 100000 …]`: how `/search` grows with the collection, on Qdrant Edge, and where its time goes.
 
-Vectors are made, not embedded, and written into the index while the server is down. Everything else is real: `ret2 serve`, HTTP, JSON,
-a model (of toy size, so that its share stays small). Recall is against a plain product over all vectors. --write appends the tables to
+Documents lie around the model's embeddings of some texts, which queries are like, and are written into the index while the server is
+down; it is searched when the graph is there. Everything else is real: `ret2 serve`, HTTP, JSON, a model (of toy size, so that its share
+stays small). Recall is against a plain product over all vectors. --write appends the tables to
 benchmarks/results and draws docs/images/growth.svg: in one run of all sizes, for the chart has what the run has.
 """
 
@@ -27,6 +28,7 @@ import numpy as np
 
 from benchmarks.chart import svg
 from benchmarks.checkpoints import Fusion, ret2_folder
+from benchmarks.edge_load import built
 from benchmarks.figures import percentile
 from benchmarks.inputs import texts
 from benchmarks.load import Target, closed_loop
@@ -43,6 +45,9 @@ CONNECTIONS = (1, 8, 32)
 RESULTS = Path(__file__).with_name("results")
 CHART = Path(__file__).parents[1] / "docs" / "images" / "growth.svg"
 LATE_UP_TO = 100_000  # documents of four vectors each
+# Texts around whose embeddings the documents lie, and how far: a share of what lies between the texts.
+CENTRES, NOISE = 2_000, 0.5
+_LEAST_CENTRES, CLUSTER = 8, 100
 _WRITE, _QUERIES, _LIMIT = 256, 64, 10
 _PARTS = ("decode_ms", "queue_ms", "encode_ms", "store_ms")
 
@@ -91,22 +96,24 @@ def measure(
     )
     with start_ret2(model, data=folder) as url, Client(url) as client:
         client.create_collection("made", indexes={"shelf": "keyword", "price": "number"}, language="simple")
-    began = time.perf_counter()
-    asyncio.run(_fill(folder / "index", size, late))
-    filled_s = time.perf_counter() - began
+        made = Vectors(
+            _embeddings(url, texts(min(CENTRES, max(_LEAST_CENTRES, size // CLUSTER)), seed=11), "document"), size
+        )
+    filled_s, built_s = asyncio.run(_fill(folder / "index", made, late))
     opened_s = asyncio.run(_opened(folder / "index", size))
     with start_ret2(model, data=folder) as url:
         kind = f", {LATENTS} latents" if late else ""
-        recall = _recall(url, size) if not late else None
+        recall = _recall(url, made) if not late else None
         said = "" if recall is None else f", recall@{_LIMIT} {recall:.4f}"
-        say(f"\n{size:,} × {DIMENSIONS}{kind}: written at {size / filled_s:,.0f}/s, opened in {opened_s:.2f} s{said}\n")
+        speed = f"{size / filled_s:,.0f}/s, built {built_s:.0f} s later, opened in {opened_s:.2f} s"
+        say(f"\n{size:,} × {DIMENSIONS}{kind}: written at {speed}{said}\n")
         say(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
         found = []
         for way, options in (LATE if late else WAYS).items():
             found.append(_searched(url, way, options, seconds))
             say(found[-1].cells())
         rest = max(percentile(one.parts["rest"], 50) for one in found)
-        say(f"\nRest, p50, at most {rest:.1f} ms, where 3 are wanted" + ("" if recall is None else "; recall, 0.99"))
+        say(f"\nRest, p50, at most {rest:.1f} ms, where 2 are wanted" + ("" if recall is None else "; recall, 0.99"))
         say(f"Edge's process: {_memory(folder)}; on disk {_size(folder / 'index') / size:,.0f} bytes a document")
         return found
 
@@ -130,13 +137,43 @@ def _size(folder: Path) -> int:
     return sum(each.stat().st_blocks * 512 for each in folder.rglob("*") if each.is_file())
 
 
-async def _fill(folder: Path, size: int, late: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Documents' vectors of unit length: each near one of the `centres`, some of them between two queries and none far
+    from all."""
+
+    centres: Float32  # (C, D)
+    size: int
+
+    def __iter__(self) -> Iterator[tuple[int, Float32]]:
+        """Yield (place of the first, some vectors), the same at every call."""
+        draw = np.random.default_rng(1)
+        width = NOISE * float(np.std(self.centres, axis=0).mean())
+        for first in range(0, self.size, _WRITE):
+            near = self.centres[draw.integers(len(self.centres), size=min(_WRITE, self.size - first))]
+            made = near + width * draw.standard_normal(near.shape).astype(np.float32)
+            yield first, made / np.linalg.norm(made, axis=1, keepdims=True)
+
+
+def _embeddings(url: str, inputs: Sequence[str], role: str) -> Float32:
+    """Return the model's embeddings of texts (N, D)."""
+    rows: list[list[float]] = []
+    for first in range(0, len(inputs), _QUERIES):
+        body = {"role": role, "inputs": [{"text": text} for text in inputs[first : first + _QUERIES]]}
+        answer = httpx.post(f"{url}/encode", json=body, timeout=60, trust_env=False).raise_for_status().json()
+        rows += [result["embedding"] for result in answer["results"]]
+    return np.array(rows, np.float32)
+
+
+async def _fill(folder: Path, made: Vectors, late: bool) -> tuple[float, float]:
+    """Return the seconds that writing took, and those until the graph was there."""
     store = EdgeStore(folder)
     try:
         points = store.points("made")
         words = itertools.cycle(texts(1_000, seed=7))
         draw = np.random.default_rng(3)
-        for first, vectors in _vectors(size):
+        began = time.perf_counter()
+        for first, vectors in made:
             rows = [
                 Point(
                     f"d{first + i}",
@@ -151,6 +188,9 @@ async def _fill(folder: Path, size: int, late: bool) -> None:
             if late:
                 rows = [_with_latents(row, draw) for row in rows]
             await points.upsert(rows)
+        filled_s = time.perf_counter() - began
+        await built(folder / "made", made.size, DIMENSIONS)
+        return filled_s, time.perf_counter() - began - filled_s
     finally:
         await store.close()
 
@@ -171,22 +211,11 @@ async def _opened(folder: Path, size: int) -> float:
         await store.close()
 
 
-def _vectors(size: int) -> Iterator[tuple[int, Float32]]:
-    """(place of the first, some vectors of unit length), the same at every call."""
-    draw = np.random.default_rng(1)
-    for first in range(0, size, _WRITE):
-        made = draw.standard_normal((min(_WRITE, size - first), DIMENSIONS)).astype(np.float32)
-        yield first, made / np.linalg.norm(made, axis=1, keepdims=True)
-
-
-def _recall(url: str, size: int) -> float:
+def _recall(url: str, made: Vectors) -> float:
     """Share of the exact ten that `/search` finds at its defaults."""
     asked = texts(_QUERIES)
-    answer = httpx.post(
-        f"{url}/encode", json={"role": "query", "inputs": [{"text": text} for text in asked]}, trust_env=False
-    )
-    queries = np.array([one["embedding"] for one in answer.raise_for_status().json()["results"]], np.float32)
-    scores = np.concatenate([queries @ vectors.T for _, vectors in _vectors(size)], axis=1)
+    queries = _embeddings(url, asked, "query")
+    scores = np.concatenate([queries @ vectors.T for _, vectors in made], axis=1)
     best = np.argpartition(-scores, _LIMIT, axis=1)[:, :_LIMIT]
     found = 0
     for text, exact in zip(asked, best, strict=True):

@@ -22,3 +22,8 @@ def test_settings_come_with_what_an_operator_reads() -> None:
     assert (declared.name, declared.field, declared.kind) == ("oven_heat_c", "heat_c", int)
     assert (declared.default, declared.description) == (200, "how hot it is")
     assert declared.bounds == {"gt": 0, "le": 300}
+
+
+def test_the_types_of_a_part_are_evaluated_once() -> None:
+    """Every request reads some parts of the settings, and evaluating one takes 0.2 ms."""
+    assert declared_settings(Oven) is declared_settings(Oven)
