@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.edge_graphs import built
 from benchmarks.figures import percentile
-from benchmarks.index_sizes import _size as size_on_disk
 from benchmarks.inputs import texts
 from benchmarks.machine import Machine, load_average
 from indexer.domain.points import Point
@@ -25,10 +25,8 @@ from indexer.filters import Equals, FieldType
 from indexer.store.base import SearchWindow
 from indexer.store.criteria import Nearest
 from indexer.store.edge.client import EdgeStore
-from indexer.store.edge.graph import Graph
-from indexer.store.edge.journal import NAME as JOURNAL
-from indexer.store.edge.opened import GRAPH_BYTES, GRAPH_SHARE
 from indexer.store.edge.settings import EdgeSettings
+from indexer.store.edge.summaries import bytes_on_disk
 from model.types import Float32
 
 DIMENSIONS, CLUSTER, SHELVES, HITS = 256, 100, 10, 10
@@ -126,23 +124,7 @@ async def measure(size: int, folder: Path, settings: EdgeSettings, seconds: floa
     memory = dict(line.split(":", 1) for line in status.splitlines())
     row += [f"{int(memory[name].split()[0]) // 1024:,}" for name in ("RssAnon", "RssFile")]
     await store.close()
-    return [*row, f"{size_on_disk(folder) / size:,.0f}"]
-
-
-async def built(collection: Path, documents: int, dimensions: int) -> None:
-    """Wait until no graph is being built, and none will be: it has all vectors, or they are too few for one."""
-    while True:
-        await asyncio.sleep(0.2)
-        if _is_built(collection, documents, dimensions):
-            return
-
-
-def _is_built(collection: Path, documents: int, dimensions: int) -> bool:
-    if 4 * documents * dimensions < GRAPH_BYTES:
-        return True
-    graphs = [graph for shard in collection.glob("shard*") if (graph := Graph.read(shard))]
-    outside = max(GRAPH_BYTES / (4 * dimensions), GRAPH_SHARE * documents)
-    return not (collection / JOURNAL).exists() and any(documents - graph.points < outside for graph in graphs)
+    return [*row, f"{bytes_on_disk(folder) / size:,.0f}"]
 
 
 async def _recall(store: EdgeStore, documents: list[Float32], queries: Float32) -> float:

@@ -28,7 +28,7 @@ import numpy as np
 
 from benchmarks.chart import svg
 from benchmarks.checkpoints import Fusion, ret2_folder
-from benchmarks.edge_load import built
+from benchmarks.edge_graphs import built
 from benchmarks.figures import percentile
 from benchmarks.inputs import texts
 from benchmarks.load import Target, closed_loop

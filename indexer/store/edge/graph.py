@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,10 @@ class GraphSearch:
         """Return how this search reads the graph, None to compare every vector."""
         ef = None if graph is None else window.ef or graph.ef
         return None if graph is None or ef is None or window.exact else cls(ef, graph.quantized)
+
+    def for_all(self, count: int) -> GraphSearch:
+        """Return the search that finds so many neighbours at once."""
+        return replace(self, ef=max(self.ef, count))
 
     def breadths(self, count: int) -> Iterator[int]:
         return breadths(self.ef, count)

@@ -310,7 +310,7 @@ class Shards:
             return ranked if isinstance(ranked, Slices) else places(criterion, ranked)
         window.check()
         candidates = replace(window, limit=criterion.candidates, offset=0, score_threshold=None)
-        embedding = self.ranked(name, criterion.embedding, candidates)
+        embedding = self.ranked(name, criterion.embedding, candidates, whole=True)
         words = self.ranked(name, criterion.words, candidates)
         if isinstance(embedding, Slices) or isinstance(words, Slices):
             return embedding if isinstance(embedding, Slices) else cast(Slices, words)
@@ -361,8 +361,11 @@ class Shards:
         criterion: Nearest | WordMatch | LateInteraction,
         window: SearchWindow,
         part: Slice | None = None,
+        *,
+        whole: bool = False,
     ) -> Ranked | Slices:
-        """Rank a part of the collection by one criterion, or all of it unless that reads too many payloads."""
+        """Rank a part of the collection by one criterion, or all of it unless that reads too many payloads. A `whole`
+        window is the only one of its ranking, so one search of a graph gives all of it."""
         opened = self._opened(name)
         window.check()
         chosen = self._chosen(opened, window.condition, part)
@@ -374,6 +377,8 @@ class Shards:
         if window.score_threshold is not None and isinstance(criterion, Nearest):
             threshold = just_below(window.score_threshold)
         graph = None if reads else GraphSearch.of(opened.graph, window)
+        if graph is not None and whole:
+            graph = graph.for_all(window.end)
         return window.cut(
             rank(
                 opened.shard,

@@ -5,6 +5,8 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from indexer.domain.points import MetadataChange, Point
 from indexer.filters import Equals, FieldType
 from indexer.store.base import SearchWindow
-from indexer.store.criteria import Nearest
+from indexer.store.criteria import Hybrid, Nearest, ReciprocalRanks, WordMatch
 from indexer.store.edge import build as edge_build
 from indexer.store.edge import opened
 from indexer.store.edge import shards as edge_shards
@@ -101,6 +103,27 @@ def test_pages_through_a_graph_are_windows_into_one_ranking(shards: Shards, vect
             assert walked[:300] == whole
         narrow += whole != ids(shards, query, SearchWindow(300, exact=True))
     assert narrow
+
+
+def test_candidates_of_both_rankings_come_from_one_search_of_each(
+    shards: Shards, vectors: Float32, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However narrow a page's search of the graph would be."""
+    opened = shards._open["c"]
+    shard, limits = opened.shard, []
+
+    def query(request: Any) -> object:
+        limits.append(request.limit)
+        return shard.query(request)
+
+    opened.graph = Graph(N, 16)
+    monkeypatch.setattr(opened, "shard", SimpleNamespace(query=query, retrieve=shard.retrieve, info=shard.info))
+    hybrid = Hybrid(Nearest(vectors[N]), WordMatch("word3"), ReciprocalRanks(60), 200)
+    hits = shards.search("c", hybrid, SearchWindow(10))
+    monkeypatch.undo()
+    assert isinstance(hits, list)
+    assert len(hits) == 10
+    assert min(limits) > 200
 
 
 def test_what_is_newer_than_the_graph_is_found_and_gone(shards: Shards, vectors: Float32) -> None:
