@@ -48,6 +48,8 @@ LATE_UP_TO = 100_000  # documents of four vectors each
 # Texts around whose embeddings the documents lie, and how far: a share of what lies between the texts.
 CENTRES, NOISE = 2_000, 0.5
 _LEAST_CENTRES, CLUSTER = 8, 100
+# Different texts of the documents: few documents of a large collection have the same.
+TEXTS = 50_000
 _WRITE, _QUERIES, _LIMIT = 256, 64, 10
 _PARTS = ("decode_ms", "queue_ms", "encode_ms", "store_ms")
 
@@ -170,7 +172,7 @@ async def _fill(folder: Path, made: Vectors, late: bool) -> tuple[float, float]:
     store = EdgeStore(folder)
     try:
         points = store.points("made")
-        words = itertools.cycle(texts(1_000, seed=7))
+        words = itertools.cycle(texts(min(TEXTS, made.size), seed=7))
         draw = np.random.default_rng(3)
         began = time.perf_counter()
         for first, vectors in made:
