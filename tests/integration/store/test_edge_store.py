@@ -119,16 +119,16 @@ async def test_a_call_that_kills_the_child_twice_is_given_up_and_the_next_works(
     store: EdgeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store.points("c").upsert(batch(0))
-    ask = client._Child._ask
+    answers = client._Child._answers
 
-    def ask_and_die(child: client._Child, method: str, arguments: tuple[object, ...]) -> object:
-        ask(child, "ping", ())
+    def die_before(child: client._Child, requests: Sequence[Request]) -> Iterator[object]:
+        list(answers(child, [("ping", ())]))
         child._process.kill()  # type: ignore[union-attr]
         child._process.wait()  # type: ignore[union-attr]
-        return ask(child, method, arguments)
+        yield from answers(child, requests)
 
     with monkeypatch.context() as patch:
-        patch.setattr(client._Child, "_ask", ask_and_die)
+        patch.setattr(client._Child, "_answers", die_before)
         with pytest.raises(StoreDied, match="died twice in count"):
             await store.points("c").count()
     assert await store.points("c").count() == 64
@@ -186,14 +186,13 @@ async def test_long_texts_are_written_in_several_calls(store: EdgeStore, monkeyp
     """So that a search waits for no more than one of them."""
     texts = [replace(point, text="word " * 50_000) for point in batch(0, 7)]
     sent: list[int] = []
-    ask = client._Child._ask
+    ask = store._calls._ask
 
-    def counted(child: client._Child, method: str, arguments: Any) -> object:
-        if method == "upsert":
-            sent.append(len(arguments[1]))
-        return ask(child, method, arguments)
+    def counted(requests: Sequence[Request]) -> Iterator[object]:
+        sent.extend(len(arguments[1]) for method, arguments in requests if method == "upsert")
+        yield from ask(requests)
 
-    monkeypatch.setattr(client._Child, "_ask", counted)
+    monkeypatch.setattr(store._calls, "_ask", counted)
     await store.points("c").upsert(texts)
     await store.points("c").upsert(batch(100, 64))
     assert sent == [2, 2, 2, 1, 64]
