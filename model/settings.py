@@ -37,10 +37,14 @@ def setting(default: Any, name: str, description: str, **bounds: Any) -> Any:
     return field(default=default, metadata={_KEY: (name, description, bounds)})
 
 
-@cache
 def declared_settings(part: type) -> tuple[DeclaredSetting, ...]:
     """Return the settings of a part in the order of its fields. Requests read parts of the settings, and evaluating the
     types of one takes 0.2 ms, so each part is read once."""
+    return _declarations(part)
+
+
+@cache
+def _declarations(part: type) -> tuple[DeclaredSetting, ...]:
     kinds = get_type_hints(part)
     return tuple(
         _declared(part_field, kinds[part_field.name]) for part_field in fields(part) if _KEY in part_field.metadata
