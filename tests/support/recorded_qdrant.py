@@ -28,6 +28,8 @@ class Qdrant:
         self.held: dict[str, int] = {}
         self.thresholds: dict[str, int] = {}
         self.refuse: httpx.Response | None = None
+        # Whether every object of an answer has a field that no client knows yet.
+        self.newer = False
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content) if request.content else None
@@ -62,7 +64,8 @@ class Qdrant:
             if path.endswith("/index"):
                 self.indexes.setdefault(name, {})[body["field_name"]] = body["field_schema"]
             result = {"operation_id": 0, "status": "completed"}
-        return httpx.Response(200, json={"result": result, "status": "ok", "time": 0})
+        answer = {"result": result, "status": "ok", "time": 0}
+        return httpx.Response(200, json=_with_newer_fields(answer) if self.newer else answer)
 
     def add(self, collection: str, dimensions: int) -> None:
         """Hold a collection as a deployment without prefix makes it."""
@@ -101,3 +104,16 @@ class Qdrant:
 
     def bodies(self, method: str, ending: str) -> list[Any]:
         return [body for m, path, _, body in self.asked if m == method and path.endswith(ending)]
+
+
+# Objects whose keys are names, and those that are the caller's own.
+_MAPS, _OWN = {"payload_schema", "sparse_vectors"}, {"metadata", "payload"}
+
+
+def _with_newer_fields(answer: Any, key: str = "") -> Any:
+    if isinstance(answer, list):
+        return [_with_newer_fields(part) for part in answer]
+    if not isinstance(answer, dict) or key in _OWN:
+        return answer
+    newer = {name: _with_newer_fields(value, name) for name, value in answer.items()}
+    return newer if key in _MAPS else newer | {"newer": {"than": "the client"}}

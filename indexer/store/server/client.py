@@ -16,11 +16,16 @@ from qdrant_client.async_qdrant_remote import AsyncQdrantRemote
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 
 from indexer.store.criteria import Ranked
+from indexer.store.server.answers import read_unknown_fields
 from indexer.store.server.writing import Written
 
 
 class Client(AsyncQdrantClient):
     """`AsyncQdrantClient`, `query_scores` and `write_points`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        read_unknown_fields()
+        super().__init__(*args, **options)
 
     async def write_points(
         self, collection_name: str, points: Sequence[Written], ordering: q.WriteOrdering | None

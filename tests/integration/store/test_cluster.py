@@ -6,9 +6,11 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,15 +18,30 @@ from declared_indexes import unfinished_indexes
 from qdrant_client import AsyncQdrantClient
 from qdrant_nodes import Cluster, Node, three_nodes
 
-from indexer.domain.documents import point_id
+from indexer.blobs.image_store import Blobs
+from indexer.catalog import Catalog
+from indexer.domain.collections import ReindexState
+from indexer.domain.documents import Incoming, point_id
+from indexer.domain.jobs import JobState
 from indexer.domain.points import Point
+from indexer.encoding.encoder import Lane
+from indexer.encoding.registry import Encoders
 from indexer.errors import CollectionUnavailable
 from indexer.filters import FieldType, Range
+from indexer.intake import Intake
+from indexer.ledger.ledger import Ledger
+from indexer.reindexes import Reindexes
+from indexer.settings import IndexerSettings
 from indexer.store.base import Consistency, SearchWindow
 from indexer.store.criteria import Criterion, Nearest, WordMatch
 from indexer.store.server.settings import CollectionSettings, ServerStoreSettings
 from indexer.store.server.store import ServerStore
-from model.errors import DependencyUnavailable, NotFound, Overloaded
+from indexer.worker.progress import Progress
+from indexer.worker.reindexer import Reindexer
+from indexer.worker.worker import Worker
+from model.errors import DependencyUnavailable, NotFound, Overloaded, RetrievalError
+from model.passages import Cut, Passages
+from model.types import Embedding, Float32, Input, ModelInfo, Role
 
 pytestmark = [pytest.mark.qdrant_server, pytest.mark.timeout(280)]
 
@@ -222,6 +239,87 @@ async def test_a_collection_of_one_copy_names_the_shard_that_it_waits_for(cluste
     await single.create("new", D)
     await single.points("c").upsert([point(number, 1) for number in range(60)])
     assert await single.points("c").count() == 60
+
+
+class Model:
+    """An encoder whose vectors are of the text and of itself."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def info(self) -> ModelInfo:
+        return ModelInfo(self.name, f"fingerprint of {self.name}", D, 100, 16)
+
+    async def encode(self, inputs: Sequence[Input], *, role: Role, lane: Lane) -> list[Embedding | RetrievalError]:
+        return [Embedding(self.vector(item.text or ""), f"fingerprint of {self.name}") for item in inputs]
+
+    async def passages(self, texts: Sequence[str], cut: Cut) -> list[Passages]:
+        return [Passages(((0, len(text)),)) for text in texts]
+
+    def vector(self, text: str) -> Float32:
+        seed = zlib.crc32(f"{self.name} {text}".encode())
+        vector = np.random.default_rng(seed).standard_normal(D).astype(np.float32)
+        return vector / np.float32(np.linalg.norm(vector))
+
+
+@pytest.mark.parametrize("fault", ["killed", "cut off"])
+@pytest.mark.parametrize("grpc", [True, False], ids=["gRPC", "REST"])
+async def test_a_reindex_goes_on_while_each_node_fails_in_turn(
+    cluster: Cluster, open_store: Open, fault: str, grpc: bool, tmp_path: Path
+) -> None:
+    """Documents are rewritten meanwhile; in the end each copy has the last of each, by the new model."""
+    store = open_store(prefer_grpc=grpc)
+    old, new = Model("old"), Model("new")
+    ledger = Ledger.open(f"sqlite:///{tmp_path / 'ledger.sqlite'}", exclusive=True)
+    blobs, encoders = Blobs(f"file://{tmp_path / 'blobs'}"), Encoders.of(old, new)
+    settings = IndexerSettings(batch_documents=16, poll_s=0.1, retry_base_s=0.05, retry_max_s=0.5)
+    progress, catalog, fetcher = Progress(ledger, 0.05), Catalog(ledger, store, encoders), cast(Any, None)
+    worker = Worker(ledger, store, encoders, blobs, fetcher, settings, progress)
+    reindexer = Reindexer(ledger, store, encoders, settings, progress)
+    intake = Intake(ledger, blobs, settings)
+    collection, _ = await catalog.create("c")
+
+    async def post(version: int, numbers: range) -> None:
+        async def documents() -> AsyncIterator[Incoming]:
+            for number in numbers:
+                yield Incoming(number, id=f"d{number}", text=f"text {number} of {version}")
+
+        job = (await intake.accept(collection, documents())).job
+        finished = await progress.wait(job.id, 60)
+        assert finished.state is JobState.SUCCEEDED, finished
+
+    await worker.start()
+    await reindexer.start()
+    try:
+        await post(0, range(600))
+        await Reindexes(ledger, catalog, encoders).start("c", model="new")
+        begin, end = FAULTS[fault]
+        for version, node in enumerate(cluster.nodes, 1):
+            begin(node)
+            await post(version, range(0, 600, 7 + version))
+            end(node)
+            await asyncio.to_thread(cluster.wait_until_calm)
+        async with asyncio.timeout(60):
+            while (reindex := await ledger.reindexes.find("c")) is None or reindex.state is not ReindexState.KEPT:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+    finally:
+        await reindexer.stop()
+        await worker.stop()
+    serving = await catalog.get("c")
+    assert serving.model == "new"
+    versions = {
+        number: max(version for version in range(4) if not version or number % (7 + version) == 0)
+        for number in range(600)
+    }
+    texts = {f"d{number}": f"text {number} of {version}" for number, version in versions.items()}
+    for stored in await copies(cluster, store.engine_name(serving.points_name)):
+        assert {payload["document_id"]: payload["text"] for payload, _ in stored.values()} == texts
+    fetched = await store.points(serving.points_name).fetch(["d0", "d1"])
+    for point_, number in zip(fetched, (0, 1), strict=True):
+        assert point_ is not None
+        np.testing.assert_allclose(point_.vector, new.vector(texts[f"d{number}"]), atol=1e-6)
+    ledger.close()
+    blobs.close()
 
 
 async def until_known(call: Callable[[], Awaitable[None]]) -> None:

@@ -30,7 +30,7 @@ from indexer.errors import CollectionDamaged, CollectionUnavailable, IndexUnfini
 from indexer.filters import AllOf, Empty, Equals, FieldType, Filter, FullText, Nested, Not, Range
 from indexer.store.base import Consistency, Layout, SearchWindow
 from indexer.store.criteria import LateInteraction, Nearest
-from indexer.store.payload import path_of, quoted
+from indexer.store.payload import path_of, payload_of, quoted
 from indexer.store.server import store as server
 from indexer.store.server import writing
 from indexer.store.server.connection import connect, reach
@@ -519,6 +519,21 @@ async def test_a_key_over_an_open_connection_is_warned_of_without_the_key(caplog
 def test_settings_that_cannot_be_are_refused(make: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=r"limit is|the least is"):
         make()
+
+
+async def test_answers_of_a_newer_server_are_read(qdrant: Qdrant, serve: Callable[..., ServerStore]) -> None:
+    qdrant.newer = True
+    store = serve(collection=CollectionSettings(quantization="scalar"))
+    await store.create("c", D)
+    qdrant.schema = {"metadata.n": {"data_type": "keyword", "params": {"type": "keyword"}, "points": 3}}
+    description = await store.describe("c", fresh=True)
+    assert description.layout.dimensions == D
+    assert description.quantized
+    assert list(description.indexed) == [path_of("n")]
+    await store.points("c").upsert(points(1))
+    qdrant.points = [{"id": point_id("d0"), "version": 1, "score": 0.5, "payload": payload_of(points(1)[0])}]
+    (hit,) = await store.points("c").search(Nearest(np.ones(D, np.float32)), SearchWindow(1))
+    assert (hit.document_id, hit.score) == ("d0", 0.5)
 
 
 async def test_writes_are_cut_by_their_bytes_too(
