@@ -16,7 +16,7 @@ from qdrant_nodes import Node, one_node
 
 from indexer.domain.points import Point
 from indexer.errors import CollectionDamaged
-from indexer.filters import Equals, FieldType
+from indexer.filters import Equals, FieldType, Range
 from indexer.store.base import KeptOnServer, SearchWindow, Summary
 from indexer.store.criteria import Nearest
 from indexer.store.server.settings import ServerStoreSettings
@@ -121,6 +121,40 @@ async def test_strict_mode(open_store: Open, node: Node) -> None:
     while await unfinished_indexes(store, "c", {"n": FieldType.NUMBER}):  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     assert len(await points.search(ONES, narrowed)) == 1
+
+
+async def test_what_was_acknowledged_is_there_when_a_killed_server_is_ready_again(open_store: Open, node: Node) -> None:
+    """At its first readiness, for every way of reading."""
+    store = open_store()
+    await store.create("c", D, {"n": FieldType.NUMBER})
+    acknowledged = 0
+
+    async def load() -> None:
+        nonlocal acknowledged
+        for first in range(0, 100_000, 100):
+            await store.points("c").upsert([point(number) for number in range(first, first + 100)])
+            acknowledged = first + 100
+
+    loading = asyncio.create_task(load())
+    async with asyncio.timeout(60):
+        while acknowledged < 1_000:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    node.kill()
+    with pytest.raises(DependencyUnavailable):
+        await loading
+    node.start()
+    await asyncio.to_thread(node.wait_until_ready)
+    points, limited = open_store().points("c"), Range("n", gte=0, lt=acknowledged)
+    assert await points.count() >= acknowledged
+    assert await points.count(limited) == acknowledged
+    hits = await points.search(ONES, SearchWindow(acknowledged, condition=limited))
+    assert {hit.document_id for hit in hits} == {f"d{number}" for number in range(acknowledged)}
+    walked, after = set[str](), None
+    while (page := await points.page(after, 1_000, limited)).document_ids:
+        walked |= set(page.document_ids)
+        if (after := page.after) is None:
+            break
+    assert len(walked) == acknowledged
 
 
 async def test_a_new_generation_is_kept_like_the_serving_one(open_store: Open, node: Node) -> None:
