@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 
@@ -21,6 +22,9 @@ class Watch(Protocol):
 
     def called_ledger(self, seconds: float, *, failed: bool) -> None: ...
 
+    def saw_collections(self, states: Mapping[str, int]) -> None:
+        """Take how many collections of a Qdrant server are in each state, of those used in the last minute."""
+
 
 class Nobody:
     def settled(self, result: str, documents: int) -> None: ...
@@ -32,6 +36,8 @@ class Nobody:
     def called_store(self, operation: str, seconds: float, *, failed: bool) -> None: ...
 
     def called_ledger(self, seconds: float, *, failed: bool) -> None: ...
+
+    def saw_collections(self, states: Mapping[str, int]) -> None: ...
 
 
 NOBODY: Watch = Nobody()

@@ -100,6 +100,9 @@ class Metrics:
         )
         self.store_call_seconds = seconds("ret2_store_seconds", "Calls of the vector store", ["operation"])
         self.store_errors = counter("ret2_store_errors", "Calls that the vector store did not answer", ["operation"])
+        self.qdrant_collections = gauge(
+            "ret2_qdrant_collections", "Collections on the Qdrant server that this process uses, by state", ["state"]
+        )
         self.ledger_seconds = seconds("ret2_ledger_seconds", "Calls of the ledger")
         self.ledger_errors = counter("ret2_ledger_errors", "Calls that the ledger's database did not answer")
         self.truncated_documents = counter(
@@ -154,3 +157,8 @@ class Metrics:
         self.ledger_seconds.observe(seconds)
         if failed:
             self.ledger_errors.inc()
+
+    def saw_collections(self, states: Mapping[str, int]) -> None:
+        self.qdrant_collections.clear()
+        for state, count in states.items():
+            self.qdrant_collections.labels(state).set(count)

@@ -37,7 +37,8 @@ OF_OTHERS = {
     "QDRANT__STORAGE__SNAPSHOTS_PATH", "QDRANT__TELEMETRY_DISABLED",
     "HTTPS_PROXY", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "XDG_CACHE_HOME", "ANONYMOUS",
 }  # fmt: skip
-METRICS_OF_OTHERS = {"up"}
+# Of Prometheus, and of Qdrant.
+METRICS_OF_OTHERS = {"up", "collection_dead_replicas", "collection_active_replicas_min", "collections_total"}
 
 
 def _chart_env(render: Render) -> Iterator[tuple[str, str | None]]:

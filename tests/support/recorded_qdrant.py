@@ -25,6 +25,7 @@ class Qdrant:
         self.strict: dict[str, Any] | None = None
         self.points: list[Any] = []
         self.answer_query: Callable[[Any], list[Any]] | None = None
+        self.status = "green"
         self.held: dict[str, int] = {}
         self.thresholds: dict[str, int] = {}
         self.refuse: httpx.Response | None = None
@@ -94,7 +95,7 @@ class Qdrant:
             },
         }
         return {
-            "status": "green",
+            "status": self.status,
             "optimizer_status": "ok",
             "segments_count": 1,
             "points_count": self.held.get(name, 0),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -174,6 +175,9 @@ class ServerStore:
         description = self._descriptions.get(name)
         if description is None or fresh or description.until < time.monotonic():
             description = self._descriptions[name] = await self._read_description(name)
+            now = time.monotonic()
+            recent = [known for known in self._descriptions.values() if known.until > now]
+            self.watch.saw_collections(Counter(known.kept.status for known in recent))
         return description
 
     async def _read_description(self, name: str) -> Description:

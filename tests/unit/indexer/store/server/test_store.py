@@ -6,7 +6,7 @@ import inspect
 import json
 import math
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -28,7 +28,8 @@ from indexer.domain.documents import point_id
 from indexer.domain.points import Point
 from indexer.errors import CollectionDamaged, CollectionUnavailable, IndexUnfinished
 from indexer.filters import AllOf, Empty, Equals, FieldType, Filter, FullText, Nested, Not, Range
-from indexer.store.base import Consistency, Layout, SearchWindow
+from indexer.observability.watch import Nobody
+from indexer.store.base import Consistency, Layout, SearchWindow, Summary
 from indexer.store.criteria import LateInteraction, Nearest
 from indexer.store.payload import path_of, payload_of, quoted
 from indexer.store.server import store as server
@@ -519,6 +520,28 @@ async def test_a_key_over_an_open_connection_is_warned_of_without_the_key(caplog
 def test_settings_that_cannot_be_are_refused(make: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=r"limit is|the least is"):
         make()
+
+
+async def test_the_states_of_the_collections_in_use_are_watched(
+    qdrant: Qdrant, serve: Callable[..., ServerStore]
+) -> None:
+    seen: list[Mapping[str, int]] = []
+
+    class Watching(Nobody):
+        def saw_collections(self, states: Mapping[str, int]) -> None:
+            seen.append(states)
+
+    store = serve()
+    store.watch = Watching()
+    for name in ("a", "b"):
+        qdrant.add(name, D)
+        await store.describe(name)
+    qdrant.status = "red"
+    (shown,) = (await store.summaries(["b"])).values()
+    assert isinstance(shown, Summary)
+    assert shown.kept is not None
+    assert shown.kept.status == "red"
+    assert seen == [{"green": 1}, {"green": 2}, {"green": 1, "red": 1}]
 
 
 async def test_answers_of_a_newer_server_are_read(qdrant: Qdrant, serve: Callable[..., ServerStore]) -> None:
