@@ -53,7 +53,8 @@ class Qdrant:
         elif path.endswith("/count"):
             result = {"count": self.held.get(name, 0)}
         elif request.method == "PUT" and path.count("/") == 1:
-            self.dimensions[name] = body["vectors"]["size"]
+            vectors = body["vectors"]
+            self.dimensions[name] = vectors.get("", vectors)["size"]
             self.metadata[name], self.made[name] = body.get("metadata"), body
         elif path.endswith("/query"):
             result = {"points": self.points if self.answer_query is None else self.answer_query(body)}
@@ -76,7 +77,7 @@ class Qdrant:
 
     def info(self, name: str) -> dict[str, Any]:
         params = {
-            "vectors": {"size": self.dimensions[name], "distance": "Cosine"},
+            "vectors": self.made.get(name, {}).get("vectors", {"size": self.dimensions[name], "distance": "Cosine"}),
             "sparse_vectors": {"words_simple": {"modifier": "idf"}},
             "replication_factor": self.made.get(name, {}).get("replication_factor", 1),
         }

@@ -29,7 +29,9 @@ def read_unknown_fields() -> None:
 
 def _description_answer() -> type[BaseModel]:
     """Return the model of the whole answer, whose name changes from version to version of the client."""
-    answers = [model for name, model in vars(client_models).items() if name.startswith("InlineResponse")]
+    answers: list[type[BaseModel]] = [
+        model for name, model in vars(client_models).items() if name.startswith("InlineResponse")
+    ]
     return next(model for model in answers if q.CollectionInfo in get_args(model.model_fields["result"].annotation))
 
 

@@ -7,21 +7,20 @@ from typing import Any
 from qdrant_client import models as q
 
 from indexer.store.base import Layout
-from indexer.store.server.ranking import vector_params, vectors_on_disk
+from indexer.store.server.ranking import quantization_of, vector_params, vectors_on_disk
 from indexer.store.server.settings import CollectionSettings
 
 
 def creation(layout: Layout, settings: CollectionSettings) -> dict[str, Any]:
     """Return the arguments of `create_collection`."""
     return {
-        **vector_params(layout, settings.vectors_on_disk),
+        **vector_params(layout, settings.vectors_on_disk, _quantization(settings)),
         "shard_number": settings.shards,
         "replication_factor": settings.replication_factor,
         "write_consistency_factor": settings.write_consistency_factor,
         "on_disk_payload": settings.payload_on_disk,
         "hnsw_config": q.HnswConfigDiff(m=settings.hnsw_m, ef_construct=settings.hnsw_ef_construct),
         "optimizers_config": q.OptimizersConfigDiff(indexing_threshold=settings.indexing_threshold_kb),
-        "quantization_config": _quantization(settings),
     }
 
 
@@ -29,13 +28,12 @@ def creation_like(layout: Layout, config: q.CollectionConfig) -> dict[str, Any]:
     """Return the arguments that keep a new collection as another one is kept now, whoever changed that one."""
     params, strict = config.params, config.strict_mode_config
     return {
-        **vector_params(layout, vectors_on_disk(params)),
+        **vector_params(layout, vectors_on_disk(params) or None, quantization_of(config)),
         "shard_number": params.shard_number,
         "replication_factor": params.replication_factor,
         "write_consistency_factor": params.write_consistency_factor,
         "on_disk_payload": params.on_disk_payload,
         "hnsw_config": q.HnswConfigDiff(**config.hnsw_config.model_dump()),
-        "quantization_config": config.quantization_config,
         "strict_mode_config": None if strict is None else q.StrictModeConfig(**strict.model_dump()),
     }
 

@@ -10,7 +10,7 @@ from qdrant_client import models as q
 from indexer.filters import FieldType
 from indexer.store.base import KeptOnServer, Layout
 from indexer.store.server.filters import KINDS
-from indexer.store.server.ranking import vectors_on_disk
+from indexer.store.server.ranking import quantization_of, vectors_on_disk
 from indexer.store.server.strict import StrictLimits
 from model.errors import Conflict
 
@@ -64,7 +64,7 @@ def describe_foreign(info: q.CollectionInfo) -> str:
 
 def kept(info: q.CollectionInfo) -> KeptOnServer:
     config, params = info.config, info.config.params
-    quantization = config.quantization_config
+    quantization = quantization_of(config)
     strict = config.strict_mode_config
     return KeptOnServer(
         status=info.status.value,

@@ -24,27 +24,45 @@ _LIVE = q.IdfCorpusParams(corpus=q.Filter())
 _NO_GRAPH = q.HnswConfigDiff(m=0)  # latents are read of candidates alone
 
 
-def vector_params(layout: Layout, on_disk: bool | None) -> dict[str, Any]:
-    """Return the arguments of `create_collection` that describe the vectors of the points."""
+def vector_params(
+    layout: Layout, on_disk: bool | None, quantization: q.QuantizationConfig | None = None
+) -> dict[str, Any]:
+    """Return the arguments of `create_collection` that describe the vectors of the points.
+
+    Latents are read of a few hundred candidates alone, so they stay on disk unless `on_disk` says no, and whole: what
+    is quantized is the embedding.
+    """
     size, cosine = layout.dimensions, q.Distance.COSINE
     maxsim = q.MultiVectorConfig(comparator=q.MultiVectorComparator.MAX_SIM)
     several = maxsim if layout.parts else None
     dense = q.VectorParams(size=size, distance=cosine, on_disk=on_disk, multivector_config=several)
-    params: dict[str, Any] = {"vectors_config": dense}
+    params: dict[str, Any] = {"vectors_config": dense, "quantization_config": quantization}
     if layout.latents:
+        latents_on_disk = on_disk is not False
         latents = q.VectorParams(
-            size=size, distance=cosine, on_disk=on_disk, multivector_config=maxsim, hnsw_config=_NO_GRAPH
+            size=size, distance=cosine, on_disk=latents_on_disk, multivector_config=maxsim, hnsw_config=_NO_GRAPH
         )
-        params["vectors_config"] = {DENSE: dense, LATENTS: latents}
+        dense.quantization_config = quantization
+        params |= {"vectors_config": {DENSE: dense, LATENTS: latents}, "quantization_config": None}
     params["sparse_vectors_config"] = {words_name(layout.language): q.SparseVectorParams(modifier=q.Modifier.IDF)}
     return params
 
 
 def vectors_on_disk(params: q.CollectionParams) -> bool:
     """Return whether the embeddings of a collection are kept on disk."""
-    vectors = params.vectors
-    dense = vectors.get(DENSE) if isinstance(vectors, dict) else vectors
+    dense = _dense(params)
     return dense is not None and bool(dense.on_disk)
+
+
+def quantization_of(config: q.CollectionConfig) -> q.QuantizationConfig | None:
+    """Return how the embeddings of a collection are quantized."""
+    dense = _dense(config.params)
+    return (dense and dense.quantization_config) or config.quantization_config
+
+
+def _dense(params: q.CollectionParams) -> q.VectorParams | None:
+    vectors = params.vectors
+    return vectors.get(DENSE) if isinstance(vectors, dict) else vectors
 
 
 def layout_of(params: q.CollectionParams) -> Layout | None:

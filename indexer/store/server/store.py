@@ -34,7 +34,7 @@ from indexer.store.server.errors import translating_errors
 from indexer.store.server.filters import INDEX_KINDS
 from indexer.store.server.places import BoundedClient
 from indexer.store.server.points import ServerPoints
-from indexer.store.server.ranking import layout_of
+from indexer.store.server.ranking import layout_of, quantization_of
 from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.strict import StrictLimits
 from indexer.store.vectors import fits, new_layout
@@ -212,7 +212,7 @@ class ServerStore:
             info.points_count or 0,
             StrictLimits.of(strict),
             info.config.params.replication_factor or 1,
-            info.config.quantization_config is not None,
+            quantization_of(info.config) is not None,
             kept(info),
             time.monotonic() + DESCRIPTION_MAX_AGE_S,
         )

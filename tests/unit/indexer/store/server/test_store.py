@@ -522,6 +522,15 @@ def test_settings_that_cannot_be_are_refused(make: Callable[[], object]) -> None
         make()
 
 
+async def test_latents_are_kept_on_disk_and_whole(qdrant: Qdrant, serve: Callable[..., ServerStore]) -> None:
+    await serve(collection=CollectionSettings(quantization="scalar")).create("c", D, latents=True)
+    (made,) = qdrant.bodies("PUT", "/ret2~~c")
+    assert "quantization_config" not in made
+    assert made["vectors"][""]["quantization_config"]["scalar"]["type"] == "int8"
+    latents = made["vectors"]["latents"]
+    assert (latents["on_disk"], latents.get("quantization_config")) == (True, None)
+
+
 async def test_the_states_of_the_collections_in_use_are_watched(
     qdrant: Qdrant, serve: Callable[..., ServerStore]
 ) -> None:
