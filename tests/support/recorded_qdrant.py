@@ -76,8 +76,9 @@ class Qdrant:
         self.metadata[name] = {"ret2": {"prefix": "", "collection": collection, "format": 2, "indexes": {}}}
 
     def info(self, name: str) -> dict[str, Any]:
+        named = self.made.get(name, {}).get("vectors", {})
         params = {
-            "vectors": self.made.get(name, {}).get("vectors", {"size": self.dimensions[name], "distance": "Cosine"}),
+            "vectors": named if "" in named else {"size": self.dimensions[name], "distance": "Cosine"},
             "sparse_vectors": {"words_simple": {"modifier": "idf"}},
             "replication_factor": self.made.get(name, {}).get("replication_factor", 1),
         }

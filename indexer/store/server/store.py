@@ -63,6 +63,7 @@ class ServerStore:
         self.client = cast(Client, self._bounded)
         self._copies = Copies(self._addresses) if self._addresses else None
         self._descriptions: dict[str, Description] = {}
+        self._readings: dict[str, asyncio.Future[Description]] = {}
 
     @measured
     async def create(
@@ -103,7 +104,7 @@ class ServerStore:
             return
         with translating_errors("drop"):
             await self.client.delete_collection(self.engine_name(name), timeout=self.settings.definition_timeout_s)
-        self._descriptions.pop(name, None)
+        self._forget(name)
 
     def points(self, name: str) -> ServerPoints:
         return ServerPoints(self, name)
@@ -139,6 +140,8 @@ class ServerStore:
         return self._bounded.alive
 
     async def close(self) -> None:
+        for reading in self._readings.values():
+            reading.cancel()
         with translating_errors("close"):
             await self.client.close()
 
@@ -172,13 +175,38 @@ class ServerStore:
 
     async def describe(self, name: str, *, fresh: bool = False) -> Description:
         """Return what is known of a collection, at most a minute old unless `fresh`. Raises `NotFound`."""
-        description = self._descriptions.get(name)
-        if description is None or fresh or description.until < time.monotonic():
-            description = self._descriptions[name] = await self._read_description(name)
-            now = time.monotonic()
-            recent = [known for known in self._descriptions.values() if known.until > now]
-            self.watch.saw_collections(Counter(known.kept.status for known in recent))
-        return description
+        if fresh:
+            description = await self._read_description(name)
+            self._keep(name, description)
+            return description
+        known = self._descriptions.get(name)
+        return known if known is not None and known.until > time.monotonic() else await self._share_description(name)
+
+    async def _share_description(self, name: str) -> Description:
+        """Read a description once for all who need it now: else every search of a busy moment would ask."""
+        reading = self._readings.get(name)
+        if reading is None:
+            reading = self._readings[name] = asyncio.ensure_future(self._read_description(name))
+            reading.add_done_callback(lambda done: self._end_reading(name, done))
+        return await asyncio.shield(reading)
+
+    def _end_reading(self, name: str, reading: asyncio.Future[Description]) -> None:
+        # A collection that was dropped or changed meanwhile is not as it was read.
+        current = self._readings.get(name) is reading
+        if current:
+            del self._readings[name]
+        if not reading.cancelled() and reading.exception() is None and current:
+            self._keep(name, reading.result())
+
+    def _keep(self, name: str, description: Description) -> None:
+        self._descriptions[name] = description
+        now = time.monotonic()
+        states = (known.kept.status for known in self._descriptions.values() if known.until > now)
+        self.watch.saw_collections(Counter(states))
+
+    def _forget(self, name: str) -> None:
+        self._descriptions.pop(name, None)
+        self._readings.pop(name, None)
 
     async def _read_description(self, name: str) -> Description:
         self._descriptions.pop(name, None)
@@ -297,4 +325,4 @@ class ServerStore:
                     self.engine_name(name), path, field_schema=INDEX_KINDS[kind], wait=False
                 )
         if fields:
-            self._descriptions.pop(name, None)
+            self._forget(name)

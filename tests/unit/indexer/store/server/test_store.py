@@ -438,6 +438,21 @@ async def test_what_is_known_of_a_collection_is_asked_again_after_a_while(
         await store.points("c").fetch(["d0"])
 
 
+async def test_many_callers_at_once_ask_once_what_a_collection_is(
+    qdrant: Qdrant, serve: Callable[..., ServerStore]
+) -> None:
+    """A caller who leaves takes the answer from nobody else, and each has its error."""
+    qdrant.add("c", D)
+    store = serve()
+    first, *others = [asyncio.ensure_future(store.describe("c")) for _ in range(50)]
+    await asyncio.sleep(0)
+    first.cancel()
+    assert {description.layout.dimensions for description in await asyncio.gather(*others)} == {D}
+    assert len(qdrant.asked) == 2  # whether there is one, and what it is
+    missing = await asyncio.gather(*(store.describe("absent") for _ in range(5)), return_exceptions=True)
+    assert [type(error) for error in missing] == [NotFound] * 5
+
+
 async def test_losing_the_race_to_make_a_collection_is_no_error(
     qdrant: Qdrant, serve: Callable[..., ServerStore]
 ) -> None:
