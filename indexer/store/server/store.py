@@ -179,8 +179,8 @@ class ServerStore:
             description = await self._read_description(name)
             self._keep(name, description)
             return description
-        known = self._descriptions.get(name)
-        return known if known is not None and known.until > time.monotonic() else await self._share_description(name)
+        cached = self._descriptions.get(name)
+        return cached if cached is not None and cached.until > time.monotonic() else await self._share_description(name)
 
     async def _share_description(self, name: str) -> Description:
         """Read a description once for all who need it now: else every search of a busy moment would ask."""
@@ -201,7 +201,7 @@ class ServerStore:
     def _keep(self, name: str, description: Description) -> None:
         self._descriptions[name] = description
         now = time.monotonic()
-        states = (known.kept.status for known in self._descriptions.values() if known.until > now)
+        states = (recent.kept.status for recent in self._descriptions.values() if recent.until > now)
         self.watch.saw_collections(Counter(states))
 
     def _forget(self, name: str) -> None:

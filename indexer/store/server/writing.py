@@ -38,7 +38,7 @@ class Written:
 
     @classmethod
     def of(cls, point: Point, layout: Layout) -> Written:
-        """Raises `InvalidInput` for what the server cannot hold."""
+        """Return a point in this form. Raises `InvalidInput` for what the server cannot hold."""
         vectors, payload = vectors_of(point, layout), payload_of(point)
         values = sum(2 * len(value.ids) if isinstance(value, Words) else value.size for value in vectors.values())
         return cls(point_id(point.document_id), vectors, payload, len(storable(payload)) + _VALUE_BYTES * values)
