@@ -85,13 +85,13 @@ class Caller:
         return percentile([await self.search(query, window) for query in self._queries], 50)
 
 
-async def measure(size: int, folder: Path, settings: EdgeSettings, seconds: float) -> list[str]:
+async def measure(size: int, folder: Path, settings: EdgeSettings, seconds: float, *, alone: bool) -> list[str]:
     *documents, queries = vectors(size)
     queries = queries[:QUERIES]
     store = EdgeStore(folder, settings=settings)
     await store.create("c", DIMENSIONS, {"shelf": FieldType.KEYWORD}, language="simple")
     caller = Caller(store, queries)
-    searching = asyncio.create_task(caller.run())
+    searching = None if alone else asyncio.create_task(caller.run())
     words = texts(1_000, seed=7)
     began = time.perf_counter()
     for number, part in enumerate(documents):
@@ -107,6 +107,7 @@ async def measure(size: int, folder: Path, settings: EdgeSettings, seconds: floa
     began = time.perf_counter()
     await built(folder / "c", size, DIMENSIONS)
     row += [f"{time.perf_counter() - began:.0f}", caller.cell()]
+    searching = searching or asyncio.create_task(caller.run())
     await asyncio.sleep(seconds)
     row.append(caller.cell())
     searching.cancel()
@@ -141,6 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.edge_load", description=__doc__)
     parser.add_argument("sizes", nargs="*", type=int, default=[100_000])
     parser.add_argument("--seconds", type=float, default=5.0, help="of idle searching")
+    parser.add_argument("--alone", action="store_true", help="nobody searches while it is loaded and built")
     parser.add_argument("--threads", type=int, help="of the builder")
     parser.add_argument("--quantization", choices=("none", "scalar"), default="none")
     arguments = parser.parse_args()
@@ -150,7 +152,7 @@ def main() -> None:
     settings = EdgeSettings(build_threads=arguments.threads, quantization=arguments.quantization)
     for size in arguments.sizes:
         with tempfile.TemporaryDirectory(prefix="ret2-edge-") as folder:
-            row = asyncio.run(measure(size, Path(folder), settings, arguments.seconds))
+            row = asyncio.run(measure(size, Path(folder), settings, arguments.seconds, alone=arguments.alone))
         print(f"| {' | '.join(row)} |", flush=True)
     print(f"\nLoad average {load_average():.2f} at the end.")
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import filterfalse
 
 import snowballstemmer
 import stop_words
@@ -28,7 +29,7 @@ K1, B = 1.2, 0.75
 # collection's size.
 MEAN_WORDS = 64
 MAX_QUERY_WORDS = 256  # different ones, the first; a document as the query may have thousands
-# At most 64 letters each: some 16 MB. Stemming a new word takes 20 µs.
+# Of each language in use; at most 64 letters each: some 16 MB. Stemming a new word takes 20 µs.
 _CACHED_WORDS = 65_536
 # Longer ones are no words of a language: they are neither stemmed, which takes seconds for 100,000 letters, nor cached.
 _MAX_WORD_CHARS = 64
@@ -85,14 +86,17 @@ def document_words(text: str, language: str) -> Words:
     counts = Counter(_ids(text, language))
     length = counts.total()
     norm = K1 * (1 - B + B * length / MEAN_WORDS)
-    weights = {word: count * (K1 + 1) / (count + norm) for word, count in counts.items()}
+    # Few different ones: most words stand once in a text.
+    weight_of = {count: count * (K1 + 1) / (count + norm) for count in set(counts.values())}
+    if not language.endswith(TOLERANT):
+        ids = sorted(counts)
+        return Words(tuple(ids), tuple([weight_of[counts[word]] for word in ids]))
     near: dict[int, float] = {}
-    if language.endswith(TOLERANT):
-        for written in set(_content_words(text, language)):
-            weight = weights[_id(written, language)]
-            for term in (*_typo_terms(written), *_prefix_terms(written)):
-                near[term] = max(near.get(term, 0.0), weight)
-    return _sparse((near | weights).items())
+    for written in set(_content_words(text, language)):
+        weight = weight_of[counts[_id(written, language)]]
+        for term in (*_typo_terms(written), *_prefix_terms(written)):
+            near[term] = max(near.get(term, 0.0), weight)
+    return _sparse((near | {word: weight_of[count] for word, count in counts.items()}).items())
 
 
 def query_words(text: str, language: str) -> Words:
@@ -138,7 +142,7 @@ def matching_spans(text: str, query: str, language: str) -> Iterator[tuple[int, 
 
 def _content_words(text: str, language: str) -> Iterator[str]:
     stop_list = _stop_words(language)
-    return (word for word in iterate_words(text) if word not in stop_list)
+    return filterfalse(stop_list.__contains__, iterate_words(text)) if stop_list else iterate_words(text)
 
 
 @cache
@@ -162,15 +166,29 @@ def _stem(word: str, language: str) -> str:
 
 
 def _ids(text: str, language: str) -> list[int]:
-    return [
-        _cached_id(word, language) if len(word) <= _MAX_WORD_CHARS else _id(word, language)
-        for word in _content_words(text, language)
-    ]
+    return list(map(_numbers(language).__getitem__, _content_words(text, language)))
 
 
-@lru_cache(_CACHED_WORDS)
-def _cached_id(word: str, language: str) -> int:
-    return _id(word, language)
+class _Numbers(dict[str, int]):
+    """The numbers of words of one language, of the last ones that were asked for. For any number of threads."""
+
+    def __init__(self, language: str) -> None:
+        super().__init__()
+        self._language = language
+
+    def __missing__(self, word: str) -> int:
+        number = _id(word, self._language)
+        if len(word) <= _MAX_WORD_CHARS:
+            if len(self) >= _CACHED_WORDS:
+                self.clear()
+            self[word] = number
+        return number
+
+
+@cache
+def _numbers(language: str) -> _Numbers:
+    """Return the numbers of a language's words; there are as many languages as stemmers, twice."""
+    return _Numbers(language)
 
 
 def _id(word: str, language: str) -> int:

@@ -101,9 +101,9 @@ class Build:
     def finished(self) -> bool:
         return self.stage == "finished"
 
-    def upsert(self, points: list[journal.Written]) -> None:
-        self._journal.upsert(points)
-        self.written += len(points)
+    def upsert(self, batch: bytes, points: int) -> None:
+        self._journal.upsert(batch, points)
+        self.written += points
 
     def delete(self, ids: list[str]) -> None:
         self._journal.delete(ids)

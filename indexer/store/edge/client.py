@@ -21,6 +21,7 @@ from indexer.observability.watch import NOBODY, Watch
 from indexer.store.base import Consistency, Layout, SearchWindow, Summary
 from indexer.store.boosts import candidates_of
 from indexer.store.criteria import Boosted, Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
+from indexer.store.edge.batch import pack as pack_points
 from indexer.store.edge.calls import Calls, Request
 from indexer.store.edge.child import start
 from indexer.store.edge.columns import EdgeColumns
@@ -39,9 +40,8 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60.0  # of a busy machine, over the wait for the lock; 0.2 s is usual
 ANSWER_TIMEOUT_S = 120.0  # the longest call is a search behind the vacuum of a large collection
-# Points of one call that writes, and characters of text and values of vectors: some 5 ms, 0.1 s at most. Searches wait
-# for the call in hand.
-CALL_POINTS, CALL_SIZE = 64, 500_000
+# Characters of text and values of vectors of one call that writes: some 0.1 s. Searches wait for the call in hand.
+CALL_SIZE = 500_000
 SUMMARIES_PER_CALL = 200  # some 8 ms where they are read from files
 COPY_TIMEOUT_S = 3_600.0  # of a snapshot or a restoration
 CLOSE_TIMEOUT_S = 30.0
@@ -166,9 +166,21 @@ class EdgePoints:
     async def upsert(self, points: Sequence[Point]) -> None:
         """Write the points, in several calls, so that searches run between them. The last one brings all to disk. Of
         more than one call, those before one that is refused stay written."""
-        parts = list(_parts(points))
-        for number, part in enumerate(parts, start=1):
-            await self._call("upsert", self._name, part, number == len(parts))
+        if not points:
+            return
+        layout, size = await self._call("writing", self._name)
+
+        async def prepared(first: int) -> tuple[bytes, int]:
+            """Return the batch of the call that begins with this point, and the first point behind it."""
+            part = _first(points[first : first + size])
+            return await asyncio.to_thread(pack_points, part, layout), first + len(part)
+
+        batch, end = await prepared(0)
+        while end < len(points):
+            # The next batch is prepared while the child writes.
+            write = self._call("write", self._name, layout, batch, False)
+            (batch, end), size = await asyncio.gather(prepared(end), write)
+        await self._call("write", self._name, layout, batch, True)
 
     @measured
     async def set_metadata(self, changes: Sequence[MetadataChange]) -> None:
@@ -298,19 +310,14 @@ class EdgePoints:
         return page
 
 
-def _parts(points: Sequence[Point]) -> Iterator[list[Point]]:
-    """Split points so that no call has more than `CALL_POINTS`, and few more characters of text and values of parts
-    than `CALL_SIZE`."""
-    part: list[Point] = []
+def _first(points: Sequence[Point]) -> Sequence[Point]:
+    """Return the first points, so that they have few more characters of text and values of parts than `CALL_SIZE`."""
     size = 0
-    for point in points:
-        part.append(point)
+    for number, point in enumerate(points, start=1):
         size += len(point.text or "") + (0 if point.part_vectors is None else point.part_vectors.size)
-        if size >= CALL_SIZE or len(part) == CALL_POINTS:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
+        if size >= CALL_SIZE:
+            return points[:number]
+    return points
 
 
 class _Child:

@@ -1,7 +1,7 @@
 """The writes to a collection while its next shard is being built: one file, written by the process that serves and read
 by the one that builds.
 
-An entry is a method and its points in the engine's terms, as MessagePack. It is not synchronised to disk: after a power
+An entry is a method and its points, as MessagePack. It is not synchronised to disk: after a power
 loss the build begins anew.
 """
 
@@ -9,43 +9,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import qdrant_edge as qe
 
-from indexer.store.bm25 import Words
-from indexer.store.vectors import DENSE, WORDS
-from model.types import Float32
+from indexer.store.edge.batch import engine_points
 
 NAME = "journal"
 _READ_BYTES = 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A point as it is written. Its sparse vector is a pair of ids and weights."""
-
-    id: str
-    vectors: Any
-    payload: dict[str, Any]
-
-
-def listed(vectors: Mapping[str, Float32 | Words]) -> Any:
-    """Return vectors as MessagePack writes them; those of a point without words and latents have no name."""
-    lists: dict[str, Any] = {
-        name: (vector.ids, vector.weights) if isinstance(vector, Words) else vector.tolist()
-        for name, vector in vectors.items()
-    }
-    return lists if len(lists) > 1 else lists[DENSE]
-
-
-def upsert(points: Sequence[Written]) -> qe.UpdateOperation:
-    return qe.UpdateOperation.upsert_points(
-        [qe.Point(point.id, _engine_vectors(point.vectors), point.payload) for point in points]
-    )
+def upsert(batch: bytes) -> qe.UpdateOperation:
+    return qe.UpdateOperation.upsert_points(engine_points(batch))
 
 
 def delete(ids: Sequence[str]) -> qe.UpdateOperation:
@@ -57,15 +34,6 @@ def set_payloads(payloads: Mapping[str, dict[str, Any]]) -> list[qe.UpdateOperat
     return [qe.UpdateOperation.set_payload([point], payload) for point, payload in payloads.items()]
 
 
-def _engine_vectors(vectors: Any) -> Any:
-    if not isinstance(vectors, dict):
-        return vectors
-    return {
-        name: qe.SparseVector(list(vector[0]), list(vector[1])) if name.startswith(WORDS) else vector
-        for name, vector in vectors.items()
-    }
-
-
 class Journal:
     """The end that is written to."""
 
@@ -73,8 +41,8 @@ class Journal:
         # Unbuffered, so that the reader sees whole entries but for the last.
         self._file = path.open("wb", buffering=0)
 
-    def upsert(self, points: Sequence[Written]) -> None:
-        self._write(["upsert", [[point.id, point.vectors, point.payload] for point in points]])
+    def upsert(self, batch: bytes, points: int) -> None:
+        self._write(["upsert", [batch, points]])
 
     def delete(self, ids: Sequence[str]) -> None:
         self._write(["delete", list(ids)])
@@ -110,7 +78,8 @@ class JournalReader:
             for method, entry in self._unpacker:
                 match method:
                     case "upsert":
-                        yield upsert([Written(*point) for point in entry]), len(entry)
+                        batch, points = entry
+                        yield upsert(batch), points
                     case "delete":
                         yield delete(entry), 0
                     case "set_payloads":

@@ -59,37 +59,7 @@ def main() -> None:
 def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
     """Answer each (method, arguments) of a message with its result or a `RetrievalError`, until the other end is
     closed."""
-    s = shards
-    served = (
-        s.create,
-        s.drop,
-        s.upsert,
-        s.set_metadata,
-        s.delete,
-        s.read,
-        s.search,
-        s.hits,
-        s.best_parts,
-        s.rank,
-        s.ranked,
-        s.rerank,
-        s.layout,
-        s.count,
-        s.page,
-        s.scroll,
-        s.images,
-        s.summaries,
-        s.summary,
-        s.index_for,
-        s.rows,
-        s.scan,
-        s.facet,
-        s.ordered,
-        s.ping,
-        s.copy,
-        s.restore,
-    )
-    methods: dict[str, Callable[..., Any]] = {method.__name__: method for method in served}
+    methods = served_methods(shards)
     stepped, took_s, pause_s = time.monotonic(), 0.0, IDLE_S
     while True:
         if shards.untidy:
@@ -108,6 +78,18 @@ def _serve(pipe: Connection[Any, Any], shards: Shards) -> None:
                 pipe.send(_answer(methods[name], *arguments))
         except (EOFError, ConnectionError):
             return
+
+
+def served_methods(shards: Shards) -> dict[str, Callable[..., Any]]:
+    """Return what the other end may call, by name."""
+    s, r = shards, shards.reader
+    methods: tuple[Callable[..., Any], ...] = (
+        *(s.create, s.drop, s.copy, s.restore, s.layout, s.summaries, s.summary, s.ping),
+        *(s.writing, s.write, s.set_metadata, s.delete),
+        *(r.search, r.rank, r.ranked, r.rerank, r.boost, r.hits, r.best_parts, r.read, r.count),
+        *(r.page, r.scroll, r.images, r.index_for, r.rows, r.scan, r.facet, r.ordered),
+    )
+    return {method.__name__: method for method in methods}
 
 
 def _tidy(shards: Shards, quiet: bool) -> None:

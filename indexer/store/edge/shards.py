@@ -14,37 +14,21 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
-from datetime import datetime
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
 
 import qdrant_edge as qe
 
 from indexer.domain.documents import point_id
-from indexer.domain.points import Hit, MetadataChange, Page, Point, Stretch
+from indexer.domain.points import MetadataChange, Point
 from indexer.durability import sync
-from indexer.filters import FieldType, Filter
-from indexer.store.base import Layout, SearchWindow, Summary
-from indexer.store.boosts import boosted, candidates_of, read_fields
-from indexer.store.columns import FieldUse, Row, row_of, selectors
-from indexer.store.criteria import (
-    Boosted,
-    Criterion,
-    FilterBoost,
-    Hybrid,
-    LateInteraction,
-    Nearest,
-    Place,
-    Ranked,
-    WordMatch,
-)
+from indexer.filters import FieldType
+from indexer.store.base import Layout, Summary
 from indexer.store.edge import journal
-from indexer.store.edge.boosts import formula as boost_formula
+from indexer.store.edge.batch import engine_points, pack
 from indexer.store.edge.build import GONE, Build, recover
-from indexer.store.edge.filters import INDEX_KINDS, sliced, to_edge
-from indexer.store.edge.graph import Graph, GraphSearch
-from indexer.store.edge.journal import Written, listed
+from indexer.store.edge.filters import INDEX_KINDS
+from indexer.store.edge.graph import Graph
 from indexer.store.edge.opened import (
     NO_ROOM,
     OpenShard,
@@ -60,45 +44,32 @@ from indexer.store.edge.opened import (
     read_layout,
     shard_config,
 )
-from indexer.store.edge.ranking import rank, rank_by_formula
+from indexer.store.edge.reading import Reader
 from indexer.store.edge.settings import EdgeSettings
-from indexer.store.edge.slices import READS_PER_CALL, Slice, Slices
+from indexer.store.edge.slices import READS_PER_CALL
 from indexer.store.edge.snapshot import copy, sync_folder, unpack
 from indexer.store.edge.summaries import bytes_on_disk, forget_summary, read_summary, write_summary
-from indexer.store.fusion import fuse, places
 from indexer.store.indexes import (
     READABLE_DOCUMENTS,
-    answered,
-    check_kinds,
     declared_indexes,
-    index_for,
-    refuse_reading,
-    refuse_use,
-    unanswered,
 )
 from indexer.store.payload import (
-    IMAGE_FIELDS,
-    digests,
     engine_name,
-    hit_of,
-    path_of,
     payload_change,
-    payload_of,
-    point_of,
 )
 from indexer.store.search_terms import FORMAT
-from indexer.store.vectors import DENSE, LATENTS, fits, just_below, new_layout, unpacked, vectors_of
+from indexer.store.vectors import fits, new_layout
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
-from model.types import Float32
 
 MAX_DIMENSIONS = 65_535
 FLUSH_EVERY_POINTS = 20_000  # bounds the log replayed after a crash (100,000 points: 1 s); a flush takes 0.1 to 0.4 s
 MIN_FREE_BYTES = 64 * 2**20  # two files of Edge's log; on a full disk a write through a memory map kills the process
 
-# Values of vectors that one call reads: some 50 ms, for which searches wait.
-CALL_VALUES = 500_000
-# Points of one step of such a call.
-READ_POINTS = 16
+# How long one call writes, for which searches wait: while there are searches, and SEARCHED_S after the last one.
+CALL_S, IDLE_CALL_S, SEARCHED_S = 0.002, 0.01, 1.0
+MAX_CALL_POINTS = 256
+# The share of the last call in the average.
+_SMOOTHING = 0.1
 
 # An index of so few points takes some 15 ms a field.
 INDEXED_AT_ONCE = 1_000
@@ -117,15 +88,15 @@ class Shards:
         readable_documents: int = READABLE_DOCUMENTS,
         settings: EdgeSettings | None = None,
     ) -> None:
-        """`reads_per_call` bounds the payloads that a filter reads in one call: over it, the answer is `Slices`. A
-        filter that would read those of more than `readable_documents` is refused."""
+        """`reads_per_call` and `readable_documents` are those of `Reader`."""
         self._folder = folder
-        self._reads_per_call = reads_per_call
-        self._readable_documents = readable_documents
+        self.reader = Reader(self._opened, reads_per_call, readable_documents)
         self._open: dict[str, OpenShard] = {}
         # Of collections that are not open.
         self._summaries: dict[str, Summary] = {}
         self._uses = 0
+        # What a point takes to be written, on the average of the last calls.
+        self._point_s = 1e-4
         self._settings = settings or EdgeSettings()
         # Builders that remove what was in use.
         self._leaving: list[subprocess.Popen[bytes]] = []
@@ -207,23 +178,43 @@ class Shards:
             sync(self._folder)
             shutil.rmtree(gone)
 
+    def layout(self, name: str) -> Layout:
+        return self._opened(name).layout
+
+    def writing(self, name: str) -> tuple[Layout, int]:
+        """Return what a batch is made for: the layout, and how many points the next call should bring."""
+        return self.layout(name), self._points_per_call()
+
     def upsert(self, name: str, points: Sequence[Point], durable: bool = True) -> None:
-        """Write points; with `durable` they are on disk then, and those that were written before."""
+        layout = self.layout(name)
+        self.write(name, layout, pack(points, layout), durable)
+
+    def write(self, name: str, layout: Layout, batch: bytes, durable: bool) -> int:
+        """Write points; with `durable` they are on disk then, and those that were written before. Return how many the
+        next call should bring. Raises `Conflict` where the collection has another layout than the batch by now."""
         opened = self._opened(name)
+        if opened.layout != layout:
+            raise Conflict(f"collection {name} was made anew meanwhile: write again", field="collection", value=name)
         self._check_free_space()
-        written = [
-            Written(point_id(p.document_id), listed(vectors_of(p, opened.layout)), payload_of(p)) for p in points
-        ]
-        operation = journal.upsert(written)
+        began = time.perf_counter()
+        points = engine_points(batch)
         before = opened.shard.info().points_count
         with self._writing(name, opened, durable):
             if opened.build is not None:
-                opened.build.upsert(written)
-            opened.shard.update(operation)
-        if opened.shard.info().points_count < before + len(written):
+                opened.build.upsert(batch, len(points))
+            opened.shard.update(qe.UpdateOperation.upsert_points(points))
+            took_s = (time.perf_counter() - began) / max(1, len(points))
+        self._point_s += _SMOOTHING * (took_s - self._point_s)
+        if opened.shard.info().points_count < before + len(points):
             mark_removed(opened)
-        opened.upkeep.written += len(written)
-        self._wrote(opened, len(written))
+        opened.upkeep.written += len(points)
+        self._wrote(opened, len(points))
+        return self._points_per_call()
+
+    def _points_per_call(self) -> int:
+        """Return how many points take as long as a search may wait for them; more while nobody searches."""
+        call_s = CALL_S if self.reader.idle_s < SEARCHED_S else IDLE_CALL_S
+        return max(1, min(MAX_CALL_POINTS, round(call_s / self._point_s)))
 
     def set_metadata(self, name: str, changes: Sequence[MetadataChange]) -> None:
         """Replace the metadata of the points that are there: Edge refuses others."""
@@ -256,286 +247,6 @@ class Shards:
         opened.upkeep.deleted += before - opened.shard.info().points_count
         self._wrote(opened, len(ids))
 
-    def read(
-        self, name: str, ids: Sequence[str], with_latents: bool = False, with_vectors: bool = True
-    ) -> list[Point | None]:
-        """Return the points of the first ids, as many as keep the call short: at least one, and all of most calls."""
-        opened = self._opened(name)
-        vectors = [DENSE, LATENTS] if with_latents and opened.layout.latents else [DENSE]
-        points: list[Point | None] = []
-        values = 0
-        while len(points) < len(ids) and values < CALL_VALUES:
-            step = ids[len(points) : len(points) + READ_POINTS]
-            records = opened.shard.retrieve(list(set(step)), True, vectors if with_vectors else False)
-            read = {str(record.id): _point(record, with_vectors) for record in records}
-            points += [read.get(point) for point in step]
-            values += sum(point.vectors.size for point in read.values())
-        return points
-
-    def search(self, name: str, criterion: Criterion, window: SearchWindow) -> list[Hit] | Slices:
-        ranking = self.rank(name, criterion, window)
-        return ranking if isinstance(ranking, Slices) else self.hits(name, ranking, window.with_vector)
-
-    def hits(self, name: str, ranking: Sequence[Place], with_vector: bool) -> list[Hit]:
-        """Return the hits of a ranking, without the documents deleted since."""
-        parts = [DENSE] if with_vector else False
-        retrieved = self._opened(name).shard.retrieve([place.point_id for place in ranking], True, parts)
-        records = {str(record.id): record for record in retrieved}
-        vectors = {point: unpacked(record.vector).vector for point, record in records.items() if with_vector}
-        return [
-            hit_of(records[place.point_id].payload, place, vectors.get(place.point_id))
-            for place in ranking
-            if place.point_id in records
-        ]
-
-    def best_parts(self, name: str, vector: Float32, ids: Sequence[str]) -> list[tuple[int, Float32] | None]:
-        """Return the nearest part of the first ids, as many as keep the call short: at least one."""
-        shard = self._opened(name).shard
-        nearest: list[tuple[int, Float32] | None] = []
-        values = 0
-        while len(nearest) < len(ids) and values < CALL_VALUES:
-            step = ids[len(nearest) : len(nearest) + READ_POINTS]
-            records = shard.retrieve(list(set(step)), False, [DENSE])
-            stored = {str(record.id): unpacked(record.vector) for record in records}
-            nearest += [stored[point].best(vector) if point in stored else None for point in step]
-            values += sum(vectors.vectors.size for vectors in stored.values())
-        return nearest
-
-    def rank(self, name: str, criterion: Criterion, window: SearchWindow) -> list[Place] | Slices:
-        """Rank the collection, unless that reads too many payloads for one call."""
-        if isinstance(criterion, Boosted):
-            return self._boosted(name, criterion, window)
-        if not isinstance(criterion, Hybrid):
-            ranked = self.ranked(name, criterion, window)
-            return ranked if isinstance(ranked, Slices) else places(criterion, ranked)
-        window.check()
-        candidates = replace(window, limit=criterion.candidates, offset=0, score_threshold=None)
-        embedding = self.ranked(name, criterion.embedding, candidates, whole=True)
-        words = self.ranked(name, criterion.words, candidates)
-        if isinstance(embedding, Slices) or isinstance(words, Slices):
-            return embedding if isinstance(embedding, Slices) else cast(Slices, words)
-        return fuse(criterion, embedding, words, window)
-
-    def _boosted(self, name: str, criterion: Boosted, window: SearchWindow) -> list[Place] | Slices:
-        window.check()
-        if isinstance(criterion.ranking, Nearest):
-            by_engine = self._by_formula(name, criterion, criterion.ranking, window)
-            if by_engine is not None:
-                return by_engine
-        ranking = self.rank(name, criterion.ranking, candidates_of(criterion, window))
-        return ranking if isinstance(ranking, Slices) else self.boost(name, criterion, ranking, window)
-
-    def _by_formula(
-        self, name: str, criterion: Boosted, nearest: Nearest, window: SearchWindow
-    ) -> list[Place] | Slices | None:
-        """Rank by the engine's formula, half as dear as to read metadata. None where that cannot be computed."""
-        opened = self._opened(name)
-        fields = [boost.field for boost in criterion.boosts if not isinstance(boost, FilterBoost)]
-        formula = boost_formula(criterion.boosts, opened.indexed)
-        if formula is None or not opened.uncomputable.isdisjoint(fields):
-            return None
-        chosen = self._chosen(opened, window.condition, None)
-        if isinstance(chosen, Slices):
-            return chosen
-        reads = window.condition is not None and unanswered(window.condition, opened.indexed) > 0
-        graph = None if reads else GraphSearch.of(opened.graph, window)
-        try:
-            ranked = rank_by_formula(
-                opened.shard, opened.layout, nearest, formula, criterion.candidates, window.end, chosen, graph
-            )
-        except Exception:  # noqa: BLE001  the engine raises no other class
-            # The engine names no reason. What else may be wrong shows where metadata are read.
-            opened.uncomputable.update(fields)
-            return None
-        return places(nearest, window.cut(ranked))
-
-    def boost(self, name: str, criterion: Boosted, ranking: Sequence[Place], window: SearchWindow) -> list[Place]:
-        """Boost places, already chosen, by reading their metadata."""
-        paths = selectors(read_fields(criterion.boosts))
-        rows = self.rows(name, [place.point_id for place in ranking], paths, False)
-        return boosted(criterion, ranking, {row.point_id: row.metadata for row in rows}, window)
-
-    def ranked(
-        self,
-        name: str,
-        criterion: Nearest | WordMatch | LateInteraction,
-        window: SearchWindow,
-        part: Slice | None = None,
-        *,
-        whole: bool = False,
-    ) -> Ranked | Slices:
-        """Rank a part of the collection by one criterion, or all of it unless that reads too many payloads. A `whole`
-        window is the only one of its ranking, so one search of a graph gives all of it."""
-        opened = self._opened(name)
-        window.check()
-        chosen = self._chosen(opened, window.condition, part)
-        if isinstance(chosen, Slices):
-            return chosen
-        # A graph is walked by what indexes say: where payloads are read, all that is left is compared.
-        reads = window.condition is not None and unanswered(window.condition, opened.indexed) > 0
-        threshold = None
-        if window.score_threshold is not None and isinstance(criterion, Nearest):
-            threshold = just_below(window.score_threshold)
-        graph = None if reads else GraphSearch.of(opened.graph, window)
-        if graph is not None and whole:
-            graph = graph.for_all(window.end)
-        return window.cut(
-            rank(
-                opened.shard,
-                name,
-                opened.layout,
-                criterion,
-                window.end,
-                chosen,
-                threshold,
-                graph,
-                removed=opened.removed,
-            )
-        )
-
-    def rerank(self, name: str, criterion: LateInteraction, window: SearchWindow, point_ids: Sequence[str]) -> Ranked:
-        """Rank these points, already chosen."""
-        opened = self._opened(name)
-        among = qe.Filter(must=[qe.HasIdCondition(set(point_ids))])
-        return window.cut(rank(opened.shard, name, opened.layout, criterion, window.end, among))
-
-    def _reads(self, opened: OpenShard, condition: Filter) -> int:
-        """Return how often a search with it reads a payload, about; 4 us each. Raises `InvalidInput` for too many."""
-        shard, indexed = opened.shard, opened.indexed
-        conditions = unanswered(condition, indexed)
-        if not conditions:
-            return 0
-        points = int(shard.info().points_count)
-        if points > min(self._readable_documents, self._reads_per_call // conditions):
-            narrowed = to_edge(answered(condition, indexed))
-            points = int(shard.count(qe.CountRequest(exact=False, filter=narrowed)))
-        if points > self._readable_documents:
-            refuse_reading(condition, indexed, opened.coming, points, self._readable_documents)
-        return points * conditions
-
-    def layout(self, name: str) -> Layout:
-        return self._opened(name).layout
-
-    def count(self, name: str, condition: Filter | None = None, part: Slice | None = None) -> int | Slices:
-        """Count in a part of the collection, or in all of it unless that reads too many payloads."""
-        opened = self._opened(name)
-        if condition is None:
-            return int(opened.shard.info().points_count)
-        chosen = self._chosen(opened, condition, part)
-        if isinstance(chosen, Slices):
-            return chosen
-        return int(opened.shard.count(qe.CountRequest(exact=True, filter=chosen)))
-
-    def _chosen(self, opened: OpenShard, condition: Filter | None, part: Slice | None) -> Any:
-        """Return the filter in the engine's terms, or in how many slices to ask instead."""
-        if condition is None:
-            return None
-        check_kinds(condition, opened.indexed)
-        if part is not None:
-            return sliced(to_edge(condition), part)
-        slices = Slices(-(-self._reads(opened, condition) // self._reads_per_call))
-        return slices if slices.total > 1 else to_edge(condition)
-
-    def page(self, name: str, after: str | None, limit: int, condition: Filter | None) -> Page:
-        """Return a page of points, as `_stretch` does."""
-        records, following = self._stretch(name, after, limit, condition, ["document_id"], False)
-        return Page(tuple(record.payload["document_id"] for record in records), following)
-
-    def scroll(self, name: str, after: str | None, limit: int, condition: Filter | None, with_vectors: bool) -> Stretch:
-        """Return a page of whole points, as `_stretch` does."""
-        records, following = self._stretch(name, after, limit, condition, True, [DENSE] if with_vectors else False)
-        return Stretch(tuple(_point(record, with_vectors) for record in records), following)
-
-    def _stretch(
-        self,
-        name: str,
-        after: str | None,
-        limit: int,
-        condition: Filter | None,
-        with_payload: bool | list[str],
-        with_vector: bool | list[str],
-    ) -> tuple[list[Any], str | None]:
-        """Return a page of records and the `after` of the next page, which is its first id, because Edge's scroll
-        includes its offset. A condition that reads payloads is evaluated on a stretch of points, so the page may have
-        fewer than `limit`."""
-        opened = self._opened(name)
-        chosen, end = None, None
-        if condition is not None:
-            check_kinds(condition, opened.indexed)
-            chosen = to_edge(condition)
-            if self._reads(opened, condition):
-                length = max(1, self._reads_per_call // unanswered(condition, opened.indexed))
-                ids = qe.ScrollRequest(offset=after, limit=length, with_payload=False, with_vector=False)
-                stretch, end = opened.shard.scroll(ids)
-                chosen = qe.Filter(should=[qe.HasIdCondition({record.id for record in stretch})], must=[chosen])
-        request = qe.ScrollRequest(
-            offset=after, limit=limit, filter=chosen, with_payload=with_payload, with_vector=with_vector
-        )
-        records, following = opened.shard.scroll(request)
-        following = end if following is None else following
-        return records, None if following is None else str(following)
-
-    def index_for(self, name: str, use: FieldUse, condition: Filter | None) -> FieldType | None:
-        opened = self._opened(name)
-        if condition is not None:
-            check_kinds(condition, opened.indexed)
-        reads = 0 if condition is None else self._reads(opened, condition)
-        kind = index_for(use, opened.indexed)
-        if kind is None and (points := self._left(opened, condition)) > self._readable_documents:
-            refuse_use(use, opened.indexed, opened.coming, points, self._readable_documents)
-        return None if reads else kind
-
-    def rows(self, name: str, ids: Sequence[str], paths: Sequence[str], with_vectors: bool) -> list[Row]:
-        records = self._opened(name).shard.retrieve(list(ids), list(paths), [DENSE] if with_vectors else False)
-        return [_row(record, with_vectors) for record in records]
-
-    def scan(
-        self, name: str, after: str | None, limit: int, condition: Filter | None, paths: list[str]
-    ) -> tuple[list[Row], str | None]:
-        records, following = self._stretch(name, after, limit, condition, paths, False)
-        return [_row(record) for record in records], following
-
-    def facet(self, name: str, field: str, condition: Filter | None, limit: int, exact: bool) -> list[tuple[Any, int]]:
-        """Count the values of a field. The condition is one that indexes answer."""
-        shard = self._opened(name).shard
-        counted = _facet(shard, field, None, limit, exact=False)
-        # The engine counts every value, in a tenth of the time of an exact call or less, and only of ten times `limit`
-        # values or more some alone. So all counts are exact where the field has fewer than `limit` values.
-        exact = exact and len(counted) >= limit
-        if condition is None and not exact:
-            return counted
-        return _facet(shard, field, condition, limit, exact=exact)
-
-    def ordered(
-        self,
-        name: str,
-        field: str,
-        condition: Filter | None,
-        limit: int,
-        descending: bool,
-        start: float | datetime | None,
-        paths: list[str],
-    ) -> list[Row]:
-        """Return rows by the values of a field. The condition is one that indexes answer."""
-        begin = start.isoformat() if isinstance(start, datetime) else start
-        direction = qe.Direction.Desc if descending else qe.Direction.Asc
-        request = qe.ScrollRequest(
-            limit=limit,
-            filter=None if condition is None else to_edge(condition),
-            with_payload=paths,
-            with_vector=False,
-            order_by=qe.OrderBy(path_of(field), direction, begin),
-        )
-        return [_row(record) for record in self._opened(name).shard.scroll(request)[0]]
-
-    def _left(self, opened: OpenShard, condition: Filter | None) -> int:
-        """Return how many points the indexed parts of a condition leave, about."""
-        points = int(opened.shard.info().points_count)
-        if condition is None or points <= self._readable_documents:
-            return points
-        narrowed = to_edge(answered(condition, opened.indexed))
-        return int(opened.shard.count(qe.CountRequest(exact=False, filter=narrowed)))
-
     def summaries(self, names: Sequence[str]) -> dict[str, Summary | RetrievalError | None]:
         """Return what is said of each collection, without opening one; None where that is needed: see `summary`."""
         return {name: self._known_summary(name) for name in names}
@@ -555,11 +266,6 @@ class Shards:
                 return None
             self._summaries[name] = summary
         return self._summaries[name]
-
-    def images(self, name: str, after: str | None, limit: int) -> tuple[list[str], str | None]:
-        """Return a page of image digests, as `_stretch` does."""
-        records, following = self._stretch(name, after, limit, None, IMAGE_FIELDS, False)
-        return digests(record.payload for record in records), following
 
     def ping(self) -> None:
         """Answer, to show that the process is alive."""
@@ -759,20 +465,6 @@ class Shards:
         free, needed = shutil.disk_usage(self._folder).free, MIN_FREE_BYTES + extra_bytes
         if free < needed:
             raise DependencyUnavailable(f"disk is full: {free} bytes free at {self._folder}, {needed} needed")
-
-
-def _facet(shard: Any, field: str, condition: Filter | None, limit: int, *, exact: bool) -> list[tuple[Any, int]]:
-    chosen = None if condition is None else to_edge(condition)
-    request = qe.FacetRequest(path_of(field), limit=limit, exact=exact, filter=chosen)
-    return [(hit.value, hit.count) for hit in shard.facet(request).hits]
-
-
-def _row(record: Any, with_vector: bool = False) -> Row:
-    return row_of(str(record.id), record.payload, unpacked(record.vector).vector if with_vector else None)
-
-
-def _point(record: Any, with_vectors: bool) -> Point:
-    return point_of(record.payload, unpacked(record.vector)) if with_vectors else point_of(record.payload)
 
 
 def _summary_of(opened: OpenShard) -> Summary:

@@ -150,7 +150,7 @@ def test_the_embedded_engine_computes_boosts_of_declared_fields_without_lists(tm
         shards.upsert("c", [Point(name, vector, None, None, metadata, "") for name, metadata in documents.items()])
 
     def scores(*boosts: Boost) -> dict[str, float]:
-        places = shards.rank("c", Boosted(Nearest(vector), boosts, 10), SearchWindow(10))
+        places = shards.reader.rank("c", Boosted(Nearest(vector), boosts, 10), SearchWindow(10))
         return {place.point_id: round(place.score, 5) for place in places}  # type: ignore[union-attr]
 
     write(a={"price": 3}, b={"price": "x"}, c={})

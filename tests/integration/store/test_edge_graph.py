@@ -68,7 +68,7 @@ def tidied(shards: Shards, stage: str | None = None, timeout_s: float = 60) -> N
 
 
 def ids(shards: Shards, query: Float32, window: SearchWindow) -> list[str]:
-    hits = shards.search("c", Nearest(query), window)
+    hits = shards.reader.search("c", Nearest(query), window)
     assert isinstance(hits, list)
     return [hit.document_id for hit in hits]
 
@@ -119,7 +119,7 @@ def test_candidates_of_both_rankings_come_from_one_search_of_each(
     opened.graph = Graph(N, 16)
     monkeypatch.setattr(opened, "shard", SimpleNamespace(query=query, retrieve=shard.retrieve, info=shard.info))
     hybrid = Hybrid(Nearest(vectors[N]), WordMatch("word3"), ReciprocalRanks(60), 200)
-    hits = shards.search("c", hybrid, SearchWindow(10))
+    hits = shards.reader.search("c", hybrid, SearchWindow(10))
     monkeypatch.undo()
     assert isinstance(hits, list)
     assert len(hits) == 10
@@ -138,7 +138,7 @@ def test_what_is_newer_than_the_graph_is_found_and_gone(shards: Shards, vectors:
         assert ids(shards, vectors[place], SearchWindow(1)) == [f"d{place}"]
     for place in (0, 1, 2):
         assert ids(shards, vectors[place], SearchWindow(1)) != [f"d{place}"]
-    assert shards.count("c") == N + 200 - 3
+    assert shards.reader.count("c") == N + 200 - 3
     assert shards._open["c"].upkeep.written == 200
 
 
@@ -162,7 +162,7 @@ def test_kill_9_of_the_builder_costs_a_build_alone(shards: Shards, vectors: Floa
     tidied(shards)
     assert shards._open["c"].graph is not None
     assert shards._open["c"].lacks is None
-    assert shards.count("c") == N + 1
+    assert shards.reader.count("c") == N + 1
     assert ids(shards, vectors[N], SearchWindow(1)) == [f"d{N}"]
 
 
@@ -177,7 +177,7 @@ def test_what_would_change_the_shard_waits_while_it_is_copied(shards: Shards, ve
     assert ids(shards, vectors[3], SearchWindow(1)) == ["d3"]
     tidied(shards)
     shards.upsert("c", points(vectors, N, N + 1))
-    assert shards.count("c") == N + 1
+    assert shards.reader.count("c") == N + 1
 
 
 def test_an_index_declared_during_a_build_is_made_by_the_next(shards: Shards) -> None:
@@ -200,7 +200,7 @@ def test_vectors_kept_as_bytes_find_the_nearest_with_whole_scores(tmp_path: Path
     shares = []
     for query in vectors[N:]:
         exact, walked = (
-            {(hit.document_id, round(hit.score, 5)) for hit in shards.search("c", Nearest(query), window)}
+            {(hit.document_id, round(hit.score, 5)) for hit in shards.reader.search("c", Nearest(query), window)}
             for window in (SearchWindow(10, exact=True), SearchWindow(10))
         )
         shares.append(len(exact & walked) / 10)

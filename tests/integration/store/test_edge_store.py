@@ -34,6 +34,7 @@ from indexer.store.edge import build as edge_build
 from indexer.store.edge import client, opened, snapshot
 from indexer.store.edge import process as edge_process
 from indexer.store.edge import shards as edge_shards
+from indexer.store.edge.batch import engine_points, pack
 from indexer.store.edge.calls import Request
 from indexer.store.edge.client import EdgeStore
 from indexer.store.edge.settings import EdgeSettings
@@ -186,16 +187,49 @@ async def test_long_texts_are_written_in_several_calls(store: EdgeStore, monkeyp
     """So that a search waits for no more than one of them."""
     texts = [replace(point, text="word " * 50_000) for point in batch(0, 7)]
     sent: list[int] = []
-    ask = store._calls._ask
+    call = EdgeStore._call
 
-    def counted(requests: Sequence[Request]) -> Iterator[object]:
-        sent.extend(len(arguments[1]) for method, arguments in requests if method == "upsert")
-        yield from ask(requests)
+    async def counted(store: EdgeStore, method: str, *arguments: Any) -> Any:
+        if method == "write":
+            sent.append(len(engine_points(arguments[2])))
+        return await call(store, method, *arguments)
 
-    monkeypatch.setattr(store._calls, "_ask", counted)
+    monkeypatch.setattr(EdgeStore, "_call", counted)
     await store.points("c").upsert(texts)
-    await store.points("c").upsert(batch(100, 64))
-    assert sent == [2, 2, 2, 1, 64]
+    assert sent == [2, 2, 2, 1]
+
+
+def test_while_there_are_searches_a_call_writes_fewer_points(tmp_path: Path) -> None:
+    shards = edge_shards.Shards(tmp_path)
+    shards.create("c", D, {})
+    shards.upsert("c", batch(0, 256))
+    _, alone = shards.writing("c")
+    shards.reader.search("c", Nearest(batch(0)[0].vector), SearchWindow(1))
+    _, beside_searches = shards.writing("c")
+    assert 1 <= beside_searches < alone <= edge_shards.MAX_CALL_POINTS
+    shards.close()
+
+
+async def test_of_a_document_that_is_twice_in_one_write_the_later_stands(store: EdgeStore) -> None:
+    points = batch(0, 2 * edge_shards.MAX_CALL_POINTS)
+    later = replace(points[0], text="later")
+    await store.points("c").upsert([*points, later])
+    (stored,) = await store.points("c").fetch([later.document_id])
+    assert stored is not None
+    assert stored.text == "later"
+    assert await store.points("c").count() == len(points)
+
+
+def test_a_batch_for_a_collection_of_before_is_refused(tmp_path: Path) -> None:
+    shards = edge_shards.Shards(tmp_path)
+    shards.create("c", D, {}, "simple")
+    layout = shards.layout("c")
+    shards.drop("c")
+    shards.create("c", D, {}, "english")
+    with pytest.raises(Conflict, match="was made anew"):
+        shards.write("c", layout, pack(batch(0), layout), durable=True)
+    assert shards.reader.count("c") == 0
+    shards.close()
 
 
 @pytest.mark.parametrize(
@@ -263,11 +297,11 @@ def test_garbage_in_the_file_of_deferred_work_costs_no_document(tmp_path: Path, 
     shards.close()
     (tmp_path / "a" / "upkeep.json").write_bytes(noted)
     shards = edge_shards.Shards(tmp_path)
-    assert shards.count("a") == 64
+    assert shards.reader.count("a") == 64
     shards.delete("a", ["d0"])
     while shards.untidy:
         shards.tidy()
-    assert shards.count("a") == 63
+    assert shards.reader.count("a") == 63
     shards.close()
     assert json.loads((tmp_path / "a" / "upkeep.json").read_bytes()) == {"deleted": 1, "written": 0, "due": {}}
 
@@ -462,9 +496,9 @@ def test_every_error_of_edge_becomes_ours(tmp_path: Path) -> None:
     answer = edge_process._answer(fail)
     assert isinstance(answer, DependencyUnavailable)
     assert "No space left" in answer.detail
-    assert isinstance(edge_process._answer(shards.count, "absent"), RetrievalError)
+    assert isinstance(edge_process._answer(shards.reader.count, "absent"), RetrievalError)
     shutil.rmtree(tmp_path / "c" / "shard")
-    assert isinstance(edge_process._answer(shards.count, "c"), DependencyUnavailable)
+    assert isinstance(edge_process._answer(shards.reader.count, "c"), DependencyUnavailable)
     shards.close()
 
 
@@ -505,10 +539,10 @@ def test_few_collections_are_open_at_a_time(tmp_path: Path) -> None:
     for name in names:
         shards.create(name, D, {})
         shards.upsert(name, batch(0))
-        shards.count("c0")
+        shards.reader.count("c0")
     assert len(shards._open) == 3
     assert "c0" in shards._open
-    assert [shards.count(name) for name in names] == [64] * 8
+    assert [shards.reader.count(name) for name in names] == [64] * 8
     assert list(shards._open) == names[-3:]
     shards.close()
 
@@ -520,7 +554,7 @@ def test_a_collection_that_is_built_stays_open(tmp_path: Path) -> None:
     shards.create("c", D, {"i": FieldType.NUMBER})
     until_stage(shards, "building")
     shards.create("d", D, {})
-    assert shards.count("d") == 0
+    assert shards.reader.count("d") == 0
     assert sorted(shards._open) == ["c", "d"]
     tidied(shards)
     assert '"metadata"."i"' in shards._opened("c").indexed
@@ -543,11 +577,11 @@ def test_a_process_that_may_have_no_more_threads_closes_other_collections(
 
     monkeypatch.setattr(opened, "qe", SimpleNamespace(**vars(opened.qe)))
     monkeypatch.setattr(opened.qe, "EdgeShard", SimpleNamespace(load=load_with_room), raising=False)
-    assert [shards.count(name) for name in "abcd"] == [0] * 4
+    assert [shards.reader.count(name) for name in "abcd"] == [0] * 4
     assert list(shards._open) == ["c", "d"]
     room[0] = 0
     with pytest.raises(DependencyUnavailable, match="a cannot be opened, for the process may have no more threads"):
-        shards.count("a")
+        shards.reader.count("a")
     shards.close()
 
 
@@ -628,12 +662,12 @@ def test_deleted_space_is_given_back(tmp_path: Path) -> None:
     tidied(shards)
     assert shards._open["c"].upkeep.deleted == 0
     assert shards._open["c"].path.name == "shard.new"
-    assert shards.count("c") == 3_400
+    assert shards.reader.count("c") == 3_400
     query = batch(0, 5_000)[1_600].vector
-    assert shards.search("c", Nearest(query), SearchWindow(1))[0].document_id == "d1600"
+    assert shards.reader.search("c", Nearest(query), SearchWindow(1))[0].document_id == "d1600"
     shards.delete("c", [f"d{i}" for i in range(1_600, 2_600)])
     tidied(shards)
-    assert shards.count("c") == 2_400
+    assert shards.reader.count("c") == 2_400
     shards.close()
     assert sorted(each.name for each in (tmp_path / "c").iterdir()) == [
         "collection.json",
@@ -651,11 +685,11 @@ def test_deletions_are_counted_over_restarts(tmp_path: Path) -> None:
         shards.delete("c", [f"d{i}" for i in range(start, start + 600)])
         shards.close()
         shards = edge_shards.Shards(tmp_path)
-    shards.count("c")
+    shards.reader.count("c")
     assert shards.untidy
     tidied(shards)
     assert shards._open["c"].upkeep.deleted == 0
-    assert shards.count("c") == 800
+    assert shards.reader.count("c") == 800
     shards.close()
 
 
@@ -685,17 +719,17 @@ def test_what_is_written_during_a_build_is_there_after_it(tmp_path: Path) -> Non
     shards.set_metadata("c", others)
 
     def whole() -> list[object]:
-        points = shards.read("c", [point_id(each) for each in ids], True)
+        points = shards.reader.read("c", [point_id(each) for each in ids], True)
         return [None if p is None else (p, p.vector.tobytes(), np.asarray(p.latents).tobytes()) for p in points]
 
     before = whole()
     assert sum(each is None for each in before) == 1_100
     words = WordMatch("word1500 word2100 word1200 word1050")
-    found = shards.rank("c", words, SearchWindow(9))
+    found = shards.reader.rank("c", words, SearchWindow(9))
     tidied(shards)
     assert shards._open["c"].path.name == "shard.new"
     assert [dataclass_of(each) for each in whole()] == [dataclass_of(each) for each in before]
-    assert shards.rank("c", words, SearchWindow(9)) == found
+    assert shards.reader.rank("c", words, SearchWindow(9)) == found
     shards.close()
     shards = edge_shards.Shards(tmp_path)
     assert [dataclass_of(each) for each in whole()] == [dataclass_of(each) for each in before]
@@ -732,13 +766,13 @@ def test_a_build_that_fails_leaves_the_collection_as_it_was(
         tidied(shards)
     assert shards._open["c"].path == used
     assert shards.waiting
-    assert shards.count("c") == 1_000
+    assert shards.reader.count("c") == 1_000
     shards.close()
     shards = edge_shards.Shards(tmp_path)
-    assert shards.count("c") == 1_000
+    assert shards.reader.count("c") == 1_000
     tidied(shards)
     assert shards._open["c"].upkeep.deleted == 0
-    assert shards.count("c") == 1_000
+    assert shards.reader.count("c") == 1_000
     shards.close()
 
 
@@ -777,7 +811,7 @@ def test_a_snapshot_is_whole_during_and_after_a_build(tmp_path: Path) -> None:
         ]
         snapshot.pack(tmp_path / "copy", tmp_path / "c.snapshot")
         shards.restore(moment, tmp_path / "c.snapshot")
-        assert shards.count(moment) == 1_000
+        assert shards.reader.count(moment) == 1_000
         tidied(shards)
     assert shards._open["c"].path.name == "shard.new"
     shards.close()
@@ -789,8 +823,8 @@ def test_a_search_makes_no_index(tmp_path: Path) -> None:
     shards.upsert("c", batch(0))
     tidied(shards)
     for condition in (Equals("x", "a"), Range("i", gte=0.0)):
-        shards.search("c", Nearest(np.ones(D, np.float32)), SearchWindow(9, condition=condition))
-        shards.page("c", None, 9, condition)
+        shards.reader.search("c", Nearest(np.ones(D, np.float32)), SearchWindow(9, condition=condition))
+        shards.reader.page("c", None, 9, condition)
     assert not shards.untidy
     assert shards._open["c"].indexed == {}
     shards.close()
@@ -806,9 +840,9 @@ def test_a_filter_that_would_read_too_many_documents_is_refused_with_what_to_dec
     vector = np.ones(D, np.float32)
 
     def search(*conditions: Filter) -> int:
-        return len(shards.search("c", Nearest(vector), SearchWindow(300, condition=AllOf(conditions))))
+        return len(shards.reader.search("c", Nearest(vector), SearchWindow(300, condition=AllOf(conditions))))
 
-    for ask in (search, lambda *conditions: shards.page("c", None, 9, AllOf(conditions))):
+    for ask in (search, lambda *conditions: shards.reader.page("c", None, 9, AllOf(conditions))):
         with pytest.raises(
             InvalidInput, match=r'field x .* 300 documents, the limit is 200.*{"indexes": {"x": "bool"}}'
         ):
@@ -834,7 +868,7 @@ def test_an_index_of_numbers_is_not_asked_for_times(tmp_path: Path) -> None:
     shards.upsert("c", batch(0))
     moments = DateRange("i", gte=datetime(2024, 1, 1, tzinfo=UTC))
     with pytest.raises(InvalidInput, match="field i is indexed as number, the filter asks for datetime"):
-        shards.search("c", Nearest(np.ones(D, np.float32)), SearchWindow(9, condition=Not(moments)))
+        shards.reader.search("c", Nearest(np.ones(D, np.float32)), SearchWindow(9, condition=Not(moments)))
     shards.close()
 
 
@@ -844,10 +878,10 @@ def test_a_collection_of_an_earlier_version_is_refused_by_name(tmp_path: Path) -
     shards.close()
     (tmp_path / "c" / "collection.json").write_text('{"dimensions": 8, "language": null, "latents": false}')
     with pytest.raises(CollectionDamaged, match=f"{tmp_path}/c was filled by an earlier version"):
-        shards.count("c")
+        shards.reader.count("c")
     shards.drop("c")
     shards.create("c", D, {})
-    assert shards.count("c") == 0
+    assert shards.reader.count("c") == 0
     shards.close()
 
 
@@ -866,7 +900,7 @@ def test_declared_indexes_are_made_at_once_or_in_quiet_moments(tmp_path: Path) -
     assert shards._open["c"].indexed == number
     shards.close()
     shards = edge_shards.Shards(tmp_path)
-    shards.count("c")
+    shards.reader.count("c")
     tidied(shards)
     assert shards._open["c"].indexed == {**number, path_of("j"): FieldType.GEO}
     shards.close()
@@ -1053,7 +1087,7 @@ def test_a_filter_is_cut_by_the_payloads_that_it_reads(tmp_path: Path) -> None:
     nearest = Nearest(np.ones(D, np.float32))
 
     def slices(*conditions: Filter) -> int:
-        found = shards.rank("c", nearest, SearchWindow(3, condition=AllOf(conditions)))
+        found = shards.reader.rank("c", nearest, SearchWindow(3, condition=AllOf(conditions)))
         return found.total if isinstance(found, Slices) else 1
 
     few, many, undeclared = Range("i", lt=100.0), Range("i", lt=1_500.0), Equals("x", "a")

@@ -19,7 +19,7 @@ D = 4
 
 
 def assert_textbook(shards: Shards, texts: dict[str, str]) -> None:
-    places = shards.rank("c", WordMatch("word3 shoe1 x7"), SearchWindow(40))
+    places = shards.reader.rank("c", WordMatch("word3 shoe1 x7"), SearchWindow(40))
     assert not isinstance(places, list) or places
     expected = bm25(texts, "word3 shoe1 x7", "simple")
     best = sorted(expected.values(), reverse=True)[: len(places)]

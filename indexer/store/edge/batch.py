@@ -1,0 +1,78 @@
+"""Points as one MessagePack: so they cross the pipe, stand in the journal, and become the engine's.
+
+A load makes them by the hundred thousand, so what can be computed for all points of a batch is: vectors are one block of
+float32, and the texts are cut into words where the points come from, not in the process that searches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice, repeat
+from typing import Any
+
+import msgpack
+import numpy as np
+import qdrant_edge as qe
+
+from indexer.domain.documents import point_id
+from indexer.domain.points import Point
+from indexer.store.base import Layout
+from indexer.store.bm25 import document_words
+from indexer.store.payload import payload_of
+from indexer.store.vectors import DENSE, LATENTS, dense_rows, unit_rows, words_name
+from model.errors import InvalidInput
+from model.types import Float32
+
+
+def pack(points: Sequence[Point], layout: Layout) -> bytes:
+    """Return the points of a collection as a batch. Raises `InvalidInput`, which a point without a vector of the
+    collection's dimensions is, or metadata that are not JSON."""
+    latents = [unit_rows(p.latents, layout.dimensions, p.document_id) for p in points] if layout.latents else []
+    vectors = (layout.dimensions, _block(dense_rows(points, layout)), _block(latents))
+    try:
+        words = [_words(point.text, layout.language) for point in points]
+        payloads = [payload_of(point) for point in points]
+        ids = [point_id(point.document_id) for point in points]
+        packed: bytes = msgpack.packb((ids, *vectors, words_name(layout.language), words, payloads))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidInput(f"the store cannot hold this value: {error}"[:300]) from error
+    return packed
+
+
+def engine_points(batch: bytes) -> list[qe.Point]:
+    """Return the points of a batch in the engine's terms. A text without words has no sparse vector."""
+    ids, dimensions, dense, latents, words_vector, words, payloads = msgpack.unpackb(batch, strict_map_key=False)
+    points = []
+    for id_, rows, more, terms, payload in zip(
+        ids, _rows(dense, dimensions), _rows(latents, dimensions) or repeat(None), words, payloads, strict=False
+    ):
+        vectors: Any = rows
+        if more is not None or terms is not None:
+            vectors = {DENSE: rows}
+            if more is not None:
+                vectors[LATENTS] = more
+            if terms is not None:
+                vectors[words_vector] = qe.SparseVector(*terms)
+        points.append(qe.Point(id_, vectors, payload))
+    return points
+
+
+def _words(text: str | None, language: str) -> tuple[Sequence[int], Sequence[float]] | None:
+    words = document_words(text, language) if text else None
+    return (words.ids, words.weights) if words is not None and words.ids else None
+
+
+def _block(vectors: Float32 | Sequence[Float32]) -> tuple[bytes, list[int] | None]:
+    """Return vectors as their bytes, and how many each point has: None where each has one alone, not in a list."""
+    if isinstance(vectors, np.ndarray):
+        return vectors.tobytes(), None
+    return b"".join([rows.tobytes() for rows in vectors]), [len(rows) for rows in vectors]
+
+
+def _rows(block: tuple[bytes, list[int] | None], dimensions: int) -> list[Any]:
+    data, counts = block
+    rows: list[Any] = np.frombuffer(data, np.float32).reshape(-1, dimensions).tolist()
+    if counts is None:
+        return rows
+    following: Iterator[Any] = iter(rows)
+    return [list(islice(following, count)) for count in counts]
