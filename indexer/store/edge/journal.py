@@ -1,8 +1,8 @@
 """The writes to a collection while its next shard is being built: one file, written by the process that serves and read
 by the one that builds.
 
-An entry is a method and its points, as MessagePack. It is not synchronised to disk: after a power
-loss the build begins anew.
+An entry is a method and its points, as MessagePack. It is not synchronised to disk: after a power loss the build begins
+anew.
 """
 
 from __future__ import annotations
