@@ -102,16 +102,17 @@ class Retriever(nn.Module):
         threads: int | None = None,
         cache: Path | None = None,
         calibration: Sequence[Input] = (),
+        shared: bool = False,
     ) -> Retriever:
         """Compile the model for inference on a CPU with OpenVINO, where both are there, and return it.
 
         A compiled model cannot be trained, moved or saved. `stayed` has the parts that could not be compiled, with the
         reasons. The first time takes some seconds a part; its graphs are kept in `cache`. For int8 `calibration` has
-        inputs as the model will read them.
+        inputs as the model will read them. What towers of `shared` models have in common is in memory once.
         """
         if self.device.type == "cpu" and graph.available():
             threads = threads or torch.get_num_threads()
-            self.stayed = compile_parts(self, precision, threads, cache or default_cache(), calibration)
+            self.stayed = compile_parts(self, precision, threads, cache or default_cache(), calibration, shared=shared)
             self.info = replace(self.info, precision=precision)
         return self
 

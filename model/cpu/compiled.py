@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from model.cpu.graph import Graph, convert, read, save, version
+from model.cpu.trunks import TrunkGraph
 from model.errors import InvalidInput
 from model.preprocess import image_pixels, padded
 from model.ret2 import States
@@ -68,15 +69,22 @@ def default_cache() -> Path:
 
 
 def compile_parts(
-    retriever: Retriever, precision: str, threads: int, folder: Path, calibration: Sequence[Input] = ()
+    retriever: Retriever,
+    precision: str,
+    threads: int,
+    folder: Path,
+    calibration: Sequence[Input] = (),
+    *,
+    shared: bool = False,
 ) -> dict[str, str]:
     """Replace the parts of a model by compiled ones and free their weights in torch. `folder` is the cache.
 
-    `calibration` has the inputs by which ranges of int8 are chosen.
+    `calibration` has the inputs by which ranges of int8 are chosen. What towers of `shared` models have in common is
+    compiled once.
 
     Return the parts that stayed in torch, each with the reason.
     """
-    compiler = _Compiler(retriever, precision, threads, folder / "graphs", calibration)
+    compiler = _Compiler(retriever, precision, threads, folder / "graphs", calibration, shared)
     stayed = {}
     # The sides first: to trace them takes the states of towers that are still modules.
     for name in [*(f"sides.{side}" for side in retriever.sides), *retriever.tower_names]:
@@ -99,7 +107,7 @@ def compile_parts(
 class CompiledTower(nn.Module):
     """Token ids or pixels to states, as the tower that it stands for."""
 
-    def __init__(self, graph: Graph, tower: Any) -> None:
+    def __init__(self, graph: Graph | TrunkGraph, tower: Any) -> None:
         super().__init__()
         self._graph = graph
         # Of a NaFlex tower: its positions are interpolated to the shape of each image, for which there is no graph.
@@ -121,7 +129,7 @@ class CompiledTower(nn.Module):
 class CompiledSide(nn.Module):
     """States to latents, as the fusion that it stands for: a graph for each kind of input."""
 
-    def __init__(self, graphs: Mapping[_Kind, Graph]) -> None:
+    def __init__(self, graphs: Mapping[_Kind, Graph | TrunkGraph]) -> None:
         super().__init__()
         self._graphs = dict(graphs)
 
@@ -179,10 +187,11 @@ class _Compiler:
         precision: str,
         threads: int,
         cache_folder: Path,
-        calibration: Sequence[Input] = (),
+        calibration: Sequence[Input],
+        shared: bool,
     ) -> None:
         self._retriever, self._precision, self._threads = retriever, precision, threads
-        self._calibration = calibration
+        self._calibration, self._shared = calibration, shared
         self.folder = cache_folder / f"{retriever.info.fingerprint[:24]}-{_code_version()}"
 
     @torch.inference_mode()
@@ -196,12 +205,14 @@ class _Compiler:
             {kind: self._graph(f"{name}-{kind.name}", part, partial(self._side, part, role, kind)) for kind in kinds}
         )
 
-    def _graph(self, name: str, part: nn.Module, trace: Callable[[], _Trace]) -> Graph:
+    def _graph(self, name: str, part: nn.Module, trace: Callable[[], _Trace]) -> Graph | TrunkGraph:
         graph = self._kept(name, lambda: self._traced(trace()))
-        if self._precision == "int8" and not name.startswith("sides."):
+        is_side = name.startswith("sides.")
+        if self._precision == "int8" and not is_side:
             full = graph
             graph = self._kept(f"{name}.int8", lambda: _quantized(full, self._samples(name)))
-        return Graph(graph, self._precision_of(part), self._threads)
+        make = TrunkGraph if self._shared and not is_side else Graph
+        return make(graph, self._precision_of(part), self._threads)
 
     def _precision_of(self, part: nn.Module) -> str:
         """Return the precision of one part. Convolutions stay in float32 where the rest is in bfloat16: they alone

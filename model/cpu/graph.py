@@ -83,6 +83,16 @@ def convert(module: nn.Module, example: Sequence[Tensor], shapes: Sequence[Seque
     return graph
 
 
+def assembled(outputs: Sequence[Any], inputs: Sequence[Any]) -> Any:
+    """Return a graph from inputs to outputs of operations that are part of a graph already."""
+    return openvino.Model([openvino.op.Result(output) for output in outputs], list(inputs))
+
+
+def input_like(output: Any) -> Any:
+    """Return an input of a graph for the values of an operation's output."""
+    return openvino.op.Parameter(output.get_element_type(), output.get_partial_shape())
+
+
 def read(path: Path) -> Any:
     """Read a graph, whose weights are mapped. Raises `RuntimeError` for a file that is damaged."""
     return _core().read_model(str(path))

@@ -123,6 +123,7 @@ class LocalRuntime:
                 threads=device.threads,
                 cache=device.cache,
                 calibration=calibration_inputs(device.precision),
+                shared=shared,
             )
         elif shared:
             share_weights(retriever)
