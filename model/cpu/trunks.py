@@ -40,8 +40,9 @@ class TrunkGraph:
                 if trunk.settings == (precision, threads) and (path := trunk.join(operations)):
                     self.follow(path)
                     return
-            trunk = _Trunk(operations, operations.varying, operations.results, (precision, threads))
-            self.follow(trunk.path(_Cut(operations.results, None)))
+            values = operations.results
+            trunk = _Trunk(operations, operations.varying, values, (precision, threads))
+            self.follow(trunk.path(_Cut(values, None)))
 
     def follow(self, path: _Path) -> None:
         """Compute by `path` from the next call on."""
@@ -84,6 +85,8 @@ class _Trunk:
         self.settings = settings
         self.readers: weakref.WeakSet[TrunkGraph] = weakref.WeakSet()
         self._operations, self._keys = operations, keys
+        # Until another model joins, it is the graph of its only reader, and can be cut.
+        self._is_whole = keys == operations.varying
         self._values = list(dict.fromkeys(values))
         self.graph = self._compiled()
         _LIVE.add(self)
@@ -98,10 +101,12 @@ class _Trunk:
         if weights < _MIN_COMMON * min(own, guest.weights(guest.varying)):
             return None
         if weights == own:
+            self._is_whole = False
             return self.path(guest.cut(keys))
-        if len(self.readers) > 1:
+        if not self._is_whole or not self.readers:
             return None
         (reader,) = self.readers
+        _LIVE.discard(self)
         cuts = self._operations.cut(keys), guest.cut(keys)
         trunk = _Trunk(self._operations, keys, [*cuts[0].values, *cuts[1].values], self.settings)
         reader.follow(trunk.path(cuts[0]))

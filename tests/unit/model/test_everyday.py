@@ -139,9 +139,12 @@ def test_an_embedding_does_not_depend_on_its_batch(everyday: Retriever, png: Cal
     assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
 
 
-def test_compiled_it_is_the_same(everyday: Retriever) -> None:
+def test_compiled_it_is_the_same_and_has_its_towers_together_with_atlas(everyday: Retriever) -> None:
     items = [Input(text, shop.products()[0].image) for text in TEXTS]
-    compiled = Retriever.load("bundled:everyday").compiled()
+    atlas, compiled = (Retriever.load(f"bundled:{name}").compiled(shared=True) for name in ("atlas", "everyday"))
+    for tower in ("text_tower", "vision_tower"):
+        paths = [getattr(model, tower)._graph._path for model in (atlas, compiled)]
+        assert paths[0].trunk is paths[1].trunk
     assert compiled.stayed == {}
     assert close(embed(compiled, *items), embed(everyday, *items), 1e-5)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +44,6 @@ class Network(nn.Module):
 
 # What a model reads, and how deep its network is.
 READERS: dict[str, tuple[Read, int]] = {
-    "the last state": (lambda states, _: [states[4]], 4),
     "three states": (lambda states, _: [states[1], states[3], states[4]], 4),
     "their mean": (lambda states, _: [states[4].mean(dim=1, keepdim=True)], 4),
     "a state and the input": (lambda states, values: [states[2], (values * states[4]).tanh()], 4),
@@ -51,9 +52,11 @@ READERS: dict[str, tuple[Read, int]] = {
 
 
 @pytest.fixture(autouse=True)
-def alone() -> None:
-    gc.collect()
-    assert not list(trunks._LIVE)
+def live(monkeypatch: pytest.MonkeyPatch) -> weakref.WeakSet[Any]:
+    """What this test alone has compiled."""
+    compiled: weakref.WeakSet[Any] = weakref.WeakSet()
+    monkeypatch.setattr(trunks, "_LIVE", compiled)
+    return compiled
 
 
 def converted(module: nn.Module) -> object:
@@ -67,27 +70,27 @@ def network(name: str, seed: int = 1) -> Network:
 
 @pytest.mark.parametrize("second", READERS)
 @pytest.mark.parametrize("first", READERS)
-def test_two_models_read_one_trunk(first: str, second: str) -> None:
+def test_two_models_read_one_trunk(first: str, second: str, live: weakref.WeakSet[Any]) -> None:
     values = torch.rand(5, 7, WIDTH)
     modules = [network(name) for name in (first, second)]
     graphs = [TrunkGraph(converted(module), "float32", 1) for module in modules]
-    (trunk,) = trunks._LIVE
+    (trunk,) = live
     assert set(trunk.readers) == set(graphs)
     for module, shared in zip(modules, graphs, strict=True):
         torch.testing.assert_close(list(module(values)), shared(values), rtol=1e-5, atol=1e-6)
 
 
-def test_a_third_model_reads_it_too() -> None:
+def test_a_third_model_reads_it_too(live: weakref.WeakSet[Any]) -> None:
     values = torch.rand(5, 7, WIDTH)
     modules = [network(name) for name in ("their mean", "three states", "a state and the input")]
     graphs = [TrunkGraph(converted(module), "float32", 1) for module in modules]
-    (trunk,) = trunks._LIVE
+    (trunk,) = live
     assert set(trunk.readers) == set(graphs)
     for module, shared in zip(modules, graphs, strict=True):
         torch.testing.assert_close(list(module(values)), shared(values), rtol=1e-5, atol=1e-6)
 
 
-def test_what_is_alike_in_little_or_computed_otherwise_is_not_shared() -> None:
+def test_what_is_alike_in_little_or_computed_otherwise_is_not_shared(live: weakref.WeakSet[Any]) -> None:
     kept = [TrunkGraph(converted(network("their mean")), "float32", 1)]
     kept.append(TrunkGraph(converted(network("their mean", seed=2)), "float32", 1))
     kept.append(TrunkGraph(converted(network("their mean")), "float32", 2))
@@ -95,19 +98,22 @@ def test_what_is_alike_in_little_or_computed_otherwise_is_not_shared() -> None:
     for layer in list(one_layer_alike.layers)[1:]:
         nn.init.normal_(layer.weight)
     kept.append(TrunkGraph(converted(one_layer_alike), "float32", 1))
-    assert [len(trunk.readers) for trunk in trunks._LIVE] == [1] * 4
+    assert [len(trunk.readers) for trunk in live] == [1] * 4
 
 
-def test_a_trunk_ends_with_its_last_reader() -> None:
+def test_a_trunk_ends_with_its_last_reader(live: weakref.WeakSet[Any]) -> None:
     graphs = [TrunkGraph(converted(network(name)), "float32", 1) for name in ("their mean", "three states")]
     values = torch.rand(1, 2, WIDTH)
     expected = graphs[1](values)
     del graphs[0]
     gc.collect()
+    # The trunk is no longer the graph of one model, though it has one reader: a third one must not cut it.
+    shallower = TrunkGraph(converted(network("a shallower network")), "float32", 1)
     torch.testing.assert_close(graphs[0](values), expected)
     graphs.clear()
+    del shallower
     gc.collect()
-    assert not list(trunks._LIVE)
+    assert not list(live)
 
 
 def test_a_model_computes_while_others_join() -> None:
@@ -130,10 +136,10 @@ def test_a_model_computes_while_others_join() -> None:
 
 
 def test_the_towers_of_two_models_are_compiled_once(
-    tiny_folder: Path, tmp_path: Path, tiny: Retriever, png: Callable[..., bytes]
+    tiny_folder: Path, tmp_path: Path, tiny: Retriever, png: Callable[..., bytes], live: weakref.WeakSet[Any]
 ) -> None:
     models = [Retriever.load(str(tiny_folder)).compiled(cache=tmp_path, shared=True) for _ in range(2)]
-    assert sorted(len(trunk.readers) for trunk in trunks._LIVE) == [2, 2]
+    assert sorted(len(trunk.readers) for trunk in live) == [2, 2]
     items = [tiny.prepare(item, Role.QUERY, Limits()) for item in (Input("one"), Input("two", png()))]
     for model in models:
         assert model.stayed == {}
