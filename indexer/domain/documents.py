@@ -14,10 +14,12 @@ from typing import Any
 @dataclass(frozen=True, slots=True)
 class GivenVector:
     """The embedding that a document came with, as an export has it: little-endian float32 in base64, and the
-    fingerprint of its model."""
+    fingerprint of its model. Of a document of several parts the embedding of each, one after the other, and where each
+    stands in the text (`written_spans`)."""
 
     base64: str
     fingerprint: str
+    spans: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,11 @@ class ThumbnailWidth(IntEnum):
 
     SMALL = 256
     LARGE = 1024
+
+
+def written_spans(spans: Sequence[tuple[int | None, int | None]]) -> str:
+    """Return the spans of parts as one text, to be kept and compared; empty of one part."""
+    return " ".join(f"{start}:{end}" for start, end in spans) if len(spans) > 1 else ""
 
 
 def point_id(document_id: str) -> str:

@@ -22,9 +22,10 @@ from pydantic import (
 )
 
 from indexer.domain.bodies import Wire, examples
-from indexer.domain.documents import GivenVector, Incoming
+from indexer.domain.documents import GivenVector, Incoming, written_spans
 from indexer.domain.inputs import ImageField, InputIn, check_text, check_unicode, image_source
 from indexer.domain.names import DocumentId
+from indexer.domain.points import MAX_PARTS, MAX_VALUES
 from indexer.domain.samples import DOCUMENTS, PNG_BASE64
 from indexer.domain.validation import invalid, shown
 from indexer.filters.nodes import MAX_PATH_CHARS, can_be_named
@@ -38,8 +39,8 @@ MAX_IMAGES = 16
 # Beside the metadata, which has bounds of its own.
 _MAX_DEPTH, _MAX_FIELDS = 100, 100
 _SHOWN_CHARS = 100
-# The base64 of 65,535 numbers, which is what the engines take.
-_MAX_VECTOR_CHARS = 350_000
+# The base64 of as many numbers as a point has at most, of all its parts.
+_MAX_VECTOR_CHARS = MAX_VALUES * 4 // 3 * 4 + 4
 
 
 def _check_removed(value: Any) -> None:
@@ -56,6 +57,9 @@ _Vector = Annotated[
     | Annotated[list[float], Field(max_length=65_535), Tag("<numbers>")],
     Discriminator(lambda value: "<base64>" if isinstance(value, str) else "<numbers>"),
 ]
+
+
+_Span = Annotated[list[Annotated[int, Field(ge=0)] | None], Field(min_length=2, max_length=2)]
 
 
 class DocumentIn(InputIn):
@@ -84,11 +88,22 @@ class DocumentIn(InputIn):
     fingerprint: str | None = Field(
         None, max_length=128, description="the fingerprint of the model that made `vector`", examples=["3f2c9a"]
     )
+    parts: list[_Span] | None = Field(
+        None,
+        min_length=2,
+        max_length=MAX_PARTS,
+        description="of a document of several parts, as an export has it: then `vector` has the embedding of each, one "
+        "after the other, and this says where each begins and ends in the text, null without a text. Where the "
+        "collection cuts the text otherwise, the document is embedded again",
+        examples=[[[0, 24], [25, 45]]],
+    )
 
     @model_validator(mode="after")
     def _check_vector(self) -> DocumentIn:
         if (self.vector is None) != (self.fingerprint is None):
             raise ValueError("vector and fingerprint go together: give both or neither")
+        if self.parts is not None and self.vector is None:
+            raise ValueError("parts are those of vector: give both or neither")
         return self
 
     @model_validator(mode="after")
@@ -184,7 +199,13 @@ def _vector(document: DocumentIn) -> GivenVector | None:
             values = np.asarray(document.vector, "<f4")
     if not len(values) or not np.isfinite(values).all() or not values.any():
         raise InvalidInput("vector is empty or zero, or has values that are not finite", field="vector")
-    return GivenVector(base64.b64encode(values.tobytes()).decode(), document.fingerprint)
+    parts = document.parts or ()
+    if parts and len(values) % len(parts):
+        raise InvalidInput(
+            f"vector has {len(values)} numbers, which are no embeddings of {len(parts)} parts", field="vector"
+        )
+    spans = written_spans([(start, end) for start, end in parts])
+    return GivenVector(base64.b64encode(values.tobytes()).decode(), document.fingerprint, spans)
 
 
 def update(position: int, value: Any, bounds: DocumentBounds) -> Incoming:

@@ -221,10 +221,10 @@ def _row(fields: Mapping[str, Any], where: str) -> Mapped:
     text, image = _first(fields, "text", "caption"), _first(fields, "image", "file_name")
     picked = {key: fields[name] for key, name in (("id", "id"), ("text", text), ("image", image)) if name in fields}
     if fields.get("vector") is not None and isinstance(fields.get("fingerprint"), str):
-        picked |= {name: fields[name] for name in ("vector", "fingerprint")}
+        picked |= {name: fields[name] for name in ("vector", "fingerprint", "parts") if fields.get(name) is not None}
     if isinstance(fields.get("images"), list):
         picked["images"] = fields["images"]
-    used = ("id", text, image, *(name for name in ("images", "vector", "fingerprint") if name in picked))
+    used = ("id", text, image, *(name for name in ("images", "vector", "fingerprint", "parts") if name in picked))
     remaining = {name: value for name, value in fields.items() if name not in used}
     return _finished(picked, fields.get("metadata", remaining), where)
 

@@ -20,7 +20,7 @@ from indexer.blobs.image_store import Blobs
 from indexer.blobs.thumbnails import Keeper
 from indexer.catalog import mismatch, not_served
 from indexer.domain.collections import Collection, Reindex
-from indexer.domain.documents import Document, content_hash, stamped
+from indexer.domain.documents import Document, content_hash, stamped, written_spans
 from indexer.domain.jobs import Batch, JobKind, Outcome, Status
 from indexer.domain.points import Part, Point
 from indexer.encoding.encoder import Encoder, Lane
@@ -319,8 +319,7 @@ class Pipeline:
         # A model of several latents made more of a document than the one vector, as several parts have.
         if has_vectors and (await self.encoder.info()).latents == 1:
             for document in call:
-                embedding = given_embedding(document.document, collection) if len(document.parts) == 1 else None
-                document.embeddings = () if embedding is None else (embedding,)
+                document.embeddings = given_embeddings(document.document, document.parts, collection)
         call = [document for document in call if not document.embeddings]
         if not call:
             return
@@ -437,13 +436,19 @@ async def _upsert(documents: Sequence[IndexedDocument], points: Points) -> None:
             document.settle(Status.INDEXED)
 
 
-def given_embedding(document: Document, collection: Collection) -> Embedding | None:
-    """Return the embedding that a document came with, where it is one of the collection's model."""
-    if document.vector is None or document.vector.fingerprint != collection.fingerprint:
-        return None
-    vector = np.frombuffer(base64.b64decode(document.vector.base64), "<f4")
-    embedding = Embedding(vector, collection.fingerprint)
-    return embedding if unusable(embedding, collection) is None else None
+def given_embeddings(document: Document, parts: Sequence[Part], collection: Collection) -> list[Embedding]:
+    """Return the embeddings that a document came with, where they are of the collection's model and of these parts;
+    none else."""
+    given = document.vector
+    if given is None or given.fingerprint != collection.fingerprint:
+        return []
+    if given.spans != written_spans([(part.start, part.end) for part in parts]):
+        return []
+    vectors = np.frombuffer(base64.b64decode(given.base64), "<f4")
+    if len(vectors) % len(parts):
+        return []
+    embeddings = [Embedding(vector, collection.fingerprint) for vector in vectors.reshape(len(parts), -1)]
+    return embeddings if all(unusable(embedding, collection) is None for embedding in embeddings) else []
 
 
 def unusable(embedding: Embedding, collection: Collection) -> RetrievalError | None:

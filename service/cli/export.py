@@ -63,10 +63,10 @@ def export(
             is_whole = document.image_url is None or bool(paths)
             left_out["image: --images FOLDER exports it"] += not is_whole
             record = _record(document, paths)
-            if vectors and (reason := _unfit_vector(document, is_whole)):
-                left_out[reason] += 1
+            if vectors and not is_whole:
+                left_out["vector: it is of the image too, --images FOLDER exports both"] += 1
             elif vectors:
-                record |= {"vector": document.vector, "fingerprint": fingerprint}
+                record |= _embedding(document) | {"fingerprint": fingerprint}
             writer.write(record)
             count += 1
             bar.update(task, completed=count)
@@ -84,11 +84,12 @@ def _beside(file: Path, images: Path) -> Path:
     return images
 
 
-def _unfit_vector(document: Document, is_whole: bool) -> str | None:
-    """Return why the embedding of a document is not that of the document which a load makes of its record."""
-    if document.parts is not None:
-        return "vector: the document has several parts, which a load embeds again"
-    return None if is_whole else "vector: it is of the image too, --images FOLDER exports both"
+def _embedding(document: Document) -> dict[str, Any]:
+    """Return the embedding of a document; of several parts that of each, and where each stands in the text."""
+    if document.parts is None:
+        return {"vector": document.vector}
+    vectors = [value for part in document.parts for value in part.vector or ()]
+    return {"vector": vectors, "parts": [[part.start, part.end] for part in document.parts]}
 
 
 def _record(document: Document, images: list[str]) -> dict[str, Any]:
@@ -158,6 +159,7 @@ class _Parquet:
         text = pa.string()
         fields = [(name, text) for name in ("id", "text", "image", "metadata")]
         fields += [("images", pa.list_(text)), ("vector", pa.list_(pa.float32())), ("fingerprint", text)]
+        fields += [("parts", pa.list_(pa.list_(pa.int64())))]
         self._table, self._schema = pa.Table, pa.schema(fields)
         self._file = parquet.ParquetWriter(path, self._schema)
         self._rows: list[dict[str, Any]] = []

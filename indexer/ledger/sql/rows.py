@@ -102,13 +102,17 @@ def pack(items: Sequence[Item]) -> str:
                 document.image.digest if document.image else None,
                 document.image.url if document.image else None,
                 dict(document.metadata),
-                *((document.vector.base64, document.vector.fingerprint) if document.vector else ()),
+                *(_vector(document.vector) if document.vector else ()),
                 *([[(image.digest, image.url) for image in document.more_images]] if document.more_images else ()),
             ]
             for position, document in items
         ],
         ensure_ascii=False,
     )
+
+
+def _vector(given: GivenVector) -> tuple[str, ...]:
+    return (given.base64, given.fingerprint, *((given.spans,) if given.spans else ()))
 
 
 def unpack(packed: str) -> tuple[Item, ...]:
@@ -124,7 +128,7 @@ def unpack(packed: str) -> tuple[Item, ...]:
                 tuple(ImageRef(*image) for part in parts if isinstance(part, list) for image in part),
             ),
         )
-        # Behind the metadata stand the two texts of a vector, and a list of further images.
+        # Behind the metadata stand the texts of a vector, and a list of further images.
         for position, key, text, digest, url, metadata, *parts in json.loads(packed)
     )
 

@@ -73,6 +73,42 @@ def test_a_collection_goes_out_and_comes_back(
     assert "0 indexed, 32 skipped" in ret2("load", tmp_path / name, "-c", "c").stdout, "it is what was posted"
 
 
+@pytest.mark.parametrize("name", ["long.jsonl", "long.parquet"])
+def test_documents_of_several_parts_come_back_with_all_their_embeddings(
+    client: Client, ret2: Callable[..., Any], runtime: Any, make_image: Callable[..., bytes], tmp_path: Path, name: str
+) -> None:
+    client.create_collection("c")
+    pictures = [make_image(colour) for colour in ("red", "green", "blue")]
+    documents: list[dict[str, Any]] = [
+        {"id": "long", "text": "A sentence of some words stands here. " * 90, "image": pictures[0]},
+        {"id": "several", "images": pictures},
+        {"id": "both", "text": "Other words stand here. " * 90, "images": pictures},
+        {"id": "short", "text": "short"},
+    ]
+    client.load("c", documents).require_all()
+    exported = ret2("export", "c", tmp_path / name, "--vectors", "--images", tmp_path / "pictures")
+    assert exported.exit_code == 0, exported.output
+    assert "left out" not in exported.stdout
+    runtime.gate.clear()
+    try:
+        loaded = ret2("load", tmp_path / name, "-c", "again")
+        assert "4 indexed, 0 skipped, 0 failed" in loaded.stdout, loaded.output
+    finally:
+        runtime.gate.set()
+    for document in documents:
+        before, after = (client.get_documents(one, [document["id"]], with_vector=True)[0] for one in ("c", "again"))
+        assert (before.parts is None) == (document["id"] == "short")
+        for part, other in zip(before.parts or [], after.parts or [], strict=True):
+            assert np.allclose(part.vector or [], other.vector or [], atol=1e-6)
+            assert (part.start, part.end) == (other.start, other.end)
+    assert "0 indexed, 4 skipped" in ret2("load", tmp_path / name, "-c", "c").stdout, "it is what was posted"
+    # Cut otherwise there, so what came with a text of several passages is embedded again.
+    client.create_collection("other", passages={"tokens": 500})
+    assert "4 indexed" in ret2("load", tmp_path / name, "-c", "other").stdout
+    (long,) = client.get_documents("other", ["long"], with_vector=True)
+    assert len(long.parts or ()) > len(client.get_documents("c", ["long"])[0].parts or ())
+
+
 def test_without_vectors_it_is_embedded_and_what_is_left_out_is_said(
     filled: Client, ret2: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -130,6 +166,10 @@ def test_exports_that_cannot_be(filled: Client, ret2: Callable[..., Any], tmp_pa
         ({"vector": "AAAA", "fingerprint": "f"}, "not the base64 of float32 values"),
         ({"vector": [0.0, 0.0], "fingerprint": "f"}, "empty or zero"),
         ({"vector": [1e300], "fingerprint": "f"}, "not finite"),
+        ({"parts": [[0, 1], [2, 3]]}, "parts are those of vector"),
+        ({"vector": [1.0, 2.0, 3.0], "fingerprint": "f", "parts": [[0, 1], [2, 3]]}, "no embeddings of 2 parts"),
+        ({"vector": [1.0], "fingerprint": "f", "parts": [[0, 1]]}, "at least 2"),
+        ({"vector": [1.0], "fingerprint": "f", "parts": [[-1, 2], [None, None]]}, "greater than or equal to 0"),
         ({"vector": [], "fingerprint": "f"}, "empty or zero"),
     ],
 )
