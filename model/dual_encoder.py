@@ -2,7 +2,8 @@
 fusion.
 
 Nothing is added to the folder. `config.json` may say `ret2_fusion: {"text": 0.5, "image": 0.5}`, the weights of an
-input that has both.
+input that has both, and, as models trained by Matryoshka representation learning do, `matryoshka_dimensions: [64, 256]`,
+the lengths to which embeddings may be cut.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from model.towers.image_processors import image_config, processor_files
 from model.towers.tokenizers import read_tokenizer
 
 FUSION_FIELD = "ret2_fusion"
+MATRYOSHKA_FIELD = "matryoshka_dimensions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class DualConfig:
     max_text_tokens: int
     image: ImageConfig
     weights: FusionWeights
+    shorter: tuple[int, ...] = ()
 
     @property
     def latents(self) -> int:
@@ -65,6 +68,7 @@ def read_dual_encoder(location: Location, raw: Mapping[str, Any]) -> Parts:
         max_text_tokens=text.text_positions,
         image=image_config(folder, vision.encoder.config, naflex=True),
         weights=_fusion_weights(raw),
+        shorter=_shorter_dimensions(raw, dimensions),
     )
     preprocessor = preprocess.Preprocessor(
         tokenizer=tokenizer,
@@ -83,6 +87,18 @@ def read_dual_encoder(location: Location, raw: Mapping[str, Any]) -> Parts:
         preprocessor=preprocessor,
         fingerprint=fingerprint(said, files, preprocess.VERSION),
     )
+
+
+def _shorter_dimensions(raw: Mapping[str, Any], dimensions: int) -> tuple[int, ...]:
+    lengths = raw.get(MATRYOSHKA_FIELD) or ()
+    if not isinstance(lengths, list | tuple) or not all(
+        type(length) is int and 0 < length <= dimensions for length in lengths
+    ):
+        raise InvalidInput(
+            f"{MATRYOSHKA_FIELD} is {lengths!r:.100}, expected whole numbers from 1 to {dimensions}",
+            field=MATRYOSHKA_FIELD,
+        )
+    return tuple(sorted({length for length in lengths if length < dimensions}))
 
 
 def _fusion_weights(raw: Mapping[str, Any]) -> FusionWeights:

@@ -22,6 +22,7 @@ from model.config import Ret2Config
 from model.contributions import shares
 from model.cpu import graph
 from model.cpu.compiled import compile_parts, default_cache
+from model.dual_encoder import DualConfig
 from model.errors import InvalidInput
 from model.parts import Parts
 from model.passages import Cut, Passages
@@ -62,6 +63,7 @@ class Retriever(nn.Module):
             latents=config.latents,
             commit=commit,
             modalities=("text", "image") if parts.preprocessor.reads_text else ("image",),
+            shorter=config.shorter if isinstance(config, DualConfig) else (),
             weighable=all(type(side) is ScoreFusion for side in parts.sides.values()),
         )
 

@@ -108,6 +108,8 @@ class ModelInfo:
     modalities: tuple[str, ...] = ("text", "image")  # that it embeds, alone and together
     precision: str = "float32"  # of weights and activations
     weighable: bool = False  # an embedding of text and image is the weighted sum of those of each
+    # Lengths to which its embeddings may be cut, because it was trained so that their beginnings are embeddings too.
+    shorter: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

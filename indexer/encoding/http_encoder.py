@@ -354,5 +354,6 @@ def _served_model(model: dict[str, Any]) -> ServedModel:
     if model.get("fingerprint"):
         # An encoder of an earlier version says less.
         fields = {name: model[name] for name in ModelInfo.__dataclass_fields__ if name in model}
-        info = ModelInfo(**fields | {"modalities": tuple(model["modalities"])})
+        lists = {name: tuple(model.get(name) or ()) for name in ("modalities", "shorter")}
+        info = ModelInfo(**fields | lists)
     return ServedModel(model["name"], ModelState(model["state"]), info, model.get("detail"))

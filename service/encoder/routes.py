@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -123,7 +123,8 @@ class Encoding:
             embeddings: list[Embedding] = []
             for start in range(0, len(call.items), self.max_inputs):
                 results = await self.encode(encoder, call.items[start : start + self.max_inputs], call.role)
-                embeddings += [call.checked(result, place) for place, result in enumerate(results, start)]
+                whole = [call.checked(result, place) for place, result in enumerate(results, start)]
+                embeddings += [_cut(embedding, call.dimensions or info.dimensions) for embedding in whole]
             return info, embeddings
 
         info, embeddings = await answer_within(request, work(), self.timeout_s)
@@ -239,14 +240,24 @@ def _at(error: RetrievalError, place: str) -> RetrievalError:
 
 
 def _check_dimensions(dimensions: int | None, info: ModelInfo) -> None:
-    """Refuse a length that the model's embeddings do not have: no model here is made to be cut."""
-    if dimensions not in (None, info.dimensions):
+    """Refuse a length that the model's embeddings do not have and that they are not made to be cut to."""
+    if dimensions not in (None, info.dimensions, *info.shorter):
+        lengths = ", ".join(map(str, (*info.shorter, info.dimensions)))
         raise InvalidInput(
-            f"dimensions is {dimensions}, but model {info.name} has {info.dimensions} and no others",
+            f"dimensions is {dimensions}, but model {info.name} has {lengths} and no others",
             field="dimensions",
             value=dimensions,
             limit=info.dimensions,
         )
+
+
+def _cut(embedding: Embedding, dimensions: int) -> Embedding:
+    """Return an embedding of so many dimensions, of unit length."""
+    if dimensions == len(embedding.vector):
+        return embedding
+    vector = embedding.vector[:dimensions]
+    norm = np.linalg.norm(vector)
+    return replace(embedding, vector=vector / norm if norm else vector)
 
 
 router.include_router(packed_router)

@@ -44,6 +44,9 @@ class ModelOut(BaseModel):
     modalities: list[Literal["text", "image"]] | None = Field(
         None, description="what it embeds, alone or together", examples=[["text", "image"]]
     )
+    shorter: list[int] | None = Field(
+        None, description="lengths that `dimensions` of /v1/embeddings may ask for too", examples=[[64, 128]]
+    )
     weighable: bool | None = Field(
         None, description="whether queries of text and image may have `weights`", examples=[True]
     )

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -199,6 +200,38 @@ async def test_openai_embeddings_refuse(served: Any, body: dict[str, Any], statu
 
 
 # --- collections
+
+
+async def test_embeddings_are_cut_where_the_model_is_made_for_it(
+    serve: Serve, runtime: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(runtime), "info", replace(runtime.info, shorter=(2, 4)))
+    served = await serve()
+    (model,) = (await served.client.get("/info")).json()["models"]
+    assert model["shorter"] == [2, 4]
+
+    async def embeddings(path: str, **body: Any) -> Any:
+        answer = await served.client.post(path, json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    whole = (await embeddings("/v1/embeddings", input=["red"]))["data"][0]["embedding"]
+    assert len(whole) == model["dimensions"] > 4
+    cut = np.array(whole[:4]) / np.linalg.norm(whole[:4])
+    openai = await embeddings("/v1/embeddings", input=["red"], dimensions=4)
+    assert openai["data"][0]["embedding"] == pytest.approx(cut.tolist(), abs=1e-6)
+    cohere = await embeddings(
+        "/v2/embed",
+        model="fake",
+        texts=["red"],
+        input_type="search_document",
+        embedding_types=["float"],
+        output_dimension=4,
+    )
+    assert cohere["embeddings"]["float"][0] == pytest.approx(cut.tolist(), abs=1e-6)
+    refused = await served.client.post("/v1/embeddings", json={"input": ["red"], "dimensions": 3})
+    assert refused.status_code == 400
+    assert f"model fake has 2, 4, {model['dimensions']} and no others" in refused.json()["detail"]
 
 
 async def test_a_collection_says_what_is_built_for_it_and_what_that_waits_for(serve: Any) -> None:

@@ -263,3 +263,15 @@ def test_in_bfloat16_embeddings_stay_close(family: str, tmp_path: Path) -> None:
     exact = encode(Retriever.load(str(tmp_path)), items)
     rounded = encode(Retriever.load(str(tmp_path), dtype=torch.bfloat16), items)
     assert (exact * rounded).sum(axis=1).min() > 0.99
+
+
+def test_lengths_that_embeddings_may_be_cut_to_are_the_checkpoint_s(tmp_path: Path) -> None:
+    write_dual_encoder(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert Retriever.load(str(tmp_path)).info.shorter == ()
+    (tmp_path / "config.json").write_text(json.dumps(config | {"matryoshka_dimensions": [8, 4, 2]}))
+    assert Retriever.load(str(tmp_path)).info.shorter == (2, 4)
+    for wrong in ([9], [0], ["4"], 4):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"matryoshka_dimensions": wrong}))
+        with pytest.raises(InvalidInput, match="expected whole numbers from 1 to 8"):
+            Retriever.load(str(tmp_path))
