@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from itertools import islice
 from typing import Annotated
 
@@ -14,6 +15,14 @@ from service.cli.flags import json_object
 from service.cli.tables import documents_table, facet_table, failures_table
 from service.client.client import DEFAULT_URL, Client
 from service.client.types import Rejected, SearchMode
+
+
+class Content(StrEnum):
+    """A part of a document that can be taken away."""
+
+    TEXT = "text"
+    IMAGE = "image"
+
 
 Collection = Annotated[str, typer.Argument(help="the collection, or an alias of it")]
 Filter = Annotated[str | None, typer.Option(help='condition on metadata: {"field": "region", "equals": "Europe"}')]
@@ -89,24 +98,34 @@ def facets(
 
 def update(
     collection: Collection,
-    metadata: Annotated[str, typer.Option(help='fields to set, null removes one: {"price": 99, "note": null}')],
     ids: Annotated[list[str] | None, typer.Argument(help="ids of documents; or give --filter")] = None,
+    metadata: Annotated[
+        str | None, typer.Option(help='fields to set, null removes one: {"price": 99, "note": null}')
+    ] = None,
+    remove: Annotated[
+        list[Content] | None, typer.Option(help="take the text or the images away; the rest is embedded again")
+    ] = None,
     filter: Filter = None,  # noqa: A002 - the flag's name
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
-    """Change metadata of documents by their ids or by a filter, and wait until it is done. Nothing is embedded
-    again."""
-    patch = json_object(metadata, "--metadata") or {}
+    """Change metadata of documents by their ids or by a filter, and wait until it is done. Nothing is embedded again,
+    unless a part of a document is removed."""
+    patch = json_object(metadata, "--metadata")
     condition = json_object(filter, "--filter")
+    if patch is None and not remove:
+        raise InvalidInput("nothing to change: give --metadata, or --remove text or image")
+    if remove and condition is not None:
+        raise InvalidInput("--remove is for documents by their ids, not for --filter")
     if bool(ids) == (condition is not None):
         raise InvalidInput("which documents? Give ids, or --filter")
     refused: tuple[Rejected, ...] = ()
     with Client(url, api_key=api_key) as client:
         if condition is not None:
-            jobs = [client.update_matching(collection, condition, patch)]
+            jobs = [client.update_matching(collection, condition, patch or {})]
         else:
-            posted = client.update_documents(collection, [{"id": key, "metadata": patch} for key in ids or ()])
+            change = {"metadata": patch or {}} | {part.value: None for part in remove or ()}
+            posted = client.update_documents(collection, [{"id": key, **change} for key in ids or ()])
             jobs = [part.job for part in posted if part.job is not None]
             refused = tuple(rejection for part in posted for rejection in part.rejected)
         jobs = [client.wait_job(job.id) for job in jobs]

@@ -51,6 +51,9 @@ def load(
     model: Annotated[
         str | None, typer.Option(help="of a new collection, by its name in `ret2 models served`; unset: the default")
     ] = None,
+    passages: Annotated[
+        str | None, typer.Option(help='how a new collection cuts long texts: {"tokens": 64, "overlap": 8}')
+    ] = None,
 ) -> None:
     """Index the documents of files. Documents that are there unchanged are skipped, so a broken-off load is repeated;
     those that a later one of the same id replaces at once are counted with them.
@@ -66,7 +69,7 @@ def load(
     failures: list[Failed] = []
     indexed = skipped = unfinished = foreign = truncated = 0
     with Client(url, api_key=api_key, attempts=1000, give_up_after_s=_PATIENCE_S) as client, progress_bar() as bar:
-        options = {"language": language, "model": model}
+        options = {"language": language, "model": model, "passages": json_object(passages, "--passages")}
         fingerprint = _create(client, collection, options, has_photos=has_photos)
         for file in files:
             reading = _Reading(file, read, fingerprint)
@@ -104,7 +107,7 @@ def _has_photos(files: list[Path], format: str | None) -> bool:  # noqa: A002
     return bool(photos)
 
 
-def _create(client: Client, collection: str, options: Mapping[str, str | None], *, has_photos: bool) -> str | None:
+def _create(client: Client, collection: str, options: Mapping[str, Any], *, has_photos: bool) -> str | None:
     """Make the collection if it is not there, and return the fingerprint of its model where the key may know it.
 
     A new one for photographs can be filtered by what is known of them.

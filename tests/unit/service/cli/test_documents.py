@@ -16,6 +16,7 @@ from service.cli import documents as commands
 from service.cli import main
 from service.client.client import Client
 from service.schemas.hits import DocumentOut
+from service.schemas.jobs import JobOut
 
 IDS = [f"d{number}" for number in range(5)]
 
@@ -39,6 +40,8 @@ FACETS = [
     },
 ]
 
+JOB = answer(JobOut, id="j", collection="c", kind="update", state="succeeded", accepted=2, indexed=2)
+
 
 def document(key: str) -> dict[str, Any]:
     return answer(DocumentOut, id=key, text=f"[bold] {key}", metadata={"price": 5}, image_url=None, thumbnail_url=None)
@@ -52,8 +55,9 @@ def requests() -> list[dict[str, Any]]:
 @pytest.fixture
 def ret2(monkeypatch: pytest.MonkeyPatch, requests: list[dict[str, Any]]) -> Callable[..., Any]:
     def serve(request: httpx.Request) -> httpx.Response:
-        body = json.loads(request.content)
-        requests.append(body)
+        body = json.loads(request.content or b"{}")
+        if request.content:
+            requests.append(body)
         match request.url.path:
             case "/collections/c/documents/scroll":
                 start = int(body.get("cursor", 0))
@@ -64,6 +68,10 @@ def ret2(monkeypatch: pytest.MonkeyPatch, requests: list[dict[str, Any]]) -> Cal
                 return httpx.Response(200, json={"documents": [document(key) for key in body["ids"]], "missing": []})
             case "/collections/c/count":
                 return httpx.Response(200, json={"count": 3})
+            case "/collections/c/documents/update":
+                return httpx.Response(202, json={"job": JOB, "rejected": [], "rejected_count": 0})
+            case "/jobs/j":
+                return httpx.Response(200, json=JOB)
             case "/collections/c/facets":
                 return httpx.Response(200, json={"documents": 1_200, "facets": FACETS})
         return httpx.Response(404, json={})
@@ -104,3 +112,20 @@ def test_facets_are_shown_with_their_counts(ret2: Callable[..., Any], requests: 
     assert "documents, about" in shown.output
     assert requests == [{"fields": ["brand", "price"], "query": {"text": "shoe"}, "mode": "lexical", "limit": 2}]
     assert json.loads(ret2("facets", "c", "brand", "--json").stdout)["facets"] == FACETS
+
+
+def test_metadata_are_changed_and_parts_taken_away(ret2: Callable[..., Any], requests: list[dict[str, Any]]) -> None:
+    changed = ret2("update", "c", "a", "b", "--metadata", '{"price": null}', "--remove", "image")
+    assert "2 changed, 0 as before, 0 failed" in changed.stdout, changed.output
+    assert requests.pop() == [{"id": key, "metadata": {"price": None}, "image": None} for key in "ab"]
+    assert ret2("update", "c", "a", "--remove", "text").exit_code == 0
+    assert requests.pop() == [{"id": "a", "metadata": {}, "text": None}]
+    for arguments, words in (
+        (("a",), "nothing to change"),
+        (("--filter", "{}", "--remove", "text"), "by their ids"),
+        (("--metadata", '{"a": 1}'), "which documents?"),
+    ):
+        refused = ret2("update", "c", *arguments)
+        assert refused.exit_code == 1
+        assert words in refused.output.replace("\n", " ")
+    assert not requests
