@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexer.domain.points import MetadataChange, Point
+from indexer.domain.points import MetadataChange, Part, Point, mean_of
 from indexer.filters import Equals, FieldType
 from indexer.store.base import SearchWindow
-from indexer.store.criteria import Hybrid, Nearest, ReciprocalRanks, WordMatch
+from indexer.store.criteria import Boosted, FieldBoost, Hybrid, Nearest, ReciprocalRanks, WordMatch
 from indexer.store.edge import build as edge_build
 from indexer.store.edge import opened
 from indexer.store.edge import shards as edge_shards
@@ -205,4 +206,36 @@ def test_vectors_kept_as_bytes_find_the_nearest_with_whole_scores(tmp_path: Path
         )
         shares.append(len(exact & walked) / 10)
     assert np.mean(shares) >= 0.99
+    shards.close()
+
+
+@pytest.mark.parametrize("quantization", ["none", "scalar"])
+def test_documents_of_several_parts_are_found_through_a_graph(
+    tmp_path: Path, vectors: Float32, quantization: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opened, "GRAPH_BYTES", 4 * D * 300)
+    shards = Shards(tmp_path, settings=EdgeSettings(quantization=quantization))
+    shards.create("c", D, {"n": FieldType.NUMBER})
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    documents = []
+    for place, rows in enumerate(unit[:N].reshape(-1, 3, D)):
+        point = Point(f"d{place}", mean_of(rows), "one two three", None, {"n": place % 50}, "")
+        documents.append(replace(point, parts=(Part(0, 3), Part(4, 7), Part(8, 13)), part_vectors=rows))
+    shards.upsert("c", documents)
+    tidied(shards)
+    assert shards._open["c"].graph is not None
+    shards._open["c"].graph = Graph(len(documents), 192, quantization == "scalar")
+    plain, boosted = [], []
+    for query in unit[N : N + 60]:
+        near = Nearest(query)
+        for criterion, shares in ((near, plain), (Boosted(near, (FieldBoost("n", 0.002),), 100), boosted)):
+            exact, walked = (
+                {(hit.document_id, round(hit.score, 4)) for hit in shards.search("c", criterion, window)}
+                for window in (SearchWindow(10, exact=True), SearchWindow(10))
+            )
+            shares.append(len(exact & walked) / 10)
+        best = (unit[:N] @ query).reshape(-1, 3).max(1)
+        assert ids(shards, query, SearchWindow(1, exact=True)) == [f"d{int(best.argmax())}"]
+    assert np.mean(plain) >= 0.99
+    assert np.mean(boosted) >= 0.98
     shards.close()
