@@ -103,6 +103,8 @@ async def steering(points: Points) -> None:
         BoostDecayIn(field="made", decay="exp", scale="30d", origin=now, weight=0.1),
     ]
     boosts = boosts_of(three, DECLARED)
+    # Without an index metadata are read.
+    undeclared = boosts_of([*three[:2], BoostFieldIn(field="stock", weight=1e-4)], DECLARED)
 
     def ranked(boosts: tuple[Boost, ...] = ()) -> RankedSearch:
         vector = rng.standard_normal(DIMENSIONS).astype(np.float32)
@@ -111,6 +113,7 @@ async def steering(points: Points) -> None:
     _heading(f"{DOCUMENTS:,} documents, ten hits by embedding")
     await timed("plain", lambda: ranked().window(0, 10))
     await timed("with three boosts", lambda: ranked(boosts).window(0, 10))
+    await timed("with three boosts, one by a field that is not declared", lambda: ranked(undeclared).window(0, 10))
     await timed("with diversity", lambda: DiverseRanking(ranked(), points, 0.3, Clock()).window(0, 10))
 
 
