@@ -50,7 +50,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"text": 7}, "text: Input should be a valid string (got 7)"),
     (
         {"text": "x", "colour": "red"},
-        "unknown field 'colour': a document has text, image, images, id, metadata, vector, fingerprint; anything",
+        "unknown field 'colour': a document has text, image, images, id, metadata, vector, fingerprint, parts; anything",
     ),
     ({"text": "x", "metadata": [1]}, "metadata: Input should be a valid dictionary"),
     ({"image": 3}, "image: an image is an object with url or with base64, a data URI or an http(s) URL (got 3)"),
