@@ -18,6 +18,7 @@ from model.errors import InvalidInput, RetrievalError
 from service.cli import demo as demonstration
 from service.cli.backup import backup, restore
 from service.cli.benchmarks import m2kr, mbeir
+from service.cli.copies import copies
 from service.cli.documents import copy, count, documents, facets, update
 from service.cli.evaluation import eval_app
 from service.cli.export import export
@@ -322,6 +323,7 @@ app.command()(export)
 app.command("import")(import_files)
 app.command()(reindex)
 app.command()(recall)
+app.command()(copies)
 app.command()(backup)
 app.command()(restore)
 app.command()(train)

@@ -133,6 +133,16 @@ class Addresses:
         answers = await asyncio.gather(*map(ask, self._addresses), return_exceptions=True)
         return [answer for answer in answers if not isinstance(answer, BaseException)]
 
+    async def ask_each(self, name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the answer of every address. Raises what any of them raises."""
+
+        async def ask(address: Address) -> Any:
+            await self._reach(address)
+            return await self._ask(address, name, lambda client: getattr(client, name)(*args, **kwargs))
+
+        answers = await asyncio.gather(*map(ask, self._addresses))
+        return {address.url: answer for address, answer in zip(self._addresses, answers, strict=True)}
+
     async def close(self) -> None:
         for address in self._addresses:
             await address.close()

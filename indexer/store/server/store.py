@@ -30,6 +30,7 @@ from indexer.store.server.connection import reach
 from indexer.store.server.copies import Copies
 from indexer.store.server.creation import creation, creation_like
 from indexer.store.server.description import Description, describe_foreign, kept, kind_of
+from indexer.store.server.differences import Difference, differences
 from indexer.store.server.errors import translating_errors
 from indexer.store.server.filters import INDEX_KINDS
 from indexer.store.server.places import BoundedClient
@@ -124,6 +125,13 @@ class ServerStore:
                 return Summary(description.layout, documents, None, description.indexed, kept=description.kept)
 
         return dict(zip(names, await asyncio.gather(*map(summary, names)), strict=True))
+
+    async def differences(self, name: str) -> AsyncIterator[Difference]:
+        """Yield the documents of which the addresses of the cluster have different copies."""
+        await self._own(name)
+        if self._addresses is not None:
+            async for difference in differences(self._addresses, self.engine_name(name)):
+                yield difference
 
     @property
     def versions(self) -> dict[str, str | None]:

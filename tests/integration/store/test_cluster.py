@@ -214,6 +214,7 @@ async def test_copies_are_equal_after_each_node_failed_in_turn(
     for stored in nodes:
         assert {id_: payload["content_hash"] for id_, (payload, _) in stored.items()} == expected
     assert nodes[0] == nodes[1] == nodes[2]
+    assert not [difference async for difference in store.differences("c")]
     assert traffic.longest_search_s < 2 * store.settings.timeout_s + 1
     if fault == "killed":
         assert not traffic.failed_searches
