@@ -370,9 +370,10 @@ class ServerPoints:
 
 
 def _check_done(status: q.UpdateStatus) -> None:
-    """Raise `DependencyUnavailable` for a write that the server has taken and not carried out: it is repeated."""
-    if status is not q.UpdateStatus.COMPLETED:
-        raise DependencyUnavailable(f"Qdrant took a write and has not carried it out yet: {status.value}")
+    """Raise `DependencyUnavailable` for a write that the server has given up waiting for: it is repeated. One that is
+    acknowledged is in a log, and done on a copy that answers no searches."""
+    if status is q.UpdateStatus.WAIT_TIMEOUT:
+        raise DependencyUnavailable("Qdrant took a write and did not carry it out in time")
 
 
 def _point(record: q.ScoredPoint | q.Record, with_vectors: bool) -> Point:
