@@ -28,7 +28,7 @@ SECTIONS: dict[str, Callable[[Plan], list[Row]]] = {
 _EXPLANATIONS = {
     "a": "batches of 20 prepared inputs, against the v1 way: both towers always, all hidden states, black image or empty text",
     "b": "HTTP, one input a request, JSON, the client counted; against the bare model in this process at its best batch",
-    "c": "infinity 0.0.78 with the same CLIP folder and the same load generator, in turn; at one connection the ratio is of p50",
+    "c": "infinity 0.0.78 by torch in float32, the same CLIP folder and load generator, in turn; at one connection the ratio is of p50",
     "d": "the bundled model and atlas, one caller searching with text and picture",
     "e": "open loop, Poisson arrivals at twice the measured peak",
     "f": "only the ViT's own operations are counted",

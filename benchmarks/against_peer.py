@@ -1,60 +1,70 @@
-"""(c) Against infinity: the same weights, texts, pictures and load generator, one server after the other, round by round."""
+"""(c) Against infinity: the same weights, texts, pictures and load generator, one server after the other, round by round.
+
+Ours twice, in float32 as infinity and in what `auto` is on this processor. infinity computes by torch: its ONNX engine
+has no image model, CLIP included.
+"""
 
 from __future__ import annotations
+
+from contextlib import ExitStack
 
 from benchmarks import peer
 from benchmarks.figures import Bar, Ratio, Row
 from benchmarks.inputs import Kind, infinity_bodies, items, ret2_bodies
 from benchmarks.load import Run, Target, closed_loop
+from benchmarks.machine import precision
 from benchmarks.plan import Plan
 from benchmarks.servers import ServerFailed, start_ret2
 
-_THROUGHPUT = {Kind.TEXT: Bar(1.4), Kind.IMAGE: Bar(1.3)}
-_LATENCY = Bar(1.0, most=True)  # at one connection it is p50 that counts
+# By precision: of texts, of images, and of p50 at one connection.
+_BARS = {"float32": (Bar(1.4), Bar(1.1), Bar(1.0, most=True)), "bfloat16": (Bar(3.0), Bar(2.5), Bar(0.6, most=True))}
 
 
 def measure(plan: Plan) -> list[Row]:
     try:
         peer.installed()
-        with start_ret2(plan.ret2()) as ours, peer.start_infinity(plan.clip) as theirs:
-            return [row for kind in _THROUGHPUT for row in _compare(plan, kind, ours, theirs)]
+        with ExitStack() as servers:
+            ours = {
+                name: servers.enter_context(start_ret2(plan.ret2(), "--precision", name))
+                for name in dict.fromkeys(("float32", precision()))
+            }
+            theirs = servers.enter_context(peer.start_infinity(plan.clip))
+            return [row for kind in (Kind.TEXT, Kind.IMAGE) for row in _compare(plan, kind, ours, theirs)]
     except (peer.NotInstalled, ServerFailed) as error:
         return [Row("c", f"infinity {peer.VERSION}", f"not compared: {str(error).splitlines()[-1]:.200}")]
 
 
-def _compare(plan: Plan, kind: Kind, ours: str, theirs: str) -> list[Row]:
+def _compare(plan: Plan, kind: Kind, ours: dict[str, str], theirs: str) -> list[Row]:
     sent = items(kind, plan.distinct)
-    targets = (
-        Target(f"{ours}/encode", ret2_bodies(sent)),
-        Target(f"{theirs}/embeddings", infinity_bodies(sent, peer.MODEL)),
-    )
+    targets = [Target(f"{url}/encode", ret2_bodies(sent)) for url in ours.values()]
+    targets.append(Target(f"{theirs}/embeddings", infinity_bodies(sent, peer.MODEL)))
     for target in targets:  # first calls pay for what is initialised late
         closed_loop(target, 4, plan.warm_up_s, 0)
     rows = []
     for connections in plan.peer_connections:
-        pairs = [
-            (
-                closed_loop(targets[0], connections, plan.seconds, plan.warm_up_s),
-                closed_loop(targets[1], connections, plan.seconds, plan.warm_up_s),
-            )
+        rounds = [
+            [closed_loop(target, connections, plan.seconds, plan.warm_up_s) for target in targets]
             for _ in range(plan.rounds)
         ]
-        rows.append(_row(kind, connections, pairs))
+        for place, name in enumerate(ours):
+            pairs = [(runs[place], runs[-1]) for runs in rounds]
+            rows.append(_row(kind, name, connections, pairs))
     return rows
 
 
-def _row(kind: Kind, connections: int, pairs: list[tuple[Run, Run]]) -> Row:
+def _row(kind: Kind, name: str, connections: int, pairs: list[tuple[Run, Run]]) -> Row:
     """At one connection the ratio is of the medians of latency, else of throughput."""
     mine, other = (sorted(runs, key=lambda one: one.rate)[len(runs) // 2] for runs in zip(*pairs, strict=True))
     one = connections == 1
     ratio = Ratio.of((a.latency_ms(50), b.latency_ms(50)) if one else (a.rate, b.rate) for a, b in pairs)
+    texts, images, latency = _BARS[name]
     return Row(
         "c",
-        f"{kind}, {connections} connection{'' if one else 's'}, {'p50' if one else 'throughput'}",
+        f"{kind}, {name}, {connections} connection{'' if one else 's'}, {'p50' if one else 'throughput'}",
         _said(mine),
         f"infinity {_said(other)}",
         ratio,
-        _LATENCY if one else _THROUGHPUT[kind],
+        latency if one else texts if kind is Kind.TEXT else images,
     )
 
 

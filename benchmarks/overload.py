@@ -18,7 +18,7 @@ _TIMES = 2.0
 _PEAK_CONNECTIONS = 64  # full batches, and yet nothing refused
 _ROUNDS = 2
 _MAX_FILL_S = 30.0
-_GOODPUT = Bar(0.9)
+_GOODPUT = Bar(0.95)
 
 
 def measure(plan: Plan) -> list[Row]:

@@ -86,6 +86,7 @@ def read_dual_encoder(location: Location, raw: Mapping[str, Any]) -> Parts:
         sides={"shared": ScoreFusion(config.weights)},
         preprocessor=preprocessor,
         fingerprint=fingerprint(said, files, preprocess.VERSION),
+        files=files,
     )
 
 

@@ -34,9 +34,9 @@ from model.errors import InvalidInput
 from model.parts import Location, Parts
 from model.score_fusion import FusionWeights, ScoreFusion
 from model.towers.colours import TELLING, ColourShares
-from model.towers.efficientnet import CLASSES, EfficientNetLite0Classifier
+from model.towers.efficientnet import CLASSES, CPU_PASS, EfficientNetLite0Classifier
 from model.towers.tokenizers import read_tokenizer
-from model.towers.towers import CPU_PASS, EFFICIENTNET_GRID, TransformersTower, build_tower
+from model.towers.towers import EFFICIENTNET_GRID, TransformersTower, build_tower
 
 MODEL_TYPE = "conse"
 CLASS_EMBEDDINGS, COLOUR_DIRECTIONS = "class_embeddings", "colour_directions"
@@ -150,6 +150,7 @@ def read_everyday(location: Location, raw: Mapping[str, Any]) -> Parts:
         sides={"shared": ScoreFusion(config.weights)},
         preprocessor=preprocessor,
         fingerprint=fingerprint(asdict(config), files, preprocess.VERSION),
+        files=files,
     )
 
 

@@ -3,7 +3,7 @@ readers of files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -42,7 +42,8 @@ class Parts:
 
     A tower takes token ids (B, T) with their mask, or pixels, and returns a list of states (B, T or P, W). A side takes
     `model.ret2.States` and returns latents (B, K, E); there is one, "shared", or one each for "query" and "document".
-    Both towers of a dual encoder return one state of one position: the embedding of that modality.
+    Both towers of a dual encoder return one state of one position: the embedding of that modality. `files` are those
+    that all of it was read from, beside settings in JSON.
     """
 
     config: ModelConfig
@@ -52,6 +53,7 @@ class Parts:
     preprocessor: Preprocessor
     fingerprint: str
     document_towers: Mapping[str, nn.Module] = field(default_factory=dict)
+    files: Sequence[Path] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,22 +15,23 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.checkpoints.kinds import read_checkpoint
-from model.checkpoints.ret2 import untrained
 from model.checkpoints.sources import find
 from model.config import Ret2Config
 from model.contributions import shares
 from model.cpu import graph
-from model.cpu.compiled import compile_parts, default_cache
-from model.dual_encoder import DualConfig
+from model.cpu.compiled import default_cache, keep_outline, read_compiled
 from model.errors import InvalidInput
 from model.parts import Parts
 from model.passages import Cut, Passages
 from model.preprocess import padded
 from model.ret2 import States
 from model.score_fusion import ScoreFusion
-from model.towers.towers import Modality
 from model.types import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
+
+# Imported where a checkpoint is read or compiled, for they import transformers, without which a later start of a
+# compiled model does: model.checkpoints.kinds, model.checkpoints.ret2, model.cpu.compiler.
+if TYPE_CHECKING:
+    from model.towers.towers import Modality
 
 # Padded positions that a group of texts may have before it is cut in two: about what one more pass over the weights
 # costs. Estimated for CLIP-B on two cores (a pass reads 150 MB); on a device, launching the kernels of a pass takes the
@@ -63,7 +64,8 @@ class Retriever(nn.Module):
             latents=config.latents,
             commit=commit,
             modalities=("text", "image") if parts.preprocessor.reads_text else ("image",),
-            shorter=config.shorter if isinstance(config, DualConfig) else (),
+            # Dual encoders alone have them.
+            shorter=getattr(config, "shorter", ()),
             weighable=all(type(side) is ScoreFusion for side in parts.sides.values()),
         )
 
@@ -87,14 +89,47 @@ class Retriever(nn.Module):
         """
         if threads:
             torch.set_num_threads(threads)
+        from model.checkpoints.kinds import read_checkpoint
+
         location = find(source)
         retriever = cls(read_checkpoint(location), location.commit).to(device, dtype).eval()
         retriever.info = replace(retriever.info, precision=str(dtype).removeprefix("torch."))
         return retriever
 
     @classmethod
+    def load_compiled(
+        cls,
+        source: str,
+        precision: str = "float32",
+        *,
+        threads: int | None = None,
+        cache: Path | None = None,
+        calibration: Sequence[Input] = (),
+        shared: bool = False,
+    ) -> Retriever:
+        """Load a checkpoint and compile it, as `load` and `compiled` do.
+
+        After the first time no module is built and no weight read into torch, as long as the files are the same.
+        """
+        location, cache, threads = find(source), cache or default_cache(), threads or torch.get_num_threads()
+        if graph.available() and (parts := read_compiled(location, precision, threads, cache, shared=shared)):
+            retriever = cls(parts, location.commit).eval()
+            retriever.info = replace(retriever.info, precision=precision)
+            return retriever
+        from model.checkpoints.kinds import read_checkpoint
+
+        parts = read_checkpoint(location)
+        retriever = cls(parts, location.commit).eval()
+        retriever.compiled(precision, threads=threads, cache=cache, calibration=calibration, shared=shared)
+        if not retriever.stayed and parts.files:
+            keep_outline(retriever, location, parts.files, cache)
+        return retriever
+
+    @classmethod
     def untrained(cls, config: Ret2Config) -> Retriever:
         """Return pretrained towers with a cell of fresh weights, where training starts."""
+        from model.checkpoints.ret2 import untrained
+
         return cls(untrained(config))
 
     def compiled(
@@ -113,6 +148,8 @@ class Retriever(nn.Module):
         inputs as the model will read them. What towers of `shared` models have in common is in memory once.
         """
         if self.device.type == "cpu" and graph.available():
+            from model.cpu.compiler import compile_parts
+
             threads = threads or torch.get_num_threads()
             self.stayed = compile_parts(self, precision, threads, cache or default_cache(), calibration, shared=shared)
             self.info = replace(self.info, precision=precision)

@@ -62,13 +62,15 @@ def build_on_dual(config: Ret2Config, base: Parts, folder: Path | None) -> Parts
     text = TappedTower(base.text_tower, config.text.layers, "text")
     vision = TappedTower(base.vision_tower, config.vision.layers, "vision")
     parts = {"config": config.to_json(), "base": base.fingerprint}
+    weights_of_cell = [] if folder is None else weight_files(folder)
     return Parts(
         config=replace(config, image=base.config.image, max_text_tokens=base.config.max_text_tokens),
         text_tower=text,
         vision_tower=vision,
         sides={"shared": build_fusion(config, text.widths, vision.widths, weights).requires_grad_(False)},
         preprocessor=base.preprocessor,
-        fingerprint=fingerprint(parts, [] if folder is None else weight_files(folder), preprocess.VERSION),
+        fingerprint=fingerprint(parts, weights_of_cell, preprocess.VERSION),
+        files=[*base.files, *weights_of_cell],
     )
 
 
@@ -132,6 +134,7 @@ def _build(
         sides=sides,
         preprocessor=preprocessor,
         fingerprint=fingerprint(config.to_json(), files, preprocess.VERSION),
+        files=files,
         document_towers=document_towers,
     )
 

@@ -1,53 +1,39 @@
 """The parts of a model compiled for a CPU: its towers, and what fuses their states, as graphs of OpenVINO.
 
-A part is traced once and its graph kept in the cache; later starts map the file. A part that cannot be traced, or whose
-graph does not compute what the module computes, stays in torch.
+Nothing here imports transformers: what a later start needs is in the cache.
 """
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
-import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from dataclasses import asdict, fields
+from functools import cache
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
-import transformers
-from PIL import Image
 from torch import Tensor, nn
 
-from model.cpu.graph import Graph, convert, read, save, version
+from model.config import ImageConfig
+from model.cpu.graph import Graph, read, release_mapped, version
+from model.cpu.outline import CompiledConfig, Outline, SideOutline, TowerOutline, read_outline, save_outline
 from model.cpu.trunks import TrunkGraph
-from model.errors import InvalidInput
-from model.preprocess import image_pixels, padded
+from model.parts import Location, Parts
 from model.ret2 import States
-from model.towers.efficientnet import EfficientNetLite0
-from model.towers.towers import CPU_PASS, NAFLEX, TransformersEncoder, naflex_inputs
-from model.types import Input, Limits, Role
+from model.score_fusion import FusionWeights, ScoreFusion
+from model.towers.efficientnet import CPU_PASS
 
 if TYPE_CHECKING:
     from model.retriever import Retriever
 
-# What the values of a graph may differ by from those of its module, as a part of the largest.
-_TOLERANCE = 1e-4
-# The graphs of a model that was not loaded for so long are removed from the cache.
-_UNUSED_S = 30 * 86_400.0
-# What parts are traced with, and what their graphs are compared by: texts of several lengths, and noise.
-_TRACED = ("two cats on a blue sofa", "a flag")
-_COMPARED = ("what is the capital of this country", "one", "a photograph of a red bicycle beside a house")
-
 Inputs = tuple[Tensor, ...]
 
 
-class _Kind(NamedTuple):
+class Kind(NamedTuple):
     """The modalities that a side reads; each combination has a graph of its own."""
 
     text: bool
@@ -58,7 +44,8 @@ class _Kind(NamedTuple):
         return "both" if self.text and self.image else "text" if self.text else "image"
 
 
-_KINDS = (_Kind(True, False), _Kind(False, True), _Kind(True, True))
+_CONFIG = [field.name for field in fields(CompiledConfig)]
+KINDS = (Kind(True, False), Kind(False, True), Kind(True, True))
 
 
 def default_cache() -> Path:
@@ -68,57 +55,107 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ret2"
 
 
-def compile_parts(
-    retriever: Retriever,
-    precision: str,
-    threads: int,
-    folder: Path,
-    calibration: Sequence[Input] = (),
-    *,
-    shared: bool = False,
-) -> dict[str, str]:
-    """Replace the parts of a model by compiled ones and free their weights in torch. `folder` is the cache.
+def compiled_graph(name: str, graph: Any, precision: str, threads: int, *, shared: bool) -> Graph | TrunkGraph:
+    """Compile the graph of a part. What towers of `shared` models have in common is compiled once."""
+    make = TrunkGraph if shared and not is_side(name) else Graph
+    return make(graph, precision, threads)
 
-    `calibration` has the inputs by which ranges of int8 are chosen. What towers of `shared` models have in common is
-    compiled once.
 
-    Return the parts that stayed in torch, each with the reason.
-    """
-    compiler = _Compiler(retriever, precision, threads, folder / "graphs", calibration, shared)
-    stayed = {}
-    # The sides first: to trace them takes the states of towers that are still modules.
-    for name in [*(f"sides.{side}" for side in retriever.sides), *retriever.tower_names]:
-        part = retriever.get_submodule(name)
-        if next(part.parameters(), None) is None:
-            continue
-        try:
-            retriever.set_submodule(name, compiler.compile(name, part))
-        except InvalidInput:
-            raise
-        except Exception as error:  # noqa: BLE001  whatever a tracer or a compiler raises, the module serves
-            stayed[name] = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
-    _prune(compiler.folder)
-    del part
-    # Hooks refer to their towers, so no count of references ends.
-    gc.collect()
-    return stayed
+def read_compiled(
+    location: Location, precision: str, threads: int, folder: Path, *, shared: bool = False
+) -> Parts | None:
+    """Return the parts of a model as an earlier start compiled them, or None if it has to be read and compiled.
+    `folder` is the cache. What towers of `shared` models have in common is compiled once."""
+    read_before = read_outline(location, sorted((folder / "graphs").glob(f"*-{_code_version()}")))
+    if read_before is None:
+        return None
+    outline, graphs = read_before
+
+    def graph(name: str, computed_in: str) -> Graph | TrunkGraph:
+        kept = read(graphs / f"{file_name(name, precision)}.xml")
+        return compiled_graph(name, kept, computed_in, threads, shared=shared)
+
+    # A graph is missing, or damaged.
+    with suppress(RuntimeError):
+        towers = {
+            name: CompiledTower(graph(name, precision_of_part(precision, tower.convolves)), convolves=tower.convolves)
+            for name, tower in outline.towers.items()
+        }
+        sides: dict[str, nn.Module] = {}
+        for name, side in outline.sides.items():
+            if side.weights is not None:
+                sides[name] = ScoreFusion(FusionWeights(**side.weights))
+                continue
+            kinds = [kind for kind in KINDS if kind.name in side.kinds]
+            sides[name] = CompiledSide({kind: graph(f"sides.{name}-{kind.name}", precision) for kind in kinds})
+        release_mapped(graphs)
+        with suppress(OSError):
+            os.utime(graphs)
+        return Parts(
+            config=outline.config,
+            text_tower=towers["text_tower"],
+            vision_tower=towers["vision_tower"],
+            sides=sides,
+            preprocessor=outline.preprocessor,
+            fingerprint=outline.fingerprint,
+            document_towers={name: towers[f"document_towers.{name}"] for name in outline.document_towers},
+        )
+    return None
+
+
+def keep_outline(retriever: Retriever, location: Location, files: Sequence[Path], folder: Path) -> None:
+    """Keep what `read_compiled` needs of a compiled model, which was read from `files`. `folder` is the cache."""
+    if outline := _outline_of(retriever):
+        save_outline(outline, location, files, graph_folder(retriever, folder))
+
+
+def _outline_of(retriever: Retriever) -> Outline | None:
+    """Return the outline of a compiled model, or None where some of it is a module still."""
+    config, preprocessor = retriever.config, retriever.preprocessor
+    towers = {name: retriever.get_submodule(name) for name in retriever.tower_names}
+    sides: dict[str, SideOutline] = {}
+    for name, side in retriever.sides.items():
+        if isinstance(side, CompiledSide):
+            sides[name] = SideOutline(kinds=side.kinds)
+        elif isinstance(side, ScoreFusion):
+            sides[name] = SideOutline(weights=asdict(side.weights))
+    if (
+        len(sides) < len(retriever.sides)
+        or any(not isinstance(tower, CompiledTower) or tower.embed is not None for tower in towers.values())
+        or type(config.image) is not ImageConfig
+        or not preprocessor.reads_text
+    ):
+        return None
+    return Outline(
+        config=CompiledConfig(**{name: getattr(config, name) for name in _CONFIG if hasattr(config, name)}),
+        fingerprint=retriever.info.fingerprint,
+        preprocessor=preprocessor,
+        towers={name: TowerOutline(bool(tower.convolves)) for name, tower in towers.items()},
+        sides=sides,
+    )
 
 
 class CompiledTower(nn.Module):
     """Token ids or pixels to states, as the tower that it stands for."""
 
-    def __init__(self, graph: Graph | TrunkGraph, tower: Any) -> None:
+    def __init__(
+        self,
+        graph: Graph | TrunkGraph,
+        *,
+        convolves: bool = False,
+        embed: Callable[[Tensor | Sequence[Tensor]], Inputs] | None = None,
+    ) -> None:
+        """`embed` makes the inputs of a NaFlex tower's graph: its positions are interpolated to the shape of each
+        image, for which there is no graph."""
         super().__init__()
         self._graph = graph
-        # Of a NaFlex tower: its positions are interpolated to the shape of each image, for which there is no graph.
-        self.embeddings: nn.Module | None = tower.encoder.embeddings if _is_naflex(tower) else None
-        self.patch_size: int = tower.encoder.config.patch_size if self.embeddings else 0
+        self.convolves, self.embed = convolves, embed
         # Feature maps of many images leave the cache, and stay in memory.
-        self.images_at_once = CPU_PASS if _convolves(tower) else None
+        self.images_at_once = CPU_PASS if convolves else None
 
     def forward(self, values: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> list[Tensor]:
-        if self.embeddings is not None:
-            return self._graph(*embedded_patches(self.embeddings, values, self.patch_size))
+        if self.embed is not None:
+            return self._graph(*self.embed(values))
         assert isinstance(values, Tensor)
         if values.dim() == 2:
             return self._graph(values, torch.ones_like(values) if mask is None else mask)
@@ -129,253 +166,58 @@ class CompiledTower(nn.Module):
 class CompiledSide(nn.Module):
     """States to latents, as the fusion that it stands for: a graph for each kind of input."""
 
-    def __init__(self, graphs: Mapping[_Kind, Graph | TrunkGraph]) -> None:
+    def __init__(self, graphs: Mapping[Kind, Graph | TrunkGraph]) -> None:
         super().__init__()
         self._graphs = dict(graphs)
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The names of the kinds of inputs that there are graphs for."""
+        return tuple(kind.name for kind in self._graphs)
+
     def forward(self, states: States, contributions: list[Tensor] | None = None) -> Tensor:
-        latents, *steps = self._graphs[_Kind(states.text is not None, states.vision is not None)](*_inputs(states))
+        latents, *steps = self._graphs[Kind(states.text is not None, states.vision is not None)](*inputs_of(states))
         if contributions is not None:
             contributions.extend(steps)
         return latents
 
 
-def embedded_patches(embeddings: nn.Module, values: Tensor | Sequence[Tensor], patch_size: int) -> Inputs:
-    """Return the embedded patches (B, P, W) of NaFlex images and the mask (B, P) of those that are no padding."""
-    inputs = naflex_inputs(values, patch_size)
-    hidden: Tensor = embeddings(inputs["pixel_values"], inputs["spatial_shapes"])
-    mask = inputs["pixel_attention_mask"]
-    return hidden, torch.ones(hidden.shape[:2], dtype=torch.long) if mask is None else mask
-
-
-class _Forward(nn.Module):
-    """A module as the tracer wants it: tensors in, a tuple of tensors out."""
-
-    def __init__(self, module: nn.Module, call: Callable[..., Sequence[Tensor]]) -> None:
-        super().__init__()
-        self.module = module
-        self._call = call
-
-    def forward(self, *inputs: Tensor) -> Inputs:
-        return tuple(self._call(*inputs))
-
-
-@dataclass(frozen=True, slots=True)
-class _Trace:
-    """A module, inputs to trace it with, and inputs to compare its graph by."""
-
-    module: _Forward
-    traced: Inputs
-    compared: Inputs
-
-
-@dataclass(frozen=True, slots=True)
-class _Example:
-    """Texts and as many pictures of noise, as towers read them."""
-
-    ids: Tensor | None
-    mask: Tensor | None
-    pixels: Tensor | Sequence[Tensor]
-
-
-class _Compiler:
-    """Compiles the parts of one model, by graphs in its folder of the cache."""
-
-    def __init__(
-        self,
-        retriever: Retriever,
-        precision: str,
-        threads: int,
-        cache_folder: Path,
-        calibration: Sequence[Input],
-        shared: bool,
-    ) -> None:
-        self._retriever, self._precision, self._threads = retriever, precision, threads
-        self._calibration, self._shared = calibration, shared
-        self.folder = cache_folder / f"{retriever.info.fingerprint[:24]}-{_code_version()}"
-
-    @torch.inference_mode()
-    def compile(self, name: str, part: nn.Module) -> nn.Module:
-        """Return a part that computes the same. Raises whatever the tracer or the compiler does."""
-        if not name.startswith("sides."):
-            return CompiledTower(self._graph(name, part, lambda: self._tower(name, part)), part)
-        role = Role.QUERY if name == "sides.shared" else Role(name.removeprefix("sides."))
-        kinds = [kind for kind in _KINDS if self._retriever.preprocessor.reads_text or not kind.text]
-        return CompiledSide(
-            {kind: self._graph(f"{name}-{kind.name}", part, partial(self._side, part, role, kind)) for kind in kinds}
-        )
-
-    def _graph(self, name: str, part: nn.Module, trace: Callable[[], _Trace]) -> Graph | TrunkGraph:
-        graph = self._kept(name, lambda: self._traced(trace()))
-        is_side = name.startswith("sides.")
-        if self._precision == "int8" and not is_side:
-            full = graph
-            graph = self._kept(f"{name}.int8", lambda: _quantized(full, self._samples(name)))
-        make = TrunkGraph if self._shared and not is_side else Graph
-        return make(graph, self._precision_of(part), self._threads)
-
-    def _precision_of(self, part: nn.Module) -> str:
-        """Return the precision of one part. Convolutions stay in float32 where the rest is in bfloat16: they alone
-        change which documents are found (docs/models.md), and gain less in speed."""
-        return "float32" if self._precision == "bfloat16" and _convolves(part) else self._precision
-
-    def _kept(self, name: str, make: Callable[[], Any]) -> Any:
-        """Return a graph out of the cache, made anew if it is not there or damaged."""
-        path = self.folder / f"{name}.xml"
-        if path.exists():
-            with suppress(RuntimeError):
-                return read(path)
-        graph = make()
-        return read(path) if save(graph, path) else graph
-
-    def _traced(self, trace: _Trace) -> Any:
-        graph = convert(trace.module, trace.traced, [_any_size(value) for value in trace.traced])
-        self._compare(graph, trace)
-        return graph
-
-    def _samples(self, name: str) -> list[Inputs]:
-        """Return the inputs of a tower, a row each, of every sample that has its modality."""
-        tower = self._retriever.get_submodule(name)
-        limits = Limits()
-        rows = [self._retriever.prepare(item, Role.DOCUMENT, limits) for item in self._calibration]
-        if _is_text(name):
-            ids = [torch.from_numpy(row.tokens)[None] for row in rows if row.tokens is not None]
-            return [(values, torch.ones_like(values)) for values in ids]
-        pixels = [torch.from_numpy(row.pixels)[None] for row in rows if row.pixels is not None]
-        return [_vision_inputs(tower, values) for values in pixels]
-
-    def _compare(self, graph: Any, trace: _Trace) -> None:
-        """Raise `ValueError` unless a graph computes what its module does, for other sizes than it was traced with."""
-        expected = trace.module(*trace.compared)
-        actual = Graph(graph, "float32", self._threads)(*trace.compared)
-        for values, reference in zip(actual, expected, strict=True):
-            difference = float((values - reference).abs().max() / reference.abs().max().clamp(min=1))
-            # Negated, so that NaN fails too.
-            if not difference <= _TOLERANCE:
-                raise ValueError(f"its graph differs from it by {difference:.1e} of the largest value")
-
-    def _tower(self, name: str, tower: Any) -> _Trace:
-        if _is_text(name):
-            texts = [(_present(example.ids), _present(example.mask)) for example in self._examples]
-            return _Trace(_Forward(tower, tower), *texts)
-        inputs = [_vision_inputs(tower, example.pixels) for example in self._examples]
-        call = partial(_read_embedded, tower) if _is_naflex(tower) else tower
-        return _Trace(_Forward(tower, call), *inputs)
-
-    def _side(self, side: nn.Module, role: Role, kind: _Kind) -> _Trace:
-        states = [self._states(example, role, kind) for example in self._examples]
-        texts = len(states[0].text or ())
-
-        def forward(*inputs: Tensor) -> list[Tensor]:
-            contributions: list[Tensor] = []
-            mask, text, vision = (
-                (inputs[0], inputs[1 : 1 + texts], inputs[1 + texts :]) if texts else (None, (), inputs)
-            )
-            latents = side(States(text or None, mask, vision or None), contributions)
-            return [latents, *contributions]
-
-        return _Trace(_Forward(side, forward), *(_inputs(part) for part in states))
-
-    def _states(self, example: _Example, role: Role, kind: _Kind) -> States:
-        states = States()
-        if kind.text:
-            text = self._retriever.tower("text", role)(example.ids, example.mask)
-            states = replace(states, text=text, text_mask=_present(example.mask).bool())
-        if kind.image:
-            states = replace(states, vision=self._retriever.tower("vision", role)(example.pixels))
-        return states
-
-    @cached_property
-    def _examples(self) -> tuple[_Example, _Example]:
-        return self._example(_TRACED), self._example(_COMPARED)
-
-    def _example(self, texts: Sequence[str]) -> _Example:
-        preprocessor = self._retriever.preprocessor
-        ids = mask = None
-        if preprocessor.reads_text:
-            rows, present = padded([preprocessor.tokens(text)[0] for text in texts])
-            ids, mask = torch.from_numpy(rows), torch.from_numpy(present).long()
-        noise = np.random.default_rng(len(texts))
-        sizes = [(90 + 20 * place, 110) for place in range(len(texts))]
-        pictures = [Image.fromarray(noise.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
-        pixels = [torch.from_numpy(image_pixels(picture, preprocessor.image)) for picture in pictures]
-        alike = len({image.shape for image in pixels}) == 1
-        return _Example(ids, mask, torch.stack(pixels) if alike else pixels)
-
-
-class _Embedded(nn.Module):
-    """Stands for the embeddings of a NaFlex tower whose patches are embedded already."""
-
-    def forward(self, hidden: Tensor, _shapes: None) -> Tensor:
-        return hidden
-
-
-def _read_embedded(tower: Any, hidden: Tensor, mask: Tensor) -> list[Tensor]:
-    embeddings, tower.encoder.embeddings = tower.encoder.embeddings, _Embedded()
-    try:
-        states: list[Tensor] = tower(hidden, mask)
-        return states
-    finally:
-        tower.encoder.embeddings = embeddings
-
-
-def _inputs(states: States) -> Inputs:
+def inputs_of(states: States) -> Inputs:
     """Return the inputs of a side's graph: the mask where there is a text, then the states of both towers."""
-    text = () if states.text is None else (_present(states.text_mask), *states.text)
+    text = () if states.text is None else (present(states.text_mask), *states.text)
     return (*text, *(states.vision or ()))
 
 
-def _present(value: Tensor | None) -> Tensor:
+def present(value: Tensor | None) -> Tensor:
     assert value is not None
     return value
 
 
-def _any_size(value: Tensor) -> list[int]:
-    """Return the shape of a graph's input: any number of rows, tokens and patches; images have one size."""
-    return [-1, *value.shape[1:]] if value.dim() == 4 else [-1, -1, *value.shape[2:]]
+def is_side(name: str) -> bool:
+    return name.startswith("sides.")
 
 
-def _vision_inputs(tower: Any, pixels: Tensor | Sequence[Tensor]) -> Inputs:
-    if _is_naflex(tower):
-        return embedded_patches(tower.encoder.embeddings, pixels, tower.encoder.config.patch_size)
-    assert isinstance(pixels, Tensor)
-    return (pixels,)
+def file_name(name: str, precision: str) -> str:
+    """Return the name of a part's graph in the cache. Sides are not quantized."""
+    return f"{name}.int8" if precision == "int8" and not is_side(name) else name
 
 
-def _quantized(graph: Any, samples: Sequence[Inputs]) -> Any:
-    # Here, for nncf is an extra, and takes seconds to import.
-    from model.cpu.quantized import quantize
-
-    return quantize(graph, samples)
-
-
-def _is_text(name: str) -> bool:
-    return name.endswith(("text", "text_tower"))
+def precision_of_part(precision: str, convolves: bool) -> str:
+    """Return the precision of one part of a model. Convolutions stay in float32 where the rest is in bfloat16: they
+    alone change which documents are found (docs/models.md), and gain less in speed."""
+    return "float32" if precision == "bfloat16" and convolves else precision
 
 
-def _convolves(part: nn.Module) -> bool:
-    return any(isinstance(module, EfficientNetLite0) for module in part.modules())
-
-
-def _is_naflex(tower: Any) -> bool:
-    return isinstance(tower, TransformersEncoder) and tower.encoder.config.model_type == NAFLEX
+def graph_folder(retriever: Retriever, folder: Path) -> Path:
+    """Return the folder of a model's graphs in the cache."""
+    return folder / "graphs" / f"{retriever.info.fingerprint[:24]}-{_code_version()}"
 
 
 @cache
 def _code_version() -> str:
     """Return what a graph depends on beside the model's own files: this package's code and the libraries."""
-    digest = hashlib.sha256(f"{version()} {torch.__version__} {transformers.__version__}".encode())
+    digest = hashlib.sha256(f"{version()} {torch.__version__} {version_of('transformers')}".encode())
     package = Path(__file__).parents[1]
     for path in sorted([*package.glob("*.py"), *package.glob("towers/*.py"), *package.glob("cpu/*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def _prune(folder: Path) -> None:
-    """Remove the graphs that other code made of this model, and those of models that are not loaded any more."""
-    with suppress(OSError):
-        os.utime(folder)
-        for sibling in folder.parent.iterdir():
-            same_model = sibling.name.partition("-")[0] == folder.name.partition("-")[0]
-            if sibling != folder and (same_model or time.time() - sibling.stat().st_mtime > _UNUSED_S):
-                shutil.rmtree(sibling, ignore_errors=True)

@@ -5,6 +5,9 @@ The only module that imports openvino.
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import re
 import sys
 import tempfile
 import threading
@@ -111,6 +114,22 @@ def save(graph: Any, path: Path) -> bool:
     except (OSError, RuntimeError):
         return False
     return True
+
+
+def release_mapped(folder: Path) -> None:
+    """Give back the memory of weights that are mapped from the files of `folder`.
+
+    Compiled graphs have copies of most of them, in the layout that they compute in. What they read of the rest comes
+    back from the page cache. A mapping that was written to stays as it is.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    for mapping in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text()):
+        place, _, counters = mapping.partition("\n")
+        if f" {folder.resolve()}/" in place and re.search(r"^Anonymous: +0 kB", counters, re.MULTILINE):
+            start, end = (int(address, 16) for address in place.split()[0].split("-"))
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
 @cache

@@ -27,6 +27,9 @@ STAGES = (
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
 CLASSES = 1000
+# On a CPU, activations of more images than this leave the cache: 160 px, two cores, 8 a pass 359 images/s, 32 a pass
+# 144.
+CPU_PASS = 8
 BLOCK_CHANNELS = tuple(channels for _, channels, repeats, _, _ in STAGES for _ in range(repeats))  # 16 blocks
 
 

@@ -31,14 +31,11 @@ from model.checkpoints.weights import (
 )
 from model.config import BackboneConfig, Ret2Config
 from model.errors import InvalidInput
-from model.towers.efficientnet import BLOCK_CHANNELS, EfficientNetLite0, grid_positions
+from model.towers.efficientnet import BLOCK_CHANNELS, CPU_PASS, EfficientNetLite0, grid_positions
 
 Modality = Literal["text", "vision"]
 
 EFFICIENTNET_GRID = 7  # feature maps are averaged to 7 x 7 tokens, the size of the last one at 224 px
-# On a CPU, activations of more images than this leave the cache: 160 px, two cores, 8 a pass 359 images/s, 32 a pass
-# 144.
-CPU_PASS = 8
 
 # Not known to transformers' AutoModel by themselves.
 SIGLIP_TEXT = {"siglip_text_model": "SiglipTextModel", "siglip2_text_model": "Siglip2TextModel"}

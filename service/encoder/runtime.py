@@ -116,17 +116,19 @@ class LocalRuntime:
         shared: bool = False,
     ) -> Self:
         """Load, compile and warm up a model. `shared`: weights that are another model's too are in memory once."""
-        retriever = Retriever.load(source, device=str(device.place), dtype=device.dtype)
         if device.on_openvino:
-            retriever.compiled(
+            retriever = Retriever.load_compiled(
+                source,
                 device.precision,
                 threads=device.threads,
                 cache=device.cache,
                 calibration=calibration_inputs(device.precision),
                 shared=shared,
             )
-        elif shared:
-            share_weights(retriever)
+        else:
+            retriever = Retriever.load(source, device=str(device.place), dtype=device.dtype)
+            if shared:
+                share_weights(retriever)
         info = retriever.info
         name = name or info.name
         log.info(

@@ -15,7 +15,7 @@ import pytest
 from needs import needed
 from tiny_model import CONFIG, write_tiny_checkpoint
 
-from model.cpu import compiled, graph
+from model.cpu import compiler, graph
 from model.cpu.compiled import CompiledTower
 from model.retriever import Retriever
 from model.types import Encoded, Input, Limits, Role
@@ -65,8 +65,8 @@ def test_a_later_start_reads_the_files_and_makes_a_damaged_one_anew(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, png: Callable[..., bytes]
 ) -> None:
     conversions: list[object] = []
-    convert = compiled.convert
-    monkeypatch.setattr(compiled, "convert", lambda module, *rest: conversions.append(module) or convert(module, *rest))
+    convert = compiler.convert
+    monkeypatch.setattr(compiler, "convert", lambda module, *rest: conversions.append(module) or convert(module, *rest))
 
     def start() -> int:
         conversions.clear()
@@ -85,7 +85,7 @@ def test_graphs_of_other_code_and_of_models_long_unused_are_removed(tmp_path: Pa
     for folder in (present, earlier, other, unused):
         folder.mkdir()
     os.utime(unused, (0, 0))
-    compiled._prune(present)
+    compiler._prune(present)
     assert sorted(tmp_path.iterdir()) == [present, other]
 
 
@@ -95,9 +95,9 @@ def test_a_part_that_cannot_be_compiled_stays_in_torch(
 ) -> None:
     """A cache that cannot be written costs only time."""
     if fault == "conversion":
-        monkeypatch.setattr(compiled, "convert", lambda *_: 1 / 0)
+        monkeypatch.setattr(compiler, "convert", lambda *_: 1 / 0)
     elif fault == "values":
-        monkeypatch.setattr(compiled, "_TOLERANCE", -1.0)
+        monkeypatch.setattr(compiler, "_TOLERANCE", -1.0)
     else:
         (tmp_path / "graphs").write_text("a file")
     retriever = Retriever.load(str(tiny_folder)).compiled(cache=tmp_path)

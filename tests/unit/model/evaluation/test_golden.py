@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 
 from model.checkpoints.weights import read_tensors, save_tensors
+from model.cpu import graph
 from model.errors import InvalidInput
-from model.evaluation.golden import verify
+from model.evaluation.golden import GOLDEN_FILE, TOLERANCE, verify
+from model.ret2 import States
+from model.retriever import Retriever
+from model.types import Role
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "ret-v1-small"
 
@@ -23,6 +28,31 @@ def test_ret_v1_equals_its_authors_code() -> None:
         "maxsim",
     }
     assert all(item.passed for item in differences.values()), differences
+
+
+@pytest.mark.skipif(not graph.available(), reason="needs openvino")
+def test_compiled_it_equals_its_authors_code_too(tmp_path: Path) -> None:
+    """The graphs read one kind of input at a time, so each row is computed with what is present of it."""
+    folder = shutil.copytree(GOLDEN, tmp_path / "model")
+    # Without a tokeniser a model reads no text.
+    Tokenizer(models.WordLevel({"[UNK]": 3}, unk_token="[UNK]")).save(str(folder / "tokenizer.json"))
+    retriever = Retriever.load(str(folder)).compiled(cache=tmp_path / "cache")
+    assert retriever.stayed == {}
+    golden = read_tensors(folder / GOLDEN_FILE)
+    mask = golden["attention_mask"]
+    for name, role in (("query_features", Role.QUERY), ("passage_features", Role.DOCUMENT)):
+        text = retriever.tower("text", role)(golden["input_ids"], mask)
+        vision = retriever.tower("vision", role)(golden["pixel_values"])
+        whole = retriever.side(role)(States(text, mask.bool(), vision))
+        assert (whole - golden[f"{name}_unmasked"]).abs().max() <= TOLERANCE
+        for row, (has_text, has_image) in enumerate(zip(golden["text_mask"], golden["image_mask"], strict=True)):
+            part = slice(row, row + 1)
+            states = States(
+                text=[layer[part] for layer in text] if has_text else None,
+                text_mask=mask[part].bool() if has_text else None,
+                vision=[layer[part] for layer in vision] if has_image else None,
+            )
+            assert (retriever.side(role)(states) - golden[name][part]).abs().max() <= TOLERANCE
 
 
 @pytest.mark.parametrize(
