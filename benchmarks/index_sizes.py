@@ -14,6 +14,7 @@ import contextlib
 import http.client
 import itertools
 import json
+import os
 import re
 import tempfile
 import time
@@ -36,6 +37,7 @@ from benchmarks.machine import Machine, load_average
 from benchmarks.servers import start_ret2
 from indexer.domain.points import Point
 from indexer.store.edge.client import EdgeStore
+from indexer.store.edge.settings import EdgeSettings
 from model.types import Float32
 from service.client.client import Client
 
@@ -169,7 +171,8 @@ def _embeddings(url: str, inputs: Sequence[str], role: str) -> Float32:
 
 async def _fill(folder: Path, made: Vectors, late: bool) -> tuple[float, float]:
     """Return the seconds that writing took, and those until the graph was there."""
-    store = EdgeStore(folder)
+    # Nobody searches meanwhile, so the graph has all cores.
+    store = EdgeStore(folder, settings=EdgeSettings(build_threads=os.cpu_count()))
     try:
         points = store.points("made")
         words = itertools.cycle(texts(min(TEXTS, made.size), seed=7))
