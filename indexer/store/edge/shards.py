@@ -69,7 +69,7 @@ MIN_FREE_BYTES = 64 * 2**20  # two files of Edge's log; on a full disk a write t
 CALL_S, IDLE_CALL_S, SEARCHED_S = 0.002, 0.01, 1.0
 MAX_CALL_POINTS = 256
 # The share of the last call in the average.
-_SMOOTHING = 0.1
+_SMOOTHING = 0.3
 
 # An index of so few points takes some 15 ms a field.
 INDEXED_AT_ONCE = 1_000
