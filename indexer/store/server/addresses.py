@@ -2,7 +2,8 @@
 
 A call goes to the address with the fewest calls in hand. An address whose connection is lost rests for a while, as long
 as another does not, and says its version again before it is used; so does one that was late. A read whose connection
-was lost is asked a second time; a write is not, for it may have been done.
+was lost is asked a second time, and one that failed inside a server of several; a write is not, for it may have been
+done.
 """
 
 from __future__ import annotations
@@ -160,7 +161,9 @@ class Addresses:
         try:
             return await self._ask(address, name, ask)
         except Exception as error:
-            if not is_lost(error) or name not in _READS:
+            # A node that has just come back knows of a shard before it has it; another one answers.
+            again = is_lost(error) or (len(self._addresses) > 1 and _is_internal(error))
+            if not again or name not in _READS:
                 raise
         address = self._choose(address)
         await self._reach(address)
@@ -211,6 +214,13 @@ def _is_late(error: BaseException) -> bool:
     if isinstance(error, grpc.aio.AioRpcError):
         return bool(error.code() == grpc.StatusCode.DEADLINE_EXCEEDED)
     return isinstance(error, ResponseHandlingException) and _is_timeout(error.source)
+
+
+def _is_internal(error: BaseException) -> bool:
+    """Return whether a server failed in itself."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return bool(error.code() == grpc.StatusCode.INTERNAL)
+    return isinstance(error, UnexpectedResponse) and error.status_code == 500
 
 
 def _is_timeout(error: BaseException) -> bool:

@@ -87,6 +87,28 @@ async def test_a_read_that_was_late_or_refused_is_asked_once(fault: Exception) -
     assert node.asked.count("count") == 1
 
 
+FAILED = [
+    grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, METADATA, METADATA, "Local shard 2 not found"),
+    UnexpectedResponse(500, "Internal Server Error", b"Local shard 2 not found", httpx.Headers()),
+]
+
+
+@pytest.mark.parametrize("fault", FAILED)
+async def test_a_read_that_failed_inside_a_server_is_asked_of_another(fault: Exception) -> None:
+    first, second = Node("a"), Node("b")
+    first.faults = [fault]
+    assert await addresses(first, second).count() == "b"
+    first.faults = [fault]
+    with pytest.raises(type(fault)):
+        await addresses(first, second).write_points()
+    assert "write_points" not in second.asked
+    alone = Node("c")
+    alone.faults = [fault]
+    with pytest.raises(type(fault)):
+        await addresses(alone).count()
+    assert alone.asked.count("count") == 1
+
+
 async def test_a_write_whose_connection_was_closed_is_not_repeated() -> None:
     first, second = Node("a"), Node("b")
     cluster = addresses(first, second)
