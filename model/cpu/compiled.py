@@ -88,7 +88,8 @@ def read_compiled(
                 continue
             kinds = [kind for kind in KINDS if kind.name in side.kinds]
             sides[name] = CompiledSide({kind: graph(f"sides.{name}-{kind.name}", precision) for kind in kinds})
-        release_mapped(graphs)
+        # Also what other models have mapped: to share a trunk with them reads their weights again.
+        release_mapped(graphs.parent)
         with suppress(OSError):
             os.utime(graphs)
         return Parts(

@@ -87,7 +87,7 @@ def compile_parts(
         except Exception as error:  # noqa: BLE001  whatever a tracer or a compiler raises, the module serves
             stayed[name] = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
     _prune(compiler.folder)
-    release_mapped(compiler.folder)
+    release_mapped(compiler.folder.parent)
     del part
     # Hooks refer to their towers, so no count of references ends.
     gc.collect()
