@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice, repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 import numpy as np
-import qdrant_edge as qe
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Point
@@ -22,6 +21,9 @@ from indexer.store.payload import payload_of
 from indexer.store.vectors import DENSE, LATENTS, dense_rows, unit_rows, words_name
 from model.errors import InvalidInput
 from model.types import Float32
+
+if TYPE_CHECKING:
+    import qdrant_edge as qe
 
 
 def pack(points: Sequence[Point], layout: Layout) -> bytes:
@@ -41,6 +43,9 @@ def pack(points: Sequence[Point], layout: Layout) -> bytes:
 
 def engine_points(batch: bytes) -> list[qe.Point]:
     """Return the points of a batch in the engine's terms. A text without words has no sparse vector."""
+    # Here, so that the process that makes batches has no engine.
+    import qdrant_edge as qe
+
     ids, dimensions, dense, latents, words_vector, words, payloads = msgpack.unpackb(batch, strict_map_key=False)
     points = []
     for id_, rows, more, terms, payload in zip(

@@ -260,6 +260,7 @@ async def test_collections(served: Any) -> None:
         "size_bytes": 0,
         "indexes": {},
         "indexing": [],
+        "server": None,
         "aliases": [],
         "limit": None,
         "language": "simple",
