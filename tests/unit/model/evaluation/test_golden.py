@@ -30,6 +30,8 @@ def test_ret_v1_equals_its_authors_code() -> None:
     assert all(item.passed for item in differences.values()), differences
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(not graph.available(), reason="needs openvino")
 def test_compiled_it_equals_its_authors_code_too(tmp_path: Path) -> None:
     """The graphs read one kind of input at a time, so each row is computed with what is present of it."""
