@@ -230,7 +230,7 @@ def test_documents_of_several_parts_are_found_through_a_graph(
         near = Nearest(query)
         for criterion, shares in ((near, plain), (Boosted(near, (FieldBoost("n", 0.002),), 100), boosted)):
             exact, walked = (
-                {(hit.document_id, round(hit.score, 4)) for hit in shards.search("c", criterion, window)}
+                {(hit.document_id, round(hit.score, 4)) for hit in shards.reader.search("c", criterion, window)}
                 for window in (SearchWindow(10, exact=True), SearchWindow(10))
             )
             shares.append(len(exact & walked) / 10)
