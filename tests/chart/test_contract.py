@@ -15,7 +15,7 @@ import pytest
 import yaml
 from chart_objects import CASES, CHART, ROOT, Render, containers, pod_specs
 from prometheus_client import CollectorRegistry, ProcessCollector
-from watched_metrics import expressions, labels_in, metrics_in
+from watched_metrics import METRICS_OF_OTHERS, expressions, labels_in, metrics_in
 
 from k8s import chart_docs
 from service.observability.metrics import Metrics
@@ -37,8 +37,6 @@ OF_OTHERS = {
     "QDRANT__STORAGE__SNAPSHOTS_PATH", "QDRANT__TELEMETRY_DISABLED",
     "HTTPS_PROXY", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "XDG_CACHE_HOME", "ANONYMOUS",
 }  # fmt: skip
-# Of Prometheus, and of Qdrant.
-METRICS_OF_OTHERS = {"up", "collection_dead_replicas", "collection_active_replicas_min", "collections_total"}
 
 
 def _chart_env(render: Render) -> Iterator[tuple[str, str | None]]:

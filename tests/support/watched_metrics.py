@@ -10,6 +10,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 _CHART, _GOLDEN = ROOT / "k8s" / "ret2", ROOT / "tests" / "chart" / "golden"
+# Metrics of Prometheus itself, and of a Qdrant server.
+METRICS_OF_OTHERS = frozenset({"up", "collection_dead_replicas", "collection_active_replicas_min", "collections_total"})
 OF_PROMETHEUS = frozenset(
     {"job", "instance", "namespace", "release", "component"}
 )  # labels that it gives to what it scrapes
