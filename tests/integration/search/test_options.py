@@ -1,7 +1,7 @@
 """What /search can be asked beside a query, over HTTP, with Qdrant Edge and with the server store: the same answers."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from indexer.store.edge import client
+from indexer.store.edge.calls import Request
 from indexer.store.edge.client import EdgePoints, EdgeStore
 from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerPoints, ServerStore
@@ -344,18 +345,18 @@ async def test_an_overdue_search_goes_on_in_no_store(
     serve: Callable[..., Awaitable[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight slices of 0.3 s each; at most four begin within the second. The search after them is one call more."""
-    call = client._Child.call
+    ask = client._Child.ask
     slices: list[None] = []
 
-    def slow(child: Any, method: str, arguments: tuple[Any, ...]) -> Any:
-        if method == "ranked":
+    def slow(child: Any, requests: Sequence[Request]) -> Iterator[Any]:
+        if requests[0][0] == "ranked":
             time.sleep(0.3)
             slices.append(None)
-        return call(child, method, arguments)
+        yield from ask(child, requests)
 
+    monkeypatch.setattr(client._Child, "ask", slow)
     served = await serve(store=EdgeStore(tmp_path / "cut", reads_per_call=5))
     await served.load(*documents())
-    monkeypatch.setattr(client._Child, "call", slow)
     body = {"collection": "flags", "query": {"document_id": "d01"}, "filter": {"field": "n", "gte": 0}, "timeout_s": 1}
     response = await served.client.post("/search", json=body)
     assert (response.status_code, response.json()["code"]) == (504, "timed_out")

@@ -108,8 +108,8 @@ async def test_parts_images_and_changes_of_metadata_go_through(
     client = await start(held)
     path = "/collections/c/documents"
     pictures = [{"base64": base64.b64encode(make_image(colour)).decode()} for colour in ("red", "green", "blue")]
-    # More than the model reads.
-    long = {"id": "long", "text": "Some words stand here. " * 60, "images": pictures, "metadata": {"n": 1, "x": 2}}
+    # More than the model reads. The filter below does not match it, whether it has been changed by then or not.
+    long = {"id": "long", "text": "Some words stand here. " * 60, "images": pictures, "metadata": {"n": 9, "x": 2}}
     await client.post(path, params={"wait": True}, json=[long])
     before = (await client.get(f"{path}/long?with_vector=true")).json()
     assert len(before["parts"]) > 3
@@ -119,10 +119,17 @@ async def test_parts_images_and_changes_of_metadata_go_through(
         changed = await client.patch(f"{path}/long", json={"metadata": {"n": 7, "x": None}})
         assert changed.status_code == 202, changed.text
         all_of_them = {"filter": {"field": "n", "lt": 3}, "metadata": {"low": True}}
-        assert (await client.post(f"{path}/update", json=all_of_them)).status_code == 202
+        update = await client.post(f"{path}/update", json=all_of_them)
+        assert update.status_code == 202, update.text
     finally:
         held.gate.set()
     await until(client, "kept")
+    async with asyncio.timeout(30):
+        while True:
+            job = (await client.get(f"/jobs/{update.json()['job']['id']}")).json()
+            if job["state"] == "succeeded":
+                break
+            await asyncio.sleep(0.02)
     after = (await client.get(f"{path}/long?with_vector=true")).json()
     assert after["metadata"] == {"n": 7}
     assert after["image_urls"] == before["image_urls"]

@@ -66,6 +66,7 @@ def test_a_query_counts_words_and_is_bounded() -> None:
 
 
 def test_words_that_share_an_id_count_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bm25, "_numbers", bm25._Numbers)
     monkeypatch.setattr(bm25, "_id", lambda _word, _language: 7)
     assert document_words("one two", "simple").ids == (7,)
     assert query_words("one two", "simple").weights == (2.0,)
