@@ -2,8 +2,8 @@
 fusion.
 
 Nothing is added to the folder. `config.json` may say `ret2_fusion: {"text": 0.5, "image": 0.5}`, the weights of an
-input that has both, and, as models trained by Matryoshka representation learning do, `matryoshka_dimensions: [64, 256]`,
-the lengths to which embeddings may be cut.
+input that has both, and, as models trained by Matryoshka representation learning do, `matryoshka_dimensions:
+[64, 256]`, the lengths to which embeddings may be cut.
 """
 
 from __future__ import annotations

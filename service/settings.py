@@ -175,8 +175,8 @@ class Settings(_PartsSettings):
     precision: str = Field(
         "auto",
         pattern="^(auto|float32|bfloat16|float16|int8)$",
-        description="of weights and activations; auto: bfloat16 where the processor or GPU computes in it, else float32 "
-        "on a CPU and float16 on CUDA; int8: on a CPU, with the extra ret2[int8]",
+        description="of weights and activations; auto: bfloat16 where the processor or GPU computes in it, else "
+        "float32 on a CPU and float16 on CUDA; int8: on a CPU, with the extra ret2[int8]",
     )
     compile: bool = Field(
         False, description="compile the vision tower at start, a minute or more, and keep it so if that measures faster"

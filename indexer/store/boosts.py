@@ -1,5 +1,5 @@
-"""What the metadata of a document add to its score, in plain Python: what decides where the engine does not, and what it
-is tested against."""
+"""What the metadata of a document add to its score, in plain Python: what decides where the engine does not, and what
+it is tested against."""
 
 from __future__ import annotations
 

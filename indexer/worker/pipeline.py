@@ -439,12 +439,12 @@ async def _upsert(documents: Sequence[IndexedDocument], points: Points) -> None:
 def given_embeddings(document: Document, parts: Sequence[Part], collection: Collection) -> list[Embedding]:
     """Return the embeddings that a document came with, where they are of the collection's model and of these parts;
     none else."""
-    given = document.vector
-    if given is None or given.fingerprint != collection.fingerprint:
+    embedded = document.vector
+    if embedded is None or embedded.fingerprint != collection.fingerprint:
         return []
-    if given.spans != written_spans([(part.start, part.end) for part in parts]):
+    if embedded.spans != written_spans([(part.start, part.end) for part in parts]):
         return []
-    vectors = np.frombuffer(base64.b64decode(given.base64), "<f4")
+    vectors = np.frombuffer(base64.b64decode(embedded.base64), "<f4")
     if len(vectors) % len(parts):
         return []
     embeddings = [Embedding(vector, collection.fingerprint) for vector in vectors.reshape(len(parts), -1)]

@@ -72,8 +72,8 @@ def read_compiled(
     outline, graphs = read_before
 
     def graph(name: str, computed_in: str) -> Graph | TrunkGraph:
-        kept = read(graphs / f"{file_name(name, precision)}.xml")
-        return compiled_graph(name, kept, computed_in, threads, shared=shared)
+        computation = read(graphs / f"{file_name(name, precision)}.xml")
+        return compiled_graph(name, computation, computed_in, threads, shared=shared)
 
     # A graph is missing, or damaged.
     with suppress(RuntimeError):

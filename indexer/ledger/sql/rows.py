@@ -111,8 +111,8 @@ def pack(items: Sequence[Item]) -> str:
     )
 
 
-def _vector(given: GivenVector) -> tuple[str, ...]:
-    return (given.base64, given.fingerprint, *((given.spans,) if given.spans else ()))
+def _vector(vector: GivenVector) -> tuple[str, ...]:
+    return (vector.base64, vector.fingerprint, *((vector.spans,) if vector.spans else ()))
 
 
 def unpack(packed: str) -> tuple[Item, ...]:

@@ -1,7 +1,7 @@
 """Points as one MessagePack: so they cross the pipe, stand in the journal, and become the engine's.
 
-A load makes them by the hundred thousand, so what can be computed for all points of a batch is: vectors are one block of
-float32, and the texts are cut into words where the points come from, not in the process that searches.
+A load makes them by the hundred thousand, so what can be computed for all points of a batch is: vectors are one block
+of float32, and the texts are cut into words where the points come from, not in the process that searches.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ def engine_points(batch: bytes) -> list[qe.Point]:
 
     ids, dimensions, dense, latents, words_vector, words, payloads = msgpack.unpackb(batch, strict_map_key=False)
     points = []
-    for id_, rows, more, terms, payload in zip(
+    for id_, rows, latent_rows, terms, payload in zip(
         ids, _rows(dense, dimensions), _rows(latents, dimensions) or repeat(None), words, payloads, strict=False
     ):
         vectors: Any = rows
-        if more is not None or terms is not None:
+        if latent_rows is not None or terms is not None:
             vectors = {DENSE: rows}
-            if more is not None:
-                vectors[LATENTS] = more
+            if latent_rows is not None:
+                vectors[LATENTS] = latent_rows
             if terms is not None:
                 vectors[words_vector] = qe.SparseVector(*terms)
         points.append(qe.Point(id_, vectors, payload))
