@@ -248,8 +248,8 @@ class _Compiler:
         preprocessor = self._retriever.preprocessor
         ids = mask = None
         if preprocessor.reads_text:
-            rows, present = padded([preprocessor.tokens(text)[0] for text in texts])
-            ids, mask = torch.from_numpy(rows), torch.from_numpy(present).long()
+            rows, places = padded([preprocessor.tokens(text)[0] for text in texts])
+            ids, mask = torch.from_numpy(rows), torch.from_numpy(places).long()
         noise = np.random.default_rng(len(texts))
         sizes = [(90 + 20 * place, 110) for place in range(len(texts))]
         pictures = [Image.fromarray(noise.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]

@@ -156,12 +156,10 @@ class Reader:
         chosen = self._chosen(opened, window.condition, part)
         if isinstance(chosen, Slices):
             return chosen
-        # A graph is walked by what indexes say: where payloads are read, all that is left is compared.
-        reads = window.condition is not None and unanswered(window.condition, opened.indexed) > 0
         threshold = None
         if window.score_threshold is not None and isinstance(criterion, Nearest):
             threshold = just_below(window.score_threshold)
-        graph = None if reads else GraphSearch.of(opened.graph, window)
+        graph = _graph(opened, window)
         if graph is not None and whole:
             graph = graph.for_all(window.end)
         return window.cut(
@@ -205,8 +203,7 @@ class Reader:
         chosen = self._chosen(opened, window.condition, None)
         if isinstance(chosen, Slices):
             return chosen
-        reads = window.condition is not None and unanswered(window.condition, opened.indexed) > 0
-        graph = None if reads else GraphSearch.of(opened.graph, window)
+        graph = _graph(opened, window)
         try:
             ranked = rank_by_formula(
                 opened.shard, opened.layout, nearest, formula, criterion.candidates, window.end, chosen, graph
@@ -375,3 +372,11 @@ def _row(record: Any, with_vector: bool = False) -> Row:
 
 def _point(record: Any, with_vectors: bool) -> Point:
     return point_of(record.payload, unpacked(record.vector)) if with_vectors else point_of(record.payload)
+
+
+def _graph(opened: OpenShard, window: SearchWindow) -> GraphSearch | None:
+    """Return the search of the graph. It is walked by what indexes say: where payloads are read, there is none, and all
+    that the filter leaves is compared."""
+    if window.condition is not None and unanswered(window.condition, opened.indexed):
+        return None
+    return GraphSearch.of(opened.graph, window)

@@ -174,6 +174,14 @@ def test_a_load_may_say_the_language_of_a_new_collection(
     assert service.requests[0] == ("PUT", "/collections/c", {"language": "german"})
 
 
+def test_a_load_may_say_the_passages_of_a_new_collection(
+    ret2: Callable[..., Any], service: Service, tmp_path: Path
+) -> None:
+    (tmp_path / "some.jsonl").write_text('{"id": "a", "text": "good"}\n')
+    assert ret2("load", tmp_path / "some.jsonl", "-c", "c", "--passages", '{"tokens": 64}').exit_code == 0
+    assert service.requests[0] == ("PUT", "/collections/c", {"passages": {"tokens": 64}})
+
+
 def test_search_as_json(ret2: Callable[..., Any]) -> None:
     (hit,) = json.loads(ret2("search", "which?", "-c", "c", "--json").stdout)
     assert hit["id"] == HIT["id"]
