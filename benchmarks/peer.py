@@ -45,7 +45,8 @@ def installed() -> Path:
             # The same torch for both: `TORCH` is what `make` installed ours from.
             install_torch = [
                 str(folder / "bin/python"),
-                str(Path(__file__).parents[1] / "docker/install_torch.py"),
+                str(Path(__file__).parents[1] / "docker/install.py"),
+                "torch",
                 "auto",
             ]
             torch = os.environ.get("TORCH", "").split()

@@ -5,7 +5,7 @@
 #
 # BASE      as in app.Dockerfile. CUDA's libraries come with torch, the driver from the host: no base of its own is needed.
 # DEVICE    cuda or cpu: the default of RET2_DEVICE, and what is asked of the build of torch
-# TORCH     what pip is asked for; unset: the pinned version, built for DEVICE (install_torch.py)
+# TORCH     what pip is asked for; unset: the pinned version, built for DEVICE (install.py)
 # EXTRAS    as in app.Dockerfile; without encoder no model can be loaded
 # BUNDLED   1: with everyday, ret2-atlas and the weights that both build on; 0: no model at all, it is mounted
 # The user is 10001, nothing but /tmp is written to: run it with a read-only root file system.
@@ -16,15 +16,16 @@ ARG DEVICE=cuda
 ARG TORCH=""
 ARG EXTRAS="encoder,otel"
 ARG PIP_FIND_LINKS=""
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONDONTWRITEBYTECODE=1
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONDONTWRITEBYTECODE=1 \
+    UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1
 WORKDIR /src
 RUN python3 -m venv /opt/ret2
 ENV PATH=/opt/ret2/bin:$PATH
 # What changes rarely comes first, and torch, the largest, before all: these layers stay until their files do not.
 # TORCH is several words: that is what eval is for. A build of torch that does not fit DEVICE is refused now, not on a node.
 COPY constraints.txt ./
-COPY docker/check_torch.py docker/install_torch.py docker/
-RUN eval "python docker/install_torch.py \"${DEVICE}\" ${TORCH}" && python docker/check_torch.py "${DEVICE}"
+COPY docker/check_torch.py docker/install.py docker/
+RUN eval "python docker/install.py torch \"${DEVICE}\" ${TORCH}" && python docker/check_torch.py "${DEVICE}"
 COPY pyproject.toml docker/requirements.py ./
 RUN python requirements.py pyproject.toml "${EXTRAS}" > requirements.txt \
  && pip install --constraint constraints.txt --requirement requirements.txt hatchling==1.33.0 editables==0.6
@@ -36,7 +37,7 @@ COPY README.md LICENSE ./
 COPY indexer indexer
 COPY model model
 COPY service service
-# pip compiles what it installs: at run time the file system is read-only.
+# pip compiles what it installs, as uv does above: at run time the file system is read-only.
 RUN if [ "${BUNDLED}" != 1 ]; then rm -rf model/checkpoints; fi \
  && pip install --no-deps --no-build-isolation . \
  && pip uninstall --yes hatchling editables pathspec pluggy trove-classifiers uv pip

@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 BASE = "localhost/ret2-test-base:1"
-TORCH = os.environ.get("RET2_TEST_TORCH", "")  # what pip is asked for; empty: what install_torch.py chooses
+TORCH = os.environ.get("RET2_TEST_TORCH", "")  # what pip is asked for; empty: what install.py chooses
 USER = "10001:10001"
 
 pytestmark = [
