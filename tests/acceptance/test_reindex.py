@@ -127,13 +127,28 @@ def under_load(url: str, models: Models, wanted: dict[str, str]) -> Iterator[Loa
             thread.join(120)
 
 
-def begin(serve: Any, models: Models) -> tuple[Client, dict[str, str]]:
-    serve.flags = [
-        f"--model=tiny={models.folders[0]}",
-        f"--model=tiny-2={models.folders[1]}",
+@pytest.fixture(scope="module")
+def encoder(lasting: Any, models: Models) -> Any:
+    """Both models, in a process of its own that lives on: it holds nothing that could be lost, and each start of it
+    would load torch and the models again."""
+    old, new = models.folders
+    encoder = lasting(
+        "--role=encoder", f"--model=tiny={old}", f"--model=tiny-2={new}", "--threads=1", name="encoder"
+    )
+    encoder.start()
+    return encoder
+
+
+@pytest.fixture
+def serve(process: Any, encoder: Any) -> Any:
+    return process(
         "--index-batch-documents=8",
-    ]
-    serve.flags += ["--threads=1", "--request-timeout-s=20"]
+        "--request-timeout-s=20",
+        environment={"RET2_ENCODER_URL": encoder.url},
+    )
+
+
+def begin(serve: Any) -> tuple[Client, dict[str, str]]:
     client = serve.start()
     deadline = time.monotonic() + 60
     while any(model.state != "ready" for model in client.info().models):  # of several, one is enough to be ready
@@ -174,7 +189,7 @@ def contents(client: Client) -> dict[str, str]:
 
 
 def test_reindex_under_load_and_kill_9(serve: Any, models: Models) -> None:
-    client, wanted = begin(serve, models)
+    client, wanted = begin(serve)
     with under_load(serve.url, models, wanted) as load:
         job = client.reindex("c")
         while client.job(job.id).indexed < DOCUMENTS // 4:  # in the middle of the fill
@@ -220,7 +235,7 @@ def test_reindex_under_load_and_kill_9(serve: Any, models: Models) -> None:
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_at_random_moments(serve: Any, models: Models, seed: int) -> None:
     rng = random.Random(seed)
-    client, wanted = begin(serve, models)
+    client, wanted = begin(serve)
     with under_load(serve.url, models, wanted) as load:
         job = client.reindex("c")
         for _ in range(6):

@@ -130,7 +130,10 @@ def survive(url: str, kill: Kills, kills: int, part: int = 250) -> None:
 @pytest.mark.slow  # twenty starts of the server
 @pytest.mark.timeout(900)
 def test_kill_9_at_twenty_moments(process: Any, tiny_model: Path) -> None:
-    serving = process(f"--model={tiny_model}", "--threads=1", "--index-batch-documents=8")
+    # The encoder, which holds nothing that could be lost, lives on: each start would load torch and a model again.
+    encoder = process("--role=encoder", f"--model={tiny_model}", "--threads=1", name="encoder")
+    encoder.start()
+    serving = process("--index-batch-documents=8", environment={"RET2_ENCODER_URL": encoder.url})
     serving.start().create_collection("c")
     kill = Kills(f"sqlite:///{serving.data_dir / 'ledger.sqlite'}", serving, seed=20)
     survive(serving.url, kill, 20)
