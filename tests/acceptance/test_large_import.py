@@ -1,4 +1,4 @@
-"""A Parquet file of 100,000 rows in a real process with a tiny model: memory as with 20,000, and `kill -9` repeats next to nothing."""
+"""A Parquet file of 60,000 rows in a real process with a tiny model: memory as with 10,000, and `kill -9` repeats next to nothing."""
 
 import signal
 import time
@@ -16,10 +16,10 @@ from service.client.client import Client
 needed("torch")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 
-FEW, MANY = 20_000, 100_000
+FEW, MANY = 10_000, 60_000
 UNIT = 1_000
-GROUP = 20_000  # rows of a row group, each of which is cut into units
-# Of some 700 MiB: allocators keep what they once had. The notes of the larger file alone are 220 MiB more.
+GROUP = 10_000  # rows of a row group, each of which is cut into units
+# Of some 1,000 MiB: allocators keep what they once had. The notes of the larger file alone are 280 MiB more.
 MAY_GROW_BYTES = 128 * 2**20
 
 
@@ -34,7 +34,7 @@ def rows(count: int, first: int) -> pa.Table:
     numbers = range(first, first + count)
     words = ("red", "green", "blue", "square", "country", "flag", "capital")
     texts = [f"{words[n % 7]} {words[n // 7 % 7]} {words[n // 49 % 7]} {n}" for n in numbers]
-    notes = ["of the " * 400 for _ in numbers]  # bytes to carry that cost no encoding
+    notes = ["of the " * 800 for _ in numbers]  # bytes to carry that cost no encoding
     return pa.table({"id": [f"row-{n}" for n in numbers], "text": texts, "n": list(numbers), "note": notes})
 
 
