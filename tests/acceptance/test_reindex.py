@@ -132,9 +132,7 @@ def encoder(lasting: Any, models: Models) -> Any:
     """Both models, in a process of its own that lives on: it holds nothing that could be lost, and each start of it
     would load torch and the models again."""
     old, new = models.folders
-    encoder = lasting(
-        "--role=encoder", f"--model=tiny={old}", f"--model=tiny-2={new}", "--threads=1", name="encoder"
-    )
+    encoder = lasting("--role=encoder", f"--model=tiny={old}", f"--model=tiny-2={new}", "--threads=1", name="encoder")
     encoder.start()
     return encoder
 
