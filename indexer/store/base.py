@@ -28,6 +28,9 @@ class Layout:
     latents: bool = False
     # Whether a point may have a vector for each part of its document. Collections of before have one a document.
     parts: bool = False
+    # Whether the vectors of several parts are a vector of their own name, so that one alone is compared as one: in
+    # half of the time. Only embedded collections have it.
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from model.types import Float32
 
 DENSE = ""  # Qdrant's own name of the vector that has none
 LATENTS = "latents"
+PARTS = "parts"  # of documents with several, where the layout has them apart
 WORDS = "words_"
 
 
@@ -69,8 +70,8 @@ def dense_of(point: Point, layout: Layout) -> Float32:
 
 
 def dense_rows(points: Sequence[Point], layout: Layout) -> Float32 | list[Float32]:
-    """Return the embeddings of points at length 1: a row of each (N, D), or, in a collection whose documents may have
-    parts, the rows of each (P, D)."""
+    """Return the embeddings of points at length 1: a row of each (N, D), or, where documents may have parts, the rows
+    of each (P, D). Where those are apart, the latter only if a document has several."""
     whole = all(point.part_vectors is None and point.vector.shape == (layout.dimensions,) for point in points)
     if points and whole:
         # All at once: a tenth of the time.
@@ -78,9 +79,12 @@ def dense_rows(points: Sequence[Point], layout: Layout) -> Float32 | list[Float3
         norms = np.linalg.norm(exact, axis=1, keepdims=True)
         if np.isfinite(norms).all() and (norms > 0).all():
             unit_length: Float32 = (exact / norms).astype(np.float32)
-            return list(unit_length[:, None]) if layout.parts else unit_length
+            return list(unit_length[:, None]) if layout.parts and not layout.apart else unit_length
     if layout.parts:
-        return [_part_rows(point, layout) for point in points]
+        rows = [_part_rows(point, layout) for point in points]
+        if layout.apart and all(len(part) == 1 for part in rows):
+            return np.array(rows, np.float32).reshape(-1, layout.dimensions)
+        return rows
     return np.array([_only_row(point, layout) for point in points], np.float32)
 
 
@@ -105,7 +109,7 @@ def _part_rows(point: Point, layout: Layout) -> Float32:
 def query_of(vector: Float32, layout: Layout) -> list[Any]:
     """Return a query's vector as the engines compare it: with the nearest of a point's vectors, or its only one."""
     query = unit(vector, layout.dimensions, "the query").tolist()
-    return [query] if layout.parts else query
+    return [query] if layout.parts and not layout.apart else query
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,7 @@ def unpacked(vectors: Any) -> Stored:
     named = vectors if isinstance(vectors, dict) else {DENSE: vectors}
     latents = named.get(LATENTS)
     return Stored(
-        np.atleast_2d(np.asarray(named[DENSE], np.float32)),
+        np.atleast_2d(np.asarray(named[DENSE] if DENSE in named else named[PARTS], np.float32)),
         None if latents is None else np.asarray(latents, np.float32),
     )
 

@@ -18,7 +18,7 @@ from indexer.domain.points import Point
 from indexer.store.base import Layout
 from indexer.store.bm25 import document_words
 from indexer.store.payload import payload_of
-from indexer.store.vectors import DENSE, LATENTS, dense_rows, unit_rows, words_name
+from indexer.store.vectors import DENSE, LATENTS, PARTS, dense_rows, unit_rows, words_name
 from model.errors import InvalidInput
 from model.types import Float32
 
@@ -26,19 +26,35 @@ if TYPE_CHECKING:
     import qdrant_edge as qe
 
 
+# In which a batch says whether it brings parts.
+_HEAD_BYTES = 8
+
+
 def pack(points: Sequence[Point], layout: Layout) -> bytes:
     """Return the points of a collection as a batch. Raises `InvalidInput`, which a point without a vector of the
     collection's dimensions is, or metadata that are not JSON."""
     latents = [unit_rows(p.latents, layout.dimensions, p.document_id) for p in points] if layout.latents else []
-    vectors = (layout.dimensions, _block(dense_rows(points, layout)), _block(latents))
+    dense = dense_rows(points, layout)
+    apart = layout.dimensions if layout.apart and not isinstance(dense, np.ndarray) else None
+    vectors = (layout.dimensions, _block(dense), _block(latents))
     try:
         words = [_words(point.text, layout.language) for point in points]
         payloads = [payload_of(point) for point in points]
         ids = [point_id(point.document_id) for point in points]
-        packed: bytes = msgpack.packb((ids, *vectors, words_name(layout.language), words, payloads))
+        packed: bytes = msgpack.packb((apart, ids, *vectors, words_name(layout.language), words, payloads))
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidInput(f"the store cannot hold this value: {error}"[:300]) from error
     return packed
+
+
+def dimensions_apart(batch: bytes) -> int | None:
+    """Return the dimensions of the vectors of several parts that a batch brings under a name of their own, None where
+    it brings none."""
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(batch[:_HEAD_BYTES])
+    unpacker.read_array_header()
+    dimensions: int | None = unpacker.unpack()
+    return dimensions
 
 
 def engine_points(batch: bytes) -> list[qe.Point]:
@@ -46,14 +62,15 @@ def engine_points(batch: bytes) -> list[qe.Point]:
     # Here, so that the process that makes batches has no engine.
     import qdrant_edge as qe
 
-    ids, dimensions, dense, latents, words_vector, words, payloads = msgpack.unpackb(batch, strict_map_key=False)
+    apart, ids, dimensions, dense, latents, words_vector, words, payloads = msgpack.unpackb(batch, strict_map_key=False)
     points = []
     for id_, rows, latent_rows, terms, payload in zip(
         ids, _rows(dense, dimensions), _rows(latents, dimensions) or repeat(None), words, payloads, strict=False
     ):
-        vectors: Any = rows
-        if latent_rows is not None or terms is not None:
-            vectors = {DENSE: rows}
+        name = DENSE if apart is None or len(rows) == 1 else PARTS
+        vectors: Any = rows if apart is None or name == PARTS else rows[0]
+        if name != DENSE or latent_rows is not None or terms is not None:
+            vectors = {name: vectors}
             if latent_rows is not None:
                 vectors[LATENTS] = latent_rows
             if terms is not None:

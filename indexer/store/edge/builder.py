@@ -23,7 +23,7 @@ from indexer.store.edge.build import COPIED, FINISH, FINISHED, GONE, READY, REMO
 from indexer.store.edge.filters import INDEX_KINDS, field_type
 from indexer.store.edge.graph import GRAPH, NEVER_KB, hnsw_config, measured_graph
 from indexer.store.edge.journal import JournalReader
-from indexer.store.edge.ranking import vector_params
+from indexer.store.edge.ranking import has_parts, vector_params
 from indexer.store.edge.snapshot import copy
 from indexer.store.payload import quoted
 
@@ -52,13 +52,13 @@ def _build(pipe: Connection[Any, Any], order: Order) -> None:
     copy(Path(order.used), path)
     pipe.send(COPIED)
     os.nice(_LOWEST_PRIORITY)
-    shard = qe.EdgeShard.load(str(path), _config(order))
+    shard = qe.EdgeShard.load(str(path), _config(order, has_parts(path)))
     _make_indexes(shard, order)
     shard.optimize()
     for name in (GRAPH, REMOVED):
         (path / name).unlink(missing_ok=True)
     if order.graph:
-        measured_graph(shard, order.layout, order.quantization != "none").write(path)
+        measured_graph(shard, order.layout, order.quantization != "none", parts=has_parts(path)).write(path)
     _flush(shard, path)
     writes = JournalReader(path.with_name(journal.NAME))
     _catch_up(pipe, shard, path, writes)
@@ -70,7 +70,7 @@ def _build(pipe: Connection[Any, Any], order: Order) -> None:
         shutil.rmtree(path.with_name(f"{GONE}{os.getpid()}"), ignore_errors=True)
 
 
-def _config(order: Order) -> qe.EdgeConfig:
+def _config(order: Order, parts: bool) -> qe.EdgeConfig:
     """Return what makes `optimize` write one segment of all points that are there."""
     optimizers = qe.EdgeOptimizersConfig(
         deleted_threshold=1e-6,
@@ -80,7 +80,7 @@ def _config(order: Order) -> qe.EdgeConfig:
         indexing_threshold=1 if order.graph else NEVER_KB,
     )
     return qe.EdgeConfig(
-        **vector_params(order.layout, order.quantization),
+        **vector_params(order.layout, order.quantization, parts=parts),
         hnsw_config=hnsw_config(order.threads, order.full_scan_kb),
         optimizers=optimizers,
         max_search_threads=1,
@@ -119,7 +119,7 @@ def _replay(shard: qe.EdgeShard, path: Path, writes: JournalReader) -> None:
     for operation, points in writes.operations():
         before = shard.info().points_count
         shard.update(operation)
-        if points == 0 or shard.info().points_count < before + points:
+        if points is None or shard.info().points_count < before + points:
             (path / REMOVED).touch()
 
 

@@ -40,17 +40,28 @@ def sliced(condition: qe.Filter, part: Slice) -> qe.Filter:
 
 
 def ranked(
-    shard: qe.EdgeShard, count: int, spare: int = 1, graph: GraphSearch | None = None, **request: Any
+    shard: qe.EdgeShard,
+    count: int,
+    spare: int = 1,
+    graph: GraphSearch | None = None,
+    *,
+    queries: Sequence[Any],
+    **request: Any,
 ) -> list[tuple[str, float]]:
-    """Return ids and scores of the best `count` hits of a query. In the order of `store.ties`, or that of
-    `store.breadths` where they come through a graph."""
+    """Return ids and scores of the best `count` hits of queries, each of which finds other points. In the order of
+    `store.ties`, or that of `store.breadths` where they come through a graph."""
     count = min(count, shard.info().points_count)
+
+    def best(size: int, breadth: int) -> list[tuple[str, float]]:
+        hits = [_ranked(shard, size, spare, graph, breadth, {**request, "query": query}) for query in queries]
+        return hits[0] if len(hits) == 1 else in_order([hit for part in hits for hit in part], size)
+
     if graph is None:
-        return _ranked(shard, count, spare, None, 0, request)
+        return best(count, 0)
     walked: dict[str, float] = {}
     for breadth in graph.breadths(count):
         size = min(breadth, count)
-        hits = _ranked(shard, size, spare, graph, breadth, request)
+        hits = best(size, breadth)
         # A hit of both keeps its place.
         walked |= dict(hits)
         if len(hits) < size:

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from heapq import nlargest
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from indexer.store.base import Layout, SearchWindow
 from indexer.store.breadths import breadths
 from indexer.store.edge.settings import Quantization
 from indexer.store.recall import sample_queries
-from indexer.store.vectors import DENSE, query_of, unpacked
+from indexer.store.vectors import DENSE, PARTS, query_of, unpacked
+from model.types import Float32
 
 M, EF_CONSTRUCT = 16, 100
 NEVER_KB = 2**40
@@ -105,16 +107,18 @@ def quantization_config(quantization: Quantization) -> qe.ScalarQuantizationConf
     return qe.ScalarQuantizationConfig(qe.ScalarType.Int8, quantile=0.99, memory=qe.Memory.Pinned)
 
 
-def measured_graph(shard: qe.EdgeShard, layout: Layout, quantized: bool) -> Graph:
-    """Measure the breadth that the shard's graph takes, in processor time: the machine has other work."""
+def measured_graph(shard: qe.EdgeShard, layout: Layout, quantized: bool, *, parts: bool = False) -> Graph:
+    """Measure the breadth that the shard's graph takes, in processor time: the machine has other work. With `parts`
+    there is another of the documents with several, and the same breadth for both."""
     # Their ids are hashes, so the first are a fair sample.
-    sample = shard.scroll(qe.ScrollRequest(limit=2 * _QUERIES, with_payload=False, with_vector=[DENSE]))[0]
+    names = [DENSE, PARTS] if parts else [DENSE]
+    sample = shard.scroll(qe.ScrollRequest(limit=2 * _QUERIES, with_payload=False, with_vector=names))[0]
     points = int(shard.info().points_count)
     if not sample:
         return Graph(points, None, quantized)
     vectors = np.stack([unpacked(record.vector).vectors[0] for record in sample])
     kinds = dict(sample_queries(vectors, _QUERIES, np.random.default_rng(0)))
-    queries = [[qe.Query.Nearest(query_of(query, layout)) for query in kinds[kind]] for kind in _KINDS]
+    queries = [[nearest_queries(query, layout, parts) for query in kinds[kind]] for kind in _KINDS]
     exact = [_timed(shard, kind, EXACT) for kind in queries]
     exact_s = sum(took_s for _, took_s in exact)
     for ef in _BREADTHS:
@@ -127,12 +131,26 @@ def measured_graph(shard: qe.EdgeShard, layout: Layout, quantized: bool) -> Grap
     return Graph(points, None, quantized)
 
 
-def _timed(shard: qe.EdgeShard, queries: Sequence[qe.Query], params: qe.SearchParams) -> tuple[list[set[str]], float]:
+def nearest_queries(vector: Float32, layout: Layout, parts: bool) -> list[qe.Query]:
+    """Return the queries for the nearest points: of those with one vector, and of those with several apart."""
+    query = query_of(vector, layout)
+    return [qe.Query.Nearest(query), *([qe.Query.Nearest([query], using=PARTS)] if parts else [])]
+
+
+def _timed(
+    shard: qe.EdgeShard, queries: Sequence[Sequence[qe.Query]], params: qe.SearchParams
+) -> tuple[list[set[str]], float]:
     began = time.process_time()
     hits = [
-        shard.query(qe.QueryRequest(limit=_HITS, query=query, with_payload=False, params=params)) for query in queries
+        [
+            hit
+            for search in searches
+            for hit in shard.query(qe.QueryRequest(limit=_HITS, query=search, with_payload=False, params=params))
+        ]
+        for searches in queries
     ]
-    return [{str(hit.id) for hit in of_query} for of_query in hits], time.process_time() - began
+    took_s = time.process_time() - began
+    return [{str(hit.id) for hit in nlargest(_HITS, found, key=lambda hit: hit.score)} for found in hits], took_s
 
 
 def _recall(rankings: Sequence[set[str]], truth: Sequence[set[str]]) -> float:

@@ -15,7 +15,8 @@ from typing import Any
 import msgpack
 import qdrant_edge as qe
 
-from indexer.store.edge.batch import engine_points
+from indexer.store.edge.batch import dimensions_apart, engine_points
+from indexer.store.vectors import PARTS
 
 NAME = "journal"
 _READ_BYTES = 2**20
@@ -23,6 +24,18 @@ _READ_BYTES = 2**20
 
 def upsert(batch: bytes) -> qe.UpdateOperation:
     return qe.UpdateOperation.upsert_points(engine_points(batch))
+
+
+def add_parts(dimensions: int) -> qe.UpdateOperation:
+    """Add the vector of documents of several parts, where it is not there yet."""
+    several = qe.MultiVectorConfig(qe.MultiVectorComparator.MaxSim)
+    return qe.UpdateOperation.create_dense_vector(
+        PARTS,
+        dimensions,
+        qe.Distance.Cosine,
+        multivector_config=several,
+        datatype=qe.VectorStorageDatatype.Float32,
+    )
 
 
 def delete(ids: Sequence[str]) -> qe.UpdateOperation:
@@ -70,20 +83,22 @@ class JournalReader:
     def unread_bytes(self) -> int:
         return os.fstat(self._file.fileno()).st_size - int(self._unpacker.tell())
 
-    def operations(self) -> Iterator[tuple[qe.UpdateOperation, int]]:
+    def operations(self) -> Iterator[tuple[qe.UpdateOperation, int | None]]:
         """Yield what is written so far and was not read yet, but for an entry that is not whole: each operation with
-        the number of points that it brings."""
+        the number of points that it brings, None where it removes or moves points."""
         while data := self._file.read(_READ_BYTES):
             self._unpacker.feed(data)
             for method, entry in self._unpacker:
                 match method:
                     case "upsert":
                         batch, points = entry
+                        if (dimensions := dimensions_apart(batch)) is not None:
+                            yield add_parts(dimensions), 0
                         yield upsert(batch), points
                     case "delete":
-                        yield delete(entry), 0
+                        yield delete(entry), None
                     case "set_payloads":
-                        yield from ((operation, 0) for operation in set_payloads(entry))
+                        yield from ((operation, None) for operation in set_payloads(entry))
 
     def close(self) -> None:
         self._file.close()

@@ -18,11 +18,12 @@ from indexer.store.base import Layout
 from indexer.store.edge.build import REMOVED, Build, recover
 from indexer.store.edge.filters import field_type
 from indexer.store.edge.graph import NEVER_KB, Graph
-from indexer.store.edge.ranking import vector_params
+from indexer.store.edge.ranking import has_parts, vector_params
 from indexer.store.edge.slices import Paused
 from indexer.store.edge.summaries import bytes_on_disk
 from indexer.store.payload import quoted
 from indexer.store.search_terms import FORMAT
+from indexer.store.vectors import DENSE, PARTS
 from model.errors import RetrievalError
 
 LOAD_WAIT_S = 5.0
@@ -30,6 +31,8 @@ LOAD_WAIT_S = 5.0
 SEARCH_THREADS = 1
 # What Edge says where the process may have no more threads or files.
 NO_ROOM = ("thread pool", "Too many open files", "Cannot allocate memory")
+# What it says where a shard has other vectors than it is loaded with.
+_OTHER_VECTORS = "incompatible with existing segments"
 
 # In the folder of a segment that is written to.
 _APPENDABLE = "mutable_id_tracker.mappings"
@@ -68,6 +71,8 @@ class OpenShard:
     untidy: bool = False
     # The shard's own statistics of words count points that were deleted or replaced.
     removed: bool = False
+    # Some document has, or had, several parts whose vectors are apart.
+    has_parts: bool = False
     # On the disk, when it was flushed last.
     size_bytes: int = 0
     # The number of the call that used it last.
@@ -88,6 +93,11 @@ class OpenShard:
     def coming(self) -> dict[str, FieldType]:
         """The indexes that are not there yet."""
         return dict(self.upkeep.due)
+
+    @property
+    def dense(self) -> list[str]:
+        """The names of the embeddings of documents, of which each has one."""
+        return [DENSE, PARTS] if self.has_parts else [DENSE]
 
     @property
     def worn(self) -> bool:
@@ -127,6 +137,7 @@ def open_shard(folder: Path) -> OpenShard:
         _upkeep(folder),
         Graph.read(path),
         removed=counts_removed(path),
+        has_parts=has_parts(path),
         size_bytes=bytes_on_disk(folder),
     )
 
@@ -170,12 +181,16 @@ def damage_named(name: str, folder: Path) -> Iterator[None]:
 
 def load_shard(path: Path, layout: Layout) -> qe.EdgeShard:
     """Load a shard. Edge locks its log, and a process that was killed may hold that lock a moment longer than our own,
-    so loading is retried."""
+    so loading is retried. One that was killed while it added the vector of parts may have said so in one file alone."""
+    parts, unsure = has_parts(path), layout.apart
     give_up_at = time.monotonic() + LOAD_WAIT_S
     while True:
         try:
-            return qe.EdgeShard.load(str(path), shard_config(layout))
+            return qe.EdgeShard.load(str(path), shard_config(layout, parts))
         except Exception as error:
+            if unsure and _OTHER_VECTORS in str(error):
+                parts, unsure = not parts, False
+                continue
             lacks_room = any(words in str(error) for words in NO_ROOM)
             if "WouldBlock" not in str(error) or lacks_room or time.monotonic() > give_up_at:
                 raise
@@ -211,9 +226,9 @@ def read_layout(folder: Path) -> Layout:
     return layout
 
 
-def shard_config(layout: Layout) -> qe.EdgeConfig:
+def shard_config(layout: Layout, parts: bool = False) -> qe.EdgeConfig:
     optimizers = qe.EdgeOptimizersConfig(indexing_threshold=NEVER_KB)
-    return qe.EdgeConfig(**vector_params(layout), optimizers=optimizers, max_search_threads=SEARCH_THREADS)
+    return qe.EdgeConfig(**vector_params(layout, parts=parts), optimizers=optimizers, max_search_threads=SEARCH_THREADS)
 
 
 def indexes_of(shard: Any) -> dict[str, FieldType]:

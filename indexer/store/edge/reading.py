@@ -51,7 +51,7 @@ from indexer.store.payload import (
     path_of,
     point_of,
 )
-from indexer.store.vectors import DENSE, LATENTS, just_below, unpacked
+from indexer.store.vectors import LATENTS, just_below, unpacked
 from model.types import Float32
 
 # Values of vectors that one call reads: some 50 ms, for which searches wait.
@@ -85,7 +85,7 @@ class Reader:
     ) -> list[Point | None]:
         """Return the points of the first ids, as many as keep the call short: at least one, and all of most calls."""
         opened = self._opened(name)
-        vectors = [DENSE, LATENTS] if with_latents and opened.layout.latents else [DENSE]
+        vectors = [*opened.dense, LATENTS] if with_latents and opened.layout.latents else opened.dense
         points: list[Point | None] = []
         values = 0
         while len(points) < len(ids) and values < CALL_VALUES:
@@ -102,8 +102,9 @@ class Reader:
 
     def hits(self, name: str, ranking: Sequence[Place], with_vector: bool) -> list[Hit]:
         """Return the hits of a ranking, without the documents deleted since."""
-        parts = [DENSE] if with_vector else False
-        retrieved = self._opened(name).shard.retrieve([place.point_id for place in ranking], True, parts)
+        opened = self._opened(name)
+        parts = opened.dense if with_vector else False
+        retrieved = opened.shard.retrieve([place.point_id for place in ranking], True, parts)
         records = {str(record.id): record for record in retrieved}
         vectors = {point: unpacked(record.vector).vector for point, record in records.items() if with_vector}
         return [
@@ -114,12 +115,12 @@ class Reader:
 
     def best_parts(self, name: str, vector: Float32, ids: Sequence[str]) -> list[tuple[int, Float32] | None]:
         """Return the nearest part of the first ids, as many as keep the call short: at least one."""
-        shard = self._opened(name).shard
+        opened = self._opened(name)
         nearest: list[tuple[int, Float32] | None] = []
         values = 0
         while len(nearest) < len(ids) and values < CALL_VALUES:
             step = ids[len(nearest) : len(nearest) + READ_POINTS]
-            records = shard.retrieve(list(set(step)), False, [DENSE])
+            records = opened.shard.retrieve(list(set(step)), False, opened.dense)
             stored = {str(record.id): unpacked(record.vector) for record in records}
             nearest += [stored[point].best(vector) if point in stored else None for point in step]
             values += sum(vectors.vectors.size for vectors in stored.values())
@@ -173,6 +174,7 @@ class Reader:
                 threshold,
                 graph,
                 removed=opened.removed,
+                parts=opened.has_parts,
             )
         )
 
@@ -198,7 +200,7 @@ class Reader:
         opened = self._opened(name)
         fields = [boost.field for boost in criterion.boosts if not isinstance(boost, FilterBoost)]
         formula = boost_formula(criterion.boosts, opened.indexed)
-        if formula is None or not opened.uncomputable.isdisjoint(fields):
+        if formula is None or opened.has_parts or not opened.uncomputable.isdisjoint(fields):
             return None
         chosen = self._chosen(opened, window.condition, None)
         if isinstance(chosen, Slices):
@@ -261,7 +263,8 @@ class Reader:
 
     def scroll(self, name: str, after: str | None, limit: int, condition: Filter | None, with_vectors: bool) -> Stretch:
         """Return a page of whole points, as `_stretch` does."""
-        records, following = self._stretch(name, after, limit, condition, True, [DENSE] if with_vectors else False)
+        vectors = self._opened(name).dense if with_vectors else False
+        records, following = self._stretch(name, after, limit, condition, True, vectors)
         return Stretch(tuple(_point(record, with_vectors) for record in records), following)
 
     def _stretch(
@@ -304,7 +307,8 @@ class Reader:
         return None if reads else kind
 
     def rows(self, name: str, ids: Sequence[str], paths: Sequence[str], with_vectors: bool) -> list[Row]:
-        records = self._opened(name).shard.retrieve(list(ids), list(paths), [DENSE] if with_vectors else False)
+        opened = self._opened(name)
+        records = opened.shard.retrieve(list(ids), list(paths), opened.dense if with_vectors else False)
         return [_row(record, with_vectors) for record in records]
 
     def scan(

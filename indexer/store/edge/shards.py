@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import qdrant_edge as qe
@@ -25,7 +25,7 @@ from indexer.durability import sync
 from indexer.filters import FieldType
 from indexer.store.base import Layout, Summary
 from indexer.store.edge import journal
-from indexer.store.edge.batch import engine_points, pack
+from indexer.store.edge.batch import dimensions_apart, engine_points, pack
 from indexer.store.edge.build import GONE, Build, recover
 from indexer.store.edge.filters import INDEX_KINDS
 from indexer.store.edge.graph import Graph
@@ -44,6 +44,7 @@ from indexer.store.edge.opened import (
     read_layout,
     shard_config,
 )
+from indexer.store.edge.ranking import has_parts
 from indexer.store.edge.reading import Reader
 from indexer.store.edge.settings import EdgeSettings
 from indexer.store.edge.slices import READS_PER_CALL
@@ -119,7 +120,7 @@ class Shards:
         if final.exists():
             fits(self._opened(name).layout, dimensions, language, latents, name)
         else:
-            self._make(final, new_layout(dimensions, language, latents))
+            self._make(final, replace(new_layout(dimensions, language, latents), apart=True))
         if indexes:
             opened = self._opened(name)
             opened.check_changeable(name)
@@ -202,6 +203,7 @@ class Shards:
         with self._writing(name, opened, durable):
             if opened.build is not None:
                 opened.build.upsert(batch, len(points))
+            self._add_parts(opened, batch)
             opened.shard.update(qe.UpdateOperation.upsert_points(points))
             took_s = (time.perf_counter() - began) / max(1, len(points))
         self._point_s += _SMOOTHING * (took_s - self._point_s)
@@ -210,6 +212,12 @@ class Shards:
         opened.upkeep.written += len(points)
         self._wrote(opened, len(points))
         return self._points_per_call()
+
+    def _add_parts(self, opened: OpenShard, batch: bytes) -> None:
+        """Give the shard the vector of several parts, which it has from the first document that needs it."""
+        if not opened.has_parts and (dimensions := dimensions_apart(batch)) is not None:
+            opened.shard.update(journal.add_parts(dimensions))
+            opened.has_parts = True
 
     def _points_per_call(self) -> int:
         """Return how many points take as long as a search may wait for them; more while nobody searches."""
@@ -345,6 +353,7 @@ class Shards:
         opened.shard, opened.path, opened.build = shard, build.path, None
         opened.indexed, opened.graph = indexes_of(shard), Graph.read(build.path)
         opened.removed = counts_removed(build.path)
+        opened.has_parts = has_parts(build.path)
         opened.unflushed = opened.failures = 0
         opened.upkeep = Upkeep(build.deleted, build.written, _unmade(opened.upkeep.due, opened.indexed))
         self._forget_wrong(opened, opened.upkeep.due)

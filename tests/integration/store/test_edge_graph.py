@@ -1,5 +1,6 @@
 """The graph of an embedded collection: built by a process of its own, read as one ranking, and lost by no death."""
 
+import json
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from indexer.domain.documents import point_id
 from indexer.domain.points import MetadataChange, Part, Point, mean_of
 from indexer.filters import Equals, FieldType
 from indexer.store.base import SearchWindow
@@ -206,6 +208,88 @@ def test_vectors_kept_as_bytes_find_the_nearest_with_whole_scores(tmp_path: Path
         )
         shares.append(len(exact & walked) / 10)
     assert np.mean(shares) >= 0.99
+    shards.close()
+
+
+def in_parts(unit: Float32, start: int, stop: int) -> list[Point]:
+    """Documents of three parts, with vectors that no other document has."""
+    documents = []
+    for place in range(start, stop):
+        rows = np.roll(unit[3 * place : 3 * place + 3], 1, axis=1)
+        point = Point(f"d{place}", mean_of(rows), "one two three", None, {"k": f"k{place % 10}"}, "")
+        documents.append(replace(point, parts=(Part(0, 3), Part(4, 7), Part(8, 13)), part_vectors=rows))
+    return documents
+
+
+def scores_in_parts(unit: Float32) -> Float32:
+    """The scores of all documents, the first 50 of them in parts, for each query."""
+    parts = np.roll(unit[:150], 1, axis=1) @ unit[N:].T
+    scores: Float32 = np.vstack([parts.reshape(50, 3, -1).max(1), unit[50:N] @ unit[N:].T])
+    return scores
+
+
+@pytest.mark.parametrize("stage", ["copying", "building", "ready", None])
+def test_the_first_documents_of_several_parts_come_when_there_is_a_graph_or_a_builder(
+    shards: Shards, vectors: Float32, stage: str | None
+) -> None:
+    tidied(shards, stage)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    if stage == "copying":
+        with pytest.raises(Paused):
+            shards.upsert("c", in_parts(unit, 0, 50))
+        tidied(shards, "building")
+    assert not shards._open["c"].has_parts
+    # In place of documents of one part.
+    shards.upsert("c", in_parts(unit, 0, 50))
+    tidied(shards)
+    assert shards._open["c"].has_parts
+    shards._open["c"].graph = Graph(N, 256)
+    scores = scores_in_parts(unit)
+    shares = []
+    for column, query in enumerate(vectors[N : N + 60]):
+        exact = [f"d{place}" for place in np.argsort(-scores[:, column])[:10]]
+        assert ids(shards, query, SearchWindow(10, exact=True)) == exact
+        found = ids(shards, query, SearchWindow(10))
+        shares.append(len({*found} & {*exact}) / 10)
+        walked = [hit for start in range(0, 60, 20) for hit in ids(shards, query, SearchWindow(20, start))]
+        assert walked == ids(shards, query, SearchWindow(60))
+    assert np.mean(shares) >= 0.99
+
+
+def test_a_death_while_the_vector_of_parts_is_added_costs_nothing(
+    shards: Shards, vectors: Float32, tmp_path: Path
+) -> None:
+    """Which the engine notes in the segments and in its configuration, one after the other."""
+    documents = in_parts(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), 0, 5)
+    shards.upsert("c", documents)
+    shards.close()
+    config = tmp_path / "c" / "shard" / "edge_config.json"
+    noted = json.loads(config.read_text())
+    del noted["vectors"]["parts"]
+    config.write_text(json.dumps(noted))
+    again = Shards(tmp_path)
+    (read,) = again.reader.read("c", [point_id("d3")])
+    assert read is not None
+    np.testing.assert_allclose(read.vectors, documents[3].vectors, atol=1e-6)
+    again.close()
+
+
+def test_collections_of_before_keep_one_vector_and_those_of_several_parts_together(
+    tmp_path: Path, vectors: Float32, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_shards, "replace", lambda layout, apart: layout)
+    shards = Shards(tmp_path)
+    shards.create("c", D, {})
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    shards.upsert("c", [*in_parts(unit, 0, 50), *points(vectors, 50, N)])
+    tidied(shards)
+    shards._open["c"].graph = Graph(N, 256)
+    scores = scores_in_parts(unit)
+    for column, query in enumerate(vectors[N : N + 20]):
+        exact = [f"d{place}" for place in np.argsort(-scores[:, column])[:10]]
+        assert ids(shards, query, SearchWindow(10, exact=True)) == exact
+        assert len({*ids(shards, query, SearchWindow(10))} & {*exact}) >= 8
+    assert not shards._open["c"].has_parts
     shards.close()
 
 

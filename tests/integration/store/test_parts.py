@@ -152,6 +152,19 @@ async def test_late_interaction_takes_the_latents_of_all_parts(store: Store) -> 
     assert [place.score for place in ranked] == pytest.approx(expected, abs=1e-5)
 
 
+async def test_late_interaction_reranks_the_documents_with_the_nearest_parts(store: Store) -> None:
+    await store.create("l", D, latents=True)
+    points = store.points("l")
+    random = np.random.default_rng(6)
+    data = [replace(point, latents=rows(random, 2)) for point in make_points(40)]
+    await points.upsert(data)
+    query, latents = rows(random, 1)[0], rows(random, 3)
+    near = list(best_scores(data, query))[:7]
+    scores = {p.document_id: float((latents @ p.latents.T).max(axis=1).mean()) for p in data}  # type: ignore[union-attr]
+    hits = await points.search(LateInteraction(query, latents, 7), SearchWindow(limit=10))
+    assert [hit.document_id for hit in hits] == sorted(near, key=lambda name: -scores[name])
+
+
 async def test_a_point_has_bounded_vectors(points: Points) -> None:
     point = make_point(np.random.default_rng(0), "a", 2)
     many = np.ones((MAX_VALUES // D + 1, D), np.float32)

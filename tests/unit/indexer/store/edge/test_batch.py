@@ -9,9 +9,9 @@ from indexer.domain.documents import point_id
 from indexer.domain.points import Part, Point
 from indexer.store.base import Layout
 from indexer.store.bm25 import document_words
-from indexer.store.edge.batch import engine_points, pack
+from indexer.store.edge.batch import dimensions_apart, engine_points, pack
 from indexer.store.payload import payload_of
-from indexer.store.vectors import DENSE, LATENTS, words_name
+from indexer.store.vectors import DENSE, LATENTS, PARTS, words_name
 from model.errors import InvalidInput
 
 D = 3
@@ -27,21 +27,25 @@ def several(document_id: str) -> Point:
     return point(document_id, "a b", parts=(Part(0, 1), Part(2, 3)), part_vectors=rows)
 
 
-@pytest.mark.parametrize("parts", [False, True])
+@pytest.mark.parametrize(("parts", "apart"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("latents", [False, True])
-def test_points_become_what_the_engine_holds(parts: bool, latents: bool) -> None:
-    layout = Layout(D, latents=latents, parts=parts)
+def test_points_become_what_the_engine_holds(parts: bool, apart: bool, latents: bool) -> None:
+    layout = Layout(D, latents=latents, parts=parts, apart=apart)
     points = [point("a", "red red boat"), point("b"), point("c", "!"), *([several("d")] if parts else [])]
     if latents:
         rows = np.array([[0, 0, 2], [6, 0, 8]], np.float32)
         points = [point("a", "boat", latents=rows), point("b", latents=rows[:1])]
-    packed = engine_points(pack(points, layout))
+    batch = pack(points, layout)
+    assert dimensions_apart(batch) == (D if apart and not latents else None)
+    packed = engine_points(batch)
     assert [str(each.id) for each in packed] == [point_id(each.document_id) for each in points]
     for engine, posted in zip(packed, points, strict=True):
         assert engine.payload == payload_of(posted)
         vectors = engine.vector if isinstance(engine.vector, dict) else {DENSE: engine.vector}
         unit = posted.vectors / np.linalg.norm(posted.vectors, axis=1, keepdims=True)
-        np.testing.assert_allclose(vectors.pop(DENSE), unit if parts else unit[0], atol=1e-7)
+        name = PARTS if apart and len(unit) > 1 else DENSE
+        rows = unit if parts and (name == PARTS or not apart) else unit[0]
+        np.testing.assert_allclose(vectors.pop(name), rows, atol=1e-7)
         if posted.latents is not None:
             lengths = np.linalg.norm(posted.latents, axis=1, keepdims=True)
             np.testing.assert_allclose(vectors.pop(LATENTS), posted.latents / lengths, atol=1e-7)
