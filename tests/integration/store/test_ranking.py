@@ -16,6 +16,7 @@ from indexer.filters import Filter, Range
 from indexer.store.base import Layout, Points, SearchWindow, Store
 from indexer.store.bm25 import document_words, query_words
 from indexer.store.criteria import Criterion, LateInteraction, Nearest, WordMatch
+from indexer.store.edge.client import EdgeStore
 from model.errors import Conflict, InvalidInput, NotFound
 from model.types import Float32
 from service.schemas.search import RerankIn
@@ -177,10 +178,12 @@ async def test_a_layout_is_remembered_and_fixed(store: Store) -> None:
     await store.create("words", D, language="english")
     await store.create("plain", D)
     await store.create("late", D, latents=True)
-    assert [await store.points(name).layout() for name in ("words", "plain", "late")] == [
-        Layout(D, "english", parts=True),
-        Layout(D, "simple", parts=True),
-        Layout(D, latents=True, parts=True),
+    layouts = [await store.points(name).layout() for name in ("words", "plain", "late")]
+    apart = isinstance(store, EdgeStore)
+    assert layouts == [
+        Layout(D, "english", parts=True, apart=apart),
+        Layout(D, "simple", parts=True, apart=apart),
+        Layout(D, latents=True, parts=True, apart=apart),
     ]
     for name in ("words", "plain", "late"):
         await store.create(name, D)  # whatever is there

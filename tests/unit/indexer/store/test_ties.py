@@ -25,12 +25,12 @@ def test_pages_of_equal_scores_are_windows_into_one_ranking(few: None, tmp_path:
     ids = [point_id(f"d{i}") for i in range(n + 3)]
     written = [qe.Point(key, [1.0, 0.0] if i < n else [1.0, 0.1], {}) for i, key in enumerate(ids)]
     shard.update(qe.UpdateOperation.upsert_points(written))
-    whole = [key for key, _ in ranked(shard, 50, query=qe.Query.Nearest([1.0, 0.1]))]
+    whole = [key for key, _ in ranked(shard, 50, queries=[qe.Query.Nearest([1.0, 0.1])])]
     assert set(whole[:3]) == set(ids[n:])
     assert whole[3:] == sorted(whole[3:])
     assert n > 60 or whole == [*sorted(ids[n:]), *sorted(ids[:n])][:50]
     for wanted in range(50):
-        assert [key for key, _ in ranked(shard, wanted, query=qe.Query.Nearest([1.0, 0.1]))] == whole[:wanted]
+        assert [key for key, _ in ranked(shard, wanted, queries=[qe.Query.Nearest([1.0, 0.1])])] == whole[:wanted]
     shard.close()
 
 
