@@ -150,7 +150,7 @@ def _timed(
         for searches in queries
     ]
     took_s = time.process_time() - began
-    return [{str(hit.id) for hit in nlargest(_HITS, found, key=lambda hit: hit.score)} for found in hits], took_s
+    return [{str(hit.id) for hit in nlargest(_HITS, of_query, key=lambda hit: hit.score)} for of_query in hits], took_s
 
 
 def _recall(rankings: Sequence[set[str]], truth: Sequence[set[str]]) -> float:
