@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
@@ -373,7 +374,7 @@ class Settings(_PartsSettings):
     def keep(self) -> KeepSettings:
         return self._part(KeepSettings)
 
-    @property
+    @cached_property
     def document_bounds(self) -> DocumentBounds:
         return self._part(DocumentBounds, limits=self.limits)
 
@@ -395,7 +396,7 @@ class Settings(_PartsSettings):
             max_redirects=fetch.max_redirects,
         )
 
-    @property
+    @cached_property
     def limits(self) -> Limits:
         return self._part(Limits)
 
@@ -420,11 +421,11 @@ class Settings(_PartsSettings):
     def queue(self, measured_batch_cost: int) -> QueueSettings:
         return self._part(QueueSettings, max_batch_cost=self.max_batch_cost or measured_batch_cost)
 
-    @property
+    @cached_property
     def http(self) -> HttpBounds:
         return self._part(HttpBounds)
 
-    @property
+    @cached_property
     def search(self) -> SearchBounds:
         return self._part(SearchBounds, timeout_s=self.request_timeout_s)
 
@@ -445,7 +446,7 @@ class Settings(_PartsSettings):
             document_streams=_half(self.http.max_document_streams),
         )
 
-    @property
+    @cached_property
     def list_limits(self) -> dict[str, int]:
         """The longest list that a request body may have, by its field."""
         inputs = max(self.http.max_inputs_per_call, self.http.max_embeddings_per_call)

@@ -24,6 +24,8 @@ from service.http.settings import ConnectionTimeouts
 # Longer than proxies keep idle connections, or they send a request into one that is just being closed.
 _KEEP_ALIVE_S = 75
 _MAX_HEAD_BYTES = 64 * 1024
+# More is written at once, so that a caller who does not read holds up who sends.
+_MOST_JOINED_BYTES = 64 * 1024
 
 
 def server_config(
@@ -59,7 +61,7 @@ class Http11(H11Protocol):
         self._write_deadline = _Deadline(self.loop)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", _JoinedWrites(transport, self.loop)))
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -113,6 +115,43 @@ class Http11(H11Protocol):
             self._head_deadline.disarm()
         elif not self._head_deadline.armed:
             self._head_deadline.arm(self._timeouts.head_s, self.transport.close)
+
+
+class _JoinedWrites:
+    """A transport that writes what is sent in one turn of the event loop together.
+
+    uvicorn sends the head of an answer by itself: one more system call, which wakes the caller for nothing.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+        self._size_bytes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not data:
+            return
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+        self._size_bytes += len(data)
+        if self._size_bytes > _MOST_JOINED_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        data = b"".join(self._parts)
+        self._parts.clear()
+        self._size_bytes = 0
+        # The caller may have left since.
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
 
 
 class _Deadline:

@@ -131,6 +131,15 @@ def test_requests_in_one_packet_have_an_answer_each(serve: Callable[..., Caller]
     assert STATUS.findall(received) == [b"200"] * 3
 
 
+def test_an_answer_comes_in_one_piece(serve: Callable[..., Caller]) -> None:
+    with serve().connect() as connection:
+        for _ in range(20):
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            piece = connection.recv(65536)
+            assert piece.startswith(b"HTTP/1.1 200")
+            assert piece.endswith(b"}}")
+
+
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
