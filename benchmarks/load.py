@@ -144,41 +144,95 @@ class Door:
 
     def __init__(self, host: str, port: int) -> None:
         self._address = (host, port)
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._idle: list[Connection] = []
 
     async def post(self, request: bytes) -> tuple[int, str]:
         """The status, `BROKEN` if there was no answer, and `Server-Timing`."""
         try:
             async with asyncio.timeout(_GIVE_UP_S):
                 return await self._post(request)
-        except (OSError, ValueError, asyncio.IncompleteReadError, TimeoutError):
+        except (OSError, ValueError, TimeoutError):
             return BROKEN, ""
 
     async def _post(self, request: bytes) -> tuple[int, str]:
-        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(*self._address)
+        if self._idle:
+            connection = self._idle.pop()
+        else:
+            _, connection = await asyncio.get_running_loop().create_connection(Connection, *self._address)
         try:
-            writer.write(request)
-            await writer.drain()
-            status, timing, keep = await _read_answer(reader)
+            status, timing, keep = await connection.post(request)
         except BaseException:
-            writer.close()
+            connection.close()
             raise
         if keep:
-            self._idle.append((reader, writer))
+            self._idle.append(connection)
         else:
-            writer.close()
+            connection.close()
         return status, timing
 
 
-async def _read_answer(reader: asyncio.StreamReader) -> tuple[int, str, bool]:
-    """The status, `Server-Timing`, and whether the connection may be used again. The body is read and thrown away."""
-    head = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
-    fields = dict(line.split(b":", 1) for line in head[1:] if line)
+class Connection(asyncio.Protocol):
+    """A connection with one request at a time. The body of an answer is counted and thrown away."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[tuple[int, str, bool]] | None = None
+        self._received = bytearray()
+        self._head: tuple[int, str, bool] | None = None
+        self._missing_bytes = 0
+
+    async def post(self, request: bytes) -> tuple[int, str, bool]:
+        """The status, `Server-Timing`, and whether the connection may be used again. Raises `OSError` or `ValueError`."""
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionResetError("the server has closed the connection")
+        self._head = None
+        self._received.clear()
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return await self._answer
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None or self._answer.done():
+            return
+        if self._head is None:
+            self._received += data
+            end = self._received.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            try:
+                status, timing, keep, length = read_head(bytes(self._received[:end]))
+            except ValueError as error:
+                self._answer.set_exception(error)
+                return
+            self._head = status, timing, keep
+            self._missing_bytes = length - (len(self._received) - end - 4)
+        else:
+            self._missing_bytes -= len(data)
+        if self._missing_bytes <= 0:
+            self._answer.set_result(self._head)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(exc or ConnectionResetError("the server has closed the connection"))
+
+
+def read_head(head: bytes) -> tuple[int, str, bool, int]:
+    """The status, `Server-Timing`, whether the connection may be used again, and how many bytes the body has."""
+    first, *lines = head.lower().split(b"\r\n")
+    fields = dict(line.split(b":", 1) for line in lines)
     if b"content-length" not in fields:
         raise ValueError("an answer without Content-Length")
-    await reader.readexactly(int(fields[b"content-length"]))
     keep = fields.get(b"connection", b"").strip() != b"close"
-    return int(head[0].split()[1]), fields.get(b"server-timing", b"").strip().decode(), keep
+    timing = fields.get(b"server-timing", b"").strip().decode()
+    return int(first.split()[1]), timing, keep, int(fields[b"content-length"])
 
 
 async def _closed(door: Door, requests: Iterator[bytes], connections: int, seconds: float, warm_up_s: float) -> Run:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
-from benchmarks.load import BROKEN, Answered, Run, _read_answer, _request, arrivals, summary_of_open
+from benchmarks.load import BROKEN, Answered, Connection, Run, _request, arrivals, summary_of_open
 
 
 def test_arrivals_are_as_many_as_asked_for_and_in_order() -> None:
@@ -80,16 +82,46 @@ def test_a_request_states_its_length() -> None:
     ("field", "kept"), [(b"", True), (b"Connection: close\r\n", False), (b"connection: Keep-Alive\r\n", True)]
 )
 async def test_an_answer_is_read_to_its_end(field: bytes, kept: bool) -> None:
-    reader = asyncio.StreamReader()
-    reader.feed_data(
-        b"HTTP/1.1 429 Too Many\r\nContent-Length: 3\r\nServer-Timing: a;dur=1.5\r\n" + field + b"\r\nabcNEXT"
-    )
-    assert await _read_answer(reader) == (429, "a;dur=1.5", kept)
-    assert await reader.readexactly(4) == b"NEXT"
+    """In whatever pieces it comes, and one after the other."""
+    head = b"HTTP/1.1 429 Too Many\r\nContent-Length: 3\r\nServer-Timing: a;dur=1.5\r\n" + field
+    async with answering(head[:30], head[30:] + b"\r\n", b"a", b"bc") as connection:
+        for _ in range(2):
+            assert await connection.post(b"a request") == (429, "a;dur=1.5", kept)
 
 
 async def test_an_answer_of_unknown_length_is_an_error() -> None:
-    reader = asyncio.StreamReader()
-    reader.feed_data(b"HTTP/1.1 200 OK\r\n\r\n")
-    with pytest.raises(ValueError, match="Content-Length"):
-        await _read_answer(reader)
+    async with answering(b"HTTP/1.1 200 OK\r\n\r\n") as connection:
+        with pytest.raises(ValueError, match="Content-Length"):
+            await connection.post(b"a request")
+
+
+async def test_a_connection_that_breaks_off_is_an_error() -> None:
+    async with answering(b"HTTP/1.1 200 OK\r\n", b"") as connection:
+        for _ in range(2):
+            with pytest.raises(OSError, match="closed"):
+                await connection.post(b"a request")
+
+
+@asynccontextmanager
+async def answering(*pieces: bytes) -> AsyncIterator[Connection]:
+    """A connection to a server that answers whatever it gets with these pieces; it hangs up at an empty one."""
+
+    ended = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(100):
+            for piece in pieces:
+                writer.write(piece)
+                await asyncio.sleep(0.002)
+            if not pieces[-1]:
+                break
+        writer.close()
+        await writer.wait_closed()
+        ended.set()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        _, connection = await asyncio.get_running_loop().create_connection(Connection, *server.sockets[0].getsockname())
+        yield connection
+        connection.close()
+        await ended.wait()
