@@ -51,7 +51,8 @@ class Catalog:
         served model; a new collection has the default.
 
         The store comes first, whether or not the ledger knows the name: what a process left behind that died while
-        creating or dropping the collection is complete after the next `create`.
+        creating the collection is complete after the next `create`. Raises `PointsMissing` for a collection that had
+        documents and whose points are lost, or partly deleted: made anew it would answer as if it had none.
         """
         _check_name(name, "collection")
         if language is not None:
@@ -71,6 +72,7 @@ class Catalog:
         except NotFound:
             pass
         else:
+            await self._require_points(existing)
             await self._store.create(existing.points_name, existing.dimensions, existing.indexes, language=language)
             return existing, False
         info = info or (await self._encoders.find())[1]
@@ -146,6 +148,11 @@ class Catalog:
         except NotFound:
             return 0
 
+    async def _require_points(self, collection: Collection) -> None:
+        """Raise `PointsMissing` where the store lacks a collection into which documents were written."""
+        if collection.precisions:
+            await self.points(collection).page(None, 1)
+
     async def _make_points(
         self, name: str, info: ModelInfo, indexes: Mapping[str, FieldType], language: str | None
     ) -> None:
@@ -187,6 +194,7 @@ class Catalog:
         if "passages" in settings:
             _check_passages(settings["passages"], (await (await self.encoder(collection)).info()).max_text_tokens)
         changed(collection)
+        await self._require_points(collection)
         # Before the ledger says so: what is declared has its index, also after a crash between the two.
         await self._store.create(collection.points_name, collection.dimensions, added)
         if (reindex := await self._ledger.reindexes.find(name)) is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from model.errors import DependencyUnavailable, Overloaded, TimedOut
+from model.errors import DependencyUnavailable, NotFound, Overloaded, TimedOut
 
 
 class Died(DependencyUnavailable):
@@ -51,6 +51,21 @@ class CollectionUnavailable(DependencyUnavailable):
 
 class CollectionDamaged(CollectionUnavailable):
     """The files of this collection cannot be opened; others can be used."""
+
+
+class PointsMissing(NotFound):
+    """The store has no points of this name.
+
+    Whoever makes points takes that as an answer. Where the ledger has the collection they are lost, or somebody is
+    deleting it: a caller is told that the store lacks them, not that there is no such collection.
+    """
+
+    status = DependencyUnavailable.status
+    code = DependencyUnavailable.code
+
+    def __init__(self, detail: str) -> None:
+        advice = "If it was not deleted, restore a backup, or delete it and index its documents again"
+        super().__init__(f"{detail}. {advice}", field="collection")
 
 
 class IndexUnfinished(DependencyUnavailable):

@@ -218,8 +218,8 @@ class Settings(_PartsSettings):
     qdrant_url: str | None = Field(
         None,
         pattern=r"^https?://[^/@,]+(/[^@,]*)?(, *https?://[^/@,]+(/[^@,]*)?)*$",
-        description="Qdrant server, or the nodes of a cluster with commas between; https is TLS for gRPC too; unset: "
-        "embedded Qdrant Edge in data_dir",
+        description="http://HOST:PORT of a Qdrant server, or of the nodes of a cluster with commas between; https is "
+        "TLS for gRPC too; unset: embedded Qdrant Edge in data_dir",
     )
     qdrant_api_key: SecretStr | None = Field(None, description="API key that the Qdrant server wants")
 

@@ -124,6 +124,9 @@ def shown_default(field: FieldInfo) -> str:
 def _complaint(error: Any) -> str:
     name = ".".join(map(str, error["loc"]))
     message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "string_pattern_mismatch":
+        # The value stays unsaid: a URL may have a password.
+        message = f"it has another form than expected, which is: {all_settings()[name].description}"
     return f"{variable(name)}: {message}" if name else message
 
 

@@ -18,7 +18,6 @@ from indexer.store.base import Points
 from indexer.store.criteria import Place
 from model.types import Float32
 from service.search.clock import Clock
-from service.search.modes import in_store
 from service.search.paging import Ranking
 
 # The first documents of the ranking, which are put in another order; those behind them keep theirs.
@@ -52,7 +51,7 @@ class DiverseRanking:
         return [replace(hit, closest=self._closest.get(point_id(hit.document_id))) for hit in hits]
 
     async def _choose(self, places: Sequence[Place]) -> list[Place]:
-        with in_store(self.clock):
+        with self.clock.in_store():
             rows = await self.points.columns.rows([place.point_id for place in places], (), with_vectors=True)
         vectors = {row.point_id: row.vector for row in rows if row.vector is not None}
         present = [place for place in places if place.point_id in vectors]

@@ -7,12 +7,10 @@ windows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from indexer.domain.points import Hit
-from indexer.errors import CollectionDamaged
 from indexer.filters import AllOf, Filter
 from indexer.store.base import Points, SearchWindow
 from indexer.store.boosts import additions
@@ -28,7 +26,7 @@ from indexer.store.criteria import (
     WeightedScores,
     WordMatch,
 )
-from model.errors import InvalidInput, NotFound
+from model.errors import InvalidInput
 from model.types import Float32
 from service.schemas.search import QueryIn, RerankIn, RrfIn, SearchIn, WeightedIn
 from service.search.boosts import CANDIDATES
@@ -114,18 +112,18 @@ class RankedSearch:
         """Return a window of the ranking of the documents that also fulfil the extra condition. Raise `Conflict` where
         the collection does not hold what the mode needs."""
         window = self._window(offset, limit, extra_condition)
-        with in_store(self.clock):
+        with self.clock.in_store():
             return self._with_additions(await self.points.search(self._criterion(), window))
 
     async def places(self, offset: int, limit: int, extra_condition: Filter | None = None) -> Sequence[Place]:
         """Return the ids and scores of a window, without reading its documents. Raise as `window` does."""
-        with in_store(self.clock):
+        with self.clock.in_store():
             return await self.points.rank(self._criterion(), self._window(offset, limit, extra_condition))
 
     async def read(self, places: Sequence[Place]) -> list[Hit]:
         """Return the documents of these places in their order, without those deleted since. Raise as `window` does."""
         options = self.options
-        with in_store(self.clock):
+        with self.clock.in_store():
             hits = await self.points.hits(places, with_vector=options.with_vector, consistency=options.consistency)
             return self._with_additions(hits)
 
@@ -169,20 +167,6 @@ class RankedSearch:
         if not self.text:
             raise _unfit("mode", "mode lexical needs a text, and the query has none")
         return WordMatch(self.text)
-
-
-@contextmanager
-def in_store(clock: Clock) -> Iterator[None]:
-    """Count the time in the store, and name a collection that the ledger has and the store has not."""
-    with clock.in_store():
-        try:
-            yield
-        except NotFound as error:
-            raise CollectionDamaged(
-                f"{error.detail}, though the ledger has it: restore a backup, or delete the collection "
-                "and index its documents again",
-                field="collection",
-            ) from error
 
 
 def _joined(condition: Filter | None, extra: Filter | None) -> Filter | None:

@@ -36,7 +36,7 @@ from service.search.diversity import DiverseRanking
 from service.search.facets import Facets
 from service.search.highlights import passages
 from service.search.hits import hit_wire, name_for, with_best_parts
-from service.search.modes import RankedSearch, RankingMode, in_store
+from service.search.modes import RankedSearch, RankingMode
 from service.search.paging import MAX_WINDOW, Mark, Page, Pager, Ranking, read_cursor
 from service.search.query import EncodedQuery, QueryEncoder
 from service.search.room import HitRoom
@@ -111,7 +111,7 @@ class Searcher:
         counting = Facets(points, collection.indexes, body.filter, body.limit)
         fields = list(dict.fromkeys(body.fields))
         if body.query is None:
-            with in_store(clock):
+            with clock.in_store():
                 documents, facets = await counting.of_condition(fields)
                 return {"documents": documents, "facets": facets}
         search = SearchIn.model_construct(
@@ -127,7 +127,7 @@ class Searcher:
         named = {point_id(document_id) for document_id in query.document_ids}
         places = await ranking.places(0, self.bounds.depth)
         ids = [place.point_id for place in places if place.point_id not in named]
-        with in_store(clock):
+        with clock.in_store():
             facets = await counting.of_points(fields, ids, exact=len(places) < self.bounds.depth)
         return {"documents": len(ids), "facets": facets}
 
@@ -138,7 +138,7 @@ class Searcher:
         digest = _digest(search, collection)
         mark = None if search.cursor is None else read_sorted_cursor(search.cursor, digest, len(keys))
         points = self.catalog.points(collection)
-        with in_store(clock):
+        with clock.in_store():
             browser = Browser(points.columns, keys, search.filter)
             entries = (await browser.entries(mark, search.offset + limit + 1))[search.offset :]
             ranked = [Place(entry.point_id, 0.0) for entry in entries[:limit]]

@@ -20,7 +20,6 @@ from indexer.store.criteria import Place
 from model.errors import InvalidInput
 from service.schemas.search import SortIn
 from service.search.clock import Clock
-from service.search.modes import in_store
 from service.search.paging import Ranking
 
 # A kind and a value of it, so that values of different kinds have an order: booleans, numbers, times, texts.
@@ -155,7 +154,7 @@ class SortedRanking:
     async def places(self, offset: int, limit: int) -> Sequence[Place]:
         if self._sorted is None:
             ranked = await self.ranking.places(0, self.depth)
-            with in_store(self.clock):
+            with self.clock.in_store():
                 rows = await self.points.columns.rows(
                     [place.point_id for place in ranked], [key.field for key in self.keys]
                 )

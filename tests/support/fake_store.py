@@ -11,6 +11,7 @@ import numpy as np
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import MAX_VALUES, NO_VECTOR, Hit, Lexical, MetadataChange, Page, Point, Stretch, mean_of
+from indexer.errors import PointsMissing
 from indexer.filters import FieldType, Filter
 from indexer.filters.meaning import matches
 from indexer.store.base import Consistency, Layout, SearchWindow, Summary
@@ -21,7 +22,7 @@ from indexer.store.criteria import Boosted, Criterion, Hybrid, LateInteraction, 
 from indexer.store.fusion import fuse, places
 from indexer.store.indexes import declared_indexes
 from indexer.store.vectors import Stored, new_layout
-from model.errors import Conflict, InvalidInput, NotFound, RetrievalError
+from model.errors import Conflict, InvalidInput, RetrievalError
 from model.types import Float32
 
 
@@ -67,7 +68,7 @@ class FakeStore:
 
     def _summary(self, name: str) -> Summary | RetrievalError:
         if name not in self.kept:
-            return NotFound(f"there is no collection {name} in the store")
+            return PointsMissing(f"the store has no points of collection {name}")
         layout, points = self.kept[name]
         return Summary(layout, len(points), None, declared_indexes(self.indexes[name]), self.upkeep)
 
@@ -219,7 +220,7 @@ class FakePoints:
     def _kept(self) -> tuple[Layout, dict[str, Point]]:
         self._store.check()
         if self._name not in self._store.kept:
-            raise NotFound(f"there is no collection {self._name} in the store")
+            raise PointsMissing(f"the store has no points of collection {self._name}")
         return self._store.kept[self._name]
 
 

@@ -22,6 +22,7 @@ import qdrant_edge as qe
 from indexer.domain.documents import point_id
 from indexer.domain.points import MetadataChange, Point
 from indexer.durability import sync
+from indexer.errors import PointsMissing
 from indexer.filters import FieldType
 from indexer.store.base import Layout, Summary
 from indexer.store.edge import journal
@@ -60,7 +61,7 @@ from indexer.store.payload import (
 )
 from indexer.store.search_terms import FORMAT
 from indexer.store.vectors import fits, new_layout
-from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
+from model.errors import Conflict, DependencyUnavailable, InvalidInput, RetrievalError
 
 MAX_DIMENSIONS = 65_535
 FLUSH_EVERY_POINTS = 20_000  # bounds the log replayed after a crash (100,000 points: 1 s); a flush takes 0.1 to 0.4 s
@@ -483,8 +484,8 @@ def _summary_of(opened: OpenShard) -> Summary:
     return Summary(opened.layout, points, opened.size_bytes, dict(opened.indexed), graph + waits)
 
 
-def _unknown(name: str) -> NotFound:
-    return NotFound(f"there is no collection {name} in the store", field="collection", value=name)
+def _unknown(name: str) -> PointsMissing:
+    return PointsMissing(f"the store has no points of collection {name}")
 
 
 def _unmade(due: Mapping[str, FieldType], indexed: Mapping[str, FieldType]) -> dict[str, FieldType]:

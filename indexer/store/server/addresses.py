@@ -38,8 +38,8 @@ _WRITES = frozenset({"write_points", "delete", "batch_update_points"})
 _LOST = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
-class Unanswered(DependencyUnavailable):
-    """A server did not say its version in time."""
+class Unreachable(DependencyUnavailable):
+    """A server did not say its version: it could not be reached, or was late. Nothing else was sent to it."""
 
 
 @dataclass(slots=True)
@@ -75,15 +75,16 @@ class Address:
             async with asyncio.timeout(CHECK_S):
                 version = str((await self.reads.info()).version)
         except TimeoutError as error:
-            raise Unanswered(f"the Qdrant server at {self.url} does not answer within {CHECK_S:g} s") from error
-        except (ValueError, ApiException) as error:
-            if (
-                is_lost(error)
-                or _is_late(error)
-                or (isinstance(error, UnexpectedResponse) and error.status_code != 404)
-            ):
+            raise Unreachable(f"the Qdrant server at {self.url} does not answer within {CHECK_S:g} s") from error
+        except (ValueError, ApiException, grpc.RpcError) as error:
+            if is_lost(error):
+                raise Unreachable(
+                    f"the Qdrant server at {self.url} cannot be reached ({_reason(error)}): look at RET2_QDRANT_URL"
+                    f"{' and RET2_QDRANT_GRPC_PORT' if isinstance(error, grpc.RpcError) else ''}, and whether it runs"
+                ) from error
+            if _is_late(error) or _is_refusal(error):
                 raise
-            said = f"status {error.status_code}" if isinstance(error, UnexpectedResponse) else str(error)
+            said = f"status {error.status_code}" if isinstance(error, UnexpectedResponse) else _reason(error)
             raise DependencyUnavailable(
                 f"{self.url} is no Qdrant server, its answer cannot be read ({said:.100}): look at RET2_QDRANT_URL"
             ) from error
@@ -153,9 +154,9 @@ class Addresses:
         try:
             await self._reach(address)
         except Exception as error:
-            if not (is_lost(error) or isinstance(error, Unanswered)):
+            if not isinstance(error, Unreachable):
                 raise
-            # Nothing is sent yet, so that a write may go to another server too.
+            # A write may go to another server too.
             address = self._choose(address)
             await self._reach(address)
         try:
@@ -199,6 +200,19 @@ class Addresses:
             self._addresses,
             key=lambda address: (max(now, address.rests_until), address is lost, address.calls),
         )
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Return whether a server refused or failed a call that it knows."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return bool(error.code() != grpc.StatusCode.UNIMPLEMENTED)
+    return isinstance(error, UnexpectedResponse) and error.status_code != 404
+
+
+def _reason(error: BaseException) -> str:
+    """Return what a library says of a connection that it could not make, without the addresses."""
+    said = str(error.details() if isinstance(error, grpc.aio.AioRpcError) else error)
+    return re.sub(r"^.*ipv[46]:\S+\s", "", said)[:200] or type(error).__name__
 
 
 def is_lost(error: BaseException) -> bool:

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
-from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, Overloaded, RetrievalError, TooLarge
+from indexer.errors import PointsMissing
+from model.errors import Conflict, DependencyUnavailable, InvalidInput, Overloaded, RetrievalError, TooLarge
 
 RETRY_AFTER_S = 1.0  # where Qdrant names no time
 MAX_DETAIL_CHARS = 500
@@ -43,7 +44,7 @@ TRANSLATED: tuple[type[Exception], ...] = (*_UNWRITABLE, *_FAILED)
 
 _BY_STATUS: dict[int, type[RetrievalError]] = {
     400: InvalidInput,
-    404: NotFound,
+    404: PointsMissing,
     409: Conflict,
     413: TooLarge,
     422: InvalidInput,
@@ -52,7 +53,7 @@ _BY_STATUS: dict[int, type[RetrievalError]] = {
 _BY_CODE: dict[grpc.StatusCode, type[RetrievalError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
     grpc.StatusCode.OUT_OF_RANGE: InvalidInput,
-    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.NOT_FOUND: PointsMissing,
     grpc.StatusCode.ALREADY_EXISTS: Conflict,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
 }
@@ -121,6 +122,8 @@ def _answer_of(error: Exception) -> str:
     if isinstance(error, UnexpectedResponse):
         try:
             return f"{error.status_code}: {orjson.loads(error.content)['status']['error']}"
-        except (orjson.JSONDecodeError, KeyError, TypeError):
+        except orjson.JSONDecodeError:
+            return f"{error.status_code}: {error.content.decode(errors='replace')[:200]}"
+        except (KeyError, TypeError):
             pass
     return str(error) or type(error).__name__

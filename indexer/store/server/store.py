@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from qdrant_client import models as q
 
-from indexer.errors import CollectionDamaged
+from indexer.errors import CollectionDamaged, PointsMissing
 from indexer.filters import FieldType
 from indexer.observability.watch import NOBODY, Watch
 from indexer.store.base import Layout, Summary
@@ -259,7 +259,7 @@ class ServerStore:
         """
         with translating_errors("get_collection"):
             if not await self.client.collection_exists(self.engine_name(name)):
-                raise NotFound(f"there is no collection {name} in the store", field="collection", value=name)
+                raise PointsMissing(f"the store has no points of collection {name}")
         async with self.naming_shards(name):
             with translating_errors("get_collection"):
                 info = await self.client.get_collection(self.engine_name(name))

@@ -257,6 +257,37 @@ async def test_a_deletion_of_nothing_in_particular_is_refused(served: Any, body:
     assert (await ask(served, "GET", "/jobs?collection=flags"))["jobs"][0]["kind"] == "documents"
 
 
+async def test_a_collection_whose_points_are_lost_is_no_unknown_one(served: Any) -> None:
+    """Every call says what to do, the other collection goes on, and a repeated PUT makes no empty one."""
+    for name in ("lost", "kept"):
+        await ask(served, "PUT", f"/collections/{name}", {"indexes": {"region": "keyword"}}, status=201)
+        await ask(served, "POST", f"/collections/{name}/documents?wait=true", documents())
+    await served.parts.store.drop("lost")
+    lost, query = "/collections/lost", {"collection": "lost", "query": {"text": "word1"}}
+    for method, path, body in (
+        ("GET", lost, None),
+        ("PUT", lost, {}),
+        ("PATCH", lost, {"limit": 3}),
+        ("GET", f"{lost}/documents/d001", None),
+        ("POST", f"{lost}/documents/scroll", {}),
+        ("POST", f"{lost}/documents/get", {"ids": ["d001"]}),
+        ("POST", f"{lost}/count", {}),
+        ("POST", f"{lost}/facets", {"fields": ["region"]}),
+        ("POST", "/search", query),
+        ("POST", "/search", query | {"sort": [{"field": "region"}]}),
+    ):
+        problem = await ask(served, method, path, body, status=503)
+        assert problem["code"] == "dependency_unavailable"
+        assert "restore a backup, or delete it and index its documents again" in problem["detail"]
+    (listed,) = [
+        entry for entry in (await ask(served, "GET", "/collections"))["collections"] if entry["name"] == "lost"
+    ]
+    assert "restore a backup" in listed["error"]["detail"]
+    assert await hits(served, "kept", limit=1)
+    await ask(served, "DELETE", lost, status=204)
+    await ask(served, "PUT", lost, {}, status=201)
+
+
 async def test_a_damaged_collection_is_marked_in_the_list_and_the_others_go_on(
     serve: Callable[..., Awaitable[Any]], tmp_path: Path
 ) -> None:

@@ -19,12 +19,13 @@ from qdrant_client.grpc.qdrant_pb2_grpc import QdrantServicer, add_QdrantService
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Point
+from indexer.errors import PointsMissing
 from indexer.filters import Equals
 from indexer.store.base import SearchWindow
 from indexer.store.criteria import Nearest, WordMatch
 from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
-from model.errors import DependencyUnavailable, InvalidInput, NotFound, Overloaded, RetrievalError
+from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError
 
 D = 4
 
@@ -177,7 +178,7 @@ async def test_the_server_is_told_how_long_anyone_waits(qdrant: Qdrant, store: S
     ("code", "kind"),
     [
         (grpc.StatusCode.INVALID_ARGUMENT, InvalidInput),
-        (grpc.StatusCode.NOT_FOUND, NotFound),
+        (grpc.StatusCode.NOT_FOUND, PointsMissing),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, Overloaded),
         (grpc.StatusCode.UNAVAILABLE, DependencyUnavailable),
         (grpc.StatusCode.UNAUTHENTICATED, DependencyUnavailable),

@@ -10,6 +10,7 @@ import pytest
 
 from indexer.domain.documents import Incoming
 from indexer.domain.points import Point
+from indexer.errors import PointsMissing
 from indexer.filters import FieldType
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound
 
@@ -185,6 +186,18 @@ async def test_half_dropped_can_be_dropped_or_made_whole(world: Any) -> None:
         del world.store.kept["flags"]  # as if the process had died between store and ledger
         await repeat("flags")
     assert await world.store.points("flags").count() == 0
+
+
+async def test_points_that_are_lost_are_not_made_anew(world: Any) -> None:
+    """A collection that had documents would answer as if it had none. Deleting it is the way."""
+    made, _ = await world.catalog.create("flags")
+    await world.ledger.collections.change("flags", lambda present: present.filled_by(made.fingerprint, "float32"))
+    await world.store.drop("flags")
+    for call in (lambda: world.catalog.create("flags"), lambda: world.catalog.change("flags", {"limit": 3})):
+        with pytest.raises(PointsMissing, match="the store has no points of collection flags"):
+            await call()
+    await world.catalog.drop("flags")
+    assert (await world.catalog.create("flags"))[1]
 
 
 async def test_a_language_stays(world: Any) -> None:

@@ -69,3 +69,13 @@ def test_a_model_is_named_once_for_each(monkeypatch: pytest.MonkeyPatch) -> None
 def test_two_models_of_one_name_are_refused_before_anything_is_loaded() -> None:
     with pytest.raises(InvalidInput, match="RET2_MODELS: two models have the name 'a': /a and /b"):
         settings_from({"models": "a=/a,a=/b"})
+
+
+@pytest.mark.parametrize("url", ["qdrant:6333", "ftp://qdrant", "http://user:hunter2@qdrant:6333"])
+def test_a_setting_of_another_form_is_told_the_form(url: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        settings_from({"qdrant_url": url})
+    assert caught.value.detail.startswith(
+        "RET2_QDRANT_URL: it has another form than expected, which is: http://HOST:PORT of a Qdrant server, or of the"
+    )
+    assert "hunter2" not in caught.value.detail

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 from indexer.domain.points import Hit
-from indexer.errors import CollectionDamaged
 from indexer.store.base import SearchWindow
 from indexer.store.criteria import Criterion, Hybrid, LateInteraction, ReciprocalRanks, WeightedScores, WordMatch
-from model.errors import NotFound
 from service.schemas.search import WeightedIn
 from service.search.modes import RankedSearch, RankingMode
 
@@ -64,13 +62,3 @@ async def test_hybrid_is_one_criterion(fusion: Any, text: str | None, criterion:
     (by,) = asked.by
     assert isinstance(by, Hybrid)
     assert (by.words, by.fusion, by.candidates) == criterion
-
-
-async def test_an_index_that_is_gone_is_no_unknown_collection() -> None:
-    class Gone(Asked):
-        async def search(self, *_: Any) -> Any:
-            raise NotFound("there is no collection c in the store", field="collection")
-
-    search = RankedSearch(cast("Any", Gone()), RankingMode(), np.ones(4, np.float32))
-    with pytest.raises(CollectionDamaged, match="no collection c in the store, though the ledger has it: restore"):
-        await search.window(0, 10)

@@ -164,6 +164,36 @@ async def test_the_version_is_asked_once_for_all_callers_and_shown() -> None:
     assert cluster.versions == {"http://a:6333": "1.20.1-dev"}
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            grpc.aio.AioRpcError(
+                grpc.StatusCode.UNAVAILABLE,
+                METADATA,
+                METADATA,
+                "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:6334: Connection refused",
+            ),
+            r"http://a:6333 cannot be reached \(Connection refused\): look at RET2_QDRANT_URL and RET2_QDRANT_GRPC_PORT",
+        ),
+        (
+            ResponseHandlingException(httpx.ConnectError("Name or service not known")),
+            r"http://a:6333 cannot be reached \(Name or service not known\): look at RET2_QDRANT_URL, and whether",
+        ),
+    ],
+    ids=["gRPC", "REST"],
+)
+async def test_a_server_that_cannot_be_reached_is_named(error: Exception, said: str) -> None:
+    node = Node("a")
+
+    async def info() -> None:
+        raise error
+
+    node.info = info  # type: ignore[method-assign]
+    with pytest.raises(DependencyUnavailable, match=said):
+        await Addresses([node.address]).count()
+
+
 async def test_another_service_is_no_qdrant() -> None:
     with pytest.raises(DependencyUnavailable, match="http://a:6333 is no Qdrant server: it says version 'nginx'"):
         await addresses(Node("a", "nginx")).count()
@@ -174,6 +204,7 @@ async def test_another_service_is_no_qdrant() -> None:
     [
         (json.JSONDecodeError("Expecting value", "<html>", 0), "Expecting value: line 1 column 1 (char 0)"),
         (UnexpectedResponse(404, "Not Found", b"<html>", httpx.Headers()), "status 404"),
+        (grpc.aio.AioRpcError(grpc.StatusCode.UNIMPLEMENTED, METADATA, METADATA, "no such call"), "no such call"),
     ],
 )
 async def test_a_server_that_answers_otherwise_is_no_qdrant(error: Exception, said: str) -> None:

@@ -26,7 +26,7 @@ from recorded_qdrant import Qdrant
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Point
-from indexer.errors import CollectionDamaged, CollectionUnavailable, IndexUnfinished
+from indexer.errors import CollectionDamaged, CollectionUnavailable, IndexUnfinished, PointsMissing
 from indexer.filters import AllOf, Empty, Equals, FieldType, Filter, FullText, Nested, Not, Range
 from indexer.observability.watch import Nobody
 from indexer.store.base import Consistency, Layout, SearchWindow, Summary
@@ -131,7 +131,7 @@ def rpc_error(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
         (unexpected(422), InvalidInput),
         (unexpected(401), DependencyUnavailable),
         (unexpected(403), DependencyUnavailable),
-        (unexpected(404), NotFound),
+        (unexpected(404), PointsMissing),
         (unexpected(408), DependencyUnavailable),
         (unexpected(409), Conflict),
         (unexpected(413), TooLarge),
@@ -150,7 +150,7 @@ def rpc_error(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
         (httpx.InvalidURL("bad"), DependencyUnavailable),
         (httpx.StreamError("consumed"), DependencyUnavailable),
         (rpc_error(grpc.StatusCode.INVALID_ARGUMENT), InvalidInput),
-        (rpc_error(grpc.StatusCode.NOT_FOUND), NotFound),
+        (rpc_error(grpc.StatusCode.NOT_FOUND), PointsMissing),
         (rpc_error(grpc.StatusCode.ALREADY_EXISTS), Conflict),
         (rpc_error(grpc.StatusCode.RESOURCE_EXHAUSTED), Overloaded),
         (rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED), DependencyUnavailable),
@@ -450,7 +450,7 @@ async def test_many_callers_at_once_ask_once_what_a_collection_is(
     assert {description.layout.dimensions for description in await asyncio.gather(*others)} == {D}
     assert len(qdrant.asked) == 2  # whether there is one, and what it is
     missing = await asyncio.gather(*(store.describe("absent") for _ in range(5)), return_exceptions=True)
-    assert [type(error) for error in missing] == [NotFound] * 5
+    assert [type(error) for error in missing] == [PointsMissing] * 5
 
 
 async def test_losing_the_race_to_make_a_collection_is_no_error(
