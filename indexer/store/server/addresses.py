@@ -30,8 +30,8 @@ REST_S = 5.0
 # For the version. A server that takes longer is left alone as one that is lost.
 CHECK_S = 2.0
 _READS = frozenset(
-    {"query_points", "query_scores", "retrieve", "scroll", "count", "facet", "get_collection", "collection_exists"}
-    | {"get_collections", "info", "cluster_status", "collection_cluster_info"}
+    {"query_records", "query_scores", "read_records", "scroll_records", "retrieve", "scroll", "count", "facet"}
+    | {"get_collection", "collection_exists", "get_collections", "info", "cluster_status", "collection_cluster_info"}
 )
 _WRITES = frozenset({"write_points", "delete", "batch_update_points"})
 # A server that is gone, that goes, or that has reset the stream.

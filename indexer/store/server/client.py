@@ -1,8 +1,4 @@
-"""The client of qdrant-client, with a search that returns ids and scores alone, and a write that makes no objects.
-
-Over gRPC the client makes several objects of each hit: a thousand hits take it longer than the server needs to find
-them. Hybrid search ranks two thousand. Of a point that is written it makes an object for each number.
-"""
+"""The client of qdrant-client, with reads and writes of points that make none of its objects over gRPC."""
 
 from __future__ import annotations
 
@@ -17,11 +13,20 @@ from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 
 from indexer.store.criteria import Ranked
 from indexer.store.server.answers import read_unknown_fields
+from indexer.store.server.messages import (
+    Record,
+    Selection,
+    consistency_message,
+    payload_selector,
+    query_message,
+    vectors_selector,
+)
+from indexer.store.server.ranking import as_json
 from indexer.store.server.writing import Written
 
 
 class Client(AsyncQdrantClient):
-    """`AsyncQdrantClient`, `query_scores` and `write_points`."""
+    """`AsyncQdrantClient`, and the calls for points."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         read_unknown_fields()
@@ -43,35 +48,92 @@ class Client(AsyncQdrantClient):
 
     async def query_scores(self, collection_name: str, request: Mapping[str, Any], limit: int) -> Ranked:
         """Return point ids and scores. `request` has the other arguments of `query_points`."""
-        if (remote := self._grpc) is None or "prefetch" in request:
-            answer = await self.query_points(
-                collection_name, **request, with_payload=False, with_vectors=False, limit=limit
+        if (remote := self._grpc) is None:
+            return [(hit.id, hit.score) for hit in await self.query_records(collection_name, request, limit)]
+        message = query_message(collection_name, request, limit, False, False)
+        answer = await remote.grpc_points.Query(message, timeout=request.get("timeout") or remote._timeout)
+        return [(hit.id.uuid, hit.score) for hit in answer.result]
+
+    async def query_records(
+        self,
+        collection_name: str,
+        request: Mapping[str, Any],
+        limit: int,
+        payload: Selection = False,
+        vectors: Selection = False,
+    ) -> list[Record]:
+        """Return points with their scores. `request` has the other arguments of `query_points`."""
+        if (remote := self._grpc) is None:
+            query = {**request, "query": as_json(request["query"])}
+            found = await self.query_points(
+                collection_name, **query, limit=limit, with_payload=payload, with_vectors=vectors
             )
-            return [(str(point.id), point.score) for point in answer.points]
-        timeout_s = request.get("timeout") or remote._timeout
-        hits = await remote.grpc_points.Query(_to_wire(collection_name, request, limit), timeout=timeout_s)
-        return [(hit.id.uuid, hit.score) for hit in hits.result]
+            return [Record.of(point) for point in found.points]
+        message = query_message(collection_name, request, limit, payload, vectors)
+        answer = await remote.grpc_points.Query(message, timeout=request.get("timeout") or remote._timeout)
+        return [Record.read(hit, hit.score) for hit in answer.result]
+
+    async def read_records(
+        self,
+        collection_name: str,
+        ids: Sequence[str],
+        payload: Selection = True,
+        vectors: Selection = False,
+        consistency: q.ReadConsistencyType | None = None,
+    ) -> list[Record]:
+        """Return the points of these ids that are there, in any order."""
+        if (remote := self._grpc) is None:
+            points = await self.retrieve(
+                collection_name, list(ids), with_payload=payload, with_vectors=vectors, consistency=consistency
+            )
+            return [Record.of(point) for point in points]
+        message = wire.GetPoints(
+            collection_name=collection_name,
+            ids=[wire.PointId(uuid=point) for point in ids],
+            with_payload=payload_selector(payload),
+            with_vectors=vectors_selector(vectors),
+            read_consistency=consistency_message(consistency),
+        )
+        answer = await remote.grpc_points.Get(message, timeout=remote._timeout)
+        return [Record.read(point) for point in answer.result]
+
+    async def scroll_records(
+        self,
+        collection_name: str,
+        condition: q.Filter | None,
+        limit: int,
+        after: str | None = None,
+        payload: Selection = True,
+        vectors: Selection = False,
+        order_by: q.OrderBy | None = None,
+    ) -> tuple[list[Record], str | None]:
+        """Return the points from `after` on, in the order of their ids or of a field, and the id that follows them."""
+        if (remote := self._grpc) is None:
+            points, following = await self.scroll(
+                collection_name,
+                condition,
+                limit,
+                order_by,
+                after,
+                with_payload=payload,
+                with_vectors=vectors,
+            )
+            return [Record.of(point) for point in points], None if following is None else str(following)
+        message = wire.ScrollPoints(
+            collection_name=collection_name,
+            filter=condition and RestToGrpc.convert_filter(condition),
+            offset=None if after is None else wire.PointId(uuid=after),
+            limit=limit,
+            with_payload=payload_selector(payload),
+            with_vectors=vectors_selector(vectors),
+            order_by=None if order_by is None else RestToGrpc.convert_order_by(order_by),
+        )
+        answer = await remote.grpc_points.Scroll(message, timeout=remote._timeout)
+        following = answer.next_page_offset.uuid if answer.HasField("next_page_offset") else None
+        return [Record.read(point) for point in answer.result], following
 
     @property
     def _grpc(self) -> AsyncQdrantRemote | None:
         """The client's gRPC; None where it speaks REST, or is an engine of its own."""
         remote = self._client
         return remote if isinstance(remote, AsyncQdrantRemote) and remote._prefer_grpc else None
-
-
-def _to_wire(collection_name: str, request: Mapping[str, Any], limit: int) -> wire.QueryPoints:
-    filter_, params = request.get("query_filter"), request.get("search_params")
-    consistency = request.get("consistency")
-    return wire.QueryPoints(
-        collection_name=collection_name,
-        query=RestToGrpc.convert_query(q.NearestQuery(nearest=request["query"])),
-        using=request.get("using"),
-        filter=filter_ and RestToGrpc.convert_filter(filter_),
-        params=params and RestToGrpc.convert_search_params(params),
-        score_threshold=request.get("score_threshold"),
-        read_consistency=consistency and RestToGrpc.convert_read_consistency(consistency),
-        timeout=request.get("timeout"),
-        limit=limit,
-        with_payload=wire.WithPayloadSelector(enable=False),
-        with_vectors=wire.WithVectorsSelector(enable=False),
-    )

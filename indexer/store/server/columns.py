@@ -15,6 +15,7 @@ from indexer.store.measure import measured
 from indexer.store.payload import path_of
 from indexer.store.server.errors import translating_errors
 from indexer.store.server.filters import to_server
+from indexer.store.server.messages import Record
 from indexer.store.vectors import DENSE, unpacked
 
 if TYPE_CHECKING:
@@ -60,11 +61,11 @@ class ServerColumns:
         paths, rows = selectors(fields), list[Row]()
         for start in range(0, len(point_ids), _ROWS_PER_CALL):
             with translating_errors("retrieve"):
-                records = await self._client.retrieve(
+                records = await self._client.read_records(
                     self._engine_name,
                     point_ids[start : start + _ROWS_PER_CALL],
-                    with_payload=paths,
-                    with_vectors=[DENSE] if with_vectors else False,
+                    paths,
+                    [DENSE] if with_vectors else False,
                 )
             rows += [_row(record, with_vectors) for record in records]
         return rows
@@ -74,12 +75,11 @@ class ServerColumns:
         self, after: str | None, limit: int, condition: Filter | None, fields: Iterable[str]
     ) -> tuple[list[Row], str | None]:
         chosen = await self._condition(condition)
-        parts: dict[str, Any] = {"with_payload": selectors(fields), "with_vectors": False}
         with translating_errors("scroll"):
-            records, following = await self._client.scroll(
-                self._engine_name, chosen, offset=after, limit=limit, **parts
+            records, following = await self._client.scroll_records(
+                self._engine_name, chosen, limit, after, selectors(fields)
             )
-        return [_row(record) for record in records], None if following is None else str(following)
+        return [_row(record) for record in records], following
 
     @measured
     async def facet(self, field: str, condition: Filter | None, limit: int, *, exact: bool) -> list[tuple[Any, int]]:
@@ -104,9 +104,10 @@ class ServerColumns:
         chosen = await self._condition(condition)
         direction = q.Direction.DESC if descending else q.Direction.ASC
         order = q.OrderBy(key=path_of(field), direction=direction, start_from=start)
-        parts: dict[str, Any] = {"with_payload": selectors(fields), "with_vectors": False}
         with translating_errors("scroll"):
-            records, _ = await self._client.scroll(self._engine_name, chosen, order_by=order, limit=limit, **parts)
+            records, _ = await self._client.scroll_records(
+                self._engine_name, chosen, limit, payload=selectors(fields), order_by=order
+            )
         return [_row(record) for record in records]
 
     async def _condition(self, condition: Filter | None) -> q.Filter | None:
@@ -114,5 +115,5 @@ class ServerColumns:
         return None if condition is None else await self._chosen(condition)
 
 
-def _row(record: q.Record, with_vector: bool = False) -> Row:
-    return row_of(str(record.id), record.payload, unpacked(record.vector).vector if with_vector else None)
+def _row(record: Record, with_vector: bool = False) -> Row:
+    return row_of(record.id, record.payload, unpacked(record.vector).vector if with_vector else None)

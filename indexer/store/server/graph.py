@@ -9,27 +9,35 @@ page repeats a hit or skips one, and a hit that only a wider search finds stands
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qdrant_client import models as q
 
 from indexer.store.base import SearchWindow
 from indexer.store.server.settings import CollectionSettings
+from indexer.store.server.strict import NO_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
 class GraphSearch:
-    """`ef` is the breadth of the first search; `oversampling` is set with quantization alone."""
+    """`ef` is the breadth of the first search; `oversampling` is set with quantization alone. `most_ef` is the most that
+    a search may name; a server searches as broadly as it returns hits anyway."""
 
     ef: int
     exact: bool = False
     oversampling: float | None = None
+    most_ef: int = NO_LIMIT
 
     @classmethod
     def of(cls, settings: CollectionSettings, window: SearchWindow, *, most_ef: int, quantized: bool) -> GraphSearch:
         """Return the search of a window. `most_ef` bounds the service's own breadth, not one that a caller names."""
         oversampling = settings.oversampling if quantized else None
-        return cls(window.ef or min(settings.hnsw_ef, most_ef), window.exact, oversampling)
+        ef = window.ef or min(settings.hnsw_ef, most_ef)
+        return cls(ef, window.exact, oversampling, max(ef, most_ef))
+
+    def for_all(self, count: int) -> GraphSearch:
+        """Return the search of a ranking that is read as a whole, by one search."""
+        return replace(self, ef=max(self.ef, count))
 
     def breadths(self, count: int) -> Iterator[int]:
         """Yield the breadths that together give the best `count` hits. An exact search needs one."""
@@ -50,4 +58,4 @@ class GraphSearch:
             candidates = max(breadth * self.oversampling, limit) - 0.5
             quantization = q.QuantizationSearchParams(rescore=True, oversampling=max(1.0, candidates / limit))
         # One more than the hits, to see whether equal scores go on.
-        return q.SearchParams(hnsw_ef=breadth + 1, quantization=quantization)
+        return q.SearchParams(hnsw_ef=min(breadth, self.most_ef) + 1, quantization=quantization)

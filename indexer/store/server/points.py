@@ -26,6 +26,7 @@ from indexer.store.server.columns import ServerColumns
 from indexer.store.server.errors import StrictMode, translating_errors
 from indexer.store.server.filters import to_server
 from indexer.store.server.graph import GraphSearch
+from indexer.store.server.messages import Record, Selection
 from indexer.store.server.ranking import asked
 from indexer.store.server.writing import Written, calls, storable
 from indexer.store.ties import in_order, is_complete, query_limits, words_spare
@@ -45,8 +46,10 @@ _CONSISTENCY: dict[Consistency, q.ReadConsistencyType | None] = {
     "quorum": q.ReadConsistencyType.QUORUM,
     "all": q.ReadConsistencyType.ALL,
 }
-_Records = dict[str, q.ScoredPoint | q.Record]
-_NOTHING: dict[str, Any] = {"with_payload": False, "with_vectors": False}
+_Records = dict[str, Record]
+# Of the payloads and the vectors.
+_Parts = tuple[Selection, Selection]
+_NOTHING: _Parts = (False, False)
 
 
 class ServerPoints:
@@ -93,11 +96,11 @@ class ServerPoints:
         ids = list(payloads)
         size = min(self._store.settings.upsert_points, description.strict.upsert_points)
         for start in range(0, len(ids), size):
-            part: list[Any] = ids[start : start + size]
+            part = ids[start : start + size]
             with translating_errors("retrieve"):
-                present = await self._client.retrieve(self._engine_name, part, **_NOTHING)
+                present = await self._client.read_records(self._engine_name, part, *_NOTHING)
             operations: list[Any] = [
-                q.SetPayloadOperation(set_payload=q.SetPayload(payload=payloads[str(record.id)], points=[record.id]))
+                q.SetPayloadOperation(set_payload=q.SetPayload(payload=payloads[record.id], points=[record.id]))
                 for record in present
             ]
             if operations:
@@ -136,11 +139,11 @@ class ServerPoints:
 
     @measured
     async def search(self, criterion: Criterion, window: SearchWindow) -> list[Hit]:
-        parts = [DENSE] if window.with_vector else False
+        parts: Selection = [DENSE] if window.with_vector else False
         # The first page comes whole with its ranking; of a later one the hits before it would come for nothing, and by
         # words those of equal scores behind it.
         comes_whole = window.offset == 0 and not isinstance(criterion, WordMatch)
-        whole = {"with_payload": True, "with_vectors": parts} if comes_whole else _NOTHING
+        whole: _Parts = (True, parts) if comes_whole else _NOTHING
         records: _Records = {}
         if isinstance(criterion, Boosted):
             ranking = await self._boosted(criterion, window)
@@ -182,20 +185,29 @@ class ServerPoints:
         window.check()
         candidates = replace(window, limit=hybrid.candidates, offset=0, score_threshold=None)
         (embedding, _), (words, _) = await asyncio.gather(
-            self._rank(hybrid.embedding, candidates, _NOTHING), self._rank(hybrid.words, candidates, _NOTHING)
+            self._rank(hybrid.embedding, candidates, _NOTHING, whole=True),
+            self._rank(hybrid.words, candidates, _NOTHING),
         )
         return fuse(hybrid, embedding, words, window)
 
     async def _rank(
-        self, criterion: Nearest | WordMatch | LateInteraction, window: SearchWindow, parts: dict[str, Any]
+        self,
+        criterion: Nearest | WordMatch | LateInteraction,
+        window: SearchWindow,
+        parts: _Parts,
+        *,
+        whole: bool = False,
     ) -> tuple[Ranked, _Records]:
-        """Return the ranking in the window, and the points that came with it in `parts`, by id."""
+        """Return the ranking in the window, and the points that came with it in `parts`, by id. A `whole` window is the
+        only one of its ranking, so one search of a graph gives all of it."""
         description = await self._store.describe(self._name)
         window.check()
         chosen = None if window.condition is None else await self._chosen(window.condition)
         graph = GraphSearch.of(
             self._store.settings.collection, window, most_ef=description.strict.ef, quantized=description.quantized
         )
+        if whole:
+            graph = graph.for_all(window.end)
         query = asked(criterion, description.layout, self._name, chosen, graph.params(graph.ef, graph.ef))
         if window.limit == 0 or query is None:
             return [], {}
@@ -233,7 +245,7 @@ class ServerPoints:
     @measured
     async def page(self, after: str | None, limit: int, condition: Filter | None = None) -> Page:
         records, following = await self._scroll(after, limit, condition, ["document_id"], False)
-        return Page(tuple((record.payload or {})["document_id"] for record in records), following)
+        return Page(tuple(record.payload["document_id"] for record in records), following)
 
     @measured
     async def scroll(
@@ -253,19 +265,15 @@ class ServerPoints:
         after: str | None,
         limit: int,
         condition: Filter | None,
-        with_payload: bool | list[str],
-        with_vectors: bool | list[str],
-    ) -> tuple[list[q.Record], str | None]:
+        payload: Selection,
+        vectors: Selection,
+    ) -> tuple[list[Record], str | None]:
         """Return a page of records and the `after` of the next page, which is its first id: Qdrant is asked from a
         point on, that one included."""
         await self._store.describe(self._name)
         chosen = None if condition is None else await self._chosen(condition)
-        parts: dict[str, Any] = {"with_payload": with_payload, "with_vectors": with_vectors}
         with translating_errors("scroll"):
-            records, following = await self._client.scroll(
-                self._engine_name, chosen, offset=after, limit=limit, **parts
-            )
-        return records, None if following is None else str(following)
+            return await self._client.scroll_records(self._engine_name, chosen, limit, after, payload, vectors)
 
     def _whole_s(self, timeout_s: float | None) -> int:
         """Return the time-out in whole seconds, as the server and its client count it. The server ends a search on its
@@ -274,7 +282,7 @@ class ServerPoints:
         return most if timeout_s is None else max(1, min(most, math.ceil(timeout_s)))
 
     async def _walk(
-        self, request: dict[str, Any], parts: dict[str, Any], count: int, graph: GraphSearch
+        self, request: dict[str, Any], parts: _Parts, count: int, graph: GraphSearch
     ) -> tuple[list[tuple[str, float]], _Records]:
         """Rank as `_ranked` does, through the graph: see `store.server.graph`."""
         walked: dict[str, float] = {}
@@ -292,7 +300,7 @@ class ServerPoints:
     async def _ranked(
         self,
         request: dict[str, Any],
-        parts: dict[str, Any],
+        parts: _Parts,
         count: int,
         graph: GraphSearch | None = None,
         breadth: int = 0,
@@ -311,36 +319,32 @@ class ServerPoints:
             if ranked or parts is _NOTHING:
                 ranked = await self._scores(request, limit)
             else:
-                hits = {str(hit.id): hit for hit in await self._query(request, parts, limit)}
+                hits = {hit.id: hit for hit in await self._query(request, parts, limit)}
                 whole |= hits
                 ranked = [(point, hit.score) for point, hit in hits.items()]
             if is_complete([score for _, score in ranked], count, limit):
                 break
         return in_order(ranked, count), whole
 
-    async def _query(self, request: dict[str, Any], parts: dict[str, Any], limit: int) -> list[q.ScoredPoint]:
+    async def _query(self, request: dict[str, Any], parts: _Parts, limit: int) -> list[Record]:
         with translating_errors("query_points"):
-            return (await self._client.query_points(self._engine_name, **request, **parts, limit=limit)).points
+            return await self._client.query_records(self._engine_name, request, limit, *parts)
 
     async def _scores(self, request: dict[str, Any], limit: int) -> Ranked:
         with translating_errors("query_points"):
             return await self._client.query_scores(self._engine_name, request, limit)
 
     async def _retrieve(
-        self, ids: list[str], parts: bool | list[str], consistency: Consistency = "one", *, payload: bool = True
-    ) -> dict[str, q.Record]:
-        records: list[q.Record] = []
+        self, ids: list[str], parts: Selection, consistency: Consistency = "one", *, payload: bool = True
+    ) -> _Records:
+        records: list[Record] = []
         size = READ_POINTS if parts else FETCH_POINTS
         for start in range(0, len(ids), size):
             with translating_errors("retrieve"):
-                records += await self._client.retrieve(
-                    self._engine_name,
-                    ids[start : start + size],
-                    with_payload=payload,
-                    with_vectors=parts,
-                    consistency=_CONSISTENCY[consistency],
+                records += await self._client.read_records(
+                    self._engine_name, ids[start : start + size], payload, parts, _CONSISTENCY[consistency]
                 )
-        return {str(record.id): record for record in records}
+        return {record.id: record for record in records}
 
     async def _chosen(self, condition: Filter) -> q.Filter:
         """Return the filter in the server's terms. Raises `InvalidInput` or `IndexUnfinished` for one that would read
@@ -376,15 +380,14 @@ def _check_done(status: q.UpdateStatus) -> None:
         raise DependencyUnavailable("Qdrant took a write and did not carry it out in time")
 
 
-def _point(record: q.ScoredPoint | q.Record, with_vectors: bool) -> Point:
-    payload = record.payload or {}
-    return point_of(payload, unpacked(record.vector)) if with_vectors else point_of(payload)
+def _point(record: Record, with_vectors: bool) -> Point:
+    return point_of(record.payload, unpacked(record.vector)) if with_vectors else point_of(record.payload)
 
 
 def _hits(ranking: Sequence[Place], records: _Records, with_vector: bool) -> list[Hit]:
     """Return the hits of a ranking, without the documents deleted since."""
     present = [(records[place.point_id], place) for place in ranking if place.point_id in records]
     return [
-        hit_of(record.payload or {}, place, unpacked(record.vector).vector if with_vector else None)
+        hit_of(record.payload, place, unpacked(record.vector).vector if with_vector else None)
         for record, place in present
     ]

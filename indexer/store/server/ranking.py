@@ -15,9 +15,11 @@ from indexer.store.vectors import (
     language_of,
     query_of,
     require_latents,
+    unit,
     unit_rows,
     words_name,
 )
+from model.types import Float32
 
 # Over the points that are there now. Without, a server counts what was deleted too, until its segments are rebuilt.
 _LIVE = q.IdfCorpusParams(corpus=q.Filter())
@@ -83,24 +85,32 @@ def asked(
     filter_: q.Filter | None,
     params: q.SearchParams | None,
 ) -> tuple[dict[str, Any], float] | None:
-    """Arguments of `query_points`, and what its scores are multiplied by; None where nothing can be found."""
+    """Return the arguments of `Client.query_records`, and what its scores are multiplied by; None where nothing can be
+    found."""
     match criterion:
         case Nearest(vector):
-            nearest = query_of(vector, layout)
-            return {"query": nearest, "query_filter": filter_, "search_params": params}, 1.0
+            return {"query": _rows_of(vector, layout), "query_filter": filter_, "search_params": params}, 1.0
         case WordMatch(text):
             words = query_words(text, layout.language)
             if not words.ids:
                 return None
-            of_words = {"query": sparse(words), "using": words_name(layout.language)}
+            of_words = {"query": words, "using": words_name(layout.language)}
             return {**of_words, "query_filter": filter_, "search_params": q.SearchParams(idf=_LIVE)}, 1.0
         case LateInteraction(vector, latents, candidates):
             require_latents(layout, name)
-            of_query = unit_rows(latents, layout.dimensions, "the query").tolist()
+            of_query = unit_rows(latents, layout.dimensions, "the query")
             nearest = query_of(vector, layout)
             near = q.Prefetch(query=nearest, limit=candidates, filter=filter_, params=params)
             return {"query": of_query, "using": LATENTS, "prefetch": near, "search_params": params}, 1 / len(of_query)
 
 
-def sparse(words: Words) -> q.SparseVector:
-    return q.SparseVector(indices=list(words.ids), values=list(words.weights))
+def _rows_of(vector: Float32, layout: Layout) -> Float32:
+    row = unit(vector, layout.dimensions, "the query")
+    return row[None] if layout.parts else row
+
+
+def as_json(vector: Float32 | Words) -> Any:
+    """Return a vector, rows or words as REST sends them."""
+    if isinstance(vector, Words):
+        return q.SparseVector(indices=list(vector.ids), values=list(vector.weights))
+    return vector.tolist()

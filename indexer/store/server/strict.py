@@ -9,22 +9,22 @@ from dataclasses import dataclass
 
 from qdrant_client import models as q
 
-_NO_LIMIT = 2**31
+NO_LIMIT = 2**31
 
 
 @dataclass(frozen=True, slots=True)
 class StrictLimits:
-    upsert_points: int = _NO_LIMIT
-    ef: int = _NO_LIMIT
-    timeout_s: int = _NO_LIMIT
+    upsert_points: int = NO_LIMIT
+    ef: int = NO_LIMIT
+    timeout_s: int = NO_LIMIT
 
     @classmethod
     def of(cls, config: q.StrictModeConfigOutput | None) -> StrictLimits:
         if config is None or not config.enabled:
             return cls()
         return cls(
-            config.upsert_max_batchsize or _NO_LIMIT,
+            config.upsert_max_batchsize or NO_LIMIT,
             # A search asks for one more.
-            (config.search_max_hnsw_ef or _NO_LIMIT) - 1,
-            config.max_timeout or _NO_LIMIT,
+            (config.search_max_hnsw_ef or NO_LIMIT) - 1,
+            config.max_timeout or NO_LIMIT,
         )

@@ -17,7 +17,8 @@ from indexer.domain.points import Point
 from indexer.store.base import Layout
 from indexer.store.bm25 import Words
 from indexer.store.payload import payload_of
-from indexer.store.server.ranking import sparse
+from indexer.store.server.messages import write_vector
+from indexer.store.server.ranking import as_json
 from indexer.store.vectors import vectors_of
 from model.errors import InvalidInput
 from model.types import Float32
@@ -45,10 +46,7 @@ class Written:
 
     def struct(self) -> q.PointStruct:
         """Return the point as REST sends it."""
-        vectors = {
-            name: sparse(vector) if isinstance(vector, Words) else vector.tolist()
-            for name, vector in self.vectors.items()
-        }
+        vectors = {name: as_json(vector) for name, vector in self.vectors.items()}
         # Validating takes longer than writing it.
         return q.PointStruct.model_construct(id=self.id, vector=vectors, payload=self.payload)
 
@@ -56,26 +54,7 @@ class Written:
         """Add the point to a request of gRPC. The client's own way makes a Python object of each number."""
         message = request.points.add(id=wire.PointId(uuid=self.id), payload=payload_to_grpc(self.payload))
         for name, vector in self.vectors.items():
-            named = message.vectors.vectors.vectors[name]
-            if isinstance(vector, Words):
-                named.sparse.indices.extend(vector.ids)
-                named.sparse.values.extend(vector.weights)
-            elif vector.ndim == 1:
-                named.dense.MergeFromString(_packed(vector))
-            else:
-                for row in vector:
-                    named.multi_dense.vectors.add().MergeFromString(_packed(row))
-
-
-def _packed(vector: Float32) -> bytes:
-    """Return a vector as `wire.DenseVector` is encoded: the tag of its only field, their length, the packed floats."""
-    packed = vector.astype("<f4", copy=False).tobytes()
-    length, tag = len(packed), bytearray(b"\x0a")
-    while length > 0x7F:
-        tag.append(length & 0x7F | 0x80)
-        length >>= 7
-    tag.append(length)
-    return bytes(tag) + packed
+            write_vector(message.vectors.vectors.vectors[name], vector)
 
 
 def calls(points: Sequence[Written], most: int) -> Iterator[list[Written]]:

@@ -22,7 +22,7 @@ from indexer.domain.points import Point
 from indexer.errors import PointsMissing
 from indexer.filters import Equals
 from indexer.store.base import SearchWindow
-from indexer.store.criteria import Nearest, WordMatch
+from indexer.store.criteria import Hybrid, Nearest, ReciprocalRanks, WordMatch
 from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
 from model.errors import DependencyUnavailable, InvalidInput, Overloaded, RetrievalError
@@ -165,6 +165,17 @@ async def test_a_ranking_is_read_as_ids_and_scores(qdrant: Qdrant, store: Server
     assert query.using == "words_simple"
     assert len(query.query.nearest.sparse.indices) == 2
     assert query.params.idf.HasField("corpus")
+
+
+async def test_a_hybrid_ranking_searches_the_graph_once(qdrant: Qdrant, store: ServerStore) -> None:
+    """Every page reads all candidates, so none comes from a wider search than another."""
+    qdrant.hits = [wire.ScoredPoint(id=wire.PointId(uuid=point_id(f"d{n}")), score=1 / (n + 1)) for n in range(1_000)]
+    hybrid = Hybrid(Nearest(np.ones(D, np.float32)), WordMatch("red boots"), ReciprocalRanks(60), 1_000)
+    places = await store.points("c").rank(hybrid, SearchWindow(limit=2))
+    assert [place.point_id for place in places] == [point_id("d0"), point_id("d1")]
+    embedding, words = sorted(qdrant.asked, key=lambda query: query.using)
+    assert (embedding.limit, embedding.params.hnsw_ef) == (1_001, 1_001)
+    assert words.using == "words_simple"
 
 
 async def test_the_server_is_told_how_long_anyone_waits(qdrant: Qdrant, store: ServerStore) -> None:

@@ -30,7 +30,7 @@ async def test_each_address_has_clients_with_the_time_outs_of_their_calls() -> N
     cluster = reach(settings)
     assert list(cluster.versions) == ["http://a:6333", "http://b:6333"]
     for address in cluster._addresses:
-        clients = [address.client_for(method) for method in ("query_points", "write_points", "create_collection")]
+        clients = [address.client_for(method) for method in ("query_records", "write_points", "create_collection")]
         assert [client._client._timeout for client in clients] == [3, 40, 70]
         assert {client._client._host for client in clients} == {address.url[7]}
     await cluster.close()
