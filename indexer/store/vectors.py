@@ -50,23 +50,17 @@ def unit_rows(rows: Float32 | None, dimensions: int, owner: str, kind: str = "la
     return unit_length
 
 
-def vectors_of(point: Point, layout: Layout) -> dict[str, Float32 | Words]:
-    """Return the vectors that a point is written with, by name: its embedding, a row for each part, its latents (K, D)
-    and its words. Raises `InvalidInput`. A text without words has no sparse vector.
+def vectors_of(point: Point, layout: Layout, embedding: Float32) -> dict[str, Float32 | Words]:
+    """Return the vectors that a point is written with, by name: its embedding as `dense_rows` gives it, its latents
+    (K, D) and its words. Raises `InvalidInput`. A text without words has no sparse vector.
     """
     owner = point.document_id
-    vectors: dict[str, Float32 | Words] = {DENSE: dense_of(point, layout)}
+    vectors: dict[str, Float32 | Words] = {DENSE: embedding}
     if layout.latents:
         vectors[LATENTS] = unit_rows(point.latents, layout.dimensions, owner)
     if point.text and (words := document_words(point.text, layout.language)).ids:
         vectors[words_name(layout.language)] = words
     return vectors
-
-
-def dense_of(point: Point, layout: Layout) -> Float32:
-    """Return the embedding of a point in the form that its collection holds: of each part (P, D), or one (D,)."""
-    rows: Float32 = dense_rows([point], layout)[0]
-    return rows
 
 
 def dense_rows(points: Sequence[Point], layout: Layout) -> Float32 | list[Float32]:

@@ -28,7 +28,7 @@ from indexer.store.server.filters import to_server
 from indexer.store.server.graph import GraphSearch
 from indexer.store.server.messages import Record, Selection
 from indexer.store.server.ranking import asked
-from indexer.store.server.writing import Written, calls, storable
+from indexer.store.server.writing import calls, storable, written
 from indexer.store.ties import in_order, is_complete, query_limits, words_spare
 from indexer.store.vectors import DENSE, LATENTS, just_below, unpacked
 from model.errors import DependencyUnavailable, InvalidInput
@@ -66,8 +66,8 @@ class ServerPoints:
     async def upsert(self, points: Sequence[Point]) -> None:
         """Checked all before the first is sent; a failure between two calls is mended by repeating the whole."""
         description = await self._store.describe(self._name)
-        written = list({point.document_id: Written.of(point, description.layout) for point in points}.values())
-        for part in calls(written, min(self._store.settings.upsert_points, description.strict.upsert_points)):
+        most = min(self._store.settings.upsert_points, description.strict.upsert_points)
+        for part in calls(written(points, description.layout), most):
             try:
                 async with self._store.naming_shards(self._name), self._noticing_changes():
                     with translating_errors("upsert"):

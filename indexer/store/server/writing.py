@@ -19,7 +19,7 @@ from indexer.store.bm25 import Words
 from indexer.store.payload import payload_of
 from indexer.store.server.messages import write_vector
 from indexer.store.server.ranking import as_json
-from indexer.store.vectors import vectors_of
+from indexer.store.vectors import dense_rows, vectors_of
 from model.errors import InvalidInput
 from model.types import Float32
 
@@ -38,9 +38,10 @@ class Written:
     size_bytes: int
 
     @classmethod
-    def of(cls, point: Point, layout: Layout) -> Written:
-        """Return a point in this form. Raises `InvalidInput` for what the server cannot hold."""
-        vectors, payload = vectors_of(point, layout), payload_of(point)
+    def of(cls, point: Point, layout: Layout, embedding: Float32) -> Written:
+        """Return a point in this form, with its embedding at length 1. Raises `InvalidInput` for what the server cannot
+        hold."""
+        vectors, payload = vectors_of(point, layout, embedding), payload_of(point)
         values = sum(2 * len(value.ids) if isinstance(value, Words) else value.size for value in vectors.values())
         return cls(point_id(point.document_id), vectors, payload, len(storable(payload)) + _VALUE_BYTES * values)
 
@@ -55,6 +56,16 @@ class Written:
         message = request.points.add(id=wire.PointId(uuid=self.id), payload=payload_to_grpc(self.payload))
         for name, vector in self.vectors.items():
             write_vector(message.vectors.vectors.vectors[name], vector)
+
+
+def written(points: Sequence[Point], layout: Layout) -> list[Written]:
+    """Return points in the form in which they are written, of one document the last. Raises `InvalidInput`."""
+    embeddings = dense_rows(points, layout)
+    latest = {
+        point.document_id: Written.of(point, layout, embedding)
+        for point, embedding in zip(points, embeddings, strict=True)
+    }
+    return list(latest.values())
 
 
 def calls(points: Sequence[Written], most: int) -> Iterator[list[Written]]:
@@ -74,12 +85,14 @@ def calls(points: Sequence[Written], most: int) -> Iterator[list[Written]]:
 def storable(payload: dict[str, Any]) -> bytes:
     """Return the payload as JSON. Refuses what Edge refuses; gRPC would write NaN, and `:memory:` anything."""
     try:
-        written = orjson.dumps(payload, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS)
+        encoded = orjson.dumps(payload, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS)
     except TypeError as error:  # JSONEncodeError is one
         raise InvalidInput(f"the store cannot hold or compare this value: {error}"[:300]) from error
-    if b"null" in written and _has_nan(payload):
+    # NaN is written as null, beside the fields that have no value.
+    absent = sum(value is None for value in payload.values())
+    if encoded.count(b"null") > absent and _has_nan(payload):
         raise InvalidInput("the store cannot hold or compare this value: not a finite number")
-    return written
+    return encoded
 
 
 def _has_nan(value: Any) -> bool:

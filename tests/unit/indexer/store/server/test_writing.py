@@ -1,5 +1,6 @@
 """Points as they are sent: over gRPC the same messages as the client makes, over REST the same JSON."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from qdrant_client.conversions.conversion import RestToGrpc
 
 from indexer.domain.points import Part, Point
 from indexer.store.base import Layout
-from indexer.store.server.writing import Written
+from indexer.store.server.writing import written
+from model.errors import InvalidInput
 
 
 def point(dimensions: int, parts: int = 1, latents: int = 0, text: str | None = "red boots, red") -> Point:
@@ -39,9 +41,21 @@ CASES = [
 
 @pytest.mark.parametrize(("point", "layout"), CASES)
 def test_both_transports_send_what_the_client_would(point: Point, layout: Layout) -> None:
-    written = Written.of(point, layout)
-    struct = written.struct()
+    (sent,) = written([point], layout)
+    struct = sent.struct()
     assert q.PointStruct.model_validate(struct.model_dump()) == struct
     request = wire.UpsertPoints()
-    written.write_to(request)
+    sent.write_to(request)
     assert list(request.points) == [RestToGrpc.convert_point_struct(struct)]
+
+
+def test_of_one_document_the_last_is_sent() -> None:
+    first, last = replace(point(4), text="first"), replace(point(4), text="last")
+    assert [sent.payload["text"] for sent in written([first, last], Layout(4))] == ["last"]
+
+
+@pytest.mark.parametrize("metadata", [{"x": float("nan")}, {"list": [None, {"deep": float("inf")}]}])
+def test_numbers_that_are_none_are_refused_beside_fields_without_a_value(metadata: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput, match="not a finite number"):
+        written([replace(point(4, text=None), metadata=metadata)], Layout(4))
+    assert written([replace(point(4, text=None), metadata={"list": [None, "null"]})], Layout(4))
