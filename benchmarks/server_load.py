@@ -1,7 +1,9 @@
-"""`RET2_TEST_QDRANT_URL=… python -m benchmarks.server_load [100000]`: the same documents on Qdrant Edge and on a Qdrant server.
+"""`RET2_TEST_QDRANT_URL=… python -m benchmarks.server_load [100000] [--stores edge,rest,grpc]`: the same documents on Qdrant Edge and on a
+Qdrant server.
 
 Loaded, and then searched by one caller, by gRPC and by REST, in one run. Beside each time stands the processor time that this process
 took for it, which is this service's part: a server on the same machine is not in it. Edge's work is in a process of its own.
+Searches begin when the graph is built, or after `--graph-wait` seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from benchmarks.edge_load import DIMENSIONS, HITS, QUERIES, SHELVES, WRITE, vectors
 from benchmarks.figures import percentile
@@ -29,6 +33,7 @@ from indexer.store.server.store import ServerStore
 from model.types import Float32
 
 CALLS, CANDIDATES, GRAPH_WAIT_S = 4, 1_000, 150.0
+STORES = {"edge": "Edge", "rest": "server by REST", "grpc": "server by gRPC"}
 INDEXES = {"shelf": FieldType.KEYWORD, "price": FieldType.NUMBER}
 Search = tuple[Criterion, SearchWindow]
 WAYS: dict[str, Callable[[Float32, str], Search]] = {
@@ -82,10 +87,10 @@ async def search(store: Store, queries: Float32, way: Callable[[Float32, str], S
     return f"{percentile(took_ms, 50):.1f}/{percentile(took_ms, 95):.1f}, {own_ms:.1f}"
 
 
-async def graph_of_server(store: ServerStore, count: int) -> str:
+async def graph_of_server(store: ServerStore, count: int, most_s: float) -> str:
     """Wait for the graph."""
     began = time.perf_counter()
-    while time.perf_counter() - began < GRAPH_WAIT_S:
+    while time.perf_counter() - began < most_s:
         info = await store.client.get_collection(store.engine_name("c"))
         if info.status == "green" and (info.indexed_vectors_count or 0) >= 0.9 * count:
             break
@@ -93,16 +98,16 @@ async def graph_of_server(store: ServerStore, count: int) -> str:
     return f"{time.perf_counter() - began:.0f} s"
 
 
-async def graph_of_edge(folder: Path) -> str:
+async def graph_of_edge(folder: Path, most_s: float) -> str:
     began = time.perf_counter()
-    while time.perf_counter() - began < GRAPH_WAIT_S:
+    while time.perf_counter() - began < most_s:
         if any((folder / "c").glob("shard*/graph.json")) and not (folder / "c" / "journal").exists():
             break
         await asyncio.sleep(0.5)
     return f"{time.perf_counter() - began:.0f} s"
 
 
-async def measure(count: int, url: str, folder: Path) -> None:
+async def measure(stores: list[str], count: int, settings: ServerStoreSettings, folder: Path, most_s: float) -> None:
     *documents, last = vectors(count)
     queries = last[:QUERIES]
     rows: dict[str, list[str]] = {}
@@ -111,22 +116,20 @@ async def measure(count: int, url: str, folder: Path) -> None:
         rows.setdefault(row, []).append(cell)
         print(f"{row}: {cell}", file=sys.stderr, flush=True)
 
-    edge = EdgeStore(folder)
-    note("load", await load(edge, documents))
-    note("then the graph", await graph_of_edge(folder))
-    for name, way in WAYS.items():
-        note(name, await search(edge, queries, way))
-    await edge.close()
-    for grpc in (False, True):
-        settings = ServerStoreSettings(url, timeout_s=60, prefer_grpc=grpc, collection_prefix=f"bench{os.getpid()}")
-        server = ServerStore(settings)
-        note("load", await load(server, documents))
-        note("then the graph", await graph_of_server(server, count))
+    for kind in stores:
+        edge = EdgeStore(folder) if kind == "edge" else None
+        server = None if edge else ServerStore(replace(settings, prefer_grpc=kind == "grpc"))
+        store = cast(Store, edge or server)
+        note("load", await load(store, documents))
+        note(
+            "then the graph",
+            await (graph_of_server(server, count, most_s) if server else graph_of_edge(folder, most_s)),
+        )
         for name, way in WAYS.items():
-            note(name, await search(server, queries, way))
-        await server.drop("c")
-        await server.close()
-    print("| | Edge | server by REST | server by gRPC |\n|---|---|---|---|")
+            note(name, await search(store, queries, way))
+        await store.drop("c")
+        await store.close()
+    print(f"| | {' | '.join(STORES[kind] for kind in stores)} |\n|{'---|' * (len(stores) + 1)}")
     for row, cells in rows.items():
         print(f"| {row} | {' | '.join(cells)} |", flush=True)
 
@@ -134,12 +137,21 @@ async def measure(count: int, url: str, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.server_load", description=__doc__)
     parser.add_argument("count", nargs="?", type=int, default=100_000)
+    parser.add_argument("--stores", default=",".join(STORES), help="of edge, rest and grpc, one after another")
+    parser.add_argument("--graph-wait", type=float, default=GRAPH_WAIT_S, help="seconds at most")
     arguments = parser.parse_args()
+    stores = arguments.stores.split(",")
+    if unknown := set(stores) - STORES.keys():
+        parser.error(f"--stores is of {', '.join(STORES)}, not {', '.join(sorted(unknown))}")
     machine = Machine.read()
     print(f"## {machine.date}, {arguments.count:,} x {DIMENSIONS}\n\n{machine}; load {load_average():.2f}")
     print("\nMilliseconds p50/p95 of ten hits, then this process's part of one.\n")
     with tempfile.TemporaryDirectory(prefix="ret2-server-") as folder:
-        asyncio.run(measure(arguments.count, os.environ["RET2_TEST_QDRANT_URL"], Path(folder)))
+        prefix = f"bench{os.getpid()}"
+        settings = ServerStoreSettings(
+            os.environ.get("RET2_TEST_QDRANT_URL", ""), timeout_s=60, collection_prefix=prefix
+        )
+        asyncio.run(measure(stores, arguments.count, settings, Path(folder), arguments.graph_wait))
 
 
 if __name__ == "__main__":
