@@ -65,13 +65,13 @@ class Client(AsyncQdrantClient):
         """Return points with their scores. `request` has the other arguments of `query_points`."""
         if (remote := self._grpc) is None:
             query = {**request, "query": as_json(request["query"])}
-            found = await self.query_points(
+            answer = await self.query_points(
                 collection_name, **query, limit=limit, with_payload=payload, with_vectors=vectors
             )
-            return [Record.of(point) for point in found.points]
+            return [Record.of(point) for point in answer.points]
         message = query_message(collection_name, request, limit, payload, vectors)
-        answer = await remote.grpc_points.Query(message, timeout=request.get("timeout") or remote._timeout)
-        return [Record.read(hit, hit.score) for hit in answer.result]
+        hits = await remote.grpc_points.Query(message, timeout=request.get("timeout") or remote._timeout)
+        return [Record.read(hit, hit.score) for hit in hits.result]
 
     async def read_records(
         self,

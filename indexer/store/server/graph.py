@@ -20,8 +20,8 @@ from indexer.store.server.strict import NO_LIMIT
 
 @dataclass(frozen=True, slots=True)
 class GraphSearch:
-    """`ef` is the breadth of the first search; `oversampling` is set with quantization alone. `most_ef` is the most that
-    a search may name; a server searches as broadly as it returns hits anyway."""
+    """`ef` is the breadth of the first search; `oversampling` is set with quantization alone. `most_ef` is the most
+    that a search may name; a server searches as broadly as it returns hits anyway."""
 
     ef: int
     exact: bool = False
