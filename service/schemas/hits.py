@@ -91,8 +91,7 @@ class From:
 
 def wire(model: type[ContentOut], view: ContentView) -> dict[str, Any]:
     """Return an answer as plain data, whose vectors are arrays still."""
-    values = ((name, read(view)) for name, read in _readers(model))
-    return {name: value for name, value in values if value is not ABSENT}
+    return {name: value for name, read in _readers(model) if (value := read(view)) is not ABSENT}
 
 
 @lru_cache

@@ -240,3 +240,13 @@ def test_the_metrics_have_another_port_or_none() -> None:
     assert Settings(port=0, metrics_port=0).metrics_port == 0
     with pytest.raises(ValidationError, match="RET2_METRICS_PORT is 8080, as is RET2_PORT"):
         Settings(metrics_port=8080)
+
+
+def test_the_settings_of_a_part_are_built_once() -> None:
+    """Each request reads several of them."""
+    settings = Settings()
+    assert settings.http is settings.http
+    assert settings.search is settings.search
+    assert settings.limits is settings.limits
+    assert settings.list_limits is settings.list_limits
+    assert settings.list_limits["searches"] == settings.http.max_searches_per_call
