@@ -15,6 +15,11 @@ from indexer.ledger.sql.rows import as_collection, collection_row, no_collection
 from indexer.ledger.sql.schema import aliases, collections, failures, jobs
 from model.errors import Conflict
 
+# Made once, because each search runs it: to make it took 0.13 of 0.35 ms.
+_SOUGHT = sa.bindparam("sought", type_=sa.Text)
+_OF_ALIAS = sa.select(aliases.c.collection).where(aliases.c.name == _SOUGHT).scalar_subquery()
+_RESOLVE = sa.select(collections).where(sa.or_(collections.c.name == _SOUGHT, collections.c.name == _OF_ALIAS))
+
 
 class Collections(Part):
     @operation
@@ -73,10 +78,8 @@ class Collections(Part):
     def resolve(self, name: str) -> Collection:
         """Return the collection of this name, or the collection to which the alias of this name points. Raises
         `NotFound`."""
-        of_alias = sa.select(aliases.c.collection).where(aliases.c.name == name).scalar_subquery()
-        named = sa.or_(collections.c.name == name, collections.c.name == of_alias)
         with self._database.read() as connection:
-            rows = connection.execute(sa.select(collections).where(named)).all()
+            rows = connection.execute(_RESOLVE, {"sought": name}).all()
         chosen = next((row for row in rows if row.name == name), next(iter(rows), None))
         if chosen is None:
             raise no_collection(name)

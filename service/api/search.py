@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from model.errors import Overloaded, RetrievalError, TooLarge
 from service.api.serializers import CollectionPath
-from service.components import Parts, PartsOf
-from service.http.middleware.api_keys import CallerOf
+from service.components import Parts, PartsOf, parts_of
+from service.http.middleware.api_keys import caller_of
 from service.http.problems import error_wire
 from service.http.responses import Json, StrictRoute, answer_within, took
 from service.schemas.base import checked
@@ -24,7 +24,9 @@ from service.search.searcher import Searcher
 router = APIRouter(route_class=StrictRoute, tags=["search"])
 
 
-async def searcher_of(parts: PartsOf, caller: CallerOf) -> Searcher:
+async def searcher_of(request: Request) -> Searcher:
+    # Called here: FastAPI takes some 30 us to find out that each has to be.
+    parts, caller = await parts_of(request), await caller_of(request)
     settings = parts.settings
     bounds = settings.search
     return Searcher(parts.catalog, parts.fetcher, settings.limits, bounds, parts.hit_room, parts.metrics, caller)
@@ -34,8 +36,9 @@ SearcherOf = Annotated[Searcher, Depends(searcher_of)]
 
 
 @router.post("/search", response_model=SearchOut)
-async def search(body: SearchIn, request: Request, searcher: SearcherOf, parts: PartsOf) -> Response:
+async def search(body: SearchIn, request: Request, searcher: SearcherOf) -> Response:
     """Find the documents nearest to a query of text, an image or both, best first."""
+    parts = await parts_of(request)
     writer = _writer(request, parts)
     answer, timings = await answer_within(request, searcher.search(body, writer), parts.settings.request_timeout_s)
     took(request, [timings])
