@@ -25,7 +25,7 @@ from model.child_output import ending
 from model.errors import DependencyUnavailable
 
 # A filter that leaves fewer vectors than this is answered exactly, and has no links of its own in the graph.
-FULL_SCAN_KB = 5_000
+FULL_SCAN_KB = 10_000
 
 _NAMES = ("shard", "shard.new")
 _MOVED = "moved"
