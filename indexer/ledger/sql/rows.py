@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,12 +22,32 @@ Item = tuple[int, Document]
 
 
 def as_collection(row: sa.Row[Any]) -> Collection:
-    values = dict(row._mapping)
-    settings = json.loads(values.pop("settings"))
+    limit, indexes, precisions, passages = _settings(row.settings)
+    return Collection(
+        name=row.name,
+        fingerprint=row.fingerprint,
+        model=row.model,
+        dimensions=row.dimensions,
+        created_at=row.created_at,
+        instruction=row.instruction,
+        limit=limit,
+        indexes=dict(indexes),
+        passages=passages,
+        generation=row.generation,
+        paused=row.paused,
+        precisions=dict(precisions),
+    )
+
+
+# Most of thousands of collections have the same settings, and a list reads all.
+@lru_cache(1_024)
+def _settings(
+    text: str,
+) -> tuple[int | None, Mapping[str, FieldType], Mapping[str, tuple[str, ...]], PassageSettings]:
+    settings = json.loads(text)
     indexes = {name: FieldType(kind) for name, kind in settings.get("indexes", {}).items()}
     precisions = {model: tuple(names) for model, names in settings.get("precisions", {}).items()}
-    passages = PassageSettings(**settings.get("passages", {}))
-    return Collection(**values, limit=settings.get("limit"), indexes=indexes, precisions=precisions, passages=passages)
+    return settings.get("limit"), indexes, precisions, PassageSettings(**settings.get("passages", {}))
 
 
 def collection_row(collection: Collection) -> dict[str, Any]:

@@ -92,9 +92,12 @@ def _block(vectors: Float32 | Sequence[Float32]) -> tuple[bytes, list[int] | Non
 
 
 def _rows(block: tuple[bytes, list[int] | None], dimensions: int) -> list[Any]:
+    """Return each point's vector, or a list of its vectors where it has several: the engine takes a single one for a
+    list of one. They are views of the block, at half the cost of lists of floats."""
     data, counts = block
-    rows: list[Any] = np.frombuffer(data, np.float32).reshape(-1, dimensions).tolist()
+    floats = memoryview(data).cast("f")
+    rows = [floats[start : start + dimensions] for start in range(0, len(floats), dimensions)]
     if counts is None:
         return rows
     following: Iterator[Any] = iter(rows)
-    return [list(islice(following, count)) for count in counts]
+    return [next(following) if count == 1 else list(islice(following, count)) for count in counts]

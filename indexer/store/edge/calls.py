@@ -2,6 +2,9 @@
 
 Searches that wait behind one another go to the child in one message. It answers one by one, so the first waits for none
 of the others, and between two searches the child waits for nobody.
+
+A load makes its next write before the last one is answered, so that the child need not wait for it. Behind a write in
+hand the searches go first, so no search waits for two.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Any
 # Searches of one message: what other calls wait for besides, some 20 ms where there is a graph.
 TOGETHER = 32
 _SEARCHES = frozenset({"search", "rank", "hits", "best_parts"})
+_WRITE = "write"
 
 # A method and its arguments.
 Request = tuple[str, tuple[Any, ...]]
@@ -53,6 +57,8 @@ class Calls:
     def __init__(self, ask: Callable[[Sequence[Request]], Iterator[Any]]) -> None:
         self._ask = ask
         self._waiting: deque[Call] = deque()
+        # The last call was a write.
+        self._written = False
         # One thread for the life of the store: the kernel ends the child with the thread that started it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="edge")
 
@@ -85,10 +91,24 @@ class Calls:
     def _next_calls(self) -> list[Call]:
         """Take the call whose turn it is, and with a search those that wait right behind it."""
         calls: list[Call] = []
-        while self._waiting and len(calls) < TOGETHER:
-            if calls and not (calls[0].searches and self._waiting[0].searches):
+        place = self._turn()
+        while len(self._waiting) > place and len(calls) < TOGETHER:
+            if calls and not (calls[0].searches and self._waiting[place].searches):
                 break
-            call = self._waiting.popleft()
+            call = self._waiting[place]
+            del self._waiting[place]
             if not call.answer.done():
                 calls.append(call)
+        if calls:
+            self._written = calls[0].request[0] == _WRITE
         return calls
+
+    def _turn(self) -> int:
+        """Return the place of the call whose turn it is: the first, or after a write a search behind other writes."""
+        if self._written:
+            for place, call in enumerate(self._waiting):
+                if call.searches:
+                    return place
+                if call.request[0] != _WRITE:
+                    break
+        return 0

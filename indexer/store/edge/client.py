@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import subprocess
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
@@ -42,6 +43,7 @@ START_TIMEOUT_S = 60.0  # of a busy machine, over the wait for the lock; 0.2 s i
 ANSWER_TIMEOUT_S = 120.0  # the longest call is a search behind the vacuum of a large collection
 # Characters of text and values of vectors of one call that writes: some 0.1 s. Searches wait for the call in hand.
 CALL_SIZE = 500_000
+WRITES_AT_A_TIME = 2
 SUMMARIES_PER_CALL = 200  # some 8 ms where they are read from files
 COPY_TIMEOUT_S = 3_600.0  # of a snapshot or a restoration
 CLOSE_TIMEOUT_S = 30.0
@@ -165,7 +167,9 @@ class EdgePoints:
     @measured
     async def upsert(self, points: Sequence[Point]) -> None:
         """Write the points, in several calls, so that searches run between them. The last one brings all to disk. Of
-        more than one call, those before one that is refused stay written."""
+        more than one call, the others stay written where one is refused."""
+        # Of an id that stands there twice the last counts, whichever call is made first.
+        points = list({point.document_id: point for point in points}.values())
         if not points:
             return
         layout, size = await self._call("writing", self._name)
@@ -175,12 +179,22 @@ class EdgePoints:
             part = _first(points[first : first + size])
             return await asyncio.to_thread(pack_points, part, layout), first + len(part)
 
-        batch, end = await prepared(0)
-        while end < len(points):
-            # The next batch is prepared while the child writes.
-            write = self._call("write", self._name, layout, batch, False)
-            (batch, end), size = await asyncio.gather(prepared(end), write)
-        await self._call("write", self._name, layout, batch, True)
+        # Two at a time, so that the child goes on at once, while the next batch is prepared.
+        writes: deque[asyncio.Task[int]] = deque()
+        try:
+            batch, end = await prepared(0)
+            while end < len(points):
+                writes.append(asyncio.create_task(self._call("write", self._name, layout, batch, False)))
+                batch, end = await prepared(end)
+                if len(writes) == WRITES_AT_A_TIME:
+                    size = await writes.popleft()
+            while writes:
+                await writes.popleft()
+            await self._call("write", self._name, layout, batch, True)
+        finally:
+            for write in writes:
+                write.cancel()
+            await asyncio.gather(*writes, return_exceptions=True)
 
     @measured
     async def set_metadata(self, changes: Sequence[MetadataChange]) -> None:

@@ -77,6 +77,27 @@ async def test_calls_keep_their_order_and_a_message_is_bounded() -> None:
     await calls.close(lambda: None)
 
 
+async def test_behind_a_write_in_hand_a_search_passes_other_writes_and_nothing_else() -> None:
+    child = Child()
+    calls = Calls(child.ask)
+    first = made(calls, "write", 0)
+    await asyncio.to_thread(child.began.wait, 5)
+    methods = ["write", "search", "search", "write", "delete", "search", "search"]
+    tasks = [made(calls, method, number) for number, method in enumerate(methods)]
+    await asyncio.sleep(0)
+    child.allow(1_000)
+    assert await asyncio.gather(first, *tasks) == [0, *range(len(methods))]
+    assert child.messages == [
+        ["write"],
+        ["search", "search"],
+        ["write"],
+        ["write"],
+        ["delete"],
+        ["search", "search"],
+    ]
+    await calls.close(lambda: None)
+
+
 async def test_a_call_cancelled_while_it_waits_is_not_made() -> None:
     child = Child()
     calls = Calls(child.ask)
