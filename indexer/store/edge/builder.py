@@ -51,7 +51,7 @@ def _build(pipe: Connection[Any, Any], order: Order) -> None:
     # Writers wait for the copy, so it is not made at the lowest priority.
     copy(Path(order.used), path)
     pipe.send(COPIED)
-    os.nice(_LOWEST_PRIORITY)
+    _yield_to_others()
     shard = qe.EdgeShard.load(str(path), _config(order, has_parts(path)))
     _make_indexes(shard, order)
     shard.optimize()
@@ -68,6 +68,14 @@ def _build(pipe: Connection[Any, Any], order: Order) -> None:
     pipe.send(FINISHED)
     if pipe.recv() == REMOVE:
         shutil.rmtree(path.with_name(f"{GONE}{os.getpid()}"), ignore_errors=True)
+
+
+def _yield_to_others() -> None:
+    """Compute only while nobody else would. Linux then takes this core for an idle one, and does not make the processes
+    that search and write share another."""
+    os.nice(_LOWEST_PRIORITY)
+    if sys.platform == "linux":
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _config(order: Order, parts: bool) -> qe.EdgeConfig:
