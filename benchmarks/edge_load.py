@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -85,7 +86,17 @@ class Caller:
         return percentile([await self.search(query, window) for query in self._queries], 50)
 
 
+class Row(list[str]):
+    """The cells of one size, which are shown as they come: a million takes many minutes."""
+
+    def add(self, *cells: str) -> None:
+        for cell in cells:
+            print(f"{self[0] if self else cell}: {HEADER[len(self)]} {cell}", file=sys.stderr, flush=True)
+            self.append(cell)
+
+
 async def measure(size: int, folder: Path, settings: EdgeSettings, seconds: float, *, alone: bool) -> list[str]:
+    row = Row()
     *documents, queries = vectors(size)
     queries = queries[:QUERIES]
     store = EdgeStore(folder, settings=settings)
@@ -103,29 +114,30 @@ async def measure(size: int, folder: Path, settings: EdgeSettings, seconds: floa
             ]
         )
     loaded_s = time.perf_counter() - began
-    row = [f"{size:,}", f"{size / loaded_s:,.0f}", caller.cell()]
+    row.add(f"{size:,}", f"{size / loaded_s:,.0f}", caller.cell())
     began = time.perf_counter()
     await built(folder / "c", size, DIMENSIONS)
-    row += [f"{time.perf_counter() - began:.0f}", caller.cell()]
+    row.add(f"{time.perf_counter() - began:.0f}", caller.cell())
     searching = searching or asyncio.create_task(caller.run())
     await asyncio.sleep(seconds)
-    row.append(caller.cell())
+    row.add(caller.cell())
     searching.cancel()
     exact = await caller.p50_ms(SearchWindow(HITS, exact=True))
-    row += [f"{await caller.p50_ms(SearchWindow(HITS, condition=Equals('shelf', 's3'))):.1f}", f"{exact:.1f}"]
-    row.append(f"{await _recall(store, documents, queries):.3f}")
+    row.add(f"{await caller.p50_ms(SearchWindow(HITS, condition=Equals('shelf', 's3'))):.1f}", f"{exact:.1f}")
+    row.add(f"{await _recall(store, documents, queries):.3f}")
     await store.close()
     began = time.perf_counter()
     store = EdgeStore(folder, settings=settings)
     await store.points("c").search(Nearest(queries[0]), SearchWindow(HITS))
-    row.append(f"{time.perf_counter() - began:.2f}")
+    row.add(f"{time.perf_counter() - began:.2f}")
     await Caller(store, queries).p50_ms(SearchWindow(HITS))
     process = store._child._process
     status = await asyncio.to_thread(Path(f"/proc/{process.pid}/status").read_text) if process else ""
     memory = dict(line.split(":", 1) for line in status.splitlines())
-    row += [f"{int(memory[name].split()[0]) // 1024:,}" for name in ("RssAnon", "RssFile")]
+    row.add(*(f"{int(memory[name].split()[0]) // 1024:,}" for name in ("RssAnon", "RssFile")))
     await store.close()
-    return [*row, f"{bytes_on_disk(folder) / size:,.0f}"]
+    row.add(f"{bytes_on_disk(folder) / size:,.0f}")
+    return row
 
 
 async def _recall(store: EdgeStore, documents: list[Float32], queries: Float32) -> float:

@@ -106,7 +106,8 @@ class Calls:
     def _turn(self) -> int:
         """Return the place of the call whose turn it is: the first, or after a write a search behind other writes."""
         if self._written:
-            for place, call in enumerate(self._waiting):
+            # A copy, for callers in other threads add to it.
+            for place, call in enumerate(list(self._waiting)):
                 if call.searches:
                     return place
                 if call.request[0] != _WRITE:

@@ -210,6 +210,53 @@ def test_while_there_are_searches_a_call_writes_fewer_points(tmp_path: Path) -> 
     shards.close()
 
 
+async def test_the_next_write_of_a_load_is_made_before_the_last_one_is_answered(
+    store: EdgeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the last one, which brings all to disk, when all others are answered."""
+    events: list[str] = []
+    call = EdgeStore._call
+
+    async def noted(store: EdgeStore, method: str, *arguments: Any) -> Any:
+        if method != "write":
+            return await call(store, method, *arguments)
+        events.append("last" if arguments[-1] else "made")
+        answer = await call(store, method, *arguments)
+        await asyncio.sleep(0.05)
+        events.append("answered")
+        return min(answer, 60)
+
+    monkeypatch.setattr(EdgeStore, "_call", noted)
+    await store.points("c").upsert(batch(0, 1_000))
+    assert events[:2] == ["made", "made"]
+    under_way = 0
+    for event in events:
+        under_way += -1 if event == "answered" else 1
+        assert under_way <= client.WRITES_AT_A_TIME
+        assert event != "last" or under_way == 1
+    assert events[-2:] == ["last", "answered"]
+
+
+async def test_after_a_write_that_fails_no_other_of_that_load_is_made(
+    store: EdgeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    call = EdgeStore._call
+
+    async def failing(store: EdgeStore, method: str, *arguments: Any) -> Any:
+        if method == "write":
+            made.append(len(made))
+            if len(made) == 3:
+                raise Conflict("the collection was made anew")
+        return await call(store, method, *arguments)
+
+    monkeypatch.setattr(EdgeStore, "_call", failing)
+    with pytest.raises(Conflict, match="made anew"):
+        await store.points("c").upsert(batch(0, 2_000))
+    assert len(made) <= 3 + client.WRITES_AT_A_TIME - 1
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_of_a_document_that_is_twice_in_one_write_the_later_stands(store: EdgeStore) -> None:
     points = batch(0, 2 * edge_shards.MAX_CALL_POINTS)
     later = replace(points[0], text="later")
