@@ -67,8 +67,8 @@ def engine_points(batch: bytes) -> list[qe.Point]:
     for id_, rows, latent_rows, terms, payload in zip(
         ids, _rows(dense, dimensions), _rows(latents, dimensions) or repeat(None), words, payloads, strict=False
     ):
-        name = DENSE if apart is None or len(rows) == 1 else PARTS
-        vectors: Any = rows if apart is None or name == PARTS else rows[0]
+        name = PARTS if apart is not None and isinstance(rows, list) else DENSE
+        vectors: Any = rows
         if name != DENSE or latent_rows is not None or terms is not None:
             vectors = {name: vectors}
             if latent_rows is not None:
