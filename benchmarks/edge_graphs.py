@@ -7,7 +7,7 @@ from pathlib import Path
 
 from indexer.store.edge.graph import Graph
 from indexer.store.edge.journal import NAME as JOURNAL
-from indexer.store.edge.opened import GRAPH_BYTES, GRAPH_SHARE
+from indexer.store.edge.opened import GRAPH_BYTES, GRAPH_SHARE, TAIL_BYTES
 
 
 async def built(collection: Path, documents: int, dimensions: int) -> None:
@@ -22,5 +22,5 @@ def _is_built(collection: Path, documents: int, dimensions: int) -> bool:
     if 4 * documents * dimensions < GRAPH_BYTES:
         return True
     graphs = [graph for shard in collection.glob("shard*") if (graph := Graph.read(shard))]
-    outside = max(GRAPH_BYTES / (4 * dimensions), GRAPH_SHARE * documents)
+    outside = max(TAIL_BYTES / (4 * dimensions), GRAPH_SHARE * documents)
     return not (collection / JOURNAL).exists() and any(documents - graph.points < outside for graph in graphs)

@@ -35,6 +35,7 @@ D, N = 32, 3_000
 @pytest.fixture(autouse=True)
 def small_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opened, "GRAPH_BYTES", 4 * D * 1_000)
+    monkeypatch.setattr(opened, "TAIL_BYTES", 4 * D * 250)
     monkeypatch.setattr(edge_shards, "RETRY_S", 0.0)
     # So that the engine walks a graph of so few points.
     monkeypatch.setattr(edge_build, "FULL_SCAN_KB", 1)
@@ -143,6 +144,20 @@ def test_what_is_newer_than_the_graph_is_found_and_gone(shards: Shards, vectors:
         assert ids(shards, vectors[place], SearchWindow(1)) != [f"d{place}"]
     assert shards.reader.count("c") == N + 200 - 3
     assert shards._open["c"].upkeep.written == 200
+
+
+def test_a_quarter_of_what_is_worth_a_graph_is_brought_into_it(shards: Shards, vectors: Float32) -> None:
+    tidied(shards)
+    # One that pays, whatever was measured of so few points.
+    shards._open["c"].graph = Graph(N, 128)
+    shards.upsert("c", points(vectors, N, N + 200))
+    tidied(shards)
+    assert shards._open["c"].graph == Graph(N, 128)
+    shards.upsert("c", points(vectors, 0, 50))
+    tidied(shards)
+    graph = shards._open["c"].graph
+    assert graph is not None
+    assert graph.points == N + 200
 
 
 def test_metadata_changed_during_a_build_are_there_after_it(shards: Shards, vectors: Float32) -> None:
