@@ -41,8 +41,8 @@ MANY_DELETED = 0.2  # of the places for points in a shard; searches read them al
 FEW_DELETED = 1_000  # not worth a build, however small the shard
 
 # Vectors of a collection that is worth a graph: comparing them all takes some 1 ms. It is built anew when TAIL_BYTES
-# were written since, which every search compares besides: 0.3 ms. Of a large graph a fortieth, because each build writes
-# all of it; where a graph did not pay, as many again as it has.
+# were written since, which every search compares besides, in 0.3 ms. Of a large graph a fortieth, because each build
+# writes all of it; where a graph did not pay, as many again as it has.
 GRAPH_BYTES, TAIL_BYTES = 20 * 2**20, 5 * 2**20
 GRAPH_SHARE, UNPAID_GRAPH_SHARE = 0.025, 1.0
 
