@@ -40,6 +40,12 @@ def is_complete(scores: Sequence[float], count: int, limit: int) -> bool:
 def in_order(ranked: Sequence[tuple[str, float]], count: int) -> list[tuple[str, float]]:
     """Return the best `count` of point ids and their scores."""
     if len(ranked) > count:
-        least = nlargest(count, [score for _, score in ranked])[-1] if count else math.inf
+        least = _least([score for _, score in ranked], count) if count else math.inf
         ranked = [scored for scored in ranked if scored[1] >= least]
     return sorted(ranked, key=lambda scored: (-scored[1], scored[0]))[:count]
+
+
+def _least(scores: list[float], count: int) -> float:
+    """Return the least of the best `count` scores. Engines answer best first, or nearly so, which sorting is quick at;
+    for a few of many in no order a heap is quicker."""
+    return nlargest(count, scores)[-1] if 4 * count < len(scores) else sorted(scores, reverse=True)[count - 1]
