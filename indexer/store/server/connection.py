@@ -47,7 +47,9 @@ def connect(settings: ServerStoreSettings, timeout_s: int | None = None, channel
     # REST calls only: callers must not queue inside httpx, which loses connections when they are cancelled.
     options: dict[str, Any] = {"transport": BoundedTransport(settings.connections, _transports(settings))}
     if settings.url.startswith("http"):
-        options["pool_size"] = channels
+        # By REST a server writes a compressed answer in pieces, the second of which waits 40 ms for the first to be
+        # acknowledged.
+        options |= {"pool_size": channels, "metadata": {"Accept-Encoding": "identity"}}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
         warnings.filterwarnings("ignore", message="Auth token provider is used with an insecure connection")

@@ -119,10 +119,10 @@ class ServerStore:
             async with few:
                 try:
                     description = await self.describe(name, fresh=True)
-                    documents = await self.points(name).count()
                 except RetrievalError as error:
                     return error
-                return Summary(description.layout, documents, None, description.indexed, kept=description.kept)
+                shown = description.layout, description.documents, None, description.indexed
+                return Summary(*shown, kept=description.kept)
 
         return dict(zip(names, await asyncio.gather(*map(summary, names)), strict=True))
 

@@ -74,7 +74,7 @@ class Qdrant(CollectionsServicer, PointsServicer, QdrantServicer):  # type: igno
             wal_config=wire.WalConfigDiff(wal_capacity_mb=32, wal_segments_ahead=0),
             metadata={"ret2": json_to_value({"prefix": "", "collection": "c", "format": 2, "indexes": {}})},
         )
-        info = wire.CollectionInfo(status=wire.CollectionStatus.Green, config=config, segments_count=1)
+        info = wire.CollectionInfo(status=wire.CollectionStatus.Green, config=config, segments_count=1, points_count=7)
         return wire.GetCollectionInfoResponse(result=info)
 
     async def CreateFieldIndex(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.store.server.connection import _key_reader, reach
+from indexer.store.server.connection import _key_reader, connect, reach
 from indexer.store.server.settings import ServerStoreSettings
 from model.errors import DependencyUnavailable
 
@@ -45,3 +45,10 @@ def test_a_path_is_refused_where_grpc_would_ignore_it() -> None:
 def test_a_key_is_given_in_one_way(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="both set: keep one"):
         ServerStoreSettings("http://a:6333", api_key="key", api_key_file=tmp_path / "key")
+
+
+async def test_no_answer_is_compressed_by_rest() -> None:
+    """A server sends a compressed one in pieces, and waits 40 ms between them."""
+    client = connect(ServerStoreSettings("http://a:6333", prefer_grpc=False))
+    assert client.http.client._async_client.headers["accept-encoding"] == "identity"
+    await client.close()

@@ -568,6 +568,21 @@ async def test_the_states_of_the_collections_in_use_are_watched(
     assert seen == [{"green": 1}, {"green": 2}, {"green": 1, "red": 1}]
 
 
+async def test_documents_are_counted_by_the_collection_s_own_number(
+    qdrant: Qdrant, serve: Callable[..., ServerStore]
+) -> None:
+    """An exact count would collect the ids of all of them."""
+    store = serve()
+    await store.create("c", D)
+    qdrant.held["ret2~~c"] = 7
+    (shown,) = (await store.summaries(["c"])).values()
+    assert isinstance(shown, Summary)
+    assert shown.documents == await store.points("c").count() == 7
+    assert not qdrant.bodies("POST", "/count")
+    await store.points("c").count(Equals("x", "red"))
+    assert [body["exact"] for body in qdrant.bodies("POST", "/count")] == [True]
+
+
 async def test_answers_of_a_newer_server_are_read(qdrant: Qdrant, serve: Callable[..., ServerStore]) -> None:
     qdrant.newer = True
     store = serve(collection=CollectionSettings(quantization="scalar"))
