@@ -29,6 +29,9 @@ from model.errors import DependencyUnavailable, InvalidInput, Overloaded, Retrie
 
 D = 4
 
+# Documents without a filter are not counted by a call for points.
+RED = Equals("x", "red")
+
 
 class Qdrant(CollectionsServicer, PointsServicer, QdrantServicer):  # type: ignore[misc]
     """Has one collection, `c`. `refusal` is (code, trailing metadata) of every call on points; `hangs` answers none."""
@@ -201,7 +204,7 @@ async def test_refusals(qdrant: Qdrant, store: ServerStore, code: grpc.StatusCod
     point = Point("d", np.ones(D, np.float32), None, None, {}, "")
     points = store.points("c")
     calls: list[Callable[[], Awaitable[object]]] = [
-        points.count,
+        lambda: points.count(RED),
         lambda: points.upsert([point]),
         lambda: points.delete(["d"]),
         lambda: points.fetch(["d"]),
@@ -216,17 +219,17 @@ async def test_refusals(qdrant: Qdrant, store: ServerStore, code: grpc.StatusCod
 async def test_the_wait_asked_for_is_passed_on(qdrant: Qdrant, store: ServerStore) -> None:
     qdrant.refusal = (grpc.StatusCode.RESOURCE_EXHAUSTED, (("retry-after", "9"),))
     with pytest.raises(Overloaded) as raised:
-        await store.points("c").count()
+        await store.points("c").count(RED)
     assert raised.value.retry_after_s == 9
 
 
 async def test_a_stall_is_over_when_the_stall_is_over(qdrant: Qdrant, store: ServerStore) -> None:
     """200 callers, who leave at once or wait for their time-out, leave the places to those who come after them."""
     points = store.points("c")
-    await points.count()
+    await points.count(RED)
     for leave in (True, False):
         qdrant.hangs = True
-        calls = [asyncio.ensure_future(points.count()) for _ in range(200)]
+        calls = [asyncio.ensure_future(points.count(RED)) for _ in range(200)]
         await asyncio.sleep(0.2)
         for call in calls:
             if leave:
@@ -235,7 +238,7 @@ async def test_a_stall_is_over_when_the_stall_is_over(qdrant: Qdrant, store: Ser
         assert {type(result) for result in results} == {asyncio.CancelledError if leave else DependencyUnavailable}
         qdrant.hangs = False
         async with asyncio.timeout(5):
-            assert await asyncio.gather(*(points.count() for _ in range(20))) == [7] * 20
+            assert await asyncio.gather(*(points.count(RED) for _ in range(20))) == [7] * 20
         assert store.alive
 
 
@@ -250,7 +253,7 @@ async def test_connections_that_a_firewall_forgot_are_given_up_within_15_s(qdran
         store = ServerStore(ServerStoreSettings("http://127.0.0.1:1", grpc_port=proxy.port, timeout_s=2))
         points = store.points("c")
         for _ in range(6):
-            await points.count()
+            await points.count(RED)
         before = proxy.accepted
         proxy.forget()
         began = time.monotonic()
@@ -258,7 +261,7 @@ async def test_connections_that_a_firewall_forgot_are_given_up_within_15_s(qdran
         while not answered and time.monotonic() - began < 40:
             asked = time.monotonic()
             with suppress(DependencyUnavailable):
-                await points.count()
+                await points.count(RED)
                 answered = True
             assert time.monotonic() - asked < 2 * 2 + 1
         assert time.monotonic() - began < 17
@@ -270,17 +273,17 @@ async def test_connections_that_a_firewall_forgot_are_given_up_within_15_s(qdran
 async def test_an_old_server_is_refused_over_grpc(qdrant: Qdrant, store: ServerStore) -> None:
     qdrant.version = "1.18.3"
     with pytest.raises(DependencyUnavailable, match=r"has version 1\.18\.3, the least is 1\.19: upgrade it"):
-        await store.points("c").count()
+        await store.points("c").count(RED)
     qdrant.version = "1.20.0"
-    assert await store.points("c").count() == 7
+    assert await store.points("c").count(RED) == 7
     assert list(store.versions.values()) == ["1.20.0"]
 
 
 async def test_no_more_calls_than_places_reach_the_server(qdrant: Qdrant, store: ServerStore) -> None:
     points = store.points("c")
-    await points.count()
+    await points.count(RED)
     qdrant.hangs, qdrant.asked = True, []
-    calls = [asyncio.ensure_future(points.count()) for _ in range(200)]
+    calls = [asyncio.ensure_future(points.count(RED)) for _ in range(200)]
     try:
         async with asyncio.timeout(10):
             while len(qdrant.asked) < 100:  # noqa: ASYNC110
@@ -297,4 +300,4 @@ async def test_a_server_that_hangs_is_given_up_after_the_time_out(qdrant: Qdrant
     qdrant.hangs = True
     async with asyncio.timeout(5):
         with pytest.raises(DependencyUnavailable):
-            await store.points("c").count()
+            await store.points("c").count(RED)
