@@ -121,8 +121,8 @@ class ServerStore:
                     description = await self.describe(name, fresh=True)
                 except RetrievalError as error:
                     return error
-                shown = description.layout, description.documents, None, description.indexed
-                return Summary(*shown, kept=description.kept)
+                indexed, kept_as = description.indexed, description.kept
+                return Summary(description.layout, description.documents, None, indexed, kept=kept_as)
 
         return dict(zip(names, await asyncio.gather(*map(summary, names)), strict=True))
 
