@@ -39,7 +39,11 @@ _LOST = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
 class Unreachable(DependencyUnavailable):
-    """A server did not say its version: it could not be reached, or was late. Nothing else was sent to it."""
+    """A server did not say its version, because it could not be reached. Nothing else was sent to it."""
+
+
+class Unanswered(Unreachable):
+    """A server did not say its version in time."""
 
 
 @dataclass(slots=True)
@@ -75,7 +79,7 @@ class Address:
             async with asyncio.timeout(CHECK_S):
                 version = str((await self.reads.info()).version)
         except TimeoutError as error:
-            raise Unreachable(f"the Qdrant server at {self.url} does not answer within {CHECK_S:g} s") from error
+            raise Unanswered(f"the Qdrant server at {self.url} does not answer within {CHECK_S:g} s") from error
         except (ValueError, ApiException, grpc.RpcError) as error:
             if is_lost(error):
                 raise Unreachable(
@@ -157,7 +161,11 @@ class Addresses:
             if not isinstance(error, Unreachable):
                 raise
             # A write may go to another server too.
-            address = self._choose(address)
+            following = self._choose(address)
+            if following is address and isinstance(error, Unanswered):
+                # Asked again it would take as long, and a search has waited enough.
+                raise
+            address = following
             await self._reach(address)
         try:
             return await self._ask(address, name, ask)

@@ -145,6 +145,23 @@ async def test_an_address_that_was_lost_rests_while_another_does_not() -> None:
     assert await cluster.count() in ("a", "b")
 
 
+@pytest.mark.parametrize("servers_that_hang", [1, 2])
+async def test_no_search_waits_twice_for_one_server(monkeypatch: pytest.MonkeyPatch, servers_that_hang: int) -> None:
+    monkeypatch.setattr(servers, "CHECK_S", 0.02)
+    waited: list[str] = []
+
+    async def info() -> None:
+        waited.append("info")
+        await asyncio.sleep(60)
+
+    nodes = [Node(name) for name in "ab"[:servers_that_hang]]
+    for node in nodes:
+        node.info = info  # type: ignore[method-assign]
+    with pytest.raises(DependencyUnavailable, match="does not answer within"):
+        await addresses(*nodes).count()
+    assert len(waited) == servers_that_hang
+
+
 @pytest.mark.parametrize("version", ["1.18.3", "0.9.0"])
 async def test_an_old_server_is_refused_by_name(version: str) -> None:
     node = Node("a", version)
