@@ -47,43 +47,20 @@ def computes_bfloat16() -> bool:
 
 
 def streams(threads: int) -> int:
-    """Return into how many streams the threads are divided for a call that is alone."""
+    """Return how many batches are computed side by side."""
     return max(1, threads // _THREADS_PER_STREAM)
 
 
-def calls_side_by_side(threads: int) -> int:
-    """Return how many calls divide the threads while there are several."""
-    return max(streams(threads), min(2, threads))
-
-
 class Graph:
-    """A graph compiled for this processor. Thread-safe.
-
-    A call that is alone has all threads, so that its caller waits as short as can be. Calls side by side have a part of
-    the threads each. The threads of a call wait for each other after every operation: when another process or Python
-    takes a core for a moment, all of them stand still, but not those of the other call.
-    """
+    """A graph compiled for this processor. Thread-safe: each thread has a request of its own."""
 
     def __init__(self, graph: Any, precision: str, threads: int) -> None:
-        self._alone = self._beside = _Compiled(graph, precision, threads, streams(threads))
-        if calls_side_by_side(threads) > streams(threads):
-            self._beside = _Compiled(graph, precision, threads, calls_side_by_side(threads))
-
-    def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        with _CALLS as alone:
-            return (self._alone if alone else self._beside)(*inputs)
-
-
-class _Compiled:
-    """A graph compiled so that several calls divide the threads. Each calling thread has a request of its own."""
-
-    def __init__(self, graph: Any, precision: str, threads: int, calls: int) -> None:
         self._compiled = _core().compile_model(
             graph,
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": _HINTS[precision],
-                "NUM_STREAMS": calls,
+                "NUM_STREAMS": streams(threads),
                 "INFERENCE_NUM_THREADS": threads,
                 "ENABLE_CPU_PINNING": False,
             },
@@ -97,27 +74,6 @@ class _Compiled:
             request = self._requests.request = self._compiled.create_infer_request()
         results = request.infer([value.contiguous().numpy() for value in inputs], share_inputs=True)
         return [torch.from_numpy(results[place]) for place in range(self._outputs)]
-
-
-class _Calls:
-    """The number of graphs that compute at this moment. Whoever enters learns whether there is no other."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running = 0
-
-    def __enter__(self) -> bool:
-        with self._lock:
-            self._running += 1
-            return self._running == 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._running -= 1
-
-
-# Of the process, whose graphs share its processor.
-_CALLS = _Calls()
 
 
 def convert(module: nn.Module, example: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> Any:

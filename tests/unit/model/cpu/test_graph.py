@@ -1,45 +1,40 @@
-"""How calls of a graph divide the threads of the processor."""
+"""Weights that are mapped from files: what a compiled graph does not read of them leaves memory."""
 
-from concurrent.futures import ThreadPoolExecutor
-from threading import Event
+from __future__ import annotations
+
+import mmap
+import sys
+from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
 
-from model.cpu import graph
-
-pytestmark = pytest.mark.skipif(not graph.available(), reason="needs openvino")
+from model.cpu.graph import release_mapped
 
 
-def test_a_call_alone_has_all_threads_and_calls_side_by_side_have_a_part_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = torch.nn.Linear(4, 4)
-    compiled = graph.Graph(graph.convert(module, [torch.ones(2, 4)], [[-1, 4]]), "float32", 2)
-    compute, begun, ends = graph._Compiled.__call__, Event(), Event()
-    streams: list[int] = []
-
-    def recorded(variant: graph._Compiled, *inputs: Tensor) -> list[Tensor]:
-        streams.append(variant._compiled.get_property("NUM_STREAMS"))
-        if not begun.is_set():
-            begun.set()
-            assert ends.wait(10)
-        return compute(variant, *inputs)
-
-    monkeypatch.setattr(graph._Compiled, "__call__", recorded)
-    value = torch.randn(3, 4)
-    with ThreadPoolExecutor(1) as other:
-        first = other.submit(compiled, value)
-        assert begun.wait(10)
-        beside = compiled(value)
-        ends.set()
-        alone = first.result()
-    with pytest.raises(RuntimeError):
-        compiled(torch.ones(3, 5))
-    again = compiled(value)
-    assert streams == [1, 2, 1, 1]
-    for result in (alone, beside, again):
-        torch.testing.assert_close(result[0], module(value).detach())
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is released")
+def test_mapped_files_leave_memory_and_can_still_be_read(tmp_path: Path) -> None:
+    contents = bytes(range(256)) * 4096
+    folder, other = tmp_path / "graphs", tmp_path / "other"
+    mappings = {}
+    for name in (folder, other, tmp_path / "written"):
+        name.mkdir()
+        (name / "tower.bin").write_bytes(contents)
+        with (name / "tower.bin").open("rb") as file:
+            mappings[name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        assert mappings[name][:] == contents
+    written = mappings[tmp_path / "written"]
+    written[5000:5004] = b"kept"
+    for name in (folder, tmp_path / "written"):
+        release_mapped(name)
+    assert resident_kb(folder / "tower.bin") == 0
+    assert resident_kb(other / "tower.bin") >= 1024
+    assert written[5000:5004] == b"kept"
+    assert mappings[folder][:] == contents
+    assert resident_kb(folder / "tower.bin") >= 1024
 
 
-def test_a_single_thread_is_not_divided() -> None:
-    assert [graph.calls_side_by_side(threads) for threads in (1, 2, 8, 15, 16, 64)] == [1, 2, 2, 2, 2, 8]
+def resident_kb(path: Path) -> int:
+    """Return how much of a mapped file is in the memory of this process."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    place = next(number for number, line in enumerate(lines) if line.endswith(f" {path}"))
+    return next(int(line.split()[1]) for line in lines[place:] if line.startswith("Rss:"))
