@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 import pytest
 from declared_indexes import unfinished_indexes
+from fault_proxy import Fault, proxy_of
 from qdrant_nodes import Node, one_node
 
 from indexer.domain.points import Point
@@ -45,7 +49,7 @@ async def open_store(node: Node, request: pytest.FixtureRequest) -> AsyncIterato
     def open_(**settings: Any) -> ServerStore:
         by = {"prefer_grpc": request.param == "gRPC", "grpc_port": node.grpc_port, "timeout_s": 5}
         keys = {} if "api_key_file" in settings else {"api_key": KEY}
-        stores.append(ServerStore(ServerStoreSettings(node.url, **by | keys | settings)))
+        stores.append(ServerStore(ServerStoreSettings(**{"url": node.url} | by | keys | settings)))
         return stores[-1]
 
     yield open_
@@ -91,6 +95,45 @@ async def test_a_read_only_key_suffices_for_searches(open_store: Open) -> None:
     ):
         with pytest.raises(DependencyUnavailable, match=refused):
             await call()
+
+
+@pytest.mark.parametrize("fault", ["hung", Fault.SILENT, Fault.REFUSED, Fault.CUT])
+async def test_searches_are_well_when_the_server_is(open_store: Open, node: Node, fault: str) -> None:
+    """None waits longer than its own time-out and the question for the version."""
+    await fill(open_store())
+    target = node.grpc_port if open_store().settings.prefer_grpc else urlsplit(node.url).port
+    assert target is not None
+    with proxy_of(target) as proxy:
+        store = open_store(url=proxy.url, grpc_port=proxy.port, timeout_s=1)
+        longest_s, failed, ends = 0.0, 0, False
+
+        async def search_on() -> None:
+            nonlocal longest_s, failed
+            while not ends:
+                began = time.monotonic()
+                try:
+                    await store.points("c").search(ONES, SearchWindow(5))
+                except DependencyUnavailable:
+                    failed += 1
+                longest_s = max(longest_s, time.monotonic() - began)
+                await asyncio.sleep(0.02)
+
+        callers = [asyncio.create_task(search_on()) for _ in range(4)]
+        await asyncio.sleep(0.3)
+        node.hang() if fault == "hung" else proxy.set(Fault(fault))
+        await asyncio.sleep(2.5)
+        node.go_on() if fault == "hung" else proxy.set(Fault.NONE)
+        async with asyncio.timeout(15):
+            while True:
+                with contextlib.suppress(DependencyUnavailable):
+                    assert len(await store.points("c").search(ONES, SearchWindow(5))) == 5
+                    break
+                await asyncio.sleep(0.1)
+        ends = True
+        await asyncio.gather(*callers)
+    assert failed
+    # The version may take two seconds.
+    assert longest_s < 1 + 2 + 1
 
 
 async def test_a_key_file_is_read_again(open_store: Open, tmp_path: Path) -> None:
