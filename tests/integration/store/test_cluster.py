@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
 import numpy as np
 import pytest
 from declared_indexes import unfinished_indexes
@@ -182,11 +183,7 @@ class Traffic:
             self.ends = False
 
 
-# Of a node that its peers cannot reach, but callers can, a copy was behind in one run of three on server 1.19.0.
-BEHIND = pytest.mark.xfail(strict=False, reason="a server's copy may stay behind")
-
-
-@pytest.mark.parametrize("fault", ["killed", "hung", pytest.param("cut off", marks=BEHIND)])
+@pytest.mark.parametrize("fault", ["killed", "hung"])
 @pytest.mark.parametrize("grpc", [True, False], ids=["gRPC", "REST"])
 async def test_copies_are_equal_after_each_node_failed_in_turn(
     cluster: Cluster, open_store: Open, fault: str, grpc: bool
@@ -218,6 +215,58 @@ async def test_copies_are_equal_after_each_node_failed_in_turn(
     assert traffic.longest_search_s < 2 * store.settings.timeout_s + 1
     if fault == "killed":
         assert not traffic.failed_searches
+
+
+@pytest.mark.parametrize(("grpc", "place"), [(True, 1), (False, 2)], ids=["gRPC", "REST"])
+async def test_a_copy_that_a_cut_off_left_behind_is_found_and_mended(
+    cluster: Cluster, open_store: Open, grpc: bool, place: int
+) -> None:
+    """Peers do not reach the node, but callers do, so that each side takes writes. What differs afterwards is named, and
+    the manual's steps make it equal; which version stays is not known (docs/qdrant-faults.md, "Known limits")."""
+    store = open_store(prefer_grpc=grpc)
+    await store.create("c", D)
+    traffic, lost = Traffic(store, random.Random(place)), cluster.nodes[place]
+
+    async def cut_off() -> None:
+        await asyncio.sleep(1)
+        lost.cut_off()
+        await asyncio.sleep(FAULT_S["cut off"])
+        lost.reconnect()
+        await asyncio.to_thread(cluster.wait_until_calm)
+
+    await traffic.run(cut_off())
+    await asyncio.to_thread(cluster.wait_until_calm)
+    assert traffic.longest_search_s < 2 * store.settings.timeout_s + 1
+    engine_name = store.engine_name("c")
+    named = {difference.document_id async for difference in store.differences("c")}
+    hashes = [
+        {payload["document_id"]: payload["content_hash"] for payload, _ in stored.values()}
+        for stored in await copies(cluster, engine_name)
+    ]
+    assert named == {
+        document_id for document_id in set().union(*hashes) if len({kept.get(document_id) for kept in hashes}) > 1
+    }
+    await asyncio.to_thread(copy_again, cluster, lost, engine_name)
+    assert not [difference async for difference in store.differences("c")]
+    first, *others = await copies(cluster, engine_name)
+    assert all(stored == first for stored in others)
+
+
+def copy_again(cluster: Cluster, node: Node, engine_name: str) -> None:
+    """Drop each copy that a node has and copy it again from another, as the manual says."""
+
+    def change(**body: Any) -> None:
+        answer = httpx.post(f"{node.url}/collections/{engine_name}/cluster", json=body, timeout=30, trust_env=False)
+        assert answer.status_code == 200, answer.text
+
+    described = node.get(f"/collections/{engine_name}/cluster").json()["result"]
+    peer, remote = described["peer_id"], described["remote_shards"]
+    for local in described["local_shards"]:
+        shard = local["shard_id"]
+        source = next(copy["peer_id"] for copy in remote if copy["shard_id"] == shard)
+        change(drop_replica={"shard_id": shard, "peer_id": peer})
+        change(replicate_shard={"shard_id": shard, "from_peer_id": source, "to_peer_id": peer})
+        cluster.wait_until_calm()
 
 
 async def test_a_collection_of_one_copy_names_the_shard_that_it_waits_for(cluster: Cluster, open_store: Open) -> None:
