@@ -53,6 +53,14 @@ class CollectionDamaged(CollectionUnavailable):
     """The files of this collection cannot be opened; others can be used."""
 
 
+class WriteUnanswered(DependencyUnavailable):
+    """The store did not answer a write, and may still carry it out, after writes that come later."""
+
+
+class CollectionWriteUnanswered(WriteUnanswered, CollectionUnavailable):
+    """A write of which one collection's part of the store did not answer."""
+
+
 class PointsMissing(NotFound):
     """The store has no points of this name.
 

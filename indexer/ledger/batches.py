@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from indexer.domain.jobs import Batch, JobKind, JobState, Outcome, Status
 from indexer.ledger.job_counts import count_outcomes
 from indexer.ledger.mirroring import mirror
-from indexer.ledger.repairs import doubt, keep_last_writes, repair
+from indexer.ledger.repairs import doubt, expect_late_write, keep_last_writes, repair
 from indexer.ledger.sql import leases
 from indexer.ledger.sql.database import Database, again_on_deadlock
 from indexer.ledger.sql.operation import Part, operation
@@ -143,9 +143,11 @@ class Batches(Part):
         retry_after_s: float = 0.0,
         waiting_on: str | None = None,
         keep: bool = False,
+        unanswered: bool = False,
     ) -> bool:
         """Record the outcomes of the documents of batches in one transaction. Documents without an outcome stay for
-        another attempt; with `keep` the caller keeps the lease for them and no attempt is counted.
+        another attempt; with `keep` the caller keeps the lease for them and no attempt is counted. `unanswered` is as in
+        `release`.
 
         Return False when a lease was lost. Nothing of that batch is recorded, and what it may have overwritten is
         written again.
@@ -171,6 +173,8 @@ class Batches(Part):
                     values |= {"attempts": batch.attempts + 1, "crashes": 0, "touched": False}
                     values |= leases.release(retry_after_s, now)
                 connection.execute(sa.update(batches).where(batches.c.id == batch.id).values(values))
+                if unanswered and row.touched:
+                    expect_late_write(connection, batch, now)
                 if row.touched:
                     mirror(connection, batch, [outcome.document_id for outcome in ending] if keep else _ids(batch))
                 _delete_pending(connection, batch, remaining)
@@ -190,13 +194,15 @@ class Batches(Part):
         waiting_on: str | None,
         whole_collection: bool = False,
         crashed: bool = False,
+        unanswered: bool = False,
     ) -> None:
         """Give batches back untouched, because something they need is unavailable or the worker stops. It is not an
         attempt. Batches of a job that is being cancelled end here.
 
         `whole_collection` lets all batches of this collection and kind wait; else each would be claimed to meet the
         same problem. `crashed` says that another process died with them in hand, which makes them suspect as if the
-        worker had died.
+        worker had died. `unanswered` says that the store may still carry out what was written of them, after what is
+        written later.
         """
         with self._database.write() as connection:
             now = self._database.now(connection)
@@ -208,6 +214,8 @@ class Batches(Part):
             values = leases.release(retry_after_s, now) | {"touched": False}
             values |= {"crashes": batches.c.crashes + 1} if crashed else {"suspect": None}
             for batch in returned:
+                if unanswered and leased[batch.id].touched:
+                    expect_late_write(connection, batch, now)
                 if batch.job_id in cancelling:
                     continue
                 if leased[batch.id].touched:

@@ -1,9 +1,11 @@
-"""Repairs: rewriting documents that a worker may have overwritten with older writes, after it was suspended for longer
-than its lease.
+"""Repairs: rewriting documents that may have been overwritten with older writes: by a worker that was suspended for
+longer than its lease, or by a write that the store held up on its way and carried out after later ones.
 
     batch taken from a worker that was writing ─► doubts: its documents ─► each later write is remembered there
                     ─► the worker reports back: a repair job of those documents
                     ─► it never does: the doubts are forgotten together with old jobs
+    a write has no answer, and is repeated     ─► doubts: its documents ─► each later write is remembered there
+                    ─► it is too old to be carried out any more: a repair job of those documents
 
 A repair is a job, so it comes after the writes that were accepted before it and before those that follow. Its batches
 look up the last write of each document when they are claimed.
@@ -21,11 +23,16 @@ from indexer.domain.documents import Document
 from indexer.domain.jobs import Batch, JobKind, JobState, Outcome, Status
 from indexer.ledger.mirroring import mirror, mirror_documents
 from indexer.ledger.sql.counters import next_number
+from indexer.ledger.sql.database import again_on_deadlock
 from indexer.ledger.sql.operation import Part, operation
 from indexer.ledger.sql.rows import Item, pack, unpack
 from indexer.ledger.sql.schema import batches, doubts, jobs, pending
 
 _WRITTEN = (Status.INDEXED, Status.SKIPPED)
+# The holder of a doubt is a lease, or this and a number where it is the store that may write late.
+_STORE = "store:"
+_BY_STORE = doubts.c.holder.startswith(_STORE), doubts.c.job_id.is_(None)
+_LATE_WRITES_AT_A_TIME = 20
 
 
 class Repairs(Part):
@@ -49,6 +56,27 @@ class Repairs(Part):
         return writes
 
     @operation
+    @again_on_deadlock
+    def repair_late_writes(self, after_s: float) -> int:
+        """Queue repairs of the documents whose write had no answer for `after_s`: it was carried out by now, or never
+        will be. Return how many documents."""
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            # Another process repairs those that it has locked.
+            rows = connection.execute(
+                sa.select(doubts.c.holder, doubts.c.collection)
+                .where(*_BY_STORE, doubts.c.since <= now - after_s)
+                .order_by(doubts.c.id)
+                .with_for_update(skip_locked=True)
+            ).all()
+            documents = 0
+            for holder, collection in list(dict.fromkeys(map(tuple, rows)))[:_LATE_WRITES_AT_A_TIME]:
+                ids = _queue(connection, holder, collection, now)
+                mirror_documents(connection, collection, ids)
+                documents += len(ids)
+            return documents
+
+    @operation
     def forget_doubts(self, retention_s: float) -> None:
         """Forget the doubts about workers that did not report back for so long, because they have died."""
         with self._database.write() as connection:
@@ -59,9 +87,27 @@ class Repairs(Part):
 def doubt(connection: sa.Connection, row: sa.Row[Any], now: float) -> None:
     """Record that a batch is claimed again, or ends, while its former worker may still be writing it."""
     if row.lease is not None and row.touched and row.kind != JobKind.REINDEX:
-        ids = {document.id for _, document in unpack(row.items)}
-        values = {"holder": row.lease, "collection": row.collection, "since": now}
-        connection.execute(sa.insert(doubts), [{**values, "document_id": key} for key in sorted(ids)])
+        _doubt(connection, row.collection, {document.id for _, document in unpack(row.items)}, row.lease, now)
+
+
+def expect_late_write(connection: sa.Connection, batch: Batch, now: float) -> None:
+    """Record that the store did not answer a write of a batch, which it may still carry out.
+
+    A batch of which this happens again and again is in doubt since the last time.
+    """
+    if batch.kind is JobKind.REINDEX:
+        return
+    ids = {document.id for _, document in batch.items}
+    same = doubts.c.collection == batch.collection, doubts.c.document_id.in_(ids)
+    again = sa.update(doubts).where(*same, *_BY_STORE).values(since=now).returning(doubts.c.document_id)
+    doubtful = set(connection.execute(again).scalars())
+    _doubt(connection, batch.collection, ids - doubtful, f"{_STORE}{uuid.uuid4().hex}", now)
+
+
+def _doubt(connection: sa.Connection, collection: str, ids: Iterable[str], holder: str, now: float) -> None:
+    values = {"holder": holder, "collection": collection, "since": now}
+    if rows := [{**values, "document_id": key} for key in sorted(ids)]:
+        connection.execute(sa.insert(doubts), rows)
 
 
 def keep_last_writes(connection: sa.Connection, settled: Iterable[tuple[Batch, Sequence[Outcome]]]) -> None:
@@ -108,22 +154,28 @@ def repair(connection: sa.Connection, lost: Sequence[Batch], now: float) -> None
         if batch.kind is JobKind.REINDEX:
             mirror_documents(connection, batch.collection, [document.id for _, document in batch.items])
             continue
-        doubtful = doubts.c.holder == batch.lease, doubts.c.collection == batch.collection, doubts.c.job_id.is_(None)
-        query = sa.select(doubts.c.document_id).where(*doubtful).order_by(doubts.c.id)
-        ids = connection.execute(query).scalars().all()
-        if not ids:
-            continue
-        job = {"id": uuid.uuid4().hex, "collection": batch.collection, "kind": JobKind.REPAIR, "state": JobState.QUEUED}
-        times = {"seq": next_number("seq", connection), "created_at": now, "updated_at": now}
-        connection.execute(sa.insert(jobs).values(**job, **times, accepted=len(ids)))
-        items = pack([(position, Document(key)) for position, key in enumerate(ids)])
-        row = {"job_id": job["id"], "collection": batch.collection, "kind": JobKind.REPAIR}
-        added = sa.insert(batches).values(**row, size=len(ids), items=items).returning(batches.c.id)
-        ordered = {"batch_id": connection.execute(added).scalar_one(), "collection": batch.collection}
-        connection.execute(sa.insert(pending), [{**ordered, "document_id": key} for key in ids])
-        connection.execute(sa.update(doubts).where(*doubtful).values(job_id=job["id"]))
-        # The late write may have gone to what is the other generation by now.
-        mirror(connection, batch, ids)
+        if ids := _queue(connection, batch.lease, batch.collection, now):
+            # The late write may have gone to what is the other generation by now.
+            mirror(connection, batch, ids)
+
+
+def _queue(connection: sa.Connection, holder: str | None, collection: str, now: float) -> Sequence[str]:
+    """Queue a repair job for the documents that a holder may have overwritten, and return their ids."""
+    doubtful = doubts.c.holder == holder, doubts.c.collection == collection, doubts.c.job_id.is_(None)
+    query = sa.select(doubts.c.document_id).where(*doubtful).order_by(doubts.c.id)
+    ids = connection.execute(query).scalars().all()
+    if not ids:
+        return ids
+    job = {"id": uuid.uuid4().hex, "collection": collection, "kind": JobKind.REPAIR, "state": JobState.QUEUED}
+    times = {"seq": next_number("seq", connection), "created_at": now, "updated_at": now}
+    connection.execute(sa.insert(jobs).values(**job, **times, accepted=len(ids)))
+    items = pack([(position, Document(key)) for position, key in enumerate(ids)])
+    row = {"job_id": job["id"], "collection": collection, "kind": JobKind.REPAIR}
+    added = sa.insert(batches).values(**row, size=len(ids), items=items).returning(batches.c.id)
+    ordered = {"batch_id": connection.execute(added).scalar_one(), "collection": collection}
+    connection.execute(sa.insert(pending), [{**ordered, "document_id": key} for key in ids])
+    connection.execute(sa.update(doubts).where(*doubtful).values(job_id=job["id"]))
+    return ids
 
 
 def _last_by_id(batch: Batch) -> dict[str, Item]:

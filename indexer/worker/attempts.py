@@ -25,7 +25,7 @@ from typing import Any
 import structlog
 
 from indexer.domain.jobs import Batch, JobKind, Status
-from indexer.errors import CollectionUnavailable, Died, StoreTimedOut
+from indexer.errors import CollectionUnavailable, Died, StoreTimedOut, WriteUnanswered
 from indexer.ledger.batches import SOLO_AFTER, Settled
 from indexer.ledger.ledger import Ledger
 from indexer.loops import heartbeat
@@ -196,7 +196,10 @@ class Attempts:
     async def _finish(self, claim: Claim, result: Result) -> None:
         pause = self._backoff.delay_after_s(result.waiting, claim.attempts, self._rng) if result.waiting else 0.0
         waiting_on = result.waiting.detail[:300] if result.waiting else None
-        await self._settle(claim.settled(result.outcomes), retry_after_s=pause, waiting_on=waiting_on)
+        unanswered = isinstance(result.waiting, WriteUnanswered)
+        await self._settle(
+            claim.settled(result.outcomes), retry_after_s=pause, waiting_on=waiting_on, unanswered=unanswered
+        )
 
     async def _settle(self, settled: Sequence[Settled], **options: Any) -> None:
         if not await self._ledger.batches.finish(settled, **options):
@@ -228,7 +231,11 @@ class Attempts:
             pause = self._backoff.delay_s(claim.releases, self._rng) if one_collection else self._pause.begin(error)
             first, detail = claim.batches[0], error.detail[:300]
             log.warning("batch waits", batch=first.id, job=first.job_id, detail=detail, retry_after_s=round(pause, 2))
-            options = {"whole_collection": one_collection, "crashed": isinstance(error, Died)}
+            options = {
+                "whole_collection": one_collection,
+                "crashed": isinstance(error, Died),
+                "unanswered": isinstance(error, WriteUnanswered),
+            }
             released = claim.batches
             settled: list[Settled] = [(batch, []) for batch in released]
             waits = await self._record(

@@ -179,13 +179,15 @@ class Pipeline:
     """Repeating a batch is harmless: point ids derive from document ids, and unchanged documents are not written again.
 
     Without a `keeper` the original images are kept. While the image storage does not answer, only the collection waits
-    whose images are needed: documents of others may have none.
+    whose images are needed: documents of others may have none. With `rewrites` unchanged documents are written too:
+    another copy of the store may have them differently.
     """
 
     encoder: Encoder
     blobs: Blobs
     fetcher: ImageFetcher
     keeper: Keeper | None = None
+    rewrites: bool = False
 
     async def run(
         self, batch: Batch, collection: Collection, points: Points, *, hold: HoldLease, last_attempt: bool
@@ -206,7 +208,7 @@ class Pipeline:
         documents = [IndexedDocument(position, document) for position, document in batch.items]
         _skip_superseded(documents)
         await self._store_images(documents, last_attempt=last_attempt)
-        await skip_unchanged(documents, points, collection)
+        await skip_unchanged(documents, points, collection, rewrites=self.rewrites)
         await self.write(documents, collection, points, hold=hold)
         return Result.of(documents)
 
@@ -400,10 +402,10 @@ def _skip_superseded(documents: Sequence[IndexedDocument]) -> None:
 
 
 async def skip_unchanged(
-    documents: Sequence[IndexedDocument], points: Points, collection: Collection
+    documents: Sequence[IndexedDocument], points: Points, collection: Collection, *, rewrites: bool = False
 ) -> list[tuple[IndexedDocument, Point]]:
-    """Skip the documents whose text, images, metadata and model are those that the store already has. Return the others
-    that the store has, each with its point."""
+    """Skip the documents whose text, images, metadata and model are those that the store already has, unless it
+    `rewrites` them. Return the others that the store has, each with its point."""
     compared = _open(documents)
     with store_errors():
         ids = [document.document.id for document in compared]
@@ -412,7 +414,7 @@ async def skip_unchanged(
         first, further = next(iter(document.digests), None), document.digests[1:]
         content = document.content or content_hash(document.document.text, first, document.document.metadata, further)
         document.stamp = stamped(content, collection.fingerprint, collection.passages.stamp)
-        if point is not None and point.content_hash == document.stamp:
+        if point is not None and point.content_hash == document.stamp and not rewrites:
             document.settle(Status.SKIPPED)
     pairs = zip(compared, stored, strict=True)
     return [(document, point) for document, point in pairs if point is not None and not document.closed]

@@ -54,7 +54,7 @@ class Runner:
         if collection.paused:
             raise CollectionUnavailable(f"collection {collection.name!r} is being switched to another generation")
         points = self.store.points(collection.points_name)
-        pipeline = self._pipeline(collection, self.keeper)
+        pipeline = replace(self._pipeline(collection, self.keeper), rewrites=batch.kind is JobKind.REPAIR)
         if batch.suspect is not None:
             await pipeline.probe(points)
         if batch.kind in (JobKind.DOCUMENTS, JobKind.IMPORT):

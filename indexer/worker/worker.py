@@ -43,6 +43,9 @@ _STOP_S = 5.0
 _NAMED_JOBS = 3
 # Between two looks for what can be deleted; a step is a few small transactions.
 _TIDY_S = 60.0
+# A write that the store has not answered for so long is carried out, or never will be: Qdrant's nodes give up a call
+# among themselves after 60 s.
+LATE_WRITE_S = 120.0
 # Between two steps: tidying must not be what the database is busy with.
 _TIDY_STEP_S = 0.05
 # Places of claims that fetch images, for each loop.
@@ -249,7 +252,11 @@ class Worker:
         self._progress.notify()
 
     async def _tidy(self) -> float | None:
-        """Delete finished jobs that are old enough, and submissions that were cut short."""
+        """Delete finished jobs that are old enough, and submissions that were cut short; repair what a late write may
+        have undone."""
+        if repaired := await self._ledger.repairs.repair_late_writes(LATE_WRITE_S):
+            log.info("late writes repaired", documents=repaired)
+            self._wakeups.work_arrived()
         return _TIDY_STEP_S if await self._ledger.housekeeping.tidy(self._settings.job_retention_s) else None
 
     async def _until_due(self) -> float | None:

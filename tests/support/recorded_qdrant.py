@@ -29,6 +29,9 @@ class Qdrant:
         self.held: dict[str, int] = {}
         self.thresholds: dict[str, int] = {}
         self.refuse: httpx.Response | None = None
+        self.refuse_writes: httpx.Response | None = None
+        # The points that it finds by their ids.
+        self.retrieved: list[Any] = []
         # Whether every object of an answer has a field that no client knows yet.
         self.newer = False
 
@@ -61,7 +64,11 @@ class Qdrant:
         elif path.endswith("/scroll"):
             result = {"points": []}
         elif path.endswith("/points") and request.method == "POST":
-            result = []
+            result = self.retrieved
+        elif self.refuse_writes is not None and path.endswith(("/points", "/delete", "/batch")):
+            return self.refuse_writes
+        elif path.endswith("/batch"):
+            result = [{"operation_id": 0, "status": "completed"}]
         elif path.endswith(("/points", "/delete", "/index")) or "/index/" in path:
             if path.endswith("/index"):
                 self.indexes.setdefault(name, {})[body["field_name"]] = body["field_schema"]

@@ -36,6 +36,9 @@ _HITS, _QUERIES = 10, 40
 # Not in a random direction, where embeddings have neither documents nor queries: it would take a breadth of thousands.
 _KINDS = ("near a document", "between two documents")
 _OVERSAMPLING = 2.0
+# A filter that leaves less than one point in so many takes a graph apart. One in five, two values without links of their
+# own: 0.978 of the exact ten with `ef` 128, 0.993 with 256. Three in ten: 0.998 with 128.
+_SPARSE = 4
 # In a shard's folder.
 GRAPH = "graph.json"
 
@@ -73,6 +76,10 @@ class GraphSearch:
         """Return how this search reads the graph, None to compare every vector."""
         ef = None if graph is None else window.ef or graph.ef
         return None if graph is None or ef is None or window.exact else cls(ef, graph.quantized)
+
+    def among(self, remaining: int, points: int) -> GraphSearch:
+        """Return the search for a filter that leaves `remaining` of `points`: twice as broad where those are few."""
+        return replace(self, ef=2 * self.ef) if remaining * _SPARSE < points else self
 
     def for_all(self, count: int) -> GraphSearch:
         """Return the search that finds so many neighbours at once."""

@@ -12,7 +12,7 @@ from typing import Any, cast
 import qdrant_edge as qe
 
 from indexer.domain.points import Hit, Page, Point, Stretch
-from indexer.filters import FieldType, Filter
+from indexer.filters import Equals, FieldType, Filter
 from indexer.store.base import SearchWindow
 from indexer.store.boosts import boosted, candidates_of, read_fields
 from indexer.store.columns import FieldUse, Row, row_of, selectors
@@ -383,4 +383,9 @@ def _graph(opened: OpenShard, window: SearchWindow) -> GraphSearch | None:
     that the filter leaves is compared."""
     if window.condition is not None and unanswered(window.condition, opened.indexed):
         return None
-    return GraphSearch.of(opened.graph, window)
+    search = GraphSearch.of(opened.graph, window)
+    # A single value has links of its own in the graph.
+    if search is None or window.ef is not None or window.condition is None or isinstance(window.condition, Equals):
+        return search
+    remaining = opened.shard.count(qe.CountRequest(exact=False, filter=to_edge(window.condition)))
+    return search.among(int(remaining), int(opened.shard.info().points_count))

@@ -13,7 +13,7 @@ from qdrant_client import models as q
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import Hit, MetadataChange, Page, Point, Stretch
-from indexer.errors import CollectionUnavailable
+from indexer.errors import CollectionUnavailable, CollectionWriteUnanswered, WriteUnanswered
 from indexer.filters import Filter
 from indexer.store.base import Consistency, Layout, SearchWindow
 from indexer.store.boosts import boosted, candidates_of, read_fields
@@ -31,6 +31,7 @@ from indexer.store.server.ranking import asked
 from indexer.store.server.writing import calls, storable, written
 from indexer.store.ties import in_order, is_complete, query_limits, words_spare
 from indexer.store.vectors import DENSE, LATENTS, just_below, unpacked
+from indexer.store.server.addresses import Unreachable
 from model.errors import DependencyUnavailable, InvalidInput
 from model.types import Float32
 
@@ -69,13 +70,28 @@ class ServerPoints:
         most = min(self._store.settings.upsert_points, description.strict.upsert_points)
         for part in calls(written(points, description.layout), most):
             try:
-                async with self._store.naming_shards(self._name), self._noticing_changes():
-                    with translating_errors("upsert"):
-                        done = await self._client.write_points(self._engine_name, part, description.ordering)
-                        _check_done(done)
+                async with self._noticing_changes(), self._writing("upsert"):
+                    done = await self._client.write_points(self._engine_name, part, description.ordering)
+                    _check_done(done)
             except StrictMode as error:
                 # No document is at fault.
                 raise CollectionUnavailable(error.detail) from error
+
+    @asynccontextmanager
+    async def _writing(self, doing: str) -> AsyncIterator[None]:
+        """Translate the errors of a write. Raises `WriteUnanswered` for one that was sent, which names the shards that
+        are waited for."""
+        try:
+            async with self._store.naming_shards(self._name):
+                with translating_errors(doing):
+                    yield
+        except Unreachable:
+            # Nothing was sent.
+            raise
+        except CollectionUnavailable as error:
+            raise CollectionWriteUnanswered(error.detail) from error
+        except DependencyUnavailable as error:
+            raise WriteUnanswered(error.detail) from error
 
     @asynccontextmanager
     async def _noticing_changes(self) -> AsyncIterator[None]:
@@ -104,13 +120,12 @@ class ServerPoints:
                 for record in present
             ]
             if operations:
-                async with self._store.naming_shards(self._name):
-                    with translating_errors("batch_update_points"):
-                        done = await self._client.batch_update_points(
-                            self._engine_name, operations, wait=True, ordering=description.ordering
-                        )
-                        for result in done:
-                            _check_done(result.status)
+                async with self._writing("batch_update_points"):
+                    done = await self._client.batch_update_points(
+                        self._engine_name, operations, wait=True, ordering=description.ordering
+                    )
+                    for result in done:
+                        _check_done(result.status)
 
     @measured
     async def delete(self, document_ids: Sequence[str]) -> None:
@@ -118,12 +133,9 @@ class ServerPoints:
         ids: list[Any] = [point_id(document_id) for document_id in document_ids]
         if ids:
             selected = q.PointIdsList(points=ids)
-            async with self._store.naming_shards(self._name):
-                with translating_errors("delete"):
-                    done = await self._client.delete(
-                        self._engine_name, selected, wait=True, ordering=description.ordering
-                    )
-                    _check_done(done.status)
+            async with self._writing("delete"):
+                done = await self._client.delete(self._engine_name, selected, wait=True, ordering=description.ordering)
+                _check_done(done.status)
 
     @measured
     async def fetch(

@@ -231,3 +231,68 @@ class _Story:
                 self.ledger.batches.release.blocking([batch], retry_after_s=0.0, waiting_on=None)
             else:
                 self.ledger.batches.finish.blocking([(batch, outcomes(batch))])
+
+
+# --- a write that the store held up on its way
+
+
+def unanswered(ledger: Ledger, batch: Batch) -> None:
+    """The store did not answer its write, and the batch is given back."""
+    assert ledger.batches.renew.blocking([batch], LEASE_S, writing=True)
+    ledger.batches.release.blocking([batch], retry_after_s=0, waiting_on="the store", unanswered=True)
+
+
+def test_what_stands_is_written_again_once_the_store_writes_no_more(ledger: Ledger, clock: Clock) -> None:
+    accept(ledger, "ab")
+    unanswered(ledger, claim(ledger))
+    settle_all(ledger)
+    accept(ledger, "b", kind=JobKind.DELETE)
+    settle_all(ledger)
+    clock.now += 119
+    assert ledger.repairs.repair_late_writes.blocking(120) == 0
+    assert repairs(ledger) == []
+    clock.now += 1
+    assert ledger.repairs.repair_late_writes.blocking(120) == 2
+    assert ledger.repairs.repair_late_writes.blocking(120) == 0
+    again = claim(ledger)
+    assert ledger.repairs.latest_writes.blocking(again) == {
+        JobKind.DOCUMENTS: [(0, Document("a"))],
+        JobKind.DELETE: [(1, Document("b"))],
+    }
+    assert settle(ledger, again)
+    with ledger.database.read() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM doubts").scalar_one() == 0
+
+
+def test_a_batch_that_is_given_back_again_is_in_doubt_since_the_last_time(ledger: Ledger, clock: Clock) -> None:
+    accept(ledger, "a")
+    unanswered(ledger, claim(ledger))
+    clock.now += 100
+    unanswered(ledger, claim(ledger))
+    settle_all(ledger)
+    clock.now += 100
+    assert ledger.repairs.repair_late_writes.blocking(120) == 0
+    clock.now += 20
+    assert ledger.repairs.repair_late_writes.blocking(120) == 1
+    assert len(repairs(ledger)) == 1
+
+
+def test_of_a_batch_that_was_settled_in_part_the_late_write_is_repaired_too(ledger: Ledger, clock: Clock) -> None:
+    accept(ledger, "ab")
+    batch = claim(ledger)
+    assert ledger.batches.renew.blocking([batch], LEASE_S, writing=True)
+    assert ledger.batches.finish.blocking([(batch, outcomes(batch, Status.INDEXED)[:1])], unanswered=True)
+    settle_all(ledger)
+    clock.now += 120
+    assert ledger.repairs.repair_late_writes.blocking(120) == 2
+
+
+def test_what_was_not_sent_or_had_its_answer_is_not_repaired(ledger: Ledger, clock: Clock) -> None:
+    accept(ledger, "a")
+    ledger.batches.release.blocking([claim(ledger)], retry_after_s=0, waiting_on="the store", unanswered=True)
+    batch = claim(ledger)
+    assert ledger.batches.renew.blocking([batch], LEASE_S, writing=True)
+    ledger.batches.release.blocking([batch], retry_after_s=0, waiting_on="the encoder")
+    settle_all(ledger)
+    clock.now += 1_000
+    assert ledger.repairs.repair_late_writes.blocking(120) == 0

@@ -15,13 +15,13 @@ import pytest
 
 from indexer.domain.documents import point_id
 from indexer.domain.points import MetadataChange, Part, Point, mean_of
-from indexer.filters import Equals, FieldType
+from indexer.filters import AnyOf, Equals, FieldType
 from indexer.store.base import SearchWindow
 from indexer.store.criteria import Boosted, FieldBoost, Hybrid, Nearest, ReciprocalRanks, WordMatch
 from indexer.store.edge import build as edge_build
 from indexer.store.edge import opened
 from indexer.store.edge import shards as edge_shards
-from indexer.store.edge.graph import Graph
+from indexer.store.edge.graph import Graph, GraphSearch
 from indexer.store.edge.settings import EdgeSettings
 from indexer.store.edge.shards import Shards
 from indexer.store.edge.slices import Paused
@@ -92,6 +92,33 @@ def test_a_graph_is_built_and_finds_the_nearest(shards: Shards, vectors: Float32
         found = [ids(shards, query, SearchWindow(10, condition=condition)) for query in vectors[N:]]
         shares = [len({*hits} & {*exact}) / 10 for hits, exact in zip(found, truth, strict=True)]
         assert np.mean(shares) >= 0.99
+
+
+def test_a_filter_that_leaves_few_points_is_searched_more_broadly(
+    shards: Shards, vectors: Float32, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not where the caller says how broadly, or where one value has links of its own in the graph."""
+    tidied(shards)
+    shards._open["c"].graph = Graph(N, 128)
+    breadths: list[int] = []
+    params = GraphSearch.params
+    monkeypatch.setattr(
+        GraphSearch, "params", lambda self, breadth, limit: breadths.append(breadth) or params(self, breadth, limit)
+    )
+
+    def breadth(window: SearchWindow) -> int:
+        breadths.clear()
+        assert len(ids(shards, vectors[N], window)) == 10
+        return breadths[0]
+
+    def values(count: int) -> AnyOf:
+        return AnyOf(tuple(Equals("k", f"k{number}") for number in range(count)))
+
+    assert breadth(SearchWindow(10)) == 128
+    assert breadth(SearchWindow(10, condition=values(2))) == 256
+    assert breadth(SearchWindow(10, condition=values(2), ef=64)) == 64
+    assert breadth(SearchWindow(10, condition=values(3))) == 128
+    assert breadth(SearchWindow(10, condition=Equals("k", "k3"))) == 128
 
 
 def test_pages_through_a_graph_are_windows_into_one_ranking(shards: Shards, vectors: Float32) -> None:

@@ -18,8 +18,8 @@ from indexer.domain.patches import merged
 from indexer.domain.points import Point
 from indexer.encoding.encoder import Lane
 from indexer.encoding.registry import Encoders
-from indexer.errors import EncoderDied, EncoderTimedOut, StoreDied, StoreTimedOut
-from indexer.worker import runner
+from indexer.errors import EncoderDied, EncoderTimedOut, StoreDied, StoreTimedOut, WriteUnanswered
+from indexer.worker import runner, worker
 from indexer.worker.worker import Worker
 from model.errors import DependencyUnavailable, EncodeFailed, Forbidden, Overloaded, RateLimited
 from model.types import Input, Role
@@ -218,6 +218,52 @@ async def test_a_store_that_is_away_is_waited_for(world: Any, posted: Make) -> N
     await world.until_job(job, lambda found: found.waiting_on == "store is away")
     world.store.broken = None
     assert counts(await world.done(job)) == (1, 1, 0, 0)
+
+
+async def test_a_write_that_the_store_carries_out_late_is_undone(
+    world: Any, posted: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had no answer, was repeated, and arrives after what was written later; the store's copies all have it then."""
+    monkeypatch.setattr(worker, "LATE_WRITE_S", 0.0)
+    await world.collection()
+    upsert = FakePoints.upsert
+    late: list[Any] = []
+
+    async def unanswered(self: FakePoints, points: Any) -> None:
+        if late:
+            return await upsert(self, points)
+        late.append((self, list(points)))
+        raise WriteUnanswered("no answer")
+
+    monkeypatch.setattr(FakePoints, "upsert", unanswered)
+    await world.done(await world.post(Incoming(0, id="a", text="old"), Incoming(1, id="b", text="gone")))
+    await world.done(await world.post(Incoming(0, id="a", text="new")))
+    await world.done(await world.intake.delete(await world.collection(), ["b"]))
+    await upsert(*late[0])
+    assert world.stored() == {"a": "old", "b": "gone"}
+    await world.workers[0]._tidy()
+    await world.until(lambda: world.stored() == {"a": "new"})
+
+
+async def test_a_repair_writes_what_the_copy_that_was_read_has_already(
+    world: Any, posted: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "LATE_WRITE_S", 0.0)
+    await world.collection()
+    upsert = FakePoints.upsert
+    calls = 0
+
+    async def unanswered(self: FakePoints, points: Any) -> None:
+        nonlocal calls
+        calls += 1
+        await upsert(self, points)
+        if calls == 1:
+            raise WriteUnanswered("no answer")
+
+    monkeypatch.setattr(FakePoints, "upsert", unanswered)
+    assert counts(await world.done(await world.post(*posted("a")))) == (1, 0, 1, 0)
+    await world.workers[0]._tidy()
+    await world.until(lambda: calls == 2)
 
 
 async def test_while_something_is_away_the_queue_is_not_run_through(make_world: Make, posted: Make) -> None:

@@ -25,8 +25,8 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 from recorded_qdrant import Qdrant
 
 from indexer.domain.documents import point_id
-from indexer.domain.points import Point
-from indexer.errors import CollectionDamaged, CollectionUnavailable, IndexUnfinished, PointsMissing
+from indexer.domain.points import MetadataChange, Point
+from indexer.errors import CollectionDamaged, CollectionUnavailable, IndexUnfinished, PointsMissing, WriteUnanswered
 from indexer.filters import AllOf, Empty, Equals, FieldType, Filter, FullText, Nested, Not, Range
 from indexer.observability.watch import Nobody
 from indexer.store.base import Consistency, Layout, SearchWindow, Summary
@@ -234,6 +234,24 @@ def test_paths_as_qdrant_shows_them_are_known_again(field: str) -> None:
 
 def points(n: int) -> list[Point]:
     return [Point(f"d{i}", np.ones(D, np.float32), "text", None, {"i": i}, "hash") for i in range(n)]
+
+
+@pytest.mark.parametrize("write", ["upsert", "delete", "set_metadata"])
+async def test_a_write_without_an_answer_may_come_late(
+    qdrant: Qdrant, serve: Callable[..., ServerStore], monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    """A refused one does not."""
+    store = serve()
+    await store.create("c", D)
+    qdrant.retrieved = [{"id": point_id("d0"), "payload": {}}]
+    change = {"upsert": points(1), "delete": ["d0"], "set_metadata": [MetadataChange("d0", {"i": 1}, "hash")]}[write]
+    await getattr(store.points("c"), write)(change)
+    qdrant.refuse_writes = httpx.Response(503, json={"status": {"error": "1 of 2 copies failed"}})
+    with pytest.raises(WriteUnanswered, match="1 of 2 copies failed"):
+        await getattr(store.points("c"), write)(change)
+    qdrant.refuse_writes = httpx.Response(429, json={"status": {"error": "slow down"}})
+    with pytest.raises(Overloaded):
+        await getattr(store.points("c"), write)(change)
 
 
 async def test_a_collection_is_made_as_the_settings_say(qdrant: Qdrant, serve: Callable[..., ServerStore]) -> None:
