@@ -146,8 +146,8 @@ class Batches(Part):
         unanswered: bool = False,
     ) -> bool:
         """Record the outcomes of the documents of batches in one transaction. Documents without an outcome stay for
-        another attempt; with `keep` the caller keeps the lease for them and no attempt is counted. `unanswered` is as in
-        `release`.
+        another attempt; with `keep` the caller keeps the lease for them and no attempt is counted. `unanswered` is as
+        in `release`.
 
         Return False when a lease was lost. Nothing of that batch is recorded, and what it may have overwritten is
         written again.

@@ -36,8 +36,8 @@ _HITS, _QUERIES = 10, 40
 # Not in a random direction, where embeddings have neither documents nor queries: it would take a breadth of thousands.
 _KINDS = ("near a document", "between two documents")
 _OVERSAMPLING = 2.0
-# A filter that leaves less than one point in so many takes a graph apart. One in five, two values without links of their
-# own: 0.978 of the exact ten with `ef` 128, 0.993 with 256. Three in ten: 0.998 with 128.
+# A filter that leaves less than one point in so many takes a graph apart. One in five, two values without links of
+# their own: 0.978 of the exact ten with `ef` 128, 0.993 with 256. Three in ten: 0.998 with 128.
 _SPARSE = 4
 # In a shard's folder.
 GRAPH = "graph.json"

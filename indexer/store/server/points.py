@@ -22,6 +22,7 @@ from indexer.store.fusion import fuse, places
 from indexer.store.indexes import answered, check_kinds, refuse_reading, unanswered
 from indexer.store.measure import measured
 from indexer.store.payload import IMAGE_FIELDS, digests, hit_of, payload_change, point_of
+from indexer.store.server.addresses import Unreachable
 from indexer.store.server.columns import ServerColumns
 from indexer.store.server.errors import StrictMode, translating_errors
 from indexer.store.server.filters import to_server
@@ -31,7 +32,6 @@ from indexer.store.server.ranking import asked
 from indexer.store.server.writing import calls, storable, written
 from indexer.store.ties import in_order, is_complete, query_limits, words_spare
 from indexer.store.vectors import DENSE, LATENTS, just_below, unpacked
-from indexer.store.server.addresses import Unreachable
 from model.errors import DependencyUnavailable, InvalidInput
 from model.types import Float32
 
