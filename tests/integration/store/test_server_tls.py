@@ -212,7 +212,8 @@ def test_grpc_trusts_whom_it_is_told_to(authority: Authority, trusted: str, tmp_
     if trusted == "ours":
         assert (ran.stdout, collections.keys) == ("answered\n", [KEY])
     else:
-        assert "Qdrant failed in ping" in ran.stdout
+        # It names the server; or only the failed call, when that ends before the connection is known to be of no use.
+        assert "cannot be reached" in ran.stdout or "Qdrant failed in ping" in ran.stdout
         assert "CERTIFICATE_VERIFY_FAILED" in ran.stdout + ran.stderr
         assert collections.keys == []
         assert KEY not in ran.stdout
