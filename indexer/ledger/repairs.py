@@ -32,7 +32,8 @@ _WRITTEN = (Status.INDEXED, Status.SKIPPED)
 # The holder of a doubt is a lease, or this and a number where it is the store that may write late.
 _STORE = "store:"
 _BY_STORE = doubts.c.holder.startswith(_STORE), doubts.c.job_id.is_(None)
-_LATE_WRITES_AT_A_TIME = 20
+# Of late writes, in one transaction.
+_DOUBTS_AT_A_TIME = 5_000
 
 
 class Repairs(Part):
@@ -58,8 +59,8 @@ class Repairs(Part):
     @operation
     @again_on_deadlock
     def repair_late_writes(self, after_s: float) -> int:
-        """Queue repairs of the documents whose write had no answer for `after_s`: it was carried out by now, or never
-        will be. Return how many documents."""
+        """Queue repairs of some documents whose write had no answer for `after_s`: it was carried out by now, or never
+        will be. Return how many documents; there are more until it is 0."""
         with self._database.write() as connection:
             now = self._database.now(connection)
             # Another process repairs those that it has locked.
@@ -67,10 +68,11 @@ class Repairs(Part):
                 sa.select(doubts.c.holder, doubts.c.collection)
                 .where(*_BY_STORE, doubts.c.since <= now - after_s)
                 .order_by(doubts.c.id)
+                .limit(_DOUBTS_AT_A_TIME)
                 .with_for_update(skip_locked=True)
             ).all()
             documents = 0
-            for holder, collection in list(dict.fromkeys(map(tuple, rows)))[:_LATE_WRITES_AT_A_TIME]:
+            for holder, collection in dict.fromkeys(map(tuple, rows)):
                 ids = _queue(connection, holder, collection, now)
                 mirror_documents(connection, collection, ids)
                 documents += len(ids)

@@ -257,7 +257,8 @@ class Worker:
         if repaired := await self._ledger.repairs.repair_late_writes(LATE_WRITE_S):
             log.info("late writes repaired", documents=repaired)
             self._wakeups.work_arrived()
-        return _TIDY_STEP_S if await self._ledger.housekeeping.tidy(self._settings.job_retention_s) else None
+        unfinished = await self._ledger.housekeeping.tidy(self._settings.job_retention_s)
+        return _TIDY_STEP_S if repaired or unfinished else None
 
     async def _until_due(self) -> float | None:
         try:

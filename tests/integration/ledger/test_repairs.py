@@ -10,6 +10,7 @@ from ledger_steps import LEASE_S, Clock, accept, claim, outcomes, settle, settle
 
 from indexer.domain.documents import Document, ImageRef
 from indexer.domain.jobs import Batch, JobKind, JobState, Status
+from indexer.ledger import repairs as module
 from indexer.ledger.ledger import Ledger
 from model.errors import Conflict
 
@@ -296,3 +297,15 @@ def test_what_was_not_sent_or_had_its_answer_is_not_repaired(ledger: Ledger, clo
     settle_all(ledger)
     clock.now += 1_000
     assert ledger.repairs.repair_late_writes.blocking(120) == 0
+
+
+def test_many_late_writes_are_repaired_in_several_transactions(
+    ledger: Ledger, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_DOUBTS_AT_A_TIME", 2)
+    for ids in ("ab", "cd"):
+        accept(ledger, ids)
+        unanswered(ledger, claim(ledger))
+        settle_all(ledger)
+    clock.now += 120
+    assert [ledger.repairs.repair_late_writes.blocking(120) for _ in range(3)] == [2, 2, 0]

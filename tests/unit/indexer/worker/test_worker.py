@@ -220,26 +220,35 @@ async def test_a_store_that_is_away_is_waited_for(world: Any, posted: Make) -> N
     assert counts(await world.done(job)) == (1, 1, 0, 0)
 
 
-async def test_a_write_that_the_store_carries_out_late_is_undone(
-    world: Any, posted: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Unanswered:
+    """The first write of points has no answer. It is `carried_out` at once, or when a test says so; others are as usual."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, carried_out: bool) -> None:
+        self._upsert, self._carried_out = FakePoints.upsert, carried_out
+        self.writes: list[tuple[FakePoints, list[Point]]] = []
+        monkeypatch.setattr(worker, "LATE_WRITE_S", 0.0)
+        monkeypatch.setattr(FakePoints, "upsert", lambda points, written: self._write(points, written))
+
+    async def _write(self, points: FakePoints, written: Any) -> None:
+        first = not self.writes
+        self.writes.append((points, list(written)))
+        if self._carried_out or not first:
+            await self._upsert(points, written)
+        if first:
+            raise WriteUnanswered("no answer")
+
+    async def carry_out(self) -> None:
+        await self._upsert(*self.writes[0])
+
+
+async def test_a_write_that_the_store_carries_out_late_is_undone(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It had no answer, was repeated, and arrives after what was written later; the store's copies all have it then."""
-    monkeypatch.setattr(worker, "LATE_WRITE_S", 0.0)
     await world.collection()
-    upsert = FakePoints.upsert
-    late: list[Any] = []
-
-    async def unanswered(self: FakePoints, points: Any) -> None:
-        if late:
-            return await upsert(self, points)
-        late.append((self, list(points)))
-        raise WriteUnanswered("no answer")
-
-    monkeypatch.setattr(FakePoints, "upsert", unanswered)
+    late = Unanswered(monkeypatch, carried_out=False)
     await world.done(await world.post(Incoming(0, id="a", text="old"), Incoming(1, id="b", text="gone")))
     await world.done(await world.post(Incoming(0, id="a", text="new")))
     await world.done(await world.intake.delete(await world.collection(), ["b"]))
-    await upsert(*late[0])
+    await late.carry_out()
     assert world.stored() == {"a": "old", "b": "gone"}
     await world.workers[0]._tidy()
     await world.until(lambda: world.stored() == {"a": "new"})
@@ -248,22 +257,11 @@ async def test_a_write_that_the_store_carries_out_late_is_undone(
 async def test_a_repair_writes_what_the_copy_that_was_read_has_already(
     world: Any, posted: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "LATE_WRITE_S", 0.0)
     await world.collection()
-    upsert = FakePoints.upsert
-    calls = 0
-
-    async def unanswered(self: FakePoints, points: Any) -> None:
-        nonlocal calls
-        calls += 1
-        await upsert(self, points)
-        if calls == 1:
-            raise WriteUnanswered("no answer")
-
-    monkeypatch.setattr(FakePoints, "upsert", unanswered)
+    late = Unanswered(monkeypatch, carried_out=True)
     assert counts(await world.done(await world.post(*posted("a")))) == (1, 0, 1, 0)
     await world.workers[0]._tidy()
-    await world.until(lambda: calls == 2)
+    await world.until(lambda: len(late.writes) == 2)
 
 
 async def test_while_something_is_away_the_queue_is_not_run_through(make_world: Make, posted: Make) -> None:
