@@ -26,8 +26,9 @@ from torch import Tensor
 from model.checkpoints.weights import read_tensors, save_checkpoint
 from model.evaluation.atlas import Atlas
 from model.evaluation.recall import KS, Carries, Item, Question, corpus, questions, recall
-from model.ret2 import Ret2, States
+from model.ret2 import Ret2
 from model.retriever import Retriever
+from model.states import States
 from model.training.atlas import VARIANTS, AtlasData
 from model.training.batch import Entry
 from model.training.data import settings_for

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.preprocess import Preprocessor
-from model.ret2 import States
 from model.retriever import Retriever
+from model.states import States
 from model.types import Float32, Prepared
 
 

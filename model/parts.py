@@ -41,7 +41,7 @@ class Parts:
     """Two towers, what fuses their states into an embedding, and the preprocessing before them.
 
     A tower takes token ids (B, T) with their mask, or pixels, and returns a list of states (B, T or P, W). A side takes
-    `model.ret2.States` and returns latents (B, K, E); there is one, "shared", or one each for "query" and "document".
+    `model.states.States` and returns latents (B, K, E); there is one, "shared", or one each for "query" and "document".
     Both towers of a dual encoder return one state of one position: the embedding of that modality. `files` are those
     that all of it was read from, beside settings in JSON.
     """

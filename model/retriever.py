@@ -24,8 +24,8 @@ from model.errors import InvalidInput
 from model.parts import Parts
 from model.passages import Cut, Passages
 from model.preprocess import padded
-from model.ret2 import States
 from model.score_fusion import ScoreFusion
+from model.states import States
 from model.types import Encoded, Float32, Input, Limits, ModelInfo, Prepared, Role
 
 # Imported where a checkpoint is read or compiled, for they import transformers, without which a later start of a

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from model.ret2 import States
+from model.states import States
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ from model.cpu.graph import Graph, read, release_mapped, version
 from model.cpu.outline import CompiledConfig, Outline, SideOutline, TowerOutline, read_outline, save_outline
 from model.cpu.trunks import TrunkGraph
 from model.parts import Location, Parts
-from model.ret2 import States
 from model.score_fusion import FusionWeights, ScoreFusion
+from model.states import States
 from model.towers.efficientnet import CPU_PASS
 
 if TYPE_CHECKING:

@@ -40,7 +40,7 @@ from model.cpu.graph import Graph, convert, read, release_mapped, save
 from model.cpu.trunks import TrunkGraph
 from model.errors import InvalidInput
 from model.preprocess import image_pixels, padded
-from model.ret2 import States
+from model.states import States
 from model.towers.efficientnet import EfficientNetLite0
 from model.towers.towers import NAFLEX, TransformersEncoder, naflex_inputs
 from model.types import Input, Limits, Role

@@ -12,8 +12,8 @@ from torch import Tensor
 from model.checkpoints.weights import read_tensors
 from model.errors import InvalidInput
 from model.evaluation.maxsim import maxsim
-from model.ret2 import States
 from model.retriever import Retriever
+from model.states import States
 from model.types import Role
 
 GOLDEN_FILE = "golden.safetensors"

@@ -12,8 +12,8 @@ from torch import Tensor
 from model.checkpoints.weights import read_tensors, save_tensors
 from model.images.decoding import decode_image
 from model.preprocess import image_pixels, normalise_text
-from model.ret2 import States
 from model.retriever import Retriever
+from model.states import States
 from model.towers.towers import Modality, with_prefix
 from model.training.pairs import Row
 from model.types import Limits, Role

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from model.checkpoints.weights import load_strict
 from model.errors import InvalidInput
-from model.ret2 import FeaturesOnState, Ret2, States
+from model.ret2 import FeaturesOnState, Ret2
 from model.retriever import Retriever
+from model.states import States
 from model.towers.towers import with_prefix
 from model.training.batch import Batch, Entry
 from model.training.checkpoint import tower_network, towers

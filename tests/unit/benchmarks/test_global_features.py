@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from tiny_model import CONFIG
 
 from benchmarks.global_features import joined
-from model.ret2 import Ret2, States, build_fusion
+from model.ret2 import Ret2, build_fusion
+from model.states import States
 
 
 def test_a_joined_model_is_the_sum_of_its_parts() -> None:

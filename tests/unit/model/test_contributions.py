@@ -13,8 +13,9 @@ from tiny_model import CONFIG, write_tiny_checkpoint
 
 from model.cell import RecurrentCell
 from model.contributions import shares
-from model.ret2 import Ret2, States
+from model.ret2 import Ret2
 from model.retriever import Retriever
+from model.states import States
 from model.types import Input, Limits, Prepared, Role
 
 

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from model.config import Ret2Config
 from model.errors import InvalidInput
-from model.ret2 import FeaturesOnState, StateOnEmbedding, States
+from model.ret2 import FeaturesOnState, StateOnEmbedding
 from model.retriever import Retriever
 from model.score_fusion import FusionWeights
+from model.states import States
 from model.training.data import Data
 from model.training.distributed import Ranks
 from model.training.pairs import Example, Images, Pairs

@@ -16,8 +16,8 @@ from tiny_model import CONFIG, write_tiny_checkpoint
 
 from model import retriever as retriever_module
 from model.errors import InvalidInput
-from model.ret2 import States
 from model.retriever import Retriever
+from model.states import States
 from model.types import Input, Limits, Role
 
 TEXTS = (None, "a red square", "what is the capital of this country", "one")

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.errors import InvalidInput
-from model.ret2 import States
 from model.retriever import Retriever
+from model.states import States
 from model.types import Input, Limits, Prepared, Role
 
 # (text blocks, vision blocks) that the strategy needs, and which it taps: written out by hand from ret.md §1.2

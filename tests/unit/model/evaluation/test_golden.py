@@ -11,8 +11,8 @@ from model.checkpoints.weights import read_tensors, save_tensors
 from model.cpu import graph
 from model.errors import InvalidInput
 from model.evaluation.golden import GOLDEN_FILE, TOLERANCE, verify
-from model.ret2 import States
 from model.retriever import Retriever
+from model.states import States
 from model.types import Role
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "ret-v1-small"
