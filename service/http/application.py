@@ -18,7 +18,7 @@ from service.http.middleware.answers import AnswerLimits
 from service.http.middleware.api_keys import ApiKeyGate
 from service.http.middleware.content_encoding import ContentEncoding
 from service.http.middleware.head import HeadAsGet
-from service.http.middleware.limits import RequestLimits
+from service.http.middleware.limits import Places, RequestLimits
 from service.http.middleware.openai_errors import OpenAiErrors
 from service.http.middleware.origins import OwnPages
 from service.http.middleware.paths import SentPaths
@@ -28,6 +28,7 @@ from service.http.middleware.security_headers import SecurityHeaders
 from service.http.middleware.traces import Traces
 from service.http.openapi import document, swagger_ui
 from service.http.probes import Process
+from service.http.refusals import Refusals
 from service.keys import KeyFile
 from service.schemas.operations import Problem
 
@@ -58,6 +59,7 @@ def application(
     """Build the application from the routers and the probes of a process. The caller puts into `state` what the routes
     need."""
     settings = process.settings
+    places = Places(settings.http)
     app = FastAPI(
         title="ret2",
         version=version("ret2"),
@@ -82,12 +84,13 @@ def application(
             Middleware(OwnPages, origins=settings.cors_origins),
             Middleware(KeyQuotas, settings=settings.quotas),
             Middleware(ContentEncoding),
-            Middleware(RequestLimits, bounds=settings.http),
+            Middleware(RequestLimits, bounds=settings.http, places=places),
             Middleware(AnswerLimits, max_answers_bytes=settings.http.max_answers_bytes),
             Middleware(HeadAsGet),
         ],
     )
     app.state.process = process
+    app.state.refusals = Refusals(places, process.metrics)
     app.state.readiness = Readiness(lambda: process.health)
     problems.install(app)
     for router in routers:

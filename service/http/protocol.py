@@ -15,24 +15,33 @@ from typing import Any, cast
 
 import h11
 import uvicorn
+from fastapi import FastAPI
 from starlette.responses import Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.http.problems import problem
+from service.http.refusals import Refusals
 from service.http.settings import ConnectionTimeouts
 
 # Longer than proxies keep idle connections, or they send a request into one that is just being closed.
 _KEEP_ALIVE_S = 75
 _MAX_HEAD_BYTES = 64 * 1024
+_IDLE = {h11.CLIENT: h11.IDLE, h11.SERVER: h11.IDLE}
 # More is written at once, so that a caller who does not read holds up who sends.
 _MOST_JOINED_BYTES = 64 * 1024
 
 
 def server_config(
-    app: Any, host: str = "127.0.0.1", port: int = 0, *, grace_s: int = 1, timeouts: ConnectionTimeouts | None = None
+    app: FastAPI,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    grace_s: int = 1,
+    timeouts: ConnectionTimeouts | None = None,
 ) -> uvicorn.Config:
-    """Return the configuration of one listening port."""
-    protocol = partial(Http11, timeouts=timeouts or ConnectionTimeouts())
+    """Return the configuration of one listening port. An application may have `Refusals` in its state."""
+    refusals = getattr(app.state, "refusals", None)
+    protocol = partial(Http11, timeouts=timeouts or ConnectionTimeouts(), refusals=refusals)
     return uvicorn.Config(
         app,
         host=host,
@@ -54,9 +63,9 @@ class Http11(H11Protocol):
     It is closed when its caller is too slow with the head of a request, or stops reading an answer.
     """
 
-    def __init__(self, *args: Any, timeouts: ConnectionTimeouts, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, timeouts: ConnectionTimeouts, refusals: Refusals | None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._timeouts = timeouts
+        self._timeouts, self._refusals = timeouts, refusals
         self._head_deadline = _Deadline(self.loop)
         self._write_deadline = _Deadline(self.loop)
 
@@ -70,8 +79,23 @@ class Http11(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._await_head()
+        if not self._refused(data):
+            super().data_received(data)
+            self._await_head()
+
+    def _refused(self, data: bytes) -> bool:
+        """Refuse a request at once, if it is one to be refused and the connection has no other."""
+        unread, _ = self.conn.trailing_data
+        if not self._refusals or unread or self.conn.states != _IDLE or self.flow.write_paused:
+            return False
+        answer = self._refusals.answer(data, self.server_state.default_headers)
+        if answer is None:
+            return False
+        self._head_deadline.disarm()
+        self.transport.write(answer)
+        # h11 has not seen the request, and waits for the next one as before.
+        super().on_response_complete()
+        return True
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

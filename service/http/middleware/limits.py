@@ -47,6 +47,24 @@ def kind_of(scope: Scope) -> RequestKind:
     return RequestKind.DOCUMENTS if posts and media_type(Headers(scope=scope)) == NDJSON else RequestKind.PLAIN
 
 
+class Places:
+    """The places of requests being answered, so many for each kind."""
+
+    def __init__(self, bounds: HttpBounds) -> None:
+        self._most = {
+            RequestKind.PLAIN: bounds.max_requests_in_flight,
+            RequestKind.EVENTS: bounds.max_event_streams,
+            RequestKind.DOCUMENTS: bounds.max_document_streams,
+        }
+        self.taken: Counter[RequestKind] = Counter()
+
+    def full(self, kind: RequestKind) -> bool:
+        return self.taken[kind] >= self._most[kind]
+
+    def refusal(self, kind: RequestKind) -> Overloaded:
+        return Overloaded(f"{self.taken[kind]} {kind} are being answered, which is the limit")
+
+
 class RequestLimits:
     """Refuses a request over the number of its kind in flight or over the bytes of all bodies held (429), and a body
     over its own limit (413).
@@ -60,15 +78,11 @@ class RequestLimits:
         app: ASGIApp,
         *,
         bounds: HttpBounds,
+        places: Places | None = None,
     ) -> None:
         self._app, self.bounds = app, bounds
         self._max_json_bytes = min(bounds.max_json_bytes, bounds.max_body_bytes)
-        self._max_in_flight = {
-            RequestKind.PLAIN: bounds.max_requests_in_flight,
-            RequestKind.EVENTS: bounds.max_event_streams,
-            RequestKind.DOCUMENTS: bounds.max_document_streams,
-        }
-        self._in_flight: Counter[RequestKind] = Counter()
+        self._places = places or Places(bounds)
         self._bodies_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,19 +94,19 @@ class RequestLimits:
         limit = self._body_limit(scope, stream)
         body = _Body(self, receive, limit=limit, counted=not stream, timeout_s=self.bounds.body_timeout_s)
         try:
-            if self._in_flight[kind] >= self._max_in_flight[kind]:
-                raise Overloaded(f"{self._in_flight[kind]} {kind} are being answered, which is the limit")
+            if self._places.full(kind):
+                raise self._places.refusal(kind)
             declared = Headers(scope=scope).get("content-length", "")
             if declared.isdecimal():
                 body.expect(int(declared))
         except RetrievalError as error:
             await problem_of(error, scope["state"]["request_id"])(scope, receive, send)
             return
-        self._in_flight[kind] += 1
+        self._places.taken[kind] += 1
         try:
             await self._app(scope, body, send)
         finally:
-            self._in_flight[kind] -= 1
+            self._places.taken[kind] -= 1
             self._bodies_bytes -= body.held_bytes
 
     def _body_limit(self, scope: Scope, stream: bool) -> int:

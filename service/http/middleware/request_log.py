@@ -15,7 +15,7 @@ from service.http.problems import path_sent, problem
 from service.observability.metrics import Metrics, log
 
 # A caller's own request id is kept when it is harmless in logs and headers.
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
@@ -104,6 +104,6 @@ def server_timing(stages: Mapping[str, float]) -> str:
 
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(request_id := value.decode("latin-1")):
+        if name == b"x-request-id" and REQUEST_ID.fullmatch(request_id := value.decode("latin-1")):
             return str(request_id)
     return uuid.uuid4().hex

@@ -17,7 +17,13 @@ _HEADERS = {
 }
 
 # A key in X-API-Key, unlike Authorization, does not keep a shared cache from storing an answer.
+_NO_STORE = "no-store"
 _PRIVATE_TYPES = ("application/json", "application/problem+json", "application/msgpack")
+
+# Of an answer that goes around the layers.
+PRIVATE_HEADERS = tuple(
+    (name.encode(), value.encode()) for name, value in {**_HEADERS, "cache-control": _NO_STORE}.items()
+)
 
 
 def page_policy(*directives: str) -> str:
@@ -36,7 +42,7 @@ class SecurityHeaders:
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
                 if headers.get("content-type", "").startswith(_PRIVATE_TYPES):
-                    headers.setdefault("cache-control", "no-store")
+                    headers.setdefault("cache-control", _NO_STORE)
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)

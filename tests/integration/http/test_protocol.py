@@ -230,3 +230,28 @@ def test_a_body_that_makes_no_progress_is_408(serve: Callable[..., Caller]) -> N
     steady = b"400\r\n" + b" " * 1024 + b"\r\n"
     received = caller.answers(head + b"Transfer-Encoding: chunked\r\n\r\n", *[steady] * 60, b"0\r\n\r\n")
     assert STATUS.findall(received)[0] == b"400", received
+
+
+def test_a_refusal_around_the_layers_is_the_same(
+    serve: Callable[..., Caller], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The connection goes on after it, however the refused request was sent."""
+    caller = serve(max_requests_in_flight=1)
+    search = b"POST /search HTTP/1.1\r\nHost: x\r\nX-Request-ID: same\r\nContent-Type: application/json\r\n"
+    body = b'{"collection": "victim", "query": {"text": "a"}}'
+    search += b"Content-Length: %d\r\n\r\n" % len(body)
+    with caller.connect() as holder:
+        holder.sendall(search + body[:-1])
+        time.sleep(0.1)
+        # The body of the first comes by itself, so the application answers it.
+        long_way = caller.answers(search, body)
+        # Two of them in one connection.
+        short_way = caller.answers(search + body, search + body)
+        holder.sendall(body[-1:])
+        assert b" 200 OK" in holder.recv(65536)
+    undated = re.compile(rb"date: [^\r]*\r\n")
+    assert STATUS.findall(short_way) == [b"429", b"429"]
+    expected, refused = (undated.sub(b"", answer) for answer in (long_way, short_way))
+    assert sorted(refused.split(b"\r\n")) == sorted((expected * 2).split(b"\r\n"))
+    assert STATUS.findall(caller.answers(search + body)) == [b"200"]
+    assert "status=429 count=2" in capsys.readouterr().out
