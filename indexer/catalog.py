@@ -17,7 +17,7 @@ from indexer.encoding.encoder import Encoder
 from indexer.encoding.registry import Encoders
 from indexer.filters import FieldType, check_field
 from indexer.ledger.ledger import Ledger
-from indexer.store.base import Layout, Points, Store, Summary
+from indexer.store.base import Layout, Points, ServerOptions, Store, Summary
 from indexer.store.bm25 import check_language
 from model.errors import Conflict, InvalidInput, NotFound, RetrievalError
 from model.types import ModelInfo
@@ -42,13 +42,16 @@ class Catalog:
         language: str | None = None,
         model: str | None = None,
         passages: PassageSettings | None = None,
+        server: ServerOptions | None = None,
+        like: Collection | None = None,
     ) -> tuple[Collection, bool]:
         """Create a collection, and return it and whether it is new. Raises `Conflict` if it exists with other settings
         or another model; settings that are None are not compared. Raises `ModelNotFound` when no model of that name is
         served.
 
         `language` is that of the words of its texts; a new collection has `simple` by default. `model` is the name of a
-        served model; a new collection has the default.
+        served model; a new collection has the default. A Qdrant server keeps a new collection as `server` says, or as
+        it keeps `like`.
 
         The store comes first, whether or not the ledger knows the name: what a process left behind that died while
         creating the collection is complete after the next `create`. Raises `PointsMissing` for a collection that had
@@ -73,6 +76,8 @@ class Catalog:
             pass
         else:
             await self._require_points(existing)
+            if server is not None:
+                await self._require_kept(existing, server)
             await self._store.create(existing.points_name, existing.dimensions, existing.indexes, language=language)
             return existing, False
         info = info or (await self._encoders.find())[1]
@@ -94,7 +99,9 @@ class Catalog:
                 return _same(await self._present(name), settings), False  # another request made and filled it meanwhile
             except NotFound:
                 raise _unknown_points(name, documents) from None
-        await self._make_points(collection.points_name, info, declared, language)
+        await self._make_points(
+            collection.points_name, info, declared, language, like=like and like.points_name, options=server
+        )
         try:
             await self._ledger.collections.create(collection)
         except Conflict:  # another request made it meanwhile
@@ -118,6 +125,7 @@ class Catalog:
                 passages=origin.passages,
                 language=layout.language,
                 model=origin.model,
+                like=origin,
             )
             return created
         if present.name == origin.name:
@@ -153,13 +161,31 @@ class Catalog:
         if collection.precisions:
             await self.points(collection).page(None, 1)
 
+    async def _require_kept(self, collection: Collection, options: ServerOptions) -> None:
+        """Raise `Conflict` where a server keeps the collection otherwise. An embedded index refuses any options."""
+        summary = (await self.summaries([collection]))[collection.name]
+        if isinstance(summary, RetrievalError):
+            raise summary
+        if summary.kept is None:
+            await self._store.create(collection.points_name, collection.dimensions, options=options)
+            return
+        for option, requested in options.changed_from(summary.kept).chosen().items():
+            present = getattr(summary.kept, option)
+            raise Conflict(
+                f"collection {collection.name!r} exists with server.{option} {present!r}, not {requested!r}; PATCH "
+                "changes what can be changed",
+                field=f"server.{option}",
+                value=requested,
+                limit=present,
+            )
+
     async def _make_points(
-        self, name: str, info: ModelInfo, indexes: Mapping[str, FieldType], language: str | None
+        self, name: str, info: ModelInfo, indexes: Mapping[str, FieldType], language: str | None, **kept: Any
     ) -> None:
         """Create the points of a new collection, of which the store has none or the empty ones of a creation cut
         short."""
         create = partial(
-            self._store.create, name, info.dimensions, indexes, language=language, latents=info.latents > 1
+            self._store.create, name, info.dimensions, indexes, language=language, latents=info.latents > 1, **kept
         )
         try:
             await create()
@@ -171,8 +197,9 @@ class Catalog:
             await create()
 
     async def change(self, name: str, settings: Mapping[str, Any]) -> Collection:
-        """Change `instruction`, `limit`, `passages` or `indexes` of a collection, and return it. New indexes are added
-        to the present ones.
+        """Change `instruction`, `limit`, `passages`, `indexes` or `server` of a collection, and return it. New indexes
+        are added to the present ones. `server` changes how a Qdrant server keeps it, and raises `InvalidInput` where it
+        cannot.
 
         Raises `Conflict` for a field that is declared as another type. While the store builds an index, filters read
         the metadata.
@@ -187,6 +214,7 @@ class Catalog:
 
         collection = await self._named(name)
         settings = dict(settings)
+        server: ServerOptions | None = settings.pop("server", None)
         if (language := settings.pop("language", None)) is not None:
             await self._require_language(collection, language)
         if (model := settings.pop("model", None)) not in (None, collection.model):
@@ -196,9 +224,9 @@ class Catalog:
         changed(collection)
         await self._require_points(collection)
         # Before the ledger says so: what is declared has its index, also after a crash between the two.
-        await self._store.create(collection.points_name, collection.dimensions, added)
+        await self._store.create(collection.points_name, collection.dimensions, added, options=server)
         if (reindex := await self._ledger.reindexes.find(name)) is not None:
-            await self._store.create(reindex.points_name, reindex.dimensions, added)
+            await self._store.create(reindex.points_name, reindex.dimensions, added, options=server)
         return await self._ledger.collections.change(name, changed)
 
     async def _require_language(self, collection: Collection, language: str) -> None:

@@ -17,9 +17,9 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from indexer.backup import manifest as manifests
 from indexer.backup import points_file
@@ -29,12 +29,14 @@ from indexer.blobs.image_store import Blobs
 from indexer.domain.collections import Collection, ReindexState
 from indexer.filters import FieldType
 from indexer.ledger.ledger import Ledger
-from indexer.store.base import Store
+from indexer.store.base import KeptOnServer, ServerOptions, Store
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 
 Report = Callable[[str], None]
 
 _LEDGER, _IMAGES = "ledger.sqlite", "blobs.txt"
+# They are as the nodes are to which a backup is restored.
+_OF_A_CLUSTER = frozenset({"shards", "replication_factor", "write_consistency_factor"})
 
 
 @runtime_checkable
@@ -152,6 +154,7 @@ async def _save(store: Store, collection: Collection, folder: Path, portable: bo
             f"{error.detail}: the collection was dropped or switched while the backup was made; make it again"
         ) from error
     indexes = {name: str(kind) for name, kind in collection.indexes.items()}
+    kept = await patience.call(lambda: _kept(store, collection.points_name))
     return SavedPoints(
         collection.name,
         collection.points_name,
@@ -163,7 +166,20 @@ async def _save(store: Store, collection: Collection, folder: Path, portable: bo
         indexes,
         layout.language,
         layout.latents,
+        None if kept is None else _portable_options(kept),
     )
+
+
+async def _kept(store: Store, points_name: str) -> KeptOnServer | None:
+    summary = (await store.summaries([points_name]))[points_name]
+    if isinstance(summary, RetrievalError):
+        raise summary
+    return summary.kept
+
+
+def _portable_options(kept: KeptOnServer) -> dict[str, Any]:
+    names = (option.name for option in fields(ServerOptions) if option.name not in _OF_A_CLUSTER)
+    return {name: getattr(kept, name) for name in names}
 
 
 async def _check_absent(store: Store, saved: SavedPoints) -> None:
@@ -178,9 +194,10 @@ async def _restore_points(folder: Path, saved: SavedPoints, store: Store, patien
     file = folder / saved.file
     if file.name.endswith(".points.gz"):
         indexes = {name: FieldType(kind) for name, kind in saved.indexes.items()}
-        await patience.call(
-            lambda: store.create(saved.name, saved.dimensions, indexes, language=saved.language, latents=saved.latents)
-        )
+        layout: dict[str, Any] = {"language": saved.language, "latents": saved.latents}
+        if saved.server is not None and not isinstance(store, Snapshots):
+            layout["options"] = ServerOptions(**saved.server)
+        await patience.call(lambda: store.create(saved.name, saved.dimensions, indexes, **layout))
         await points_file.read(file, PatientPoints(store.points(saved.name), patience))
     elif isinstance(store, Snapshots):
         await store.restore(saved.name, file)

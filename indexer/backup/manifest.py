@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from indexer.durability import sync, sync_tree
 from model.errors import Conflict, InvalidInput, NotFound
@@ -31,6 +32,8 @@ class SavedPoints:
     indexes: dict[str, str]  # declared types of metadata fields
     language: str  # of the words of texts
     latents: bool
+    # How a Qdrant server kept it, but for shards and copies, which are those of the cluster restored to.
+    server: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
 
 from indexer.domain.points import Hit, MetadataChange, Page, Point, Stretch
 from indexer.filters import FieldType, Filter
@@ -16,6 +16,7 @@ from model.types import Float32
 
 # How many copies of a shard a search asks.
 Consistency = Literal["one", "majority", "quorum", "all"]
+Quantization = Literal["none", "scalar", "binary", "product"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,34 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How a Qdrant server shall keep one collection. None leaves a present collection as it is, and a new one as the
+    settings of the deployment say."""
+
+    shards: int | None = None
+    replication_factor: int | None = None
+    write_consistency_factor: int | None = None
+    quantization: Quantization | None = None
+    vectors_on_disk: bool | None = None
+    payload_on_disk: bool | None = None
+    hnsw_m: int | None = None
+    hnsw_ef_construct: int | None = None
+    hnsw_ef: int | None = None
+
+    def chosen(self) -> dict[str, Any]:
+        """Return the options that are not None, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def changed_from(self, kept: KeptOnServer) -> ServerOptions:
+        """Return the options that differ from how a server keeps a collection."""
+        present = asdict(kept)
+        return ServerOptions(**{name: value for name, value in self.chosen().items() if value != present[name]})
+
+
+@dataclass(frozen=True, slots=True)
 class KeptOnServer:
-    """How a Qdrant server keeps a collection: its settings there, which that server's own API changes, and its state,
-    which is green, yellow, grey or red."""
+    """How a Qdrant server keeps a collection: its settings there, which that server's own API changes too, and its
+    state, which is green, yellow, grey or red. `hnsw_ef` is the breadth of a search that names none."""
 
     status: str
     shards: int
@@ -47,6 +73,7 @@ class KeptOnServer:
     payload_on_disk: bool
     hnsw_m: int
     hnsw_ef_construct: int
+    hnsw_ef: int
     strict_mode: bool
 
 
@@ -188,10 +215,14 @@ class Store(Protocol):
         language: str | None = None,
         latents: bool | None = None,
         like: str | None = None,
+        options: ServerOptions | None = None,
     ) -> None:
         """Make what is missing, and begin to build the indexes of declared metadata fields. Raises `Conflict` if the
         collection has another layout. None accepts any; a new collection then has the layout of `Layout`'s defaults,
         and a server keeps it like the collection `like`.
+
+        `options` are for a new collection, and change a present one. Raises `InvalidInput` for what cannot be changed,
+        and for any in an embedded index.
         """
         ...
 

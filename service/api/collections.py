@@ -14,7 +14,7 @@ from indexer import filters
 from indexer.domain.collections import Collection, Counts, PassageSettings
 from indexer.domain.validation import brief
 from indexer.errors import CollectionDamaged
-from indexer.store.base import Summary
+from indexer.store.base import ServerOptions, Summary
 from indexer.store.indexes import unfinished
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, RetrievalError
 from service.api.job_answers import Wait, job_answer
@@ -23,7 +23,14 @@ from service.components import Parts, PartsOf
 from service.http.middleware.api_keys import CallerOf
 from service.http.responses import Json, StrictRoute
 from service.keys import Key
-from service.schemas.collections import CollectionIn, CollectionOut, CollectionsOut, CopyIn, PassagesSettings
+from service.schemas.collections import (
+    CollectionIn,
+    CollectionOut,
+    CollectionsOut,
+    CopyIn,
+    PassagesSettings,
+    ServerOptionsIn,
+)
 from service.schemas.jobs import JobAcceptedOut
 
 router = APIRouter(route_class=StrictRoute, tags=["collections"])
@@ -51,6 +58,7 @@ async def create_collection(
         language=settings.language,
         model=settings.model,
         passages=None if settings.passages is None else _passages(settings.passages),
+        server=None if settings.server is None else _options(settings.server),
     )
     return Json(await _wire(parts, caller, collection), 201 if created else 200)
 
@@ -66,6 +74,8 @@ async def change_collection(name: CollectionPath, body: CollectionIn, parts: Par
     settings = body.model_dump(include=body.model_fields_set)
     if "passages" in settings:
         settings["passages"] = _passages(body.passages)
+    if body.server is not None:
+        settings["server"] = _options(body.server)
     return Json(await _wire(parts, caller, await parts.catalog.change(name, settings)))
 
 
@@ -115,6 +125,10 @@ async def delete_collection(name: CollectionPath, parts: PartsOf) -> Response:
 
 def _passages(passages: PassagesSettings | None) -> PassageSettings:
     return PassageSettings() if passages is None else PassageSettings(**passages.model_dump())
+
+
+def _options(server: ServerOptionsIn) -> ServerOptions:
+    return ServerOptions(**server.model_dump())
 
 
 def _check_limit(body: CollectionIn, parts: Parts) -> None:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from indexer.store.base import Summary
 from indexer.store.recall import BREADTHS, Recall, measure_recall
 from service.cli.backup import DataDir, open_installation, settings_of
 from service.settings import Settings
@@ -24,7 +25,7 @@ def recall(
     """Measure the recall of a collection's graph against exact search, and name the least `ef` that reaches a
     target."""
     settings = settings_of(data_dir)
-    measured = asyncio.run(_measure(settings, collection, queries, hits))
+    measured, default = asyncio.run(_measure(settings, collection, queries, hits))
     console = Console()
     console.print(_table(measured))
     for kind in measured:
@@ -34,22 +35,26 @@ def recall(
         else:
             advice = f"ef {ef} reaches {target:g}"
         console.print(f"{kind.kind}: {advice}", highlight=False)
-    if settings.qdrant_url is None:
+    if default is None:
         console.print("The embedded index compares every vector, so that its recall is always 1.", highlight=False)
     else:
         console.print(
-            f"Searches that name no ef have {settings.qdrant(settings.qdrant_url).collection.hnsw_ef} "
-            "(RET2_QDRANT_HNSW_EF).",
+            f'Searches that name no ef have {default}: PATCH the collection with {{"server": {{"hnsw_ef": …}}}}, or set '
+            "RET2_QDRANT_HNSW_EF for all that have none of their own.",
             highlight=False,
         )
 
 
-async def _measure(settings: Settings, name: str, queries: int, hits: int) -> list[Recall]:
+async def _measure(settings: Settings, name: str, queries: int, hits: int) -> tuple[list[Recall], int | None]:
+    """Return the recall, and the breadth of searches that name none, None in an embedded index."""
     with open_installation(settings) as installation:
         try:
             collection = await installation.ledger.collections.resolve(name)
             points = installation.store.points(collection.points_name)
-            return await measure_recall(points, queries=queries, hits=hits)
+            measured = await measure_recall(points, queries=queries, hits=hits)
+            summary = (await installation.store.summaries([collection.points_name]))[collection.points_name]
+            kept = summary.kept if isinstance(summary, Summary) else None
+            return measured, None if kept is None else kept.hnsw_ef
         finally:
             await installation.store.close()
             installation.blobs.close()

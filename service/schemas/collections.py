@@ -10,6 +10,7 @@ from indexer.domain.bodies import Wire, examples
 from indexer.domain.names import CollectionName
 from indexer.domain.samples import IN_EUROPE, JOB_ID
 from indexer.filters import FieldType
+from indexer.store.base import Quantization
 from service.schemas.base import ErrorOut, FieldName, FilterTree, ModelName
 
 
@@ -28,6 +29,47 @@ class PassagesSettings(Wire):
         ge=0,
         description="tokens that a passage repeats of the one before, in whole sentences; at most half of it",
         examples=[16],
+    )
+
+
+class ServerOptionsIn(Wire):
+    """How the Qdrant server keeps this collection, where it differs from what the service is set to. An embedded index
+    has none of these."""
+
+    shards: int | None = Field(
+        None, ge=1, le=1000, description="shards; fixed when the collection is created", examples=[6]
+    )
+    replication_factor: int | None = Field(
+        None, ge=1, le=100, description="copies of each shard; fixed when the collection is created", examples=[2]
+    )
+    write_consistency_factor: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="copies that have to have written before a write counts; at most the replication factor",
+        examples=[1],
+    )
+    quantization: Quantization | None = Field(
+        None,
+        description="none, scalar, binary or product; candidates are scored again by the whole vectors",
+        examples=["scalar"],
+    )
+    vectors_on_disk: bool | None = Field(
+        None, description="vectors in memory-mapped files instead of memory", examples=[True]
+    )
+    payload_on_disk: bool | None = Field(
+        None, description="texts and metadata on disk instead of in memory", examples=[True]
+    )
+    hnsw_m: int | None = Field(None, ge=2, le=256, description="links of a node of the graph", examples=[32])
+    hnsw_ef_construct: int | None = Field(
+        None, ge=4, le=4096, description="neighbours looked at as the graph is built", examples=[200]
+    )
+    hnsw_ef: int | None = Field(
+        None,
+        ge=16,
+        le=4096,
+        description="neighbours looked at by a search that names no `ef`; `ret2 recall` measures which it needs",
+        examples=[512],
     )
 
 
@@ -77,6 +119,12 @@ class CollectionIn(Wire):
         "index, "
         "and a filter that uses it as another type is refused; PATCH adds fields",
     )
+    server: ServerOptionsIn | None = Field(
+        None,
+        description="how the Qdrant server keeps it; what is not named is as the service is set to, or with PATCH as it "
+        "was; refused on an embedded index",
+        examples=[{"quantization": "scalar", "vectors_on_disk": True, "hnsw_m": 32}],
+    )
 
 
 class CopyIn(Wire):
@@ -124,7 +172,7 @@ class PassagesSettingsOut(BaseModel):
 
 
 class KeptOnServerOut(BaseModel):
-    """How the Qdrant server keeps a collection. Qdrant's own API changes it; a reindex keeps it."""
+    """How the Qdrant server keeps a collection. PATCH changes it, and Qdrant's own API; a reindex keeps it."""
 
     status: str = Field(
         description="green; yellow while it is optimized; grey while that waits; red after an error", examples=["green"]
@@ -139,6 +187,7 @@ class KeptOnServerOut(BaseModel):
     payload_on_disk: bool = Field(description="whether texts and metadata are read from disk", examples=[True])
     hnsw_m: int = Field(description="links of a node of the graph", examples=[16])
     hnsw_ef_construct: int = Field(description="neighbours looked at as the graph is built", examples=[100])
+    hnsw_ef: int = Field(description="neighbours looked at by a search that names no `ef`", examples=[512])
     strict_mode: bool = Field(description="whether the server limits what may be asked of it", examples=[False])
 
 

@@ -315,7 +315,7 @@ class SearchIn(Wire):
         ge=16,
         le=4096,
         description="how many neighbours the graph of a Qdrant server is searched for: more find more and "
-        "take longer; by default the service's `qdrant_hnsw_ef`",
+        "take longer; by default the collection's `server.hnsw_ef`",
     )
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from indexer.domain.points import MAX_VALUES, NO_VECTOR, Hit, Lexical, MetadataC
 from indexer.errors import PointsMissing
 from indexer.filters import FieldType, Filter
 from indexer.filters.meaning import matches
-from indexer.store.base import Consistency, Layout, SearchWindow, Summary
+from indexer.store.base import Consistency, Layout, SearchWindow, ServerOptions, Summary
 from indexer.store.bm25 import TOLERANT, document_words, query_words, tokens
 from indexer.store.boosts import boosted, candidates_of
 from indexer.store.columns import FieldUse, Row
@@ -45,6 +45,7 @@ class FakeStore:
         language: str | None = None,
         latents: bool | None = None,
         like: str | None = None,
+        options: ServerOptions | None = None,
     ) -> None:
         self.check()
         layout = new_layout(dimensions, language, latents)

@@ -19,7 +19,7 @@ from indexer.domain.points import Hit, MetadataChange, Page, Point, Stretch
 from indexer.errors import StoreDied, StoreTimedOut
 from indexer.filters import FieldType, Filter
 from indexer.observability.watch import NOBODY, Watch
-from indexer.store.base import Consistency, Layout, SearchWindow, Summary
+from indexer.store.base import Consistency, Layout, SearchWindow, ServerOptions, Summary
 from indexer.store.boosts import candidates_of
 from indexer.store.criteria import Boosted, Criterion, Hybrid, LateInteraction, Nearest, Place, Ranked, WordMatch
 from indexer.store.edge.batch import pack as pack_points
@@ -34,7 +34,7 @@ from indexer.store.indexes import READABLE_DOCUMENTS
 from indexer.store.measure import measured
 from indexer.store.ties import in_order
 from model.child_output import ChildOutput, ending
-from model.errors import DependencyUnavailable, RetrievalError
+from model.errors import DependencyUnavailable, InvalidInput, RetrievalError
 from model.types import Float32
 
 log = logging.getLogger(__name__)
@@ -89,9 +89,17 @@ class EdgeStore:
         language: str | None = None,
         latents: bool | None = None,
         like: str | None = None,
+        options: ServerOptions | None = None,
     ) -> None:
         """Create what is missing of a collection with this layout, its indexes included. Raises `Conflict` if it exists
         with another layout."""
+        if options is not None and (chosen := options.chosen()):
+            raise InvalidInput(
+                f"server.{next(iter(chosen))} is set, and this collection is in an embedded index: it has no such "
+                "settings, a collection on a Qdrant server has (RET2_QDRANT_URL)",
+                field="server",
+                value=chosen,
+            )
         await self._call("create", name, dimensions, dict(indexes or {}), language, latents)
 
     @measured

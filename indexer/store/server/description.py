@@ -10,7 +10,7 @@ from qdrant_client import models as q
 from indexer.filters import FieldType
 from indexer.store.base import KeptOnServer, Layout
 from indexer.store.server.filters import KINDS
-from indexer.store.server.ranking import quantization_of, vectors_on_disk
+from indexer.store.server.ranking import quantization_name, vectors_on_disk
 from indexer.store.server.strict import StrictLimits
 from model.errors import Conflict
 
@@ -62,20 +62,19 @@ def describe_foreign(info: q.CollectionInfo) -> str:
     return f"{info.points_count or 0} points of {' and '.join(sizes) or 'no vectors'}"
 
 
-def kept(info: q.CollectionInfo) -> KeptOnServer:
+def kept(info: q.CollectionInfo, hnsw_ef: int) -> KeptOnServer:
     config, params = info.config, info.config.params
-    quantization = quantization_of(config)
     strict = config.strict_mode_config
     return KeptOnServer(
         status=info.status.value,
         shards=params.shard_number or 1,
         replication_factor=params.replication_factor or 1,
         write_consistency_factor=params.write_consistency_factor or 1,
-        # Each kind is an object with one field, which has its name.
-        quantization="none" if quantization is None else next(iter(type(quantization).model_fields)),
+        quantization=quantization_name(config),
         vectors_on_disk=vectors_on_disk(params),
         payload_on_disk=bool(params.on_disk_payload),
         hnsw_m=config.hnsw_config.m,
         hnsw_ef_construct=config.hnsw_config.ef_construct,
+        hnsw_ef=hnsw_ef,
         strict_mode=strict is not None and bool(strict.enabled),
     )

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from qdrant_client import models as q
 
 from indexer.store.base import SearchWindow
-from indexer.store.server.settings import CollectionSettings
 from indexer.store.server.strict import NO_LIMIT
 
 
@@ -29,10 +28,9 @@ class GraphSearch:
     most_ef: int = NO_LIMIT
 
     @classmethod
-    def of(cls, settings: CollectionSettings, window: SearchWindow, *, most_ef: int, quantized: bool) -> GraphSearch:
-        """Return the search of a window. `most_ef` bounds the service's own breadth, not one that a caller names."""
-        oversampling = settings.oversampling if quantized else None
-        ef = window.ef or min(settings.hnsw_ef, most_ef)
+    def of(cls, window: SearchWindow, ef: int, *, most_ef: int, oversampling: float | None) -> GraphSearch:
+        """Return the search of a window, of breadth `ef` unless the caller names one, which `most_ef` does not bound."""
+        ef = window.ef or min(ef, most_ef)
         return cls(ef, window.exact, oversampling, max(ef, most_ef))
 
     def for_all(self, count: int) -> GraphSearch:

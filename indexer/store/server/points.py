@@ -215,8 +215,9 @@ class ServerPoints:
         description = await self._store.describe(self._name)
         window.check()
         chosen = None if window.condition is None else await self._chosen(window.condition)
+        oversampling = self._store.settings.collection.oversampling if description.quantized else None
         graph = GraphSearch.of(
-            self._store.settings.collection, window, most_ef=description.strict.ef, quantized=description.quantized
+            window, description.kept.hnsw_ef, most_ef=description.strict.ef, oversampling=oversampling
         )
         if whole:
             graph = graph.for_all(window.end)

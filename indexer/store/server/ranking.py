@@ -62,6 +62,13 @@ def quantization_of(config: q.CollectionConfig) -> q.QuantizationConfig | None:
     return (dense and dense.quantization_config) or config.quantization_config
 
 
+def quantization_name(config: q.CollectionConfig) -> str:
+    """Return the kind of quantization, or `none`."""
+    quantization = quantization_of(config)
+    # Each kind is an object with one field, which has its name.
+    return "none" if quantization is None else next(iter(type(quantization).model_fields))
+
+
 def _dense(params: q.CollectionParams) -> q.VectorParams | None:
     vectors = params.vectors
     return vectors.get(DENSE) if isinstance(vectors, dict) else vectors

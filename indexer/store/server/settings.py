@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
+from indexer.store.base import Quantization
 from indexer.store.indexes import READABLE_DOCUMENTS
 from model.settings import setting
 
@@ -16,12 +16,11 @@ from model.settings import setting
 HNSW_EF = 512
 INDEXING_THRESHOLD_KB = 10_000  # Qdrant's default: segments over it get an HNSW index
 
-Quantization = Literal["none", "scalar", "binary", "product"]
-
 
 @dataclass(frozen=True, slots=True)
 class CollectionSettings:
-    """The settings of new collections; present ones stay as they are. None leaves it to the server."""
+    """The settings of new collections that name no options of their own; present ones stay as they are. None leaves it to
+    the server."""
 
     shards: int | None = setting(None, "qdrant_shards", "shards of a collection; unset: one per node", gt=0)
     replication_factor: int | None = setting(

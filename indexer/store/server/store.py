@@ -20,7 +20,7 @@ from qdrant_client import models as q
 from indexer.errors import CollectionDamaged, PointsMissing
 from indexer.filters import FieldType
 from indexer.observability.watch import NOBODY, Watch
-from indexer.store.base import Layout, Summary
+from indexer.store.base import KeptOnServer, Layout, ServerOptions, Summary
 from indexer.store.indexes import declared_indexes
 from indexer.store.measure import measured
 from indexer.store.payload import engine_name, quoted
@@ -28,7 +28,7 @@ from indexer.store.search_terms import FORMAT
 from indexer.store.server.client import Client
 from indexer.store.server.connection import reach
 from indexer.store.server.copies import Copies
-from indexer.store.server.creation import creation, creation_like
+from indexer.store.server.creation import changes, creation, creation_like, with_options
 from indexer.store.server.description import Description, describe_foreign, kept, kind_of
 from indexer.store.server.differences import Difference, differences
 from indexer.store.server.errors import translating_errors
@@ -76,6 +76,7 @@ class ServerStore:
         language: str | None = None,
         latents: bool | None = None,
         like: str | None = None,
+        options: ServerOptions | None = None,
     ) -> None:
         """Makes what is missing, indexes too, if the collection is there with this layout; `Conflict` if it has
         another.
@@ -88,12 +89,17 @@ class ServerStore:
             description = await self.describe(name, fresh=True)
         except NotFound:
             layout = new_layout(dimensions, language, latents)
-            made = creation(layout, self.settings.collection)
+            options = options or ServerOptions()
+            made, hnsw_ef = creation(layout, with_options(self.settings.collection, options)), options.hnsw_ef
             if like is not None:
-                made |= creation_like(layout, (await self._own(like)).config)
-            await self._make(name, layout, made)
+                config = (await self._own(like)).config
+                made, hnsw_ef = made | creation_like(layout, config), (config.metadata or {})[MARK].get("hnsw_ef")
+            await self._make(name, layout, made, hnsw_ef)
             description = await self.describe(name, fresh=True)
+            options = None
         fits(description.layout, dimensions, language, latents, name)
+        if options is not None:
+            await self._set_options(name, description.kept, options.changed_from(description.kept))
         await self._declare(name, indexes or {})
 
     @measured
@@ -249,7 +255,7 @@ class ServerStore:
             StrictLimits.of(strict),
             info.config.params.replication_factor or 1,
             quantization_of(info.config) is not None,
-            kept(info),
+            kept(info, mark.get("hnsw_ef") or self.settings.collection.hnsw_ef),
             time.monotonic() + DESCRIPTION_MAX_AGE_S,
         )
 
@@ -284,14 +290,14 @@ class ServerStore:
                 raise
             raise await self._copies.explain(error, name, self.engine_name(name)) from error
 
-    async def _make(self, name: str, layout: Layout, made: Mapping[str, Any]) -> None:
+    async def _make(self, name: str, layout: Layout, made: Mapping[str, Any], hnsw_ef: int | None) -> None:
         """Make a collection, or find it made: by another process that was quicker, which gRPC has called an invalid
         argument, or by a server that has a node down, waits for it and says that time ran out."""
         deadline = time.monotonic() + self.settings.definition_timeout_s
         while True:
             began = time.monotonic()
             try:
-                return await self._create_collection(name, layout, made)
+                return await self._create_collection(name, layout, made, hnsw_ef)
             except (Conflict, InvalidInput, DependencyUnavailable) as error:
                 with translating_errors("collection_exists"):
                     if await self.client.collection_exists(self.engine_name(name)):
@@ -301,14 +307,28 @@ class ServerStore:
                 if not waited or time.monotonic() > deadline:
                     raise
 
-    async def _create_collection(self, name: str, layout: Layout, made: Mapping[str, Any]) -> None:
+    async def _create_collection(self, name: str, layout: Layout, made: Mapping[str, Any], hnsw_ef: int | None) -> None:
+        mark = self.mark(name) | {"format": FORMAT, "indexes": {}, "dimensions": layout.dimensions, "hnsw_ef": hnsw_ef}
         with translating_errors("create_collection"):
             await self.client.create_collection(
                 self.engine_name(name),
                 **made,
-                metadata={MARK: self.mark(name) | {"format": FORMAT, "indexes": {}, "dimensions": layout.dimensions}},
+                metadata={MARK: mark},
                 timeout=min(CREATION_WAIT_S, self.settings.definition_timeout_s),
             )
+
+    async def _set_options(self, name: str, kept_as: KeptOnServer, options: ServerOptions) -> None:
+        """Change how the server keeps a present collection. Raises `InvalidInput` for what cannot be changed."""
+        config = (await self._own(name)).config
+        changed = changes(config, kept_as, options, self.settings.collection.quantized_in_memory)
+        if options.hnsw_ef is not None:
+            changed["metadata"] = {MARK: dict(config.metadata or {})[MARK] | {"hnsw_ef": options.hnsw_ef}}
+        if changed:
+            with translating_errors("update_collection"):
+                await self.client.update_collection(
+                    self.engine_name(name), **changed, timeout=self.settings.definition_timeout_s
+                )
+            self._forget(name)
 
     async def _declare(self, name: str, fields: Mapping[str, FieldType]) -> None:
         """Note the declared fields in the collection's metadata, and have the server build the indexes that are

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fake_store import FakeStore
+from qdrant_server import QdrantServer, qdrant  # noqa: F401 - a fixture
 
 from indexer.store.edge.client import EdgeStore
 from indexer.store.server.settings import ServerStoreSettings
@@ -103,6 +104,42 @@ async def test_what_cannot_be_changed_is_refused_and_says_how(
     refused = await ask(served, method, "/collections/flags", body, status=status)
     assert says in str(refused)
     assert await ask(served, "GET", "/collections/flags") == before
+
+
+async def test_options_of_a_server_are_refused_by_an_embedded_index(
+    serve: Callable[..., Awaitable[Any]],
+) -> None:
+    served = await serve()
+    options = {"server": {"quantization": "scalar"}}
+    refused = await ask(served, "PUT", "/collections/c", options, status=400)
+    assert refused["detail"].startswith("server.quantization is set, and this collection is in an embedded index")
+    await ask(served, "PUT", "/collections/c", {}, status=201)
+    await ask(served, "PUT", "/collections/c", options, status=400)
+    await ask(served, "PATCH", "/collections/c", {"limit": 3, **options}, status=400)
+    assert (await ask(served, "GET", "/collections/c"))["limit"] is None
+    unknown = await ask(served, "PATCH", "/collections/c", {"server": {"hnsw": 3}}, status=422)
+    assert unknown["errors"][0]["field"] == "server.hnsw"
+
+
+async def test_options_of_a_server_are_shown_compared_and_changed(
+    serve: Callable[..., Awaitable[Any]],
+    qdrant: QdrantServer,  # noqa: F811 - the fixture
+) -> None:
+    store = ServerStore(ServerStoreSettings(qdrant.url, api_key=qdrant.api_key, prefer_grpc=False))
+    served = await serve(store=store)
+    created = await ask(served, "PUT", "/collections/c", {"server": {"hnsw_ef": 64}}, status=201)
+    assert created["server"]["hnsw_ef"] == 64
+    await ask(served, "PUT", "/collections/c", {"server": {"hnsw_ef": 64}})
+    other = await ask(served, "PUT", "/collections/c", {"server": {"hnsw_ef": 99}}, status=409)
+    assert other["detail"] == "collection 'c' exists with server.hnsw_ef 64, not 99; PATCH changes what can be changed"
+    assert (await ask(served, "PATCH", "/collections/c", {"server": {"hnsw_ef": 99}}))["server"]["hnsw_ef"] == 99
+    copies = await ask(served, "PATCH", "/collections/c", {"server": {"replication_factor": 2}}, status=400)
+    assert copies["errors"][0]["field"] == "server.replication_factor"
+    await ask(served, "POST", "/collections/c/copy?wait=true", {"to": "d"})
+    assert (await ask(served, "GET", "/collections/d"))["server"]["hnsw_ef"] == 99
+    inconsistent = {"server": {"write_consistency_factor": 2}}
+    refused = await ask(served, "PUT", "/collections/e", inconsistent, status=400)
+    assert "limit is 1 to the replication_factor, 1" in refused["detail"]
 
 
 async def test_defaults_are_those_of_the_collection_until_a_search_says_otherwise(served: Any, runtime: Any) -> None:

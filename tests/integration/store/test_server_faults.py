@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ from qdrant_nodes import Node, one_node
 from indexer.domain.points import Point
 from indexer.errors import CollectionDamaged
 from indexer.filters import Equals, FieldType, Range
-from indexer.store.base import KeptOnServer, SearchWindow, Summary
+from indexer.store.base import KeptOnServer, SearchWindow, ServerOptions, Summary
 from indexer.store.criteria import Nearest
 from indexer.store.server.settings import ServerStoreSettings
 from indexer.store.server.store import ServerStore
@@ -215,11 +215,48 @@ async def test_a_new_generation_is_kept_like_the_serving_one(open_store: Open, n
     await store.create("new", D, like="c")
     shown = await store.summaries(["c", "new"])
     kept = [replace(summary.kept, status="") for summary in shown.values() if isinstance(summary, Summary)]
-    expected = KeptOnServer("", 1, 1, 1, "scalar", True, True, 24, 77, strict_mode=True)
+    expected = KeptOnServer("", 1, 1, 1, "scalar", True, True, 24, 77, 512, strict_mode=True)
     assert kept == [expected, expected]
     old, new = [(await store.client.get_collection(store.engine_name(name))).config for name in ("c", "new")]
     assert new.quantization_config == old.quantization_config
     assert new.strict_mode_config == old.strict_mode_config
+
+
+@pytest.mark.parametrize("latents", [False, True])
+async def test_a_collection_has_options_of_its_own_and_others_later(open_store: Open, latents: bool) -> None:
+    """The documents stay, a reindex keeps the options, and other settings of the server are left alone."""
+    store = open_store()
+    first = ServerOptions(shards=2, quantization="binary", vectors_on_disk=True, hnsw_m=24, hnsw_ef=64)
+    await store.create("c", D, latents=latents, options=first)
+    points = store.points("c")
+    rows = np.ones((2, D), np.float32) if latents else None
+    await points.upsert([replace(point(number), latents=rows) for number in range(50)])
+    assert (await kept_as(store, "c")).chosen() | first.chosen() == (await kept_as(store, "c")).chosen()
+    later = ServerOptions(
+        quantization="scalar", vectors_on_disk=False, payload_on_disk=False, hnsw_m=8, hnsw_ef_construct=32, hnsw_ef=99
+    )
+    await store.create("c", D, options=later)
+    await store.create("c", D, {"n": FieldType.NUMBER})
+    await store.create("new", D, latents=latents, like="c")
+    expected = replace(later, shards=2, replication_factor=1, write_consistency_factor=1)
+    assert [await kept_as(store, name) for name in ("c", "new")] == [expected, expected]
+    assert len(await points.search(ONES, SearchWindow(50))) == 50
+    await store.create("c", D, options=ServerOptions(quantization="none"))
+    assert await kept_as(store, "c") == replace(expected, quantization="none")
+    for refused, named in (
+        (ServerOptions(shards=3), "server.shards is 3, and the collection was made with 2, which stays"),
+        (ServerOptions(replication_factor=2), "server.replication_factor is 2, and the collection was made with 1"),
+        (ServerOptions(write_consistency_factor=2), "limit is the replication_factor of the collection, 1"),
+    ):
+        with pytest.raises(InvalidInput, match=named):
+            await store.create("c", D, options=refused)
+
+
+async def kept_as(store: ServerStore, name: str) -> ServerOptions:
+    summary = (await store.summaries([name]))[name]
+    assert isinstance(summary, Summary)
+    assert summary.kept is not None
+    return ServerOptions(**{option.name: getattr(summary.kept, option.name) for option in fields(ServerOptions)})
 
 
 WORDS = {"sparse_vectors": {"words_simple": {"modifier": "idf"}}}

@@ -2,11 +2,10 @@
 
 from indexer.store.base import SearchWindow
 from indexer.store.server.graph import GraphSearch
-from indexer.store.server.settings import CollectionSettings
 
 
 def breadths(window: SearchWindow, most_ef: int, *, whole: bool = False) -> list[int]:
-    graph = GraphSearch.of(CollectionSettings(hnsw_ef=100), window, most_ef=most_ef, quantized=False)
+    graph = GraphSearch.of(window, 100, most_ef=most_ef, oversampling=None)
     graph = graph.for_all(window.end) if whole else graph
     return [graph.params(breadth, window.end).hnsw_ef or 0 for breadth in graph.breadths(window.end)]
 

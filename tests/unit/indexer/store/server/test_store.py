@@ -29,7 +29,7 @@ from indexer.domain.points import MetadataChange, Point
 from indexer.errors import CollectionDamaged, CollectionUnavailable, IndexUnfinished, PointsMissing, WriteUnanswered
 from indexer.filters import AllOf, Empty, Equals, FieldType, Filter, FullText, Nested, Not, Range
 from indexer.observability.watch import Nobody
-from indexer.store.base import Consistency, Layout, SearchWindow, Summary
+from indexer.store.base import Consistency, Layout, Quantization, SearchWindow, Summary
 from indexer.store.criteria import LateInteraction, Nearest
 from indexer.store.payload import path_of, payload_of, quoted
 from indexer.store.server import store as server
@@ -39,7 +39,7 @@ from indexer.store.server.errors import TRANSLATED, to_retrieval_error, translat
 from indexer.store.server.filters import to_server
 from indexer.store.server.graph import GraphSearch
 from indexer.store.server.ranking import asked as reranked
-from indexer.store.server.settings import CollectionSettings, Quantization, ServerStoreSettings
+from indexer.store.server.settings import CollectionSettings, ServerStoreSettings
 from indexer.store.server.store import ServerStore
 from indexer.store.vectors import just_below
 from model.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, Overloaded, RetrievalError, TooLarge
@@ -288,9 +288,8 @@ async def test_quantized_candidates_are_rescored(
     await store.points("c").search(Nearest(np.ones(D, np.float32)), SearchWindow(limit=5))
     (made,), (asked,) = qdrant.bodies("PUT", "/ret2~~c"), qdrant.bodies("POST", "/query")
     late = LateInteraction(np.ones(D, np.float32), np.ones((2, D), np.float32), 400)
-    params = GraphSearch.of(
-        store.settings.collection, SearchWindow(5), most_ef=1_000, quantized=quantization != "none"
-    ).params(99, 99)
+    oversampling = None if quantization == "none" else 3.0
+    params = GraphSearch.of(SearchWindow(5), 99, most_ef=1_000, oversampling=oversampling).params(99, 99)
     outer, _ = reranked(late, Layout(D, latents=True), "c", None, params) or ({}, 0)
     assert outer["search_params"] == outer["prefetch"].params == params
     assert asked["params"]["hnsw_ef"] == 100
