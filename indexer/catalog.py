@@ -180,12 +180,12 @@ class Catalog:
             )
 
     async def _make_points(
-        self, name: str, info: ModelInfo, indexes: Mapping[str, FieldType], language: str | None, **kept: Any
+        self, name: str, info: ModelInfo, indexes: Mapping[str, FieldType], language: str | None, **keeping: Any
     ) -> None:
         """Create the points of a new collection, of which the store has none or the empty ones of a creation cut
         short."""
         create = partial(
-            self._store.create, name, info.dimensions, indexes, language=language, latents=info.latents > 1, **kept
+            self._store.create, name, info.dimensions, indexes, language=language, latents=info.latents > 1, **keeping
         )
         try:
             await create()

@@ -154,7 +154,7 @@ async def _save(store: Store, collection: Collection, folder: Path, portable: bo
             f"{error.detail}: the collection was dropped or switched while the backup was made; make it again"
         ) from error
     indexes = {name: str(kind) for name, kind in collection.indexes.items()}
-    kept = await patience.call(lambda: _kept(store, collection.points_name))
+    keeping = await patience.call(lambda: _kept(store, collection.points_name))
     return SavedPoints(
         collection.name,
         collection.points_name,
@@ -166,7 +166,7 @@ async def _save(store: Store, collection: Collection, folder: Path, portable: bo
         indexes,
         layout.language,
         layout.latents,
-        None if kept is None else _portable_options(kept),
+        None if keeping is None else _portable_options(keeping),
     )
 
 
@@ -177,9 +177,9 @@ async def _kept(store: Store, points_name: str) -> KeptOnServer | None:
     return summary.kept
 
 
-def _portable_options(kept: KeptOnServer) -> dict[str, Any]:
+def _portable_options(keeping: KeptOnServer) -> dict[str, Any]:
     names = (option.name for option in fields(ServerOptions) if option.name not in _OF_A_CLUSTER)
-    return {name: getattr(kept, name) for name in names}
+    return {name: getattr(keeping, name) for name in names}
 
 
 async def _check_absent(store: Store, saved: SavedPoints) -> None:

@@ -53,9 +53,9 @@ class ServerOptions:
         """Return the options that are not None, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
-    def changed_from(self, kept: KeptOnServer) -> ServerOptions:
+    def changed_from(self, keeping: KeptOnServer) -> ServerOptions:
         """Return the options that differ from how a server keeps a collection."""
-        present = asdict(kept)
+        present = asdict(keeping)
         return ServerOptions(**{name: value for name, value in self.chosen().items() if value != present[name]})
 
 

@@ -39,7 +39,7 @@ def recall(
         console.print("The embedded index compares every vector, so that its recall is always 1.", highlight=False)
     else:
         console.print(
-            f'Searches that name no ef have {default}: PATCH the collection with {{"server": {{"hnsw_ef": …}}}}, or set '
+            f"Searches that name no ef have {default}: PATCH the collection's server.hnsw_ef, or set "
             "RET2_QDRANT_HNSW_EF for all that have none of their own.",
             highlight=False,
         )
@@ -53,8 +53,8 @@ async def _measure(settings: Settings, name: str, queries: int, hits: int) -> tu
             points = installation.store.points(collection.points_name)
             measured = await measure_recall(points, queries=queries, hits=hits)
             summary = (await installation.store.summaries([collection.points_name]))[collection.points_name]
-            kept = summary.kept if isinstance(summary, Summary) else None
-            return measured, None if kept is None else kept.hnsw_ef
+            default = summary.kept.hnsw_ef if isinstance(summary, Summary) and summary.kept is not None else None
+            return measured, default
         finally:
             await installation.store.close()
             installation.blobs.close()

@@ -121,8 +121,8 @@ class CollectionIn(Wire):
     )
     server: ServerOptionsIn | None = Field(
         None,
-        description="how the Qdrant server keeps it; what is not named is as the service is set to, or with PATCH as it "
-        "was; refused on an embedded index",
+        description="how the Qdrant server keeps it; what is not named is as the service is set to, or with PATCH as "
+        "it was; refused on an embedded index",
         examples=[{"quantization": "scalar", "vectors_on_disk": True, "hnsw_m": 32}],
     )
 

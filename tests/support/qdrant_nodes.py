@@ -79,7 +79,7 @@ class Node:
     """One Qdrant process and its folder, which stays when the process ends."""
 
     def __init__(self, folder: Path, host: str, ports: tuple[int, int, int], environment: dict[str, str]) -> None:
-        self._folder, self.host, self._ports, self._environment = folder, host, ports, environment
+        self._folder, self.host, self.ports, self._environment = folder, host, ports, environment
         self._process: subprocess.Popen[bytes] | None = None
         self.gate: Gate | None = None
         self.bootstrap: str | None = None
@@ -87,11 +87,11 @@ class Node:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self._ports[0]}"
+        return f"http://{self.host}:{self.ports[0]}"
 
     @property
     def grpc_port(self) -> int:
-        return self._ports[1]
+        return self.ports[1]
 
     @property
     def storage(self) -> Path:
@@ -99,14 +99,14 @@ class Node:
 
     def join(self, bootstrap: str | None) -> None:
         """Make this a node of a cluster: its first, or one that asks the node at `bootstrap`."""
-        self.gate, self.bootstrap = Gate((self.host, self._ports[2])), bootstrap
+        self.gate, self.bootstrap = Gate((self.host, self.ports[2])), bootstrap
 
     def start(self) -> None:
         program = os.environ["RET2_TEST_QDRANT_BINARY"]
         settings = {
             "SERVICE__HOST": self.host,
-            "SERVICE__HTTP_PORT": self._ports[0],
-            "SERVICE__GRPC_PORT": self._ports[1],
+            "SERVICE__HTTP_PORT": self.ports[0],
+            "SERVICE__GRPC_PORT": self.ports[1],
             "STORAGE__STORAGE_PATH": self.storage,
             "STORAGE__SNAPSHOTS_PATH": self._folder / "snapshots",
             "TELEMETRY_DISABLED": "true",
@@ -114,7 +114,7 @@ class Node:
         }
         command = [program, "--disable-telemetry"]
         if self.gate is not None:
-            settings |= {"CLUSTER__ENABLED": "true", "CLUSTER__P2P__PORT": self._ports[2]}
+            settings |= {"CLUSTER__ENABLED": "true", "CLUSTER__P2P__PORT": self.ports[2]}
             command += ["--uri", self.gate.url]
             command += ["--bootstrap", self.bootstrap] if self.bootstrap else []
         environment = {f"QDRANT__{name}": str(value) for name, value in settings.items()}
@@ -130,6 +130,12 @@ class Node:
         """End the process as by a power cut of its machine."""
         if self._process is not None:
             self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> None:
+        """End the process as its operator does."""
+        if self._process is not None:
+            self._process.terminate()
             self._process.wait()
 
     @property

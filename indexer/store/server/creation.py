@@ -56,28 +56,27 @@ def with_options(settings: CollectionSettings, options: ServerOptions) -> Collec
 
 
 def changes(
-    config: q.CollectionConfig, kept: KeptOnServer, options: ServerOptions, quantized_in_memory: bool
+    config: q.CollectionConfig, keeping: KeptOnServer, options: ServerOptions, quantized_in_memory: bool
 ) -> dict[str, Any]:
     """Return the arguments of `update_collection` for options that differ from how it is kept. Raises `InvalidInput`
     for one that cannot be changed."""
     changed: dict[str, Any] = {}
-    quorum = options.write_consistency_factor
+    quorum, copies = options.write_consistency_factor, keeping.replication_factor
     for field in _FIXED:
         if (requested := getattr(options, field)) is not None:
             raise InvalidInput(
-                f"server.{field} is {requested}, and the collection was made with {getattr(kept, field)}, which stays: "
-                "docs/qdrant-faults.md has the steps that add copies and nodes",
+                f"server.{field} is {requested}, and the collection was made with {getattr(keeping, field)}, which "
+                "stays: docs/qdrant-faults.md has the steps that add copies and nodes",
                 field=f"server.{field}",
                 value=requested,
-                limit=getattr(kept, field),
+                limit=getattr(keeping, field),
             )
-    if quorum is not None and quorum > kept.replication_factor:
+    if quorum is not None and quorum > copies:
         raise InvalidInput(
-            f"server.write_consistency_factor is {quorum}, limit is the replication_factor of the collection, "
-            f"{kept.replication_factor}",
+            f"server.write_consistency_factor is {quorum}, limit is the collection's replication_factor, {copies}",
             field="server.write_consistency_factor",
             value=quorum,
-            limit=kept.replication_factor,
+            limit=copies,
         )
     if quorum is not None or options.payload_on_disk is not None:
         changed["collection_params"] = q.CollectionParamsDiff(

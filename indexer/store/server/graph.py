@@ -29,7 +29,8 @@ class GraphSearch:
 
     @classmethod
     def of(cls, window: SearchWindow, ef: int, *, most_ef: int, oversampling: float | None) -> GraphSearch:
-        """Return the search of a window, of breadth `ef` unless the caller names one, which `most_ef` does not bound."""
+        """Return the search of a window, of breadth `ef` unless the caller names one, which `most_ef` does not
+        bound."""
         ef = window.ef or min(ef, most_ef)
         return cls(ef, window.exact, oversampling, max(ef, most_ef))
 

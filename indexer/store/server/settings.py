@@ -19,8 +19,8 @@ INDEXING_THRESHOLD_KB = 10_000  # Qdrant's default: segments over it get an HNSW
 
 @dataclass(frozen=True, slots=True)
 class CollectionSettings:
-    """The settings of new collections that name no options of their own; present ones stay as they are. None leaves it to
-    the server."""
+    """The settings of new collections that name no options of their own; present ones stay as they are. None leaves it
+    to the server."""
 
     shards: int | None = setting(None, "qdrant_shards", "shards of a collection; unset: one per node", gt=0)
     replication_factor: int | None = setting(

@@ -246,7 +246,7 @@ async def test_a_collection_has_options_of_its_own_and_others_later(open_store: 
     for refused, named in (
         (ServerOptions(shards=3), "server.shards is 3, and the collection was made with 2, which stays"),
         (ServerOptions(replication_factor=2), "server.replication_factor is 2, and the collection was made with 1"),
-        (ServerOptions(write_consistency_factor=2), "limit is the replication_factor of the collection, 1"),
+        (ServerOptions(write_consistency_factor=2), "limit is the collection's replication_factor, 1"),
     ):
         with pytest.raises(InvalidInput, match=named):
             await store.create("c", D, options=refused)

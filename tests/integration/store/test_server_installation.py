@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from indexer.domain.collections import Collection
 from indexer.domain.points import Hit, Point
 from indexer.filters import FieldType, FullText, Range
 from indexer.ledger.ledger import Ledger
-from indexer.store.base import SearchWindow, Store
+from indexer.store.base import SearchWindow, ServerOptions, Store, Summary
 from indexer.store.criteria import Criterion, Hybrid, Nearest, ReciprocalRanks, WordMatch
 from indexer.store.edge.client import EdgeStore
 from indexer.store.server.settings import ServerStoreSettings
@@ -139,6 +140,25 @@ async def test_from_edge_to_a_server_that_is_killed_and_back(install: Open, node
     back = install("back")
     await restore(tmp_path / "second", back)
     await same(edge.store, back.store)
+
+
+async def test_a_backup_has_the_options_of_a_server(install: Open, tmp_path: Path) -> None:
+    """But for shards and copies, which are those of the cluster that it is restored to."""
+    origin = install("origin", on_server=True)
+    await fill(origin, 10)
+    options = ServerOptions(quantization="scalar", vectors_on_disk=True, hnsw_m=24, hnsw_ef=99)
+    await origin.store.create("c", D, options=options)
+    await back_up(origin, tmp_path / "backup", version="0.2")
+    shown = (await origin.store.summaries(["c"]))["c"]
+    target = install("target", on_server=True)
+    await restore(tmp_path / "backup", target)
+    restored = (await target.store.summaries(["c"]))["c"]
+    assert isinstance(shown, Summary)
+    assert shown.kept is not None
+    assert options.changed_from(shown.kept) == ServerOptions()
+    assert isinstance(restored, Summary)
+    assert restored.kept is not None
+    assert replace(restored.kept, status="") == replace(shown.kept, status="")
 
 
 async def _count(store: Store) -> int:
