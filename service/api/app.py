@@ -15,8 +15,10 @@ from service.encoder import routes as encode
 from service.http.application import application
 from service.settings import ServerRole
 
+# In the order in which a path is looked for.
 _ROUTERS = (
     search.router,
+    encode.packed_router,
     encode.router,
     compatible.router,
     collections.router,

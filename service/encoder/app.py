@@ -58,7 +58,7 @@ class EncoderParts:
 
 
 def create_encoder_app(parts: EncoderParts) -> FastAPI:
-    app = application(parts, parts.api_keys, [routes.router, compatible.router], _lifespan)
+    app = application(parts, parts.api_keys, [routes.packed_router, routes.router, compatible.router], _lifespan)
     settings = parts.settings
     app.state.parts = parts
     app.state.encoding = routes.Encoding(

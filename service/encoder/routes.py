@@ -258,6 +258,3 @@ def _cut(embedding: Embedding, dimensions: int) -> Embedding:
     vector = embedding.vector[:dimensions]
     norm = np.linalg.norm(vector)
     return replace(embedding, vector=vector / norm if norm else vector)
-
-
-router.include_router(packed_router)
