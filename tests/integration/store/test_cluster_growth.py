@@ -122,6 +122,10 @@ async def test_one_node_grows_to_three_a_dead_one_is_replaced_and_a_living_one_l
             gone = peer_of(second)
             second.kill()
             cluster.nodes.remove(second)
+            async with store_on(first, third) as store:
+                await store.points("c").upsert([point(number) for number in range(DOCUMENTS)])
+            # What the alert on copies reads.
+            assert "collection_dead_replicas 2" in first.get("/metrics").text.splitlines()
             fourth.join(first.gate.url)
             fourth.start()
             fourth.wait_until_ready()
