@@ -4,7 +4,7 @@ it is tested against."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -31,6 +31,16 @@ def read_fields(boosts: Sequence[Boost]) -> list[str]:
 def additions(boosts: Sequence[Boost], metadata: Metadata) -> tuple[float, ...]:
     """Return what each boost adds to the score of a document with this metadata."""
     return tuple(_finite(_addition(boost, metadata)) for boost in boosts)
+
+
+def fields_of_several_values(boosts: Sequence[Boost], documents: Iterable[Metadata]) -> set[str]:
+    """Return the fields of which some document has several numbers or times."""
+    fields: set[str] = set()
+    for metadata in documents:
+        for boost in boosts:
+            if not isinstance(boost, FilterBoost) and len(_values(boost, metadata)) > 1:
+                fields.add(boost.field)
+    return fields
 
 
 def candidates_of(criterion: Boosted, window: SearchWindow) -> SearchWindow:
@@ -60,10 +70,14 @@ def _addition(boost: Boost, metadata: Metadata) -> float:
             return weight if matches(condition, metadata) else 0.0
         case FieldBoost(field, weight):
             return weight * max(_numbers(metadata, field), default=0.0)
-        case DecayBoost(field, weight, curve, scale, origin, times):
-            values = _times(metadata, field) if times else _numbers(metadata, field)
-            distances = [abs(value - origin) for value in values]
+        case DecayBoost(_, weight, curve, scale, origin):
+            distances = [abs(value - origin) for value in _values(boost, metadata)]
             return weight * _share(curve, min(distances) / scale) if distances else 0.0
+
+
+def _values(boost: FieldBoost | DecayBoost, metadata: Metadata) -> list[float]:
+    by_time = isinstance(boost, DecayBoost) and boost.times
+    return _times(metadata, boost.field) if by_time else _numbers(metadata, boost.field)
 
 
 def _share(curve: Curve, distance: float) -> float:

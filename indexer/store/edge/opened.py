@@ -78,7 +78,7 @@ class OpenShard:
     size_bytes: int = 0
     # The number of the call that used it last.
     used: int = 0
-    # Fields in a formula that the engine could not compute: among them is one with lists.
+    # Fields of which some document has a list: the engine computes no formula with them.
     uncomputable: set[str] = field(default_factory=set)
     # Builds that failed one after another, what the last one lacked, and when the next may begin.
     failures: int = 0

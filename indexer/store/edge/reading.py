@@ -11,10 +11,11 @@ from typing import Any, cast
 
 import qdrant_edge as qe
 
+from indexer.domain.documents import Metadata
 from indexer.domain.points import Hit, Page, Point, Stretch
 from indexer.filters import Equals, FieldType, Filter
 from indexer.store.base import SearchWindow
-from indexer.store.boosts import boosted, candidates_of, read_fields
+from indexer.store.boosts import boosted, candidates_of, fields_of_several_values, read_fields
 from indexer.store.columns import FieldUse, Row, row_of, selectors
 from indexer.store.criteria import (
     Boosted,
@@ -211,16 +212,29 @@ class Reader:
                 opened.shard, opened.layout, nearest, formula, criterion.candidates, window.end, chosen, graph
             )
         except Exception:  # noqa: BLE001  the engine raises no other class
-            # The engine names no reason. What else may be wrong shows where metadata are read.
-            opened.uncomputable.update(fields)
-            return None
+            # The engine names no reason. What else may be wrong shows where metadata are read, and may pass.
+            return self._by_metadata(name, criterion, nearest, window)
         return places(nearest, window.cut(ranked))
+
+    def _by_metadata(
+        self, name: str, criterion: Boosted, nearest: Nearest, window: SearchWindow
+    ) -> list[Place] | Slices:
+        """Boost by metadata, and note the fields with lists, so that no formula with them is tried again."""
+        ranking = self.rank(name, nearest, candidates_of(criterion, window))
+        if isinstance(ranking, Slices):
+            return ranking
+        metadata = self._metadata(name, criterion, ranking)
+        self._opened(name).uncomputable.update(fields_of_several_values(criterion.boosts, metadata.values()))
+        return boosted(criterion, ranking, metadata, window)
 
     def boost(self, name: str, criterion: Boosted, ranking: Sequence[Place], window: SearchWindow) -> list[Place]:
         """Boost places, already chosen, by reading their metadata."""
+        return boosted(criterion, ranking, self._metadata(name, criterion, ranking), window)
+
+    def _metadata(self, name: str, criterion: Boosted, ranking: Sequence[Place]) -> dict[str, Metadata]:
         paths = selectors(read_fields(criterion.boosts))
         rows = self.rows(name, [place.point_id for place in ranking], paths, False)
-        return boosted(criterion, ranking, {row.point_id: row.metadata for row in rows}, window)
+        return {row.point_id: row.metadata for row in rows}
 
     def _reads(self, opened: OpenShard, condition: Filter) -> int:
         """Return how often a search with it reads a payload, about; 4 us each. Raises `InvalidInput` for too many."""

@@ -12,7 +12,6 @@ from qdrant_client.async_qdrant_remote import AsyncQdrantRemote
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 
 from indexer.store.criteria import Ranked
-from indexer.store.server.answers import read_unknown_fields
 from indexer.store.server.messages import (
     Record,
     Selection,
@@ -28,9 +27,22 @@ from indexer.store.server.writing import Written
 class Client(AsyncQdrantClient):
     """`AsyncQdrantClient`, and the calls for points."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        read_unknown_fields()
-        super().__init__(*args, **options)
+    async def get_collection(self, collection_name: str, **options: Any) -> q.CollectionInfo:
+        """Read what a collection is, whatever fields a newer server has beside those that the client knows.
+
+        The client's models for it serve for requests too and refuse unknown fields, so over REST one new setting would
+        make every collection unreadable. gRPC leaves out what it does not know.
+        """
+        remote = self._client
+        if not isinstance(remote, AsyncQdrantRemote) or remote._prefer_grpc:
+            return await super().get_collection(collection_name, **options)
+        answer: dict[str, Any] = await remote.http.client.request(
+            type_=dict[str, Any],
+            method="GET",
+            url="/collections/{collection_name}",
+            path_params={"collection_name": collection_name},
+        )
+        return q.CollectionInfo.model_validate(answer.get("result"), extra="ignore")
 
     async def write_points(
         self, collection_name: str, points: Sequence[Written], ordering: q.WriteOrdering | None

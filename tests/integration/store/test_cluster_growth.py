@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from indexer.store.base import SearchWindow
 from indexer.store.criteria import Nearest
 from indexer.store.server.settings import CollectionSettings, ServerStoreSettings
 from indexer.store.server.store import ServerStore
+from model.errors import DependencyUnavailable
 
 pytestmark = [pytest.mark.qdrant_server, pytest.mark.timeout(280)]
 
@@ -53,6 +54,15 @@ async def require_documents(*nodes: Node) -> None:
             assert await points.count() == DOCUMENTS
             assert len(await points.search(Nearest(point(1).vector), SearchWindow(50, exact=True))) == 50
             await points.upsert([point(0)])
+
+
+async def write_through(store: ServerStore) -> None:
+    """Repeat the first write after a node was lost, as a worker does."""
+    async with asyncio.timeout(40):
+        while True:
+            with suppress(DependencyUnavailable):
+                return await store.points("c").upsert([point(number) for number in range(DOCUMENTS)])
+            await asyncio.sleep(0.2)
 
 
 def change(node: Node, method: str, path: str, **body: Any) -> None:
@@ -123,7 +133,7 @@ async def test_one_node_grows_to_three_a_dead_one_is_replaced_and_a_living_one_l
             second.kill()
             cluster.nodes.remove(second)
             async with store_on(first, third) as store:
-                await store.points("c").upsert([point(number) for number in range(DOCUMENTS)])
+                await write_through(store)
             # What the alert on copies reads.
             assert "collection_dead_replicas 2" in first.get("/metrics").text.splitlines()
             fourth.join(first.gate.url)
