@@ -18,6 +18,7 @@ from indexer.store.base import Layout
 from indexer.store.edge.build import REMOVED, Build, recover
 from indexer.store.edge.filters import field_type
 from indexer.store.edge.graph import NEVER_KB, Graph
+from indexer.store.edge.pages import fill_beside
 from indexer.store.edge.ranking import has_parts, vector_params
 from indexer.store.edge.slices import Paused
 from indexer.store.edge.summaries import bytes_on_disk
@@ -130,13 +131,16 @@ def open_shard(folder: Path) -> OpenShard:
     layout = read_layout(folder)
     path = recover(folder)
     shard = load_shard(path, layout)
+    graph = Graph.read(path)
+    if graph is not None:
+        fill_beside(path)
     return OpenShard(
         shard,
         path,
         layout,
         indexes_of(shard),
         _upkeep(folder),
-        Graph.read(path),
+        graph,
         removed=counts_removed(path),
         has_parts=has_parts(path),
         size_bytes=bytes_on_disk(folder),

@@ -45,6 +45,7 @@ from indexer.store.edge.opened import (
     read_layout,
     shard_config,
 )
+from indexer.store.edge.pages import fill_beside
 from indexer.store.edge.ranking import has_parts
 from indexer.store.edge.reading import Reader
 from indexer.store.edge.settings import EdgeSettings
@@ -353,6 +354,8 @@ class Shards:
         old = opened.shard
         opened.shard, opened.path, opened.build = shard, build.path, None
         opened.indexed, opened.graph = indexes_of(shard), Graph.read(build.path)
+        if opened.graph is not None:
+            fill_beside(build.path)
         opened.removed = counts_removed(build.path)
         opened.has_parts = has_parts(build.path)
         opened.unflushed = opened.failures = 0
