@@ -10,6 +10,10 @@ from typing import Any
 from indexer.domain.documents import Document
 
 
+# In the metadata of a document of a reindex: it is written although the other generation seems to have it.
+REWRITING = "rewriting"
+
+
 class JobState(StrEnum):
     """The state of a job."""
 

@@ -4,8 +4,9 @@ longer than its lease, or by a write that the store held up on its way and carri
     batch taken from a worker that was writing ─► doubts: its documents ─► each later write is remembered there
                     ─► the worker reports back: a repair job of those documents
                     ─► it never does: the doubts are forgotten together with old jobs
-    a write has no answer, and is repeated     ─► doubts: its documents ─► each later write is remembered there
-                    ─► it is too old to be carried out any more: a repair job of those documents
+    a write has no answer, its worker is stopped ─► doubts: its documents ─► each later write is remembered there
+    or dies        ─► it is too old to be carried out any more: a repair job of those documents; those of a reindex are
+                       copied from the serving generation once more
 
 A repair is a job, so it comes after the writes that were accepted before it and before those that follow. Its batches
 look up the last write of each document when they are claimed.
@@ -25,13 +26,13 @@ from indexer.ledger.mirroring import mirror, mirror_documents
 from indexer.ledger.sql.counters import next_number
 from indexer.ledger.sql.database import again_on_deadlock
 from indexer.ledger.sql.operation import Part, operation
-from indexer.ledger.sql.rows import Item, pack, unpack
+from indexer.ledger.sql.rows import Item, as_batch, pack, unpack
 from indexer.ledger.sql.schema import batches, doubts, jobs, pending
 
 _WRITTEN = (Status.INDEXED, Status.SKIPPED)
-# The holder of a doubt is a lease, or this and a number where it is the store that may write late.
-_STORE = "store:"
-_BY_STORE = doubts.c.holder.startswith(_STORE), doubts.c.job_id.is_(None)
+# The holder of a doubt is a lease, or one of these and a number where it is the store that may write late: what was
+# accepted, or what a reindex copied.
+_STORE, _COPIED = "store:", "reindex:"
 # Of late writes, in one transaction.
 _DOUBTS_AT_A_TIME = 5_000
 
@@ -44,8 +45,10 @@ class Repairs(Part):
 
         Under `REPAIR` are documents without a known write: nothing was written after the late write, so it stands.
         """
+        # Another doubt about the same document may be younger, and know less of it.
+        own = doubts.c.collection == batch.collection, doubts.c.job_id == batch.job_id
         in_batch = doubts.c.document_id.in_([document.id for _, document in batch.items])
-        query = sa.select(doubts).where(doubts.c.collection == batch.collection, in_batch, doubts.c.item.is_not(None))
+        query = sa.select(doubts).where(*own, in_batch, doubts.c.item.is_not(None))
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         last = {row.document_id: (JobKind(row.kind), unpack(row.item)) for row in rows}
@@ -66,17 +69,27 @@ class Repairs(Part):
             # Another process repairs those that it has locked.
             rows = connection.execute(
                 sa.select(doubts.c.holder, doubts.c.collection)
-                .where(*_BY_STORE, doubts.c.since <= now - after_s)
+                .where(_held_by(_STORE, _COPIED), doubts.c.since <= now - after_s)
                 .order_by(doubts.c.id)
                 .limit(_DOUBTS_AT_A_TIME)
                 .with_for_update(skip_locked=True)
             ).all()
             documents = 0
             for holder, collection in dict.fromkeys(map(tuple, rows)):
-                ids = _queue(connection, holder, collection, now)
-                mirror_documents(connection, collection, ids)
+                if holder.startswith(_COPIED):
+                    ids = _end(connection, holder, collection)
+                else:
+                    ids = _queue(connection, holder, collection, now)
+                mirror_documents(connection, collection, ids, rewriting=True)
                 documents += len(ids)
             return documents
+
+    @operation
+    def late_copies_are_expected(self, collection: str) -> bool:
+        """Return whether the store may still carry out a write of a reindex, after which it is repeated."""
+        query = sa.select(doubts.c.id).where(doubts.c.collection == collection, _held_by(_COPIED)).limit(1)
+        with self._database.read() as connection:
+            return connection.execute(query).first() is not None
 
     @operation
     def forget_doubts(self, retention_s: float) -> None:
@@ -87,9 +100,13 @@ class Repairs(Part):
 
 
 def doubt(connection: sa.Connection, row: sa.Row[Any], now: float) -> None:
-    """Record that a batch is claimed again, or ends, while its former worker may still be writing it."""
-    if row.lease is not None and row.touched and row.kind != JobKind.REINDEX:
+    """Record that a batch is claimed again, or ends, while its former worker may still be writing it, or the store what
+    that worker had sent before it died."""
+    if row.lease is None or not row.touched:
+        return
+    if row.kind != JobKind.REINDEX:
         _doubt(connection, row.collection, {document.id for _, document in unpack(row.items)}, row.lease, now)
+    expect_late_write(connection, as_batch(row, row.lease, row.crashes), now)
 
 
 def expect_late_write(connection: sa.Connection, batch: Batch, now: float) -> None:
@@ -97,13 +114,17 @@ def expect_late_write(connection: sa.Connection, batch: Batch, now: float) -> No
 
     A batch of which this happens again and again is in doubt since the last time.
     """
-    if batch.kind is JobKind.REINDEX:
-        return
+    prefix = _COPIED if batch.kind is JobKind.REINDEX else _STORE
     ids = {document.id for _, document in batch.items}
     same = doubts.c.collection == batch.collection, doubts.c.document_id.in_(ids)
-    again = sa.update(doubts).where(*same, *_BY_STORE).values(since=now).returning(doubts.c.document_id)
+    again = sa.update(doubts).where(*same, _held_by(prefix)).values(since=now).returning(doubts.c.document_id)
     doubtful = set(connection.execute(again).scalars())
-    _doubt(connection, batch.collection, ids - doubtful, f"{_STORE}{uuid.uuid4().hex}", now)
+    _doubt(connection, batch.collection, ids - doubtful, f"{prefix}{uuid.uuid4().hex}", now)
+
+
+def _held_by(*prefixes: str) -> sa.ColumnElement[bool]:
+    """Return the condition of a doubt about the store that has no repair job yet."""
+    return sa.and_(sa.or_(*(doubts.c.holder.startswith(prefix) for prefix in prefixes)), doubts.c.job_id.is_(None))
 
 
 def _doubt(connection: sa.Connection, collection: str, ids: Iterable[str], holder: str, now: float) -> None:
@@ -178,6 +199,12 @@ def _queue(connection: sa.Connection, holder: str | None, collection: str, now: 
     connection.execute(sa.insert(pending), [{**ordered, "document_id": key} for key in ids])
     connection.execute(sa.update(doubts).where(*doubtful).values(job_id=job["id"]))
     return ids
+
+
+def _end(connection: sa.Connection, holder: str, collection: str) -> Sequence[str]:
+    """End the doubts of a holder, and return their ids."""
+    same = doubts.c.holder == holder, doubts.c.collection == collection
+    return connection.execute(sa.delete(doubts).where(*same).returning(doubts.c.document_id)).scalars().all()
 
 
 def _last_by_id(batch: Batch) -> dict[str, Item]:

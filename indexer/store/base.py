@@ -244,6 +244,11 @@ class Store(Protocol):
         ...
 
     @property
+    def writes_late(self) -> bool:
+        """Whether a write that had no answer may be carried out after later ones."""
+        ...
+
+    @property
     def alive(self) -> bool:
         """False when calls no longer end, which only a restart helps."""
         ...

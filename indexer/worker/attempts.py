@@ -104,8 +104,8 @@ class Attempts:
                 await self._give_back(claim, error)
 
     async def release(self, claim: Claim) -> None:
-        """Give the batches back untouched."""
-        await self._ledger.batches.release(claim.batches, retry_after_s=0.0, waiting_on=None)
+        """Give the batches back untouched. Of a write that was under way nobody waits for the answer."""
+        await self._ledger.batches.release(claim.batches, retry_after_s=0.0, waiting_on=None, unanswered=True)
 
     async def defer(self, claim: Claim, retry_after_s: float, waiting_on: str) -> None:
         """Give the batches back, not to be claimed for a while."""

@@ -69,8 +69,10 @@ class ReindexBatch:
         with store_errors():
             points = dict(zip(ids, await self.serving.fetch(ids, with_vectors=False), strict=True))
         documents = [document_of(place, point) for place, point in enumerate(points.values()) if point is not None]
-        changed = await skip_unchanged(documents, self.target, self.collection)
-        await self._copy_metadata([document for document, point in changed if _is_embedded(document, point)], hold)
+        rewrites = self.pipeline.rewrites
+        changed = await skip_unchanged(documents, self.target, self.collection, rewrites=rewrites)
+        if not rewrites:
+            await self._copy_metadata([document for document, point in changed if _is_embedded(document, point)], hold)
         await self.pipeline.write(documents, self.collection, self.target, hold=hold)
         result = Result.of(documents)
         gone = [document_id for document_id, point in points.items() if point is None]

@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 _WINDOW_BATCHES = 16  # planned ahead; small, for claiming looks at each of them
 _FEW_BATCHES = 4  # with no more than this left to fill a switch is tried
 _PASSES = 3  # scans after which generations that are still unequal are somebody's bug
+_LATE_COPIES = "writes that the store did not answer, which are repeated once it cannot carry them out any more"
 _STEP_S = 0.1  # between two looks at a reindex that is under way
 
 
@@ -102,8 +103,14 @@ class Reindexer:
         failed = await self._ledger.reindexes.count_failed(reindex)
         if open_count == 0 and failed > reindex.max_failures:
             await self._ledger.reindexes.record_wait(reindex, _too_many(failed, reindex.max_failures))
+        elif open_count == 0 and await self._late_copies_are_expected(reindex):
+            await self._ledger.reindexes.record_wait(reindex, _LATE_COPIES)
+            return self._settings.poll_s
         elif (
-            open_count <= _FEW_BATCHES and not waits and not await self._ledger.reindexes.writes_were_abandoned(reindex)
+            open_count <= _FEW_BATCHES
+            and not waits
+            and not await self._late_copies_are_expected(reindex)
+            and not await self._ledger.reindexes.writes_were_abandoned(reindex)
         ):
             await self._ledger.reindexes.pause(reindex)
             return 0.0
@@ -139,7 +146,7 @@ class Reindexer:
             await self._store.drop(reindex.points_name)  # the collection was dropped while we did that
 
     async def _switch(self, reindex: Reindex) -> float:
-        if await self._ledger.reindexes.writes_are_open(reindex):
+        if await self._writes_are_open(reindex):
             return await self._wait_or_resume(reindex)
         serving = await self._ledger.collections.find(reindex.collection)
         failed = await self._ledger.reindexes.count_failed(reindex)
@@ -170,11 +177,13 @@ class Reindexer:
 
     async def _return(self, reindex: Reindex) -> float:
         if not (await self._ledger.collections.find(reindex.collection)).paused:  # it was put off
+            if await self._late_copies_are_expected(reindex):
+                return self._settings.poll_s
             if await self._ledger.reindexes.writes_were_abandoned(reindex):
                 return _STEP_S
             await self._ledger.reindexes.pause(reindex)
             return 0.0
-        if await self._ledger.reindexes.writes_are_open(reindex):
+        if await self._writes_are_open(reindex):
             return await self._wait_or_resume(reindex)
         if await self._ledger.reindexes.switch_back(reindex, self._settings.reindex_linger_s):
             await self._moved(reindex, "reindex rolled back")
@@ -188,10 +197,19 @@ class Reindexer:
         await self._ledger.reindexes.forget(reindex)
         return 0.0
 
+    async def _writes_are_open(self, reindex: Reindex) -> bool:
+        return await self._ledger.reindexes.writes_are_open(reindex) or await self._late_copies_are_expected(reindex)
+
+    async def _late_copies_are_expected(self, reindex: Reindex) -> bool:
+        """Return whether the store may still carry out a write of the reindex: after a switch nothing would mend it."""
+        return self._store.writes_late and await self._ledger.repairs.late_copies_are_expected(reindex.collection)
+
     async def _wait_or_resume(self, reindex: Reindex) -> float:
         paused_s = await self._ledger.housekeeping.now() - reindex.since
         # A clock that was set back since gives a negative time, which may be hours.
-        if abs(paused_s) > self._settings.max_pause_s or await self._ledger.reindexes.writes_were_abandoned(reindex):
+        late = await self._late_copies_are_expected(reindex)
+        abandoned = late or await self._ledger.reindexes.writes_were_abandoned(reindex)
+        if abandoned or abs(paused_s) > self._settings.max_pause_s:
             await self._ledger.reindexes.resume(reindex)
             await self._moved(reindex, "switch put off, writes go on", paused_s=round(paused_s, 1))
         return _STEP_S

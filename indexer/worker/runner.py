@@ -16,7 +16,7 @@ from indexer.blobs.thumbnails import Keeper
 from indexer.domain.collections import Collection, Reindex, ReindexState
 from indexer.domain.documents import Document
 from indexer.domain.incoming import DocumentBounds
-from indexer.domain.jobs import Batch, JobKind, Outcome, Status
+from indexer.domain.jobs import REWRITING, Batch, JobKind, Outcome, Status
 from indexer.encoding.registry import Encoders
 from indexer.errors import CollectionUnavailable
 from indexer.ledger.ledger import Ledger
@@ -122,7 +122,8 @@ class Runner:
         if reindex is None or reindex.state is ReindexState.DROPPING or reindex.job_id != batch.job_id:
             return Result.alike(batch, Status.SKIPPED)
         # The images that were kept stay as they are.
-        pipeline = self._pipeline(reindex, None)
+        rewrites = any(REWRITING in document.metadata for _, document in batch.items)
+        pipeline = replace(self._pipeline(reindex, None), rewrites=rewrites)
         serving, target = self.store.points(collection.points_name), self.store.points(reindex.points_name)
         if batch.suspect is not None:
             await pipeline.probe(target)

@@ -88,6 +88,7 @@ class Worker:
         watch: Watch = NOBODY,
     ) -> None:
         self._ledger, self._settings, self._progress, self.chores = ledger, settings, progress, chores
+        self._store = store
         self._wakeups = wakeups or WakeUps()
         self._rng = rng or random.Random()
         encoders = Encoders.of(encoder)
@@ -254,7 +255,8 @@ class Worker:
     async def _tidy(self) -> float | None:
         """Delete finished jobs that are old enough, and submissions that were cut short; repair what a late write may
         have undone."""
-        if repaired := await self._ledger.repairs.repair_late_writes(LATE_WRITE_S):
+        repaired = await self._ledger.repairs.repair_late_writes(LATE_WRITE_S) if self._store.writes_late else 0
+        if repaired:
             log.info("late writes repaired", documents=repaired)
             self._wakeups.work_arrived()
         unfinished = await self._ledger.housekeeping.tidy(self._settings.job_retention_s)

@@ -29,6 +29,8 @@ from model.types import Float32
 class FakeStore:
     """`broken` set is raised by every call; `upserts` has the document ids of each write, `indexes` what was declared."""
 
+    writes_late = False
+
     def __init__(self) -> None:
         self.kept: dict[str, tuple[Layout, dict[str, Point]]] = {}
         self.broken: RetrievalError | None = None

@@ -145,6 +145,11 @@ class EdgeStore:
         return {}
 
     @property
+    def writes_late(self) -> bool:
+        """Always false: one process takes all calls in order, and ends with those that it had."""
+        return False
+
+    @property
     def alive(self) -> bool:
         """Always true: a call over its time ends the child process, and the next one starts another."""
         return True

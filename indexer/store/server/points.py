@@ -24,6 +24,7 @@ from indexer.store.measure import measured
 from indexer.store.payload import IMAGE_FIELDS, digests, hit_of, payload_change, point_of
 from indexer.store.server.addresses import Unreachable
 from indexer.store.server.columns import ServerColumns
+from indexer.store.server.description import Description
 from indexer.store.server.errors import StrictMode, translating_errors
 from indexer.store.server.filters import to_server
 from indexer.store.server.graph import GraphSearch
@@ -212,7 +213,25 @@ class ServerPoints:
     ) -> tuple[Ranked, _Records]:
         """Return the ranking in the window, and the points that came with it in `parts`, by id. A `whole` window is the
         only one of its ranking, so one search of a graph gives all of it."""
-        description = await self._store.describe(self._name)
+        described = await self._store.describe(self._name)
+        try:
+            return await self._rank_within(described, criterion, window, parts, whole)
+        except StrictMode:
+            # The limits may have been lowered since they were read.
+            present = await self._store.describe(self._name)
+            if present.strict == described.strict:
+                raise
+            return await self._rank_within(present, criterion, window, parts, whole)
+
+    async def _rank_within(
+        self,
+        description: Description,
+        criterion: Nearest | WordMatch | LateInteraction,
+        window: SearchWindow,
+        parts: _Parts,
+        whole: bool,
+    ) -> tuple[Ranked, _Records]:
+        """Rank within the limits of strict mode as they are described."""
         window.check()
         chosen = None if window.condition is None else await self._chosen(window.condition)
         oversampling = self._store.settings.collection.oversampling if description.quantized else None

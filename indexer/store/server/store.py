@@ -150,6 +150,10 @@ class ServerStore:
             await self.client.get_collections()
 
     @property
+    def writes_late(self) -> bool:
+        return True
+
+    @property
     def alive(self) -> bool:
         return self._bounded.alive
 

@@ -53,8 +53,10 @@ def test_what_stands_is_written_again_when_the_holder_is_back(ledger: Ledger, cl
     assert settle(ledger, again)
     done = ledger.jobs.find.blocking(job)
     assert (done.state, done.accepted, done.indexed) == (JobState.SUCCEEDED, 3, 3)
+    # The store may carry out that worker's writes later still.
     with ledger.database.read() as connection:
-        assert connection.exec_driver_sql("SELECT count(*) FROM doubts").scalar_one() == 0
+        holders = connection.exec_driver_sql("SELECT DISTINCT holder FROM doubts").scalars().all()
+    assert [holder.partition(":")[0] for holder in holders] == ["store"]
 
 
 def update(ledger: Ledger, key: str, **metadata: int) -> Document:
@@ -286,6 +288,38 @@ def test_of_a_batch_that_was_settled_in_part_the_late_write_is_repaired_too(ledg
     settle_all(ledger)
     clock.now += 120
     assert ledger.repairs.repair_late_writes.blocking(120) == 2
+
+
+@pytest.mark.parametrize("reports", [True, False])
+def test_what_a_worker_that_died_had_sent_is_repaired(ledger: Ledger, clock: Clock, reports: bool) -> None:
+    """The doubt about the worker stays as long as it may report back."""
+    old = frozen(ledger, clock)
+    write(ledger, "a", "later")
+    settle_all(ledger)
+    clock.now += 120
+    assert ledger.repairs.repair_late_writes.blocking(120) == 1
+    assert ledger.repairs.repair_late_writes.blocking(120) == 0
+    settle_all(ledger)
+    if reports:
+        assert not settle(ledger, old)
+        again = claim(ledger)
+        assert ledger.repairs.latest_writes.blocking(again) == {JobKind.DOCUMENTS: [(0, Document("a", "later"))]}
+        settle(ledger, again)
+    assert len(repairs(ledger)) == 1 + reports
+
+
+def test_a_repair_writes_what_came_after_its_own_doubt(ledger: Ledger, clock: Clock) -> None:
+    """A younger doubt knows of an update alone, the older one of the document that it changed too."""
+    old = frozen(ledger, clock)
+    later = update(ledger, "a", n=1)
+    assert ledger.batches.renew.blocking([claim(ledger)], LEASE_S, writing=True)
+    clock.now += LEASE_S
+    settle_all(ledger)
+    assert not settle(ledger, old)
+    assert ledger.repairs.latest_writes.blocking(claim(ledger)) == {
+        JobKind.DOCUMENTS: [(0, Document("a"))],
+        JobKind.UPDATE: [(0, later)],
+    }
 
 
 def test_what_was_not_sent_or_had_its_answer_is_not_repaired(ledger: Ledger, clock: Clock) -> None:

@@ -25,11 +25,13 @@ from indexer.domain.jobs import Job, JobKind, JobState
 from indexer.domain.patches import merged
 from indexer.encoding.encoder import Lane
 from indexer.encoding.registry import Encoders, ModelState, OneModel, ServedModel
+from indexer.errors import WriteUnanswered
 from indexer.intake import Intake
 from indexer.ledger.ledger import Ledger, take_over
 from indexer.loops import WakeUps
 from indexer.reindexes import Reindexes
 from indexer.settings import IndexerSettings
+from indexer.worker import worker
 from indexer.worker.progress import Progress
 from indexer.worker.reindexer import Reindexer
 from indexer.worker.worker import Worker
@@ -573,6 +575,58 @@ async def test_a_switch_that_takes_too_long_is_put_off_and_writes_go_on(
     monkeypatch.undo()
     await world.until_state(ReindexState.KEPT)
     assert (await world.serving())["d0"] == "changed"
+
+
+async def test_the_switch_waits_for_a_write_that_the_store_may_carry_out_late(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a cluster did not answer is copied once more when it is too old to be carried out, and then the switch
+    comes."""
+    world = await make_world(documents=3)
+    monkeypatch.setattr(FakeStore, "writes_late", True)
+    upsert, sent = SlowPoints.upsert, []
+
+    async def unanswered(points: Any, written: Any) -> None:
+        if points._name != "c" and not sent:
+            sent.append((points, list(written)))
+            raise WriteUnanswered("no answer")
+        await upsert(points, written)
+
+    monkeypatch.setattr(SlowPoints, "upsert", unanswered)
+    job, _ = await world.reindexes.start("c")
+    await world.until_waiting(job, "writes that the store did not answer")
+    await world.done(await world.post(Incoming(0, id="d0", text="changed")))
+    await world.quiet()
+    await upsert(*sent[0])
+    assert world.contents(1) == expected(3)
+    assert (await world.catalog.get("c")).model == "old"
+    monkeypatch.setattr(worker, "LATE_WRITE_S", 0.0)
+    await world.workers[0]._tidy()
+    await world.done(job)
+    assert await world.serving() == {**expected(3), "d0": "changed"}
+
+
+async def test_a_late_write_of_a_reindex_is_repaired_where_the_copy_that_is_read_is_right(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = await make_world(documents=3)
+    monkeypatch.setattr(FakeStore, "writes_late", True)
+    upsert, calls = SlowPoints.upsert, []
+
+    async def unanswered(points: Any, written: Any) -> None:
+        await upsert(points, written)
+        if points._name != "c":
+            calls.append(sorted(point.document_id for point in written))
+            if len(calls) == 1:
+                raise WriteUnanswered("no answer")
+
+    monkeypatch.setattr(SlowPoints, "upsert", unanswered)
+    job, _ = await world.reindexes.start("c")
+    await world.until_waiting(job, "writes that the store did not answer")
+    monkeypatch.setattr(worker, "LATE_WRITE_S", 0.0)
+    await world.workers[0]._tidy()
+    await world.done(job)
+    assert calls == [["d0", "d1", "d2"]] * 2
 
 
 # --- giving up

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_store import FakePoints
+from fake_store import FakePoints, FakeStore
 from ledger_steps import pages, replace_operation
 
 from indexer.domain.documents import Incoming
@@ -227,6 +227,7 @@ class Unanswered:
         self._upsert, self._carried_out = FakePoints.upsert, carried_out
         self.writes: list[tuple[FakePoints, list[Point]]] = []
         monkeypatch.setattr(worker, "LATE_WRITE_S", 0.0)
+        monkeypatch.setattr(FakeStore, "writes_late", True)
         monkeypatch.setattr(FakePoints, "upsert", lambda points, written: self._write(points, written))
 
     async def _write(self, points: FakePoints, written: Any) -> None:
@@ -330,6 +331,33 @@ async def test_files_of_a_collection_that_are_gone_are_waited_for(make_world: Ma
 
 
 # --- life and death
+
+
+async def test_a_write_under_which_the_worker_was_stopped_is_undone(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store carries it out after what another worker wrote."""
+    monkeypatch.setattr(FakeStore, "writes_late", True)
+    monkeypatch.setattr(worker, "LATE_WRITE_S", 0.0)
+    await world.collection()
+    upsert, held = FakePoints.upsert, []
+
+    async def hold(points: FakePoints, written: Any) -> None:
+        held.append((points, list(written)))
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as held_up:
+        held_up.setattr(FakePoints, "upsert", hold)
+        job = await world.post(Incoming(0, id="a", text="old"))
+        await world.until(lambda: len(held) == 1)
+        await world.workers[0].stop(timeout_s=0)
+    await world.start_worker()
+    await world.done(job)
+    await world.done(await world.post(Incoming(0, id="a", text="new")))
+    await upsert(*held[0])
+    assert world.stored() == {"a": "old"}
+    await world.workers[-1]._tidy()
+    await world.until(lambda: world.stored() == {"a": "new"})
 
 
 async def test_a_crash_between_upsert_and_finish_repeats_harmlessly(
