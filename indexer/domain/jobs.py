@@ -9,7 +9,6 @@ from typing import Any
 
 from indexer.domain.documents import Document
 
-
 # In the metadata of a document of a reindex: it is written although the other generation seems to have it.
 REWRITING = "rewriting"
 

@@ -76,10 +76,8 @@ class Repairs(Part):
             ).all()
             documents = 0
             for holder, collection in dict.fromkeys(map(tuple, rows)):
-                if holder.startswith(_COPIED):
-                    ids = _end(connection, holder, collection)
-                else:
-                    ids = _queue(connection, holder, collection, now)
+                copied = holder.startswith(_COPIED)
+                ids = (_end if copied else _queue)(connection, holder, collection, now)
                 mirror_documents(connection, collection, ids, rewriting=True)
                 documents += len(ids)
             return documents
@@ -201,7 +199,7 @@ def _queue(connection: sa.Connection, holder: str | None, collection: str, now: 
     return ids
 
 
-def _end(connection: sa.Connection, holder: str, collection: str) -> Sequence[str]:
+def _end(connection: sa.Connection, holder: str | None, collection: str, _now: float) -> Sequence[str]:
     """End the doubts of a holder, and return their ids."""
     same = doubts.c.holder == holder, doubts.c.collection == collection
     return connection.execute(sa.delete(doubts).where(*same).returning(doubts.c.document_id)).scalars().all()

@@ -31,7 +31,7 @@ from indexer.ledger.ledger import Ledger, take_over
 from indexer.loops import WakeUps
 from indexer.reindexes import Reindexes
 from indexer.settings import IndexerSettings
-from indexer.worker import worker
+from indexer.worker import worker as worker_module
 from indexer.worker.progress import Progress
 from indexer.worker.reindexer import Reindexer
 from indexer.worker.worker import Worker
@@ -600,7 +600,7 @@ async def test_the_switch_waits_for_a_write_that_the_store_may_carry_out_late(
     await upsert(*sent[0])
     assert world.contents(1) == expected(3)
     assert (await world.catalog.get("c")).model == "old"
-    monkeypatch.setattr(worker, "LATE_WRITE_S", 0.0)
+    monkeypatch.setattr(worker_module, "LATE_WRITE_S", 0.0)
     await world.workers[0]._tidy()
     await world.done(job)
     assert await world.serving() == {**expected(3), "d0": "changed"}
@@ -623,7 +623,7 @@ async def test_a_late_write_of_a_reindex_is_repaired_where_the_copy_that_is_read
     monkeypatch.setattr(SlowPoints, "upsert", unanswered)
     job, _ = await world.reindexes.start("c")
     await world.until_waiting(job, "writes that the store did not answer")
-    monkeypatch.setattr(worker, "LATE_WRITE_S", 0.0)
+    monkeypatch.setattr(worker_module, "LATE_WRITE_S", 0.0)
     await world.workers[0]._tidy()
     await world.done(job)
     assert calls == [["d0", "d1", "d2"]] * 2
