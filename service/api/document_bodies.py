@@ -81,7 +81,8 @@ def list_in(value: Any, bounds: Bounds) -> list[Any]:
 async def each(values: list[Any], bounds: Bounds, read: ReadDocument = incoming) -> AsyncIterator[Incoming | Rejected]:
     turns = _Turns()
     for position, value in enumerate(values):
-        await turns.give()
+        if turns.due():
+            await turns.give()
         yield document_or_rejection(position, value, bounds.document, read)
 
 
@@ -92,15 +93,17 @@ async def each_line(
     count but are no documents."""
     position = 0
     turns = _Turns()
-    async for line in _lines(stream, bounds.max_line_bytes):
-        if line is None:
-            yield Rejected(position, None, TooLarge.code, f"the line is over {bounds.max_line_bytes} bytes")
-        elif line.strip():
-            if position == 0:
-                check_encoding(line)
-            yield await read_apart(partial(_of_line, position, bounds, read), line)
-        position += 1
-        await turns.give()
+    async for lines in _lines(stream, bounds.max_line_bytes):
+        for line in lines:
+            if line is None:
+                yield Rejected(position, None, TooLarge.code, f"the line is over {bounds.max_line_bytes} bytes")
+            elif line and not line.isspace():
+                if position == 0:
+                    check_encoding(line)
+                yield await read_apart(partial(_of_line, position, bounds, read), line)
+            position += 1
+            if turns.due():
+                await turns.give()
 
 
 def document_or_rejection(
@@ -121,10 +124,12 @@ class _Turns:
     def __init__(self) -> None:
         self._since = time.monotonic()
 
+    def due(self) -> bool:
+        return time.monotonic() - self._since > _TURN_S
+
     async def give(self) -> None:
-        if time.monotonic() - self._since > _TURN_S:
-            await asyncio.sleep(0)
-            self._since = time.monotonic()
+        await asyncio.sleep(0)
+        self._since = time.monotonic()
 
 
 def _of_line(position: int, bounds: Bounds, read: ReadDocument, line: bytes) -> Incoming | Rejected:
@@ -137,21 +142,26 @@ def _of_line(position: int, bounds: Bounds, read: ReadDocument, line: bytes) -> 
     return document_or_rejection(position, value, bounds.document, read)
 
 
-async def _lines(stream: AsyncIterator[bytes], max_line_bytes: int) -> AsyncIterator[bytes | None]:
-    """Yield the lines, or None for a line over the limit; no more than the limit of a line is ever in memory."""
+async def _lines(stream: AsyncIterator[bytes], max_line_bytes: int) -> AsyncIterator[list[bytes | None]]:
+    """Yield the lines that each chunk ends, None for a line over the limit.
+
+    No more than the limit of a line and one chunk are ever in memory.
+    """
     pending = bytearray()
     skipping = False
     async for chunk in stream:
-        *complete, remainder = chunk.split(b"\n")
-        for part in complete:
-            pending += part
-            too_long, skipping = skipping or len(pending) > max_line_bytes, False
-            yield None if too_long else bytes(pending)
-            pending.clear()
-        skipping = skipping or len(pending) + len(remainder) > max_line_bytes
+        first, *complete = chunk.split(b"\n")
+        skipping = skipping or len(pending) + len(first) > max_line_bytes
         if skipping:
             pending = bytearray()
         else:
-            pending += remainder
+            pending += first
+        if complete:
+            remainder = complete.pop()
+            lines: list[bytes | None] = [None if skipping else bytes(pending)]
+            lines += [line if len(line) <= max_line_bytes else None for line in complete]
+            skipping = len(remainder) > max_line_bytes
+            pending = bytearray() if skipping else bytearray(remainder)
+            yield lines
     if skipping or pending:
-        yield None if skipping else bytes(pending)
+        yield [None if skipping else bytes(pending)]

@@ -19,7 +19,7 @@ from serve_process import Server
 
 needed("torch")
 
-GRACE_S = 8
+GRACE_S = 4
 # A busy machine takes a while to end a process.
 LATE_S = 6
 HELD = (str(Path(__file__).parents[1] / "support" / "held_encoder.py"),)

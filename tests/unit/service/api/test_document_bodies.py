@@ -39,7 +39,7 @@ async def chunks(data: bytes, cuts: list[int]) -> AsyncIterator[bytes]:
 )
 async def test_lines_however_they_arrive(lines: list[bytes], cuts: list[int], limit: int, end: bool) -> None:
     data = b"\n".join(lines) + (b"\n" if end else b"")
-    got = [line async for line in _lines(chunks(data, cuts), limit)]
+    got = [line async for lines in _lines(chunks(data, cuts), limit) for line in lines]
     assert got == [None if len(line) > limit else line for line in data.removesuffix(b"\n").split(b"\n") if data]
 
 
