@@ -3,12 +3,18 @@ from pathlib import Path
 
 import pytest
 
-from model.cpu.quota import usable_cpus
+from model.cpu.quota import usable_cpus, usable_memory_bytes
 
 
 @pytest.fixture(autouse=True)
 def eight_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+
+
+@pytest.fixture
+def eight_gib(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = {"SC_PHYS_PAGES": 2**21, "SC_PAGE_SIZE": 2**12}
+    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
 
 
 def system(root: Path, cgroup: str, files: dict[str, str]) -> Path:
@@ -57,3 +63,17 @@ def test_what_cannot_be_read_limits_nothing(content: str, tmp_path: Path) -> Non
 
 def test_without_control_groups(tmp_path: Path) -> None:
     assert usable_cpus(tmp_path) == 8
+
+
+@pytest.mark.usefixtures("eight_gib")
+@pytest.mark.parametrize(
+    ("cgroup", "file", "limit", "usable"),
+    [
+        ("0::/\n", "memory.max", 2**31, 2**31),
+        ("0::/\n", "memory.max", "max", 2**33),
+        ("0::/\n", "memory.max", 2**40, 2**33),
+        ("6:memory:/docker\n", "memory/docker/memory.limit_in_bytes", 2**30, 2**30),
+    ],
+)
+def test_the_memory_of_a_container(cgroup: str, file: str, limit: int | str, usable: int, tmp_path: Path) -> None:
+    assert usable_memory_bytes(system(tmp_path, cgroup, {f"sys/fs/cgroup/{file}": f"{limit}\n"})) == usable
