@@ -166,6 +166,17 @@ async def test_strict_mode(open_store: Open, node: Node) -> None:
     assert len(await points.search(ONES, narrowed)) == 1
 
 
+async def test_limits_that_were_lowered_since_they_were_read(open_store: Open, node: Node) -> None:
+    store = open_store()
+    await fill(store)
+    points = store.points("c")
+    await points.search(ONES, SearchWindow(5))
+    change(node, "PATCH", strict_mode_config={"enabled": True, "max_timeout": 1, "search_max_hnsw_ef": 64})
+    assert len(await points.search(ONES, SearchWindow(5))) == 5
+    with pytest.raises(InvalidInput):
+        await points.search(ONES, SearchWindow(5, ef=65))
+
+
 async def test_what_was_acknowledged_is_there_when_a_killed_server_is_ready_again(open_store: Open, node: Node) -> None:
     """At its first readiness, for every way of reading."""
     store = open_store()
