@@ -33,6 +33,8 @@ _HEAD = re.compile(
 )
 # Headers that say where a request ends, change the answer, or have it traced.
 _SPECIAL = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"content-encoding", b"origin", b"traceparent"))
+# As many digits as h11 reads.
+_LENGTH = re.compile(rb"[0-9]{1,20}")
 _LOG_EVERY_S = 1.0
 
 
@@ -78,7 +80,7 @@ def _fields(lines: bytes) -> dict[bytes, bytes] | None:
         if name in fields or name in _SPECIAL or (name == b"connection" and value.lower() != b"keep-alive"):
             return None
         fields[name] = value
-    if b"host" not in fields or not fields.get(b"content-length", b"").isdigit():
+    if b"host" not in fields or not _LENGTH.fullmatch(fields.get(b"content-length", b"")):
         return None
     return fields
 
